@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself and is quick the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.rscd-installed
+
+.PHONY: help setup demo test lint format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+setup: $(STAMP)  ## create .venv with everything needed
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"rscd needs Python 3.11 to 3.13, found {v[0]}.{v[1]}; run make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing rscd and its dependencies into .venv (several GB the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(STAMP)
+
+demo: setup  ## synthetic scene pair -> change polygons and a picture
+	@$(BIN)/python -m rscd.demo demo
+
+test: setup  ## lint, types and the whole test suite
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q
+
+lint: setup  ## style and types only
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup  ## rewrite files in the project's style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove what make made
+	rm -rf .venv demo build dist

@@ -1,0 +1,1 @@
+"""Datasets, samplers, splits and synthetic change."""

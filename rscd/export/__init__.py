@@ -1,0 +1,1 @@
+"""From a probability raster to files an analyst opens."""

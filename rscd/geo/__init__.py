@@ -1,0 +1,1 @@
+"""Pixel grids, scenes, tiles and polygons: numpy, rasterio and shapely; no torch."""

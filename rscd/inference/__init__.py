@@ -1,0 +1,1 @@
+"""From a scene pair to a probability raster: predictors and the tiled engine."""

@@ -1,0 +1,66 @@
+"""What turns pixels into change probabilities: the two protocols of the engine."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from rscd.types import BoolArray, FloatArray
+
+
+@dataclass(frozen=True)
+class Block:
+    """One piece of the fixed lattice over which global statistics are gathered.
+
+    The lattice does not depend on tile size, batch size or workers, so neither do statistics.
+    ``image`` and ``valid`` carry ``halo`` extra pixels on every side (reflected at scene edges,
+    with ``valid`` false there).
+    """
+
+    index: int
+    """Position in row-major order, 0 for the first; a seed for sampling within the block."""
+    image: FloatArray
+    """(2, C, h + 2 halo, w + 2 halo) raw values."""
+    valid: BoolArray
+    """(h + 2 halo, w + 2 halo) usable at both dates."""
+    halo: int
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A ready model. Picklable; safe to call from several threads."""
+
+    name: str
+    """What the ``model`` column and the provenance say."""
+    halo: int
+    """Context pixels per side that the result at a pixel depends on."""
+    threshold: float
+    """The automatic threshold: a pixel is change where its probability is at or above it."""
+
+    def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
+        """Predict change.
+
+        Args:
+            image: (B,2,C,H,W) float32 raw values, t1 first. Invalid pixels hold 0.
+            valid: (B,H,W) bool, true where both dates can be used.
+
+        Returns:
+            (B,H,W) float32 change probability in [0,1].
+        """
+        ...
+
+
+class Model(Protocol):
+    """What a user names with ``--model``: fitted to a scene it becomes a Predictor."""
+
+    name: str
+    halo: int
+
+    def fit(self, blocks: Iterable[Block], n_pixels: int) -> Predictor:
+        """Gather what must be known of the whole scene, in one pass in bounded memory.
+
+        Args:
+            blocks: the scene in fixed blocks, each yielded once in row-major order. A model that
+                needs no global statistics does not iterate and costs no pass.
+            n_pixels: height x width of the scene, to plan a sampling rate.
+        """
+        ...

@@ -1,0 +1,37 @@
+"""Words shared by every layer: constants, the batch, small aliases."""
+
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORE = 255
+"""Mask value of pixels that are neither change nor no change; nodata of the change mask."""
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+ByteArray = NDArray[np.uint8]
+ShapeHW = tuple[int, int]
+"""(height, width) in pixels."""
+
+Bounds = tuple[float, float, float, float]
+"""(left, bottom, right, top) in CRS units."""
+
+Align = Literal["t1", "t2", "none"]
+"""The date whose grid carries the result; ``none`` accepts only equal grids."""
+
+Provenance = dict[str, Any]
+"""Plain JSON data: inputs, parameters, versions."""
+
+
+class Batch(TypedDict, total=False):
+    """TorchGeo's sample convention, collated; index 0 of ``image`` is t1."""
+
+    image: "Tensor"  # (B,2,C,H,W) float32, raw sensor values
+    mask: "Tensor"  # (B,1,H,W) int64: 0 no change, 1 change, 255 ignore
+    label: "Tensor"  # (B,) int64: 1 where anything changed in the pair
+    valid: "Tensor"  # (B,1,H,W) bool: usable at both dates
+    flow: "Tensor"  # (B,2,H,W) float32 pixels, on the t2 grid, pointing to t1; channel 0 = x
