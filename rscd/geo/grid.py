@@ -1,0 +1,180 @@
+"""Pixel grids: what `odc.geo.geobox.GeoBox` lacks for pairs of scenes.
+
+The grid type is GeoBox itself: immutable, hashable, shape + affine + CRS. ``crs=None`` means that
+no coordinate reference system is known; with an identity transform the unit is then the pixel.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
+
+from rscd.errors import GridMismatchError
+from rscd.types import Bounds, ShapeHW
+
+FloatingArray = NDArray[np.floating[Any]]
+
+SAME_GRID_PX = 0.01
+"""Two grids are one when no corner differs by more than this many pixels."""
+
+EDGE_POINTS = 33
+"""Points per side when a footprint is carried into another CRS: straight edges bend."""
+
+
+def apply(
+    affine: Affine, x: FloatingArray, y: FloatingArray
+) -> tuple[FloatingArray, FloatingArray]:
+    """Carry arrays of points (x, y) through an affine transform."""
+    a, b, c, d, e, f = affine[:6]
+    return a * x + b * y + c, d * x + e * y + f
+
+
+def whole_pixel_offset(grid: GeoBox, other: GeoBox) -> tuple[int, int] | None:
+    """(columns, rows) to add to a pixel of `grid` to find it in `other`, if that is exact.
+
+    Returns:
+        None when the CRS differ, or when the pixels of the two grids do not coincide to
+        `SAME_GRID_PX` over the whole of `grid`.
+    """
+    if grid.crs != other.crs:
+        return None
+    to_other: Affine = ~other.affine * grid.affine
+    dx, dy = round(to_other.c), round(to_other.f)
+    height, width = grid.shape
+    for corner in ((0, 0), (width, 0), (0, height), (width, height)):
+        x, y = to_other * corner
+        if math.hypot(x - corner[0] - dx, y - corner[1] - dy) > SAME_GRID_PX:
+            return None
+    return dx, dy
+
+
+def footprint_px(source: GeoBox, onto: GeoBox) -> Bounds:
+    """Bounding box of `source` in (fractional) pixels of `onto`: (x0, y0, x1, y1).
+
+    Raises:
+        GridMismatchError: when no point of the footprint can be expressed in the other CRS.
+    """
+    height, width = source.shape
+    side = np.linspace(0, 1, EDGE_POINTS)
+    u = np.concatenate([side, np.ones_like(side), side, np.zeros_like(side)]) * width
+    v = np.concatenate([np.zeros_like(side), side, np.ones_like(side), side]) * height
+    x, y = apply(source.affine, u, v)
+    if source.crs != onto.crs:
+        x, y = _reproject(x, y, source.crs, onto.crs)
+    inside = np.isfinite(x) & np.isfinite(y)
+    if not inside.any():
+        raise GridMismatchError(
+            f"expected two scenes of one place, found a footprint in {crs_name(source.crs)} that "
+            f"does not exist in {crs_name(onto.crs)}; check the CRS of both files"
+        )
+    cols, rows = apply(~onto.affine, x[inside], y[inside])
+    return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
+
+
+def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:
+    try:
+        transformer = Transformer.from_crs(CRS(src), CRS(dst), always_xy=True)
+        return transformer.transform(x, y)
+    except ProjError as error:
+        raise GridMismatchError(
+            f"expected coordinates of {crs_name(src)} to be convertible to {crs_name(dst)}, "
+            f"found: {error}; reproject one file first (gdalwarp -t_srs)"
+        ) from error
+
+
+def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
+    """The part of `grid` whose pixel centres lie within a box of its own pixel coordinates.
+
+    Returns:
+        None when no pixel centre lies within the box.
+    """
+    height, width = grid.shape
+    tolerance = SAME_GRID_PX
+    x0 = max(0, math.ceil(box_px[0] - 0.5 - tolerance))
+    y0 = max(0, math.ceil(box_px[1] - 0.5 - tolerance))
+    x1 = min(width, math.floor(box_px[2] - 0.5 + tolerance) + 1)
+    y1 = min(height, math.floor(box_px[3] - 0.5 + tolerance) + 1)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    return grid[y0:y1, x0:x1]
+
+
+def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:
+    """The part of `anchor` that the footprint of `other` covers.
+
+    Raises:
+        GridMismatchError: when the two do not overlap; both bounds are given in one CRS.
+    """
+    box = footprint_px(other, anchor)
+    grid = crop_to_pixels(anchor, box)
+    if grid is None:
+        raise GridMismatchError(
+            "expected two scenes that overlap, found none: "
+            f"t1 covers {bounds_text(_bounds_of(anchor, (0, 0, anchor.shape[1], anchor.shape[0])))}"
+            f" and t2 {bounds_text(_bounds_of(anchor, box))} "
+            f"(left, bottom, right, top in {crs_name(anchor.crs)}); check the files and their CRS"
+        )
+    return grid
+
+
+def _bounds_of(grid: GeoBox, box_px: Bounds) -> Bounds:
+    x0, y0, x1, y1 = box_px
+    xs, ys = apply(grid.affine, np.array([x0, x1, x0, x1]), np.array([y0, y0, y1, y1]))
+    return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
+
+
+def bounds_text(bounds: Bounds) -> str:
+    """Bounds in brackets with seven significant decimals at most."""
+    return "(" + ", ".join(f"{value:.10g}" for value in bounds) + ")"
+
+
+def crs_name(crs: Any) -> str:
+    """``EPSG:32633``, a projection's own name, or ``no CRS``."""
+    if crs is None:
+        return "no CRS"
+    pyproj_crs = CRS(crs)
+    authority = pyproj_crs.to_authority(min_confidence=100)
+    return ":".join(authority) if authority else str(pyproj_crs.name)
+
+
+def grid_text(grid: GeoBox) -> str:
+    """One line about a grid: size, pixel size and CRS."""
+    height, width = grid.shape
+    linear = grid.affine
+    pixel = math.sqrt(abs(linear.determinant))
+    unit = "px" if grid.crs is None else CRS(grid.crs).axis_info[0].unit_name
+    unit = {"metre": "m", "degree": "deg", "US survey foot": "ft"}.get(unit, unit)
+    return f"{width} x {height} px of {pixel:.6g} {unit}, {crs_name(grid.crs)}"
+
+
+def is_georeferenced(grid: GeoBox) -> bool:
+    """Whether the grid has a CRS; without one all that is known are pixels."""
+    return grid.crs is not None
+
+
+def pixel_size_m(grid: GeoBox) -> float | None:
+    """Side of a pixel on the ground at the grid's centre in metres; None without a CRS."""
+    if grid.crs is None:
+        return None
+    height, width = grid.shape
+    cols = width / 2 + np.array([-0.5, 0.5, 0.0, 0.0])
+    rows = height / 2 + np.array([0.0, 0.0, -0.5, 0.5])
+    x, y = apply(grid.affine, cols, rows)
+    crs = CRS(grid.crs)
+    lon, lat = _reproject(x, y, crs, crs.geodetic_crs or CRS("EPSG:4326"))
+    geod = crs.get_geod()
+    if geod is None or not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        return None
+    _, _, length = geod.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+    return float(math.sqrt(length[0] * length[1]))
+
+
+def shape_hw(grid: GeoBox) -> ShapeHW:
+    """(height, width) as plain integers."""
+    height, width = grid.shape
+    return int(height), int(width)
