@@ -1,0 +1,6 @@
+"""The detectors that need no weights: a scene's own statistics are all they know."""
+
+from rscd.inference.irmad import Irmad
+
+DETECTORS = {"irmad": Irmad}
+"""Models by the name that ``--model`` takes; calling one gives it with its defaults."""
