@@ -1,0 +1,207 @@
+"""Metres and square metres on the ground, whatever the CRS.
+
+Planar areas of a CRS are not areas on the ground: those of EPSG:3857 are wrong by a factor of 2
+at 47 degrees. Areas are measured in an equal-area projection on the CRS's own ellipsoid,
+tolerances with the local size of a pixel.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyproj
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+
+from rscd.errors import UsageError
+from rscd.geo.polygons import (
+    Polygons,
+    chunks,
+    pixel_counts,
+    pixel_to_crs,
+    ragged,
+    signed_ring_areas,
+)
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+_LONGEST_EDGE_PX = 16  # a straight pixel edge bends in another projection: cut it into pieces
+
+
+@dataclass(frozen=True)
+class Ground:
+    """How the pixels of a grid lie on the ground.
+
+    Attributes:
+        crs: CRS of the grid (anything pyproj reads), or None for images without georeferencing.
+        transform: Affine pixel -> CRS, of the upper-left pixel corner.
+        gsd_m: Metres per pixel, used where there is no CRS; None where that is unknown.
+    """
+
+    crs: Any
+    transform: Affine
+    gsd_m: float | None = None
+
+    def areas_m2(self, polygons: Polygons) -> Array:
+        """Measure polygons in square metres.
+
+        Args:
+            polygons: (N,) polygons in pixel coordinates (col, row).
+
+        Returns:
+            (N,) areas on the ellipsoid, NaN where neither CRS nor ``gsd_m`` tells them.
+        """
+        lonlat = self._lonlat()
+        if lonlat is None:
+            areas: Array = pixel_counts(polygons) * abs(np.linalg.det(self._planar_jacobian()))
+            return areas
+        return self._ellipsoidal_areas(polygons, lonlat)
+
+    def simplify(self, polygons: Polygons, tolerance_m: float) -> Polygons:
+        """Drop vertices that deviate less than a tolerance (Douglas-Peucker, topology kept).
+
+        The vertices that stay are pixel corners still. A polygon whose simplified form would be
+        empty or invalid stays as it is.
+
+        Args:
+            polygons: (N,) polygons in pixel coordinates (col, row).
+            tolerance_m: Metres on the ground; 0 changes nothing.
+
+        Returns:
+            (N,) valid polygons in pixel coordinates.
+
+        Raises:
+            UsageError: The tolerance is negative, or there is neither CRS nor ``gsd_m``.
+        """
+        if not tolerance_m >= 0:
+            raise UsageError(f"expected a tolerance of 0 m or more, got {tolerance_m}; raise it")
+        if tolerance_m == 0 or len(polygons) == 0:
+            return polygons
+        self.require_metres("simplify")
+        parts = [self._simplify(polygons[part], tolerance_m) for part in chunks(len(polygons))]
+        simple: Polygons = np.concatenate(parts)
+        return simple
+
+    def require_metres(self, what: str) -> None:
+        """Raise UsageError where ``what`` needs metres and nothing tells them."""
+        if self.crs is None and self.gsd_m is None:
+            raise UsageError(
+                f"expected images with a CRS to {what} in metres, got none; "
+                "give the metres per pixel (--gsd)"
+            )
+
+    def _simplify(self, polygons: Polygons, tolerance_m: float) -> Polygons:
+        jacobians = self._jacobians(polygons)
+        simple = shapely.simplify(_linear(polygons, jacobians), tolerance_m, preserve_topology=True)
+        simple = shapely.transform(_linear(simple, np.linalg.inv(jacobians)), np.rint)
+        good = shapely.is_valid(simple) & (shapely.area(simple) > 0)
+        if not good.all():
+            logger.info("%d polygons are kept unsimplified", np.count_nonzero(~good))
+        kept: Polygons = np.where(good, simple, polygons)
+        return kept
+
+    def _lonlat(self) -> "_LonLat | None":
+        return None if self.crs is None else _LonLat.of(pyproj.CRS.from_user_input(self.crs))
+
+    def _planar_jacobian(self) -> Array:
+        """(2,2) metres per pixel where no ellipsoid is involved; NaN where unknown."""
+        if self.crs is None:
+            return np.eye(2) * (np.nan if self.gsd_m is None else self.gsd_m)
+        unit = pyproj.CRS.from_user_input(self.crs).axis_info[0].unit_conversion_factor
+        t = self.transform
+        return np.array([[t.a, t.b], [t.d, t.e]]) * unit
+
+    def _jacobians(self, polygons: Polygons) -> Array:
+        """(N,2,2) metres east and north per pixel, at the middle of each polygon."""
+        lonlat = self._lonlat()
+        if lonlat is None:
+            return np.broadcast_to(self._planar_jacobian(), (len(polygons), 2, 2))
+        left, top, right, bottom = shapely.bounds(polygons).T[..., None]
+        step = np.array([[0.5, -0.5, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5]])
+        col, row = (left + right) / 2 + step[0], (top + bottom) / 2 + step[1]
+        lon, lat = lonlat.degrees(*pixel_to_crs(self.transform, col, row))
+        across = (lon[:, ::2] - lon[:, 1::2] + 180) % 360 - 180  # also over the date line
+        along = lat[:, ::2] - lat[:, 1::2]
+        east_m, north_m = lonlat.metres_per_degree(lat.mean(axis=1))
+        return np.stack([across * east_m[:, None], along * north_m[:, None]], axis=1)
+
+    def _ellipsoidal_areas(self, polygons: Polygons, lonlat: "_LonLat") -> Array:
+        areas = np.zeros(len(polygons))
+        if len(polygons) == 0:
+            return areas
+        left, top, right, bottom = shapely.total_bounds(polygons)
+        middle = pixel_to_crs(self.transform, (left + right) / 2, (top + bottom) / 2)
+        project = lonlat.equal_area(*middle)
+        for part in chunks(len(polygons)):
+            dense = shapely.segmentize(polygons[part], _LONGEST_EDGE_PX)
+            vertices, ring_start, owner = ragged(dense)
+            lon, lat = lonlat.degrees(*pixel_to_crs(self.transform, *vertices.T))
+            plane = np.column_stack(project(lon, lat))
+            ring_areas, _ = signed_ring_areas(plane, ring_start, owner)
+            areas[part] = np.bincount(owner, weights=ring_areas)
+        return areas
+
+
+@dataclass(frozen=True)
+class _LonLat:
+    """Geographic coordinates on a CRS's own datum: no datum shift bends areas."""
+
+    crs: pyproj.CRS
+    geodetic: pyproj.CRS
+
+    @classmethod
+    def of(cls, crs: pyproj.CRS) -> "_LonLat | None":
+        """None for an engineering CRS: a plane without an ellipsoid."""
+        horizontal = crs.to_2d() if not crs.is_compound else crs.sub_crs_list[0]
+        geodetic = horizontal.geodetic_crs
+        return None if geodetic is None else cls(horizontal, geodetic.to_2d())
+
+    def degrees(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Longitude and latitude in degrees of CRS coordinates of any shape."""
+        if not self.crs.is_geographic:
+            transformer = pyproj.Transformer.from_crs(self.crs, self.geodetic, always_xy=True)
+            x, y = transformer.transform(x, y)
+        # Grads exist: the geographic CRS behind EPSG:27572 uses them.
+        unit = float(np.degrees(self.geodetic.axis_info[0].unit_conversion_factor))
+        return np.asarray(x) * unit, np.asarray(y) * unit
+
+    def equal_area(self, x: Array, y: Array) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """Equal-area projection of degrees to metres, true to scale about (x, y) of the CRS.
+
+        Cylindrical for geographic grids, whose edges stay straight in it; else azimuthal
+        (Lambert), which has no seam and serves the poles.
+        """
+        lon, lat = (float(value) for value in self.degrees(x, y))
+        a, b = self._axes_m
+        if self.crs.is_geographic:
+            lat_ts = min(abs(lat), 80.0)
+            return pyproj.Proj(proj="cea", lon_0=lon, lat_ts=lat_ts, over=True, a=a, b=b)
+        return pyproj.Proj(proj="laea", lon_0=lon, lat_0=lat, a=a, b=b)
+
+    def metres_per_degree(self, lat: Array) -> tuple[Array, Array]:
+        """Metres per degree of longitude and of latitude (Snyder 1987, eqs. 4-20 and 4-18)."""
+        a, b = self._axes_m
+        e2 = 1 - (b / a) ** 2
+        phi = np.radians(lat)
+        prime_vertical = a / np.sqrt(1 - e2 * np.sin(phi) ** 2)
+        meridian = prime_vertical * (1 - e2) / (1 - e2 * np.sin(phi) ** 2)
+        return np.radians(prime_vertical * np.cos(phi)), np.radians(meridian)
+
+    @property
+    def _axes_m(self) -> tuple[float, float]:
+        ellipsoid = self.geodetic.ellipsoid
+        assert ellipsoid is not None
+        return ellipsoid.semi_major_metre, ellipsoid.semi_minor_metre
+
+
+def _linear(polygons: Polygons, matrices: NDArray[np.floating[Any]]) -> Polygons:
+    """Apply one (2,2) matrix to each polygon."""
+    points, owner = shapely.get_coordinates(polygons, return_index=True)
+    moved = polygons.copy()
+    shapely.set_coordinates(moved, np.einsum("nij,nj->ni", matrices[owner], points))
+    return moved
