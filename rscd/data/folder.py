@@ -1,0 +1,326 @@
+"""Folders of image pairs as a TorchGeo dataset."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+
+from rscd.data.images import (
+    IGNORE_CODED,
+    MaskRule,
+    Picture,
+    fill_invalid,
+    read_mask,
+    read_picture,
+)
+from rscd.data.labels import image_label, labels_for, read_label_list
+from rscd.data.layout import Folders, PairDir, find_layout, image_id
+from rscd.errors import DataError
+from rscd.types import IGNORE, BoolArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+Sample = dict[str, Any]
+Transform = Callable[[Sample], Sample]
+OWN_KEYS = frozenset({"image", "mask", "label", "valid"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A further label map of each pair, such as a pseudo mask."""
+
+    folder: Path | str
+    """Folder of files with the pairs' names; relative to the folder that holds the dates."""
+    values: MaskRule = "strict"
+    """How stored values become 0, 1 and 255."""
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of one sample."""
+
+    name: str
+    t1: Path
+    t2: Path
+    mask: Path | None
+    layers: Mapping[str, Path]
+
+
+class PairFolder(NonGeoDataset):
+    """Pairs of images in folders, as TorchGeo samples.
+
+    Understands ``A/ B/ label/`` with list files, ``train/val/test`` subfolders, and the folder
+    names of WHU-CD, LEVIR-CD, DSIFN-CD, CDD, SYSU-CD and S2Looking; PNG, JPEG or GeoTIFF of any
+    number of bands (see :func:`rscd.data.layout.find_layout`).
+
+    A sample holds exactly ``keys`` besides its ``name``, and with GeoTIFF ``crs``, ``bounds`` and
+    ``transform``:
+
+    * ``image`` (2,C,H,W) float32, raw values, t1 first, 0 where invalid;
+    * ``mask`` (1,H,W) int64: 0 no change, 1 change, 255 ignore (also where a date is invalid);
+    * ``label`` () int64: 1 if the pair holds change;
+    * ``valid`` (1,H,W) bool: usable at both dates;
+    * any other key: a :class:`Layer`, (1,H,W) int64.
+
+    Files are opened only for keys that were asked for. In particular ``keys={"image", "label"}``
+    never opens a mask: the labels come from a list.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: str | None = None,
+        *,
+        keys: set[str] | frozenset[str] | None = None,
+        names: Sequence[str] | None = None,
+        labels: Path | str | Mapping[str, int] | None = None,
+        min_change_pixels: int = 1,
+        mask_values: MaskRule = "strict",
+        folders: Folders | None = None,
+        layers: Mapping[str, Layer] | None = None,
+        bands: Sequence[int] | None = None,
+        transforms: Transform | None = None,
+    ) -> None:
+        """Find the files; no image is opened, except the first pair when ``keys`` is not given.
+
+        Args:
+            root: the dataset's folder.
+            split: a split folder, a list file ``list/SPLIT.txt``, or a prefix of the file names;
+                None for all pairs.
+            keys: what a sample holds; by default image, mask where there are masks, and valid where
+                the first pair declares nodata.
+            names: keep these pairs only, in this order (one part of a ``Split``).
+            labels: list file ``NAME.png,0,0,L`` or labels by name; default
+                ``list/SPLIT_label.txt``. Without a list, labels are counted from masks, but
+                only if ``mask`` is a key too.
+            min_change_pixels: changed pixels from which a counted label is 1.
+            mask_values: how stored label values are read.
+            folders: folder names of t1, t2 and mask where they are none of the known ones.
+            layers: further label maps by key; a key without an entry is a folder of that name
+                holding 0, 1 and 255 = ignore.
+            bands: 1-based bands to keep.
+            transforms: applied to each sample.
+
+        Raises:
+            DataError: if the folder, split, a partner file or a label is missing.
+        """
+        self.root = Path(root)
+        self.split = split
+        self.layout = find_layout(self.root, folders)
+        self.mask_values = mask_values
+        self.min_change_pixels = min_change_pixels
+        self.bands = bands
+        self.transforms = transforms
+        self.layers = dict(layers or {})
+        found = self.layout.select(split)
+        if names is not None:
+            found = _only(found, names, self.root)
+        if not found:
+            raise DataError(
+                f"{self.root}: split {split!r} holds no pairs; check the lists and folders"
+            )
+        self.keys = frozenset(keys) if keys is not None else self._default_keys(found)
+        self.files = [self._files(part, name) for part, name in found]
+        self.labels = self._labels(labels)
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one pair.
+
+        Raises:
+            DataError: if a file is damaged or the sizes of a pair differ, with the file's name.
+        """
+        files = self.files[index]
+        sample: Sample = {"name": files.name}
+        valid = self._add_images(sample, files) if self.keys & {"image", "valid"} else None
+        if "mask" in self.keys and files.mask is not None:
+            sample["mask"] = _labels_of(files.mask, self.mask_values, valid)
+        for key, path in files.layers.items():
+            sample[key] = _labels_of(path, self._layer(key).values, valid)
+        if "label" in self.keys:
+            sample["label"] = torch.tensor(self._label(files, sample))
+        return self.transforms(sample) if self.transforms is not None else sample
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the pairs, in the order of the indices."""
+        return tuple(files.name for files in self.files)
+
+    def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
+        """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
+        from rscd.data.plots import plot_samples
+
+        return plot_samples([sample], rgb)
+
+    def _default_keys(self, found: list[tuple[str, str]]) -> frozenset[str]:
+        part, name = found[0]
+        here = self.layout.parts[part]
+        keys = {"image"} | ({"mask"} if here.names[2] else set())
+        first = [read_picture(side[name]) for side in (here.t1, here.t2) if name in side]
+        return frozenset(keys | ({"valid"} if any(p.valid is not None for p in first) else set()))
+
+    def _files(self, part: str, name: str) -> PairFiles:
+        here = self.layout.parts[part]
+        t1, t2 = (_partner(here, i, name) for i in (0, 1))
+        mask = _partner(here, 2, name) if "mask" in self.keys else None
+        layers = {key: self._layer_file(here, key, name) for key in sorted(self.keys - OWN_KEYS)}
+        several = len(self.layout.parts) > 1 and self.split is None
+        return PairFiles(f"{part}/{name}" if several else name, t1, t2, mask, layers)
+
+    def _layer(self, key: str) -> Layer:
+        return self.layers.get(key, Layer(key, IGNORE_CODED))
+
+    def _layer_file(self, here: PairDir, key: str, name: str) -> Path:
+        folder = here.base / self._layer(key).folder
+        for suffix in (".png", ".tif", ".tiff"):
+            if (folder / f"{name}{suffix}").is_file():
+                return folder / f"{name}{suffix}"
+        raise DataError(
+            f"{folder}: no {name}.png or .tif for the key {key!r}; create the layer, or name its "
+            "folder with layers="
+        )
+
+    def _labels(self, given: Path | str | Mapping[str, int] | None) -> dict[str, int]:
+        if "label" not in self.keys:
+            return {}
+        if isinstance(given, Mapping):
+            return self._by_name({image_id(k): v for k, v in given.items()}, "the given labels")
+        path = Path(given) if given is not None else self.layout.label_lists.get(self.split or "")
+        if path is not None:
+            return self._by_name(read_label_list(path), str(path))
+        if "mask" in self.keys:
+            return {}
+        raise DataError(
+            f"{self.root}: image-level labels were asked for without masks, and there is no list "
+            f"list/{self.split or 'SPLIT'}_label.txt; give labels= (lines NAME.png,0,0,L)"
+        )
+
+    def _by_name(self, known: Mapping[str, int], source: str) -> dict[str, int]:
+        # a list of one split names files, samples of all splits together are called split/name
+        stems = {name: name.rpartition("/")[2] for name in self.names}
+        full = {name: name if name in known else stem for name, stem in stems.items()}
+        found = labels_for(known, full.values(), source)
+        return {name: found[key] for name, key in full.items()}
+
+    def _label(self, files: PairFiles, sample: Sample) -> int:
+        if self.labels:
+            return self.labels[files.name]
+        return image_label(sample["mask"].numpy(), self.min_change_pixels, IGNORE)
+
+    def _add_images(self, sample: Sample, files: PairFiles) -> BoolArray:
+        """Add image, valid and georeferencing; return (H,W) validity at both dates."""
+        first, second = read_picture(files.t1, self.bands), read_picture(files.t2, self.bands)
+        if first.pixels.shape != second.pixels.shape:
+            raise DataError(
+                f"{files.t2}: (bands, height, width) is {second.pixels.shape}, t1 has "
+                f"{first.pixels.shape}; make both dates one size"
+            )
+        valid = _valid_at_both(first, second)
+        if "image" in self.keys:
+            sample["image"] = stack_dates(first, second)
+        if "valid" in self.keys:
+            sample["valid"] = torch.from_numpy(valid[None])
+        if first.transform is not None:
+            georeferencing = {"crs": first.crs, "bounds": first.bounds}
+            sample.update(georeferencing, transform=first.transform)
+        return valid
+
+
+def stack_dates(first: Picture, second: Picture) -> Tensor:
+    """(2,C,H,W) float32 of two pictures of one shape, t1 first, 0 where a date is invalid."""
+    image = np.empty((2, *first.pixels.shape), np.float32)
+    for side, picture in zip(image, (first, second), strict=True):
+        # the fast road for the common case: one conversion, no temporary
+        side[...] = picture.pixels if picture.valid is None else fill_invalid(picture)
+    return torch.from_numpy(image)
+
+
+def reference_tensors(
+    t1: "NDArray[np.uint8]",
+    t2: "NDArray[np.uint8]",
+    mask: "NDArray[np.uint8]",
+    label: int,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One pair exactly as KD-MSI's published loader builds it.
+
+    The images are resized by Pillow's bicubic filter on 8-bit values and normalised with 0.5/0.5,
+    the mask keeps its size and only 255 becomes 1 (``methods/kdmsi.md`` sections 5 to 7). Training
+    in this package takes raw values instead; this is for comparing with the published numbers.
+
+    Args:
+        t1: (H,W,3) uint8 RGB, first date.
+        t2: (H,W,3) uint8 RGB, second date.
+        mask: (H,W) uint8 stored label values.
+        label: image-level label.
+        size: side of the resized square images, pixels.
+
+    Returns:
+        t1 and t2 (3,size,size) float32 in [-1,1], label (1,) float32, mask (H,W) int64.
+    """
+    images = [torch.from_numpy(_resized_normalised(image, size)) for image in (t1, t2)]
+    values = torch.from_numpy((mask == 255).astype(np.int64))
+    return images[0], images[1], torch.tensor([label], dtype=torch.float32), values
+
+
+def _resized_normalised(image: "NDArray[np.uint8]", size: int) -> "NDArray[np.float32]":
+    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
+    scaled = (np.asarray(resized, np.float32) / 255 - 0.5) / 0.5
+    return np.ascontiguousarray(np.moveaxis(scaled, 2, 0))
+
+
+def _partner(here: PairDir, index: int, name: str) -> Path:
+    found = (here.t1, here.t2, here.mask)[index].get(name)
+    if found is None:
+        kind = ("t1", "t2", "mask")[index]
+        folder = here.names[index] or "a label folder such as label/"
+        raise DataError(
+            f"{here.base}: pair {name!r} has no {kind} file (looked in {folder}); add the file, "
+            "remove the pair, or do not ask for that key"
+        )
+    return found
+
+
+def _only(found: list[tuple[str, str]], names: Sequence[str], root: Path) -> list[tuple[str, str]]:
+    by_name = {name: (part, name) for part, name in found}
+    by_name |= {f"{part}/{name}": (part, name) for part, name in found}
+    wanted = [image_id(name) if name not in by_name else name for name in names]
+    missing = [name for name in wanted if name not in by_name]
+    if missing:
+        raise DataError(
+            f"{root}: {len(missing)} of {len(wanted)} named pairs are not there, first "
+            f"{missing[0]!r}; the split belongs to another dataset"
+        )
+    return [by_name[name] for name in wanted]
+
+
+def _valid_at_both(first: Picture, second: Picture) -> BoolArray:
+    valid = np.ones(first.shape_hw, bool)
+    for picture in (first, second):
+        if picture.valid is not None:
+            valid &= picture.valid
+    return valid
+
+
+def _labels_of(path: Path, rule: MaskRule, valid: BoolArray | None) -> Tensor:
+    """(1,H,W) int64 of a label file, 255 where the images are not valid."""
+    mask = read_mask(path, rule)
+    if valid is not None:
+        if mask.shape != valid.shape:
+            raise DataError(
+                f"{path}: the mask is {mask.shape[0]} x {mask.shape[1]} pixels (height x width), "
+                f"the images are {valid.shape[0]} x {valid.shape[1]}; cut it to the images' size"
+            )
+        mask[~valid] = IGNORE
+    return torch.from_numpy(mask[None].astype(np.int64))

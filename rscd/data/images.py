@@ -1,0 +1,344 @@
+"""Pixels and label values of single image files.
+
+PNG, JPEG, BMP and WebP are decoded by OpenCV, everything else (GeoTIFF first of all) by GDAL.
+GDAL is not asked for PNG: it returns a truncated file as if it were whole.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import array_bounds
+
+from rscd.errors import DataError
+from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
+
+PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})
+IMAGE_SUFFIXES = PLAIN_SUFFIXES | RASTER_SUFFIXES
+
+MaskRule = Literal["strict", "threshold", "nonzero", "reference"] | Mapping[int, int]
+"""How stored label values become 0 (no change), 1 (change) and 255 (ignore).
+
+``strict``: the file holds only {0, 255} or only {0, 1}; anything else is an error (default).
+``threshold``: change where the value is at least 128, for gray or JPEG labels.
+``nonzero``: change where the value is not 0, as TorchGeo reads labels.
+``reference``: change only where the value is 255, as the training loaders of KD-MSI and DiffMatch
+read labels (``floor(value / 255)``): a {0, 1} file becomes all no change.
+A mapping names every value that may occur, for example ``{0: 0, 255: 1, 127: 255}``.
+"""
+
+IGNORE_CODED: Mapping[int, int] = {0: 0, 1: 1, IGNORE: IGNORE}
+"""Mapping of files that already hold 0, 1 and 255 = ignore, as pseudo labels do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One decoded image file."""
+
+    pixels: NDArray[Any]
+    """(C,H,W) in the file's own dtype; RGB order; without an alpha band."""
+    valid: BoolArray | None
+    """(H,W), from alpha, nodata, mask band or NaN; None where the file declares nothing."""
+    crs: rasterio.crs.CRS | None = None
+    transform: rasterio.Affine | None = None
+    """Pixel to CRS, of the upper-left corner; None for files without georeferencing."""
+
+    @property
+    def shape_hw(self) -> ShapeHW:
+        """(height, width) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """(left, bottom, right, top) in CRS units, where the file has a transform."""
+        if self.transform is None:
+            return None
+        left, bottom, right, top = array_bounds(*self.shape_hw, self.transform)
+        return left, bottom, right, top
+
+
+@contextmanager
+def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """Open a raster with GDAL; a file that cannot be read becomes a DataError with its name."""
+    try:
+        with warnings.catch_warnings():
+            # pixel coordinates are legal here, so the missing transform is no news
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(path)
+        with dataset:
+            yield dataset
+    except (RasterioError, OSError) as error:
+        raise DataError(_unreadable(path, str(error))) from error
+
+
+def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
+    """Read one image file.
+
+    Args:
+        path: PNG, JPEG, BMP, WebP or anything GDAL opens.
+        bands: 1-based bands to keep, in this order; by default all but an alpha band. Naming the
+            alpha band makes it data: some writers flag the near infrared of RGB+NIR as alpha.
+
+    Returns:
+        Pixels (C,H,W) in the file's dtype with validity and georeferencing where known.
+
+    Raises:
+        DataError: if the file is missing, damaged or lacks one of the bands.
+    """
+    if path.suffix.lower() in PLAIN_SUFFIXES:
+        return _plain_picture(path, bands)
+    return _raster_picture(path, bands)
+
+
+def read_label_values(path: Path) -> NDArray[Any]:
+    """Read the stored values of a label file as one band.
+
+    Returns:
+        (H,W) in the file's dtype; a colour file whose channels agree counts as one band.
+
+    Raises:
+        DataError: if the file is missing, damaged or coloured.
+    """
+    if path.suffix.lower() in PLAIN_SUFFIXES:
+        pixels = _decode(path)
+        pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)[:3]
+    else:
+        with open_raster(path) as dataset:
+            pixels = dataset.read()
+    if not (pixels[1:] == pixels[:1]).all():
+        raise DataError(
+            f"{path}: expected a label with one band, found {len(pixels)} that differ; "
+            "convert the colours to one band of class values"
+        )
+    return np.asarray(pixels[0])
+
+
+def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
+    """Read a label file.
+
+    Returns:
+        (H,W) uint8: 0 no change, 1 change, 255 ignore.
+
+    Raises:
+        DataError: if the file cannot be read or holds values the rule does not cover.
+    """
+    try:
+        return apply_rule(read_label_values(path), rule)
+    except DataError as error:
+        text = str(error)
+        raise DataError(text if str(path) in text else f"{path}: {text}") from error
+
+
+def apply_rule(values: NDArray[Any], rule: MaskRule = "strict") -> ByteArray:
+    """Turn stored label values into 0, 1 and 255.
+
+    The papers' programs disagree: evaluation of KD-MSI accepts 0 and 255 only, its training (and
+    DiffMatch's) takes only 255 for change, TorchGeo anything but 0 (``methods/kdmsi.md`` section 6,
+    ``methods/diffmatch.md`` section 5.1). On clean {0, 255} files all rules agree.
+
+    Args:
+        values: any shape, the stored values.
+        rule: see :data:`MaskRule`.
+
+    Returns:
+        uint8 of the same shape: 0 no change, 1 change, 255 ignore.
+
+    Raises:
+        DataError: if the rule does not cover a value, which is named.
+    """
+    if isinstance(rule, Mapping):
+        return _mapped(values, rule)
+    if rule not in _RULES:
+        raise DataError(f"unknown label rule {rule!r}; use {', '.join(_RULES)} or a mapping")
+    return _RULES[rule](values)
+
+
+def _strict(values: NDArray[Any]) -> ByteArray:
+    change = values != 0
+    stored = values[change]
+    if stored.size and not ((stored == 255).all() or (stored == 1).all()):
+        raise DataError(
+            f"expected label values 0 and 255 (or 0 and 1), found {_some(values)}; "
+            "choose mask_values='threshold', 'nonzero', 'reference' or a mapping"
+        )
+    return np.asarray(change, np.uint8)
+
+
+_RULES: Mapping[str, Callable[[NDArray[Any]], ByteArray]] = {
+    "strict": _strict,
+    "threshold": lambda values: np.asarray(values >= 128, np.uint8),
+    "nonzero": lambda values: np.asarray(values != 0, np.uint8),
+    "reference": lambda values: np.asarray(values == 255, np.uint8),
+}
+
+
+def _mapped(values: NDArray[Any], mapping: Mapping[int, int]) -> ByteArray:
+    targets = set(mapping.values())
+    if not targets <= {0, 1, IGNORE}:
+        raise DataError(f"a label mapping leads to 0, 1 or 255, not to {sorted(targets)}")
+    mask = np.zeros(values.shape, np.uint8)
+    known = np.zeros(values.shape, bool)
+    for stored, wanted in mapping.items():
+        here = values == stored
+        mask[here] = wanted
+        known |= here
+    if not known.all():
+        raise DataError(
+            f"the label mapping covers {sorted(mapping)}, the file also holds "
+            f"{_some(values[~known])}; name these values in the mapping"
+        )
+    return mask
+
+
+def _some(values: NDArray[Any], most: int = 8) -> str:
+    found = np.unique(values)
+    return ", ".join(str(v) for v in found[:most]) + (", ..." if len(found) > most else "")
+
+
+def fill_invalid(picture: Picture) -> FloatArray:
+    """Pixels as float32 (C,H,W), with 0 where the picture is not valid."""
+    pixels = picture.pixels.astype(np.float32)
+    if picture.valid is not None:
+        pixels[:, ~picture.valid] = 0
+    return pixels
+
+
+def write_picture(
+    path: Path,
+    pixels: NDArray[Any],
+    crs: rasterio.crs.CRS | None = None,
+    transform: rasterio.Affine | None = None,
+    nodata: float | None = None,
+) -> None:
+    """Write (C,H,W) pixels as GeoTIFF (``.tif``) or PNG; the file appears by rename.
+
+    Raises:
+        DataError: if PNG cannot hold the bands or dtype.
+    """
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        _write_geotiff(part, pixels, crs, transform, nodata)
+    else:
+        _write_png(part, pixels)
+    part.replace(path)
+
+
+def fits_png(pixels: NDArray[Any]) -> bool:
+    """True if a PNG holds these (C,H,W) pixels without loss."""
+    return pixels.dtype in (np.uint8, np.uint16) and len(pixels) in (1, 3)
+
+
+def _write_png(path: Path, pixels: NDArray[Any]) -> None:
+    if not fits_png(pixels):
+        raise DataError(
+            f"{path.name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
+            f"{pixels.dtype}; write .tif"
+        )
+    array = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)[:, :, ::-1]
+    done, data = cv2.imencode(".png", np.ascontiguousarray(array))
+    if not done:
+        raise DataError(f"{path.name}: could not be encoded as PNG")
+    path.write_bytes(data.tobytes())
+
+
+def _write_geotiff(
+    path: Path,
+    pixels: NDArray[Any],
+    crs: rasterio.crs.CRS | None,
+    transform: rasterio.Affine | None,
+    nodata: float | None,
+) -> None:
+    bands, height, width = pixels.shape
+    options: dict[str, Any] = {"count": bands, "height": height, "width": width}
+    options |= {"dtype": pixels.dtype, "crs": crs, "nodata": nodata, "compress": "deflate"}
+    # without this GDAL takes the fourth of four 8-bit bands for alpha
+    options |= {"photometric": "rgb" if bands == 3 else "minisblack", "alpha": "no"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver="GTiff", transform=transform, **options) as out:
+            out.write(pixels)
+
+
+def _chosen(path: Path, count: int, alpha: bool, bands: Sequence[int] | None) -> list[int]:
+    """1-based bands to read of a file with ``count`` bands, the last of them perhaps alpha."""
+    if bands is None:
+        return list(range(1, count + 1 - alpha))
+    if not bands or min(bands) < 1 or max(bands) > count:
+        raise DataError(
+            f"{path}: bands {list(bands)} were asked for, the file has bands 1 to {count}; "
+            "change the band choice"
+        )
+    return list(bands)
+
+
+def _plain_picture(path: Path, bands: Sequence[int] | None) -> Picture:
+    array = _decode(path)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    elif array.shape[2] >= 3:
+        array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]
+    pixels = np.moveaxis(array, 2, 0)
+    alpha = len(pixels) == 4
+    chosen = _chosen(path, len(pixels), alpha, bands)
+    valid = pixels[3] > 0 if alpha and 4 not in chosen else None
+    return Picture(pixels[[band - 1 for band in chosen]], valid)
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(_unreadable(path, error.strerror or str(error))) from error
+    if _truncated(path.suffix.lower(), data):
+        raise DataError(_unreadable(path, "the file is truncated"))
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError(_unreadable(path, "the file is empty or damaged")) from error
+    if array is None:
+        raise DataError(_unreadable(path, "the file is damaged or not an image"))
+    return np.asarray(array)
+
+
+def _truncated(suffix: str, data: bytes) -> bool:
+    # OpenCV 4 fills the missing rows with gray instead of failing, so the end marker is looked for
+    if suffix == ".png":
+        return b"IEND" not in data[-1024:]
+    if suffix in {".jpg", ".jpeg"}:
+        return b"\xff\xd9" not in data[-1024:]
+    return not data
+
+
+def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:
+    with open_raster(path) as dataset:
+        alpha = dataset.colorinterp[-1] == ColorInterp.alpha
+        chosen = _chosen(path, dataset.count, alpha, bands)
+        pixels = dataset.read(chosen)
+        declared = any(MaskFlags.all_valid not in flags for flags in dataset.mask_flag_enums)
+        if alpha and dataset.count in chosen:
+            declared = dataset.nodata is not None
+        valid = dataset.dataset_mask() > 0 if declared else None
+        transform = None if dataset.transform.is_identity else dataset.transform
+        crs = dataset.crs
+    if np.issubdtype(pixels.dtype, np.floating):
+        finite = np.isfinite(pixels).all(axis=0)
+        if valid is not None:
+            valid = valid & finite
+        elif not finite.all():
+            valid = finite
+    return Picture(pixels, valid, crs, transform)
+
+
+def _unreadable(path: Path, reason: str) -> str:
+    hint = "check the folder" if not path.exists() else "copy or download the file again"
+    return f"{path}: cannot be read ({' '.join(reason.split())}); {hint}"

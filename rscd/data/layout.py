@@ -1,0 +1,264 @@
+"""Where the two dates and the labels of a folder of image pairs are.
+
+Folder names of the published sets are translated to t1, t2 and mask here and nowhere else.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rscd.data.images import IMAGE_SUFFIXES
+from rscd.errors import DataError
+
+# Each name is only meaningful beside its partner: `t1` is the first date beside `t2`, and the
+# second date beside `t0`.
+DATE_FOLDERS = (
+    ("a", "b"),
+    ("t1", "t2"),
+    ("t0", "t1"),
+    ("im1", "im2"),
+    ("img1", "img2"),
+    ("image1", "image2"),
+    ("time1", "time2"),
+    ("before", "after"),
+    ("pre", "post"),
+    ("pre_images", "post_images"),
+    ("pre-event", "post-event"),
+    ("2012", "2016"),
+)
+MASK_FOLDERS = (
+    "label",
+    "labels",
+    "out",
+    "mask",
+    "masks",
+    "gt",
+    "groundtruth",
+    "ground_truth",
+    "cm",
+    "change",
+    "change_label",
+    "change label",
+)
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+LIST_FOLDERS = ("list", "lists", "splits")
+
+Folders = tuple[str, str] | tuple[str, str, str]
+"""Explicit folder names of t1, t2 and, if there is one, the mask."""
+
+
+@dataclass(frozen=True)
+class PairDir:
+    """The files of one place, by name (the file name without its suffix)."""
+
+    base: Path
+    """The folder that holds the date folders; further layers lie beside them."""
+    names: tuple[str, str, str]
+    """What t1, t2 and mask are called in this place; an empty third word means no masks."""
+    t1: Mapping[str, Path]
+    t2: Mapping[str, Path]
+    mask: Mapping[str, Path]
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """Names with both dates, sorted."""
+        return tuple(sorted(self.t1.keys() & self.t2.keys()))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a dataset folder holds."""
+
+    root: Path
+    parts: Mapping[str, PairDir]
+    """By split folder; the key is empty if all pairs lie in one place."""
+    lists: Mapping[str, Path]
+    """List files by split, as ``train.txt``."""
+    label_lists: Mapping[str, Path]
+    """Image-level label files by split, as ``train_label.txt``."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Split names that can be asked for."""
+        prefixes = [s for s in SPLIT_FOLDERS if self._with_prefix(s)]
+        found = [p for p in self.parts if p] + list(self.lists) + prefixes
+        return tuple(dict.fromkeys(found))
+
+    def select(self, split: str | None = None) -> list[tuple[str, str]]:
+        """(part, name) of every pair of a split, or of everything.
+
+        Raises:
+            DataError: if there is no such split.
+        """
+        if split is None:
+            return [(part, name) for part, here in self.parts.items() for name in here.pairs]
+        if split in self.parts:
+            return [(split, name) for name in self.parts[split].pairs]
+        if split in self.lists:
+            return self.locate(read_names(self.lists[split]))
+        named = self._with_prefix(split)
+        if named:
+            return [("", name) for name in named]
+        offered = ", ".join(self.splits) or "none"
+        raise DataError(
+            f"{self.root}: no split {split!r} (looked for a folder {split}/, a list "
+            f"list/{split}.txt and files {split}_*); available: {offered}"
+        )
+
+    def locate(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """(part, name) of the given names, in their order; ``train/x`` names x of one part."""
+        found = []
+        for name in names:
+            part, _, stem = name.rpartition("/")
+            places = [p for p in self.parts if part in ("", p)]
+            hits = [p for p in places if stem in self.parts[p].t1 or stem in self.parts[p].t2]
+            if len(hits) != 1:
+                problem = "is not in the folder" if not hits else f"is in {', '.join(hits)}"
+                raise DataError(f"{self.root}: listed pair {name!r} {problem}; correct the list")
+            found.append((hits[0], stem))
+        return found
+
+    def _with_prefix(self, split: str) -> list[str]:
+        # the archives of LEVIR-CD unpack into one A/ B/ label/ with train_1.png, val_1.png, ...
+        if "" not in self.parts or not split:
+            return []
+        return [name for name in self.parts[""].pairs if name.startswith(f"{split}_")]
+
+
+def find_layout(root: Path | str, folders: Folders | None = None) -> Layout:
+    """Find the pairs of a dataset folder.
+
+    Understood are two date folders and a label folder (see :data:`DATE_FOLDERS`), directly or in
+    ``train``/``val``/``test``, list files in ``list/``, and single folders of
+    ``NAME_A.tif NAME_B.tif NAME_label.tif``.
+
+    Raises:
+        DataError: if nothing of that kind is there; the message says what was looked for.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: expected a dataset folder, found {'a file' if root.exists() else 'nothing'}; "
+            "give the folder that holds A/ and B/, or train/ and test/"
+        )
+    whole = _pair_dir(root, folders)
+    parts = {"": whole} if whole else _split_dirs(root, folders)
+    if not parts:
+        raise DataError(_nothing_found(root, folders))
+    return Layout(root, parts, *_lists(root))
+
+
+def read_names(path: Path) -> list[str]:
+    """Names of a list file: one per line, with or without suffix, blank lines skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: the list cannot be read ({error}); expected a text file"
+        ) from error
+    return [image_id(line.strip()) for line in lines if line.strip()]
+
+
+def image_id(name: str) -> str:
+    """A file name without folder and image suffix: ``A/x.1.png`` and ``x.1`` give ``x.1``."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+
+
+def _split_dirs(root: Path, folders: Folders | None) -> dict[str, PairDir]:
+    children = _children(root)
+    parts = {}
+    for split, spellings in SPLIT_FOLDERS.items():
+        for spelling in spellings:
+            here = _pair_dir(children[spelling], folders) if spelling in children else None
+            if here is not None:
+                parts[split] = here
+    return parts
+
+
+def _pair_dir(base: Path, folders: Folders | None) -> PairDir | None:
+    children = _children(base)
+    if folders is not None:
+        wanted = [base / name for name in folders]
+        if not all(folder.is_dir() for folder in wanted):
+            return None
+        return _read_dirs(base, wanted[0], wanted[1], wanted[2] if len(wanted) == 3 else None)
+    dates = [(a, b) for a, b in DATE_FOLDERS if a in children and b in children]
+    if len(dates) > 1:
+        raise DataError(
+            f"{base}: the date folders are ambiguous ({' or '.join('+'.join(d) for d in dates)}); "
+            "give folders=(t1, t2, mask)"
+        )
+    if not dates:
+        return _suffixed(base)
+    masks = [children[name] for name in MASK_FOLDERS if name in children]
+    return _read_dirs(
+        base, children[dates[0][0]], children[dates[0][1]], masks[0] if masks else None
+    )
+
+
+def _read_dirs(base: Path, t1: Path, t2: Path, mask: Path | None) -> PairDir:
+    names = (t1.name, t2.name, mask.name if mask else "")
+    return PairDir(base, names, _images(t1), _images(t2), _images(mask) if mask else {})
+
+
+def _suffixed(base: Path) -> PairDir | None:
+    """``NAME_A.tif NAME_B.tif NAME_label.tif`` side by side in one folder."""
+    files = _images(base)
+    for first, second in DATE_FOLDERS:
+        t1, t2 = _ending(files, first), _ending(files, second)
+        if t1 and t1.keys() & t2.keys():
+            masks = [(name, _ending(files, name)) for name in MASK_FOLDERS]
+            word, mask = next(((n, m) for n, m in masks if m), ("", {}))
+            return PairDir(base, (first, second, word), t1, t2, mask)
+    return None
+
+
+def _ending(files: Mapping[str, Path], word: str) -> dict[str, Path]:
+    tail = f"_{word}"
+    return {n[: -len(tail)]: p for n, p in files.items() if n.lower().endswith(tail) and n != tail}
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise DataError(
+                f"{folder}: {found[path.stem].name} and {path.name} have one name; remove one"
+            )
+        found[path.stem] = path
+    return found
+
+
+def _children(folder: Path) -> dict[str, Path]:
+    return {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
+
+
+def _lists(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    children = _children(root)
+    folders = [children[name] for name in LIST_FOLDERS if name in children] or [root]
+    files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.txt"))}
+    labels = {n.removesuffix("_label"): p for n, p in files.items() if n.endswith("_label")}
+    known = {n: p for n, p in files.items() if not n.endswith("_label")}
+    if folders == [root]:  # beside the data lies also readme.txt and the like
+        known = {n: p for n, p in known.items() if n in SPLIT_FOLDERS}
+    return known, labels
+
+
+def _nothing_found(root: Path, folders: Folders | None) -> str:
+    wanted = (
+        "/ ".join(folders) + "/"
+        if folders
+        else "A/ B/ label/ (or t1 t2, im1 im2, image1 image2, time1 time2, before after, pre post)"
+    )
+    found = sorted(child.name + "/" * child.is_dir() for child in root.iterdir())[:8]
+    return (
+        f"{root}: no image pairs; looked for {wanted} here and in train/ val/ test/, found "
+        f"{', '.join(found) or 'an empty folder'}; give the folder that holds them, or folders="
+    )

@@ -1,0 +1,447 @@
+"""Pair folders: every layout gives the same samples, and only what was asked for is opened."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rasterio import Affine
+from torch.utils.data import DataLoader
+from torchgeo.datasets import NonGeoDataset, stack_samples
+
+from rscd.data.folder import Layer, PairFolder, reference_tensors
+from rscd.data.images import apply_rule, read_label_values, read_picture, write_picture
+from rscd.errors import DataError
+
+H, W = 12, 10
+
+
+def pixels(seed: int, bands: int = 3, dtype: str = "uint8") -> np.ndarray:
+    high = 255 if dtype == "uint8" else 60_000
+    return np.random.default_rng(seed).integers(0, high, (bands, H, W)).astype(dtype)
+
+
+def mask_pixels(seed: int, on: int = 255) -> np.ndarray:
+    mask = np.zeros((1, H, W), np.uint8)
+    mask[0, seed % H, :] = on
+    return mask
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jpg":
+        Image.fromarray(np.moveaxis(array, 0, 2)).save(path, quality=100, subsampling=0)
+    else:
+        write_picture(path, array)
+
+
+def make(base: Path, names=("A", "B", "label"), n=3, suffix=".png", stem="p{}", on=255) -> None:
+    for i in range(n):
+        save(base / names[0] / (stem.format(i) + suffix), pixels(2 * i))
+        save(base / names[1] / (stem.format(i) + suffix), pixels(2 * i + 1))
+        if len(names) == 3:
+            save(base / names[2] / (stem.format(i) + ".png"), mask_pixels(i, on))
+
+
+def assert_pair(sample, i: int) -> None:
+    assert sample["image"].dtype == torch.float32
+    assert sample["image"].shape == (2, 3, H, W)
+    assert np.array_equal(sample["image"][0], pixels(2 * i))
+    assert np.array_equal(sample["image"][1], pixels(2 * i + 1))
+    assert sample["mask"].dtype == torch.int64
+    assert np.array_equal(sample["mask"], mask_pixels(i, 1))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("A", "B", "label"),
+        ("t1", "t2", "mask"),
+        ("im1", "im2", "gt"),
+        ("T1", "T2", "OUT"),
+        ("before", "after", "change label"),
+        ("pre", "post", "masks"),
+        ("time1", "time2", "label"),
+        ("Image1", "Image2", "label"),
+        ("t0", "t1", "mask"),
+    ],
+)
+def test_folder_names_are_translated(tmp_path: Path, names) -> None:
+    make(tmp_path, names)
+    data = PairFolder(tmp_path)
+    assert isinstance(data, NonGeoDataset)
+    assert data.names == ("p0", "p1", "p2")
+    for i in range(3):
+        assert_pair(data[i], i)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("on", [1, 255])
+def test_formats_and_label_codes_agree(tmp_path: Path, suffix: str, on: int) -> None:
+    if suffix == ".bmp":
+        make(tmp_path, n=1, on=on)
+        for name in "AB":
+            array = cv2.imread(str(tmp_path / name / "p0.png"))
+            cv2.imwrite(str(tmp_path / name / "p0.bmp"), array)
+            (tmp_path / name / "p0.png").unlink()
+    else:
+        make(tmp_path, n=1, suffix=suffix, on=on)
+    assert_pair(PairFolder(tmp_path)[0], 0)
+
+
+def test_jpeg_images_pair_with_png_labels(tmp_path: Path) -> None:
+    make(tmp_path, ("t1", "t2", "mask"), n=1, suffix=".jpg")
+    sample = PairFolder(tmp_path)[0]
+    with Image.open(tmp_path / "t1" / "p0.jpg") as image:
+        expected = np.moveaxis(np.asarray(image), 2, 0)
+    assert np.array_equal(sample["image"][0], expected)
+    assert sample["mask"].sum() == W
+
+
+def test_splits_by_folder_list_and_prefix(tmp_path: Path) -> None:
+    make(tmp_path / "folders" / "train", n=2)
+    make(tmp_path / "folders" / "valid", n=1)
+    assert len(PairFolder(tmp_path / "folders", "train")) == 2
+    assert len(PairFolder(tmp_path / "folders", "val")) == 1
+    assert PairFolder(tmp_path / "folders").names == ("train/p0", "train/p1", "val/p0")
+
+    make(tmp_path / "lists", n=3)
+    (tmp_path / "lists" / "list").mkdir()
+    (tmp_path / "lists" / "list" / "train.txt").write_text("p2.png\r\np0.png")
+    listed = PairFolder(tmp_path / "lists", "train")
+    assert listed.names == ("p2", "p0")
+    assert_pair(listed[0], 2)
+
+    make(tmp_path / "prefix", n=2, stem="train_{}")
+    make(tmp_path / "prefix", n=1, stem="test_{}")
+    assert PairFolder(tmp_path / "prefix", "test").names == ("test_0",)
+    with pytest.raises(DataError, match=r"no split 'val' .*list/val.txt.*available: train, test"):
+        PairFolder(tmp_path / "prefix", "val")
+
+
+def test_pairs_side_by_side_in_one_folder(tmp_path: Path) -> None:
+    for i in range(2):
+        for word, array in (("A", pixels(2 * i)), ("B", pixels(2 * i + 1))):
+            save(tmp_path / f"p{i}_{word}.tif", array)
+        save(tmp_path / f"p{i}_label.png", mask_pixels(i))
+    data = PairFolder(tmp_path)
+    assert data.names == ("p0", "p1")
+    assert_pair(data[1], 1)
+
+
+def test_explicit_folders_and_ambiguity(tmp_path: Path) -> None:
+    make(tmp_path, ("t1", "t2", "mask"))
+    make(tmp_path, ("spring", "autumn", "truth"))
+    make(tmp_path, ("A", "B"))
+    with pytest.raises(DataError, match=r"ambiguous \(a\+b or t1\+t2\).*folders="):
+        PairFolder(tmp_path)
+    assert_pair(PairFolder(tmp_path, folders=("spring", "autumn", "truth"))[2], 2)
+
+
+def test_names_select_and_order(tmp_path: Path) -> None:
+    make(tmp_path)
+    assert PairFolder(tmp_path, names=["p2.png", "p0"]).names == ("p2", "p0")
+    with pytest.raises(DataError, match=r"1 of 2 named pairs are not there, first 'q'"):
+        PairFolder(tmp_path, names=["p0", "q"])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("bands", [1, 2, 4, 13])
+def test_any_bands_and_dtypes_as_raw_values(tmp_path: Path, dtype: str, bands: int) -> None:
+    t1, t2 = pixels(0, bands, "uint16") // 7, pixels(1, bands, "uint16") // 7
+    save(tmp_path / "A" / "x.tif", t1.astype(dtype))
+    save(tmp_path / "B" / "x.tif", t2.astype(dtype))
+    data = PairFolder(tmp_path)
+    assert data.keys == {"image"}
+    assert np.array_equal(data[0]["image"], np.stack([t1, t2]).astype(dtype).astype(np.float32))
+    chosen = PairFolder(tmp_path, bands=[bands, 1])[0]["image"]
+    assert np.array_equal(chosen[0], t1.astype(dtype).astype(np.float32)[[bands - 1, 0]])
+    with pytest.raises(DataError, match=f"bands 1 to {bands}"):
+        PairFolder(tmp_path, bands=[bands + 1], keys={"image"})[0]
+
+
+def test_sixteen_bit_png_keeps_its_values(tmp_path: Path) -> None:
+    array = pixels(0, 3, "uint16")
+    save(tmp_path / "x.png", array)
+    assert np.array_equal(read_picture(tmp_path / "x.png").pixels, array)
+
+
+def georeferenced(path: Path, array: np.ndarray, nodata: float | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
+    write_picture(path, array, rasterio.crs.CRS.from_epsg(32633), grid, nodata)
+
+
+def test_georeferencing_and_validity(tmp_path: Path) -> None:
+    t1, t2 = pixels(0) | 1, pixels(1) | 1
+    t1[:, 0, 0] = 0
+    t2[:, 1, 1] = 0
+    georeferenced(tmp_path / "A" / "x.tif", t1, 0)
+    georeferenced(tmp_path / "B" / "x.tif", t2, 0)
+    georeferenced(tmp_path / "label" / "x.tif", mask_pixels(0))
+    data = PairFolder(tmp_path)
+    sample = data[0]
+    assert data.keys == {"image", "mask", "valid"}
+    assert sample["crs"].to_epsg() == 32633
+    assert sample["bounds"] == (500_000, 4_000_000 - H / 2, 500_000 + W / 2, 4_000_000)
+    assert sample["transform"] == Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
+    invalid = np.zeros((H, W), bool)
+    invalid[0, 0] = invalid[1, 1] = True
+    assert sample["valid"].dtype == torch.bool
+    assert np.array_equal(~sample["valid"][0].numpy(), invalid)
+    assert (sample["mask"][0][torch.from_numpy(invalid)] == 255).all()
+    assert sample["mask"][0, 0, 1:].eq(1).all()
+    assert set(stack_samples([sample, sample])) == {
+        *data.keys,
+        "crs",
+        "bounds",
+        "transform",
+        "name",
+    }
+
+
+def test_nan_and_alpha_are_invalid(tmp_path: Path) -> None:
+    array = pixels(0, 2).astype(np.float32)
+    array[1, 3, 3] = np.nan
+    save(tmp_path / "A" / "x.tif", array)
+    save(tmp_path / "B" / "x.tif", pixels(1, 2).astype(np.float32))
+    sample = PairFolder(tmp_path)[0]
+    assert not sample["valid"][0, 3, 3]
+    assert sample["valid"].sum() == H * W - 1
+    assert torch.isfinite(sample["image"]).all()
+
+    rgba = np.full((H, W, 4), 9, np.uint8)
+    rgba[0, 0, 3] = 0
+    Image.fromarray(rgba, "RGBA").save(tmp_path / "x.png")
+    picture = read_picture(tmp_path / "x.png")
+    assert picture.pixels.shape == (3, H, W)
+    assert picture.valid is not None
+    assert picture.valid.sum() == H * W - 1
+    named = read_picture(tmp_path / "x.png", [4])
+    assert named.valid is None
+    assert np.array_equal(named.pixels[0], rgba[:, :, 3])
+
+
+def test_an_alpha_band_that_is_named_is_data(tmp_path: Path) -> None:
+    array = pixels(0, 4)
+    profile = {"driver": "GTiff", "height": H, "width": W, "count": 4, "dtype": "uint8"}
+    profile["transform"] = Affine(2, 0, 0, 0, -2, 0)
+    with rasterio.open(tmp_path / "x.tif", "w", **profile, photometric="rgb", alpha="yes") as out:
+        out.write(array)
+    hidden, named = read_picture(tmp_path / "x.tif"), read_picture(tmp_path / "x.tif", [1, 2, 3, 4])
+    assert hidden.pixels.shape == (3, H, W)
+    assert np.array_equal(hidden.valid, array[3] > 0)
+    assert np.array_equal(named.pixels, array)
+    assert named.valid is None
+
+
+def test_only_the_keys_asked_for(tmp_path: Path) -> None:
+    make(tmp_path)
+    for keys in ({"image"}, {"mask"}, {"image", "valid"}, {"mask", "label"}):
+        assert set(PairFolder(tmp_path, keys=keys)[0]) == keys | {"name"}
+
+
+def test_weak_labels_never_open_a_mask(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "train.txt").write_text("p0.png\np1.png\n")
+    (tmp_path / "list" / "train_label.txt").write_text("p0.png,0,0,1\np1.png,0,0,0")
+    for mask in (tmp_path / "label").iterdir():
+        mask.unlink()
+    (tmp_path / "label").rmdir()
+    data = PairFolder(tmp_path, "train", keys={"image", "label"})
+    assert [int(data[i]["label"]) for i in range(2)] == [1, 0]
+    assert all(files.mask is None for files in data.files)
+    with pytest.raises(DataError, match="has no mask file"):
+        PairFolder(tmp_path, "train", keys={"image", "mask"})
+
+
+def test_weak_labels_need_a_list(tmp_path: Path) -> None:
+    make(tmp_path / "train")
+    with pytest.raises(DataError, match=r"asked for without masks.*train_label.txt"):
+        PairFolder(tmp_path, "train", keys={"image", "label"})
+    given = PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1.png": 0, "p2": 1})
+    assert [int(sample["label"]) for sample in given] == [1, 0, 1]
+    with pytest.raises(DataError, match=r"2 of 3 pairs have no label, first 'p1'"):
+        PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1})
+
+
+def test_labels_counted_from_masks(tmp_path: Path) -> None:
+    make(tmp_path)
+    counted = PairFolder(tmp_path, keys={"mask", "label"}, min_change_pixels=W)
+    assert [int(s["label"]) for s in counted] == [1, 1, 1]
+    strict = PairFolder(tmp_path, keys={"mask", "label"}, min_change_pixels=W + 1)
+    assert [int(s["label"]) for s in strict] == [0, 0, 0]
+
+
+def test_further_layers(tmp_path: Path) -> None:
+    make(tmp_path, ("A", "B"), n=1)
+    save(tmp_path / "vl_change" / "p0.png", mask_pixels(0, 1) + 255 * mask_pixels(1, 1))
+    save(tmp_path / "pseudo" / "p0.png", mask_pixels(2))
+    data = PairFolder(
+        tmp_path,
+        keys={"image", "vl_change", "pseudo_mask"},
+        layers={"pseudo_mask": Layer("pseudo")},
+    )
+    sample = data[0]
+    assert sample["vl_change"].unique().tolist() == [0, 1, 255]
+    assert np.array_equal(sample["pseudo_mask"], mask_pixels(2, 1))
+    with pytest.raises(DataError, match=r"no p0.png or .tif for the key 'vl_t1'"):
+        PairFolder(tmp_path, keys={"vl_t1"})
+
+
+def test_loads_in_workers(tmp_path: Path) -> None:
+    make(tmp_path, n=4)
+    loader = DataLoader(PairFolder(tmp_path), batch_size=2, num_workers=1, collate_fn=stack_samples)
+    batches = list(loader)
+    assert [batch["image"].shape for batch in batches] == [(2, 2, 3, H, W)] * 2
+    assert batches[1]["name"] == ["p2", "p3"]
+
+
+def test_transforms_are_applied(tmp_path: Path) -> None:
+    make(tmp_path, n=1)
+    data = PairFolder(tmp_path, transforms=lambda s: s | {"image": s["image"] + 1})
+    assert np.array_equal(data[0]["image"][0], pixels(0).astype(np.float32) + 1)
+
+
+def test_damaged_and_mismatched_files_are_named(tmp_path: Path) -> None:
+    make(tmp_path)
+    path = tmp_path / "A" / "p0.png"
+    whole = path.read_bytes()
+    for broken in (whole[:-20], b"", b"not an image"):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=r"p0\.png: cannot be read"):
+            PairFolder(tmp_path, keys={"image"})[0]
+    save(tmp_path / "B" / "p1.png", pixels(3)[:, :-1])
+    with pytest.raises(DataError, match=r"p1\.png: \(bands, height, width\) is \(3, 11, 10\)"):
+        PairFolder(tmp_path, keys={"image"})[1]
+    save(tmp_path / "label" / "p2.png", mask_pixels(0)[:, 1:])
+    with pytest.raises(DataError, match=r"p2\.png: the mask is 11 x 10 .* images are 12 x 10"):
+        PairFolder(tmp_path, keys={"image", "mask"})[2]
+    (tmp_path / "A" / "p2.png").unlink()
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "train.txt").write_text("p2.png\n")
+    with pytest.raises(DataError, match=r"'p2' has no t1 file"):
+        PairFolder(tmp_path, "train", keys={"image"})
+
+
+def test_missing_datasets_say_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: expected a dataset folder, found nothing"):
+        PairFolder(tmp_path / "nowhere")
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(DataError, match=r"looked for A/ B/ label/.*train/.*found pictures/"):
+        PairFolder(tmp_path)
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="holds no pairs"):
+        PairFolder(tmp_path)
+
+
+def test_one_name_in_two_formats(tmp_path: Path) -> None:
+    make(tmp_path)
+    save(tmp_path / "A" / "p0.tif", pixels(0))
+    with pytest.raises(DataError, match=r"p0\.png and p0\.tif have one name"):
+        PairFolder(tmp_path)
+
+
+def test_label_rules() -> None:
+    clean = np.array([0, 255, 0], np.uint8)
+    for rule in ("strict", "threshold", "nonzero", "reference", {0: 0, 255: 1}):
+        assert apply_rule(clean, rule).tolist() == [0, 1, 0]
+    gray = np.array([0, 1, 127, 128, 255], np.uint8)
+    assert apply_rule(gray, "threshold").tolist() == [0, 0, 0, 1, 1]
+    assert apply_rule(gray, "nonzero").tolist() == [0, 1, 1, 1, 1]
+    assert apply_rule(gray, "reference").tolist() == [0, 0, 0, 0, 1]
+    with pytest.raises(DataError, match=r"found 0, 1, 127, 128, 255; choose mask_values="):
+        apply_rule(gray, "strict")
+    mapping = {0: 0, 255: 1, 127: 255}
+    assert apply_rule(np.array([0, 127, 255]), mapping).tolist() == [0, 255, 1]
+    with pytest.raises(DataError, match="also holds 5"):
+        apply_rule(np.array([5]), mapping)
+    with pytest.raises(DataError, match="leads to 0, 1 or 255"):
+        apply_rule(np.array([0]), {0: 7})
+    with pytest.raises(DataError, match="unknown label rule 'fuzzy'"):
+        apply_rule(clean, "fuzzy")  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_strict_accepts_exactly_clean_files(values: list[int]) -> None:
+    array = np.array(values, np.uint8)
+    if set(values) <= {0, 255} or set(values) <= {0, 1}:
+        assert np.array_equal(apply_rule(array), array != 0)
+    else:
+        with pytest.raises(DataError):
+            apply_rule(array)
+
+
+def test_colour_palette_and_bilevel_labels(tmp_path: Path) -> None:
+    on = mask_pixels(1)[0] > 0
+    Image.fromarray(np.dstack([on * np.uint8(255)] * 3)).save(tmp_path / "rgb.png")
+    Image.fromarray(on).save(tmp_path / "bit.png")
+    palette = Image.fromarray(on.astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    palette.save(tmp_path / "palette.png")
+    for name in ("rgb", "bit", "palette"):
+        assert np.array_equal(apply_rule(read_label_values(tmp_path / f"{name}.png")), on)
+    save(tmp_path / "colour.png", pixels(0))
+    with pytest.raises(DataError, match=r"colour\.png: expected a label with one band"):
+        read_label_values(tmp_path / "colour.png")
+
+
+def test_plot_shows_both_dates_and_the_mask(tmp_path: Path) -> None:
+    make(tmp_path, n=1)
+    data = PairFolder(tmp_path)
+    figure = data.plot(data[0])
+    assert [axis.get_title() for axis in figure.axes] == ["t1", "t2", "mask"]
+    shown = figure.axes[0].images[0].get_array()
+    assert np.allclose(shown, np.moveaxis(pixels(0), 0, 2) / 255, atol=1e-6)
+
+
+@pytest.mark.golden
+def test_published_loader(golden: Path) -> None:
+    cases = sorted((golden / "kdmsi").glob("dataset_*.npz"))
+    assert cases
+    for case in cases:
+        with np.load(case, allow_pickle=False) as arrays:
+            size = int(arrays["img_size"])
+            for i in range(len(arrays["mask_uint8"])):
+                t1, t2, label, mask = reference_tensors(
+                    arrays["image_pre"][i],
+                    arrays["image_post"][i],
+                    arrays["mask_uint8"][i],
+                    int(arrays["image_label"][i]),
+                    size,
+                )
+                assert np.abs(t1.numpy() - arrays["tensor_pre"][i]).max() <= 1e-6
+                assert np.abs(t2.numpy() - arrays["tensor_post"][i]).max() <= 1e-6
+                assert np.array_equal(label, arrays["label_tensor"][i])
+                assert np.array_equal(mask, arrays["mask_tensor"][i])
+                rule = apply_rule(arrays["mask_uint8"][i], "reference")
+                assert np.array_equal(rule, arrays["mask_tensor"][i])
+
+
+@pytest.mark.realdata
+def test_real_folders(realdata: Path) -> None:
+    known: dict[str, int] = {}
+    rows = (realdata / "index.csv").read_text().splitlines()
+    for row in rows[1:]:
+        dataset, split, *_ = row.split(",")
+        known[f"{dataset}:{split}"] = known.get(f"{dataset}:{split}", 0) + 1
+    for key, count in known.items():
+        dataset, split = key.split(":")
+        if dataset.startswith(("street", "unlabelled", "geotiff")) or split not in (
+            "train",
+            "test",
+        ):
+            continue
+        data = PairFolder(realdata / dataset, split)
+        assert len(data) == count, key
+        sample = data[0]
+        assert set(sample["mask"].unique().tolist()) <= {0, 1}
+        assert sample["image"].shape[-2:] == sample["mask"].shape[-2:]
