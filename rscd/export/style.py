@@ -1,0 +1,140 @@
+"""QGIS styles (QML, QGIS 3.22 and newer) as text: pure functions, no QGIS needed.
+
+QGIS loads ``<stem>.qml`` beside a file by itself, whatever the file's suffix. A mask ``change.tif``
+and polygons ``change.geojson`` therefore share one ``change.qml``: `change_qml` styles both, each
+layer reads its own part.
+"""
+
+from xml.sax.saxutils import quoteattr
+
+Colour = tuple[int, int, int]
+
+SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
+    (0.0, 0.5, (255, 255, 178)),
+    (0.5, 0.6, (254, 217, 118)),
+    (0.6, 0.7, (254, 178, 76)),
+    (0.7, 0.8, (253, 141, 60)),
+    (0.8, 0.9, (240, 59, 32)),
+    (0.9, 1.0, (189, 0, 38)),
+)
+"""(lower, upper, RGB) of the polygons' score; ColorBrewer's YlOrRd, from unsure to sure."""
+
+MASK_COLOUR: Colour = (255, 0, 170)
+"""RGB of changed pixels: a magenta that neither vegetation, soil nor roofs have."""
+
+PROBABILITY_RAMP: tuple[tuple[float, Colour, int], ...] = (
+    (0.0, (13, 8, 135), 0),
+    (0.25, (126, 3, 168), 110),
+    (0.5, (204, 71, 120), 180),
+    (0.75, (248, 149, 64), 220),
+    (1.0, (240, 249, 33), 255),
+)
+"""(probability, RGB, alpha) between which colours are interpolated; matplotlib's plasma."""
+
+_FILL_ALPHA = 60  # of 255: the imagery below stays readable
+_OUTLINE_MM = 0.5
+
+
+def change_qml() -> str:
+    """Style of change polygons, coloured by their score, and of the change mask.
+
+    Returns:
+        QML text: polygons have a nearly transparent fill and a strong outline, graduated by
+        ``score`` (`SCORE_CLASSES`), without labels; mask value 1 is `MASK_COLOUR`, values 0 and
+        255 are transparent.
+    """
+    return _document(_mask_pipe() + _graduated_renderer())
+
+
+def probability_qml() -> str:
+    """Style of the change probability raster, float32 in [0,1].
+
+    Returns:
+        QML text: linear colour ramp `PROBABILITY_RAMP`, transparent where change is improbable.
+    """
+    items = "".join(
+        f'<item value="{value}" label="{value:g}" color="{_hex(colour)}" alpha="{alpha}"/>'
+        for value, colour, alpha in PROBABILITY_RAMP
+    )
+    shader = (
+        '<rastershader><colorrampshader colorRampType="INTERPOLATED" classificationMode="1" '
+        f'clip="0" minimumValue="0" maximumValue="1">{items}</colorrampshader></rastershader>'
+    )
+    return _document(
+        _pipe(
+            '<rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" '
+            f'classificationMin="0" classificationMax="1">{shader}</rasterrenderer>'
+        )
+    )
+
+
+def _document(body: str) -> str:
+    return (
+        "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+        '<qgis version="3.22.0" styleCategories="Symbology|Labeling" labelsEnabled="0">\n'
+        f"{body}</qgis>\n"
+    )
+
+
+def _pipe(renderer: str) -> str:
+    return f"<pipe>{renderer}</pipe>\n"
+
+
+def _mask_pipe() -> str:
+    entries = (
+        (0, (0, 0, 0), 0, "no change"),
+        (1, MASK_COLOUR, 255, "change"),
+        (255, (0, 0, 0), 0, "no data"),
+    )
+    palette = "".join(
+        f'<paletteEntry value="{value}" color="{_hex(colour)}" alpha="{alpha}" label="{label}"/>'
+        for value, colour, alpha, label in entries
+    )
+    return _pipe(
+        '<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1">'
+        f"<colorPalette>{palette}</colorPalette></rasterrenderer>"
+    )
+
+
+def _graduated_renderer() -> str:
+    ranges = "".join(
+        f'<range lower="{lower}" upper="{upper}" symbol="{index}" render="true" '
+        f'label="{lower:g} - {upper:g}"/>\n'
+        for index, (lower, upper, _) in enumerate(SCORE_CLASSES)
+    )
+    symbols = "".join(
+        _fill_symbol(str(index), colour) for index, (_, _, colour) in enumerate(SCORE_CLASSES)
+    )
+    return (
+        '<renderer-v2 type="graduatedSymbol" attr="score" graduatedMethod="GraduatedColor" '
+        'symbollevels="0" enableorderby="0" forceraster="0">\n'
+        f"<ranges>\n{ranges}</ranges>\n<symbols>\n{symbols}</symbols>\n"
+        f"<source-symbol>\n{_fill_symbol('0', SCORE_CLASSES[-1][2])}</source-symbol>\n"
+        "</renderer-v2>\n<layerGeometryType>2</layerGeometryType>\n"
+    )
+
+
+def _fill_symbol(name: str, colour: Colour) -> str:
+    red, green, blue = colour
+    options = {
+        "color": f"{red},{green},{blue},{_FILL_ALPHA}",
+        "style": "solid",
+        "outline_color": f"{red},{green},{blue},255",
+        "outline_style": "solid",
+        "outline_width": str(_OUTLINE_MM),
+        "outline_width_unit": "MM",
+        "joinstyle": "miter",
+    }
+    pairs = "".join(
+        f'<Option type="QString" name={quoteattr(key)} value={quoteattr(value)}/>'
+        for key, value in options.items()
+    )
+    return (
+        f'<symbol type="fill" name="{name}" alpha="1" clip_to_extent="1" force_rhr="0">'
+        '<layer class="SimpleFill" enabled="1" locked="0" pass="0">'
+        f'<Option type="Map">{pairs}</Option></layer></symbol>\n'
+    )
+
+
+def _hex(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

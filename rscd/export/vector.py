@@ -1,0 +1,402 @@
+"""Change polygons as a table, and the table as a file: the driver follows from the suffix.
+
+What goes where: GeoPackage carries style and provenance itself; GeoParquet carries the
+provenance. Otherwise the style lies in ``<stem>.qml`` and the provenance in
+``<name>.json`` (``change.geojson.json``) beside the file.
+"""
+
+import json
+import logging
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pyogrio
+import pyogrio.errors
+import pyproj
+import shapely
+from affine import Affine
+from pyarrow import ArrowException
+
+from rscd.errors import OutputError, UsageError
+from rscd.export.style import change_qml
+from rscd.geo.measure import Ground
+from rscd.geo.polygons import Polygons, mean_under, right_hand, to_world, trace
+from rscd.types import Provenance
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("appeared", "vanished", "changed")
+
+LAYER = "changes"
+"""Name of the layer in formats that name layers."""
+
+PROVENANCE_KEY = "provenance"
+"""Metadata key of the provenance (JSON text) in GeoPackage and GeoParquet."""
+
+_DTYPES = {
+    "id": "int64",
+    "kind": "string",
+    "class": "string",
+    "score": "float64",
+    "area_m2": "float64",
+    "t1": "string",
+    "t2": "string",
+    "model": "string",
+}
+
+_DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
+_STRAIGHT_M = 1000.0  # a longer edge bends visibly in longitude and latitude
+_GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
+
+_DRIVER_ERRORS = (
+    OSError,
+    sqlite3.Error,
+    ArrowException,
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.FeatureError,
+    pyogrio.errors.GeometryError,
+    pyogrio.errors.FieldError,
+)
+
+
+def change_polygons(
+    mask_path: str | Path,
+    prob_path: str | Path | None,
+    crs: Any,
+    transform: Affine,
+    *,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+    gsd_m: float | None = None,
+    model: str | None = None,
+    class_name: str | None = None,
+    t1: str | None = None,
+    t2: str | None = None,
+    kind: str = "changed",
+) -> geopandas.GeoDataFrame:
+    """Vectorise a change mask on disk, scored and measured.
+
+    Args:
+        mask_path: uint8 raster: 0 no change, 1 change, 255 nodata.
+        prob_path: float32 raster of the same shape, change probability in [0,1]; None leaves
+            ``score`` null.
+        crs: CRS of both, or None for pixel coordinates.
+        transform: Affine pixel -> CRS.
+        min_area_m2: Polygons smaller than this are dropped, before simplification.
+        simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
+        gsd_m: Metres per pixel where there is no CRS; without it ``area_m2`` is null.
+        model: Name of the model that made the mask.
+        class_name: Class of the changed objects, where the model knows one.
+        t1: ISO date of the earlier image.
+        t2: ISO date of the later image.
+        kind: One of `KINDS`.
+
+    Returns:
+        One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
+        ``class``, ``score`` (mean probability of its pixels, 4 decimals), ``area_m2`` (of its
+        pixels, before simplification), ``t1``, ``t2``, ``model``, ``geometry``. The same columns
+        and types when nothing changed.
+
+    Raises:
+        UsageError: Unknown kind, or metres are asked for and nothing tells them.
+        SceneError: A raster cannot be read.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"expected kind {', '.join(KINDS)}, got {kind!r}; choose one of them")
+    ground = Ground(crs, transform, gsd_m)
+    if min_area_m2 > 0:
+        ground.require_metres("filter by area")
+    if simplify_m > 0:
+        ground.require_metres("simplify")
+    polygons = trace(mask_path)
+    areas = ground.areas_m2(polygons)
+    if min_area_m2 > 0:
+        large = areas >= min_area_m2
+        polygons, areas = polygons[large], areas[large]
+    scores = (
+        np.full(len(polygons), np.nan) if prob_path is None else mean_under(polygons, prob_path)
+    )
+    columns = {
+        "id": np.arange(1, len(polygons) + 1),
+        "kind": kind,
+        "class": class_name,
+        "score": np.round(scores, 4),
+        "area_m2": np.round(areas, 4),
+        "t1": t1,
+        "t2": t2,
+        "model": model,
+    }
+    table = pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(_DTYPES)
+    geometry = to_world(ground.simplify(polygons, simplify_m), transform)
+    return geopandas.GeoDataFrame(table, geometry=geometry, crs=crs)
+
+
+def vector_files(path: str | Path) -> list[Path]:
+    """Files that `write_vector` makes for a path: sidecars first, the file itself last.
+
+    Raises:
+        UsageError: The suffix is not one of `SUFFIXES`.
+    """
+    path = Path(path)
+    form = _format(path)
+    sidecars = []
+    if form.style_beside:
+        sidecars.append(path.with_suffix(".qml"))
+    if form.provenance_beside:
+        sidecars.append(path.with_name(f"{path.name}.json"))
+    return [*sidecars, path]
+
+
+def write_vector(
+    polygons: geopandas.GeoDataFrame,
+    path: str | Path,
+    *,
+    provenance: Provenance,
+    layer_options: Mapping[str, str] | None = None,
+    pixel_coordinates: bool = False,
+) -> list[Path]:
+    """Write change polygons; the format follows from the suffix (`SUFFIXES`).
+
+    ``.geojson`` is RFC 7946: longitude and latitude on WGS 84, at most 7 decimals, right-hand
+    rings, polygons cut at the antimeridian. The other formats keep the CRS. The same polygons and
+    provenance give the same bytes. Everything is written in a hidden folder beside the target and
+    renamed, the file itself last; existing files are replaced.
+
+    Args:
+        polygons: Table of `change_polygons`.
+        path: Target.
+        provenance: JSON data that says how the result was made.
+        layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
+            ROW_GROUP_SIZE.
+        pixel_coordinates: Accept polygons without CRS in ``.geojson``: (col, row), rows down.
+
+    Returns:
+        The files written, as `vector_files` lists them.
+
+    Raises:
+        UsageError: Unknown suffix or option, or ``.geojson`` without CRS.
+        OutputError: The files cannot be written.
+    """
+    path = Path(path)
+    form = _format(path)
+    text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
+    if form.lonlat and polygons.crs is None and not pixel_coordinates:
+        raise UsageError(
+            f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, got none; "
+            "write .gpkg, or pass --pixel-coordinates"
+        )
+    job = _Job(provenance=text, options=dict(layer_options or {}))
+    files = vector_files(path)
+    with _staged(files) as staging:
+        if form.style_beside:
+            (staging / path.with_suffix(".qml").name).write_text(change_qml(), encoding="utf-8")
+        if form.provenance_beside:
+            (staging / f"{path.name}.json").write_text(text + "\n", encoding="utf-8")
+        form.write(polygons, staging / path.name, job)
+    return files
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a format's writer needs beside table and path."""
+
+    provenance: str
+    options: dict[str, str]
+
+
+@contextmanager
+def _staged(files: list[Path]) -> Iterator[Path]:
+    """A folder beside the target whose files are renamed into place, or removed on failure."""
+    target = files[-1]
+    # A fixed name: what a killed run leaves, the next run removes.
+    staging = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        yield staging
+        for file in files:
+            (staging / file.name).replace(file)
+    except _DRIVER_ERRORS as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise OutputError(
+            f"{target}: cannot be written: {str(reason).splitlines()[0]}; "
+            "choose a folder that exists, is writable and has space"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
+    if polygons.crs is None:
+        _write_ogr(polygons, path, job, "GeoJSON", {})
+        return
+    lonlat = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
+    defaults = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
+    _write_ogr(lonlat, path, job, "GeoJSON", defaults)
+
+
+def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
+    _write_ogr(polygons, path, job, "FlatGeobuf", {}, geometry_type="Polygon")
+
+
+def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
+    metadata = {PROVENANCE_KEY: job.provenance}
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
+    try:
+        _write_ogr(
+            polygons, path, job, "GPKG", {}, geometry_type="Polygon", dataset_metadata=metadata
+        )
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    _embed_style(path)
+
+
+def _write_ogr(
+    polygons: geopandas.GeoDataFrame,
+    path: Path,
+    job: _Job,
+    driver: str,
+    options: dict[str, str],
+    **keywords: Any,
+) -> None:
+    options = {**options, **{key.upper(): value for key, value in job.options.items()}}
+    try:
+        pyogrio.write_dataframe(polygons, path, driver=driver, layer=LAYER, **keywords, **options)
+    except ValueError as error:
+        if not job.options:
+            raise
+        raise UsageError(f"{path.name}: {error}; correct --lco") from error
+
+
+def _embed_style(path: Path) -> None:
+    """Add the table ``layer_styles`` as QGIS makes it; QGIS applies its default row by itself."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+            " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+            " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+            " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+            " update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+        )
+        connection.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description,"
+            " last_change, srs_id) VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?, 0)",
+            (_GPKG_DATE,),
+        )
+        (geometry_column,) = connection.execute(
+            "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)
+        ).fetchone()
+        connection.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
+            " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner,"
+            " update_time) VALUES ('', '', ?, ?, 'change', ?, '', 1, 'Score of change', '', ?)",
+            (LAYER, geometry_column, change_qml(), _GPKG_DATE),
+        )
+
+
+def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
+    keywords: dict[str, Any] = {}
+    for key, value in job.options.items():
+        if key.upper() == "COMPRESSION":
+            keywords["compression"] = value.lower()
+        elif key.upper() == "ROW_GROUP_SIZE" and value.isdigit():
+            keywords["row_group_size"] = int(value)
+        else:
+            raise UsageError(
+                f"{path.name}: expected COMPRESSION=NAME or ROW_GROUP_SIZE=N for GeoParquet, "
+                f"got {key}={value}; correct --lco"
+            )
+    polygons.to_parquet(path)
+    # geopandas writes no metadata of ours: read the table back and add it.
+    table = pyarrow.parquet.read_table(path)
+    metadata = {**table.schema.metadata, PROVENANCE_KEY.encode(): job.provenance.encode()}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path, **keywords)
+
+
+def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
+    """Geometries as RFC 7946 wants them: degrees, 7 decimals, right-hand, cut at +-180."""
+    crs = polygons.crs
+    geometry = polygons.geometry.to_numpy()
+    if not crs.is_geographic:
+        geometry = shapely.segmentize(
+            geometry, _STRAIGHT_M / crs.axis_info[0].unit_conversion_factor
+        )
+    transformer = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    points, owner = shapely.get_coordinates(geometry, return_index=True)
+    lon, lat = transformer.transform(*points.T)
+    if len(points) and not crs.is_geographic:
+        # The transformer jumps from 180 to -180; keep each polygon in one piece.
+        first = lon[np.searchsorted(owner, np.arange(len(geometry)))][owner]
+        lon = first + (lon - first + 180) % 360 - 180
+    degrees = shapely.set_coordinates(geometry.copy(), np.column_stack([lon, lat]))
+    rounded = shapely.transform(_cut_at_antimeridian(degrees), lambda p: np.round(p, _DECIMALS))
+    return right_hand(_repaired(rounded))
+
+
+def _cut_at_antimeridian(polygons: Polygons) -> Polygons:
+    """Bring longitudes into [-180, 180]; polygons across its ends become multipolygons."""
+    west, _, east, _ = shapely.bounds(polygons).T
+    cut = polygons.copy()
+    for index in np.flatnonzero((west < -180) | (east > 180)):
+        parts: list[Any] = []
+        for turn in (-360, 0, 360):
+            world = shapely.box(turn - 180, -90, turn + 180, 90)
+            piece = shapely.intersection(polygons[index], world)
+            shifted = shapely.transform(piece, lambda p, turn=turn: p - [turn, 0])
+            parts += [part for part in shapely.get_parts(shifted) if part.geom_type == "Polygon"]
+        cut[index] = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
+    return cut
+
+
+def _repaired(polygons: Polygons) -> Polygons:
+    """Make valid what rounding spoilt; what it flattened altogether stays and is reported."""
+    bad = np.flatnonzero(~shapely.is_valid(polygons))
+    repaired = polygons.copy()
+    repaired[bad] = shapely.buffer(polygons[bad], 0)
+    flat = bad[shapely.is_empty(repaired[bad])]
+    repaired[flat] = polygons[flat]
+    if len(flat):
+        logger.warning("%d polygons are flat at 7 decimals of a degree; use .gpkg", len(flat))
+    return repaired
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A file format: its writer, and what it cannot carry itself."""
+
+    write: Callable[[geopandas.GeoDataFrame, Path, _Job], None]
+    style_beside: bool = True
+    provenance_beside: bool = True
+    lonlat: bool = False
+
+
+_FORMATS = {
+    ".geojson": _Format(_write_geojson, lonlat=True),
+    ".gpkg": _Format(_write_geopackage, style_beside=False, provenance_beside=False),
+    ".fgb": _Format(_write_flatgeobuf),
+    ".parquet": _Format(_write_parquet, provenance_beside=False),
+}
+
+SUFFIXES = tuple(_FORMATS)
+"""Suffixes that `write_vector` knows."""
+
+
+def _format(path: Path) -> _Format:
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"{path}: expected a vector file {', '.join(SUFFIXES)}, got {path.suffix!r}; "
+            "change the suffix"
+        ) from None
