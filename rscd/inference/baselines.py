@@ -4,3 +4,6 @@ from rscd.inference.irmad import Irmad
 
 DETECTORS = {"irmad": Irmad}
 """Models by the name that ``--model`` takes; calling one gives it with its defaults."""
+
+DEFAULT_DETECTOR = "irmad"
+"""What ``rscd predict`` takes when no model is named."""

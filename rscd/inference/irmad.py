@@ -17,8 +17,9 @@ from scipy import special
 
 from rscd.errors import SceneError
 from rscd.inference.pointwise import PointwisePredictor, fitted
-from rscd.inference.predictor import Block
+from rscd.inference.predictor import POINTWISE, Block, Tiling
 from rscd.inference.sampling import BUDGET, sample_pixels
+from rscd.types import Provenance
 
 Float64Array = NDArray[np.float64]
 
@@ -195,11 +196,20 @@ class Irmad:
     tolerance: float = 1e-3
     budget: int = BUDGET
     name: str = "irmad"
-    halo: int = 0
+    tiling: Tiling = POINTWISE
     summary: str = (
         "iteratively reweighted multivariate alteration detection (Nielsen 2007); "
         "multispectral scenes of 10 m and coarser, two bands or more"
     )
+
+    def card(self) -> Provenance:
+        """Name and parameters; see ``Model``."""
+        return {
+            "name": self.name,
+            "max_iterations": self.max_iterations,
+            "tolerance": self.tolerance,
+            "budget": self.budget,
+        }
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> PointwisePredictor:
         """Estimate the canonical differences and the threshold from a sample of the scene.

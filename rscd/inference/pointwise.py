@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rscd.inference.otsu import otsu_threshold
+from rscd.inference.predictor import POINTWISE, Tiling
 from rscd.types import BoolArray, FloatArray
 
 STRIP = 1 << 15
@@ -37,7 +38,7 @@ class PointwisePredictor:
     """(K, 2, C): each variate is a sum of weight x (value - centre) over dates and bands."""
     tau: float
     """The distance at which a pixel becomes change."""
-    halo: int = 0
+    tiling: Tiling = POINTWISE
     threshold: float = 0.5
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:

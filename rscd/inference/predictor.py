@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from rscd.types import BoolArray, FloatArray
+from rscd.types import BoolArray, FloatArray, Provenance
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,38 @@ class Block:
     halo: int
 
 
-@runtime_checkable
+@dataclass(frozen=True)
+class Tiling:
+    """How a model takes a scene in pieces."""
+
+    halo: int = 0
+    """Context pixels per side that the result at a pixel depends on."""
+    multiple: int = 1
+    """Heights and widths it accepts are multiples of this."""
+    tile_size: int = 1024
+    """Side of a tile when the user does not choose one; results do not depend on it."""
+    batch_size: int = 1
+    """Likewise."""
+    bytes_per_pixel: int = 32
+    """Working memory per pixel of the batch, beside the image itself."""
+
+
+POINTWISE = Tiling()
+"""Of models that look at one pixel at a time."""
+
+
 class Predictor(Protocol):
     """A ready model. Picklable; safe to call from several threads."""
 
-    name: str
-    """What the ``model`` column and the provenance say."""
-    halo: int
-    """Context pixels per side that the result at a pixel depends on."""
-    threshold: float
-    """The automatic threshold: a pixel is change where its probability is at or above it."""
+    @property
+    def threshold(self) -> float:
+        """The automatic threshold: a pixel is change where its probability is at or above it."""
+        ...
+
+    @property
+    def tiling(self) -> Tiling:
+        """How it takes a scene in pieces."""
+        ...
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change.
@@ -52,8 +74,24 @@ class Predictor(Protocol):
 class Model(Protocol):
     """What a user names with ``--model``: fitted to a scene it becomes a Predictor."""
 
-    name: str
-    halo: int
+    @property
+    def name(self) -> str:
+        """What ``-m`` takes, and what column ``model`` of the results says."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line for ``rscd model list``."""
+        ...
+
+    @property
+    def tiling(self) -> Tiling:
+        """How it takes a scene in pieces."""
+        ...
+
+    def card(self) -> Provenance:
+        """Plain data that identifies the model: its name, parameters, and hash of its weights."""
+        ...
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> Predictor:
         """Gather what must be known of the whole scene, in one pass in bounded memory.

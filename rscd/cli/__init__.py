@@ -1,0 +1,85 @@
+"""The command line: argv -> function call -> exit code; nothing else.
+
+One module per command: ``add(commands)`` declares its arguments, ``run(args)`` imports what it
+needs, so that ``rscd --help`` answers at once.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import rscd
+from rscd.cli import model, predict, sample
+from rscd.errors import RscdError
+
+COMMANDS = (predict, sample, model)
+
+log = logging.getLogger("rscd")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="rscd",
+        description="Find what changed between two images of one place.",
+        epilog="rscd COMMAND --help tells more; exit codes: 0 done, 2 wrong usage, 1 something to "
+        "fix in data or environment.",
+    )
+    parser.add_argument("--version", action="version", version=f"rscd {rscd.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    args = build_parser().parse_args(argv)
+    _log_to_stderr(getattr(args, "verbosity", 0))
+    try:
+        args.run(args)
+    except RscdError as error:
+        _say(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on where it stopped")
+        return 130
+    except MemoryError as error:
+        _say(
+            f"expected enough memory, found it used up ({error}); set --max-memory or a smaller "
+            "--tile-size"
+        )
+        return 1
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of stdout went away
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        raise
+    return 0
+
+
+def _log_to_stderr(verbosity: int) -> None:
+    level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.setLevel(level)
+    log.propagate = False
+    if verbosity <= 0:
+        import warnings
+
+        warnings.simplefilter("ignore")  # libraries' advice to programmers
+
+
+def _say(message: object) -> None:
+    print(f"rscd: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201

@@ -1,0 +1,47 @@
+"""``rscd model``: what models there are."""
+
+import argparse
+from typing import Any
+
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser("model", help="list and show models")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="names for -m, the default first")
+    listing.set_defaults(run=run_list)
+    showing = actions.add_parser("show", help="all that is known of one model")
+    showing.add_argument("name", metavar="NAME|FILE")
+    showing.set_defaults(run=run_show)
+    for action in (listing, showing):
+        add_json(action)
+        add_verbosity(action)
+
+
+def run_list(args: argparse.Namespace) -> None:
+    """Names and one line each."""
+    from rscd.inference.models import load_model, model_names
+
+    summaries = {name: load_model(name).summary for name in model_names()}
+    if args.json:
+        emit_json(summaries)
+        return
+    for i, (name, summary) in enumerate(summaries.items()):
+        emit(f"{name:<12} {summary}{' (default)' if i == 0 else ''}")
+
+
+def run_show(args: argparse.Namespace) -> None:
+    """The card of a model."""
+    from dataclasses import asdict
+
+    from rscd.inference.models import load_model
+
+    model = load_model(args.name)
+    card = model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
+    if args.json:
+        emit_json(card)
+        return
+    for key, value in card.items():
+        emit(f"{key}: {value}")

@@ -1,0 +1,278 @@
+"""``rscd predict``: two rasters in, change polygons and rasters out."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.errors import UsageError
+
+if TYPE_CHECKING:
+    from rscd.pipeline import Options
+
+EPILOG = """\
+Without -m the training-free default is used. Training-free detectors (cva, irmad, pca-kmeans) find
+what differs in colour beyond a change of light: good on multispectral scenes of 10 m and coarser,
+nearly useless for buildings on half-metre images, where most of what differs is not change.
+
+Examples:
+  rscd predict scene_t1.tif scene_t2.tif -o change.geojson
+  rscd predict 2019.tif 2023.tif -o change.gpkg -o change.tif --prob prob.tif --min-area 50
+  rscd predict before.png after.png -o change.tif
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "predict",
+        help="find what changed between two rasters",
+        description="Find what changed between two rasters of one place and write it as polygons "
+        "(.geojson .gpkg .fgb .parquet) or as a mask (.tif).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("t1", help="raster of the earlier date (path, VRT or URL)")
+    parser.add_argument("t2", help="raster of the later date")
+    parser.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        required=True,
+        metavar="OUT",
+        help="file to write, format by suffix; may be repeated",
+    )
+    parser.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
+    parser.add_argument(
+        "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
+    )
+    _add_detection(parser)
+    _add_scene(parser)
+    _add_running(parser)
+    add_json(parser)
+    add_verbosity(parser)
+
+
+def _add_detection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("detection")
+    group.add_argument(
+        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: the first there"
+    )
+    group.add_argument(
+        "--threshold",
+        default="auto",
+        metavar="auto|0..1",
+        help="probability from which a pixel is change (default: the model's own rule)",
+    )
+    group.add_argument(
+        "--min-area",
+        type=_not_negative,
+        default=0.0,
+        metavar="M2",
+        help="leave out polygons smaller than this many square metres; rasters keep them",
+    )
+    group.add_argument(
+        "--simplify",
+        type=_not_negative,
+        default=0.0,
+        metavar="M",
+        help="simplify polygons by this tolerance in metres (default 0: pixel edges)",
+    )
+
+
+def _add_scene(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("scene")
+    group.add_argument(
+        "--align",
+        choices=("t1", "t2", "none"),
+        default="t1",
+        help="whose pixel grid carries the result; none: refuse two grids (default t1)",
+    )
+    group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+    group.add_argument(
+        "--bbox", metavar="XMIN,YMIN,XMAX,YMAX", help="only this rectangle, in --bbox-crs"
+    )
+    group.add_argument("--bbox-crs", metavar="CRS", help="default: the CRS of the result")
+    group.add_argument("--aoi", metavar="FILE", help="only inside the polygons of a vector file")
+    group.add_argument(
+        "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
+    )
+    group.add_argument("--t1-date", metavar="ISO", help="date for column t1, such as 2019-07-14")
+    group.add_argument("--t2-date", metavar="ISO", help="date for column t2")
+    group.add_argument(
+        "--gsd",
+        type=_positive,
+        metavar="METRES",
+        help="pixel size, for images without georeferencing",
+    )
+    group.add_argument(
+        "--pixel-coordinates",
+        action="store_true",
+        help="write polygons in pixels where the images have no CRS",
+    )
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument("--tile-size", type=_count, metavar="N", help="side of a tile in pixels")
+    group.add_argument("--batch-size", type=_count, metavar="N", help="tiles per step")
+    group.add_argument("--workers", type=_count, metavar="N", help="threads (default: cores)")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
+    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    group.add_argument(
+        "--co", action="append", default=[], metavar="K=V", help="creation option for rasters"
+    )
+    group.add_argument(
+        "--lco", action="append", default=[], metavar="K=V", help="layer option for vectors"
+    )
+    group.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the command."""
+    from dataclasses import asdict
+
+    from rscd.cli.progress import progress_bar
+    from rscd.pipeline import open_pair, plan, predict
+
+    options = _options(args)
+    pair = open_pair(args.t1, args.t2, options, _area(args))
+    if args.dry_run:
+        _show_plan(asdict(plan(pair, options)), args.json)
+        return
+    _say_alignment(pair.alignment)
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        result = predict(
+            pair, args.output, options, prob=args.prob, preview=args.preview, progress=progress
+        )
+    if args.json:
+        emit_json(asdict(result))
+        return
+    _say_result(result)
+    for path in result.outputs:
+        emit(path)
+
+
+def _say_alignment(alignment: dict[str, str]) -> None:
+    import logging
+
+    logging.getLogger("rscd").info(
+        "result grid: %s\n  t1 %s\n  t2 %s", alignment["grid"], alignment["t1"], alignment["t2"]
+    )
+
+
+def _say_result(result: Any) -> None:
+    import logging
+
+    area = "" if result.area_m2 is None else f", {result.area_m2:,.0f} m2"
+    polygons = "" if result.n_polygons is None else f"{result.n_polygons} polygons{area}; "
+    logging.getLogger("rscd").info(
+        "%s%.2f %% of the scene changed by %s at threshold %.3g; %.1f s%s",
+        polygons,
+        100 * result.changed_share,
+        result.model,
+        result.threshold,
+        result.seconds,
+        " (went on with an interrupted run)" if result.resumed else "",
+    )
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json(plan)
+        return
+    for name, value in plan.items():
+        emit(f"{name}: {value}")
+
+
+def _options(args: argparse.Namespace) -> "Options":
+    from rscd.geo.scene import parse_bands
+    from rscd.inference.memory import parse_memory
+    from rscd.pipeline import Options
+
+    return Options(
+        model=args.model,
+        threshold=_threshold(args.threshold),
+        min_area_m2=args.min_area,
+        simplify_m=args.simplify,
+        align=args.align,
+        bands=None if args.bands is None else parse_bands(args.bands),
+        src_nodata=args.src_nodata,
+        t1_date=_date(args.t1_date),
+        t2_date=_date(args.t2_date),
+        gsd_m=args.gsd,
+        pixel_coordinates=args.pixel_coordinates,
+        tile_size=args.tile_size,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+        max_memory=None if args.max_memory is None else parse_memory(args.max_memory),
+        overwrite=args.overwrite,
+        creation_options=_pairs("--co", args.co),
+        layer_options=_pairs("--lco", args.lco),
+    )
+
+
+def _area(args: argparse.Namespace) -> Any:
+    from rscd.geo.area import Area
+
+    if args.bbox is not None and args.aoi is not None:
+        raise UsageError("expected one of --bbox and --aoi, found both; drop one")
+    if args.aoi is not None:
+        return Area.from_file(args.aoi)
+    if args.bbox is not None:
+        return Area.from_text(args.bbox, args.bbox_crs)
+    return None
+
+
+def _threshold(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"expected --threshold auto or a number from 0 to 1, found {text!r}")
+    return value
+
+
+def _date(text: str | None) -> str | None:
+    import datetime
+
+    if text is None:
+        return None
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"expected an ISO date such as 2019-07-14, found {text!r}") from None
+    return text
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text[1:]:
+            raise UsageError(f"expected {option} NAME=VALUE, found {text!r}")
+    return {k.upper(): v for k, v in (text.split("=", 1) for text in texts)}
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text}")
+    return value

@@ -1,0 +1,73 @@
+"""Which file suffix means which writer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import geopandas
+
+from rscd.errors import UsageError
+from rscd.export.raster import write_mask
+from rscd.export.style import change_qml
+from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
+from rscd.export.vector import write_vector
+from rscd.geo.changemap import ChangeMap
+
+RASTER_SUFFIXES = (".tif", ".tiff")
+
+
+def is_vector(path: Path) -> bool:
+    """Whether an output holds polygons."""
+    return path.suffix.lower() in VECTOR_SUFFIXES
+
+
+def check_output(path: Path, *, has_crs: bool, pixel_coordinates: bool) -> None:
+    """Find out before any work whether `write_output` knows what to do.
+
+    Raises:
+        UsageError: unknown suffix, or polygons of a scene that has only pixels.
+    """
+    if not is_vector(path) and path.suffix.lower() not in RASTER_SUFFIXES:
+        known = " ".join((*VECTOR_SUFFIXES, *RASTER_SUFFIXES))
+        raise UsageError(f"expected an output ending in one of {known}, found {path}")
+    if is_vector(path) and not has_crs and not pixel_coordinates:
+        raise UsageError(
+            f"expected images with a CRS for polygons in {path}, found none; write a .tif, or add "
+            "--pixel-coordinates to get polygons in pixels"
+        )
+
+
+def write_output(
+    change_map: ChangeMap,
+    polygons: geopandas.GeoDataFrame | None,
+    path: Path,
+    *,
+    creation_options: Mapping[str, str],
+    layer_options: Mapping[str, str],
+    pixel_coordinates: bool,
+) -> None:
+    """Write polygons or mask, as the suffix says.
+
+    Args:
+        change_map: with its mask made.
+        polygons: of `change_polygons`; needed for vector files.
+        path: see `check_output`.
+        creation_options: for GDAL's COG driver.
+        layer_options: for the vector driver.
+        pixel_coordinates: accept polygons without CRS.
+
+    Raises:
+        OutputError: when it cannot be written.
+        UsageError: for options the driver does not take.
+    """
+    if not is_vector(path):
+        write_mask(change_map, path, creation_options, change_qml())
+        return
+    if polygons is None:
+        raise ValueError(f"no polygons given for {path}")
+    write_vector(
+        polygons,
+        path,
+        provenance=change_map.provenance,
+        layer_options=layer_options,
+        pixel_coordinates=pixel_coordinates,
+    )

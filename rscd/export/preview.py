@@ -1,0 +1,73 @@
+"""One picture for a quick look: t1, t2, and t2 with change outlined."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rscd.export.atomic import atomic_folder
+from rscd.geo.changemap import ChangeMap
+from rscd.geo.scene import ScenePair
+from rscd.geo.tiles import Box
+from rscd.types import ByteArray, FloatArray
+
+PANEL_PX = 1024
+"""Longest side of a panel; larger scenes are thinned out."""
+GAP_PX = 8
+OUTLINE_RGB = (255, 40, 80)
+
+
+def write_preview(pair: ScenePair, change_map: ChangeMap, path: Path) -> None:
+    """Write a PNG with three panels: t1, t2, t2 with the outlines of the change mask.
+
+    Args:
+        pair: the scene.
+        change_map: with its mask made.
+        path: ends in .png.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    image, mask = _thinned(pair, change_map)
+    t1, t2 = (_display(date) for date in image)
+    outlined = t2.copy()
+    contours, _ = cv2.findContours(
+        (mask == 1).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(outlined, contours, -1, OUTLINE_RGB, 1)
+    gap = np.full((t1.shape[0], GAP_PX, 3), 255, np.uint8)
+    sheet = np.hstack([t1, gap, t2, gap, outlined])
+    _, png = cv2.imencode(".png", sheet[:, :, ::-1])
+    with atomic_folder(path) as folder:
+        (folder / path.name).write_bytes(png.tobytes())
+
+
+def _thinned(pair: ScenePair, change_map: ChangeMap) -> tuple[FloatArray, ByteArray]:
+    """Every k-th pixel of the scene (2,C,h,w) and of the mask (h,w), read by strips of rows."""
+    height, width = pair.shape_hw
+    step = -(-max(height, width) // PANEL_PX)
+    images, masks = [], []
+    for row in range(0, height, 256 * step):
+        rows = min(256 * step, height - row)
+        strips = (
+            [
+                pair.read(Box(r, 0, 1, width))[0][:, :, :, ::step]
+                for r in range(row, row + rows, step)
+            ]
+            if step > 1
+            else [pair.read(Box(row, 0, rows, width))[0]]
+        )
+        images.extend(strips)
+        masks.append(change_map.mask.read_rows(row, row + rows)[::step, ::step])
+    return np.concatenate(images, axis=2), np.concatenate(masks)
+
+
+def _display(date: FloatArray) -> ByteArray:
+    """(C,h,w) raw values -> (h,w,3) uint8, stretched between the 2nd and 98th percentile."""
+    bands = date[:3] if len(date) >= 3 else np.repeat(date[:1], 3, axis=0)
+    used = (bands != 0).any(axis=0)
+    if not used.any():
+        return np.zeros((*bands.shape[1:], 3), np.uint8)
+    low, high = np.percentile(bands[:, used], [2, 98])
+    scaled = (bands - low) / max(high - low, 1e-6) * 255
+    return np.ascontiguousarray(np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0))

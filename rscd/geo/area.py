@@ -1,0 +1,107 @@
+"""Areas of interest: a rectangle or polygons in any CRS, brought onto a scene's grid."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+from shapely.geometry.base import BaseGeometry
+
+from rscd.errors import DataError, GridMismatchError, UsageError
+from rscd.geo.grid import crs_name
+
+EDGE_PARTS = 32
+"""Sides are cut into this many parts before they are carried into another CRS."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """An area of interest as the user gave it."""
+
+    geometry: BaseGeometry
+    crs: CRS | None
+    """None: that of the scene."""
+
+    @classmethod
+    def from_text(cls, bbox: str, crs: str | None = None) -> "Area":
+        """``"xmin,ymin,xmax,ymax"`` and the CRS of these numbers.
+
+        Raises:
+            UsageError: for other numbers than four in this order, or an unknown CRS.
+        """
+        try:
+            xmin, ymin, xmax, ymax = (float(part) for part in bbox.split(","))
+        except ValueError:
+            raise UsageError(f"expected --bbox xmin,ymin,xmax,ymax, found {bbox!r}") from None
+        if not (xmin < xmax and ymin < ymax):
+            raise UsageError(
+                f"expected --bbox with xmin below xmax and ymin below ymax, found {bbox!r}"
+            )
+        try:
+            parsed = None if crs is None else CRS.from_user_input(crs)
+        except CRSError:
+            raise UsageError(f"expected --bbox-crs such as EPSG:4326, found {crs!r}") from None
+        return cls(shapely.box(xmin, ymin, xmax, ymax), parsed)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Area":
+        """All polygons of a vector file.
+
+        Raises:
+            DataError: when it cannot be read or holds no polygon.
+        """
+        import pyogrio
+        from pyogrio.errors import DataLayerError, DataSourceError
+
+        try:
+            frame = pyogrio.read_dataframe(path, columns=[])
+        except (DataSourceError, DataLayerError) as error:
+            raise DataError(
+                f"expected polygons in --aoi {path}, found: {' '.join(str(error).split())}"
+            ) from error
+        geometry = shapely.union_all(shapely.make_valid(frame.geometry.values))
+        if geometry.is_empty or geometry.area == 0:
+            raise DataError(f"expected polygons in --aoi {path}, found none")
+        return cls(geometry, None if frame.crs is None else CRS(frame.crs))
+
+    def on(self, grid: GeoBox) -> tuple[BaseGeometry, bool]:
+        """The area in the CRS of a grid.
+
+        Returns:
+            The geometry, and whether it is just the rectangle of its bounds there.
+
+        Raises:
+            GridMismatchError: when only one of area and grid has a CRS, or it cannot be carried.
+        """
+        target = None if grid.crs is None else CRS(grid.crs)
+        if self.crs is None or self.crs == target:
+            geometry = self.geometry
+        elif target is None:
+            raise GridMismatchError(
+                f"expected an area in pixels for images without a CRS, found {crs_name(self.crs)};"
+                " leave out --bbox-crs and give pixel coordinates"
+            )
+        else:
+            geometry = _carried(self.geometry, self.crs, target)
+        return geometry, bool(geometry.equals(shapely.box(*geometry.bounds)))
+
+
+def _carried(geometry: BaseGeometry, source: CRS, target: CRS) -> BaseGeometry:
+    left, bottom, right, top = geometry.bounds
+    dense = shapely.segmentize(geometry, max(right - left, top - bottom) / EDGE_PARTS)
+    transformer = Transformer.from_crs(source, target, always_xy=True)
+
+    def carry(points: Any) -> Any:
+        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
+
+    carried = shapely.transform(dense, carry)
+    if not np.isfinite(shapely.get_coordinates(carried)).all():
+        raise GridMismatchError(
+            f"expected an area that exists in {crs_name(target)}, found one in {crs_name(source)} "
+            "beyond that projection; give its coordinates in the CRS of the scene"
+        )
+    return shapely.make_valid(carried)

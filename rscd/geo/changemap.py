@@ -1,0 +1,132 @@
+"""ChangeMap: what prediction leaves on disk and export reads, in bounded memory.
+
+The rasters are raw arrays with an ENVI header: a pixel's place in the file is known beforehand, so
+that a run killed at any moment leaves every finished tile intact and can go on; any GDAL tool
+opens them.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from rscd.geo.grid import shape_hw
+from rscd.geo.tiles import Box
+from rscd.types import IGNORE, ByteArray, FloatArray, Provenance, ShapeHW
+
+STRIP_BYTES = 16 << 20
+"""Rows are streamed in strips of about this size."""
+
+ENVI_TYPES = {"uint8": 1, "float32": 4}
+
+
+@dataclass(frozen=True)
+class RawRaster:
+    """A single-band raw raster on disk, written and read by boxes."""
+
+    path: Path
+    shape_hw: ShapeHW
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk."""
+        return self.shape_hw[0] * self.shape_hw[1] * np.dtype(self.dtype).itemsize
+
+    def create(self) -> None:
+        """Reserve the file's space, so that a full disk is found out now, and write its header.
+
+        Raises:
+            OSError: when there is no room.
+        """
+        height, width = self.shape_hw
+        with self.path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, self.nbytes)
+            else:
+                file.truncate(self.nbytes)
+        self.path.with_suffix(".hdr").write_text(
+            f"ENVI\nsamples = {width}\nlines = {height}\nbands = 1\nheader offset = 0\n"
+            f"file type = ENVI Standard\ndata type = {ENVI_TYPES[self.dtype]}\n"
+            "interleave = bsq\nbyte order = 0\n"
+        )
+
+    def write(self, box: Box, values: NDArray[Any]) -> None:
+        """Write a box row by row; other boxes may be written in any order."""
+        little_endian = np.dtype(self.dtype).newbyteorder("<")
+        rows = np.ascontiguousarray(values, little_endian)
+        with self.path.open("r+b", buffering=0) as file:
+            if box.width == self.shape_hw[1]:
+                os.pwrite(file.fileno(), rows.data, self._offset(box.row, 0))
+                return
+            for i, row in enumerate(rows):
+                os.pwrite(file.fileno(), row.data, self._offset(box.row + i, box.col))
+
+    def read_rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows start..stop-1 as (stop - start, width)."""
+        width = self.shape_hw[1]
+        flat = np.fromfile(
+            self.path,
+            np.dtype(self.dtype).newbyteorder("<"),
+            (stop - start) * width,
+            offset=self._offset(start, 0),
+        )
+        return flat.reshape(-1, width)
+
+    def strips(self) -> Iterator[Box]:
+        """Full-width boxes of about `STRIP_BYTES`, top to bottom."""
+        height, width = self.shape_hw
+        step = max(1, STRIP_BYTES // (4 * width))
+        for row in range(0, height, step):
+            yield Box(row, 0, min(step, height - row), width)
+
+    def _offset(self, row: int, col: int) -> int:
+        return (row * self.shape_hw[1] + col) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class ChangeMap:
+    """Change probability of a scene on disk, its grid, threshold and provenance."""
+
+    folder: Path
+    grid: GeoBox
+    threshold: float
+    """Change is where the probability is at or above this."""
+    provenance: Provenance
+
+    @property
+    def prob(self) -> RawRaster:
+        """float32 probability in [0,1]; NaN where either date has no data."""
+        return RawRaster(self.folder / "prob.img", shape_hw(self.grid), "float32")
+
+    @property
+    def mask(self) -> RawRaster:
+        """uint8: 0 no change, 1 change, 255 no data. There after `threshold_mask`."""
+        return RawRaster(self.folder / "mask.img", shape_hw(self.grid), "uint8")
+
+    def threshold_mask(self) -> tuple[int, int]:
+        """Write the mask from the probabilities, strip by strip.
+
+        Returns:
+            Number of changed pixels, number of valid pixels.
+        """
+        self.mask.create()
+        changed = valid = 0
+        for strip in self.prob.strips():
+            prob = self.prob.read_rows(strip.row, strip.row + strip.height)
+            mask = binarise(prob, self.threshold)
+            self.mask.write(strip, mask)
+            changed += int(np.count_nonzero(mask == 1))
+            valid += int(np.count_nonzero(mask != IGNORE))
+        return changed, valid
+
+
+def binarise(prob: FloatArray, threshold: float) -> ByteArray:
+    """Probability -> 1 where at or above the threshold (compared in float32), 255 where NaN."""
+    change = prob >= np.float32(threshold)
+    return np.where(np.isnan(prob), IGNORE, change).astype(np.uint8)

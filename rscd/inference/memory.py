@@ -1,0 +1,81 @@
+"""How large a step fits into the memory the user allows."""
+
+import re
+from dataclasses import dataclass, replace
+
+import psutil
+
+from rscd.errors import UsageError
+from rscd.inference.predictor import Tiling
+
+MIN_TILE = 64
+GDAL_CACHE = 128 << 20
+"""Block cache of GDAL when the user sets no limit; its own default is a share of all memory."""
+RESULTS = 96 << 20
+"""Kept free for tracing, overviews and Python itself."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is in memory at once while predicting."""
+
+    tile_size: int
+    batch_size: int
+    workers: int
+    gdal_cache: int
+    """Bytes of GDAL's block cache."""
+
+    def nbytes(self, n_bands: int, tiling: Tiling) -> int:
+        """Estimate beside what the process holds already."""
+        pixels = self.batch_size * (self.tile_size + 2 * tiling.halo) ** 2
+        # raw values as read, as float32 and stacked, at both dates; the model's own; validity
+        per_pixel = 2 * n_bands * (4 + 4 + 4) + tiling.bytes_per_pixel + 8
+        return pixels * per_pixel * self.workers + self.gdal_cache
+
+
+def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Load:
+    """Shrink a load until it fits: first the cache, then batch, workers and tiles.
+
+    Results do not depend on any of these.
+
+    Args:
+        load: what was asked for.
+        limit: bytes the whole process may hold; None for no limit.
+        n_bands: bands per date.
+        tiling: of the model.
+
+    Raises:
+        UsageError: when even the smallest step does not fit.
+    """
+    if limit is None:
+        return load
+    room = limit - psutil.Process().memory_info().rss - RESULTS
+    load = replace(load, gdal_cache=max(16 << 20, min(load.gdal_cache, room // 4)))
+    while load.nbytes(n_bands, tiling) > room:
+        if load.batch_size > 1:
+            load = replace(load, batch_size=load.batch_size // 2)
+        elif load.workers > 1:
+            load = replace(load, workers=load.workers - 1)
+        elif load.tile_size > MIN_TILE:
+            load = replace(load, tile_size=max(MIN_TILE, load.tile_size // 2))
+        else:
+            need = limit - room + load.nbytes(n_bands, tiling)
+            raise UsageError(
+                f"expected --max-memory of at least {-(-need // 10**6)}MB for this model and "
+                f"scene, found {limit // 10**6}MB; raise it"
+            )
+    return load
+
+
+def parse_memory(text: str) -> int:
+    """``"2GB"``, ``"800MB"``, ``"1.5GiB"`` -> bytes.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"expected a memory size such as 2GB or 800MB, found {text!r}")
+    number, prefix, binary = match.groups()
+    power = " KMGT".index(prefix.upper() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)

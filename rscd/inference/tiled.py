@@ -1,0 +1,173 @@
+"""The tiled engine: a scene pair and a model in, a probability raster out.
+
+Tiles trim, they do not blend: every pixel has one owner, so the result does not depend on tile
+size, batch size, workers or order. One writer; memory is what is in flight.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from rscd.geo.changemap import ChangeMap
+from rscd.geo.scene import ScenePair
+from rscd.geo.tiles import Box, Tile, batches, plan_tiles
+from rscd.inference.journal import Journal
+from rscd.inference.predictor import Block, Model, Predictor
+from rscd.types import FloatArray
+
+BLOCK_SIZE = 512
+"""Side of the blocks over which global statistics are gathered; fixed, see `Block`."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Mapper(Protocol):
+    """Any lazy ``map``: the builtin, a bounded pool of threads or processes, a cluster."""
+
+    def __call__(self, function: Callable[[T], R], jobs: Iterable[T], /) -> Iterator[R]:
+        """Yield ``function(job)`` for each job, in order."""
+        ...
+
+
+class Progress(Protocol):
+    """Told what is done; the command line draws a bar."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` units of `stage`."""
+        ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` that says nothing."""
+
+
+def bounded_map(
+    pool: Executor, in_flight: int, function: Callable[[T], R], jobs: Iterable[T]
+) -> Iterator[R]:
+    """Like ``pool.map``, but takes jobs only as results are taken: at most `in_flight` pending.
+
+    `Executor.map` submits everything at once, so results pile up when the writer is slower.
+    """
+    pending: deque[Future[R]] = deque()
+    try:
+        for job in jobs:
+            if len(pending) >= in_flight:
+                yield pending.popleft().result()
+            pending.append(pool.submit(function, job))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+@contextmanager
+def thread_mapper(workers: int) -> Iterator[Mapper]:
+    """A mapper over threads: each reads and computes; reading, computing and writing overlap."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="rscd") as pool:
+        yield partial(bounded_map, pool, workers + 1)
+
+
+def scene_blocks(pair: ScenePair, halo: int, mapper: Mapper = map) -> Iterator[Block]:
+    """The scene as fixed blocks for `Model.fit`."""
+    tiles = plan_tiles(pair.shape_hw, BLOCK_SIZE, halo)
+    yield from mapper(partial(_read_block, pair, halo), tiles)
+
+
+def _read_block(pair: ScenePair, halo: int, tile: Tile) -> Block:
+    image, valid = pair.read(tile.read)
+    return Block(tile.index, image, valid, halo)
+
+
+def run_block(
+    pair: ScenePair, predictor: Predictor, tiles: list[Tile]
+) -> list[tuple[Tile, FloatArray]]:
+    """Read, predict and trim one batch of tiles of equal size.
+
+    A top-level function of picklable arguments, so that it runs in a thread, a process or on a
+    cluster alike.
+
+    Returns:
+        Each tile with its (h,w) float32 probabilities, NaN where either date has no data.
+    """
+    pieces = [pair.read(tile.read) for tile in tiles]
+    image = np.stack([image for image, _ in pieces])
+    valid = np.stack([valid for _, valid in pieces])
+    del pieces
+    results: list[tuple[Tile, FloatArray]] = []
+    prob = predictor(image, valid) if valid.any() else np.zeros(valid.shape, np.float32)
+    for tile, tile_prob, tile_valid in zip(tiles, prob, valid, strict=True):
+        inner = tile_prob[tile.inner].astype(np.float32, copy=True)
+        inner[~tile_valid[tile.inner]] = np.nan
+        results.append((tile, inner))
+    return results
+
+
+def fit_model(
+    pair: ScenePair, model: Model, mapper: Mapper = map, progress: Progress = silent
+) -> Predictor:
+    """Give the model its pass over the scene for global statistics, if it needs one."""
+    height, width = pair.shape_hw
+    total = -(-height // BLOCK_SIZE) * -(-width // BLOCK_SIZE)
+
+    def counted() -> Iterator[Block]:
+        for block in scene_blocks(pair, model.tiling.halo, mapper):
+            yield block
+            progress("statistics", block.index + 1, total)
+
+    return model.fit(counted(), height * width)
+
+
+def predict_scene(
+    pair: ScenePair,
+    predictor: Predictor,
+    change_map: ChangeMap,
+    journal: Journal,
+    *,
+    tile_size: int,
+    batch_size: int = 1,
+    mapper: Mapper = map,
+    progress: Progress = silent,
+) -> None:
+    """Fill the probability raster of `change_map`, tile by tile.
+
+    Tiles that the journal has are not computed again. Writing stays in this process.
+
+    Args:
+        pair: the two dates on one grid.
+        predictor: a fitted model.
+        change_map: where to write.
+        journal: of the folder of `change_map`.
+        tile_size: side in pixels of what a tile owns.
+        batch_size: tiles per call of the predictor.
+        mapper: how blocks of tiles are carried out.
+        progress: told after each block.
+    """
+    if not journal.resumed:
+        change_map.prob.create()
+        journal.start()
+    tiling = predictor.tiling
+    tiles = plan_tiles(pair.shape_hw, tile_size, tiling.halo, tiling.multiple)
+    done = journal.done()
+    todo = [tile for tile in tiles if tile.index not in done]
+    finished = len(tiles) - len(todo)
+    progress("change", finished, len(tiles))
+    work = partial(run_block, pair, predictor)
+    for results in mapper(work, batches(todo, batch_size)):
+        for tile, prob in results:
+            change_map.prob.write(tile.write, prob)
+        journal.add([tile.index for tile, _ in results])
+        finished += len(results)
+        progress("change", finished, len(tiles))
+
+
+def whole_scene(pair: ScenePair) -> Box:
+    """The box of the whole grid."""
+    height, width = pair.shape_hw
+    return Box(0, 0, height, width)
