@@ -250,12 +250,13 @@ def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
 
 
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
+    # On the layer: GDAL answers metadata of the whole file with an .aux.xml on every reading.
     metadata = {PROVENANCE_KEY: job.provenance}
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
     try:
         _write_ogr(
-            polygons, path, job, "GPKG", {}, geometry_type="Polygon", dataset_metadata=metadata
+            polygons, path, job, "GPKG", {}, geometry_type="Polygon", layer_metadata=metadata
         )
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from rscd.errors import UsageError
 from rscd.geo.polygons import (
     Polygons,
+    apply_affine,
     chunks,
     pixel_counts,
-    pixel_to_crs,
     ragged,
     signed_ring_areas,
 )
@@ -58,7 +58,8 @@ class Ground:
         """
         lonlat = self._lonlat()
         if lonlat is None:
-            areas: Array = pixel_counts(polygons) * abs(np.linalg.det(self._planar_jacobian()))
+            (a, b), (d, e) = self._planar_jacobian()
+            areas: Array = pixel_counts(polygons) * abs(a * e - b * d)
             return areas
         return self._ellipsoidal_areas(polygons, lonlat)
 
@@ -124,7 +125,7 @@ class Ground:
         left, top, right, bottom = shapely.bounds(polygons).T[..., None]
         step = np.array([[0.5, -0.5, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5]])
         col, row = (left + right) / 2 + step[0], (top + bottom) / 2 + step[1]
-        lon, lat = lonlat.degrees(*pixel_to_crs(self.transform, col, row))
+        lon, lat = lonlat.degrees(*apply_affine(self.transform, col, row))
         across = (lon[:, ::2] - lon[:, 1::2] + 180) % 360 - 180  # also over the date line
         along = lat[:, ::2] - lat[:, 1::2]
         east_m, north_m = lonlat.metres_per_degree(lat.mean(axis=1))
@@ -135,12 +136,12 @@ class Ground:
         if len(polygons) == 0:
             return areas
         left, top, right, bottom = shapely.total_bounds(polygons)
-        middle = pixel_to_crs(self.transform, (left + right) / 2, (top + bottom) / 2)
+        middle = apply_affine(self.transform, (left + right) / 2, (top + bottom) / 2)
         project = lonlat.equal_area(*middle)
         for part in chunks(len(polygons)):
             dense = shapely.segmentize(polygons[part], _LONGEST_EDGE_PX)
             vertices, ring_start, owner = ragged(dense)
-            lon, lat = lonlat.degrees(*pixel_to_crs(self.transform, *vertices.T))
+            lon, lat = lonlat.degrees(*apply_affine(self.transform, *vertices.T))
             plane = np.column_stack(project(lon, lat))
             ring_areas, _ = signed_ring_areas(plane, ring_start, owner)
             areas[part] = np.bincount(owner, weights=ring_areas)

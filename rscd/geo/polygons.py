@@ -32,7 +32,7 @@ CHANGE = 1
 
 _CHUNK_VERTICES = 200_000  # vertices turned into shapely polygons at a time
 _CHUNK_POLYGONS = 50_000  # polygons taken apart at a time
-_STRIP_BYTES = 16_000_000  # row sums held at a time
+_STRIP_BYTES = 16_000_000  # rows held at a time, as float64
 _CACHE_BYTES = 16_000_000  # GDAL's block cache beyond the blocks of one row
 
 
@@ -54,12 +54,17 @@ def trace(mask_path: str | Path) -> Polygons:
         SceneError: The raster cannot be read.
     """
     with _reading(mask_path) as dataset:
+        changed = sum(np.count_nonzero(rows == CHANGE) for _, rows in _strips(dataset))
         band = rasterio.band(dataset, 1)
         # The band masks itself: zeros are skipped before they become a region with thousands of
         # holes. Nodata regions are traced too and dropped here.
         regions = rasterio.features.shapes(band, mask=band, connectivity=4)
-        parts = list(_assemble(region for region, value in regions if value == CHANGE))
+        outlines = (region["coordinates"] for region, value in regions if value == CHANGE)
+        parts = list(_assemble(outlines, ~dataset.transform))
     polygons: Polygons = np.concatenate([np.empty(0, dtype=object), *parts])
+    # rasterio passes over errors of GDALPolygonize: without this a truncated file has no change.
+    if (got := pixel_counts(polygons).sum()) != changed:
+        raise _unreadable(mask_path, f"{got} of {changed} changed pixels")
     return polygons[_first_pixel_order(polygons)]
 
 
@@ -75,12 +80,12 @@ def to_world(polygons: Polygons, transform: Affine) -> Polygons:
     """
 
     def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(pixel_to_crs(transform, *points.T))
+        return np.column_stack(apply_affine(transform, *points.T))
 
     return right_hand(shapely.transform(polygons, apply))
 
 
-def pixel_to_crs(
+def apply_affine(
     transform: Affine, col: NDArray[np.float64], row: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Apply an affine to arrays of any shape (spelled out: affine 2 and 3 differ in operators)."""
@@ -241,14 +246,19 @@ def _vertical_edges(polygons: Polygons, first_polygon: int) -> tuple[NDArray[np.
 
 def _row_sums(dataset: Any) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """First row and (h, W+1) running sums of the rows, strip by strip."""
-    rows = max(1, _STRIP_BYTES // (8 * (dataset.width + 1)))
-    for first_row in range(0, dataset.height, rows):
-        height = min(rows, dataset.height - first_row)
-        values = dataset.read(1, window=Window(0, first_row, dataset.width, height))
-        row_sums = np.zeros((height, dataset.width + 1))
+    for first_row, values in _strips(dataset):
+        row_sums = np.zeros((len(values), dataset.width + 1))
         clean = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
         np.cumsum(clean, axis=1, dtype=np.float64, out=row_sums[:, 1:])
         yield first_row, row_sums
+
+
+def _strips(dataset: Any) -> Iterator[tuple[int, NDArray[Any]]]:
+    """First row and (h, W) values of band 1, a bounded number of rows at a time."""
+    rows = max(1, _STRIP_BYTES // (8 * (dataset.width + 1)))
+    for first_row in range(0, dataset.height, rows):
+        height = min(rows, dataset.height - first_row)
+        yield first_row, dataset.read(1, window=Window(0, first_row, dataset.width, height))
 
 
 def _require_reach(edges: _VerticalEdges, dataset: Any) -> None:
@@ -260,32 +270,38 @@ def _require_reach(edges: _VerticalEdges, dataset: Any) -> None:
         )
 
 
-def _assemble(regions: Iterable[dict[str, Any]]) -> Iterator[Polygons]:
-    """GeoJSON-like polygons as shapely ones, thousands per call instead of one by one."""
+def _assemble(outlines: Iterable[Any], crs_to_pixel: Affine) -> Iterator[Polygons]:
+    """GeoJSON coordinates as shapely polygons, thousands per call instead of one by one."""
     vertices: list[NDArray[np.float64]] = []
     ring_sizes: list[int] = []
     polygon_sizes: list[int] = []
     held = 0
-    for region in regions:
-        rings = region["coordinates"]
+    for rings in outlines:
         polygon_sizes.append(len(rings))
         for ring in rings:
             ring_sizes.append(len(ring))
             vertices.append(np.fromiter(chain.from_iterable(ring), float, 2 * len(ring)))
             held += len(ring)
         if held >= _CHUNK_VERTICES:
-            yield _polygons(vertices, ring_sizes, polygon_sizes)
+            yield _polygons(vertices, ring_sizes, polygon_sizes, crs_to_pixel)
             vertices, ring_sizes, polygon_sizes, held = [], [], [], 0
     if polygon_sizes:
-        yield _polygons(vertices, ring_sizes, polygon_sizes)
+        yield _polygons(vertices, ring_sizes, polygon_sizes, crs_to_pixel)
 
 
 def _polygons(
-    vertices: list[NDArray[np.float64]], ring_sizes: list[int], polygon_sizes: list[int]
+    vertices: list[NDArray[np.float64]],
+    ring_sizes: list[int],
+    polygon_sizes: list[int],
+    crs_to_pixel: Affine,
 ) -> Polygons:
+    # From a band (not from an array) GDAL returns CRS coordinates. Vertices are pixel corners, so
+    # rounding undoes that exactly.
+    x_y = np.concatenate(vertices).reshape(-1, 2)
+    col_row = np.rint(np.column_stack(apply_affine(crs_to_pixel, *x_y.T)))
     polygons: Polygons = shapely.from_ragged_array(
         shapely.GeometryType.POLYGON,
-        np.concatenate(vertices).reshape(-1, 2),
+        col_row,
         (np.cumsum([0, *ring_sizes]), np.cumsum([0, *polygon_sizes])),
     )
     return polygons
@@ -318,5 +334,8 @@ def _reading(path: str | Path) -> Iterator[Any]:
         with dataset, rasterio.Env(GDAL_CACHEMAX=2 * row_bytes + _CACHE_BYTES):
             yield dataset
     except RasterioError as error:
-        message = f"{path}: expected a readable raster, got {error}; write it again"
-        raise SceneError(message) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, found: object) -> SceneError:
+    return SceneError(f"{path}: expected a readable raster, got {found}; write it again")
