@@ -1,0 +1,159 @@
+"""``write_sample``: a town as the files a user has: two GeoTIFFs, and the truth beside them."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+
+from rscd.data.town_conditions import Nuisance
+from rscd.data.town_materials import LAND_COVER, LAND_COVER_COLOURS
+from rscd.data.town_parts import Building, Town, TownStyle
+from rscd.data.towns import TownPair, plan_town, render_town
+from rscd.errors import OutputError
+from rscd.types import ShapeHW
+
+SAMPLE_CRS = "EPSG:32633"
+SAMPLE_ORIGIN = (398_400.0, 5_822_400.0)
+"""Upper left corner (easting, northing) of every sample scene, metres."""
+SAMPLE_GSD_M = 0.5
+SAMPLE_STYLE = TownStyle(
+    urban=0.66, dense=0.1, industrial=0.16, curvature=0.6, tree_cover=0.6, wood=0.3, field=0.35,
+    evergreen=0.3, arid=0.25, river=1.0, clutter=0.5,
+)  # fmt: skip
+SAMPLE_CHANGE_SHARE = 0.16
+
+RASTERS = ("scene_t1.tif", "scene_t2.tif", "truth_mask.tif", "landcover_t1.tif", "landcover_t2.tif")
+VECTORS = ("truth.geojson", "buildings_t1.geojson", "buildings_t2.geojson")
+
+
+def write_sample(
+    folder: Path, seed: int = 0, shape_hw: ShapeHW = (1024, 1024), *, overwrite: bool = False
+) -> dict[str, Path]:
+    """Write a synthetic scene pair with its truth.
+
+    Args:
+        folder: made when missing.
+        seed: the same seed gives the same bytes.
+        shape_hw: size in pixels of half a metre.
+        overwrite: replace files of the same names; other files are never touched.
+
+    Returns:
+        Stem -> path: ``scene_t1``, ``scene_t2`` (RGB uint8), ``truth_mask`` (0/1),
+        ``landcover_t1``, ``landcover_t2`` (classes in the tags and the colour table), ``truth``
+        (``kind`` appeared|vanished), ``buildings_t1``, ``buildings_t2``. Rasters are tiled,
+        deflated GeoTIFFs in EPSG:32633; the content of t2 lies a fraction of a pixel beside
+        t1's, as real archives do, and the metadata do not know it. Vectors are RFC 7946 GeoJSON.
+
+    Raises:
+        OutputError: when a file exists and ``overwrite`` is False, or the folder is unwritable.
+        UsageError: for a size below one pixel.
+    """
+    folder = Path(folder)
+    paths = {Path(name).stem: folder / name for name in (*RASTERS, *VECTORS)}
+    _check_free(paths, overwrite)
+    town = plan_town(
+        seed, shape_hw, SAMPLE_GSD_M, change_share=SAMPLE_CHANGE_SHARE, style=SAMPLE_STYLE
+    )
+    pair = render_town(town, Nuisance.moderate())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".rscd-sample-", dir=folder) as beside:
+            _write_rasters(Path(beside), town, pair)
+            _write_vectors(Path(beside), town, pair)
+            for path in paths.values():
+                os.replace(Path(beside) / path.name, path)
+    except OSError as error:
+        raise OutputError(f"cannot write the sample into {folder}: {error}") from error
+    return paths
+
+
+def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
+    present = sorted(path.name for path in paths.values() if path.exists())
+    if present and not overwrite:
+        folder = next(iter(paths.values())).parent
+        raise OutputError(
+            f"expected a folder without {present[0]}, found {len(present)} file(s) of a sample in "
+            f"{folder}; choose another folder or ask to overwrite"
+        )
+
+
+def sample_transform(gsd_m: float = SAMPLE_GSD_M) -> Affine:
+    """Pixel -> CRS of the sample scenes."""
+    return Affine.translation(*SAMPLE_ORIGIN) * Affine.scale(gsd_m, -gsd_m)
+
+
+def _write_rasters(folder: Path, town: Town, pair: TownPair) -> None:
+    tags = {"generator": "rscd sample", "seed": str(town.seed), "synthetic": "yes"}
+    for index, date in enumerate(("t1", "t2")):
+        _write_raster(folder / f"scene_{date}.tif", pair.image[index], town, {**tags, "date": date})
+        classes = {f"class_{value}": name for name, value in LAND_COVER.items()}
+        _write_raster(
+            folder / f"landcover_{date}.tif", pair.land_cover[index : index + 1], town,
+            {**tags, **classes}, {k: (*rgb, 255) for k, rgb in LAND_COVER_COLOURS.items()},
+        )  # fmt: skip
+    meaning = {"class_0": "no change", "class_1": "change"}
+    colours = {0: (0, 0, 0, 255), 1: (220, 40, 40, 255)}
+    _write_raster(folder / "truth_mask.tif", pair.mask, town, {**tags, **meaning}, colours)
+
+
+def _write_raster(
+    path: Path, bands: np.ndarray[Any, np.dtype[Any]], town: Town, tags: dict[str, str],
+    colours: dict[int, tuple[int, int, int, int]] | None = None,
+) -> None:  # fmt: skip
+    import rasterio
+
+    profile = {
+        "driver": "GTiff", "dtype": str(bands.dtype), "count": len(bands), "crs": SAMPLE_CRS,
+        "height": bands.shape[1], "width": bands.shape[2], "transform": sample_transform(town.gsd_m),
+        "compress": "deflate", "predictor": 2 if colours is None else 1, "tiled": True,
+        "blockxsize": 256, "blockysize": 256, "interleave": "pixel",
+    }  # fmt: skip
+    if colours is None:
+        profile["photometric"] = "RGB"
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(bands)
+        target.update_tags(**tags)
+        if colours is not None:
+            target.write_colormap(1, colours)
+
+
+def _write_vectors(folder: Path, town: Town, pair: TownPair) -> None:
+    kinds = [c.kind for c in pair.changes]
+    ids = [c.building_id for c in pair.changes]
+    _write_layer(folder / "truth.geojson", town, [c.polygon for c in pair.changes], ids, kind=kinds)
+    for date, buildings in (("t1", pair.buildings_t1), ("t2", pair.buildings_t2)):
+        inside = _in_image(town, buildings)
+        _write_layer(
+            folder / f"buildings_{date}.geojson", town, [b.footprint for b in inside],
+            [b.id for b in inside], kind=[b.kind for b in inside],
+            height_m=[round(b.height_m, 2) for b in inside],
+        )  # fmt: skip
+
+
+def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
+    """The buildings that touch the image."""
+    from shapely.geometry import box
+
+    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
+    return [b for b in buildings if b.footprint.intersects(frame)]
+
+
+def _write_layer(
+    path: Path, town: Town, polygons: Sequence[Any], ids: Sequence[int], **columns: Sequence[Any]
+) -> None:
+    """Polygons of the plan, cut to the image, as RFC 7946 GeoJSON."""
+    import geopandas
+    from shapely.affinity import affine_transform
+    from shapely.geometry import box
+
+    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
+    east, north = SAMPLE_ORIGIN
+    cut = [affine_transform(p.intersection(frame), (1, 0, 0, -1, east, north)) for p in polygons]
+    frame_data = {"id": list(ids), **{name: list(values) for name, values in columns.items()}}
+    table = geopandas.GeoDataFrame(frame_data, geometry=cut, crs=SAMPLE_CRS)
+    table = table[~table.geometry.is_empty].to_crs("EPSG:4326")
+    table.to_file(path, driver="GeoJSON", engine="pyogrio", RFC7946="YES", COORDINATE_PRECISION=7)
