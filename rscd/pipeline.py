@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
 
 import rscd
 from rscd.errors import OutputError, RscdError, UsageError
@@ -162,6 +166,7 @@ def predict(
             rasterio.Env(GDAL_CACHEMAX=load.gdal_cache),
             open_journal(folder, identity) as journal,
         ):
+            _rehearse(journal.folder, outputs, prob, options)
             threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
             with threads as run:
                 change_map = _predict(
@@ -189,6 +194,31 @@ def predict(
         seconds=seconds,
         resumed=journal.resumed,
     )
+
+
+def _rehearse(
+    folder: Path, outputs: Sequence[str | Path], prob: str | Path | None, options: Options
+) -> None:
+    """Write every output once for a scene of one pixel: wrong options show before the work."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        grid = GeoBox((1, 1), Affine.identity(), CRS("EPSG:3857"))
+        tiny = ChangeMap(Path(scratch), grid, 0.5, {})
+        tiny.prob.create()
+        tiny.threshold_mask()
+        polygons = change_polygons(tiny.mask.path, None, grid.crs, grid.affine)
+        for path in outputs:
+            rehearsal = Path(scratch) / Path(path).name
+            write_output(
+                tiny,
+                polygons,
+                rehearsal,
+                creation_options=options.creation_options,
+                layer_options=options.layer_options,
+                pixel_coordinates=True,
+            )
+        if prob is not None:
+            rehearsal = Path(scratch) / f"prob-{Path(prob).name}"
+            write_probability(tiny, rehearsal, options.creation_options, "")
 
 
 def plan(pair: ScenePair, options: Options) -> Plan:

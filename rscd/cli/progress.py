@@ -1,7 +1,7 @@
 """Progress on stderr."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -19,13 +19,13 @@ import rscd.inference.tiled as engine
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[engine.Progress]:
-    """A bar per stage with windows done, time passed and time left."""
+    """A bar per stage with windows done, time passed and time left; shown with the first news."""
     if quiet:
         yield engine.silent
         return
     bars: dict[str, TaskID] = {}
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("windows"),
@@ -33,9 +33,12 @@ def progress_bar(*, quiet: bool) -> Iterator[engine.Progress]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    progress = Progress(*columns, console=Console(stderr=True))
+    with ExitStack() as stack:
 
         def tell(stage: str, done: int, total: int) -> None:
+            if not bars:
+                stack.enter_context(progress)
             if stage not in bars:
                 bars[stage] = progress.add_task(stage)
             progress.update(bars[stage], completed=done, total=total)

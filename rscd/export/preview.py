@@ -34,7 +34,7 @@ def write_preview(pair: ScenePair, change_map: ChangeMap, path: Path) -> None:
     contours, _ = cv2.findContours(
         (mask == 1).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
     )
-    cv2.drawContours(outlined, contours, -1, OUTLINE_RGB, 1)
+    cv2.drawContours(outlined, contours, -1, OUTLINE_RGB, 1 + max(mask.shape) // 600)
     gap = np.full((t1.shape[0], GAP_PX, 3), 255, np.uint8)
     sheet = np.hstack([t1, gap, t2, gap, outlined])
     _, png = cv2.imencode(".png", sheet[:, :, ::-1])
@@ -63,11 +63,11 @@ def _thinned(pair: ScenePair, change_map: ChangeMap) -> tuple[FloatArray, ByteAr
 
 
 def _display(date: FloatArray) -> ByteArray:
-    """(C,h,w) raw values -> (h,w,3) uint8, stretched between the 2nd and 98th percentile."""
+    """(C,h,w) raw values -> (h,w,3) uint8, each band stretched from its 2nd to 98th percentile."""
     bands = date[:3] if len(date) >= 3 else np.repeat(date[:1], 3, axis=0)
     used = (bands != 0).any(axis=0)
     if not used.any():
         return np.zeros((*bands.shape[1:], 3), np.uint8)
-    low, high = np.percentile(bands[:, used], [2, 98])
-    scaled = (bands - low) / max(high - low, 1e-6) * 255
+    low, high = np.percentile(bands[:, used], [2, 98], axis=1)[:, :, None, None]
+    scaled = (bands - low) / np.maximum(high - low, 1e-6) * 255
     return np.ascontiguousarray(np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0))

@@ -1,8 +1,10 @@
 """Change masks and probabilities as cloud-optimised GeoTIFFs."""
 
 import json
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ def _write_cog(
         plain = folder / "plain.tif"
         try:
             _write_plain(change_map, raster, plain, nodata, description)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _heeding_option_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 copy(
                     plain,
@@ -90,7 +92,10 @@ def _write_cog(
                     **{"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **options},
                 )
         except RasterioError as error:
-            raise _gdal_error(path, options, error) from error
+            cause = " ".join(str(error.__cause__ or error).split())
+            raise OutputError(
+                f"expected to write {path}, found: {cause}; check free space and permissions"
+            ) from error
         plain.unlink()
         (folder / path.with_suffix(".qml").name).write_text(qml, encoding="utf-8")
 
@@ -126,11 +131,30 @@ def _write_plain(
                 dataset.write(np.asarray(rows, raster.dtype), 1, window=window)
 
 
-def _gdal_error(path: Path, options: Mapping[str, str], error: Exception) -> Exception:
-    cause = " ".join(str(error.__cause__ or error).split())
-    if any(name in cause for name in options):
-        return UsageError(
-            f"expected creation options of GDAL's COG driver, found: {cause}; correct --co "
-            "(see gdal.org/drivers/raster/cog.html)"
+class _OptionWarnings(logging.Handler):
+    """Collects what GDAL says of creation options: it warns and goes on without them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind, _, text = record.getMessage().partition(" in ")
+        if kind in ("CPLE_NotSupported", "CPLE_IllegalArg"):
+            self.found.append(text)
+
+
+@contextmanager
+def _heeding_option_warnings() -> Iterator[None]:
+    logger = logging.getLogger("rasterio._env")
+    handler = _OptionWarnings()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    if handler.found:
+        raise UsageError(
+            f"expected creation options of GDAL's COG driver, found: {handler.found[0]}; correct "
+            "--co (see gdal.org/drivers/raster/cog.html)"
         )
-    return OutputError(f"expected to write {path}, found: {cause}; check space and permissions")
