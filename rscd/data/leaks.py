@@ -1,0 +1,133 @@
+"""Does a split leak? Equal names, equal pixels, neighbouring tiles and shared parents."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rscd.data.images import Picture, read_picture
+from rscd.data.splits import Split
+from rscd.data.tiles import Tile, near_pairs, parent_of
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Two pairs of different parts that are not independent."""
+
+    kind: str
+    """content (equal pixels at one date), touching (neighbours or overlapping), parent."""
+    first: str
+    second: str
+    parts: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """All leaks between the parts of a split."""
+
+    leaks: tuple[Leak, ...]
+    checked: tuple[str, ...]
+    """Which kinds could be checked."""
+    pairs_with_place: int
+    """How many pairs have a known place."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Leaks by kind."""
+        return dict(Counter(leak.kind for leak in self.leaks))
+
+    def text(self) -> str:
+        """One line per kind and pair of parts, with an example."""
+        if not self.leaks:
+            return f"no leaks (checked: {', '.join(self.checked)})"
+        groups: dict[tuple[str, tuple[str, str]], list[Leak]] = {}
+        for leak in self.leaks:
+            groups.setdefault((leak.kind, leak.parts), []).append(leak)
+        return "\n".join(
+            f"{kind}: {len(found)} between {parts[0]} and {parts[1]}, first "
+            f"{found[0].first} and {found[0].second}"
+            for (kind, parts), found in groups.items()
+        )
+
+
+NO_CONTENT = ""
+"""Hash of pictures of one value: empty tiles at scene borders are no leak."""
+
+
+def content_hash(picture: Picture) -> str:
+    """SHA-256 of the decoded pixels with their shape and dtype, whatever the file format."""
+    if picture.pixels.size == 0 or (picture.pixels == picture.pixels.flat[0]).all():
+        return NO_CONTENT
+    header = f"{picture.pixels.shape}{picture.pixels.dtype}".encode()
+    return hashlib.sha256(header + picture.pixels.tobytes()).hexdigest()
+
+
+def content_hashes(files: Iterable[tuple[str, Sequence[Path]]]) -> dict[str, tuple[str, ...]]:
+    """Hashes of both dates of each pair, by name; every file is read once."""
+    return {name: tuple(content_hash(read_picture(p)) for p in paths) for name, paths in files}
+
+
+def check_leaks(
+    split: Split,
+    tiles: Sequence[Tile] = (),
+    hashes: Mapping[str, Sequence[str]] | None = None,
+    distance: float = 0.0,
+) -> LeakReport:
+    """Look for pairs of different parts that share pixels, border or parent.
+
+    That no name is in two parts is already guaranteed by :class:`Split`. A part called ``buffer``
+    is not used for anything and so cannot leak; ``labeled`` and ``unlabeled`` are both training.
+
+    Args:
+        split: the parts.
+        tiles: places of the pairs where known.
+        hashes: content hashes of each date by name; None skips the comparison of pixels.
+        distance: how near counts as touching, in the units of the boxes.
+    """
+    owner = {name: _role(part) for part, names in split.parts.items() for name in names}
+    owner = {name: role for name, role in owner.items() if role != "buffer"}
+    placed = [tile for tile in tiles if tile.name in owner]
+    leaks = _parents(owner) + [
+        Leak("touching", a, b, (owner[a], owner[b]))
+        for a, b in near_pairs(placed, distance)
+        if owner[a] != owner[b]
+    ]
+    if hashes is not None:
+        leaks += _equal_content(owner, hashes)
+    checked = ["names", "parents"] + ["touching"] * bool(placed)
+    checked += ["content"] * (hashes is not None)
+    return LeakReport(tuple(dict.fromkeys(leaks)), tuple(checked), len(placed))
+
+
+def _role(part: str) -> str:
+    return "train" if part in {"labeled", "unlabeled"} else part
+
+
+def _parents(owner: Mapping[str, str]) -> list[Leak]:
+    groups: dict[str, list[str]] = {}
+    for name in owner:
+        groups.setdefault(parent_of(name), []).append(name)
+    return _across("parent", groups, owner)
+
+
+def _equal_content(owner: Mapping[str, str], hashes: Mapping[str, Sequence[str]]) -> list[Leak]:
+    groups: dict[str, list[str]] = {}
+    for name in owner:
+        for value in dict.fromkeys(hashes.get(name, ())):
+            if value != NO_CONTENT:
+                groups.setdefault(value, []).append(name)
+    return _across("content", groups, owner)
+
+
+def _across(kind: str, groups: Mapping[str, Sequence[str]], owner: Mapping[str, str]) -> list[Leak]:
+    """One leak per group and two parts, not one per two pairs."""
+    leaks = []
+    for names in groups.values():
+        first: dict[str, str] = {}
+        for name in names:
+            first.setdefault(owner[name], name)
+        parts = list(first)
+        for i, a in enumerate(parts):
+            leaks += [Leak(kind, first[a], first[b], (a, b)) for b in parts[i + 1 :]]
+    return leaks

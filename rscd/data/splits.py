@@ -1,0 +1,326 @@
+"""Who is in which part: training, validation and test pairs, labelled and unlabelled ones.
+
+The published lists of labelled pairs (5, 10, 20 and 40 % of LEVIR-CD and WHU-CD) are not part of
+this package. Where the list files are there, :func:`published_split` reads and checks them;
+otherwise :func:`labeled_split` draws as many pairs by a stated rule, which gives other pairs.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rscd.data.layout import read_names
+from rscd.data.tiles import Tile, near_pairs
+from rscd.errors import DataError
+
+FORMAT = "rscd-split/1"
+PERCENTAGES = (5, 10, 20, 40)
+
+Shares = Mapping[str, float | int]
+"""Part name to share (floats that sum to 1) or to count (integers)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint named parts of a dataset.
+
+    Parts are usually ``train``, ``val``, ``test``, or ``labeled``, ``unlabeled``.
+    """
+
+    parts: Mapping[str, tuple[str, ...]]
+    """Pair names by part, in the order they are used."""
+    rule: str
+    """How the split was made, for people."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that are in two parts, or twice in one."""
+        owner: dict[str, str] = {}
+        for part, names in self.parts.items():
+            for name in names:
+                if name in owner:
+                    where = "twice" if owner[name] == part else f"also in {owner[name]!r}"
+                    raise DataError(
+                        f"pair {name!r} of part {part!r} is {where}; keep it in one part"
+                    )
+                owner[name] = part
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over parts and names; it does not depend on their order or on the rule."""
+        content = {part: sorted(names) for part, names in self.parts.items()}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of pairs by part."""
+        return {part: len(names) for part, names in self.parts.items()}
+
+    def __getitem__(self, part: str) -> tuple[str, ...]:
+        """Names of one part.
+
+        Raises:
+            DataError: if there is no such part.
+        """
+        if part not in self.parts:
+            raise DataError(f"the split has no part {part!r}; it has {', '.join(self.parts)}")
+        return self.parts[part]
+
+    def write(self, path: Path | str) -> None:
+        """Write one JSON file, or a folder of ``PART.txt`` lists if ``path`` has no suffix."""
+        path = Path(path)
+        if path.suffix != ".json":
+            for part, names in self.parts.items():
+                _write(path / f"{part}.txt", "".join(f"{name}\n" for name in names))
+            return
+        parts = {part: list(names) for part, names in self.parts.items()}
+        content = {"format": FORMAT, "rule": self.rule, "hash": self.hash, "parts": parts}
+        _write(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_split(path: Path | str) -> Split:
+    """Read what :meth:`Split.write` wrote; a folder of lists may come from anywhere.
+
+    Raises:
+        DataError: if the file is missing, malformed, or does not match its hash.
+    """
+    path = Path(path)
+    if path.is_dir():
+        lists = {file.stem: file for file in sorted(path.glob("*.txt"))}
+        parts = {n: tuple(read_names(f)) for n, f in lists.items() if not n.endswith("_label")}
+        if not parts:
+            raise DataError(f"{path}: no lists; expected files such as train.txt")
+        return Split(parts, f"lists of {path.name}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable split ({error}); expected a JSON file") from error
+    return _parsed(content, path)
+
+
+def _parsed(content: Any, path: Path) -> Split:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path}: expected a split of format {FORMAT}; write it with Split.write")
+    try:
+        parts = {str(part): tuple(map(str, names)) for part, names in content["parts"].items()}
+        split = Split(parts, str(content["rule"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged split ({error!r}); write it again") from error
+    if split.hash != content.get("hash"):
+        raise DataError(f"{path}: the names do not match the stored hash; the file was edited")
+    return split
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def random_split(names: Sequence[str], shares: Shares, seed: int = 0) -> Split:
+    """Seeded random parts.
+
+    The names are sorted, shuffled by Python's Mersenne Twister with ``seed``, and cut in the order
+    of ``shares``. Shares are rounded down; the last part takes the rest.
+
+    Raises:
+        DataError: if the shares do not sum to 1, or counts exceed the number of names.
+    """
+    counts = part_counts(len(names), shares)
+    shuffled = sorted(names)
+    random.Random(seed).shuffle(shuffled)
+    return Split(_cut(shuffled, counts), f"random, seed {seed}")
+
+
+def part_counts(n: int, shares: Shares) -> dict[str, int]:
+    """How many of ``n`` each part gets; see :func:`random_split`.
+
+    Raises:
+        DataError: if the shares do not sum to 1, or counts exceed ``n``.
+    """
+    values = list(shares.values())
+    if not values:
+        raise DataError("a split needs at least one part, such as {'train': 0.8, 'test': 0.2}")
+    if all(isinstance(value, int) for value in values):
+        if sum(values) > n or min(values) < 0:
+            raise DataError(f"counts {dict(shares)} do not fit {n} pairs; lower them")
+        return {part: int(value) for part, value in shares.items()}
+    if min(values) < 0 or abs(sum(values) - 1) > 1e-9:
+        raise DataError(f"shares {dict(shares)} sum to {sum(values):g}; they must sum to 1")
+    # n * 0.29 may fall a hair below the integer it stands for
+    counts = {part: int(n * value + 1e-9) for part, value in shares.items()}
+    last = list(counts)[-1]
+    return counts | {last: counts[last] + n - sum(counts.values())}
+
+
+def _cut(names: Sequence[str], counts: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    parts, start = {}, 0
+    for part, count in counts.items():
+        parts[part] = tuple(names[start : start + count])
+        start += count
+    return parts
+
+
+def labeled_split(
+    names: Sequence[str],
+    percent: int,
+    how: Literal["random", "first"] = "random",
+    seed: int = 0,
+) -> Split:
+    """Parts ``labeled`` and ``unlabeled`` of a training set.
+
+    ``labeled`` gets ``floor(n * percent / 100)`` pairs, as published (``methods/diffmatch.md``
+    section 5.1). ``first`` takes the first of the sorted names, which is how WHU-CD's published
+    lists were made; ``random`` shuffles once per seed, so a smaller percentage is a prefix of a
+    larger one, as in LEVIR-CD's lists (but these are not LEVIR-CD's published pairs).
+
+    Raises:
+        DataError: if the percentage is not in 1 to 99 or leaves nothing labelled.
+    """
+    if not 0 < percent < 100:
+        raise DataError(f"percent is {percent}; expected 1 to 99")
+    ordered = sorted(names)
+    if how == "random":
+        random.Random(seed).shuffle(ordered)
+    n = len(ordered) * percent // 100
+    if n == 0:
+        raise DataError(f"{percent} % of {len(ordered)} pairs is none; raise the percentage")
+    rule = f"first {percent} % of the sorted names" if how == "first" else ""
+    rule = rule or f"random {percent} %, seed {seed}; not the published list"
+    return Split({"labeled": tuple(ordered[:n]), "unlabeled": tuple(ordered[n:])}, rule)
+
+
+def published_split(folder: Path | str, percent: int) -> Split:
+    """Read ``<percent>%/labeled.txt`` and ``unlabeled.txt`` of the published lists.
+
+    Args:
+        folder: holds ``5%/``, ``10%/``, ... and usually ``train.txt``, ``val.txt``, ``test.txt``.
+        percent: 5, 10, 20 or 40.
+
+    Returns:
+        Parts ``labeled``, ``unlabeled``, and ``val``, ``test`` where there are such lists.
+
+    Raises:
+        DataError: if the lists are missing, overlap, or are not what the paper states:
+            ``floor(n * percent / 100)`` labelled pairs, together with the unlabelled ones the
+            training list.
+    """
+    folder = Path(folder)
+    here = folder / f"{percent}%"
+    files = {"labeled": here / "labeled.txt", "unlabeled": here / "unlabeled.txt"}
+    if not all(file.is_file() for file in files.values()):
+        raise DataError(
+            f"{here}: no labeled.txt and unlabeled.txt; the published lists come with the paper's "
+            "code, or draw other pairs with labeled_split"
+        )
+    more = {part: folder / f"{part}.txt" for part in ("val", "test")}
+    files |= {part: file for part, file in more.items() if file.is_file()}
+    split = Split(
+        {p: tuple(read_names(f)) for p, f in files.items()}, f"published lists, {percent} %"
+    )
+    _check_published(split, folder, percent)
+    return split
+
+
+def _check_published(split: Split, folder: Path, percent: int) -> None:
+    counts = split.counts
+    n = counts["labeled"] + counts["unlabeled"]
+    if counts["labeled"] != n * percent // 100:
+        raise DataError(
+            f"{folder}: {counts['labeled']} of {n} training pairs are labelled, {percent} % is "
+            f"{n * percent // 100}; the lists are incomplete or of another percentage"
+        )
+    train = folder / "train.txt"
+    if train.is_file() and set(read_names(train)) != {*split["labeled"], *split["unlabeled"]}:
+        raise DataError(f"{folder}: labelled and unlabelled pairs are not those of train.txt")
+
+
+def group_split(
+    names: Sequence[str], group: Callable[[str], str], shares: Shares, seed: int = 0
+) -> Split:
+    """Random parts that keep groups, such as the patches of one parent scene, together.
+
+    Groups are shuffled and dealt in turn to the part that is furthest below its share, so sizes are
+    as close to the shares as whole groups allow. With counts, what is left stays out of the split.
+
+    Args:
+        names: pair names.
+        group: name to group; :func:`rscd.data.tiles.parent_of` knows the published names.
+        shares: see :data:`Shares`.
+        seed: of the shuffle.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(group(name), []).append(name)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    wanted = part_counts(len(names), shares)
+    parts: dict[str, list[str]] = {part: [] for part in shares}
+    for key in order:
+        part = max(parts, key=lambda p: (wanted[p] - len(parts[p])) / max(wanted[p], 1))
+        if len(parts[part]) >= wanted[part]:
+            break
+        parts[part].extend(groups[key])
+    done = {part: tuple(sorted(found)) for part, found in parts.items()}
+    return Split(done, f"groups kept together, seed {seed}")
+
+
+def block_split(
+    tiles: Sequence[Tile],
+    shares: Shares,
+    block: float,
+    buffer: float = 0.0,
+    seed: int = 0,
+) -> Split:
+    """Spatial blocks of one big scene, with unused tiles between the parts.
+
+    A tile belongs to the block that holds its upper-left corner. Whole blocks are dealt to parts.
+    Then tiles closer than ``buffer`` to a tile of another part are left out, from the earlier part
+    of ``shares`` (put ``train`` first and ``test`` last, so that test tiles stay). With buffer 0,
+    tiles that touch or overlap across parts are kept.
+
+    Args:
+        tiles: with boxes in one coordinate system per scene.
+        shares: see :data:`Shares`; counts of tiles before the buffer.
+        block: side of the square blocks, in the units of the boxes (pixels or metres).
+        buffer: least distance between tiles of different parts, in the same units.
+        seed: of the deal.
+
+    Returns:
+        The parts, and a part ``buffer`` of the tiles left out if there are any.
+
+    Raises:
+        DataError: if block is not positive or buffer negative.
+    """
+    if block <= 0 or buffer < 0:
+        raise DataError(f"block {block:g} must be positive and buffer {buffer:g} not negative")
+    by_name = {tile.name: tile for tile in tiles}
+    dealt = group_split(list(by_name), lambda name: _block_of(by_name[name], block), shares, seed)
+    rank = {name: i for i, names in enumerate(dealt.parts.values()) for name in names}
+    dropped = _dropped(tiles, rank, buffer) if buffer > 0 else set()
+    parts = {p: tuple(n for n in names if n not in dropped) for p, names in dealt.parts.items()}
+    if dropped:
+        parts["buffer"] = tuple(sorted(dropped))
+    return Split(parts, f"blocks of {block:g}, buffer {buffer:g}, seed {seed}")
+
+
+def _block_of(tile: Tile, block: float) -> str:
+    left, bottom, right, top = tile.box
+    return f"{tile.scene}/{int(min(left, right) // block)}/{int(min(bottom, top) // block)}"
+
+
+def _dropped(tiles: Sequence[Tile], rank: Mapping[str, int], buffer: float) -> set[str]:
+    dropped: set[str] = set()
+    near = near_pairs(tiles, buffer, inclusive=False)
+    # from the last part backwards: a tile that is itself left out pushes nobody away
+    for later in sorted(set(rank.values()), reverse=True):
+        for a, b in near:
+            first, second = (a, b) if rank[a] < rank[b] else (b, a)
+            if rank[second] == later and rank[first] < later and second not in dropped:
+                dropped.add(first)
+    return dropped

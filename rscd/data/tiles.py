@@ -1,0 +1,139 @@
+"""Where the tiles of a dataset lie, from georeferencing or from their names."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+
+from rscd.data.images import RASTER_SUFFIXES, open_raster
+from rscd.types import Bounds
+
+WHU_COLUMNS = 126
+"""Tiles per row of WHU-CD's 32507 x 15354 pixels cut in 256."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile and the place it covers."""
+
+    name: str
+    scene: str
+    """Tiles of different scenes never touch; for georeferenced tiles the CRS."""
+    box: Bounds
+    """(left, bottom, right, top) in CRS units, or in pixels with rows counted downwards."""
+
+
+def parent_of(name: str) -> str:
+    """The scene a patch was cut from, by the published naming schemes; else the name itself.
+
+    ``train_12_3`` (LEVIR-CD) gives ``train_12``, ``test_2_0256_0512`` gives ``test_2``,
+    ``whucd_00017`` gives ``whucd``, ``x_r003_c012`` and ``AOI1-tile_2-3`` give ``x`` and ``AOI1``.
+    """
+    tile = tile_from_name(name)
+    return tile.scene if tile is not None else name
+
+
+def tile_from_name(name: str, patch: int = 256) -> Tile | None:
+    """The tile a published name stands for, or None if the name says nothing.
+
+    LEVIR-CD's ``SCENE_J`` (J = 1 to 16 of a 1024 pixel scene) and WHU-CD's running numbers are read
+    row by row; the papers do not say so.
+
+    Args:
+        name: pair name without folder and suffix.
+        patch: tile side in pixels where the name does not imply it.
+
+    Returns:
+        The tile with its box in pixels of the scene.
+    """
+    name = name.rpartition("/")[2]
+    for pattern, place in _PATTERNS:
+        match = pattern.fullmatch(name)
+        if match:
+            scene, column, row = place(match, patch)
+            return Tile(name, scene, (column, row, column + patch, row + patch))
+    return None
+
+
+def _whu(match: re.Match[str], patch: int) -> tuple[str, int, int]:
+    row, column = divmod(int(match["n"]) - 1, WHU_COLUMNS)
+    return match["scene"], column * patch, row * patch
+
+
+def _levir(match: re.Match[str], patch: int) -> tuple[str, int, int]:
+    row, column = divmod(int(match["n"]) - 1, 1024 // patch)
+    return match["scene"], column * patch, row * patch
+
+
+def _indices(match: re.Match[str], patch: int) -> tuple[str, int, int]:
+    return match["scene"], int(match["c"]) * patch, int(match["r"]) * patch
+
+
+def _offsets(match: re.Match[str], _patch: int) -> tuple[str, int, int]:
+    return match["scene"], int(match["c"]), int(match["r"])
+
+
+# the first pattern that fits decides
+_PATTERNS = (
+    (re.compile(r"(?P<scene>whucd)_(?P<n>\d{5})"), _whu),
+    (re.compile(r"(?P<scene>.+)_r(?P<r>\d+)_c(?P<c>\d+)"), _indices),
+    (re.compile(r"(?P<scene>.+)_(?P<r>\d{4})_(?P<c>\d{4})"), _offsets),
+    (re.compile(r"(?P<scene>.+)-tile_(?P<r>\d+)-(?P<c>\d+)"), _indices),
+    (re.compile(r"(?P<scene>(?:train|val|test)_\d+)_(?P<n>\d{1,2})"), _levir),
+)
+
+
+def tile_from_file(name: str, path: Path) -> Tile | None:
+    """The tile of a georeferenced file; None without georeferencing."""
+    if path.suffix.lower() not in RASTER_SUFFIXES:
+        return None
+    with open_raster(path) as dataset:
+        if dataset.transform.is_identity:
+            return None
+        left, bottom, right, top = dataset.bounds
+        return Tile(name, str(dataset.crs), (left, bottom, right, top))
+
+
+def find_tiles(files: Iterable[tuple[str, Path]], patch: int = 256) -> list[Tile]:
+    """The places of those files that have one, by georeferencing first, then by name.
+
+    Args:
+        files: (pair name, file of one date).
+        patch: tile side in pixels for names that give only an index.
+    """
+    found = [tile_from_file(n, p) or _named(n, patch) for n, p in files]
+    return [tile for tile in found if tile is not None]
+
+
+def _named(name: str, patch: int) -> Tile | None:
+    tile = tile_from_name(name, patch)
+    return Tile(name, tile.scene, tile.box) if tile is not None else None
+
+
+def near_pairs(
+    tiles: Sequence[Tile], distance: float, inclusive: bool = True
+) -> list[tuple[str, str]]:
+    """Names of tiles of one scene that lie within a distance of each other, each pair once.
+
+    Distance 0 finds tiles that touch (also at a corner) or overlap.
+
+    Args:
+        tiles: boxes of one scene in one coordinate system.
+        distance: in the units of the boxes.
+        inclusive: whether exactly this distance counts.
+    """
+    pairs: list[tuple[str, str]] = []
+    for scene in sorted({tile.scene for tile in tiles}):
+        here = [tile for tile in tiles if tile.scene == scene]
+        boxes = shapely.box(*np.array([tile.box for tile in here], float).T)
+        first, second = shapely.STRtree(boxes).query(boxes, predicate="dwithin", distance=distance)
+        keep = first < second
+        if not inclusive:
+            keep &= shapely.distance(boxes[first], boxes[second]) < distance
+        pairs += [
+            (here[i].name, here[j].name) for i, j in zip(first[keep], second[keep], strict=True)
+        ]
+    return pairs
