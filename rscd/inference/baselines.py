@@ -1,8 +1,16 @@
 """The detectors that need no weights: a scene's own statistics are all they know."""
 
-from rscd.inference.irmad import Irmad
+from collections.abc import Callable
 
-DETECTORS = {"irmad": Irmad}
+from rscd.inference.cva import Cva
+from rscd.inference.irmad import Irmad
+from rscd.inference.pca_kmeans import PcaKmeans
+
+DETECTORS: dict[str, Callable[[], Cva | Irmad | PcaKmeans]] = {
+    "cva": Cva,
+    "irmad": Irmad,
+    "pca-kmeans": PcaKmeans,
+}
 """Models by the name that ``--model`` takes; calling one gives it with its defaults."""
 
 DEFAULT_DETECTOR = "irmad"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rscd.errors import SceneError
+from rscd.inference.moments import CHUNK, weighted_moments
 from rscd.inference.pointwise import PointwisePredictor, fitted
 from rscd.inference.predictor import POINTWISE, Block, Tiling
 from rscd.inference.sampling import BUDGET, sample_pixels
@@ -28,8 +29,6 @@ RANK_TOLERANCE = 1e-10
 
 SPREAD_FLOOR = 1e-2
 """Standard deviation a MAD variate has at least, its canonical variates having 1."""
-
-CHUNK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Mad:
 
     def chi_square(self, pixels: Float64Array) -> Float64Array:
         """(2, C, n) values -> (n,) sum of squared standardised variates."""
-        squares: Float64Array = self.variates(pixels) ** 2 / self.variance[:, None]
-        return squares.sum(axis=0)
+        total: Float64Array = np.sum(self.variates(pixels) ** 2 / self.variance[:, None], axis=0)
+        return total
 
 
 def no_change_p_value(chi_square: NDArray[Any], n_variates: int) -> NDArray[Any]:
@@ -75,11 +74,11 @@ def canonical_differences(mean: Float64Array, covariance: Float64Array, scale: f
     canonical correlations (Nielsen 2007, section II; variance of a MAD variate is 2 (1 - rho)).
 
     Args:
-        mean: (2, C).
-        covariance: (2C, 2C) of the bands of t1 followed by those of t2.
+        mean: (2C,) of the bands of t1 followed by those of t2.
+        covariance: (2C, 2C).
         scale: factor on the variances, see ``weighted_variance``.
     """
-    bands = mean.shape[1]
+    bands, mean = mean.size // 2, mean.reshape(2, -1)
     white_x = _whitening(covariance[:bands, :bands])
     white_y = _whitening(covariance[bands:, bands:])
     if 0 in (len(white_x), len(white_y)):  # a date without any contrast has nothing to compare
@@ -125,22 +124,6 @@ def settled_variance(n_variates: int) -> float:
     for _ in range(200):
         variance = weighted_variance(variance, n_variates)
     return variance
-
-
-def weighted_moments(
-    pixels: Float64Array, weight: Float64Array
-) -> tuple[Float64Array, Float64Array]:
-    """Weighted mean (2, C) and covariance (2C, 2C) of (2C, n) values, in chunks of fixed order."""
-    size, n = pixels.shape
-    first, second, total = np.zeros(size), np.zeros((size, size)), 0.0
-    for start in range(0, n, CHUNK):
-        part, w = pixels[:, start : start + CHUNK], weight[start : start + CHUNK]
-        weighted = part * w
-        first += weighted.sum(axis=1)
-        second += np.einsum("in,jn->ij", weighted, part)
-        total += w.sum()
-    mean = first / total
-    return mean.reshape(2, -1), second / total - np.outer(mean, mean)
 
 
 def irmad(pixels: Float64Array, max_iterations: int = 50, tolerance: float = 1e-3) -> Mad:
@@ -230,4 +213,4 @@ class Irmad:
         mad = irmad(scaled, self.max_iterations, self.tolerance)
         sigma = np.sqrt(mad.variance)[:, None]
         weights = np.stack([mad.a / sigma, -mad.b / sigma], axis=1) / spread
-        return fitted(self.name, centre + mad.mean * spread, weights, sample)
+        return fitted(centre + mad.mean * spread, weights, sample)

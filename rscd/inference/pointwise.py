@@ -31,7 +31,6 @@ class PointwisePredictor:
     exactly at the automatic threshold tau.
     """
 
-    name: str
     centre: tuple[tuple[float, ...], ...]
     """(2, C) raw values that are subtracted first."""
     weights: tuple[tuple[tuple[float, ...], ...], ...]
@@ -75,20 +74,17 @@ class PointwisePredictor:
 
 
 def fitted(
-    name: str, centre: NDArray[np.float64], weights: NDArray[np.float64], sample: FloatArray
+    centre: NDArray[np.float64], weights: NDArray[np.float64], sample: FloatArray
 ) -> PointwisePredictor:
     """A predictor whose threshold is chosen on a sample by ``automatic_threshold``.
 
     Args:
-        name: of the model.
         centre: (2, C).
         weights: (K, 2, C) that give variates of variance 1 among unchanged pixels.
         sample: (2, C, n) raw values.
     """
     variates = tuple(tuple(tuple(map(float, date)) for date in w) for w in weights)
-    predictor = PointwisePredictor(
-        name, tuple(tuple(map(float, date)) for date in centre), variates, 1.0
-    )
+    predictor = PointwisePredictor(tuple(tuple(map(float, date)) for date in centre), variates, 1.0)
     tau = automatic_threshold(predictor.distance(sample), len(weights))
     return replace(predictor, tau=tau)
 

@@ -9,8 +9,8 @@ from rscd.errors import SceneError
 from rscd.inference.predictor import Block
 from rscd.types import BoolArray, FloatArray
 
-BUDGET = 16_000_000
-"""Numbers kept in memory: 64 MB, or two million pixels of two dates in four bands."""
+BUDGET = 8_000_000
+"""Numbers kept in memory: 32 MB, or one million pixels of two dates in four bands."""
 
 SEED = 0x5EED
 
