@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import sqlite3
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -273,7 +274,12 @@ def _write_ogr(
 ) -> None:
     options = {**options, **{key.upper(): value for key, value in job.options.items()}}
     try:
-        pyogrio.write_dataframe(polygons, path, driver=driver, layer=LAYER, **keywords, **options)
+        with warnings.catch_warnings():
+            # No CRS means pixel coordinates, and the caller knows.
+            warnings.filterwarnings("ignore", "'crs' was not provided")
+            pyogrio.write_dataframe(
+                polygons, path, driver=driver, layer=LAYER, **keywords, **options
+            )
     except ValueError as error:
         if not job.options:
             raise
@@ -355,7 +361,8 @@ def _cut_at_antimeridian(polygons: Polygons) -> Polygons:
             world = shapely.box(turn - 180, -90, turn + 180, 90)
             piece = shapely.intersection(polygons[index], world)
             shifted = shapely.transform(piece, lambda p, turn=turn: p - [turn, 0])
-            parts += [part for part in shapely.get_parts(shifted) if part.geom_type == "Polygon"]
+            # Where it only touches the line, a point or a segment is left, or nothing.
+            parts += [part for part in shapely.get_parts(shifted) if part.area > 0]
         cut[index] = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
     return cut
 

@@ -47,7 +47,8 @@ for name, path in job["layers"].items():
     fact = {"valid": layer.isValid()}
     if layer.isValid():
         box = layer.extent()
-        fact |= {"crs": layer.crs().authid(), "renderer": layer.renderer() and layer.renderer().type(),
+        renderer = layer.renderer()  # None where there are no geometries
+        fact |= {"crs": layer.crs().authid(), "renderer": renderer and renderer.type(),
             "extent": [box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()]}
         if not raster:
             fact |= {"features": layer.featureCount(), "labels": layer.labelsEnabled(),
@@ -116,7 +117,11 @@ def blocks():
 def qgis(tmp_path_factory):
     """Facts about every output as QGIS loads it, and the folder with files and pictures."""
     probe = [PYTHON, "-c", "import qgis.core"]
-    if not Path(PYTHON).is_file() or subprocess.run(probe, capture_output=True).returncode:
+    found = (
+        Path(PYTHON).is_file()
+        and not subprocess.run(probe, check=False, capture_output=True).returncode
+    )
+    if not found:
         pytest.skip(f"PyQGIS not found for {PYTHON}; install python3-qgis")
     folder = tmp_path_factory.mktemp("qgis")
     prob = blocks()

@@ -1,0 +1,438 @@
+"""Change polygons as tables and files, read back with independent readers."""
+
+import hashlib
+import json
+import resource
+import sqlite3
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pyogrio
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from rscd.errors import OutputError, UsageError
+from rscd.export import vector
+from rscd.export.style import SCORE_CLASSES, change_qml, probability_qml
+from rscd.export.vector import SUFFIXES, change_polygons, vector_files, write_vector
+
+COLUMNS = ["id", "kind", "class", "score", "area_m2", "t1", "t2", "model", "geometry"]
+UTM = CRS.from_epsg(32631)
+TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+PROVENANCE = {"model": "cva", "inputs": ["t1.tif", "Großstadt.tif"], "threshold": 0.5}
+
+
+@pytest.fixture
+def rasters(tmp_path):
+    """A building with a courtyard, a small and a single-pixel change; paths of mask and prob."""
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:15, 5:20] = 1
+    mask[8:12, 10:14] = 0
+    mask[20:23, 30:34] = 1
+    mask[30, 50] = 1
+    mask[35:, :] = 255
+    prob = np.where(mask == 1, 0.75, 0.1).astype(np.float32)
+    prob[20:23, 30:34] = 0.987654
+    return write(tmp_path / "mask.tif", mask), write(tmp_path / "prob.tif", prob)
+
+
+def write(path, array):
+    with rasterio.open(
+        path, "w", driver="GTiff", width=array.shape[1], height=array.shape[0],
+        count=1, dtype=array.dtype, crs=UTM, transform=TRANSFORM,
+    ) as dataset:  # fmt: skip
+        dataset.write(array, 1)
+    return path
+
+
+@pytest.fixture
+def found(rasters):
+    return change_polygons(*rasters, UTM, TRANSFORM, model="cva", t1="2019-05-01", t2="2021-05-01")
+
+
+def read(path):
+    if path.suffix == ".parquet":
+        return geopandas.read_parquet(path)
+    return geopandas.read_file(path, **({"layer": "changes"} if path.suffix == ".gpkg" else {}))
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def table(geometry, crs):
+    """A table of `change_polygons` around any geometries."""
+    rows = {"id": range(1, len(geometry) + 1), "score": 0.5, "area_m2": 1.0}
+    frame = geopandas.GeoDataFrame(rows, geometry=geometry, crs=crs)
+    for name in ("kind", "class", "t1", "t2", "model"):
+        frame[name] = pd.array(["changed"] * len(frame), dtype="string")
+    return frame[COLUMNS]
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def test_rows_say_what_the_pixels_say(found):
+    assert list(found.columns) == COLUMNS
+    assert found["id"].tolist() == [1, 2, 3]
+    assert set(found["kind"]) == {"changed"}
+    assert found["class"].isna().all()
+    assert found["score"].tolist() == [0.75, 0.9877, 0.75]
+    np.testing.assert_allclose(found["area_m2"], [13_400, 1_200, 100], rtol=1e-3)
+    assert set(found["t1"]) == {"2019-05-01"}
+    assert found.geometry[2].equals(shapely.box(500_500, 4_999_690, 500_510, 4_999_700))
+    assert found.crs == "EPSG:32631"
+
+
+def test_small_polygons_are_dropped_before_simplification(rasters):
+    kept = change_polygons(*rasters, UTM, TRANSFORM, min_area_m2=500, simplify_m=25)
+    assert kept["id"].tolist() == [1, 2]
+    np.testing.assert_allclose(kept["area_m2"], [13_400, 1_200], rtol=1e-3)
+
+
+def test_without_crs(rasters):
+    found = change_polygons(*rasters, None, Affine.identity())
+    assert found.crs is None
+    assert found["area_m2"].isna().all()
+    assert change_polygons(*rasters, None, Affine.identity(), gsd_m=2)["area_m2"][2] == 4.0
+    for wish in ({"min_area_m2": 1.0}, {"simplify_m": 1.0}):
+        with pytest.raises(UsageError, match="--gsd"):
+            change_polygons(*rasters, None, Affine.identity(), **wish)
+
+
+def test_without_probability(rasters):
+    assert change_polygons(rasters[0], None, UTM, TRANSFORM)["score"].isna().all()
+
+
+def test_unknown_kind(rasters):
+    with pytest.raises(UsageError, match="expected kind appeared, vanished, changed"):
+        change_polygons(*rasters, UTM, TRANSFORM, kind="new")
+
+
+def test_an_empty_table_has_the_same_types(rasters, tmp_path, found):
+    nothing = write(tmp_path / "nothing.tif", np.zeros((40, 60), np.uint8))
+    empty = change_polygons(nothing, rasters[1], UTM, TRANSFORM, min_area_m2=1, simplify_m=1)
+    assert len(empty) == 0
+    pd.testing.assert_series_equal(empty.dtypes, found.dtypes)
+    assert empty.crs == found.crs
+
+
+# --- the files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_read_back_as_the_table(tmp_path, found, suffix):
+    path = tmp_path / f"change{suffix}"
+    files = write_vector(found, path, provenance=PROVENANCE)
+    assert files == vector_files(path)
+    assert all(file.is_file() for file in files)
+    again = read(path)
+    assert list(again.columns) == COLUMNS
+    for name in COLUMNS[:-1]:
+        expected = found[name].astype(object).where(found[name].notna(), None).tolist()
+        got = again.sort_values("id")[name]
+        if pd.api.types.is_datetime64_any_dtype(got):  # OGR sees dates in GeoJSON's text
+            got = got.dt.strftime("%Y-%m-%d")
+        assert got.astype(object).where(got.notna(), None).tolist() == expected
+    placed = again.sort_values("id").to_crs(UTM).geometry.to_numpy()
+    distance = shapely.hausdorff_distance(placed, found.geometry.to_numpy())
+    assert (distance < (0.02 if suffix == ".geojson" else 1e-9)).all()
+    assert again.crs == ("EPSG:4326" if suffix == ".geojson" else "EPSG:32631")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_same_input_same_bytes(tmp_path, found, suffix):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        write_vector(found, tmp_path / folder / f"change{suffix}", provenance=PROVENANCE)
+        time.sleep(0.01)
+    write_vector(found, tmp_path / "second" / f"change{suffix}", provenance=PROVENANCE)
+    assert digests(tmp_path / "first") == digests(tmp_path / "second")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_file_holds_the_date_of_today(tmp_path, found, suffix):
+    path = tmp_path / f"change{suffix}"
+    write_vector(found, path, provenance=PROVENANCE)
+    assert time.strftime("%Y-%m-%d").encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_empty_results_are_valid_layers(tmp_path, found, suffix):
+    path = tmp_path / f"change{suffix}"
+    write_vector(found[:0], path, provenance=PROVENANCE)
+    again = read(path)
+    assert len(again) == 0
+    if suffix == ".geojson":  # without features the format has no columns
+        assert json.loads(path.read_text())["features"] == []
+        return
+    assert list(again.columns) == COLUMNS
+    assert again.crs == "EPSG:32631"
+    if suffix != ".parquet":
+        info = pyogrio.read_info(path, layer="changes")
+        full = tmp_path / f"full{suffix}"
+        write_vector(found, full, provenance=PROVENANCE)
+        expected = pyogrio.read_info(full, layer="changes")
+        assert info["ogr_types"] == expected["ogr_types"]
+        assert info["geometry_type"] == "Polygon"
+    else:
+        full = tmp_path / "full.parquet"
+        write_vector(found, full, provenance=PROVENANCE)
+        types = [pyarrow.parquet.read_schema(file).types for file in (path, full)]
+        assert types[0] == types[1]
+
+
+def test_provenance_is_found_again(tmp_path, found):
+    for suffix in SUFFIXES:
+        write_vector(found, tmp_path / f"change{suffix}", provenance=PROVENANCE)
+    texts = {
+        "geojson": (tmp_path / "change.geojson.json").read_text(),
+        "fgb": (tmp_path / "change.fgb.json").read_text(),
+        "gpkg": pyogrio.read_info(tmp_path / "change.gpkg", layer="changes")["layer_metadata"][
+            "provenance"
+        ],
+        "parquet": pyarrow.parquet.read_schema(tmp_path / "change.parquet").metadata[b"provenance"],
+    }
+    for text in texts.values():
+        assert json.loads(text) == PROVENANCE
+    names = {path.name for path in tmp_path.iterdir()} - {"mask.tif", "prob.tif"}
+    assert names == {
+        "change.geojson", "change.geojson.json", "change.fgb", "change.fgb.json",
+        "change.gpkg", "change.parquet", "change.qml",
+    }  # fmt: skip
+
+
+def test_geopackage_names_its_default_style(tmp_path, found):
+    write_vector(found, tmp_path / "change.gpkg", provenance=PROVENANCE)
+    with sqlite3.connect(tmp_path / "change.gpkg") as connection:
+        row = connection.execute(
+            "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
+        ).fetchall()
+        check = connection.execute("PRAGMA integrity_check").fetchone()
+    connection.close()
+    assert row == [("changes", "geom", 1, change_qml())]
+    assert check == ("ok",)
+
+
+def test_layer_options_reach_the_driver(tmp_path, found):
+    write_vector(
+        found, tmp_path / "a.gpkg", provenance={}, layer_options={"geometry_name": "shape"}
+    )
+    assert pyogrio.read_info(tmp_path / "a.gpkg", layer="changes")["geometry_name"] == "shape"
+    write_vector(
+        found, tmp_path / "a.parquet", provenance={}, layer_options={"COMPRESSION": "zstd"}
+    )
+    column = pyarrow.parquet.ParquetFile(tmp_path / "a.parquet").metadata.row_group(0).column(0)
+    assert column.compression == "ZSTD"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_unknown_layer_options_are_usage_errors(tmp_path, found, suffix):
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(UsageError, match=r"FOO.*--lco"):
+        write_vector(found, path, provenance={}, layer_options={"FOO": "1"})
+    assert not list(tmp_path.glob("*a.*"))
+
+
+def test_unknown_suffix(tmp_path, found):
+    with pytest.raises(UsageError, match=r"\.geojson, \.gpkg, \.fgb, \.parquet, got '\.shp'"):
+        write_vector(found, tmp_path / "change.shp", provenance={})
+
+
+def test_replaces_what_was_there(tmp_path, found):
+    for suffix in SUFFIXES:
+        path = tmp_path / f"change{suffix}"
+        path.write_text("old")
+        (tmp_path / f".change{suffix}.partial").mkdir()  # a killed run's
+        write_vector(found, path, provenance={})
+        assert len(read(path)) == 3
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_missing_folder(tmp_path, found):
+    for suffix in SUFFIXES:
+        with pytest.raises(OutputError, match="No such file or directory; choose a folder"):
+            write_vector(found, tmp_path / "none" / f"change{suffix}", provenance={})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, suffix):
+    """A limit on file size stands in for the full disk; it needs a process of its own."""
+    script = f"""
+import resource, shapely, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_vector import table
+from rscd.errors import OutputError
+from rscd.export.vector import write_vector
+many = table([shapely.box(i, 0, i + 1, 1).segmentize(0.01) for i in range(4000)], 32631)
+many.geometry = shapely.transform(
+    many.geometry.to_numpy(), lambda p: p * 1.000123 + [5e5, 5e6])
+open({str(tmp_path / f"change{suffix}")!r}, "w").write("old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+try:
+    write_vector(many, {str(tmp_path / f"change{suffix}")!r}, provenance={{}})
+except OutputError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "cannot be written" in done.stdout, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"change{suffix}"]
+    assert (tmp_path / f"change{suffix}").read_text() == "old"
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 300_000
+
+
+def test_failure_between_the_files_leaves_nothing(tmp_path, found, monkeypatch):
+    def fail(*_args):
+        raise OSError(28, "No space left on device")
+
+    broken = vector._Format(fail)
+    monkeypatch.setitem(vector._FORMATS, ".geojson", broken)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_vector(found, tmp_path / "change.geojson", provenance={})
+    assert {path.name for path in tmp_path.iterdir()} <= {"mask.tif", "prob.tif"}
+
+
+# --- RFC 7946 -----------------------------------------------------------------------------------
+
+
+def geojson(path, geometry, crs, **keywords):
+    write_vector(table(geometry, crs), path, provenance={}, **keywords)
+    return json.loads(path.read_text(), parse_float=str)
+
+
+def positions(coordinates):
+    if isinstance(coordinates[0], list):
+        return [position for part in coordinates for position in positions(part)]
+    return [coordinates]
+
+
+def test_geojson_is_rfc_7946(tmp_path, found):
+    write_vector(found, tmp_path / "change.geojson", provenance={})
+    document = json.loads((tmp_path / "change.geojson").read_text(), parse_float=str)
+    assert "crs" not in document
+    for feature in document["features"]:
+        for lon, lat in positions(feature["geometry"]["coordinates"]):
+            assert len(lon.partition(".")[2]) <= 7
+            assert len(lat.partition(".")[2]) <= 7
+        exterior, *holes = feature["geometry"]["coordinates"]
+        assert shapely.LinearRing(np.array(exterior, float)).is_ccw
+        assert not any(shapely.LinearRing(np.array(hole, float)).is_ccw for hole in holes)
+    holes = [len(feature["geometry"]["coordinates"]) - 1 for feature in document["features"]]
+    assert holes == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("epsg", "box"),
+    [
+        (3832, (3_333_000, -1_800_000, 3_345_000, -1_790_000)),  # Fiji, PDC Mercator
+        (32601, (290_000, 1_000_000, 310_000, 1_010_000)),
+        (32760, (820_000, 8_200_000, 840_000, 8_210_000)),
+        (4326, (179.9, -17, 180.1, -16.9)),
+        (4326, (-180.1, -17, -179.9, -16.9)),
+        (3031, (-50_000, -1_500_000, 50_000, -1_400_000)),  # Antarctica, polar stereographic
+    ],
+)
+def test_polygons_are_cut_at_the_antimeridian(tmp_path, epsg, box):
+    crs = CRS.from_epsg(epsg)
+    if epsg in {32601, 32760}:  # move the box onto the line
+        x, _ = rasterio.warp.transform("EPSG:4326", crs, [180.0], [9.0 if epsg == 32601 else -16])
+        box = (x[0] - 10_000, box[1], x[0] + 10_000, box[3])
+    polygon = shapely.box(*box)
+    hole = shapely.box(*shapely.box(*box).centroid.buffer((box[2] - box[0]) / 5).bounds)
+    document = geojson(tmp_path / "a.geojson", [polygon - hole], crs)
+    (feature,) = document["features"]
+    points = np.array(positions(feature["geometry"]["coordinates"]), float)
+    assert (np.abs(points[:, 0]) <= 180).all()
+    assert feature["geometry"]["type"] == "MultiPolygon"
+    text = json.loads((tmp_path / "a.geojson").read_text())
+    parts = shapely.geometry.shape(text["features"][0]["geometry"])
+    assert parts.is_valid
+    assert all(part.exterior.is_ccw for part in parts.geoms)
+    assert max(part.bounds[2] - part.bounds[0] for part in parts.geoms) < 5
+    assert {part.bounds[0] > 0 for part in parts.geoms} == {True, False}
+    back = geopandas.GeoSeries(list(parts.geoms), crs="EPSG:4326").to_crs(crs)
+    if epsg == 4326:  # there the two sides are far apart
+        east = box[0] > 0
+        turn = [360.0 if east else -360.0, 0.0]
+        other = [part.bounds[0] < 0 if east else part.bounds[0] > 0 for part in back]
+        back = [
+            shapely.transform(part, lambda p: p + turn) if move else part
+            for part, move in zip(back, other, strict=True)
+        ]
+    difference = shapely.union_all(list(back)).symmetric_difference(polygon - hole)
+    assert difference.area < 1e-3 * polygon.area
+
+
+def test_long_edges_follow_the_ground(tmp_path):
+    crs = CRS.from_epsg(32631)
+    document = geojson(tmp_path / "a.geojson", [shapely.box(6e5, 6e6, 7e5, 6.1e6)], crs)
+    lon, lat = np.array(positions(document["features"][0]["geometry"]["coordinates"]), float).T
+    x, y = rasterio.warp.transform(
+        "EPSG:4326", crs, (lon[:-1] + lon[1:]) / 2, (lat[:-1] + lat[1:]) / 2
+    )
+    off = np.minimum.reduce(
+        [np.abs(np.array(x) - 6e5), np.abs(np.array(x) - 7e5),
+         np.abs(np.array(y) - 6e6), np.abs(np.array(y) - 6.1e6)]
+    )  # fmt: skip
+    assert off.max() < 0.1  # metres; the corners alone would leave 200
+
+
+@given(st.floats(-179.99, 179.99), st.floats(-60, 60), st.integers(1, 30))
+@settings(max_examples=60, deadline=None)
+def test_tiny_polygons_stay_valid_in_seven_decimals(lon, lat, pixels):
+    size = 3e-7 * np.array([pixels, 1])
+    ell = shapely.box(lon, lat, *(np.array([lon, lat]) + size))
+    geometry = vector._lonlat(table([ell], "EPSG:4326"))
+    assert shapely.is_valid(geometry).all()
+    assert not shapely.is_empty(geometry).any()
+
+
+def test_flat_polygons_are_reported_not_lost(tmp_path, caplog):
+    speck = shapely.box(10, 50, 10 + 1e-9, 50 + 1e-9)
+    assert len(geojson(tmp_path / "a.geojson", [speck], "EPSG:4326")["features"]) == 1
+    assert "1 polygons are flat" in caplog.text
+
+
+def test_geojson_without_crs_needs_permission(tmp_path):
+    box = [shapely.box(3, 4, 7, 9)]
+    with pytest.raises(UsageError, match="--pixel-coordinates"):
+        geojson(tmp_path / "a.geojson", box, None)
+    document = geojson(tmp_path / "a.geojson", box, None, pixel_coordinates=True)
+    assert "crs" not in document
+    points = np.array(positions(document["features"][0]["geometry"]["coordinates"]), float)
+    assert (points.min(axis=0) == [3, 4]).all()
+    assert (points.max(axis=0) == [7, 9]).all()
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])
+def test_other_formats_take_pixel_coordinates(tmp_path, suffix):
+    write_vector(table([shapely.box(3, 4, 7, 9)], None), tmp_path / f"a{suffix}", provenance={})
+    assert read(tmp_path / f"a{suffix}").total_bounds.tolist() == [3, 4, 7, 9]
+
+
+# --- styles -------------------------------------------------------------------------------------
+
+
+def test_styles_are_well_formed_and_cover_every_score():
+    for text in (change_qml(), probability_qml()):
+        assert ET.fromstring(text).tag == "qgis"
+    bounds = [bound for lower, upper, _ in SCORE_CLASSES for bound in (lower, upper)]
+    assert bounds[0] == 0.0
+    assert bounds[-1] == 1.0
+    assert bounds[1:-1:2] == bounds[2:-1:2]
+    assert ET.fromstring(change_qml()).attrib["labelsEnabled"] == "0"
