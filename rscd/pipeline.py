@@ -36,13 +36,18 @@ from rscd.inference.predictor import Model, Predictor
 from rscd.inference.tiled import (
     Mapper,
     Progress,
+    Seam,
     fit_model,
+    measure_seam,
     predict_scene,
     silent,
     thread_mapper,
 )
 from rscd.provenance import describe_file
 from rscd.types import Align, Provenance
+
+MAX_WORKERS = 8
+"""More threads than this wait for the disk and for each other."""
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +117,8 @@ class Result:
     model: str
     threshold: float
     alignment: dict[str, str]
+    seam: dict[str, float] | None
+    """Error at tile edges, see `rscd.inference.tiled.Seam`; None where there is none."""
     seconds: float
     resumed: bool
 
@@ -155,7 +162,7 @@ def predict(
     """
     started = time.monotonic()
     targets = _targets(pair, outputs, prob, preview, options)
-    model = load_model(options.model, options.device)
+    model = _model(options)
     load = _load(pair, model, options)
     _check_room(pair, targets[0])
     provenance = _provenance(pair, model, options)
@@ -169,7 +176,7 @@ def predict(
             _rehearse(journal.folder, outputs, prob, options)
             threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
             with threads as run:
-                change_map = _predict(
+                change_map, seam = _predict(
                     pair, model, journal, provenance, options, load, run, progress
                 )
             result = _export(
@@ -191,6 +198,7 @@ def predict(
         outputs=[str(path) for path in targets],
         model=model.name,
         alignment=pair.alignment,
+        seam=None if seam is None else asdict(seam),
         seconds=seconds,
         resumed=journal.resumed,
     )
@@ -223,7 +231,7 @@ def _rehearse(
 
 def plan(pair: ScenePair, options: Options) -> Plan:
     """What `predict` would do, without reading a pixel."""
-    model = load_model(options.model, options.device)
+    model = _model(options)
     load = _load(pair, model, options)
     height, width = pair.shape_hw
     return Plan(
@@ -250,7 +258,7 @@ def _predict(
     load: Load,
     mapper: Mapper,
     progress: Progress,
-) -> ChangeMap:
+) -> tuple[ChangeMap, Seam | None]:
     if journal.resumed:
         log.info("going on with the interrupted run in %s", journal.folder)
     predictor: Predictor = fit_model(pair, model, mapper, progress)
@@ -268,7 +276,7 @@ def _predict(
         mapper=mapper,
         progress=progress,
     )
-    return change_map
+    return change_map, measure_seam(pair, predictor, change_map, load.tile_size)
 
 
 def _export(
@@ -334,11 +342,20 @@ def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) 
     return round(changed * side**2, 2)
 
 
+def _workers(options: Options) -> int:
+    return options.workers or max(1, min(MAX_WORKERS, os.cpu_count() or 1))
+
+
+def _model(options: Options) -> Model:
+    threads = max(1, (os.cpu_count() or 1) // _workers(options))
+    return load_model(options.model, options.device, threads)
+
+
 def _load(pair: ScenePair, model: Model, options: Options) -> Load:
     asked = Load(
         tile_size=options.tile_size or model.tiling.tile_size,
         batch_size=options.batch_size or model.tiling.batch_size,
-        workers=options.workers or max(1, min(8, os.cpu_count() or 1)),
+        workers=_workers(options),
         gdal_cache=GDAL_CACHE,
     )
     load = fit_load(asked, options.max_memory, pair.n_bands, model.tiling)

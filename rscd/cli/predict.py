@@ -1,6 +1,7 @@
 """``rscd predict``: two rasters in, change polygons and rasters out."""
 
 import argparse
+import logging
 from typing import TYPE_CHECKING, Any
 
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json
@@ -8,6 +9,8 @@ from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from rscd.pipeline import Options
+
+log = logging.getLogger(__name__)
 
 EPILOG = """\
 Without -m the training-free default is used. Training-free detectors (cva, irmad, pca-kmeans) find
@@ -155,9 +158,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say_alignment(alignment: dict[str, str]) -> None:
-    import logging
-
-    logging.getLogger("rscd").info(
+    log.info(
         "result grid: %s\n  t1 %s\n  t2 %s", alignment["grid"], alignment["t1"], alignment["t2"]
     )
 
@@ -176,6 +177,13 @@ def _say_result(result: Any) -> None:
         result.seconds,
         " (went on with an interrupted run)" if result.resumed else "",
     )
+    if result.seam is not None:
+        log.info(
+            "at tile edges the probability is off by %(mean_abs).2g on average and %(max_abs).2g "
+            "at most; %(flipped_share).2g of the pixels there change side: larger --tile-size, "
+            "fewer edges",
+            result.seam,
+        )
 
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:

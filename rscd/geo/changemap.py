@@ -22,6 +22,9 @@ from rscd.types import IGNORE, ByteArray, FloatArray, Provenance, ShapeHW
 STRIP_BYTES = 16 << 20
 """Rows are streamed in strips of about this size."""
 
+PADDING = 16
+"""Bytes behind the pixels: GDAL takes a file of a single byte for no raster at all."""
+
 ENVI_TYPES = {"uint8": 1, "float32": 4}
 
 
@@ -46,10 +49,11 @@ class RawRaster:
         """
         height, width = self.shape_hw
         with self.path.open("wb") as file:
+            size = self.nbytes + PADDING
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, self.nbytes)
+                os.posix_fallocate(file.fileno(), 0, size)
             else:
-                file.truncate(self.nbytes)
+                file.truncate(size)
         self.path.with_suffix(".hdr").write_text(
             f"ENVI\nsamples = {width}\nlines = {height}\nbands = 1\nheader offset = 0\n"
             f"file type = ENVI Standard\ndata type = {ENVI_TYPES[self.dtype]}\n"

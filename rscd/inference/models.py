@@ -9,12 +9,13 @@ from rscd.inference.predictor import Model
 WEIGHTS_SUFFIXES = (".safetensors",)
 
 
-def load_model(name: str | None, device: str = "auto") -> Model:
+def load_model(name: str | None, device: str = "auto", threads: int = 1) -> Model:
     """A model by its name or file.
 
     Args:
         name: a name of `model_names`, a weights file, or None for the default.
         device: ``auto``, ``cpu`` or ``cuda``, for networks.
+        threads: cores that one call of a network may use.
 
     Raises:
         ModelError: for an unknown name.
@@ -26,7 +27,7 @@ def load_model(name: str | None, device: str = "auto") -> Model:
     if Path(name).suffix in WEIGHTS_SUFFIXES:
         from rscd.inference.network import load_network
 
-        return load_network(Path(name), device)
+        return load_network(Path(name), device, threads)
     raise ModelError(
         f"expected a model among {', '.join(model_names())} or a weights file "
         f"({', '.join(WEIGHTS_SUFFIXES)}), found {name!r}; see rscd model list"

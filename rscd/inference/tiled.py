@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -15,13 +16,16 @@ import numpy as np
 
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Box, Tile, batches, plan_tiles
+from rscd.geo.tiles import Box, Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
 from rscd.inference.predictor import Block, Model, Predictor
 from rscd.types import FloatArray
 
 BLOCK_SIZE = 512
 """Side of the blocks over which global statistics are gathered; fixed, see `Block`."""
+
+SEAM_PX = 16
+SEAM_SAMPLES = 8
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -165,6 +169,54 @@ def predict_scene(
         journal.add([tile.index for tile, _ in results])
         finished += len(results)
         progress("change", finished, len(tiles))
+
+
+@dataclass(frozen=True)
+class Seam:
+    """How much the result at tile edges differs from what full context gives."""
+
+    mean_abs: float
+    """Mean absolute difference in probability, over `SEAM_PX` pixels on both sides of edges."""
+    max_abs: float
+    flipped_share: float
+    """Share of these pixels that change side of the threshold."""
+
+
+def measure_seam(
+    pair: ScenePair, predictor: Predictor, change_map: ChangeMap, tile_size: int
+) -> Seam | None:
+    """Predict again across a few tile edges, with the edge in the middle of the tile.
+
+    Returns:
+        None when the model's halo covers its receptive field, or the scene is a single tile.
+    """
+    tiling = predictor.tiling
+    tiles = plan_tiles(pair.shape_hw, tile_size, tiling.halo, tiling.multiple)
+    inner = [tile for tile in tiles if tile.write.col > 0]
+    if tiling.exact or not inner:
+        return None
+    found, wanted = [], []
+    for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]:
+        half = round_up(tile.write.width // 2, tiling.multiple)
+        shifted = replace(tile, read=replace(tile.read, col=tile.read.col - half))
+        [(_, prob)] = run_block(pair, predictor, [_at_edge(shifted, tile.write)])
+        rows = change_map.prob.read_rows(tile.write.row, tile.write.row + tile.write.height)
+        start = max(0, tile.write.col - SEAM_PX)
+        found.append(rows[:, start : start + prob.shape[1]].ravel())
+        wanted.append(prob.ravel())
+    a, b = np.concatenate(found), np.concatenate(wanted)
+    a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+    if not a.size:
+        return None
+    difference = np.abs(a - b)
+    flipped = (a >= change_map.threshold) != (b >= change_map.threshold)
+    return Seam(float(difference.mean()), float(difference.max()), float(flipped.mean()))
+
+
+def _at_edge(tile: Tile, edge: Box) -> Tile:
+    start = max(0, edge.col - SEAM_PX)
+    width = min(edge.col + SEAM_PX, edge.col + edge.width) - start
+    return replace(tile, write=replace(edge, col=start, width=width))
 
 
 def whole_scene(pair: ScenePair) -> Box:

@@ -1,0 +1,35 @@
+"""Normalize: the first layer of every network."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """Raw sensor values -> network range, per band: (value - mean) / std.
+
+    Mean and deviation are buffers: saved with the weights, so training, tiled prediction and
+    notebooks cannot disagree about them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Keep one mean and one deviation per band.
+
+        Raises:
+            ValueError: when the two differ in length or a deviation is not positive.
+        """
+        super().__init__()
+        if len(mean) != len(std) or not all(value > 0 for value in std):
+            raise ValueError(
+                f"expected one mean and one positive deviation per band, found {mean} and {std}"
+            )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(...,C,H,W) raw -> (...,C,H,W) normalised."""
+        return (image - self.mean) / self.std
