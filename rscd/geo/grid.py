@@ -34,6 +34,20 @@ def apply(
     return a * x + b * y + c, d * x + e * y + f
 
 
+def compose(outer: Affine, inner: Affine) -> Affine:
+    """First `inner`, then `outer` (spelled out: affine 2 and 3 differ in their operators)."""
+    a, b, c, d, e, f = outer[:6]
+    g, h, i, j, k, m = inner[:6]
+    return Affine(
+        a * g + b * j,
+        a * h + b * k,
+        a * i + b * m + c,
+        d * g + e * j,
+        d * h + e * k,
+        d * i + e * m + f,
+    )
+
+
 def whole_pixel_offset(grid: GeoBox, other: GeoBox) -> tuple[int, int] | None:
     """(columns, rows) to add to a pixel of `grid` to find it in `other`, if that is exact.
 
@@ -43,13 +57,13 @@ def whole_pixel_offset(grid: GeoBox, other: GeoBox) -> tuple[int, int] | None:
     """
     if grid.crs != other.crs:
         return None
-    to_other: Affine = ~other.affine * grid.affine
+    to_other = compose(~other.affine, grid.affine)
     dx, dy = round(to_other.c), round(to_other.f)
     height, width = grid.shape
-    for corner in ((0, 0), (width, 0), (0, height), (width, height)):
-        x, y = to_other * corner
-        if math.hypot(x - corner[0] - dx, y - corner[1] - dy) > SAME_GRID_PX:
-            return None
+    cols, rows = np.array([0.0, width, 0.0, width]), np.array([0.0, 0.0, height, height])
+    x, y = apply(to_other, cols, rows)
+    if np.hypot(x - cols - dx, y - rows - dy).max() > SAME_GRID_PX:
+        return None
     return dx, dy
 
 

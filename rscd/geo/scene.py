@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
@@ -22,6 +23,7 @@ from shapely.geometry.base import BaseGeometry
 from rscd.errors import GridMismatchError, SceneError, UsageError
 from rscd.geo.grid import (
     apply,
+    compose,
     crop_to_pixels,
     crs_name,
     grid_text,
@@ -226,7 +228,7 @@ class ScenePair:
             valid &= geometry_mask(
                 [self.aoi],
                 box.shape_hw,
-                self.grid.affine * self.grid.affine.translation(box.col, box.row),
+                compose(self.grid.affine, Affine.translation(box.col, box.row)),
                 invert=True,
             )
         np.logical_and(valid, np.isfinite(image).all(axis=(0, 1)), out=valid)
@@ -365,8 +367,8 @@ def _check_equal_grids(t1: Source, t2: Source) -> None:
 def _shift_text(grid: GeoBox, other: GeoBox) -> str:
     if grid.crs != other.crs:
         return ""
-    x, y = (~grid.affine * other.affine) * (0, 0)
-    return f", its corner at column {x:.2f}, row {y:.2f} of t1"
+    corner = compose(~grid.affine, other.affine)
+    return f", its corner at column {corner.c:.2f}, row {corner.f:.2f} of t1"
 
 
 def _placement(source: Source, grid: GeoBox) -> Placement:

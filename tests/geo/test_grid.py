@@ -1,0 +1,225 @@
+"""Pixel grids: when two are one, where they meet, how large their pixels are."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from rscd.errors import GridMismatchError
+from rscd.geo.grid import (
+    apply,
+    bounds_text,
+    compose,
+    crop_to_pixels,
+    crs_name,
+    footprint_px,
+    grid_text,
+    intersection,
+    is_georeferenced,
+    pixel_size_m,
+    shape_hw,
+    whole_pixel_offset,
+)
+
+UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+
+
+def grid(shape=(40, 60), transform=UTM, crs="EPSG:32633"):
+    return GeoBox(shape, transform, crs)
+
+
+def shifted(cols, rows, base=UTM):
+    return compose(base, Affine.translation(cols, rows))
+
+
+@given(st.integers(-500, 500), st.integers(-500, 500))
+def test_offset_of_whole_pixels_is_found_for_any_transform(cols, rows):
+    for base in (
+        UTM,
+        compose(UTM, Affine.rotation(30)),
+        compose(UTM, Affine.scale(1, -1)),
+        Affine.identity(),
+    ):
+        one, other = grid(transform=shifted(cols, rows, base)), grid(transform=base)
+        assert whole_pixel_offset(one, other) == (cols, rows)
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5))
+def test_fractions_of_a_pixel_have_no_whole_offset(cols, rows):
+    away = math.hypot(cols - round(cols), rows - round(rows))
+    assume(abs(away - 0.01) > 1e-6)
+    offset = whole_pixel_offset(grid(transform=shifted(cols, rows)), grid())
+    assert (offset is None) == (away > 0.01)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        grid(crs="EPSG:32632"),
+        grid(crs=None),
+        grid(transform=compose(UTM, Affine.scale(1.001))),  # 0.04 pixels off at the far end
+        grid(transform=compose(UTM, Affine.scale(2))),
+        grid(transform=compose(UTM, Affine.rotation(0.1))),
+        grid(transform=compose(shifted(0, 40), Affine.scale(1, -1))),  # flipped, in place
+        grid(transform=compose(UTM, Affine.rotation(180))),
+    ],
+)
+def test_other_grids_have_no_offset(other):
+    assert whole_pixel_offset(grid(), other) is None
+
+
+def test_a_pixel_size_that_differs_by_rounding_alone_is_the_same_grid():
+    rounded = Affine(10.0000001, 0, 500_000, 0, -10, 5_000_000)
+    assert whole_pixel_offset(grid(transform=rounded), grid()) == (0, 0)
+
+
+def test_offset_sees_the_drift_at_the_far_corner():
+    wide = grid((10, 20_000))
+    drifting = grid((10, 20_000), compose(UTM, Affine.scale(1 + 1e-6, 1)))  # 0.02 pixels at the end
+    assert whole_pixel_offset(wide, drifting) is None
+
+
+@given(st.integers(-80, 80), st.integers(-80, 80), st.integers(1, 50), st.integers(1, 50))
+def test_intersection_of_aligned_grids_is_that_of_index_ranges(cols, rows, height, width):
+    anchor, other = grid(), grid((height, width), shifted(cols, rows))
+    rows_in = sorted(set(range(40)) & set(range(rows, rows + height)))
+    cols_in = sorted(set(range(60)) & set(range(cols, cols + width)))
+    if not (rows_in and cols_in):
+        with pytest.raises(GridMismatchError, match="overlap"):
+            intersection(anchor, other)
+        return
+    met = intersection(anchor, other)
+    assert shape_hw(met) == (len(rows_in), len(cols_in))
+    assert whole_pixel_offset(met, anchor) == (cols_in[0], rows_in[0])
+
+
+@given(
+    st.floats(-70, 70),
+    st.floats(-50, 50),
+    st.floats(0.2, 3),
+    st.floats(-180, 180),
+)
+def test_intersection_holds_every_pixel_whose_centre_the_other_covers(cols, rows, scale, degrees):
+    anchor = grid()
+    other = grid(
+        (20, 30),
+        compose(shifted(cols, rows), compose(Affine.rotation(degrees), Affine.scale(scale))),
+    )
+    col, row = np.meshgrid(np.arange(60) + 0.5, np.arange(40) + 0.5)
+    u, v = apply(compose(~other.affine, anchor.affine), col, row)
+    covered = (u > 0) & (u < 30) & (v > 0) & (v < 20)
+    try:
+        met = intersection(anchor, other)
+    except GridMismatchError:
+        assert not covered.any()
+        return
+    left, top = whole_pixel_offset(met, anchor)
+    height, width = shape_hw(met)
+    kept = np.zeros((40, 60), bool)
+    kept[top : top + height, left : left + width] = True
+    assert kept[covered].all()
+
+
+def test_no_overlap_names_both_bounds_in_one_crs():
+    far = GeoBox((100, 100), Affine(0.001, 0, 20.0, 0, -0.001, 50.0), "EPSG:4326")
+    with pytest.raises(GridMismatchError) as caught:
+        intersection(grid(), far)
+    message = str(caught.value)
+    assert "(500000, 4999600, 500600, 5000000)" in message  # t1
+    assert "EPSG:32633" in message
+    t2_bounds = re.search(r"and t2 \((.*?)\)", message)
+    left, bottom, right, top = map(float, t2_bounds.group(1).split(","))
+    assert 850_000 < left < right < 880_000  # 20 to 20.1 degrees east, in zone 33
+    assert 5_530_000 < bottom < top < 5_560_000
+    assert "\n" not in message
+
+
+def test_touching_edges_do_not_overlap():
+    with pytest.raises(GridMismatchError, match="found none"):
+        intersection(grid(), grid(transform=shifted(60, 0)))
+
+
+def test_less_than_half_a_pixel_in_common_covers_no_pixel_centre():
+    with pytest.raises(GridMismatchError, match="found none"):
+        intersection(grid(), grid(transform=shifted(59.6, 0)))
+    assert shape_hw(intersection(grid(), grid(transform=shifted(59.4, 0)))) == (40, 1)
+
+
+def test_footprint_follows_edges_that_bend():
+    # the parallel 60 N over 40 degrees of longitude bulges in a polar projection
+    wide = GeoBox((10, 400), Affine(0.1, 0, -20, 0, -0.1, 60), "EPSG:4326")
+    polar = GeoBox((10, 10), Affine(1000, 0, 0, 0, -1000, 0), "EPSG:3413")
+    box = footprint_px(wide, polar)
+    lon = np.linspace(-20, 20, 1001)
+    to_polar = Transformer.from_crs("EPSG:4326", "EPSG:3413", always_xy=True)
+    exact = np.array([to_polar.transform(lon, np.full_like(lon, lat)) for lat in (59, 60)])
+    x0, x1 = exact[:, 0].min() / 1000, exact[:, 0].max() / 1000
+    y0, y1 = -exact[:, 1].max() / 1000, -exact[:, 1].min() / 1000
+    np.testing.assert_allclose(box, (x0, y0, x1, y1), atol=1.0)
+
+
+def test_a_footprint_that_does_not_exist_in_the_other_crs_is_an_error():
+    mars = 'GEOGCRS["Mars",DATUM["Mars",ELLIPSOID["Mars",3396190,169.894,LENGTHUNIT["metre",1]]],'
+    mars += 'CS[ellipsoidal,2],AXIS["latitude",north],AXIS["longitude",east],'
+    mars += 'ANGLEUNIT["degree",0.0174532925199433]]'
+    martian = GeoBox((10, 10), Affine(0.1, 0, 15, 0, -0.1, 45), mars)
+    with pytest.raises(GridMismatchError, match="expected"):
+        intersection(grid(), martian)
+    beyond = GeoBox((10, 10), Affine(1e9, 0, 1e12, 0, -1e9, 1e12), "EPSG:3413")
+    with pytest.raises(GridMismatchError, match="expected"):
+        intersection(grid(), beyond)
+
+
+def test_crop_to_pixels_keeps_pixels_whose_centre_lies_within():
+    assert shape_hw(crop_to_pixels(grid(), (0.4, 0.6, 3.6, 3.4))) == (2, 4)
+    assert crop_to_pixels(grid(), (0.6, 0, 1.4, 40)) is None
+    assert crop_to_pixels(grid(), (100, 0, 140, 40)) is None
+    assert crop_to_pixels(grid(), (-1e9, -1e9, 1e9, 1e9)) == grid()
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "metres"),
+    [
+        ("EPSG:32633", UTM, 10.0),
+        ("EPSG:32633", compose(UTM, Affine.rotation(25)), 10.0),
+        # at 47 degrees north a pixel of web mercator is cos(47) of its size on the ground
+        ("EPSG:3857", Affine(1, 0, 1e6, 0, -1, 5_942_074), math.cos(math.radians(47))),
+        ("EPSG:2056", Affine(0.5, 0, 2_600_000, 0, -0.5, 1_200_000), 0.5),
+        ("EPSG:2263", Affine(1, 0, 980_000, 0, -1, 200_000), 0.3048006),  # US survey feet
+    ],
+)
+def test_pixel_size_in_metres(crs, transform, metres):
+    assert pixel_size_m(grid(transform=transform, crs=crs)) == pytest.approx(metres, rel=4e-3)
+
+
+def test_pixel_size_of_degrees():
+    size = pixel_size_m(GeoBox((2, 2), Affine(1e-5, 0, 8, 0, -1e-5, 60), "EPSG:4326"))
+    across, along = 1e-5 * 55_800, 1e-5 * 111_412  # lengths of a degree at 60 north
+    assert size == pytest.approx(math.sqrt(across * along), rel=2e-3)
+
+
+def test_pixel_size_is_unknown_without_crs():
+    assert pixel_size_m(grid(crs=None)) is None
+
+
+def test_texts_for_people():
+    assert crs_name(None) == "no CRS"
+    assert crs_name("EPSG:32633") == "EPSG:32633"
+    assert grid_text(grid()) == "60 x 40 px of 10 m, EPSG:32633"
+    assert grid_text(grid(transform=Affine.identity(), crs=None)) == "60 x 40 px of 1 px, no CRS"
+    degrees = GeoBox((4, 6), Affine(0.25, 0, 0, 0, -0.25, 0), "EPSG:4326")
+    assert grid_text(degrees) == "6 x 4 px of 0.25 deg, EPSG:4326"
+    feet = grid(transform=Affine(1, 0, 9e5, 0, -1, 2e5), crs="EPSG:2263")
+    assert "1 ft" in grid_text(feet)
+    assert bounds_text((0.1, -1.0, 1e6, 2.0)) == "(0.1, -1, 1000000, 2)"
+
+
+def test_georeferenced_means_having_a_crs():
+    assert is_georeferenced(grid())
+    assert not is_georeferenced(grid(crs=None))
