@@ -1,6 +1,5 @@
 """``write_sample``: a town as the files a user has: two GeoTIFFs, and the truth beside them."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +20,10 @@ SAMPLE_ORIGIN = (398_400.0, 5_822_400.0)
 """Upper left corner (easting, northing) of every sample scene, metres."""
 SAMPLE_GSD_M = 0.5
 SAMPLE_STYLE = TownStyle(
-    urban=0.66, dense=0.1, industrial=0.16, curvature=0.6, tree_cover=0.6, wood=0.3, field=0.35,
+    urban=0.66, dense=0.1, industrial=0.16, curvature=0.7, tree_cover=0.6, wood=0.3, field=0.35,
     evergreen=0.3, arid=0.25, river=1.0, clutter=0.5,
 )  # fmt: skip
-SAMPLE_CHANGE_SHARE = 0.16
+SAMPLE_CHANGE_SHARE = 0.24
 
 RASTERS = ("scene_t1.tif", "scene_t2.tif", "truth_mask.tif", "landcover_t1.tif", "landcover_t2.tif")
 VECTORS = ("truth.geojson", "buildings_t1.geojson", "buildings_t2.geojson")
@@ -65,7 +64,7 @@ def write_sample(
             _write_rasters(Path(beside), town, pair)
             _write_vectors(Path(beside), town, pair)
             for path in paths.values():
-                os.replace(Path(beside) / path.name, path)
+                (Path(beside) / path.name).replace(path)
     except OSError as error:
         raise OutputError(f"cannot write the sample into {folder}: {error}") from error
     return paths
@@ -108,7 +107,8 @@ def _write_raster(
 
     profile = {
         "driver": "GTiff", "dtype": str(bands.dtype), "count": len(bands), "crs": SAMPLE_CRS,
-        "height": bands.shape[1], "width": bands.shape[2], "transform": sample_transform(town.gsd_m),
+        "height": bands.shape[1], "width": bands.shape[2],
+        "transform": sample_transform(town.gsd_m),
         "compress": "deflate", "predictor": 2 if colours is None else 1, "tiled": True,
         "blockxsize": 256, "blockysize": 256, "interleave": "pixel",
     }  # fmt: skip

@@ -199,10 +199,7 @@ def _hall(
         float(rng.random()), float(rng.uniform(0.85, 1.1)),
         float(rng.uniform(0.9, 2.6)) if metal else 0.0,
     )  # fmt: skip
-    if not metal:
-        boxes = _parapet(roof) + _flat_fittings(rng, roof)
-    else:
-        boxes = [roof]
+    boxes = [roof] if metal else _parapet(roof) + _flat_fittings(rng, roof)
     draw = rng.random()
     if draw < 0.45 and d > 12:
         boxes += _skylights(rng, roof)

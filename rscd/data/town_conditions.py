@@ -78,10 +78,11 @@ class Conditions:
             return centre + strength * (float(rng.uniform(low, high)) - centre)
 
         winter = bool(rng.random() < 0.35)
+        bare = float(rng.uniform(0.2, 0.65)) if winter and rng.random() < 0.7 else 0.0
         cast = np.exp(strength * rng.normal(0, (0.05, 0.035, 0.07, 0.08)))
         return Conditions(
             greenness=spread(0.0, 0.5, 0.5) if winter else spread(0.35, 1.0, 0.7),
-            leaf_off=strength * float(rng.uniform(0.2, 0.65)) if winter and rng.random() < 0.7 else 0.0,
+            leaf_off=strength * bare,
             sun_azimuth_deg=spread(95, 250, 165),
             sun_elevation_deg=spread(22, 50, 42) if winter else spread(32, 68, 48),
             ambient=spread(0.12, 0.42, 0.24),
@@ -95,7 +96,7 @@ class Conditions:
             blur_px=spread(0.25, 1.0, 0.5),
             sharpen=strength * float(rng.uniform(0, 1.2)) if rng.random() < 0.5 else 0.0,
             jpeg_quality=int(rng.integers(60, 96)) if rng.random() < 0.3 * strength else 0,
-            off_nadir_deg=strength * abs(float(rng.normal(0, 9))) % 30,
+            off_nadir_deg=strength * min(abs(float(rng.normal(0, 7))), 25.0),
             view_azimuth_deg=float(rng.uniform(0, 360)),
         )  # fmt: skip
 

@@ -47,9 +47,9 @@ class Warp:
 
 
 def draw_warp(rng: np.random.Generator, curvature: float) -> Warp:
-    """A random warp whose gradient stays below one half, so that it never folds."""
+    """A random warp whose gradient stays below 0.71, so that it never folds."""
     waves = []
-    for shortest, longest, gradient in ((420, 900, 0.24), (190, 420, 0.17), (110, 200, 0.06)):
+    for shortest, longest, gradient in ((420, 900, 0.34), (190, 420, 0.27), (110, 200, 0.10)):
         k = 2 * math.pi / rng.uniform(shortest, longest)
         to, along = rng.uniform(0, 2 * math.pi, 2)
         amplitude = curvature * gradient * rng.uniform(0.6, 1.0) / k

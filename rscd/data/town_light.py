@@ -56,7 +56,7 @@ def cast_shadow(
         moved = shifted(boundary, step * sun[0] / flat, step * sun[1] / flat)
         boundary = np.maximum(boundary, moved - np.float32(step * drop))
         step *= 2
-    return np.clip((boundary - height - 0.1) * 2.0, 0.0, 1.0)
+    return np.asarray(np.clip((boundary - height - 0.1) * 2.0, 0.0, 1.0), np.float32)
 
 
 def _minmod(field: FloatArray, axis: int) -> FloatArray:
@@ -78,7 +78,7 @@ def sunlight(height: FloatArray, res: float, sun: tuple[float, float, float]) ->
     gy = np.clip(_minmod(height, 0) * scale, -_SLOPE_LIMIT, _SLOPE_LIMIT)
     facing = np.float32(sun[2]) - gx * np.float32(sun[0]) - gy * np.float32(sun[1])
     facing /= np.sqrt(1 + gx * gx + gy * gy)
-    return np.clip(facing / np.float32(sun[2]), 0, 2.2)
+    return np.asarray(np.clip(facing / np.float32(sun[2]), 0, 2.2), np.float32)
 
 
 def sky_light(height: FloatArray, res: float) -> FloatArray:

@@ -4,11 +4,12 @@ Colours are sRGB (0-255) as they look in a sunlit, haze-free aerial image, judge
 half-metre imagery; the near-infrared number is a linear reflectance in [0,1].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rscd.types import FloatArray
 
@@ -141,6 +142,10 @@ MATERIALS: Mapping[str, Material] = MappingProxyType(
             "paved", ((106, 106, 108), (120, 120, 118), (94, 94, 96), (134, 132, 128)), 0.15,
             _PAVED, (), 0.3, 0.5,
         ),
+        "court": Material(
+            "paved", ((164, 96, 76), (92, 122, 100), (88, 112, 140), (150, 110, 84)), 0.3, _SMOOTH
+        ),
+        "seal": Material("road", ((84, 84, 86), (94, 94, 94)), 0.12, _SMOOTH),
         "fence": Material("grass", ((104, 92, 76), (124, 112, 96), (88, 78, 66)), 0.25, _SMOOTH),
         "hedge": Material(
             "tree", ((58, 74, 42), (68, 86, 48), (50, 66, 40)), 0.46,
@@ -199,11 +204,12 @@ MATERIALS: Mapping[str, Material] = MappingProxyType(
             "building", ((96, 96, 96), (84, 84, 86), (112, 110, 108)), 0.14,
             (0.0, 0.08, 0.06, 0.03, 0.03), (), 0.3, 0.6,
         ),
-        "fitting": Material("building", ((176, 176, 172), (200, 200, 198), (140, 140, 140)), 0.3, _SMOOTH),
+        "fitting": Material(
+            "building", ((176, 176, 172), (200, 200, 198), (140, 140, 140)), 0.3, _SMOOTH
+        ),
         "skylight": Material("building", ((214, 220, 224), (198, 206, 212)), 0.3, _SMOOTH),
         "solar": Material("building", ((46, 54, 76), (38, 46, 66)), 0.1, _SMOOTH),
         "chimney": Material("building", ((134, 96, 80), (150, 140, 130)), 0.3, _SMOOTH),
-        "wall": Material("building", ((190, 182, 168), (170, 160, 146), (206, 200, 190)), 0.35, _SMOOTH),
     }
 )  # fmt: skip
 
@@ -213,30 +219,63 @@ def srgb_to_linear(srgb: FloatArray) -> FloatArray:
     return np.power(np.clip(srgb, 0.0, 1.0), np.float32(2.2), dtype=np.float32)
 
 
-def _walk(palette: tuple[RGB, ...], position: float) -> FloatArray:
-    """Colour at ``position`` in [0,1] along the palette, linearly interpolated, sRGB 0-1."""
-    at = min(max(position, 0.0), 1.0) * (len(palette) - 1)
-    low = min(int(at), len(palette) - 1)
-    high = min(low + 1, len(palette) - 1)
-    first = np.asarray(palette[low], np.float32)
-    second = np.asarray(palette[high], np.float32)
-    return np.asarray((first + (second - first) * (at - low)) / 255.0, np.float32)
+_HUES = 65
+_ORDER = tuple(MATERIALS)
+_INDEX = {name: i for i, name in enumerate(_ORDER)}
 
 
-def colour(name: str, hue: float, greenness: float) -> FloatArray:
-    """Linear reflectance of a material.
+def _ramps(dormant: bool) -> FloatArray:
+    """(materials,65,4) sRGB in [0,1] and near infrared along every palette."""
+    table = np.empty((len(_ORDER), _HUES, 4), np.float32)
+    at = np.linspace(0, 1, _HUES)
+    for i, name in enumerate(_ORDER):
+        material = MATERIALS[name]
+        asleep = dormant and bool(material.dormant)
+        palette = np.asarray(material.dormant if asleep else material.palette, np.float32) / 255
+        stops = np.linspace(0, 1, len(palette))
+        for band in range(3):
+            table[i, :, band] = np.interp(at, stops, palette[:, band])
+        table[i, :, 3] = material.dormant_nir if asleep else material.nir
+    return table
+
+
+_LUSH, _DORMANT = _ramps(dormant=False), _ramps(dormant=True)
+_MIX = np.asarray([MATERIALS[name].mix for name in _ORDER], np.float32)
+_TEXTURE = np.asarray([MATERIALS[name].texture for name in _ORDER], np.float32)
+
+
+def material_numbers(names: Sequence[str]) -> NDArray[np.intp]:
+    """(N,) positions of materials in the tables below."""
+    return np.asarray([_INDEX[name] for name in names], np.intp)
+
+
+def colours(
+    materials: NDArray[np.intp], hues: FloatArray, greenness: float
+) -> tuple[FloatArray, FloatArray]:
+    """Linear reflectance of things, and how far it strays in patches.
 
     Args:
-        name: key of ``MATERIALS``.
-        hue: where in the palette, [0,1].
+        materials: (N,) from ``material_numbers``.
+        hues: (N,) where in the palette, [0,1].
         greenness: 0 dormant vegetation, 1 lush.
 
     Returns:
-        (4,) float32: red, green, blue, near infrared.
+        Two (N,4) float32 arrays (red, green, blue, near infrared): the colour, and what is added
+        to it where the patch noise is one.
     """
-    material = MATERIALS[name]
-    rgb, nir = _walk(material.palette, hue), material.nir
-    if material.dormant:
-        rgb = rgb * greenness + _walk(material.dormant, hue) * (1.0 - greenness)
-        nir = nir * greenness + material.dormant_nir * (1.0 - greenness)
-    return np.append(srgb_to_linear(np.asarray(rgb, np.float32)), np.float32(nir))
+
+    def at(position: FloatArray) -> FloatArray:
+        step = np.rint(np.clip(position, 0, 1) * (_HUES - 1)).astype(np.intp)
+        value = _LUSH[materials, step] * np.float32(greenness)
+        value += _DORMANT[materials, step] * np.float32(1 - greenness)
+        value[:, :3] = srgb_to_linear(value[:, :3])
+        return np.asarray(value, np.float32)
+
+    first = at(hues)
+    other = at(np.where(hues < 0.6, hues + 0.4, hues - 0.4))
+    return first, np.asarray((other - first) * _MIX[materials][:, None], np.float32)
+
+
+def texture_amplitudes(materials: NDArray[np.intp]) -> FloatArray:
+    """(N,5) relative brightness amplitudes of things."""
+    return _TEXTURE[materials]

@@ -58,11 +58,24 @@ def smooth_noise(
     step = max(round(wavelength_px), 1)
     if step == 1:
         return lattice(seed, col, row, shape_hw)
-    # two cells of margin keep cv2.resize's border handling outside the window
+    # two cells of margin on either side hold the cubic kernel
     first_col, first_row = col // step - 2, row // step - 2
     columns = (col + shape_hw[1] - 1) // step + 3 - first_col
     rows = (row + shape_hw[0] - 1) // step + 3 - first_row
     coarse = lattice(seed, first_col, first_row, (rows, columns))
-    fine = cv2.resize(coarse, (columns * step, rows * step), interpolation=cv2.INTER_CUBIC)
     top, left = row - first_row * step, col - first_col * step
-    return np.ascontiguousarray(fine[top : top + shape_hw[0], left : left + shape_hw[1]])
+    if step < 6:  # OpenCV is quicker for fine lattices, two matrix products for coarse ones
+        fine = cv2.resize(coarse, (columns * step, rows * step), interpolation=cv2.INTER_CUBIC)
+        return np.ascontiguousarray(fine[top : top + shape_hw[0], left : left + shape_hw[1]])
+    down = _cubic_weights(top, shape_hw[0], step, rows)
+    across = _cubic_weights(left, shape_hw[1], step, columns)
+    return np.asarray(down @ coarse @ across.T, np.float32)
+
+
+def _cubic_weights(start: int, count: int, step: int, cells: int) -> FloatArray:
+    """(count,cells) weights of Keys' cubic convolution (a = -0.75, as OpenCV) at pixel centres."""
+    at = (np.arange(start, start + count) + 0.5) / step - 0.5
+    far = np.abs(at[:, None] - np.arange(cells)[None, :])
+    near = (1.25 * far - 2.25) * far * far + 1
+    tail = ((-0.75 * far + 3.75) * far - 6) * far + 3
+    return np.where(far <= 1, near, np.where(far < 2, tail, 0)).astype(np.float32)

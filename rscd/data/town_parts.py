@@ -235,11 +235,16 @@ class Town:
         return _bounds_table([polygon_bounds(a.points) for a in self.areas])
 
     @cached_property
+    def swap_bounds(self) -> NDArray[np.float64]:
+        """(N,4) bounds of ``swaps``."""
+        return _bounds_table([polygon_bounds(s.before.points) for s in self.swaps])
+
+    @cached_property
     def line_bounds(self) -> NDArray[np.float64]:
         """(N,4) bounds of ``lines``, their width included."""
         table = _bounds_table([polygon_bounds(line.points) for line in self.lines])
         half = np.asarray([line.width / 2 + 1 for line in self.lines]).reshape(-1, 1)
-        return table + half * np.asarray([-1.0, -1.0, 1.0, 1.0])
+        return np.asarray(table + half * np.asarray([-1.0, -1.0, 1.0, 1.0]), np.float64)
 
     @cached_property
     def building_bounds(self) -> NDArray[np.float64]:

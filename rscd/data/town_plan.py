@@ -2,36 +2,35 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rscd.data.town_draft import (
+    MARGIN_M,
+    MARK,
+    STREET,
+    VERGE,
+    WATER,
+    Draft,
+    beyond,
+    plant_at,
+)
 from rscd.data.town_layout import (
     Block,
     Warp,
     draw_rows,
     draw_warp,
     path,
-    rectangle,
     point_in_uv_bounds,
+    rectangle,
 )
-from rscd.data.town_lots import (
-    MARK,
-    STREET,
-    VERGE,
-    WATER,
-    Draft,
-    fill_earthwork,
-    fill_houses,
-    fill_large,
-    fill_open,
-)
+from rscd.data.town_lots import fill_houses, fill_large
+from rscd.data.town_open import fill_earthwork, fill_open
 from rscd.data.town_parts import BOTH, T1, T2, Line, Points, Town, TownStyle
 from rscd.errors import UsageError
 from rscd.types import ShapeHW
-
-MARGIN_M = 45.0
-"""How far a plan reaches beyond the image: the longest shadow that is drawn."""
 
 
 def check_size(shape_hw: ShapeHW, gsd_m: float, change_share: float) -> None:
@@ -76,11 +75,12 @@ def plan_town(
     rng = np.random.default_rng(seed)
     style = TownStyle.draw(rng) if style is None else style
     height_m, width_m = shape_hw[0] * gsd_m, shape_hw[1] * gsd_m
-    draft = Draft(rng, style, draw_warp(rng, style.curvature))
+    draft = Draft(rng, style, draw_warp(rng, style.curvature), frame=(width_m, height_m))
+    draft.lot_change = change_share / max(2 - change_share, 1)
     _river(draft, width_m, height_m)
     blocks = _draw_blocks(draft, width_m, height_m)
     states = {(b.row, b.u0): _block_state(draft, change_share) for b in blocks}
-    _fill(draft, blocks, states, change_share / max(2 - change_share, 1))
+    _fill(draft, blocks, states)
     _streets(draft, blocks, states)
     town = Town(
         seed,
@@ -108,7 +108,7 @@ def _river(draft: Draft, width_m: float, height_m: float) -> None:
     c, s = math.cos(angle), math.sin(angle)
     centre = draft.rng.uniform(0.2, 0.8, 2) * (width_m, height_m)
     draft.river = np.stack((c * t - s * bend, s * t + c * bend), 1) + centre
-    width = draft.between(6, 32)
+    width = draft.river_width = draft.between(6, 32)
     draft.lines.append(Line(draft.river, width + 9, "scrub", 0.4, 0.95, BOTH, WATER))
     draft.lines.append(
         Line(draft.river, width, "water", float(draft.rng.random()), 1.0, BOTH, WATER)
@@ -125,7 +125,7 @@ def _draw_blocks(draft: Draft, width_m: float, height_m: float) -> list[Block]:
     borders, cuts = draw_rows(draft.rng, draft.style, (u0 - m, v0 - m, u1 + m, v1 + m))
     blocks = []
     for row, us in enumerate(cuts):
-        for left, right in zip(us[:-1], us[1:], strict=True):
+        for left, right in pairwise(us):
             block = Block(left, borders[row], right, borders[row + 1], row)
             if _near(draft.warp, block, width_m, height_m):
                 blocks.append(block)
@@ -156,8 +156,9 @@ def _block_state(draft: Draft, change_share: float) -> tuple[str, int]:
     return use, BOTH
 
 
-def _fill(draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tuple[str, int]],
-          lot_change: float) -> None:  # fmt: skip
+def _fill(
+    draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tuple[str, int]]
+) -> None:
     for block in blocks:
         use, when = states[block.row, block.u0]
         absent = BOTH & ~when
@@ -171,7 +172,7 @@ def _fill(draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tup
             else:
                 fill_open(draft, block, absent)
         draft.add_area(rectangle(draft.warp, *block.inner(0)), "lawn", when)
-        change = lot_change if when == BOTH else 0.0
+        change = draft.lot_change if when == BOTH else 0.0
         inset = draft.between(6.5, 9.0)
         if use == "houses":
             fill_houses(draft, block, inset, when, change)
@@ -182,8 +183,8 @@ def _fill(draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tup
 def _streets(
     draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tuple[str, int]]
 ) -> None:
-    """The streets along every block side that borders built-up ground, and a main road now and then."""
-    main_rows = {r for r in range(0, 400) if draft.chance(0.22)}
+    """The streets beside built-up blocks, a main road now and then, tracks in the open."""
+    main_rows = {r for r in range(400) if draft.chance(0.22)}
     pale = draft.chance(0.35)
     for block in blocks:
         when = states[block.row, block.u0][1]
@@ -191,6 +192,8 @@ def _streets(
             row = block.row + (1 if side == "bottom" else 0)
             main = side in ("top", "bottom") and row in main_rows
             _street(draft, block, side, main, BOTH if main else when, pale)
+            if not main and when != BOTH and side in {"top", "left"}:
+                _country_road(draft, block, side, BOTH & ~when)
 
 
 def _side(block: Block, side: str) -> tuple[float, float, float, float]:
@@ -215,10 +218,63 @@ def _street(draft: Draft, block: Block, side: str, main: bool, when: int, pale: 
     draft.lines.append(Line(points, width, material, hue, 1.0, when, STREET))
     if side not in {"top", "left"}:  # the neighbour draws the other two sides as its own
         return
+    if beyond(draft, points):
+        return
+    if material == "asphalt":
+        _wear(draft, points, width, when)
+    if draft.chance(0.35 * draft.style.tree_cover):
+        _street_trees(draft, points, width, when)
     if main:
         _dashes(draft, points, when)
     if draft.chance(0.8):
         _kerb_cars(draft, points, width, when)
+
+
+def _country_road(draft: Draft, block: Block, side: str, when: int) -> None:
+    """Between open blocks: a narrow road, a track, a hedge, or nothing."""
+    kind = draft.rng.random()
+    points = path(draft.warp, *_side(block, side))
+    hue = float(draft.rng.random())
+    if kind < 0.35:
+        draft.lines.append(Line(points, 7.0, "meadow", hue, 1.0, when, VERGE))
+        draft.lines.append(Line(points, draft.between(4.2, 5.6), "asphalt", hue, 1.0, when, STREET))
+    elif kind < 0.6:
+        material = "gravel" if draft.chance(0.6) else "soil"
+        draft.lines.append(Line(points, draft.between(2.6, 3.6), material, hue, 1.0, when, STREET))
+        draft.lines.append(Line(points, 0.8, "meadow", hue, 1.0, when, STREET))
+    if kind > 0.25 and draft.chance(0.7 * draft.style.tree_cover):
+        normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
+        normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
+        side_m = draft.between(4, 6) * (1 if draft.chance(0.5) else -1)
+        near = points + normal * side_m + draft.rng.normal(0, 0.6, points.shape)
+        plant_at(draft, near[draft.rng.random(len(near)) < 0.8], when, (1.6, 4.2), None)
+
+
+def _wear(draft: Draft, points: Points, width: float, when: int) -> None:
+    """Wheel tracks, sealed cracks and mended patches."""
+    normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
+    normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
+    for at in (-0.34, -0.16, 0.16, 0.34):
+        track = points + normal * (at * width)
+        draft.lines.append(
+            Line(track, 0.5, "asphalt", 0.12, draft.between(0.92, 1.04), when, STREET)
+        )
+    for _ in range(int(draft.rng.poisson(len(points) / 14))):
+        i = int(draft.rng.integers(len(points) - 1))
+        off = normal[i] * draft.between(-0.3, 0.3) * width
+        draft.lines.append(
+            Line(points[i : i + 2] + off, draft.between(0.8, 2.6), draft.pick("seal", "asphalt"),
+                 float(draft.rng.random()), draft.between(0.85, 1.1), when, STREET)
+        )  # fmt: skip
+
+
+def _street_trees(draft: Draft, points: Points, width: float, when: int) -> None:
+    normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
+    normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
+    share = draft.between(0.2, 0.7)
+    for side in (-1.0, 1.0):
+        near = points + normal * side * (width / 2 + 2.2)
+        plant_at(draft, near[draft.rng.random(len(near)) < share], when, (1.0, 3.2), None)
 
 
 def _dashes(draft: Draft, points: Points, when: int) -> None:
@@ -264,6 +320,7 @@ def _crop(town: Town, width_m: float, height_m: float) -> Town:
         town,
         areas=tuple(town.areas[i] for i in _kept(town.area_bounds, width_m, height_m)),
         lines=tuple(town.lines[i] for i in _kept(town.line_bounds, width_m, height_m)),
+        swaps=tuple(town.swaps[i] for i in _kept(town.swap_bounds, width_m, height_m)),
         buildings=tuple(town.buildings[i] for i in _kept(town.building_bounds, width_m, height_m)),
         trees=tuple(town.trees[i] for i in _kept(town.tree_bounds, width_m, height_m)),
         props=tuple(p for p in town.props if near(p[0].x, p[0].y)),

@@ -71,6 +71,28 @@ def blank(col: int, row: int, shape_hw: tuple[int, int], res: float) -> Canvas:
     )  # fmt: skip
 
 
+def draw_ground(canvas: Canvas, thing: Area | Line) -> None:
+    """Draw an area or a line."""
+    if isinstance(thing, Area):
+        draw_area(canvas, thing)
+    else:
+        draw_line(canvas, thing)
+
+
+def fray(canvas: Canvas, textures: FloatArray) -> None:
+    """Make the borders of natural ground ragged by up to about a metre."""
+    h, w = canvas.ids.shape
+    columns, rows = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    middle, fine = textures[..., 1], textures[..., 2]
+    columns += (0.6 * middle + 0.4 * fine) / np.float32(canvas.res)
+    rows += (0.6 * fine - 0.5 * middle) / np.float32(canvas.res)
+    # float32 holds every number below 2^24 exactly
+    numbers = canvas.ids.astype(np.float32)
+    edge = cv2.BORDER_REPLICATE
+    numbers = cv2.remap(numbers, columns, rows, cv2.INTER_NEAREST, borderMode=edge)
+    canvas.ids = numbers.astype(np.int32)
+
+
 def draw_area(canvas: Canvas, area: Area) -> None:
     """Fill a polygon; crop rows become stripes of brightness."""
     number = canvas.number(area.material, area.hue, area.tone)
@@ -80,8 +102,9 @@ def draw_area(canvas: Canvas, area: Area) -> None:
     if depth == 0 or period < 2 * canvas.res:
         return
     low, high = area.points.min(axis=0), area.points.max(axis=0)
-    reach = float(max(high - low)) / 2
-    window = canvas.window(*map(float, (low + high) / 2), reach)
+    reach = float((high - low).max()) / 2
+    middle = (low + high) / 2
+    window = canvas.window(float(middle[0]), float(middle[1]), reach)
     if window is None:
         return
     u, v = local_axes(canvas, window, 0.0, 0.0, angle)
@@ -122,7 +145,8 @@ def draw_box(canvas: Canvas, box: Box) -> None:
     if window is None:
         return
     u, v = local_axes(canvas, window, box.x, box.y, box.angle)
-    du, dv = box.half_u - np.abs(u), box.half_v - np.abs(v)
+    du = np.asarray(box.half_u - np.abs(u), np.float32)
+    dv = np.asarray(box.half_v - np.abs(v), np.float32)
     inside = (du >= 0) & (dv >= 0)
     top = _surface(box, v, du, dv)
     number = canvas.number(box.material, box.hue, box.tone)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from rscd.data.town_conditions import Conditions
 from rscd.data.town_light import cast_shadow, relief_sources, sky_light, sun_vector, sunlight
-from rscd.data.town_materials import MATERIALS, colour
+from rscd.data.town_materials import colours, material_numbers, texture_amplitudes
 from rscd.data.town_noise import smooth_noise
 from rscd.data.town_raster import Canvas
 from rscd.types import FloatArray, ShapeHW
@@ -30,33 +30,27 @@ def texture_stack(seed: int, canvas: Canvas) -> FloatArray:
     return np.stack(layers, axis=2)
 
 
-def thin_out(canvas: Canvas, textures: FloatArray, leaf_off: float) -> Canvas:
+def thin_out(canvas: Canvas, textures: FloatArray, leaf_off: float) -> None:
     """Let the ground show through broadleaf crowns, twig by twig."""
     if leaf_off == 0 or canvas.bare_ids is None or canvas.bare_height is None:
-        return canvas
+        return
     broadleaf = np.asarray([m == "broadleaf" for m, _, _ in canvas.looks])[canvas.ids]
     sieve = 0.45 * textures[..., 2] + 0.8 * textures[..., 3] + 0.4 * textures[..., 4]
     through = broadleaf & (sieve < 1.3 * (leaf_off - 0.5))
     canvas.ids = np.where(through, canvas.bare_ids, canvas.ids)
     canvas.height = np.where(through, canvas.bare_height, canvas.height)
-    return canvas
 
 
 def reflectance(canvas: Canvas, textures: FloatArray, greenness: float, bands: int) -> FloatArray:
     """(h,w,bands) linear reflectance of what covers each pixel."""
-    near, far, amplitude = [], [], []
-    for material, hue, tone in canvas.looks:
-        first = colour(material, hue, greenness) * tone
-        other = colour(material, hue + 0.4 if hue < 0.6 else hue - 0.4, greenness) * tone
-        near.append(first)
-        far.append((other - first) * MATERIALS[material].mix)
-        amplitude.append(MATERIALS[material].texture)
-    table = np.asarray(near, np.float32)[:, :bands]
-    spread = np.asarray(far, np.float32)[:, :bands]
+    names, hues, tones = zip(*canvas.looks, strict=True)
+    materials = material_numbers(names)
+    table, spread = colours(materials, np.asarray(hues, np.float32), greenness)
+    tone = np.asarray(tones, np.float32)[:, None]
+    table, spread = (table * tone)[:, :bands], (spread * tone)[:, :bands]
+    amplitude = np.take(texture_amplitudes(materials), canvas.ids, axis=0)
     patches = np.clip(textures[..., :3] @ np.asarray([0.5, 0.45, 0.25], np.float32) + 0.35, 0, 1)
-    bright = np.einsum(
-        "hwk,hwk->hw", np.take(np.asarray(amplitude, np.float32), canvas.ids, axis=0), textures
-    )
+    bright = np.einsum("hwk,hwk->hw", amplitude, textures)
     bright = np.clip(1 + 1.6 * bright, 0.35, 1.9) * canvas.detail
     out = np.take(spread, canvas.ids, axis=0)
     out *= patches[..., None]
@@ -106,11 +100,11 @@ def expose(light_in: FloatArray, conditions: Conditions) -> FloatArray:
 def optics(value: FloatArray, conditions: Conditions) -> FloatArray:
     """Point spread function, then the provider's sharpening."""
     if conditions.blur_px > 0:
-        value = cv2.GaussianBlur(value, (0, 0), conditions.blur_px)
+        value = np.asarray(cv2.GaussianBlur(value, (0, 0), conditions.blur_px), np.float32)
     if conditions.sharpen > 0:
         soft = cv2.GaussianBlur(value, (0, 0), 1.2)
-        value = value + np.float32(conditions.sharpen) * (value - soft)
-    return value.reshape(*value.shape[:2], -1)
+        value = np.asarray(value + conditions.sharpen * (value - soft), np.float32)
+    return value
 
 
 def add_noise(value: FloatArray, conditions: Conditions, rng: np.random.Generator) -> FloatArray:
@@ -119,7 +113,7 @@ def add_noise(value: FloatArray, conditions: Conditions, rng: np.random.Generato
         return value
     grain = rng.standard_normal(value.shape, dtype=np.float32)
     sigma = np.sqrt(0.4 + 1.2 * np.clip(value, 0, 1)) * np.float32(conditions.noise / 255)
-    return value + grain * sigma
+    return np.asarray(value + grain * sigma, np.float32)
 
 
 def quantise(value: FloatArray, dtype: str) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -172,5 +166,5 @@ def warp_field(
 def through_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """An (h,w,3) image as JPEG leaves it."""
     _, stream = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(stream, cv2.IMREAD_COLOR)
+    decoded = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR), np.uint8)
     return np.ascontiguousarray(decoded[..., ::-1])

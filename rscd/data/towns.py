@@ -1,4 +1,4 @@
-"""Synthetic towns at two dates: known buildings appear and vanish among everything else that changes.
+"""Synthetic towns at two dates: known buildings appear and vanish among all that changes.
 
     town = plan_town(seed=7, shape_hw=(256, 256), gsd_m=0.5, change_share=0.2)
     pair = render_town(town, Nuisance.draw(np.random.default_rng(7)))
@@ -20,18 +20,19 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rscd.data.town_conditions import Conditions, Nuisance
+from rscd.data.town_draft import GARDEN, MARGIN_M
 from rscd.data.town_materials import LAND_COVER
-from rscd.data.town_parts import T1, T2, Area, Building, Change, Town, TownStyle
-from rscd.data.town_plan import MARGIN_M, plan_town
+from rscd.data.town_parts import T1, T2, Area, Building, Change, Line, Town, TownStyle, Tree
+from rscd.data.town_plan import plan_town
 from rscd.data.town_raster import (
     Canvas,
     blank,
     cover_codes,
-    draw_area,
     draw_box,
     draw_car,
-    draw_line,
+    draw_ground,
     draw_tree,
+    fray,
 )
 from rscd.data.town_sensor import (
     add_noise,
@@ -119,10 +120,9 @@ def render_town(
         for col in range(0, w, TILE_PX):
             window = (row, col, min(TILE_PX, h - row), min(TILE_PX, w - col))
             place = (slice(row, row + window[2]), slice(col, col + window[3]))
-            for date in (T1, T2):
-                pixels, classes = _render_tile(town, nuisance, date, window, bands, dtype)
-                image[(date - 1, slice(None), *place)] = pixels
-                cover[(date - 1, *place)] = classes
+            pixels, classes = _render_tile(town, nuisance, window, bands, dtype)
+            image[(slice(None), slice(None), *place)] = pixels
+            cover[(slice(None), *place)] = classes
     for index, conditions in enumerate((nuisance.t1, nuisance.t2)):
         if conditions.jpeg_quality and bands == 3 and dtype == "uint8":
             plain = np.ascontiguousarray(np.moveaxis(image[index], 0, 2))
@@ -146,58 +146,76 @@ def _burn(town: Town, polygons: list[object]) -> ByteArray:
 
 
 def _canvas_window(
-    town: Town, nuisance: Nuisance, date: int, window: tuple[int, int, int, int]
-) -> tuple[int, int, ShapeHW, float]:
-    """First column and row, size of the canvas of a tile, and the longest shadow (metres).
+    town: Town, nuisance: Nuisance, window: tuple[int, int, int, int]
+) -> tuple[int, int, ShapeHW]:
+    """First column and row, and size of the canvas of a tile, the same for both dates.
 
     The canvas reaches beyond the tile by what optics, displacement and lean need, and towards the
-    sun by the length of a shadow.
+    suns by the length of a shadow.
     """
-    conditions = nuisance.t1 if date == T1 else nuisance.t2
     res = town.gsd_m / OVERSAMPLE
-    moved = max(map(abs, nuisance.shift_px)) + nuisance.warp_px if date == T2 else 0.0
-    lean = town.tallest_m * math.hypot(*conditions.lean)
+    moved = max(map(abs, nuisance.shift_px)) + nuisance.warp_px
+    lean = town.tallest_m * max(math.hypot(*c.lean) for c in (nuisance.t1, nuisance.t2))
     pad = math.ceil((_APRON_PX + moved) * OVERSAMPLE + lean / res) + 2
-    reach = min(town.tallest_m / math.tan(math.radians(conditions.sun_elevation_deg)), MARGIN_M)
-    azimuth = math.radians(conditions.sun_azimuth_deg)
-    to_sun = (reach * math.sin(azimuth) / res, -reach * math.cos(azimuth) / res)
+    to_suns = [(0.0, 0.0)]
+    for conditions in (nuisance.t1, nuisance.t2):
+        reach, azimuth = _shadow_reach(town, conditions), math.radians(conditions.sun_azimuth_deg)
+        to_suns.append((reach * math.sin(azimuth) / res, -reach * math.cos(azimuth) / res))
     row, col, height, width = (OVERSAMPLE * n for n in window)
-    left = col - pad + min(math.floor(to_sun[0]), 0)
-    top = row - pad + min(math.floor(to_sun[1]), 0)
-    right = col + width + pad + max(math.ceil(to_sun[0]), 0)
-    bottom = row + height + pad + max(math.ceil(to_sun[1]), 0)
-    return left, top, (bottom - top, right - left), reach
+    left = col - pad + math.floor(min(x for x, _ in to_suns))
+    top = row - pad + math.floor(min(y for _, y in to_suns))
+    right = col + width + pad + math.ceil(max(x for x, _ in to_suns))
+    bottom = row + height + pad + math.ceil(max(y for _, y in to_suns))
+    return left, top, (bottom - top, right - left)
+
+
+def _shadow_reach(town: Town, conditions: Conditions) -> float:
+    """The longest shadow, metres."""
+    return min(town.tallest_m / math.tan(math.radians(conditions.sun_elevation_deg)), MARGIN_M)
 
 
 def _render_tile(
-    town: Town,
-    nuisance: Nuisance,
-    date: int,
-    window: tuple[int, int, int, int],
-    bands: int,
-    dtype: str,
+    town: Town, nuisance: Nuisance, window: tuple[int, int, int, int], bands: int, dtype: str
 ) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], ByteArray]:
-    """Pixels (C,h,w) and land cover (h,w) of one tile (row, col, height, width) at one date."""
+    """Pixels (2,C,h,w) and land cover (2,h,w) of one tile (row, col, height, width)."""
+    left, top, shape = _canvas_window(town, nuisance, window)
+    canvases = [blank(left, top, shape, town.gsd_m / OVERSAMPLE) for _ in (T1, T2)]
+    textures = texture_stack(town.seed, canvases[0])
+    pixels, classes = [], []
+    for date, canvas in zip((T1, T2), canvases, strict=True):
+        _draw(town, nuisance, date, canvas, textures)
+        classes.append(_classes(canvas, window))
+        shown = _expose_tile(town, nuisance, date, canvas, textures, window, bands)
+        pixels.append(np.moveaxis(shown, 2, 0))
+    return quantise(np.stack(pixels), dtype), np.stack(classes)
+
+
+def _classes(canvas: Canvas, window: tuple[int, int, int, int]) -> ByteArray:
+    """(h,w) land cover of a tile, at the canvas pixel right below each image pixel's centre."""
+    first = [OVERSAMPLE * n + OVERSAMPLE // 2 for n in window[:2]]
+    first = [first[0] - canvas.row, first[1] - canvas.col]
+    rows, columns = (
+        slice(start, start + OVERSAMPLE * count, OVERSAMPLE)
+        for start, count in zip(first, window[2:], strict=True)
+    )
+    return np.take(cover_codes(canvas, dict(LAND_COVER)), canvas.ids[rows, columns])
+
+
+def _expose_tile(
+    town: Town, nuisance: Nuisance, date: int, canvas: Canvas, textures: FloatArray,
+    window: tuple[int, int, int, int], bands: int,
+) -> FloatArray:  # fmt: skip
+    """Display values (h,w,C) of a tile at one date."""
     conditions = nuisance.t1 if date == T1 else nuisance.t2
-    left, top, shape, reach = _canvas_window(town, nuisance, date, window)
-    canvas = _draw(town, nuisance, date, blank(left, top, shape, town.gsd_m / OVERSAMPLE))
-    row, col, height, width = window
-    first = (OVERSAMPLE * row - top + OVERSAMPLE // 2, OVERSAMPLE * col - left + OVERSAMPLE // 2)
-    centres = canvas.ids[
-        first[0] : first[0] + OVERSAMPLE * height : OVERSAMPLE,
-        first[1] : first[1] + OVERSAMPLE * width : OVERSAMPLE,
-    ]
-    classes = np.take(cover_codes(canvas, dict(LAND_COVER)), centres)
-    textures = texture_stack(town.seed, canvas)
-    canvas = thin_out(canvas, textures, conditions.leaf_off)
+    thin_out(canvas, textures, conditions.leaf_off)
     radiance = reflectance(canvas, textures, conditions.greenness, bands)
-    radiance *= light(canvas, conditions, town.seed, reach, bands)
+    radiance *= light(canvas, conditions, town.seed, _shadow_reach(town, conditions), bands)
     radiance = lean_over(radiance, canvas, conditions)
     value = optics(_sample(radiance, canvas, town, nuisance, date, window), conditions)
+    row, col, height, width = window
     value = value[_APRON_PX : _APRON_PX + height, _APRON_PX : _APRON_PX + width]
     rng = np.random.default_rng((town.seed, date, row, col))
-    pixels = quantise(add_noise(expose(value, conditions), conditions, rng), dtype)
-    return np.moveaxis(pixels, 2, 0), classes
+    return add_noise(expose(value, conditions), conditions, rng)
 
 
 def _sample(
@@ -216,49 +234,52 @@ def _sample(
     return np.asarray(cv2.remap(radiance, columns, rows, cv2.INTER_LINEAR), np.float32)
 
 
-def _draw(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> Canvas:
+def _draw(town: Town, nuisance: Nuisance, date: int, canvas: Canvas, textures: FloatArray) -> None:
     """Everything that is there at a date, from the ground up."""
-    for thing in _ground(town, nuisance, date, canvas):
-        if isinstance(thing, Area):
-            draw_area(canvas, thing)
-        else:
-            draw_line(canvas, thing)
+    ground = _ground(town, nuisance, date, canvas)
+    for thing in ground:
+        if thing.layer <= GARDEN:
+            draw_ground(canvas, thing)
+    fray(canvas, textures)
+    for thing in ground:
+        if thing.layer > GARDEN:
+            draw_ground(canvas, thing)
+    _draw_built(town, nuisance, date, canvas)
+    canvas.bare_ids, canvas.bare_height = canvas.ids.copy(), canvas.height.copy()
+    for i in _seen(town.tree_bounds, canvas):
+        if _grows(town.trees[i], date, nuisance.tree_change):
+            draw_tree(canvas, town.trees[i])
+
+
+def _draw_built(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> None:
+    """Cars, sheds and buildings of a date."""
     for spot in town.spots:
         if spot.dates & date:
             draw_car(canvas, spot, date - 1, redraw=spot.draw < nuisance.cars_move)
-    for prop, dates in town.props:
-        if dates & date:
-            draw_box(canvas, prop)
+    boxes = [prop for prop, dates in town.props if dates & date]
     for i in _seen(town.building_bounds, canvas):
         if town.buildings[i].dates & date:
-            for box in town.buildings[i].boxes:
-                draw_box(canvas, box)
-    canvas.bare_ids, canvas.bare_height = canvas.ids.copy(), canvas.height.copy()
-    change = nuisance.tree_change
-    for i in _seen(town.tree_bounds, canvas):
-        tree = town.trees[i]
-        felled = date == T2 and tree.draw < 0.6 * change
-        planted_later = date == T1 and tree.draw > 1 - 0.4 * change
-        if tree.dates & date and not felled and not planted_later:
-            draw_tree(canvas, tree)
-    return canvas
+            boxes += town.buildings[i].boxes
+    for box in boxes:
+        draw_box(canvas, box)
 
 
-def _ground(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> list[object]:
+def _grows(tree: Tree, date: int, tree_change: float) -> bool:
+    """Whether a tree stands at a date; of the changed share 60 % are felled, 40 % planted."""
+    felled = date == T2 and tree.draw < 0.6 * tree_change
+    planted_later = date == T1 and tree.draw > 1 - 0.4 * tree_change
+    return bool(tree.dates & date) and not felled and not planted_later
+
+
+def _ground(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> list[Area | Line]:
     """Areas and lines of a date, in drawing order."""
-    things: list[tuple[int, object]] = []
-    for i in _seen(town.area_bounds, canvas):
-        if town.areas[i].dates & date:
-            things.append((town.areas[i].layer, town.areas[i]))
-    for swap in town.swaps:
+    things: list[Area | Line] = [town.areas[i] for i in _seen(town.area_bounds, canvas)]
+    for i in _seen(town.swap_bounds, canvas):
+        swap = town.swaps[i]
         share = nuisance.crop_change if swap.crop else nuisance.ground_change
-        area = swap.after if date == T2 and swap.draw < share else swap.before
-        if area.dates & date:
-            things.append((area.layer, area))
-    for i in _seen(town.line_bounds, canvas):
-        if town.lines[i].dates & date:
-            things.append((town.lines[i].layer, town.lines[i]))
-    return [thing for _, thing in sorted(things, key=lambda pair: pair[0])]
+        things.append(swap.after if date == T2 and swap.draw < share else swap.before)
+    things += [town.lines[i] for i in _seen(town.line_bounds, canvas)]
+    return sorted((t for t in things if t.dates & date), key=lambda thing: thing.layer)
 
 
 def _seen(bounds: NDArray[np.float64], canvas: Canvas) -> list[int]:
