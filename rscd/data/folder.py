@@ -175,8 +175,7 @@ class PairFolder(NonGeoDataset):
         t1, t2 = (_partner(here, i, name) for i in (0, 1))
         mask = _partner(here, 2, name) if "mask" in self.keys else None
         layers = {key: self._layer_file(here, key, name) for key in sorted(self.keys - OWN_KEYS)}
-        several = len(self.layout.parts) > 1 and self.split is None
-        return PairFiles(f"{part}/{name}" if several else name, t1, t2, mask, layers)
+        return PairFiles(self.layout.title(part, name, self.split), t1, t2, mask, layers)
 
     def _layer(self, key: str) -> Layer:
         return self.layers.get(key, Layer(key, IGNORE_CODED))

@@ -235,7 +235,12 @@ def write_picture(
 
 def fits_png(pixels: NDArray[Any]) -> bool:
     """True if a PNG holds these (C,H,W) pixels without loss."""
-    return pixels.dtype in (np.uint8, np.uint16) and len(pixels) in (1, 3)
+    return png_holds(len(pixels), str(pixels.dtype))
+
+
+def png_holds(bands: int, dtype: str) -> bool:
+    """True if a PNG holds so many bands of a dtype without loss."""
+    return dtype in {"uint8", "uint16"} and bands in {1, 3}
 
 
 def _write_png(path: Path, pixels: NDArray[Any]) -> None:
@@ -283,15 +288,14 @@ def _chosen(path: Path, count: int, alpha: bool, bands: Sequence[int] | None) ->
 
 def _plain_picture(path: Path, bands: Sequence[int] | None) -> Picture:
     array = _decode(path)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    elif array.shape[2] >= 3:
-        array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]
-    pixels = np.moveaxis(array, 2, 0)
+    pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     alpha = len(pixels) == 4
+    if bands is None and len(pixels) >= 3:  # a view: this is the common case, and copies cost
+        return Picture(pixels[2::-1], pixels[3] > 0 if alpha else None)
     chosen = _chosen(path, len(pixels), alpha, bands)
+    order = [2, 1, 0, 3] if len(pixels) >= 3 else list(range(len(pixels)))  # OpenCV gives BGR
     valid = pixels[3] > 0 if alpha and 4 not in chosen else None
-    return Picture(pixels[[band - 1 for band in chosen]], valid)
+    return Picture(pixels[[order[band - 1] for band in chosen]], valid)
 
 
 def _decode(path: Path) -> NDArray[Any]:
@@ -299,7 +303,7 @@ def _decode(path: Path) -> NDArray[Any]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(_unreadable(path, error.strerror or str(error))) from error
-    if _truncated(path.suffix.lower(), data):
+    if _truncated(path.suffix.lower(), data[-1024:]):
         raise DataError(_unreadable(path, "the file is truncated"))
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -310,13 +314,29 @@ def _decode(path: Path) -> NDArray[Any]:
     return np.asarray(array)
 
 
-def _truncated(suffix: str, data: bytes) -> bool:
+def check_end(path: Path) -> None:
+    """Look for the end marker of a PNG or JPEG without decoding it.
+
+    Raises:
+        DataError: if the file is missing or truncated.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 1024))
+            tail = file.read()
+    except OSError as error:
+        raise DataError(_unreadable(path, error.strerror or str(error))) from error
+    if _truncated(path.suffix.lower(), tail):
+        raise DataError(_unreadable(path, "the file is truncated"))
+
+
+def _truncated(suffix: str, tail: bytes) -> bool:
     # OpenCV 4 fills the missing rows with gray instead of failing, so the end marker is looked for
     if suffix == ".png":
-        return b"IEND" not in data[-1024:]
+        return b"IEND" not in tail
     if suffix in {".jpg", ".jpeg"}:
-        return b"\xff\xd9" not in data[-1024:]
-    return not data
+        return b"\xff\xd9" not in tail
+    return not tail
 
 
 def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:

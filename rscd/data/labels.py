@@ -124,7 +124,7 @@ def labels_from_masks(
             label = image_label(read_label_values(path), min_change_pixels)
         else:
             label = image_label(read_mask(path, mask_values), min_change_pixels, IGNORE)
-        labels[name] = label
+        labels[layout.title(part, name, split)] = label
     return labels
 
 

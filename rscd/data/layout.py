@@ -109,6 +109,10 @@ class Layout:
             f"list/{split}.txt and files {split}_*); available: {offered}"
         )
 
+    def title(self, part: str, name: str, split: str | None = None) -> str:
+        """What a pair is called: ``part/name`` where several parts are read as one dataset."""
+        return f"{part}/{name}" if split is None and len(self.parts) > 1 else name
+
     def locate(self, names: Sequence[str]) -> list[tuple[str, str]]:
         """(part, name) of the given names, in their order; ``train/x`` names x of one part."""
         found = []

@@ -1,0 +1,507 @@
+"""The published tilings of WHU-CD, LEVIR-CD and DSIFN-CD, made from the sets as distributed.
+
+=======  =====================================  ==============================================
+name     source                                 256 x 256 tiles, train / val / test
+=======  =====================================  ==============================================
+whu      one pair, 32507 x 15354                5947 / 743 / 744 of 126 x 59, seeded random
+levir    637 pairs 1024 x 1024, split as given  7120 / 1024 / 2048
+dsifn    3600 / 340 / 48 pairs 512 x 512        12762 / 1360 / 1830: 1638 tiles move to test
+=======  =====================================  ==============================================
+
+(``methods/kdmsi.md`` section 7.) Which tiles WHU-CD's split and DSIFN-CD's move took is not
+published, so both are seeded and saved. 1638 is not a multiple of the four tiles of a parent: 409
+parents move whole and two tiles of a 410th, which the manifest names; ``whole_parents=True`` moves
+all four tiles of it and gives 12760 / 1360 / 1832 without that leak.
+
+The result is a folder ``A/ B/ label/ list/`` for :class:`rscd.data.folder.PairFolder` with
+``split.json`` and ``manifest.json``.
+"""
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import rscd
+from rscd.data.images import (
+    MaskRule,
+    apply_rule,
+    read_label_values,
+    read_picture,
+    write_picture,
+)
+from rscd.data.labels import write_label_list
+from rscd.data.layout import find_layout
+from rscd.data.sources import Source, find_rasters, open_source, shape_of
+from rscd.data.splits import Split, random_split
+from rscd.errors import DataError
+from rscd.types import IGNORE, ByteArray, ShapeHW
+
+log = logging.getLogger(__name__)
+
+FORMAT = "rscd-tiles/1"
+SPLITS = ("train", "val", "test")
+DSIFN_MOVED, DSIFN_TRAIN = 1638, 14400
+"""Tiles moved from train to test, of so many; stand-ins move the same share, rounded down."""
+STORED = {0: 0, 1: 255, IGNORE: 127}
+"""How mask values are written into the label tiles."""
+
+Triple = tuple[Path, Path, Path]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the papers say about a prepared set."""
+
+    sources: Mapping[str, int] | ShapeHW
+    """Pairs by split, or the (height, width) of the single pair."""
+    counts: Mapping[str, int]
+    """256 x 256 tiles by split."""
+    test_share: float
+    """Share of changed pixels in the test set (``methods/kdmsi.md`` section 6)."""
+
+
+PUBLISHED = {
+    "whu": Published((15354, 32507), {"train": 5947, "val": 743, "test": 744}, 0.040),
+    "levir": Published(
+        {"train": 445, "val": 64, "test": 128}, {"train": 7120, "val": 1024, "test": 2048}, 0.051
+    ),
+    "dsifn": Published(
+        {"train": 3600, "val": 340, "test": 48},
+        {"train": 12762, "val": 1360, "test": 1830},
+        0.340,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One tile to be cut."""
+
+    name: str
+    parent: str
+    files: Triple
+    column: int
+    """Of the upper-left pixel in the source."""
+    row: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was prepared; the content of ``manifest.json``."""
+
+    content: Mapping[str, Any]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tiles by split."""
+        return dict(self.content["counts"])
+
+    @property
+    def change_share(self) -> dict[str, float]:
+        """Share of changed pixels by split, ignored pixels left out."""
+        return dict(self.content["change_share"])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the pixels of all tiles and their split."""
+        return str(self.content["hash"])
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Checks against the published numbers that did not hold."""
+        return tuple(check["what"] for check in self.content["checks"] if not check["ok"])
+
+
+def prepare(
+    name: str,
+    src: Path | str,
+    dst: Path | str,
+    *,
+    patch: int = 256,
+    seed: int = 0,
+    mask_values: MaskRule = "strict",
+    files: Triple | None = None,
+    whole_parents: bool = False,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Cut a benchmark set into its published tiles.
+
+    An interrupted run goes on where it stopped. Tiles of georeferenced sources are GeoTIFF with
+    their own transform, others PNG. At most one row of tiles is in memory.
+
+    Args:
+        name: whu, levir or dsifn.
+        src: the set as distributed.
+        dst: folder to write; new, or left by an earlier run with the same arguments.
+        patch: tile side in pixels; narrower strips at the right and lower edge are dropped.
+        seed: of WHU-CD's split and DSIFN-CD's move.
+        mask_values: how the set's label values are read.
+        files: t1, t2 and label raster of ``whu`` where they cannot be told from their names.
+        whole_parents: DSIFN-CD only, see the module's head.
+        progress: called with tiles done and in all.
+
+    Returns:
+        The manifest, also in ``dst/manifest.json``.
+
+    Raises:
+        DataError: if the source is incomplete or damaged, ``dst`` belongs to another run, or a
+            published source did not give the published counts.
+    """
+    src, dst = Path(src), Path(dst)
+    cuts, split, sources, notes = plan(
+        name, src, patch=patch, seed=seed, files=files, whole_parents=whole_parents
+    )
+    rule = mask_values if isinstance(mask_values, str) else sorted(mask_values.items())
+    settings = {"name": name, "patch": patch, "seed": seed, "mask_values": repr(rule)}
+    settings |= {"whole_parents": whole_parents, "source": _fingerprint(cuts)}
+    _claim(dst, settings)
+    tiles = {}
+    for done, (cut, tile) in enumerate(_write_tiles(cuts, dst, patch, mask_values), 1):
+        tiles[cut.name] = tile
+        if progress is not None:
+            progress(done, len(cuts))
+    content = _manifest(name, settings, tiles, split, sources, notes)
+    _write_lists(dst, split, tiles)
+    _write_json(dst / "manifest.json", content)
+    for check in content["checks"]:
+        if not check["ok"]:
+            log.warning(
+                "%s: expected %s, found %s", check["what"], check["expected"], check["found"]
+            )
+    return Manifest(content)
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """Read ``manifest.json`` of a prepared folder.
+
+    Raises:
+        DataError: if it is missing or of another format.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable manifest; run rscd data prepare again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path}: expected format {FORMAT}; run rscd data prepare again")
+    return Manifest(content)
+
+
+def plan(
+    name: str,
+    src: Path,
+    *,
+    patch: int = 256,
+    seed: int = 0,
+    files: Triple | None = None,
+    whole_parents: bool = False,
+) -> tuple[list[Cut], Split, Mapping[str, int] | ShapeHW, list[str]]:
+    """What :func:`prepare` would cut; reads only the sizes of the sources.
+
+    Returns:
+        The tiles in the order they are cut, their split, the size of the source in the terms of
+        :class:`Published`, and notes for the manifest.
+    """
+    if name not in PUBLISHED:
+        raise DataError(f"no published tiling {name!r}; known are {', '.join(PUBLISHED)}")
+    if name == "whu":
+        cuts, shape = _plan_scene(files or find_rasters(src), patch)
+        return cuts, whu_split([cut.name for cut in cuts], seed), shape, []
+    parts, sources = _plan_parts(src, patch)
+    cuts = [cut for part in parts.values() for cut in part]
+    notes: list[str] = []
+    if name == "dsifn":
+        parts, notes = move_tiles(parts, seed, whole_parents)
+    members = {part: tuple(cut.name for cut in found) for part, found in parts.items()}
+    rule = (
+        "as distributed" if name == "levir" else f"as distributed, train to test with seed {seed}"
+    )
+    return cuts, Split(members, rule), sources, notes
+
+
+def tile_origins(shape_hw: ShapeHW, patch: int) -> list[tuple[int, int]]:
+    """(column, row) of the upper-left pixels of all full tiles, row by row.
+
+    A source of 32507 x 15354 has 126 x 59 tiles of 256.
+    """
+    height, width = shape_hw
+    rows, columns = range(height // patch), range(width // patch)
+    return [(column * patch, row * patch) for row in rows for column in columns]
+
+
+def whu_split(names: Sequence[str], seed: int) -> Split:
+    """80 / 10 / 10 % at random, val and train rounded down: 5947 / 743 / 744 of 7434."""
+    n = len(names)
+    counts = {"train": n * 8 // 10, "val": n // 10}
+    return random_split(names, counts | {"test": n - sum(counts.values())}, seed)
+
+
+def move_tiles(
+    parts: Mapping[str, list[Cut]], seed: int, whole_parents: bool = False
+) -> tuple[dict[str, list[Cut]], list[str]]:
+    """Move DSIFN-CD's share of training tiles to the test set, parent by parent.
+
+    Returns:
+        The new parts and a note that names a parent with tiles on both sides, if there is one.
+    """
+    train = parts["train"]
+    wanted = len(train) * DSIFN_MOVED // DSIFN_TRAIN
+    parents = sorted({cut.parent for cut in train})
+    random.Random(seed).shuffle(parents)
+    by_parent: dict[str, list[Cut]] = {parent: [] for parent in parents}
+    for cut in train:
+        by_parent[cut.parent].append(cut)
+    moved: list[Cut] = []
+    notes = []
+    for parent in parents:
+        missing = wanted - len(moved)
+        if missing <= 0:
+            break
+        tiles = by_parent[parent]
+        if missing < len(tiles) and not whole_parents:
+            notes.append(f"parent {parent} has {missing} tiles in test and the others in train")
+            tiles = tiles[:missing]
+        moved += tiles
+    gone = {cut.name for cut in moved}
+    kept = [cut for cut in train if cut.name not in gone]
+    return {"train": kept, "val": parts["val"], "test": [*parts["test"], *moved]}, notes
+
+
+def _plan_scene(files: Triple, patch: int) -> tuple[list[Cut], ShapeHW]:
+    shape = _common_shape(files)
+    origins = tile_origins(shape, patch)
+    if not origins:
+        raise DataError(f"{files[0]}: {shape[1]} x {shape[0]} pixels hold no tile of {patch}")
+    cuts = [
+        Cut(f"whucd_{number:05d}", "whucd", files, column, row)
+        for number, (column, row) in enumerate(origins, 1)
+    ]
+    return cuts, shape
+
+
+def _plan_parts(src: Path, patch: int) -> tuple[dict[str, list[Cut]], dict[str, int]]:
+    layout = find_layout(src)
+    parts: dict[str, list[Cut]] = {}
+    sources = {}
+    for split in SPLITS:
+        chosen = layout.select(split)
+        sources[split] = len(chosen)
+        parts[split] = []
+        for part, name in chosen:
+            here = layout.parts[part]
+            if name not in here.mask:
+                raise DataError(f"{here.base}: {name} has no label file; complete the set")
+            files = (here.t1[name], here.t2[name], here.mask[name])
+            parent = name if name.startswith(f"{split}_") else f"{split}_{name}"
+            origins = tile_origins(_common_shape(files), patch)
+            parts[split] += [
+                Cut(f"{parent}_{j}", parent, files, column, row)
+                for j, (column, row) in enumerate(origins, 1)
+            ]
+    return parts, sources
+
+
+def _common_shape(files: Triple) -> ShapeHW:
+    shapes = [shape_of(path) for path in files]
+    if len(set(shapes)) != 1:
+        sizes = ", ".join(
+            f"{path.name} {w} x {h}" for path, (h, w) in zip(files, shapes, strict=True)
+        )
+        raise DataError(f"{files[0].parent}: the files differ in size ({sizes}); complete the set")
+    return shapes[0]
+
+
+def _write_tiles(
+    cuts: Sequence[Cut], dst: Path, patch: int, rule: MaskRule
+) -> Iterator[tuple[Cut, dict[str, Any]]]:
+    """Cut row by row of each source; tiles that are already there are only read back."""
+    for folder in ("A", "B", "label"):
+        (dst / folder).mkdir(parents=True, exist_ok=True)
+    for files, of_source in groupby(cuts, key=lambda cut: cut.files):
+        with (
+            open_source(files[0]) as t1,
+            open_source(files[1]) as t2,
+            open_source(files[2]) as label,
+        ):
+            for _, of_row in groupby(of_source, key=lambda cut: cut.row):
+                row = list(of_row)
+                paths = [_paths(dst, cut, t1) for cut in row]
+                if not all(path.is_file() for three in paths for path in three):
+                    strips = [source.strip(row[0].row, patch) for source in (t1, t2, label)]
+                    for cut, three in zip(row, paths, strict=True):
+                        _cut_one(cut, three, strips, t1, patch, rule)
+                for cut, three in zip(row, paths, strict=True):
+                    yield cut, _record(cut, three, patch)
+
+
+def _paths(dst: Path, cut: Cut, t1: Source) -> Triple:
+    suffix = ".tif" if t1.georeferenced or not t1.fits_png else ".png"
+    a, b, label = (dst / folder / f"{cut.name}{suffix}" for folder in ("A", "B", "label"))
+    return a, b, label if t1.georeferenced else label.with_suffix(".png")
+
+
+def _cut_one(
+    cut: Cut, paths: Triple, strips: Sequence[NDArray[Any]], t1: Source, patch: int, rule: MaskRule
+) -> None:
+    window = slice(cut.column, cut.column + patch)
+    transform = t1.tile_transform(cut.column, cut.row)
+    for path, strip in zip(paths[:2], strips[:2], strict=True):
+        write_picture(path, np.ascontiguousarray(strip[:, :, window]), t1.crs, transform, t1.nodata)
+    values = strips[2][:, :, window]
+    if not (values[1:] == values[:1]).all():
+        raise DataError(
+            f"{cut.files[2]}: expected a label with one band, found colours; convert it"
+        )
+    try:
+        mask = apply_rule(values[0], rule)
+    except DataError as error:
+        place = f"column {cut.column}, row {cut.row}"
+        raise DataError(f"{cut.files[2]} at {place}: {error}") from error
+    write_picture(paths[2], _stored(mask)[None], t1.crs, transform)
+
+
+def _stored(mask: ByteArray) -> ByteArray:
+    stored = np.zeros_like(mask)
+    for value, code in STORED.items():
+        stored[mask == value] = code
+    return stored
+
+
+def _record(cut: Cut, paths: Triple, patch: int) -> dict[str, Any]:
+    t1, t2 = (read_picture(path).pixels for path in paths[:2])
+    stored = read_label_values(paths[2])
+    digest = hashlib.sha256()
+    for array in (t1, t2, stored):
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    changed = int(np.count_nonzero(stored == STORED[1]))
+    return {
+        "parent": cut.parent,
+        "window": [cut.column, cut.row, patch, patch],
+        "file": paths[0].name,
+        "changed": changed,
+        "counted": int(np.count_nonzero(stored != STORED[IGNORE])),
+        "label": int(changed > 0),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _manifest(
+    name: str,
+    settings: Mapping[str, Any],
+    tiles: Mapping[str, dict[str, Any]],
+    split: Split,
+    sources: Mapping[str, int] | ShapeHW,
+    notes: list[str],
+) -> dict[str, Any]:
+    owner = {tile: part for part, names in split.parts.items() for tile in names}
+    records = {tile: {"split": owner[tile], **record} for tile, record in tiles.items()}
+    shares = {part: _share([tiles[n] for n in names]) for part, names in split.parts.items()}
+    lines = (f"{n} {r['split']} {r['sha256']}\n" for n, r in sorted(records.items()))
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    checks = _checks(name, settings, sources, split.counts, shares)
+    return {
+        "format": FORMAT,
+        "rscd": rscd.__version__,
+        "settings": dict(settings),
+        "counts": split.counts,
+        "positive": {p: sum(tiles[n]["label"] for n in names) for p, names in split.parts.items()},
+        "change_share": shares,
+        "split_hash": split.hash,
+        "hash": digest,
+        "checks": checks,
+        "notes": [*notes, *([] if checks else ["not the published size: nothing to compare with"])],
+        "tiles": records,
+    }
+
+
+def _share(records: Sequence[Mapping[str, int]]) -> float:
+    counted = sum(record["counted"] for record in records)
+    return sum(record["changed"] for record in records) / counted if counted else 0.0
+
+
+def _checks(
+    name: str,
+    settings: Mapping[str, Any],
+    sources: Mapping[str, int] | ShapeHW,
+    counts: Mapping[str, int],
+    shares: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """Compare with the published numbers, where the source is the published one."""
+    known = PUBLISHED[name]
+    if sources != known.sources or settings["patch"] != 256:
+        return []
+    expected = dict(known.counts)
+    if settings["whole_parents"]:
+        expected |= {"train": expected["train"] - 2, "test": expected["test"] + 2}
+    checks = [
+        {"what": f"{part} tiles", "expected": n, "found": counts[part], "ok": counts[part] == n}
+        for part, n in expected.items()
+    ]
+    found = shares["test"]
+    # two of the three test sets are drawn at random, so this can only be near
+    near = abs(found - known.test_share) <= max(0.005, 0.1 * known.test_share)
+    share = {"what": "test change share", "expected": known.test_share, "found": found, "ok": near}
+    return [*checks, share]
+
+
+def _fingerprint(cuts: Sequence[Cut]) -> str:
+    """Hash of names, sizes, heads and tails of the source files; enough to notice another set."""
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(path for cut in cuts for path in cut.files):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(4096))
+            file.seek(max(0, size - 4096))
+            digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+def _claim(dst: Path, settings: Mapping[str, Any]) -> None:
+    """Note in ``dst`` what is being made, or make sure that it is the same as before."""
+    path = dst / "prepare.json"
+    if not path.exists():
+        if dst.exists() and any(dst.iterdir()):
+            raise DataError(f"{dst}: not empty and not made by prepare; give a new folder")
+        dst.mkdir(parents=True, exist_ok=True)
+        _write_json(path, dict(settings))
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(key for key in settings if before.get(key) != settings[key])
+    if changed:
+        raise DataError(
+            f"{dst}: holds tiles made with other settings ({', '.join(changed)}); give a new folder"
+        )
+
+
+def _write_lists(dst: Path, split: Split, tiles: Mapping[str, Mapping[str, Any]]) -> None:
+    split.write(dst / "split.json")
+    (dst / "list").mkdir(exist_ok=True)
+    for part, names in split.parts.items():
+        ordered = sorted(names)
+        suffix = Path(tiles[ordered[0]]["file"]).suffix if ordered else ".png"
+        text = "".join(f"{name}{suffix}\n" for name in ordered)
+        _write_text(dst / "list" / f"{part}.txt", text)
+        labels = {name: tiles[name]["label"] for name in ordered}
+        write_label_list(dst / "list" / f"{part}_label.txt", labels, suffix)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,147 @@
+"""Rasters of any size, read strip by strip."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from rscd.data.images import (
+    IMAGE_SUFFIXES,
+    PLAIN_SUFFIXES,
+    check_end,
+    fits_png,
+    open_raster,
+    png_holds,
+    read_picture,
+)
+from rscd.errors import DataError
+from rscd.types import ShapeHW
+
+SMALL_PIXELS = 4096 * 4096
+"""Up to this size a PNG or JPEG is decoded at once; GDAL streams larger ones by lines."""
+
+WORDS = {
+    "t1": {"before", "pre", "2012", "t1", "a", "im1", "image1", "time1"},
+    "t2": {"after", "post", "2016", "t2", "b", "im2", "image2", "time2"},
+    "mask": {"label", "mask", "change", "gt", "out", "cm"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One raster that gives strips of full width: decoded pixels, or an open GDAL dataset."""
+
+    shape_hw: ShapeHW
+    pixels: NDArray[Any] | None = None
+    """(C,H,W) of a small file."""
+    dataset: rasterio.DatasetReader | None = None
+    crs: rasterio.crs.CRS | None = None
+    transform: rasterio.Affine | None = None
+    nodata: float | None = None
+    fits_png: bool = True
+    """True if bands and dtype go into a PNG without loss."""
+
+    @property
+    def georeferenced(self) -> bool:
+        """True if the raster has a transform."""
+        return self.transform is not None
+
+    def tile_transform(self, column: int, row: int) -> rasterio.Affine | None:
+        """The transform of a tile whose upper-left pixel is (column, row)."""
+        if self.transform is None:
+            return None
+        left, top = self.transform @ (column, row)
+        t = self.transform
+        return rasterio.Affine(t.a, t.b, left, t.d, t.e, top)
+
+    def strip(self, row: int, height: int) -> NDArray[Any]:
+        """(C, height, W) from one row on, in the file's dtype.
+
+        Raises:
+            DataError: if the file is damaged there.
+        """
+        if self.pixels is not None:
+            return self.pixels[:, row : row + height]
+        assert self.dataset is not None  # one of the two is set by open_source
+        window = Window(0, row, self.shape_hw[1], height)
+        try:
+            return np.asarray(self.dataset.read(window=window))
+        except RasterioError as error:
+            raise DataError(
+                f"{self.dataset.name}: rows {row} to {row + height} cannot be read; "
+                "copy or download the file again"
+            ) from error
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Open a raster for reading by strips.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    plain = path.suffix.lower() in PLAIN_SUFFIXES
+    if plain:
+        check_end(path)
+    with open_raster(path) as dataset:
+        if plain and dataset.width * dataset.height <= SMALL_PIXELS:
+            pixels = read_picture(path).pixels
+            yield Source((dataset.height, dataset.width), pixels, fits_png=fits_png(pixels))
+            return
+        identity = dataset.transform.is_identity
+        yield Source(
+            (dataset.height, dataset.width),
+            dataset=dataset,
+            crs=dataset.crs,
+            transform=None if identity else dataset.transform,
+            nodata=dataset.nodata,
+            fits_png=png_holds(dataset.count, dataset.dtypes[0]),
+        )
+
+
+def shape_of(path: Path) -> ShapeHW:
+    """(height, width) of a raster or picture, from its header."""
+    with open_raster(path) as dataset:
+        return dataset.height, dataset.width
+
+
+def find_rasters(folder: Path) -> tuple[Path, Path, Path]:
+    """The rasters of t1, t2 and the change label of one big pair, told by their names.
+
+    WHU-CD comes as ``before/before.tif``, ``after/after.tif``, ``change label/change_label.tif``;
+    labels of single dates (``before/before_label.tif``) are left aside.
+
+    Raises:
+        DataError: if there is not exactly one file for each.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: expected the folder of the set as distributed, found none there"
+        )
+    found: dict[str, list[Path]] = {"t1": [], "t2": [], "mask": []}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            kind = _kind(path.relative_to(folder))
+            if kind:
+                found[kind].append(path)
+    if any(len(paths) != 1 for paths in found.values()):
+        seen = "; ".join(f"{k}: {', '.join(p.name for p in v) or 'none'}" for k, v in found.items())
+        raise DataError(
+            f"{folder}: expected one raster before, one after and one change label, found {seen}; "
+            "name them with files=(t1, t2, label)"
+        )
+    return found["t1"][0], found["t2"][0], found["mask"][0]
+
+
+def _kind(path: Path) -> str:
+    words = set(re.split(r"[^a-z0-9]+", path.with_suffix("").as_posix().lower()))
+    kinds = [kind for kind, known in WORDS.items() if words & known]
+    return kinds[0] if len(kinds) == 1 else ""

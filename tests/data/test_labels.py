@@ -1,0 +1,104 @@
+"""Image-level labels and their list files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rscd.data.images import write_picture
+from rscd.data.labels import (
+    format_label_list,
+    image_label,
+    labels_for,
+    labels_from_masks,
+    parse_label_list,
+    read_label_list,
+    write_label_list,
+)
+from rscd.errors import DataError
+
+NAMES = st.text("abc_-.0123456789", min_size=1).filter(lambda n: not n.endswith((".png", ".tif")))
+
+
+@given(st.dictionaries(NAMES, st.integers(0, 1)), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_list_round_trip(labels: dict[str, int], newline: str, final: bool) -> None:
+    text = format_label_list(labels).replace("\n", newline)
+    assert parse_label_list(text if final else text.removesuffix(newline)) == labels
+
+
+def test_list_format() -> None:
+    assert format_label_list({"m0": 1, "m1": 0}) == "m0.png,0,0,1\nm1.png,0,0,0\n"
+    assert parse_label_list("m0.png,1\n\n m1.jpg , 7, x, 0 ") == {"m0": 1, "m1": 0}
+    with pytest.raises(DataError, match=r"x line 2: expected NAME\.png,0,0,L .* found 'b\.png,2'"):
+        parse_label_list("a.png,0,0,1\nb.png,2", "x")
+    with pytest.raises(DataError, match=r"line 1: expected"):
+        parse_label_list("a.png")
+    with pytest.raises(DataError, match=r"line 2: a already has the other label"):
+        parse_label_list("a.png,0,0,1\na.png,0,0,0")
+
+
+def test_files(tmp_path: Path) -> None:
+    write_label_list(tmp_path / "list" / "train_label.txt", {"a": 1})
+    assert (tmp_path / "list" / "train_label.txt").read_bytes() == b"a.png,0,0,1\n"
+    assert read_label_list(tmp_path / "list" / "train_label.txt") == {"a": 1}
+    assert len(list((tmp_path / "list").iterdir())) == 1
+    with pytest.raises(DataError, match=r"no readable list of image-level labels"):
+        read_label_list(tmp_path / "none.txt")
+
+
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(0, 5))
+def test_label_counts_changed_pixels(changed: int, least: int, ignored: int) -> None:
+    mask = np.zeros(64, np.uint8)
+    mask[:changed] = 1
+    mask[64 - ignored :] = 255
+    assert image_label(mask.reshape(8, 8), least, ignore=255) == (changed >= least)
+
+
+def test_published_rule_counts_any_value() -> None:
+    assert image_label(np.array([[0, 1]])) == 1
+    assert image_label(np.array([[0, 128]])) == 1
+    assert image_label(np.zeros((4, 4))) == 0
+    with pytest.raises(DataError, match="must be at least 1"):
+        image_label(np.zeros((1, 1)), 0)
+
+
+def test_labels_for() -> None:
+    assert labels_for({"a": 1, "b": 0}, ["b"], "x") == {"b": 0}
+    with pytest.raises(DataError, match="x: 1 of 2 pairs have no label, first 'c'"):
+        labels_for({"a": 1}, ["a", "c"], "x")
+
+
+def test_labels_from_masks(tmp_path: Path) -> None:
+    gray = np.zeros((1, 4, 4), np.uint8)
+    gray[0, 0] = 100
+    for i, mask in enumerate((gray, gray * 0)):
+        for folder in ("A", "B", "label"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_picture(tmp_path / folder / f"{i}.png", mask)
+    assert labels_from_masks(tmp_path) == {"0": 1, "1": 0}
+    assert labels_from_masks(tmp_path, min_change_pixels=5) == {"0": 0, "1": 0}
+    assert labels_from_masks(tmp_path, mask_values="threshold") == {"0": 0, "1": 0}
+    (tmp_path / "label" / "1.png").unlink()
+    with pytest.raises(DataError, match="1 has no mask"):
+        labels_from_masks(tmp_path)
+
+
+@pytest.mark.golden
+def test_published_lists(golden: Path, tmp_path: Path) -> None:
+    cases = sorted((golden / "kdmsi").glob("dataset_*.npz"))
+    assert cases
+    for case in cases:
+        with np.load(case, allow_pickle=False) as arrays:
+            masks, lines = arrays["mask_uint8"], [str(line) for line in arrays["label_lines"]]
+            labels = {f"m{i}": image_label(mask) for i, mask in enumerate(masks)}
+            assert format_label_list(labels).splitlines() == lines
+            assert list(labels.values()) == arrays["image_label"].tolist()
+            assert list(parse_label_list("\n".join(lines)).values()) == list(labels.values())
+            for i, mask in enumerate(masks):
+                for folder in ("A", "B", "label"):
+                    place = tmp_path / case.stem / folder
+                    place.mkdir(parents=True, exist_ok=True)
+                    write_picture(place / f"m{i}.png", mask[None])
+            assert labels_from_masks(tmp_path / case.stem) == labels
