@@ -126,7 +126,7 @@ def settled_variance(n_variates: int) -> float:
     return variance
 
 
-def irmad(pixels: Float64Array, max_iterations: int = 50, tolerance: float = 1e-3) -> Mad:
+def irmad(pixels: Float64Array, max_iterations: int = 100, tolerance: float = 1e-2) -> Mad:
     """Iterate canonical correlation and reweighting until no correlation moves.
 
     Reweighting makes variances too small even where nothing changed. From three variates on this
@@ -136,18 +136,21 @@ def irmad(pixels: Float64Array, max_iterations: int = 50, tolerance: float = 1e-
     Args:
         pixels: (2, C, n) values of both dates, scaled so that bands are comparable.
         max_iterations: 1 gives the unweighted MAD transform.
-        tolerance: largest move of a canonical correlation that counts as none.
+        tolerance: largest move of a canonical correlation that counts as none, as a share of its
+            distance from 1 (so that scenes that hardly differ are not given up too early).
     """
     stacked = pixels.reshape(-1, pixels.shape[-1])
     mad = canonical_differences(*weighted_moments(stacked, np.ones(stacked.shape[1])))
     iterative, final = _corrections(mad.rho.size)
     for _ in range(max_iterations - 1):
+        if mad.rho.size == 0:
+            break
         previous = mad
         moments = weighted_moments(stacked, _weights(previous, pixels))
         mad = canonical_differences(*moments, iterative)
         if previous.rho.size != mad.rho.size:  # a band that is constant outside the change
             iterative, final = _corrections(mad.rho.size)
-        elif np.all(np.abs(previous.rho - mad.rho) <= tolerance):
+        elif np.all(np.abs(previous.variance - mad.variance) <= tolerance * mad.variance):
             break
     return mad if max_iterations == 1 else replace(mad, variance=mad.variance * final)
 
@@ -175,8 +178,8 @@ class Irmad:
     scene without change does not come out half changed.
     """
 
-    max_iterations: int = 50
-    tolerance: float = 1e-3
+    max_iterations: int = 100
+    tolerance: float = 1e-2
     budget: int = BUDGET
     name: str = "irmad"
     tiling: Tiling = POINTWISE

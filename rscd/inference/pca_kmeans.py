@@ -83,16 +83,13 @@ class PcaKmeansPredictor:
         frame = (outside, (halo, halo))
         difference = np.pad(self._difference(image, usable), ((0, 0), *frame))
         usable = np.pad(usable, frame)
-        all_usable = bool(usable.all())
         height, width = usable.shape[0] - 2 * halo, usable.shape[1] - 2 * halo
         core = (slice(halo, halo + height), slice(halo, halo + width))
         place = np.full((height, width), self.bias, np.float32)
         for band, weights in zip(difference, np.array(self.kernel, np.float32), strict=True):
             for (dy, dx), weight in np.ndenumerate(weights):
                 there = (slice(dy, dy + height), slice(dx, dx + width))
-                value = band[there]
-                if not all_usable:
-                    value = np.where(usable[there], value, band[core])
+                value = np.where(usable[there], band[there], band[core])
                 place += value * weight
         change_prob: FloatArray = np.clip(place, 0, 1)
         change_prob[~usable[core]] = 0
