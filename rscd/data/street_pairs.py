@@ -108,15 +108,33 @@ class StreetPair:
         return self.mask_t2 | _covered(self.mask_t1[None].astype(np.float32), points)
 
     def sample(self, label: Literal["t2", "union"] = "t2") -> dict[str, Tensor]:
-        """The pair in the words of a batch: image, mask (1,S,S), label, flow, valid (1,S,S)."""
-        mask = self.mask_t2 if label == "t2" else self.union
-        return {
-            "image": torch.from_numpy(self.image),
-            "mask": torch.from_numpy(mask[None].astype(np.int64)),
-            "label": torch.tensor(int(mask.any())),
-            "flow": torch.from_numpy(self.flow),
-            "valid": torch.from_numpy(self.valid[None]),
-        }
+        """The pair in the words of a batch: see ``pair_sample``."""
+        return pair_sample(
+            self.image, self.mask_t2 if label == "t2" else self.union, self.flow, self.valid
+        )
+
+
+def pair_sample(
+    image: FloatArray, mask: BoolArray, flow: FloatArray, valid: BoolArray
+) -> dict[str, Tensor]:
+    """A pair of arrays as the tensors of a sample.
+
+    Args:
+        image: (2,C,H,W) float32.
+        mask: (H,W), True where changed.
+        flow: (2,H,W) float32.
+        valid: (H,W).
+
+    Returns:
+        ``image``, ``mask`` (1,H,W) int64, ``label`` (), ``flow``, ``valid`` (1,H,W) bool.
+    """
+    return {
+        "image": torch.from_numpy(image),
+        "mask": torch.from_numpy(mask[None].astype(np.int64)),
+        "label": torch.tensor(int(mask.any())),
+        "flow": torch.from_numpy(flow),
+        "valid": torch.from_numpy(valid[None]),
+    }
 
 
 def fractal_noise(rng: np.random.Generator, shape_hw: ShapeHW, finest: float = 2.0) -> FloatArray:
