@@ -7,17 +7,13 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation
 
-from rscd.data.street_pairs import (
+from rscd.data.street_pairs import Kind, StreetPair, StreetPairs, StreetSettings, street_pair
+from rscd.data.street_scenery import (
     FolderBackgrounds,
     FolderObjects,
-    Kind,
-    StreetPair,
-    StreetPairs,
-    StreetSettings,
     fractal_noise,
     procedural_object,
     procedural_street,
-    street_pair,
     trimmed,
 )
 from rscd.errors import DataError
