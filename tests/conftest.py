@@ -75,7 +75,8 @@ def write_tif() -> Callable[..., Path]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # odc-geo multiplies affines with `*`; affine 3.1 announces that this will go some day
-    config.addinivalue_line(
-        "filterwarnings", "ignore:Use `@` matmul:PendingDeprecationWarning:odc\\."
-    )
+    # both multiply affines with `*`, of which affine 3.1 announces that it will go some day
+    for package in ("odc", "rasterio"):
+        config.addinivalue_line(
+            "filterwarnings", f"ignore:Use `@` matmul:PendingDeprecationWarning:{package}\\."
+        )

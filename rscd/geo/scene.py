@@ -40,6 +40,8 @@ LOCAL_CRS = (
     'AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
 )
 """Stands for "one and the same unknown plane" where GDAL must be given a CRS."""
+MAX_HANDLES = 64
+"""Open datasets per thread; beyond that all are closed and opened again as needed."""
 WARP_TOLERANCE_PX = 1e-3
 """Error allowed to GDAL's interpolation of coordinates between exact ones, in source pixels."""
 
@@ -60,6 +62,8 @@ class Source:
     has_mask: bool
     """Whether the file carries a mask of its own (internal or .msk)."""
     dtype: str
+    stamp: tuple[int, int] | None
+    """Time of change in ns and size of the file, None for URLs: a file replaced is opened anew."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +304,16 @@ def _inspect(
         and src_nodata is None
         and MaskFlags.per_dataset in dataset.mask_flag_enums[0],
         dtype=dtype,
+        stamp=_stamp(path),
     )
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _numpy_name(dtype: str) -> str:
@@ -398,10 +411,13 @@ def close_handles() -> None:
 
 
 def _dataset(source: Source) -> Any:
-    if source.path not in _handles.open:
+    key = (source.path, source.stamp)
+    if key not in _handles.open:
+        if len(_handles.open) >= MAX_HANDLES:
+            close_handles()
         with _quiet():
-            _handles.open[source.path] = rasterio.open(source.path)
-    return _handles.open[source.path]
+            _handles.open[key] = rasterio.open(source.path)
+    return _handles.open[key]
 
 
 def _rasterio_crs(grid: GeoBox) -> rasterio.crs.CRS:
@@ -409,7 +425,7 @@ def _rasterio_crs(grid: GeoBox) -> rasterio.crs.CRS:
 
 
 def _warped(source: Source, grid: GeoBox) -> Any:
-    key = (source.date, source.path, grid)
+    key = (source, grid)
     if key not in _handles.open:
         height, width = shape_hw(grid)
         options: dict[str, Any] = {"add_alpha": True} if source.alpha is None else {}
