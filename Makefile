@@ -18,7 +18,13 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 demo: setup  ## synthetic scene pair -> change polygons and a picture
-	@$(BIN)/python -m rscd.demo demo
+	@$(BIN)/rscd sample demo --overwrite --quiet > /dev/null
+	@echo "rscd predict scene_t1.tif scene_t2.tif -o change.geojson"
+	@cd demo && ../$(BIN)/rscd predict scene_t1.tif scene_t2.tif -o change.geojson \
+	  --preview preview.png --min-area 20 --overwrite > /dev/null
+	@echo "polygons: demo/change.geojson (drag it into QGIS over demo/scene_t2.tif)"
+	@echo "picture:  demo/preview.png (t1, t2, change outlined)"
+	@echo "truth:    demo/truth.geojson"
 
 test: setup  ## lint, types and the whole test suite
 	@$(BIN)/ruff check .

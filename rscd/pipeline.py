@@ -20,6 +20,7 @@ import rscd
 from rscd.errors import OutputError, RscdError, UsageError
 from rscd.export.atomic import output_error
 from rscd.export.outputs import check_output, is_vector, write_output
+from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.preview import write_preview
 from rscd.export.raster import write_probability
 from rscd.export.style import probability_qml
@@ -153,7 +154,7 @@ def predict(
         outputs: files to write; the suffix is the format.
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
-        preview: PNG with t1, t2 and the change outlined.
+        preview: picture (.png, .jpg) of t1, t2 and the change outlined.
         mapper: how blocks of tiles are carried out; default threads of this process.
         progress: told what is done.
 
@@ -401,7 +402,7 @@ def _targets(
     if prob is not None:
         targets.append(_of_kind(Path(prob), (".tif", ".tiff"), "--prob"))
     if preview is not None:
-        targets.append(_of_kind(Path(preview), (".png",), "--preview"))
+        targets.append(_of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"))
     if not targets:
         raise UsageError("expected at least one output, found none; name it with -o change.geojson")
     if len(set(targets)) < len(targets):
@@ -419,7 +420,7 @@ def _targets(
 def _of_kind(path: Path, suffixes: tuple[str, ...], option: str) -> Path:
     if path.suffix.lower() not in suffixes:
         raise UsageError(
-            f"expected a {suffixes[0]} file for {option}, found {path}; change its suffix"
+            f"expected a file ending in {' or '.join(suffixes)} for {option}, found {path}"
         )
     return path
 

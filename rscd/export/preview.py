@@ -13,17 +13,18 @@ from rscd.types import ByteArray, FloatArray
 
 PANEL_PX = 1024
 """Longest side of a panel; larger scenes are thinned out."""
+SUFFIXES = (".png", ".jpg")
 GAP_PX = 8
 OUTLINE_RGB = (255, 40, 80)
 
 
 def write_preview(pair: ScenePair, change_map: ChangeMap, path: Path) -> None:
-    """Write a PNG with three panels: t1, t2, t2 with the outlines of the change mask.
+    """Write a picture with three panels: t1, t2, t2 with the outlines of the change mask.
 
     Args:
         pair: the scene.
         change_map: with its mask made.
-        path: ends in .png.
+        path: ends in one of `SUFFIXES`.
 
     Raises:
         OutputError: when it cannot be written.
@@ -37,9 +38,9 @@ def write_preview(pair: ScenePair, change_map: ChangeMap, path: Path) -> None:
     cv2.drawContours(outlined, contours, -1, OUTLINE_RGB, 1 + max(mask.shape) // 600)
     gap = np.full((t1.shape[0], GAP_PX, 3), 255, np.uint8)
     sheet = np.hstack([t1, gap, t2, gap, outlined])
-    _, png = cv2.imencode(".png", sheet[:, :, ::-1])
+    _, picture = cv2.imencode(path.suffix.lower(), sheet[:, :, ::-1])
     with atomic_folder(path) as folder:
-        (folder / path.name).write_bytes(png.tobytes())
+        (folder / path.name).write_bytes(picture.tobytes())
 
 
 def _thinned(pair: ScenePair, change_map: ChangeMap) -> tuple[FloatArray, ByteArray]:
