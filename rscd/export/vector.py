@@ -5,8 +5,10 @@ provenance. Otherwise the style lies in ``<stem>.qml`` and the provenance in
 ``<name>.json`` (``change.geojson.json``) beside the file.
 """
 
+import errno
 import json
 import logging
+import os
 import shutil
 import sqlite3
 import warnings
@@ -238,16 +240,27 @@ def _staged(files: list[Path]) -> Iterator[Path]:
 
 
 def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
-    if polygons.crs is None:
-        _write_ogr(polygons, path, job, "GeoJSON", {})
-        return
-    lonlat = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
-    defaults = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
-    _write_ogr(lonlat, path, job, "GeoJSON", defaults)
+    options = {}
+    if polygons.crs is not None:
+        polygons = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
+        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
+    _write_ogr(polygons, path, job, "GeoJSON", options)
+    with path.open("rb") as file:
+        file.seek(-2, os.SEEK_END)
+        _require_whole(file.read() == b"}\n")
 
 
 def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     _write_ogr(polygons, path, job, "FlatGeobuf", {}, geometry_type="Polygon")
+    if len(polygons):
+        fids, _ = pyogrio.read_bounds(path)
+        _require_whole(len(fids) == len(polygons))
+
+
+def _require_whole(whole: bool) -> None:
+    """Raise where a driver lost its last bytes: GDAL drops errors of closing such a file."""
+    if not whole:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:

@@ -323,7 +323,7 @@ def _first_pixel_order(polygons: Polygons) -> NDArray[np.intp]:
 
 @contextmanager
 def _reading(path: str | Path) -> Iterator[Any]:
-    """Open a raster with a block cache that holds one row of its blocks twice, and no more."""
+    """Open a raster with a block cache that holds one row of its blocks and little more."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixel coordinates are enough
@@ -331,7 +331,7 @@ def _reading(path: str | Path) -> Iterator[Any]:
         rows = dataset.block_shapes[0][0]
         row_bytes = rows * dataset.width * np.dtype(dataset.dtypes[0]).itemsize
         # An integer GDAL_CACHEMAX is in bytes here; too small a cache reads each block many times.
-        with dataset, rasterio.Env(GDAL_CACHEMAX=2 * row_bytes + _CACHE_BYTES):
+        with dataset, rasterio.Env(GDAL_CACHEMAX=row_bytes + _CACHE_BYTES):
             yield dataset
     except RasterioError as error:
         raise _unreadable(path, error) from error

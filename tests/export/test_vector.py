@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import resource
 import sqlite3
 import subprocess
 import sys
@@ -267,33 +266,45 @@ def test_missing_folder(tmp_path, found):
             write_vector(found, tmp_path / "none" / f"change{suffix}", provenance={})
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, suffix):
-    """A limit on file size stands in for the full disk; it needs a process of its own."""
-    script = f"""
-import resource, shapely, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_vector import table
+FULL_DISK = """
+import pathlib, resource, sys
+sys.path.insert(0, sys.argv[1])
+from test_vector import many
 from rscd.errors import OutputError
 from rscd.export.vector import write_vector
-many = table([shapely.box(i, 0, i + 1, 1).segmentize(0.01) for i in range(4000)], 32631)
-many.geometry = shapely.transform(
-    many.geometry.to_numpy(), lambda p: p * 1.000123 + [5e5, 5e6])
-open({str(tmp_path / f"change{suffix}")!r}, "w").write("old")
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+path, missing = pathlib.Path(sys.argv[2]), int(sys.argv[3])
+limit = path.stat().st_size - missing
+path.write_text("old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    write_vector(many, {str(tmp_path / f"change{suffix}")!r}, provenance={{}})
+    write_vector(many(), path, provenance={})
 except OutputError as error:
     print(error)
 """
+
+
+def many():
+    return table([shapely.box(i, 0, i + 1, 1).segmentize(0.1) for i in range(1000)], 32631)
+
+
+@pytest.mark.parametrize("missing", [1, 200_000])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, suffix, missing):
+    """A limit on file size stands in for the full disk; it needs a process of its own."""
+    path = tmp_path / f"change{suffix}"
+    write_vector(many(), path, provenance={})
+    missing = min(missing, path.stat().st_size // 2)
+    for sidecar in vector_files(path)[:-1]:
+        sidecar.unlink()
+    arguments = [str(Path(__file__).parent), str(path), str(missing)]
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
+        [sys.executable, "-c", FULL_DISK, *arguments],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
     assert "cannot be written" in done.stdout, done.stderr
     assert done.stdout.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == [f"change{suffix}"]
-    assert (tmp_path / f"change{suffix}").read_text() == "old"
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 300_000
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "old"
 
 
 def test_failure_between_the_files_leaves_nothing(tmp_path, found, monkeypatch):
