@@ -1,3 +1,39 @@
 """rscd: what changed between two images of one place."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rscd.errors import RscdError
+    from rscd.geo.changemap import ChangeMap
+    from rscd.geo.scene import ScenePair
+    from rscd.pipeline import Options, Result, open_pair, predict
+
+_HOMES = {
+    "ChangeMap": "rscd.geo.changemap",
+    "Options": "rscd.pipeline",
+    "Result": "rscd.pipeline",
+    "RscdError": "rscd.errors",
+    "ScenePair": "rscd.geo.scene",
+    "open_pair": "rscd.pipeline",
+    "predict": "rscd.pipeline",
+}
+
+__all__ = [
+    "ChangeMap",
+    "Options",
+    "Result",
+    "RscdError",
+    "ScenePair",
+    "open_pair",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: ``import rscd`` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rscd' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
