@@ -1,5 +1,6 @@
 """Areas of interest: a rectangle or polygons in any CRS, brought onto a scene's grid."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Area:
             xmin, ymin, xmax, ymax = (float(part) for part in bbox.split(","))
         except ValueError:
             raise UsageError(f"expected --bbox xmin,ymin,xmax,ymax, found {bbox!r}") from None
-        if not (xmin < xmax and ymin < ymax):
+        if not (-math.inf < xmin < xmax < math.inf and -math.inf < ymin < ymax < math.inf):
             raise UsageError(
                 f"expected --bbox with xmin below xmax and ymin below ymax, found {bbox!r}"
             )
@@ -63,9 +64,10 @@ class Area:
             raise DataError(
                 f"expected polygons in --aoi {path}, found: {' '.join(str(error).split())}"
             ) from error
-        geometry = shapely.union_all(shapely.make_valid(frame.geometry.values))
-        if geometry.is_empty or geometry.area == 0:
-            raise DataError(f"expected polygons in --aoi {path}, found none")
+        shapes = frame.geometry.to_numpy() if "geometry" in frame else []
+        geometry = shapely.union_all(shapely.make_valid(shapes))
+        if geometry.area == 0:
+            raise DataError(f"expected polygons in --aoi {path}, found none; check the file")
         return cls(geometry, None if frame.crs is None else CRS(frame.crs))
 
     def on(self, grid: GeoBox) -> tuple[BaseGeometry, bool]:

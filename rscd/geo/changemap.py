@@ -66,10 +66,10 @@ class RawRaster:
         rows = np.ascontiguousarray(values, little_endian)
         with self.path.open("r+b", buffering=0) as file:
             if box.width == self.shape_hw[1]:
-                os.pwrite(file.fileno(), rows.data, self._offset(box.row, 0))
+                _write_all(file.fileno(), rows, self._offset(box.row, 0))
                 return
             for i, row in enumerate(rows):
-                os.pwrite(file.fileno(), row.data, self._offset(box.row + i, box.col))
+                _write_all(file.fileno(), row, self._offset(box.row + i, box.col))
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows start..stop-1 as (stop - start, width)."""
@@ -91,6 +91,14 @@ class RawRaster:
 
     def _offset(self, row: int, col: int) -> int:
         return (row * self.shape_hw[1] + col) * np.dtype(self.dtype).itemsize
+
+
+def _write_all(descriptor: int, values: NDArray[Any], offset: int) -> None:
+    # the system may write less than asked for, and never more than 2 GiB at once
+    data = values.data.cast("B")
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 @dataclass(frozen=True)
