@@ -82,7 +82,7 @@ def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
 
 def sample_transform(gsd_m: float = SAMPLE_GSD_M) -> Affine:
     """Pixel -> CRS of the sample scenes."""
-    return Affine.translation(*SAMPLE_ORIGIN) * Affine.scale(gsd_m, -gsd_m)
+    return Affine(gsd_m, 0.0, SAMPLE_ORIGIN[0], 0.0, -gsd_m, SAMPLE_ORIGIN[1])
 
 
 def _write_rasters(folder: Path, town: Town, pair: TownPair) -> None:

@@ -103,12 +103,12 @@ def relief_sources(
     """
     h, w = height.shape
     xs, ys = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    length = math.hypot(*lean) * float(height.max()) / res
-    steps = max(math.ceil(length * 1.5), 1)
+    rise = res / (1.5 * max(math.hypot(*lean), 1e-6))  # two thirds of a pixel a step, in any window
+    steps = math.ceil(float(height.max()) / rise)
     level = np.zeros_like(height)
     wall = np.zeros_like(height)
     for step in range(1, steps + 1):  # from the ground up: the highest hit stays
-        z = np.float32(step / steps * float(height.max()))
+        z = np.float32(step * rise)
         seen = shifted(height, -lean[0] * float(z) / res, -lean[1] * float(z) / res)
         hit = seen >= z
         level[hit] = z

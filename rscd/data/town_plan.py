@@ -184,7 +184,8 @@ def _streets(
     draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tuple[str, int]]
 ) -> None:
     """The streets beside built-up blocks, a main road now and then, tracks in the open."""
-    main_rows = {r for r in range(400) if draft.chance(0.22)}
+    main_rows = {b.row for b in blocks} | {b.row + 1 for b in blocks}
+    main_rows = {r for r in sorted(main_rows) if draft.chance(0.22)}
     pale = draft.chance(0.35)
     for block in blocks:
         when = states[block.row, block.u0][1]

@@ -37,9 +37,11 @@ class Canvas:
     detail: FloatArray
     looks: list[tuple[str, float, float]] = field(default_factory=list)
     """(material, hue, tone) of each number."""
-    bare_ids: NDArray[np.int32] | None = None
+    floor_ids: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    """``ids`` as they were before anything was built or planted."""
+    bare_ids: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
     """``ids`` as they were before trees were planted."""
-    bare_height: FloatArray | None = None
+    bare_height: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def number(self, material: str, hue: float, tone: float) -> int:
         """A new number for a thing that looks like this."""
@@ -87,10 +89,9 @@ def fray(canvas: Canvas, textures: FloatArray) -> None:
     columns += (0.6 * middle + 0.4 * fine) / np.float32(canvas.res)
     rows += (0.6 * fine - 0.5 * middle) / np.float32(canvas.res)
     # float32 holds every number below 2^24 exactly
-    numbers = canvas.ids.astype(np.float32)
-    edge = cv2.BORDER_REPLICATE
-    numbers = cv2.remap(numbers, columns, rows, cv2.INTER_NEAREST, borderMode=edge)
-    canvas.ids = numbers.astype(np.int32)
+    numbers, edge = canvas.ids.astype(np.float32), cv2.BORDER_REPLICATE
+    frayed = cv2.remap(numbers, columns, rows, cv2.INTER_NEAREST, borderMode=edge)
+    canvas.ids = frayed.astype(np.int32)
 
 
 def draw_area(canvas: Canvas, area: Area) -> None:

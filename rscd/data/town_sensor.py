@@ -32,7 +32,7 @@ def texture_stack(seed: int, canvas: Canvas) -> FloatArray:
 
 def thin_out(canvas: Canvas, textures: FloatArray, leaf_off: float) -> None:
     """Let the ground show through broadleaf crowns, twig by twig."""
-    if leaf_off == 0 or canvas.bare_ids is None or canvas.bare_height is None:
+    if leaf_off == 0:
         return
     broadleaf = np.asarray([m == "broadleaf" for m, _, _ in canvas.looks])[canvas.ids]
     sieve = 0.45 * textures[..., 2] + 0.8 * textures[..., 3] + 0.4 * textures[..., 4]

@@ -191,14 +191,19 @@ def _render_tile(
 
 
 def _classes(canvas: Canvas, window: tuple[int, int, int, int]) -> ByteArray:
-    """(h,w) land cover of a tile, at the canvas pixel right below each image pixel's centre."""
+    """(h,w) land cover of a tile, at the canvas pixel right below each image pixel's centre.
+
+    Buildings are left out: their footprints are burnt in later, by the rule of the mask.
+    """
     first = [OVERSAMPLE * n + OVERSAMPLE // 2 for n in window[:2]]
     first = [first[0] - canvas.row, first[1] - canvas.col]
     rows, columns = (
         slice(start, start + OVERSAMPLE * count, OVERSAMPLE)
         for start, count in zip(first, window[2:], strict=True)
     )
-    return np.take(cover_codes(canvas, dict(LAND_COVER)), canvas.ids[rows, columns])
+    codes = cover_codes(canvas, dict(LAND_COVER))
+    top, floor = codes[canvas.ids[rows, columns]], codes[canvas.floor_ids[rows, columns]]
+    return np.where(top == LAND_COVER["building"], floor, top)
 
 
 def _expose_tile(
@@ -244,6 +249,7 @@ def _draw(town: Town, nuisance: Nuisance, date: int, canvas: Canvas, textures: F
     for thing in ground:
         if thing.layer > GARDEN:
             draw_ground(canvas, thing)
+    canvas.floor_ids = canvas.ids.copy()
     _draw_built(town, nuisance, date, canvas)
     canvas.bare_ids, canvas.bare_height = canvas.ids.copy(), canvas.height.copy()
     for i in _seen(town.tree_bounds, canvas):
