@@ -10,28 +10,27 @@ from xml.sax.saxutils import quoteattr
 Colour = tuple[int, int, int]
 
 SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
-    (0.0, 0.5, (255, 255, 178)),
-    (0.5, 0.6, (254, 217, 118)),
-    (0.6, 0.7, (254, 178, 76)),
-    (0.7, 0.8, (253, 141, 60)),
-    (0.8, 0.9, (240, 59, 32)),
-    (0.9, 1.0, (189, 0, 38)),
+    (0.0, 0.5, (255, 247, 80)),
+    (0.5, 0.6, (255, 200, 0)),
+    (0.6, 0.7, (255, 140, 0)),
+    (0.7, 0.8, (255, 70, 0)),
+    (0.8, 0.9, (255, 0, 70)),
+    (0.9, 1.0, (215, 0, 150)),
 )
-"""(lower, upper, RGB) of the polygons' score; ColorBrewer's YlOrRd, from unsure to sure."""
+"""(lower, upper, RGB) of the polygons' score: yellow is unsure, magenta sure; saturated, since
+vegetation, soil and roofs are not."""
 
 MASK_COLOUR: Colour = (255, 0, 170)
 """RGB of changed pixels: a magenta that neither vegetation, soil nor roofs have."""
 
 PROBABILITY_RAMP: tuple[tuple[float, Colour, int], ...] = (
-    (0.0, (13, 8, 135), 0),
-    (0.25, (126, 3, 168), 110),
-    (0.5, (204, 71, 120), 180),
-    (0.75, (248, 149, 64), 220),
-    (1.0, (240, 249, 33), 255),
+    (0.0, SCORE_CLASSES[0][2], 0),
+    *((upper, colour, round(255 * upper)) for _, upper, colour in SCORE_CLASSES),
 )
-"""(probability, RGB, alpha) between which colours are interpolated; matplotlib's plasma."""
+"""(probability, RGB, alpha) between which is interpolated: the polygons' colours, more opaque the
+more probable."""
 
-_FILL_ALPHA = 60  # of 255: the imagery below stays readable
+_FILL_ALPHA = 40  # of 255: the imagery below stays readable
 _OUTLINE_MM = 0.5
 
 

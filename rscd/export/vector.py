@@ -269,8 +269,10 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
     try:
+        # GDAL before 3.7, and so QGIS 3.22, warns of versions above 1.3.
+        version = {"VERSION": "1.3"}
         _write_ogr(
-            polygons, path, job, "GPKG", {}, geometry_type="Polygon", layer_metadata=metadata
+            polygons, path, job, "GPKG", version, geometry_type="Polygon", layer_metadata=metadata
         )
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
