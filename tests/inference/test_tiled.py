@@ -1,0 +1,352 @@
+"""The tiled engine: results do not depend on how a scene is cut, nor on who computes the tiles."""
+
+import multiprocessing
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import uniform_filter
+
+from rscd.errors import SceneError
+from rscd.export.vector import change_polygons
+from rscd.geo.changemap import ChangeMap
+from rscd.geo.grid import compose
+from rscd.geo.scene import ScenePair, close_handles
+from rscd.geo.tiles import Box, plan_tiles
+from rscd.inference.baselines import DETECTORS
+from rscd.inference.journal import open_journal
+from rscd.inference.predictor import Tiling
+from rscd.inference.tiled import (
+    bounded_map,
+    fit_model,
+    predict_scene,
+    run_block,
+    scene_blocks,
+    thread_mapper,
+    whole_scene,
+)
+
+UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    close_handles()
+
+
+@dataclass(frozen=True)
+class BoxMean:
+    """A local operator: mean absolute difference over a square of side 2 r + 1."""
+
+    radius: int
+    multiple: int = 1
+    threshold: float = 0.25
+
+    @property
+    def tiling(self):
+        return Tiling(halo=self.radius, multiple=self.multiple)
+
+    def __call__(self, image, valid):
+        assert image.dtype == np.float32
+        assert image.shape[3] % self.multiple == image.shape[4] % self.multiple == 0
+        difference = np.abs(image[:, 1] - image[:, 0]).mean(axis=1, dtype=np.float64) / 255
+        return self.mean(difference).astype(np.float32)
+
+    def mean(self, difference):
+        side = 2 * self.radius + 1
+        return uniform_filter(difference, (0, side, side)[-difference.ndim :], mode="constant")
+
+
+def town(shape, seed=0, bands=3):
+    """Smooth fields, and blocks that are brighter at t2: holes, diagonal touches, thin lines."""
+    rng = np.random.default_rng(seed)
+    height, width = shape
+    fields = uniform_filter(rng.random((bands, height, width)) * 255, (0, 9, 9)) * 3 % 200
+    t1 = fields + rng.normal(0, 4, fields.shape)
+    t2 = 0.9 * fields + 12 + rng.normal(0, 4, fields.shape)
+    for _ in range(6):
+        row, col = rng.integers(0, height), rng.integers(0, width)
+        h, w = rng.integers(1, 40, 2)
+        t2[:, row : row + h, col : col + w] += 90 * rng.random((bands, 1, 1))
+        t2[:, row + h : row + 2 * h, col + w : col + 2 * w] += 90  # touches at a corner
+        t2[:, row + h // 3 : row + h // 2, col + w // 3 : col + w // 2] = 20  # a hole
+    return (np.clip(date, 1, 255).astype(np.uint8) for date in (t1, t2))
+
+
+def open_town(folder, write_tif, shape, *, seed=0, warped=False, holes=True):
+    t1, t2 = town(shape, seed)
+    if holes:
+        t1[:, : shape[0] // 6, : shape[1] // 5] = 0
+    shift = compose(UTM, Affine.translation(0.4, -0.3)) if warped else UTM
+    return ScenePair.open(
+        write_tif(folder / "t1.tif", t1, nodata=0),
+        write_tif(folder / "t2.tif", t2, nodata=0, transform=shift),
+    )
+
+
+def detect(pair, model, folder, *, tile_size, batch_size=1, workers=0, mapper=map):
+    """Probabilities and mask of the whole scene, and polygons, as the engine makes them."""
+    folder.mkdir(exist_ok=True)
+
+    def run(mapper):
+        predictor = fit_model(pair, model, mapper) if hasattr(model, "fit") else model
+        with open_journal(folder / "work", {}) as journal:
+            change_map = ChangeMap(journal.folder, pair.grid, predictor.threshold, {})
+            predict_scene(
+                pair,
+                predictor,
+                change_map,
+                journal,
+                tile_size=tile_size,
+                batch_size=batch_size,
+                mapper=mapper,
+            )
+            counts = change_map.threshold_mask()
+            polygons = change_polygons(
+                change_map.mask.path, change_map.prob.path, pair.grid.crs, pair.grid.affine
+            )
+            height = pair.shape_hw[0]
+            arrays = change_map.prob.read_rows(0, height), change_map.mask.read_rows(0, height)
+            journal.remove()
+        return *arrays, counts, polygons
+
+    if not workers:
+        return run(mapper)
+    with thread_mapper(workers) as threads:
+        return run(threads)
+
+
+def assert_same(one, other):
+    prob, mask, counts, polygons = one
+    np.testing.assert_array_equal(prob.view(np.uint32), other[0].view(np.uint32))
+    np.testing.assert_array_equal(mask, other[1])
+    assert counts == other[2]
+    assert polygons.equals(other[3])
+
+
+@pytest.mark.parametrize("warped", [False, True])
+@pytest.mark.parametrize("name", DETECTORS)
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_detectors_give_the_same_bits_for_any_tiling(
+    tmp_path_factory, write_tif, name, warped, data
+):
+    shape = data.draw(st.tuples(st.integers(8, 200), st.integers(8, 300)))
+    tile_size = data.draw(st.integers(16, 320))
+    batch_size, workers = data.draw(st.integers(1, 5)), data.draw(st.integers(0, 3))
+    folder = tmp_path_factory.mktemp("town")
+    pair = open_town(folder, write_tif, shape, seed=sum(shape), warped=warped)
+    try:
+        whole = detect(pair, DETECTORS[name](), folder / "whole", tile_size=4096)
+        cut = detect(
+            pair,
+            DETECTORS[name](),
+            folder / "cut",
+            tile_size=tile_size,
+            batch_size=batch_size,
+            workers=workers,
+        )
+    finally:
+        close_handles()
+    assert_same(whole, cut)
+    prob, mask, *_ = whole
+    np.testing.assert_array_equal(np.isnan(prob), mask == 255)
+    assert ((prob >= 0) & (prob <= 1))[mask != 255].all()
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_statistics_gathered_over_several_blocks_do_not_depend_on_workers(
+    tmp_path, write_tif, name
+):
+    pair = open_town(tmp_path, write_tif, (100, 1040))
+    whole = detect(pair, DETECTORS[name](), tmp_path / "whole", tile_size=2048)
+    cut = detect(pair, DETECTORS[name](), tmp_path / "cut", tile_size=90, batch_size=7, workers=3)
+    assert_same(whole, cut)
+    assert whole[2][0] > 0
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 200), (3, 5)])
+def test_tiny_scenes_work_or_say_why(tmp_path, write_tif, name, shape):
+    pair = open_town(tmp_path, write_tif, shape, holes=False)
+    outcomes = []
+    for tile_size in (1, 64):
+        try:
+            found = detect(pair, DETECTORS[name](), tmp_path / f"{tile_size}", tile_size=tile_size)
+        except SceneError as error:
+            outcomes.append(str(error))
+        else:
+            assert found[0].shape == shape
+            outcomes.append(found[0].tobytes())
+    assert outcomes[0] == outcomes[1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.integers(1, 100),
+    st.integers(0, 8),
+    st.sampled_from([1, 4, 16]),
+    st.integers(1, 4),
+)
+def test_a_local_operator_equals_itself_on_the_whole_scene(
+    tmp_path_factory, write_tif, shape, tile_size, radius, multiple, batch_size
+):
+    folder = tmp_path_factory.mktemp("local")
+    pair = open_town(folder, write_tif, shape)
+    predictor = BoxMean(radius, multiple)
+    image, valid = pair.read(Box(-radius, -radius, shape[0] + 2 * radius, shape[1] + 2 * radius))
+    difference = np.abs(image[1] - image[0]).mean(axis=0, dtype=np.float64) / 255
+    inner = tuple(slice(radius, radius + n) for n in shape)
+    expected = np.where(valid[inner], predictor.mean(difference)[inner], np.nan)
+    prob = detect(pair, predictor, folder / "work", tile_size=tile_size, batch_size=batch_size)[0]
+    close_handles()
+    np.testing.assert_allclose(prob, expected, atol=1e-6, equal_nan=True)
+
+
+def test_a_halo_that_is_too_small_would_show():
+    """The oracle above has teeth: a halo of nothing gives other numbers at tile edges."""
+    difference = np.random.default_rng(0).random((40, 40))
+    whole = BoxMean(3).mean(difference)
+    parts = np.hstack([BoxMean(3).mean(half) for half in np.hsplit(difference, 2)])
+    assert np.abs(whole - parts)[:, 17:23].max() > 1e-3
+
+
+def test_processes_give_what_threads_give(tmp_path, write_tif):
+    pair = open_town(tmp_path, write_tif, (90, 120), warped=True)
+    predictor = fit_model(pair, DETECTORS["irmad"]())
+    tiles = plan_tiles(pair.shape_hw, 40)
+    jobs = [tiles[i : i + 2] for i in range(0, len(tiles), 2)]
+    work = partial(run_block, pair, predictor)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=spawn) as pool:
+        remote = list(bounded_map(pool, 3, work, jobs))
+    for here, there in zip(map(work, jobs), remote, strict=True):
+        for (tile, prob), (far_tile, far_prob) in zip(here, there, strict=True):
+            assert tile == far_tile
+            np.testing.assert_array_equal(prob, far_prob)
+
+
+def test_tiles_without_data_never_reach_the_model(tmp_path, write_tif):
+    t1, t2 = town((40, 80))
+    t1[:, :, 40:] = 0
+    pair = ScenePair.open(
+        write_tif(tmp_path / "t1.tif", t1, nodata=0), write_tif(tmp_path / "t2.tif", t2, nodata=0)
+    )
+    seen = []
+
+    class Spy(BoxMean):
+        def __call__(self, image, valid):
+            seen.append(image.shape)
+            assert valid.any()
+            assert (image.transpose(1, 2, 0, 3, 4)[:, :, ~valid] == 0).all()
+            return super().__call__(image, valid)
+
+    prob, mask, counts, _ = detect(pair, Spy(0), tmp_path / "work", tile_size=40)
+    assert len(seen) == 1
+    assert np.isnan(prob[:, 40:]).all()
+    assert (mask[:, 40:] == 255).all()
+    assert counts[1] == 40 * 40
+
+
+def test_blocks_for_statistics_are_a_fixed_lattice(tmp_path, write_tif):
+    pair = open_town(tmp_path, write_tif, (520, 1030))
+    blocks = list(scene_blocks(pair, 3))
+    assert [block.index for block in blocks] == list(range(6))
+    assert [block.valid.shape for block in blocks[:3]] == [(518, 518), (518, 518), (518, 12)]
+    with thread_mapper(3) as threads:
+        for one, other in zip(blocks, scene_blocks(pair, 3, threads), strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
+            np.testing.assert_array_equal(one.valid, other.valid)
+    corner = blocks[0]
+    assert not corner.valid[:3].any()
+    np.testing.assert_array_equal(corner.image[:, :, 2, 3:], corner.image[:, :, 4, 3:])
+
+
+def test_progress_counts_up_to_all_tiles(tmp_path, write_tif):
+    pair = open_town(tmp_path, write_tif, (50, 70))
+    told = []
+    with open_journal(tmp_path / "work", {}) as journal:
+        change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
+        predict_scene(
+            pair,
+            BoxMean(0),
+            change_map,
+            journal,
+            tile_size=20,
+            batch_size=2,
+            progress=lambda *news: told.append(news),
+        )
+    assert told[0] == ("change", 0, 12)
+    assert told[-1] == ("change", 12, 12)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_whole_scene_is_the_box_of_the_grid(tmp_path, write_tif):
+    assert whole_scene(open_town(tmp_path, write_tif, (20, 30))) == Box(0, 0, 20, 30)
+
+
+class TestBoundedMap:
+    @pytest.mark.parametrize("in_flight", [1, 2, 5])
+    def test_results_come_in_order(self, in_flight):
+        with ThreadPoolExecutor(3) as pool:
+            assert list(bounded_map(pool, in_flight, lambda n: n * n, range(50))) == [
+                n * n for n in range(50)
+            ]
+            assert list(bounded_map(pool, in_flight, abs, [])) == []
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(1, 6), st.integers(0, 30))
+    def test_jobs_are_taken_only_as_results_are_taken(self, in_flight, n_jobs):
+        taken = 0
+
+        def jobs():
+            nonlocal taken
+            for job in range(n_jobs):
+                taken += 1
+                yield job
+
+        class Pool:
+            def submit(self, function, job):
+                future = Future()
+                future.set_result(function(job))
+                return future
+
+        for count, _ in enumerate(bounded_map(Pool(), in_flight, abs, jobs()), 1):
+            # those taken, those in flight, and the one that waits for a place
+            assert taken - count <= in_flight
+        assert taken == n_jobs
+
+    def test_an_exception_reaches_the_caller_and_cancels_what_waits(self):
+        gate, started = threading.Event(), []
+
+        def work(n):
+            started.append(n)
+            if n == 1:
+                raise ZeroDivisionError
+            if n > 1:
+                gate.wait(5)
+            return n
+
+        with ThreadPoolExecutor(1) as pool:
+            results = bounded_map(pool, 4, work, range(100))
+            assert next(results) == 0
+            with pytest.raises(ZeroDivisionError):
+                next(results)
+            gate.set()
+        assert max(started) <= 5
+
+    def test_an_exception_among_the_jobs_reaches_the_caller(self):
+        def jobs():
+            yield 1
+            raise KeyError("no more")
+
+        with ThreadPoolExecutor(1) as pool, pytest.raises(KeyError):
+            list(bounded_map(pool, 3, abs, jobs()))
