@@ -151,11 +151,19 @@ def _long(
     )  # fmt: skip
     boxes = []
     for i in range(units):
-        ux, uy = _offset(base, (i - (units - 1) / 2) * w / units, 0.0)
-        tone = float(rng.uniform(0.92, 1.08))
-        own = min(max(hue + float(rng.normal(0, 0.15)), 0), 1)
+        step = float(rng.normal(0, 0.5))  # facades stand a little before or behind each other
+        ux, uy = _offset(base, (i - (units - 1) / 2) * w / units, step)
+        tone = float(rng.uniform(0.88, 1.12))
+        own = min(max(hue + float(rng.normal(0, 0.2)), 0), 1)
         boxes.append(
-            base._replace(x=ux, y=uy, half_u=w / units / 2 + 0.02, hue=own, tone=tone)
+            base._replace(
+                x=ux,
+                y=uy,
+                half_u=w / units / 2 + 0.02,
+                hue=own,
+                tone=tone,
+                z=base.z + float(rng.normal(0, 0.25)),
+            )
         )  # neighbours overlap by a hair: no gap between units
     return boxes
 

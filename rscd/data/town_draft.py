@@ -47,6 +47,10 @@ class Draft:
     river_width: float = 0.0
     frame: tuple[float, float] = (0.0, 0.0)
     """Width and height of the image, metres."""
+    fine: bool = True
+    """Whether the resolution shows cars, fences and the like."""
+    tree_scale: float = 1.0
+    """Fewer and larger crowns where single trees cannot be seen."""
     lot_change: float = 0.0
     """Probability that a lot differs between the dates."""
 
@@ -91,6 +95,8 @@ class Draft:
 
     def add_car(self, x: float, y: float, angle: float, taken: float, dates: int = BOTH) -> None:
         """A parking place, taken with probability ``taken`` at either date."""
+        if not self.fine:
+            return
         a, b, c, d, e, f, g = self.rng.random(7)
         self.spots.append(
             ParkingSpot(
@@ -122,6 +128,8 @@ def plant(draft: Draft, box: tuple[float, float, float, float], spacing: float, 
     u0, v0, u1, v1 = box
     if u1 <= u0 or v1 <= v0:
         return
+    spacing *= draft.tree_scale
+    radius = (radius[0] * draft.tree_scale, radius[1] * draft.tree_scale)
     us, vs = np.meshgrid(np.arange(u0, u1, spacing), np.arange(v0, v1, spacing))
     uv = np.stack((us.ravel(), vs.ravel()), 1)
     uv = uv[draft.rng.random(len(uv)) < share]

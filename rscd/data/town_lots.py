@@ -64,7 +64,7 @@ def house_lot(draft: Draft, lot: Lot, standing: tuple[int, ...], when: int, new:
         fresh = "soil" if new and draft.chance(0.35) else "lawn"
         lawn = "scrub" if draft.chance(0.3 * style.arid) else fresh
         draft.add_area(lot.outline(draft.warp), lawn, built, GARDEN)
-    _vacant(draft, lot, empty, ("meadow", "meadow", "soil", "scrub", "earthwork", "rubble"))
+    _vacant(draft, lot, empty, works=bool(standing))
     if empty and draft.chance(0.3):
         low, high = sorted((lot.front, lot.back))
         inner = (lot.u0 + 2, low + 3, lot.u1 - 2, high - 3)
@@ -118,7 +118,7 @@ def _house(draft: Draft, lot: Lot, dates: int) -> None:
 
 def garden_trees(draft: Draft, lot: Lot, dates: int) -> None:
     """Trees and bushes of a garden, clear of where the house stands."""
-    cover = draft.style.tree_cover
+    cover = draft.style.tree_cover / draft.tree_scale**2
     for _ in range(int(draft.rng.poisson(5.0 * cover))):
         v = lot.v(draft.between(0.68, 0.98))
         u = draft.between(lot.u0 + 1, lot.u1 - 1)
@@ -131,7 +131,7 @@ def garden_trees(draft: Draft, lot: Lot, dates: int) -> None:
 
 def _fences(draft: Draft, lot: Lot, dates: int) -> None:
     """Fence or hedge along one side and the back."""
-    if not draft.chance(0.75):
+    if not draft.fine or not draft.chance(0.75):
         return
     hedge = draft.chance(0.35 if draft.style.roofs == "shingle" else 0.6)
     material, width, height = ("hedge", 1.1, 1.6) if hedge else ("fence", 0.3, 1.7)
@@ -156,7 +156,7 @@ def fill_houses(draft: Draft, block: Block, inset: float, when: int, change: flo
         terraced = draft.chance(0.08 if draft.style.roofs != "shingle" else 0.0)
         i = 0
         while i < count:
-            span = min(int(draft.rng.integers(2, 5)), count - i) if terraced else 1
+            span = min(int(draft.rng.integers(1, 3)), count - i) if terraced else 1
             lot = Lot(float(edges[i]), float(edges[i + span]), front, back)
             i += span
             outline = lot.outline(draft.warp)
@@ -179,7 +179,7 @@ def long_lot(draft: Draft, lot: Lot, standing: tuple[int, ...], when: int, kind:
     if built:
         yards = ("blacktop", "paving", "gravel", "concrete") if kind == "hall" else ("lawn", "lawn")
         draft.add_area(lot.outline(draft.warp), draft.pick(*yards), built, GARDEN)
-    _vacant(draft, lot, when & ~built, ("meadow", "soil", "earthwork", "rubble", "blacktop"))
+    _vacant(draft, lot, when & ~built, works=bool(standing))
     for dates in standing:
         if dates & when:
             _long_building(draft, lot, dates & when, kind)
@@ -210,13 +210,25 @@ def _union(standing: tuple[int, ...]) -> int:
     return built
 
 
-def _vacant(draft: Draft, lot: Lot, when: int, covers: tuple[str, ...]) -> None:
-    """The ground of a lot while nothing stands on it; works may change it."""
+def _vacant(draft: Draft, lot: Lot, when: int, *, works: bool) -> None:
+    """The ground of a lot while nothing stands on it: grass, or bare where ``works`` go on.
+
+    As a nuisance the ground is bared, overgrows, or gets a concrete slab.
+    """
     if not when:
         return
+    covers = ("meadow", "soil", "scrub", "earthwork", "rubble", "soil", "lawn", "meadow")
+    quiet = ("lawn", "meadow", "meadow", "scrub", "lawn", "soil")
     outline = lot.outline(draft.warp)
-    before = draft.ground(outline, draft.pick(*covers), when, GARDEN)
+    before = draft.ground(outline, draft.pick(*(covers if works else quiet)), when, GARDEN)
     after = draft.ground(outline, draft.pick("soil", "earthwork", "meadow"), when, GARDEN)
+    if draft.chance(0.3):
+        draft.areas.append(before)
+        u, v = (lot.u0 + lot.u1) / 2, lot.v(0.45)
+        half_u, half_v = draft.between(4, 8), draft.between(4, 7)
+        slab = rectangle(draft.warp, u - half_u, v - half_v, u + half_u, v + half_v)
+        before = before._replace(points=slab, layer=WATER)
+        after = draft.ground(slab, draft.pick("concrete", "paving"), when, WATER)
     draft.swaps.append(Swap(before, after, float(draft.rng.random()), False))
 
 
@@ -239,7 +251,9 @@ def parking(draft: Draft, lot: Lot, start: float, end: float, dates: int) -> Non
                 continue
             angle = math.atan2(far[1] - near[1], far[0] - near[0])
             draft.add_car(x, y, angle, taken, dates)
-            draft.lines.append(Line(np.stack((near, far)), 0.12, "paint", 0.5, 1.0, dates, MARK))
+            if draft.fine:
+                bay = np.stack((near, far))
+                draft.lines.append(Line(bay, 0.12, "paint", 0.5, 1.0, dates, MARK))
 
 
 def fill_large(

@@ -76,6 +76,7 @@ def plan_town(
     style = TownStyle.draw(rng) if style is None else style
     height_m, width_m = shape_hw[0] * gsd_m, shape_hw[1] * gsd_m
     draft = Draft(rng, style, draw_warp(rng, style.curvature), frame=(width_m, height_m))
+    draft.fine, draft.tree_scale = gsd_m <= 2, max(gsd_m / 1.5, 1.0)
     draft.lot_change = change_share / max(2 - change_share, 1)
     _river(draft, width_m, height_m)
     blocks = _draw_blocks(draft, width_m, height_m)
@@ -219,7 +220,7 @@ def _street(draft: Draft, block: Block, side: str, main: bool, when: int, pale: 
     draft.lines.append(Line(points, width, material, hue, 1.0, when, STREET))
     if side not in {"top", "left"}:  # the neighbour draws the other two sides as its own
         return
-    if beyond(draft, points):
+    if beyond(draft, points) or not draft.fine:
         return
     if material == "asphalt":
         _wear(draft, points, width, when)
@@ -238,11 +239,11 @@ def _country_road(draft: Draft, block: Block, side: str, when: int) -> None:
     hue = float(draft.rng.random())
     if kind < 0.35:
         draft.lines.append(Line(points, 7.0, "meadow", hue, 1.0, when, VERGE))
-        draft.lines.append(Line(points, draft.between(4.2, 5.6), "asphalt", hue, 1.0, when, STREET))
+        draft.lines.append(Line(points, draft.between(4.2, 5.6), "asphalt", hue, 1.0, when, VERGE))
     elif kind < 0.6:
         material = "gravel" if draft.chance(0.6) else "soil"
-        draft.lines.append(Line(points, draft.between(2.6, 3.6), material, hue, 1.0, when, STREET))
-        draft.lines.append(Line(points, 0.8, "meadow", hue, 1.0, when, STREET))
+        draft.lines.append(Line(points, draft.between(2.6, 3.6), material, hue, 1.0, when, VERGE))
+        draft.lines.append(Line(points, 0.8, "meadow", hue, 1.0, when, VERGE))
     if kind > 0.25 and draft.chance(0.7 * draft.style.tree_cover):
         normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
         normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
