@@ -54,6 +54,9 @@ DSIFN_MOVED, DSIFN_TRAIN = 1638, 14400
 STORED = {0: 0, 1: 255, IGNORE: 127}
 """How mask values are written into the label tiles."""
 
+BLOCK_CACHE = 64_000_000
+"""GDAL's block cache while cutting, bytes; its default is a share of the machine's memory."""
+
 Triple = tuple[Path, Path, Path]
 Progress = Callable[[int, int], None]
 
@@ -68,17 +71,23 @@ class Published:
     """256 x 256 tiles by split."""
     test_share: float
     """Share of changed pixels in the test set (``methods/kdmsi.md`` section 6)."""
+    tolerance: float
+    """How far our test set may be from that; wide where ours is another random draw."""
 
 
 PUBLISHED = {
-    "whu": Published((15354, 32507), {"train": 5947, "val": 743, "test": 744}, 0.040),
+    "whu": Published((15354, 32507), {"train": 5947, "val": 743, "test": 744}, 0.040, 0.015),
     "levir": Published(
-        {"train": 445, "val": 64, "test": 128}, {"train": 7120, "val": 1024, "test": 2048}, 0.051
+        {"train": 445, "val": 64, "test": 128},
+        {"train": 7120, "val": 1024, "test": 2048},
+        0.051,
+        0.001,
     ),
     "dsifn": Published(
         {"train": 3600, "val": 340, "test": 48},
         {"train": 12762, "val": 1360, "test": 1830},
         0.340,
+        0.034,
     ),
 }
 
@@ -449,8 +458,7 @@ def _checks(
         for part, n in expected.items()
     ]
     found = shares["test"]
-    # two of the three test sets are drawn at random, so this can only be near
-    near = abs(found - known.test_share) <= max(0.005, 0.1 * known.test_share)
+    near = abs(found - known.test_share) <= known.tolerance
     share = {"what": "test change share", "expected": known.test_share, "found": found, "ok": near}
     return [*checks, share]
 

@@ -263,12 +263,12 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_checks_against_published_numbers(tmp_path: Path, monkeypatch, caplog) -> None:
     whu(tmp_path / "src", 256 * 2, 256 * 5)
-    small = Published((512, 1280), {"train": 8, "val": 1, "test": 1}, 0.21)
+    small = Published((512, 1280), {"train": 8, "val": 1, "test": 1}, 0.21, 0.1)
     monkeypatch.setitem(PUBLISHED, "whu", small)
     good = prepare("whu", tmp_path / "src", tmp_path / "good")
     assert [check["what"] for check in good.content["checks"]][-1] == "test change share"
     assert good.failed == ()
-    monkeypatch.setitem(PUBLISHED, "whu", Published((512, 1280), {"train": 9}, 0.9))
+    monkeypatch.setitem(PUBLISHED, "whu", Published((512, 1280), {"train": 9}, 0.9, 0.1))
     with caplog.at_level(logging.WARNING):
         bad = prepare("whu", tmp_path / "src", tmp_path / "bad")
     assert bad.failed == ("train tiles", "test change share")

@@ -1,0 +1,77 @@
+"""Contact sheets: what the pairs of a folder look like."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rscd.data.folder import PairFolder
+from rscd.data.images import MaskRule
+from rscd.data.layout import Folders
+from rscd.data.plots import plot_samples
+from rscd.errors import DataError, OutputError
+
+
+def show(
+    folder: Path | str,
+    out_png: Path | str,
+    *,
+    n: int = 8,
+    split: str | None = None,
+    names: Sequence[str] | None = None,
+    folders: Folders | None = None,
+    mask_values: MaskRule = "strict",
+    rgb: Sequence[int] | None = None,
+) -> Path:
+    """Write a PNG with one row per pair: t1, t2 and, where there is one, the mask.
+
+    Args:
+        folder: a folder of image pairs.
+        out_png: file to write; it appears by rename.
+        n: most pairs shown, spread evenly over the folder.
+        split: one split only.
+        names: these pairs only.
+        folders: explicit folder names of t1, t2 and mask.
+        mask_values: how stored label values are read.
+        rgb: 1-based bands shown as red, green and blue; default the first three.
+
+    Returns:
+        The path of the PNG.
+
+    Raises:
+        DataError: if there are no pairs or one cannot be read.
+        OutputError: if the PNG cannot be written.
+    """
+    if n < 1:
+        raise DataError(f"n is {n}; a contact sheet shows at least one pair")
+    data = PairFolder(
+        folder, split, names=names, folders=folders, mask_values=mask_values, bands=rgb
+    )
+    return write_sheet([data[i] for i in spread(len(data), n)], out_png)
+
+
+def spread(count: int, n: int) -> list[int]:
+    """At most ``n`` of ``count`` indices, evenly spread, the first and the last among them."""
+    if n >= count:
+        return list(range(count))
+    if n == 1:
+        return [0]
+    return [round(i * (count - 1) / (n - 1)) for i in range(n)]
+
+
+def write_sheet(samples: Sequence[dict[str, Any]], out_png: Path | str) -> Path:
+    """Write samples of any dataset as one picture; see :func:`rscd.data.plots.plot_samples`.
+
+    Raises:
+        OutputError: if the PNG cannot be written.
+    """
+    out = Path(out_png)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        plot_samples(samples).savefig(part, format="png")
+        part.replace(out)
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be written ({error.strerror}); choose another place"
+        ) from error
+    return out
