@@ -34,9 +34,14 @@ class Journal:
     def _done(self) -> Path:
         return self.folder / "done"
 
+    @property
+    def started(self) -> bool:
+        """Whether the rasters are laid out, so that there is something to go on with."""
+        return self._done.exists()
+
     def done(self) -> set[int]:
         """Indices of the finished tiles."""
-        if not self._done.exists():
+        if not self.started:
             return set()
         whole = self._done.stat().st_size // 4
         return set(np.fromfile(self._done, "<u4", whole).tolist())
@@ -83,8 +88,21 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
         if not resumed:
             if run.exists() and not same:
                 log.warning("inputs or parameters changed since the interrupted run: starting anew")
-            for old in folder.iterdir():
-                if old.name != "lock":
-                    old.unlink()
+            _empty(folder)
             run.write_text(wanted)
-        yield Journal(folder, resumed)
+        journal = Journal(folder, resumed)
+        try:
+            yield journal
+        except BaseException:
+            if not journal.started:  # nothing to go on with
+                journal.remove()
+            raise
+
+
+def _empty(folder: Path) -> None:
+    # run.json first: whoever is killed here must not leave it beside half of its files
+    for old in sorted(folder.iterdir(), key=lambda path: path.name != "run.json"):
+        if old.is_dir():
+            shutil.rmtree(old)
+        elif old.name != "lock":
+            old.unlink()
