@@ -69,7 +69,7 @@ class StreetSettings:
 
 
 @dataclass(frozen=True)
-class StreetPair:
+class SyntheticPair:
     """One pair of views with everything known about it.
 
     Attributes:
@@ -136,7 +136,7 @@ def street_pair(
     *,
     backgrounds: Backgrounds = procedural_street,
     objects: Objects = procedural_object,
-) -> StreetPair:
+) -> SyntheticPair:
     """Make one pair; the same arguments give the same bytes.
 
     Outside the changed objects of both dates, t2 equals t1 warped by the flow: exactly for
@@ -172,7 +172,7 @@ def street_pair(
         t2 = _over(sample(layers[0], frame.points(shown_by)), t2)
     mask_t2 = _covered(layers[-1][3:], frame.points(shown_by)) if layers else nothing
     flow = np.where(mask_t2, shown_by, flow)
-    return StreetPair(np.stack([t1, t2]), mask_t1, mask_t2, flow, kind, transform)
+    return SyntheticPair(np.stack([t1, t2]), mask_t1, mask_t2, flow, kind, transform)
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ def _covered(alpha: FloatArray, points: Points) -> BoolArray:
     return shown
 
 
-class StreetPairs(Dataset[dict[str, Tensor]]):
+class SyntheticStreet(Dataset[dict[str, Tensor]]):
     """Street pairs by index; pair ``i`` depends on the seed and ``i`` alone, not on the worker.
 
     Args:
@@ -348,7 +348,7 @@ class StreetPairs(Dataset[dict[str, Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """See ``StreetPair.sample``."""
+        """See ``SyntheticPair.sample``."""
         if not 0 <= index < self.count:
             raise IndexError(f"pair {index} of {self.count}")
         pair = street_pair(

@@ -1,6 +1,6 @@
 """Backgrounds and objects for street pairs: from folders of pictures, or drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from rscd.data.images import IMAGE_SUFFIXES, read_picture
 from rscd.errors import DataError
 from rscd.types import FloatArray, ShapeHW
 
@@ -216,25 +217,25 @@ class FolderBackgrounds:
     """Random crops of the pictures of a folder, resized to what is asked for.
 
     Attributes:
-        files: the pictures; see ``from_folder``.
+        files: 8-bit pictures, gray or RGB; see ``from_folder``.
     """
 
     files: tuple[Path, ...]
 
     @classmethod
     def from_folder(cls, folder: Path) -> "FolderBackgrounds":
-        """Every PNG and JPEG below ``folder``."""
-        return cls(_pictures(folder, (".png", ".jpg", ".jpeg")))
+        """Every picture below ``folder``."""
+        return cls(_pictures(folder, IMAGE_SUFFIXES))
 
     def __call__(self, rng: np.random.Generator, shape_hw: ShapeHW) -> FloatArray:
         """One crop: (3,H,W) RGB in 0..255."""
-        picture = _read(self.files[rng.integers(len(self.files))])[..., :3]
-        zoom = min(picture.shape[0] / shape_hw[0], picture.shape[1] / shape_hw[1])
-        zoom *= 1 / rng.uniform(1, 1.5)  # the published pairs show a random 2/3 of big pictures
+        picture = _read(self.files[rng.integers(len(self.files))])
+        zoom = min(picture.shape[1] / shape_hw[0], picture.shape[2] / shape_hw[1])
+        zoom /= rng.uniform(1, 1.5)  # the published pairs show 2/3 of large pictures
         height, width = (max(2, int(side * zoom)) for side in shape_hw)
-        top = rng.integers(picture.shape[0] - height + 1)
-        left = rng.integers(picture.shape[1] - width + 1)
-        part = picture[top : top + height, left : left + width]
+        top = rng.integers(picture.shape[1] - height + 1)
+        left = rng.integers(picture.shape[2] - width + 1)
+        part = picture[:3, top : top + height, left : left + width].transpose(1, 2, 0)
         method = cv2.INTER_AREA if zoom > 1 else cv2.INTER_CUBIC
         resized = cv2.resize(part, shape_hw[::-1], interpolation=method)
         return np.ascontiguousarray(np.clip(resized, 0, 255).transpose(2, 0, 1))
@@ -242,10 +243,10 @@ class FolderBackgrounds:
 
 @dataclass(frozen=True)
 class FolderObjects:
-    """The RGBA PNGs of a folder.
+    """The RGBA pictures of a folder.
 
     Attributes:
-        files: the pictures; see ``from_folder``.
+        files: 8-bit pictures with alpha; see ``from_folder``.
     """
 
     files: tuple[Path, ...]
@@ -253,37 +254,28 @@ class FolderObjects:
     @classmethod
     def from_folder(cls, folder: Path) -> "FolderObjects":
         """Every PNG below ``folder``."""
-        return cls(_pictures(folder, (".png",)))
+        return cls(_pictures(folder, {".png"}))
 
     def __call__(self, rng: np.random.Generator) -> FloatArray:
         """One object: (4,h,w), RGB in 0..255 and alpha in 0..1."""
-        file = self.files[rng.integers(len(self.files))]
-        picture = _read(file)
-        if picture.shape[-1] != 4:
-            raise DataError(
-                f"expected an object with alpha (RGBA PNG), found {picture.shape[-1]} channels in "
-                f"{file}; save the cut-out with its alpha channel"
-            )
-        scale = np.array([1, 1, 1, 1 / 255], np.float32)
-        return trimmed((picture * scale).transpose(2, 0, 1))
+        rgba = _read(self.files[rng.integers(len(self.files))], bands=(1, 2, 3, 4))
+        rgba[3] /= 255
+        return trimmed(rgba)
 
 
-def _pictures(folder: Path, suffixes: Sequence[str]) -> tuple[Path, ...]:
+def _pictures(folder: Path, suffixes: Collection[str]) -> tuple[Path, ...]:
     files = tuple(sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes))
     if not files:
         raise DataError(
-            f"expected pictures ({', '.join(suffixes)}) below {folder}, found none; check the path"
+            f"expected pictures ({', '.join(sorted(suffixes))}) below {folder}, found none; "
+            "check the path"
         )
     return files
 
 
-def _read(file: Path) -> FloatArray:
-    """(h,w,3 or 4) float32 in 0..255, colours in RGB order."""
-    data = np.fromfile(file, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if picture is None or picture.dtype != np.uint8:
-        raise DataError(f"expected an 8-bit picture, found {file} unreadable; remove or re-save it")
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, axis=-1)
-    order = [2, 1, 0, *range(3, picture.shape[-1])]
-    return np.asarray(picture[..., order], dtype=np.float32)
+def _read(file: Path, bands: Sequence[int] | None = None) -> FloatArray:
+    """(3,h,w) RGB, or the bands asked for, float32 in 0..255."""
+    pixels = read_picture(file, bands).pixels
+    if pixels.dtype != np.uint8:
+        raise DataError(f"expected an 8-bit picture, found {pixels.dtype} in {file}; convert it")
+    return np.asarray(np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, np.float32)

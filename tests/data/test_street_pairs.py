@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation
 
-from rscd.data.street_pairs import Kind, StreetPair, StreetPairs, StreetSettings, street_pair
+from rscd.data.street_pairs import Kind, StreetSettings, SyntheticPair, SyntheticStreet, street_pair
 from rscd.data.street_scenery import (
     FolderBackgrounds,
     FolderObjects,
@@ -23,12 +23,14 @@ KINDS = get_args(Kind)
 TRANSFORMS = ("affine", "homography", "tps")
 
 
-def made(kind: str, transform: str, seed: int = 0, size: int = 96, **others: object) -> StreetPair:
+def made(
+    kind: str, transform: str, seed: int = 0, size: int = 96, **others: object
+) -> SyntheticPair:
     settings = StreetSettings(size=size, kinds=(kind,), transforms=((transform, 1.0),), **others)  # type: ignore[arg-type]
     return street_pair([seed, KINDS.index(kind), TRANSFORMS.index(transform)], settings)  # type: ignore[arg-type]
 
 
-def warp_difference(pair: StreetPair) -> np.ndarray:
+def warp_difference(pair: SyntheticPair) -> np.ndarray:
     """(S,S): mean absolute difference of warped t1 and t2, 0..1."""
     t1, flow = torch.from_numpy(pair.image[:1]), torch.from_numpy(pair.flow)[None]
     difference: np.ndarray = (warp(t1, flow)[0].numpy() - pair.image[1]) / 255
@@ -86,7 +88,7 @@ def test_validity_is_the_definition_of_the_torch_side() -> None:
 
 
 def test_samples_speak_the_words_of_a_batch() -> None:
-    data = StreetPairs(3, seed=5, settings=StreetSettings(size=64))
+    data = SyntheticStreet(3, seed=5, settings=StreetSettings(size=64))
     batch = torch.utils.data.default_collate([data[0], data[1]])
     shapes = {key: (tuple(value.shape), value.dtype) for key, value in batch.items()}
     assert shapes == {
@@ -103,9 +105,9 @@ def test_samples_speak_the_words_of_a_batch() -> None:
 
 def test_pairs_depend_on_seed_and_index_alone() -> None:
     settings = StreetSettings(size=48)
-    first = [StreetPairs(4, seed=1, settings=settings)[i] for i in (0, 1, 2)]
-    again = [StreetPairs(9, seed=1, settings=settings)[i] for i in (2, 1, 0)][::-1]
-    other = StreetPairs(4, seed=2, settings=settings)[0]
+    first = [SyntheticStreet(4, seed=1, settings=settings)[i] for i in (0, 1, 2)]
+    again = [SyntheticStreet(9, seed=1, settings=settings)[i] for i in (2, 1, 0)][::-1]
+    other = SyntheticStreet(4, seed=2, settings=settings)[0]
     for one, two in zip(first, again, strict=True):
         for key, value in one.items():
             assert torch.equal(value, two[key])
@@ -114,7 +116,7 @@ def test_pairs_depend_on_seed_and_index_alone() -> None:
 
 
 def test_workers_make_the_same_pairs() -> None:
-    data = StreetPairs(4, settings=StreetSettings(size=32))
+    data = SyntheticStreet(4, settings=StreetSettings(size=32))
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2)
     for index, loaded in enumerate(loader):
         assert torch.equal(loaded["image"], data[index]["image"])
@@ -162,7 +164,7 @@ def test_folders_of_backgrounds_and_objects(folders: tuple[Path, Path]) -> None:
     backgrounds = FolderBackgrounds.from_folder(folders[0])
     objects = FolderObjects.from_folder(folders[1])
     assert len(backgrounds.files) == 3
-    data = StreetPairs(
+    data = SyntheticStreet(
         4, settings=StreetSettings(size=40), backgrounds=backgrounds, objects=objects
     )
     for index in range(4):
@@ -186,11 +188,14 @@ def test_folders_that_cannot_serve_are_refused(tmp_path: Path) -> None:
         FolderBackgrounds.from_folder(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     rng = np.random.default_rng(0)
-    with pytest.raises(DataError, match=r"broken\.png unreadable"):
+    with pytest.raises(DataError, match=r"broken\.png"):
         FolderBackgrounds.from_folder(tmp_path)(rng, (8, 8))
     cv2.imwrite(str(tmp_path / "broken.png"), np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(DataError, match=r"alpha \(RGBA PNG\), found 3 channels"):
+    with pytest.raises(DataError, match="band"):
         FolderObjects.from_folder(tmp_path)(rng)
+    cv2.imwrite(str(tmp_path / "broken.png"), np.zeros((8, 8, 3), np.uint16))
+    with pytest.raises(DataError, match="8-bit picture, found uint16"):
+        FolderBackgrounds.from_folder(tmp_path)(rng, (8, 8))
     with pytest.raises(DataError, match="alpha 0 everywhere"):
         trimmed(np.zeros((4, 5, 5), np.float32))
 
