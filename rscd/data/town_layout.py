@@ -18,15 +18,11 @@ class Warp:
 
     def __call__(self, uv: Points) -> Points:
         """(N,2) street coordinates -> (N,2) world coordinates, metres."""
-        u, v = uv[:, 0].copy(), uv[:, 1].copy()
-        du, dv = np.zeros_like(u), np.zeros_like(v)
-        for kx, ky, phase, ax, ay in self.waves:
-            wave = np.sin(kx * u + ky * v + phase)
-            du += ax * wave
-            dv += ay * wave
-        u, v = u + du, v + dv
+        table = np.asarray(self.waves)
+        phase = uv @ table[:, :2].T + table[:, 2]
+        bent = uv + np.sin(phase) @ table[:, 3:]
         c, s = math.cos(self.angle), math.sin(self.angle)
-        return np.stack((c * u - s * v, s * u + c * v), axis=1)
+        return np.asarray(bent @ np.asarray([[c, s], [-s, c]]), np.float64)
 
     def at(self, u: float, v: float) -> tuple[float, float, float, float, float]:
         """World position, direction of u, and local stretch along u and v at one place."""
@@ -79,17 +75,14 @@ class Block:
 
 def rectangle(warp: Warp, u0: float, v0: float, u1: float, v1: float) -> Points:
     """The outline of a (u,v) rectangle in the world, sides sampled every 12 m."""
-    nu = max(int(abs(u1 - u0) / 12) + 2, 2)
-    nv = max(int(abs(v1 - v0) / 12) + 2, 2)
-    us, vs = np.linspace(u0, u1, nu), np.linspace(v0, v1, nv)
-    uv = np.concatenate(
-        (
-            np.stack((us, np.full(nu, v0)), 1)[:-1],
-            np.stack((np.full(nv, u1), vs), 1)[:-1],
-            np.stack((us[::-1], np.full(nu, v1)), 1)[:-1],
-            np.stack((np.full(nv, u0), vs[::-1]), 1)[:-1],
-        )
-    )
+    nu, nv = int(abs(u1 - u0) / 12) + 1, int(abs(v1 - v0) / 12) + 1
+    us = u0 + (u1 - u0) / nu * np.arange(nu + 1)
+    vs = v0 + (v1 - v0) / nv * np.arange(nv + 1)
+    uv = np.empty((2 * (nu + nv), 2))
+    uv[:nu] = [(u, v0) for u in us[:-1]]
+    uv[nu : nu + nv] = [(u1, v) for v in vs[:-1]]
+    uv[nu + nv : 2 * nu + nv] = [(u, v1) for u in us[:0:-1]]
+    uv[2 * nu + nv :] = [(u0, v) for v in vs[:0:-1]]
     return warp(uv)
 
 

@@ -130,8 +130,8 @@ def courts(draft: Draft, block: Block, dates: int) -> None:
     """Tennis courts and pitches: rectangles that are no buildings."""
     u, v = draft.between(block.u0 + 25, block.u1 - 25), draft.between(block.v0 + 18, block.v1 - 18)
     hue = float(draft.rng.random())
+    half_u, half_v = (9.1, 18.2) if draft.chance(0.8) else (14.0, 8.0)
     for i in range(int(draft.rng.integers(1, 4))):
-        half_u, half_v = (9.1, 18.2) if draft.chance(0.8) else (14.0, 8.0)
         at = u + i * (2 * half_u + 1.5)
         outer = rectangle(draft.warp, at - half_u, v - half_v, at + half_u, v + half_v)
         draft.areas.append(Area(outer, "court", hue, 1.0, dates, WATER))

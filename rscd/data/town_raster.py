@@ -85,7 +85,7 @@ def fray(canvas: Canvas, textures: FloatArray) -> None:
     """Make the borders of natural ground ragged by up to about a metre."""
     h, w = canvas.ids.shape
     columns, rows = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    middle, fine = textures[..., 1], textures[..., 2]
+    middle, fine = textures[1], textures[2]
     columns += (0.6 * middle + 0.4 * fine) / np.float32(canvas.res)
     rows += (0.6 * fine - 0.5 * middle) / np.float32(canvas.res)
     # float32 holds every number below 2^24 exactly
