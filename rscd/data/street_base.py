@@ -1,0 +1,211 @@
+"""What the street-level sets have in common: pairs of files, samples, two folders side by side."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchgeo.datasets import NonGeoDataset
+
+from rscd.data.folder import Sample, Transform, stack_dates
+from rscd.data.images import IMAGE_SUFFIXES, Picture, read_label_values, read_picture
+from rscd.errors import DataError
+from rscd.types import ByteArray, ShapeHW
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow"})
+
+
+@dataclass(frozen=True)
+class StreetPair:
+    """The files of one sample, and the part of them that is meant."""
+
+    name: str
+    t1: Path
+    t2: Path
+    mask: Path | None
+    group: str
+    """Sequence, panorama or condition; evaluation and splits keep groups together."""
+    window: tuple[int, int] | None = None
+    """Left edge and side of a square crop, pixels; None for the whole picture."""
+    turns: int = 0
+    """Quarter turns counter-clockwise after cropping."""
+
+
+class StreetDataset(NonGeoDataset):
+    """Pairs of street pictures as TorchGeo samples; the subclasses find the files.
+
+    A sample holds ``name`` and ``keys``:
+
+    * ``image`` (2,3,H,W) float32 raw values, reference first;
+    * ``mask`` (1,H,W) int64, 0 or 1, on the grid of t2;
+    * ``label`` () int64: 1 if anything changed;
+    * ``classes`` (1,H,W) int64 change classes, ChangeSim only;
+    * ``flow`` (2,H,W) zeros with ``use_flow`` () float32 0: these sets have no flow.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[StreetPair],
+        *,
+        keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
+        size: ShapeHW | None = None,
+        transforms: Transform | None = None,
+    ) -> None:
+        """Take the pairs as they are.
+
+        Args:
+            pairs: files of the samples.
+            keys: what a sample holds besides its name; without ``mask``, ``label`` and ``classes``
+                no mask is opened.
+            size: (height, width) to resize to, images bilinear, masks nearest.
+            transforms: applied to each sample.
+
+        Raises:
+            DataError: if a key is unknown or a mask is missing.
+        """
+        unknown = set(keys) - OWN_KEYS
+        if unknown:
+            raise DataError(f"street sets have no {sorted(unknown)}; keys are {sorted(OWN_KEYS)}")
+        self.pairs = tuple(pairs)
+        self.keys = frozenset(keys)
+        self.size = size
+        self.transforms = transforms
+        bare = [pair.name for pair in pairs if pair.mask is None]
+        if bare and self.needs_masks:
+            raise DataError(f"masks missing: {len(bare)}, first of {bare[0]!r}; add the files")
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            DataError: if a file is damaged or the sizes of a pair differ.
+        """
+        pair = self.pairs[index]
+        sample: Sample = {"name": pair.name}
+        shape = None
+        if self.keys & {"image", "flow"}:
+            first, second = (self._picture(path, pair) for path in (pair.t1, pair.t2))
+            if first.pixels.shape != second.pixels.shape:
+                raise DataError(
+                    f"{pair.t2}: (bands, height, width) is {second.pixels.shape}, t1 has "
+                    f"{first.pixels.shape}; make both one size, or give size="
+                )
+            shape = first.shape_hw
+            sample |= self._from_images(first, second)
+        if pair.mask is not None and self.needs_masks:
+            sample |= self._from_mask(pair.mask, pair, shape)
+        return self.transforms(sample) if self.transforms is not None else sample
+
+    @property
+    def needs_masks(self) -> bool:
+        """True if a key is read from masks; otherwise no mask is opened."""
+        return bool(self.keys & {"mask", "label", "classes"})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the samples, in the order of the indices."""
+        return tuple(pair.name for pair in self.pairs)
+
+    @property
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """Indices by group: panoramas, sequences or places."""
+        found: dict[str, list[int]] = {}
+        for index, pair in enumerate(self.pairs):
+            found.setdefault(pair.group, []).append(index)
+        return {group: tuple(indices) for group, indices in found.items()}
+
+    def plot(self, sample: Sample) -> "Figure":
+        """t1, t2 and mask of one sample side by side."""
+        from rscd.data.plots import plot_samples
+
+        return plot_samples([sample])
+
+    def read_change(self, path: Path) -> ByteArray:
+        """(H,W) uint8 change class of a mask file, 0 for static; subclasses know the coding."""
+        return np.asarray(read_label_values(path) != 0, np.uint8)
+
+    def _picture(self, path: Path, pair: StreetPair) -> Picture:
+        pixels = _crop(read_picture(path).pixels, pair)
+        if self.size is not None:
+            pixels = _resized(pixels, self.size, cv2.INTER_LINEAR)
+        return Picture(pixels, None)
+
+    def _from_images(self, first: Picture, second: Picture) -> Sample:
+        sample: Sample = {}
+        if "image" in self.keys:
+            sample["image"] = stack_dates(first, second)
+        if "flow" in self.keys:
+            sample["flow"] = torch.zeros(2, *first.shape_hw)
+            sample["use_flow"] = torch.tensor(0.0)
+        return sample
+
+    def _from_mask(self, path: Path, pair: StreetPair, shape: ShapeHW | None) -> Sample:
+        classes = _crop(self.read_change(path)[None], pair)
+        if self.size is not None:
+            classes = _resized(classes, self.size, cv2.INTER_NEAREST)
+        if shape is not None and classes.shape[1:] != shape:
+            raise DataError(
+                f"{path}: the mask is {classes.shape[1]} x {classes.shape[2]} pixels (height x "
+                f"width), the pictures are {shape[0]} x {shape[1]}; give size="
+            )
+        change = torch.from_numpy(np.ascontiguousarray(classes)).to(torch.int64)
+        found = {"mask": (change > 0).long(), "label": (change > 0).any().long(), "classes": change}
+        return {key: value for key, value in found.items() if key in self.keys}
+
+
+def side_by_side(base: Path, group: Callable[[str], str]) -> list[StreetPair]:
+    """Pairs of ``t0/`` and ``t1/`` with ``mask/``, ``gt/`` or ``ground_truth/``."""
+    if not (base / "t0").is_dir() or not (base / "t1").is_dir():
+        return []
+    folders = [base / name for name in ("mask", "gt", "ground_truth") if (base / name).is_dir()]
+    masks = _by_stem(folders[0]) if folders else {}
+    later = _by_stem(base / "t1")
+    pairs = []
+    for name, first in _by_stem(base / "t0").items():
+        if name not in later:
+            raise DataError(f"{base / 't1'}: no picture {name!r} beside t0; complete the set")
+        pairs.append(StreetPair(name, first, later[name], masks.get(name), group(name)))
+    return pairs
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    return {path.stem: path for path in sorted(found, key=natural_key)}
+
+
+def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
+    """Sort key with numbers in numeric order: 2 before 10."""
+    text = path.as_posix() if isinstance(path, Path) else path
+    pieces = re.split(r"(\d+)", text)
+    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces]
+
+
+def _resized(pixels: NDArray[Any], size: ShapeHW, how: int) -> NDArray[Any]:
+    channels = [cv2.resize(np.ascontiguousarray(c), size[::-1], interpolation=how) for c in pixels]
+    return np.stack(channels)
+
+
+def _crop(pixels: NDArray[Any], pair: StreetPair) -> NDArray[Any]:
+    """The window and turn of (C,H,W) that the pair stands for."""
+    if pair.window is None:
+        return pixels
+    left, side = pair.window
+    _, height, width = pixels.shape
+    if height != side or width < left + side:
+        raise DataError(
+            f"{pair.t1}: crops need pictures {side} pixels high and at least {left + side} wide, "
+            f"found {width} x {height}; pass crops=False"
+        )
+    return np.rot90(pixels[:, :, left : left + side], pair.turns, axes=(1, 2))
