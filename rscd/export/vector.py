@@ -32,7 +32,7 @@ from pyarrow import ArrowException
 from rscd.errors import OutputError, UsageError
 from rscd.export.style import change_qml
 from rscd.geo.measure import Ground
-from rscd.geo.polygons import Polygons, mean_under, right_hand, to_world, trace
+from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.types import Provenance
 
 logger = logging.getLogger(__name__)
@@ -347,7 +347,7 @@ def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
 
 
 def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
-    """Geometries as RFC 7946 wants them: degrees, 7 decimals, right-hand, cut at +-180."""
+    """Geometries as RFC 7946 wants them: degrees, 7 decimals, cut at +-180."""
     crs = polygons.crs
     geometry = polygons.geometry.to_numpy()
     if not crs.is_geographic:
@@ -363,7 +363,7 @@ def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
         lon = first + (lon - first + 180) % 360 - 180
     degrees = shapely.set_coordinates(geometry.copy(), np.column_stack([lon, lat]))
     rounded = shapely.transform(_cut_at_antimeridian(degrees), lambda p: np.round(p, _DECIMALS))
-    return right_hand(_repaired(rounded))
+    return _repaired(rounded)  # the driver turns the rings right-handed
 
 
 def _cut_at_antimeridian(polygons: Polygons) -> Polygons:

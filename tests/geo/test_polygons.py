@@ -172,6 +172,12 @@ def test_truncated_mask(tmp_path):
         trace(path)
 
 
+def test_lost_regions_are_noticed(monkeypatch):
+    monkeypatch.setattr(rasterio.features, "shapes", lambda *_args, **_keywords: iter([]))
+    with pytest.raises(SceneError, match="0 of 16 changed pixels"):
+        traced(np.ones((4, 4), np.uint8))
+
+
 def test_mean_wants_the_same_scene_and_pixel_outlines():
     polygons = traced(np.ones((4, 4), np.uint8))
     with pytest.raises(SceneError, match="expected at least 4 x 4 pixels"):
@@ -215,6 +221,12 @@ def test_areas_agree_with_geodesics(epsg, transform):
     # Lines along a parallel are not geodesics: half a degree long they differ slightly.
     tolerance = 1e-4 if transform.a == 0.5 else 1e-6
     assert area == pytest.approx(geodesic_area(crs, transform, polygons[0]), rel=tolerance)
+
+
+def test_areas_of_a_subcontinent_agree_with_geodesics():
+    crs, transform = CRS.from_epsg(3413), Affine(5_000, 0, -500_000, 0, -5_000, -1_000_000)
+    area = Ground(crs, transform).areas_m2(square(200))[0]
+    assert area == pytest.approx(geodesic_area(crs, transform, square(200)[0]), rel=1e-4)
 
 
 def test_areas_of_other_units():
