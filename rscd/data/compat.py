@@ -18,11 +18,17 @@ from typing import Any, cast
 
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
-from torchgeo.datasets.errors import DatasetNotFoundError
+from torchgeo.datasets.errors import DatasetNotFoundError, DependencyNotFoundError
 
 from rscd.errors import DataError
 
-__all__ = ["DatasetNotFoundError", "SampleTransform", "dataset_class", "torchgeo_version"]
+__all__ = [
+    "DatasetNotFoundError",
+    "DependencyNotFoundError",
+    "SampleTransform",
+    "dataset_class",
+    "torchgeo_version",
+]
 
 
 def torchgeo_version() -> str:

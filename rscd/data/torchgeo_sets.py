@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from torchgeo.datasets import NonGeoDataset
 
-from rscd.data.compat import DatasetNotFoundError, SampleTransform, dataset_class
+from rscd.data.compat import (
+    DatasetNotFoundError,
+    DependencyNotFoundError,
+    SampleTransform,
+    dataset_class,
+)
 from rscd.errors import DataError
 
 
@@ -168,6 +173,9 @@ def torchgeo_dataset(
         return dataset(**arguments, transforms=SampleTransform(common))
     except DatasetNotFoundError as error:
         raise DataError(_missing(key, known, root)) from error
+    except DependencyNotFoundError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{key} needs another package: {reason}") from error
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"{key}: could not be fetched or unpacked in {root} ({' '.join(str(error).split())}); "

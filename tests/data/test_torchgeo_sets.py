@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import sys
 import tarfile
 import threading
 import zipfile
@@ -19,7 +20,7 @@ from torchgeo.datasets import LEVIRCD, OSCD, LEVIRCDPlus
 
 from rscd.data.compat import SampleTransform, dataset_class, torchgeo_version
 from rscd.data.folder import PairFolder
-from rscd.data.torchgeo_sets import SETS, torchgeo_dataset
+from rscd.data.torchgeo_sets import SETS, CommonSample, torchgeo_dataset
 from rscd.errors import DataError
 
 
@@ -174,6 +175,23 @@ def test_xbd_is_not_downloaded(tmp_path: Path) -> None:
             pass
     with pytest.raises(DataError, match=r"could not be fetched or unpacked.*corrupted"):
         torchgeo_dataset("xbd", tmp_path)
+
+
+def test_masks_become_change() -> None:
+    damage = torch.tensor([[0, 1], [2, 3]])
+    bright = CommonSample(SETS["bright"].first_change, None)({"mask": damage[None]})
+    assert bright["mask"].tolist() == [[[0, 0], [1, 1]]]
+    xbd = CommonSample(SETS["xbd"].first_change, lambda s: s | {"seen": True})({"mask": damage})
+    assert xbd["mask"].tolist() == [[[0, 1], [1, 1]]]
+    assert xbd["seen"]
+    assert CommonSample(None, None)({"image": damage}) == {"image": damage}
+
+
+def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train_eval.hdf5").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DataError, match=r"chabud needs another package: .*h5py"):
+        torchgeo_dataset("chabud", tmp_path, checksum=False)
 
 
 def test_unknown_sets_and_splits() -> None:
