@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from affine import Affine
 
 from rscd.data.town_conditions import Nuisance
 from rscd.data.town_materials import LAND_COVER, LAND_COVER_COLOURS
-from rscd.data.town_parts import Building, Town, TownStyle
+from rscd.data.town_parts import BOTH, Building, Town, TownStyle
 from rscd.data.towns import TownPair, plan_town, render_town
 from rscd.errors import OutputError
 from rscd.types import ShapeHW
@@ -24,6 +25,7 @@ SAMPLE_STYLE = TownStyle(
     evergreen=0.3, arid=0.25, river=1.0, clutter=0.5,
 )  # fmt: skip
 SAMPLE_CHANGE_SHARE = 0.24
+PLANS_TRIED = 30
 
 RASTERS = ("scene_t1.tif", "scene_t2.tif", "truth_mask.tif", "landcover_t1.tif", "landcover_t2.tif")
 VECTORS = ("truth.geojson", "buildings_t1.geojson", "buildings_t2.geojson")
@@ -54,9 +56,7 @@ def write_sample(
     folder = Path(folder)
     paths = {Path(name).stem: folder / name for name in (*RASTERS, *VECTORS)}
     _check_free(paths, overwrite)
-    town = plan_town(
-        seed, shape_hw, SAMPLE_GSD_M, change_share=SAMPLE_CHANGE_SHARE, style=SAMPLE_STYLE
-    )
+    town = sample_town(seed, shape_hw)
     pair = render_town(town, Nuisance.moderate())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,31 @@ def write_sample(
     except OSError as error:
         raise OutputError(f"cannot write the sample into {folder}: {error}") from error
     return paths
+
+
+def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
+    """The town of a sample scene: the first of a few plans that shows both kinds of change.
+
+    A scene of a thousand pixels nearly always does; a small one often shows a place where nothing
+    was built, which makes a poor sample. Then the plan with the most kinds of change is taken.
+    """
+    best = _plan(seed, shape_hw)
+    for attempt in range(1, PLANS_TRIED):
+        if _kinds(best) == 2:
+            break
+        other = _plan(seed + attempt * 1_000_003, shape_hw)
+        best = max(best, other, key=_kinds)
+    return replace(best, seed=seed)
+
+
+def _kinds(town: Town) -> int:
+    """How many of the two kinds of change the image shows."""
+    return len({b.dates for b in _in_image(town, town.buildings)} - {BOTH})
+
+
+def _plan(seed: int, shape_hw: ShapeHW) -> Town:
+    share = SAMPLE_CHANGE_SHARE
+    return plan_town(seed, shape_hw, SAMPLE_GSD_M, change_share=share, style=SAMPLE_STYLE)
 
 
 def _check_free(paths: dict[str, Path], overwrite: bool) -> None:

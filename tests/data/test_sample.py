@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.features import rasterize
+from shapely.geometry import box
 
-from rscd.data.sample import SAMPLE_GSD_M, SAMPLE_ORIGIN, write_sample
+from rscd.data.sample import SAMPLE_GSD_M, SAMPLE_ORIGIN, sample_town, write_sample
 from rscd.data.town_materials import LAND_COVER
 from rscd.errors import OutputError, UsageError
 
@@ -70,6 +71,15 @@ def test_the_difference_of_the_building_layers_is_the_truth(sample):
     kinds = dict(zip(truth["id"], truth["kind"], strict=True))
     assert all((kinds[i] == "appeared") == (i in set(after["id"])) for i in kinds)
     assert (before["height_m"] > 2).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_even_a_small_sample_shows_change(seed):
+    town = sample_town(seed, (256, 256))
+    frame = box(0, 0, 128, 128)
+    kinds = {c.kind for c in town.changes if c.polygon.intersects(frame)}
+    assert kinds == {"appeared", "vanished"}
+    assert town.seed == seed
 
 
 def test_vectors_are_rfc_7946(sample):
