@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import rscd
-from rscd.cli import model, predict, sample
+from rscd.cli import data, model, predict, sample
 from rscd.errors import RscdError
 
-COMMANDS = (predict, sample, model)
+COMMANDS = (predict, sample, data, model)
 
 log = logging.getLogger("rscd")
 

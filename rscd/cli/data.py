@@ -1,0 +1,99 @@
+"""``rscd data``: look into dataset folders and prepare benchmark sets."""
+
+import argparse
+from typing import Any
+
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+
+SETS = ("whu", "levir", "dsifn")
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "data", help="inspect, show and prepare folders of image pairs"
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for action in (_add_info(actions), _add_show(actions), _add_prepare(actions)):
+        add_verbosity(action)
+
+
+def _add_info(actions: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "info", help="what a folder holds and what is wrong with it (exit code 1 if anything is)"
+    )
+    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument(
+        "--no-leaks", action="store_true", help="do not compare the splits with each other"
+    )
+    parser.set_defaults(run=run_info)
+    add_json(parser)
+    return parser
+
+
+def _add_show(actions: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "show", help="a contact sheet: t1, t2 and mask of some pairs as a PNG"
+    )
+    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.png")
+    parser.add_argument("-n", type=int, default=8, help="most pairs shown (default 8)")
+    parser.add_argument("--split", help="one split only")
+    parser.set_defaults(run=run_show)
+    return parser
+
+
+def _add_prepare(actions: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "prepare", help="cut a benchmark set into its published tiles"
+    )
+    parser.add_argument("name", choices=SETS)
+    parser.add_argument("--src", required=True, metavar="DIR", help="the set as distributed")
+    parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--patch", type=int, default=256, help="side of a tile (default 256)")
+    parser.add_argument("--seed", type=int, default=0, help="of random splits (default 0)")
+    parser.set_defaults(run=run_prepare)
+    add_json(parser)
+    return parser
+
+
+def run_info(args: argparse.Namespace) -> None:
+    """Report, and fail when something is wrong."""
+    from rscd.data.info import info
+    from rscd.errors import DataError
+
+    report = info(args.folder, leaks=not args.no_leaks)
+    emit(report.json() if args.json else report.text())
+    if not report.ok:
+        raise DataError(
+            f"expected a clean folder, found {len(report.problems)} kinds of problems in "
+            f"{args.folder}; they are listed above"
+        )
+
+
+def run_show(args: argparse.Namespace) -> None:
+    """Write the sheet."""
+    from rscd.data.show import show
+
+    emit(str(show(args.folder, args.output, n=args.n, split=args.split)))
+
+
+def run_prepare(args: argparse.Namespace) -> None:
+    """Cut, with a bar on stderr."""
+    from rscd.cli.progress import progress_bar
+    from rscd.data.prepare import prepare
+
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        manifest = prepare(
+            args.name,
+            args.src,
+            args.dst,
+            patch=args.patch,
+            seed=args.seed,
+            progress=lambda done, total: progress("tiles", done, total),
+        )
+    if args.json:
+        emit_json(dict(manifest.content))
+        return
+    for part, count in manifest.counts.items():
+        emit(f"{part}: {count} tiles, {100 * manifest.change_share[part]:.2f} % changed")
