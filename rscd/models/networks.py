@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rscd.errors import ModelError
 from rscd.models.siamese import siamese_unet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
@@ -17,10 +18,10 @@ def build_network(name: str, args: dict[str, Any]) -> nn.Module:
     """A network with fresh weights.
 
     Raises:
-        ValueError: for an unknown name.
+        ModelError: for an unknown name.
     """
     if name not in NETWORKS:
-        raise ValueError(f"expected a network among {', '.join(NETWORKS)}, found {name!r}")
+        raise ModelError(f"expected a network among {', '.join(NETWORKS)}, found {name!r}")
     return NETWORKS[name](**args)
 
 

@@ -9,6 +9,7 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from rscd.errors import ModelError
 from rscd.models.normalize import Normalize
 
 FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -30,8 +31,11 @@ class Siamese(nn.Module):
         fusion: str,
         decoder: nn.Module,
         head: nn.Module,
+        multiple: int,
     ) -> None:
+        """Take the parts; sizes of images must be multiples of `multiple`."""
         super().__init__()
+        self.multiple = multiple
         self.normalize = normalize
         self.encoder = encoder
         self.fusion = fusion
@@ -76,7 +80,7 @@ def siamese_unet(
         std: per band; default 1.
     """
     if fusion not in FUSIONS:
-        raise ValueError(f"expected a fusion among {', '.join(FUSIONS)}, found {fusion!r}")
+        raise ModelError(f"expected a fusion among {', '.join(FUSIONS)}, found {fusion!r}")
     depth = len(decoder_channels)
     backbone = get_encoder(encoder, in_channels=n_bands, depth=depth, weights=weights)
     factor = 2 if fusion == "concat" else 1
@@ -90,4 +94,5 @@ def siamese_unet(
             n_blocks=depth,
         ),
         head=SegmentationHead(decoder_channels[-1], 1, kernel_size=3),
+        multiple=2**depth,
     )

@@ -1,0 +1,56 @@
+"""What a training method is: four questions it answers, and nothing else."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from rscd.types import Batch
+
+
+class Method(nn.Module, ABC):
+    """A network, how to train it and how to predict with it.
+
+    The trainer never asks which method it holds: losses are named by the method and summed by the
+    trainer, and what a method may see is declared in `needs`, so that a weakly supervised method
+    is never handed a mask.
+    """
+
+    needs: ClassVar[Mapping[str, frozenset[str]]]
+    """Keys of each stream's batch, e.g. ``{"train": frozenset({"image", "mask"})}``."""
+
+    network: nn.Module
+    """What predicts and is exported: image (B,2,C,H,W) -> ``{"logits": (B,K,H,W), ...}``."""
+
+    @abstractmethod
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
+        """Weighted loss terms by name; their sum is minimised.
+
+        Args:
+            batches: one batch per stream of `needs`.
+            step: optimiser step, from 0.
+            total: optimiser steps of the whole run.
+        """
+
+    def predict(self, image: Tensor) -> Tensor:
+        """(B,2,C,H,W) raw values -> (B,1,H,W) change probability in [0,1]."""
+        return change_logit(self.network(image)["logits"]).sigmoid()
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimiser step, e.g. to move a teacher."""
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for the optimiser; the default is one group of all that learns."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+
+def change_logit(logits: Tensor) -> Tensor:
+    """(B,K,H,W) -> (B,1,H,W): K = 1 as it is; K = 2 (no change, change) as their difference.
+
+    The sigmoid of the difference is the softmax of the pair, and binary cross-entropy on it is
+    cross-entropy on the pair.
+    """
+    if logits.shape[1] == 1:
+        return logits
+    return logits[:, 1:2] - logits[:, 0:1]
