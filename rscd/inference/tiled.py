@@ -183,7 +183,11 @@ class Seam:
 
 
 def measure_seam(
-    pair: ScenePair, predictor: Predictor, change_map: ChangeMap, tile_size: int
+    pair: ScenePair,
+    predictor: Predictor,
+    change_map: ChangeMap,
+    tile_size: int,
+    mapper: Mapper = map,
 ) -> Seam | None:
     """Predict again across a few tile edges, with the edge in the middle of the tile.
 
@@ -195,14 +199,12 @@ def measure_seam(
     inner = [tile for tile in tiles if tile.write.col > 0]
     if tiling.exact or not inner:
         return None
+    jobs = [[_at_edge(tile, tiling.multiple)] for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]]
     found, wanted = [], []
-    for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]:
-        half = round_up(tile.write.width // 2, tiling.multiple)
-        shifted = replace(tile, read=replace(tile.read, col=tile.read.col - half))
-        [(_, prob)] = run_block(pair, predictor, [_at_edge(shifted, tile.write)])
-        rows = change_map.prob.read_rows(tile.write.row, tile.write.row + tile.write.height)
-        start = max(0, tile.write.col - SEAM_PX)
-        found.append(rows[:, start : start + prob.shape[1]].ravel())
+    for [(edge, prob)] in mapper(partial(run_block, pair, predictor), jobs):
+        box = edge.write
+        rows = change_map.prob.read_rows(box.row, box.row + box.height)
+        found.append(rows[:, box.col : box.col + box.width].ravel())
         wanted.append(prob.ravel())
     a, b = np.concatenate(found), np.concatenate(wanted)
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
@@ -213,10 +215,17 @@ def measure_seam(
     return Seam(float(difference.mean()), float(difference.max()), float(flipped.mean()))
 
 
-def _at_edge(tile: Tile, edge: Box) -> Tile:
-    start = max(0, edge.col - SEAM_PX)
-    width = min(edge.col + SEAM_PX, edge.col + edge.width) - start
-    return replace(tile, write=replace(edge, col=start, width=width))
+def _at_edge(tile: Tile, multiple: int) -> Tile:
+    """Half a tile to the left: the tile's left edge lies in the middle, its surroundings count."""
+    read, write = tile.read, tile.write
+    start = max(0, write.col - SEAM_PX)
+    width = min(write.col + SEAM_PX, write.col + write.width) - start
+    half = round_up(write.width // 2, multiple)
+    return replace(
+        tile,
+        read=replace(read, col=read.col - half),
+        write=replace(write, col=start, width=width),
+    )
 
 
 def whole_scene(pair: ScenePair) -> Box:
