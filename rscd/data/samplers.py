@@ -1,0 +1,185 @@
+"""TorchGeo's samplers without their losses: no scene is skipped for being small.
+
+``GridGeoSampler`` and ``RandomGeoSampler`` leave out a scene smaller than a patch without a word;
+``GriddedPatchSampler`` of 0.10 does so where the stride is small, ``RandomPatchSampler`` where the
+patch does not fit however it is turned. Rounding makes grids reach a row beyond the scene. Hence
+
+    Guarded(GridGeoSampler, scenes, size=256)
+
+in place of ``GridGeoSampler(scenes, size=256)``, and likewise for the others.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import geopandas
+import numpy as np
+import shapely
+import torch
+from torch.utils.data import Sampler
+from torchgeo.datasets import GeoDataset
+from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
+
+from rscd.errors import DataError
+
+Query = tuple[slice, ...]
+PatchSize = int | tuple[int, int]
+
+LEAST_PX = 0.5
+"""Patches that share less than this with every scene are left out."""
+
+
+class _Indexed(GeoDataset):
+    """What a sampler looks at: an index and a pixel size."""
+
+    def __init__(self, index: geopandas.GeoDataFrame, res: tuple[float, float]) -> None:
+        self.index = index
+        self._res = res
+
+    def __getitem__(self, query: Any) -> dict[str, Any]:
+        raise IndexError("this dataset only tells samplers where scenes are")
+
+
+class Guarded(Sampler[Query]):
+    """One of TorchGeo's samplers (0.8 to 0.10) that reaches every scene.
+
+    Patches may reach beyond a scene, where :class:`rscd.data.scenes.ScenePairs` pads.
+    """
+
+    def __init__(
+        self,
+        kind: Callable[..., Any],
+        dataset: GeoDataset,
+        *,
+        size: PatchSize,
+        roi: shapely.Polygon | None = None,
+        **options: Any,
+    ) -> None:
+        """Make the sampler over boxes as large as it needs.
+
+        Args:
+            kind: class of the sampler.
+            dataset: scenes.
+            size: side or (height, width) of a patch, pixels.
+            roi: region to sample from, in the dataset's CRS.
+            **options: further arguments of the sampler, such as ``stride`` or ``length``.
+
+        Raises:
+            DataError: when nothing lies in the region, or for a size below one pixel.
+        """
+        index = dataset.index if roi is None else dataset.index.clip(roi)
+        if index.empty:
+            raise DataError(
+                f"expected scenes in the region {getattr(roi, 'bounds', None)}, found none; give "
+                "it in the dataset's CRS"
+            )
+        self._boxes = index.geometry.bounds.to_numpy()
+        self._times = index.index
+        self._least = (LEAST_PX * dataset.res[0], LEAST_PX * dataset.res[1])
+        # only RandomPatchSampler and its like say how they choose
+        turned = getattr(kind, "strategy", None) == "random"
+        grown = _grown(index, _extent(dataset, size, turned=turned), centred=turned)
+        with warnings.catch_warnings():
+            # 0.10 renames its samplers; the old ones still are what walks through time as well
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.sampler = kind(_Indexed(grown, dataset.res), size=size, **options)
+
+    def __iter__(self) -> Iterator[Query]:
+        """The sampler's queries that touch a scene."""
+        return (cast(Query, query) for query in self.sampler if self._touches(query))
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return sum(1 for _ in self)
+
+    def _touches(self, query: Query) -> bool:
+        boxes = self._boxes
+        if len(query) == 3:
+            # the scene the query was made for: a neighbour has a patch of its own there
+            starts, stops = self._times.left, self._times.right
+            meant = np.asarray((starts == query[2].start) & (stops == query[2].stop))
+            boxes = boxes[meant] if meant.any() else boxes
+        left, bottom, right, top = boxes.T
+        across = np.minimum(right, query[0].stop) - np.maximum(left, query[0].start)
+        along = np.minimum(top, query[1].stop) - np.maximum(bottom, query[1].start)
+        return bool(((across > self._least[0]) & (along > self._least[1])).any())
+
+
+def _extent(dataset: GeoDataset, size: PatchSize, *, turned: bool) -> tuple[float, float]:
+    """(height, width) a box needs to hold a patch, in units of the CRS."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise DataError(f"expected a patch size of at least one pixel, found {size}")
+    high, wide = height * dataset.res[1], width * dataset.res[0]
+    if not turned:
+        return high, wide
+    # half a diagonal is kept away from every edge; a pixel must remain to draw a point from
+    side = math.hypot(high, wide) + max(dataset.res)
+    return side, side
+
+
+def _grown(
+    index: geopandas.GeoDataFrame, extent: tuple[float, float], *, centred: bool
+) -> geopandas.GeoDataFrame:
+    grown = index.copy()
+    grown.geometry = [_grow(g.bounds, extent, centred=centred) for g in index.geometry]
+    return grown
+
+
+def _grow(bounds: Sequence[float], extent: tuple[float, float], *, centred: bool) -> Any:
+    """A box of at least this extent: grown evenly, or so that the upper left corner stays."""
+    left, bottom, right, top = bounds
+    more_x, more_y = extent[1] - (right - left), extent[0] - (top - bottom)
+    # a hair more, as the sampler subtracts again and drops what rounding made too small
+    hair = 1e-9 * max(1.0, *map(abs, bounds))
+    more_x, more_y = (more + hair if more > -hair else 0.0 for more in (more_x, more_y))
+    share = 0.5 if centred else 1.0
+    return shapely.box(
+        left - (1 - share) * more_x,
+        bottom - share * more_y,
+        right + share * more_x,
+        top + (1 - share) * more_y,
+    )
+
+
+def grid_queries(
+    dataset: GeoDataset,
+    size: PatchSize,
+    stride: PatchSize | None = None,
+    *,
+    roi: shapely.Polygon | None = None,
+) -> list[Query]:
+    """Queries of the patches that cover every scene, as ``GridGeoSampler`` orders them.
+
+    Patches at the upper and right edges reach beyond the scene, where they are padded and ignored:
+    with the default stride, the patch size, every pixel counts exactly once.
+    """
+    return list(Guarded(GridGeoSampler, dataset, size=size, roi=roi, stride=stride))
+
+
+def random_queries(
+    dataset: GeoDataset,
+    size: PatchSize,
+    length: int | None = None,
+    *,
+    seed: Sequence[int],
+    roi: shapely.Polygon | None = None,
+) -> list[Query]:
+    """Queries of random patches, the same for the same seed.
+
+    ``RandomGeoSampler`` of 0.8 draws the scene from torch's global state whatever generator it is
+    given; here that state is set for the moment and put back.
+
+    Args:
+        dataset: scenes; large ones are drawn from more often.
+        size: side or (height, width) of a patch, pixels.
+        length: how many; default as many as cover the scenes once.
+        seed: numbers that name the draw, such as (seed, epoch).
+        roi: region to sample from, in the dataset's CRS.
+    """
+    state = int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(state)
+        return list(Guarded(RandomGeoSampler, dataset, size=size, roi=roi, length=length))

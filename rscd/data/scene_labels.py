@@ -1,0 +1,409 @@
+"""Labels of georeferenced scenes, brought onto any grid: rasters, polygons, building layers.
+
+A layer is read one grid at a time: a patch costs the polygons or blocks it touches, not the scene.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.features import rasterize
+from rasterio.vrt import WarpedVRT
+
+from rscd.data.images import MaskRule, apply_rule
+from rscd.errors import DataError
+from rscd.geo.grid import crs_name, shape_hw
+from rscd.geo.scene import LOCAL_CRS, WARP_TOLERANCE_PX
+from rscd.types import IGNORE, BoolArray, Bounds, ByteArray
+
+VECTOR_SUFFIXES = frozenset(
+    {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".gml", ".kml", ".sqlite"}
+)
+LAYER_WORD = "|layername="
+"""``file.gpkg|layername=NAME`` chooses one of several layers, spelled as in QGIS."""
+
+
+class LabelLayer(Protocol):
+    """Labels that can be read on any grid of one CRS."""
+
+    def read(self, grid: GeoBox) -> ByteArray:
+        """(H,W) uint8 on a grid: 0, 1, and 255 where the layer says nothing."""
+        ...
+
+    def within(self, bounds: Bounds, crs: CRS | None) -> "LabelLayer":
+        """The part of the layer a scene needs; ``crs`` is that of every grid read later."""
+        ...
+
+
+def open_layer(
+    path: str,
+    like: GeoBox,
+    rule: MaskRule = "strict",
+    *,
+    where: str | None = None,
+    id_field: str | None = None,
+) -> LabelLayer:
+    """Open a label file, as polygons or raster by its suffix.
+
+    Args:
+        path: a vector file (1 inside its polygons, 0 elsewhere) or a raster GDAL opens.
+        like: grid of the image a raster without georeferencing must belong to.
+        rule: how stored raster values become 0, 1 and 255.
+        where: SQL condition on the attributes of the polygons that count.
+        id_field: attribute that names a building at both dates.
+
+    Raises:
+        DataError: when the file cannot be read or its values do not fit the rule.
+    """
+    if Path(path.partition(LAYER_WORD)[0]).suffix.lower() in VECTOR_SUFFIXES:
+        return Polygons(path, where, id_field)
+    if where is not None or id_field is not None:
+        raise DataError(
+            f"{path}: where= and building_id= are about polygons, this is a raster; leave them out"
+        )
+    return open_label_raster(path, like, rule)
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Polygons of a vector file; 1 where a pixel's centre lies in any."""
+
+    path: str
+    where: str | None = None
+    id_field: str | None = None
+
+    def within(self, bounds: Bounds, crs: CRS | None) -> "LoadedPolygons":
+        """Read the polygons that touch a rectangle and carry them into its CRS.
+
+        Raises:
+            DataError: when the file cannot be read, or only one side has a CRS.
+        """
+        geometries, ids = _read_vector(self, bounds, crs)
+        return LoadedPolygons(self.path, geometries, ids)
+
+    def read(self, grid: GeoBox) -> ByteArray:
+        """Read the polygons of a grid straight from the file."""
+        return self.within(bounds_of(grid), crs_of(grid)).read(grid)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPolygons:
+    """Polygons in memory, in one CRS."""
+
+    path: str
+    geometries: NDArray[Any]
+    ids: NDArray[Any] | None = None
+    """One value per polygon where the layer has an id."""
+
+    @cached_property
+    def tree(self) -> shapely.STRtree:
+        """Spatial index, made at the first use in each process."""
+        return shapely.STRtree(self.geometries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "tree"}
+
+    def within(self, bounds: Bounds, crs: CRS | None) -> "LoadedPolygons":
+        """The same: what is loaded has been chosen and carried."""
+        return self
+
+    def read(self, grid: GeoBox) -> ByteArray:
+        """(H,W) uint8: 1 where a pixel's centre lies in a polygon."""
+        found = self.tree.query(shapely.box(*bounds_of(grid)))
+        return _burn(self.geometries[np.sort(found)], grid)
+
+    def only(self, keep: BoolArray) -> "LoadedPolygons":
+        """Some of the polygons."""
+        ids = None if self.ids is None else self.ids[keep]
+        return LoadedPolygons(self.path, self.geometries[keep], ids)
+
+
+def crs_of(grid: GeoBox) -> CRS | None:
+    """The CRS of a grid as pyproj's."""
+    return None if grid.crs is None else CRS(grid.crs)
+
+
+def bounds_of(grid: GeoBox) -> Bounds:
+    """(left, bottom, right, top) of a grid in CRS units."""
+    left, bottom, right, top = grid.boundingbox.bbox
+    return float(left), float(bottom), float(right), float(top)
+
+
+def _burn(geometries: Sequence[Any], grid: GeoBox) -> ByteArray:
+    if len(geometries) == 0:
+        return np.zeros(shape_hw(grid), np.uint8)
+    burnt = rasterize(geometries, shape_hw(grid), transform=grid.affine, dtype="uint8")
+    return np.asarray(burnt, np.uint8)
+
+
+def _read_vector(
+    layer: Polygons, bounds: Bounds, crs: CRS | None
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    import pyogrio
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    path, _, name = layer.path.partition(LAYER_WORD)
+    chosen = name or _only_layer(path)
+    try:
+        stored = pyogrio.read_info(path, layer=chosen)["crs"]
+        source = None if stored is None else CRS(stored)
+        if (source is None) != (crs is None):
+            raise DataError(
+                f"{layer.path}: labels have {crs_name(source)}, the scene has {crs_name(crs)}; "
+                "write the CRS into the file that lacks it"
+            )
+        frame = pyogrio.read_dataframe(
+            path,
+            layer=chosen,
+            bbox=_carried_bounds(bounds, crs, source),
+            where=layer.where,
+            columns=[] if layer.id_field is None else [layer.id_field],
+        )
+    except (DataSourceError, DataLayerError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = " ".join(str(error).split())
+        raise DataError(f"{layer.path}: cannot be read as polygons ({reason})") from error
+    return _kept(layer, frame, source, crs)
+
+
+def _kept(
+    layer: Polygons, frame: Any, source: CRS | None, crs: CRS | None
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    if layer.id_field is not None and layer.id_field not in frame.columns:
+        raise DataError(
+            f"{layer.path}: no column {layer.id_field!r} to match buildings by; correct or leave "
+            "out building_id"
+        )
+    geometries = np.asarray(frame.geometry.values, dtype=object)
+    areal = np.isin(shapely.get_type_id(geometries), (3, 6)) & ~shapely.is_empty(geometries)
+    if len(geometries) and not areal.any():
+        kind = geometries[0].geom_type
+        raise DataError(f"{layer.path}: expected polygons, found {kind}; give a polygon layer")
+    ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[areal]
+    return _carry(geometries[areal], source, crs), ids
+
+
+def _only_layer(path: str) -> str:
+    import pyogrio
+    from pyogrio.errors import DataSourceError
+
+    try:
+        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    except (DataSourceError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as polygons ({reason})") from error
+    if len(layers) != 1:
+        raise DataError(
+            f"{path}: expected one layer with geometries, found {', '.join(layers) or 'none'}; "
+            f"choose one with {path}{LAYER_WORD}NAME"
+        )
+    return layers[0]
+
+
+def _carried_bounds(bounds: Bounds, source: CRS | None, target: CRS | None) -> Bounds | None:
+    if source == target or source is None or target is None:
+        return bounds
+    transformer = Transformer.from_crs(source, target, always_xy=True)
+    left, bottom, right, top = transformer.transform_bounds(*bounds, densify_pts=33)
+    if not np.isfinite((left, bottom, right, top)).all() or left > right:
+        return None  # across the antimeridian or beyond the projection: read everything
+    # a sliver more, as straight edges bend under way
+    dx, dy = 0.01 * (right - left), 0.01 * (top - bottom)
+    return left - dx, bottom - dy, right + dx, top + dy
+
+
+def _carry(geometries: NDArray[Any], source: CRS | None, target: CRS | None) -> NDArray[Any]:
+    if source == target or source is None or target is None:
+        return geometries
+    transformer = Transformer.from_crs(source, target, always_xy=True)
+
+    def carry(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
+
+    return np.asarray(shapely.transform(geometries, carry), dtype=object)
+
+
+@dataclass(frozen=True)
+class LabelRaster:
+    """A raster of labels; neighbours are never mixed (nearest)."""
+
+    path: str
+    source: GeoBox
+    values: Mapping[int, int] | MaskRule
+    nodata: float | None
+    """Stored value that means "not labelled"."""
+
+    def within(self, bounds: Bounds, crs: CRS | None) -> "LabelRaster":
+        """The same: blocks are read when a patch asks for them.
+
+        Raises:
+            DataError: when only one of raster and scene has a CRS.
+        """
+        if (self.source.crs is None) != (crs is None):
+            raise DataError(
+                f"{self.path}: labels have {crs_name(self.source.crs)}, the scene has "
+                f"{crs_name(crs)}; write the CRS into the file that lacks it"
+            )
+        return self
+
+    def read(self, grid: GeoBox) -> ByteArray:
+        """(H,W) uint8 by the raster's rule; 255 on nodata and beyond the raster.
+
+        Raises:
+            DataError: when the file is damaged or holds values the rule does not cover.
+        """
+        height, width = shape_hw(grid)
+        with (
+            _opened(self.path) as dataset,
+            WarpedVRT(
+                dataset,
+                src_crs=gdal_crs(self.source),
+                src_transform=self.source.affine,
+                crs=gdal_crs(grid),
+                transform=grid.affine,
+                width=width,
+                height=height,
+                resampling=Resampling.nearest,
+                tolerance=WARP_TOLERANCE_PX,
+                src_nodata=self.nodata,
+                add_alpha=True,
+            ) as warped,
+        ):
+            values, known = warped.read([1, 2])
+        return self._coded(values, known != 0)
+
+    def _coded(self, values: NDArray[Any], known: BoolArray) -> ByteArray:
+        mask = np.full(values.shape, IGNORE, np.uint8)
+        try:
+            mask[known] = apply_rule(values[known], self.values)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
+        return mask
+
+
+def gdal_crs(grid: GeoBox) -> rasterio.crs.CRS:
+    """The CRS of a grid for GDAL, which must be given one even for a plain plane."""
+    return rasterio.crs.CRS.from_wkt(LOCAL_CRS if grid.crs is None else CRS(grid.crs).to_wkt())
+
+
+def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
+    """Inspect a label raster.
+
+    With the rule ``strict`` the whole file is looked through once, block by block: whether 255
+    stands for change cannot be told from a single patch.
+
+    Raises:
+        DataError: when it has several bands, does not lie on ``like`` although it has no
+            georeferencing, or holds values the rule does not cover.
+    """
+    with _opened(path) as dataset:
+        if dataset.count != 1:
+            raise DataError(
+                f"{path}: expected a label raster with one band, found {dataset.count}; extract "
+                "the band of the labels (gdal_translate -b 1)"
+            )
+        source = _label_grid(path, dataset, like)
+        # a declared nodata of 0 is what drawing programs leave behind: it still is "no change"
+        nodata = None if dataset.nodata == 0 else dataset.nodata
+        values: Mapping[int, int] | MaskRule = rule
+        if rule == "strict":
+            values = _strict_values(path, _distinct(dataset, nodata))
+    return LabelRaster(path, source, values, nodata)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """Like ``open_raster``, for anything GDAL opens: a URL is no Path."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(path)
+        with dataset:
+            yield dataset
+    except RasterioError as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as labels ({reason}); check the file") from error
+
+
+def _label_grid(path: str, dataset: Any, like: GeoBox) -> GeoBox:
+    size = (dataset.height, dataset.width)
+    if dataset.crs is None and dataset.transform.is_identity:
+        if size != shape_hw(like):
+            raise DataError(
+                f"{path}: labels without georeferencing must have the size of t1, "
+                f"{like.shape[1]} x {like.shape[0]} pixels, found {size[1]} x {size[0]}"
+            )
+        return like
+    crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
+    return GeoBox(size, dataset.transform, crs)
+
+
+def _distinct(dataset: Any, nodata: float | None) -> set[int]:
+    found: set[int] = set()
+    for _, window in dataset.block_windows(1):
+        found |= set(np.unique(dataset.read(1, window=window)).tolist())
+    return {value for value in found if value != nodata}
+
+
+def _strict_values(path: str, found: set[int]) -> Mapping[int, int]:
+    if found <= {0, 1}:
+        return {0: 0, 1: 1}
+    if found <= {0, 255}:
+        return {0: 0, 255: 1}
+    shown = ", ".join(str(value) for value in sorted(found)[:8])
+    raise DataError(
+        f"{path}: expected label values 0 and 255 (or 0 and 1), found {shown}; choose mask_values="
+        "'threshold', 'nonzero', 'reference' or a mapping such as {0: 0, 1: 1, 255: 255}"
+    )
+
+
+@dataclass(frozen=True)
+class BuildingDifference:
+    """Change between two dated building layers.
+
+    A pixel is change where a building stands at exactly one date. Where both layers are polygons
+    with an id, a building whose id occurs at one date only is change over its whole outline, as in
+    :mod:`rscd.data.towns`: then a replaced building counts although its pixels are built twice.
+    """
+
+    t1: LabelLayer
+    t2: LabelLayer
+    once: LoadedPolygons | None = None
+    """Buildings whose id occurs at one date only."""
+
+    def within(self, bounds: Bounds, crs: CRS | None) -> "BuildingDifference":
+        """Both layers restricted, and buildings matched by id where there is one."""
+        t1, t2 = self.t1.within(bounds, crs), self.t2.within(bounds, crs)
+        return replace(self, t1=t1, t2=t2, once=_standing_once(t1, t2))
+
+    def read(self, grid: GeoBox) -> ByteArray:
+        """(H,W) uint8: 1 where built at exactly one date, 255 where either layer says nothing."""
+        first, second = self.t1.read(grid), self.t2.read(grid)
+        change = np.asarray(first != second, np.uint8)
+        if self.once is not None:
+            change |= self.once.read(grid)
+        change[(first == IGNORE) | (second == IGNORE)] = IGNORE
+        return change
+
+
+def _standing_once(t1: LabelLayer, t2: LabelLayer) -> LoadedPolygons | None:
+    if not (isinstance(t1, LoadedPolygons) and isinstance(t2, LoadedPolygons)):
+        return None
+    if t1.ids is None or t2.ids is None:
+        return None
+    parts = (t1.only(~np.isin(t1.ids, t2.ids)), t2.only(~np.isin(t2.ids, t1.ids)))
+    geometries = np.concatenate([part.geometries for part in parts])
+    return LoadedPolygons(f"{t1.path} and {t2.path}", geometries)

@@ -1,0 +1,459 @@
+"""Scenes as a TorchGeo dataset: patches equal slices of whole-scene arrays."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+import torch
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from rasterio.features import rasterize
+from torch.utils.data import DataLoader
+from torchgeo.datasets import GeoDataset
+from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
+
+from rscd.data.sample import write_sample
+from rscd.data.samplers import Guarded, grid_queries, random_queries
+from rscd.data.scenes import Scene, ScenePairs, scene_series
+from rscd.errors import DataError, SceneError
+from rscd.geo.grid import apply
+from rscd.geo.scene import ScenePair
+from rscd.geo.tiles import Box
+
+WriteTif = Callable[..., Path]
+SHAPE = (150, 210)
+TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+UTM33 = "EPSG:32633"
+
+
+def pixels(seed: int, shape: tuple[int, int] = SHAPE, bands: int = 3) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(1, 255, (bands, *shape), dtype=np.uint8)
+
+
+def squares(seed: int, count: int, shape: tuple[int, int] = SHAPE) -> list[shapely.Polygon]:
+    """Rectangles in CRS units whose edges avoid pixel centres."""
+    rng = np.random.default_rng(seed)
+    rows, cols = rng.integers(0, shape[0], count), rng.integers(0, shape[1], count)
+    sizes = rng.integers(3, 25, (count, 2))
+    return [
+        shapely.box(
+            TRANSFORM.c + 10 * c, TRANSFORM.f - 10 * (r + h), TRANSFORM.c + 10 * (c + w),
+            TRANSFORM.f - 10 * r,
+        )
+        for r, c, (h, w) in zip(rows, cols, sizes, strict=True)
+    ]  # fmt: skip
+
+
+def write_polygons(path: Path, polygons: Any, crs: str = UTM33, **columns: Any) -> str:
+    frame = geopandas.GeoDataFrame(columns, geometry=polygons, crs=UTM33).to_crs(crs)
+    frame.to_file(path, engine="pyogrio")
+    return str(path)
+
+
+def burnt(polygons: Any, shape: tuple[int, int] = SHAPE) -> NDArray[np.uint8]:
+    return np.asarray(rasterize(polygons, shape, transform=TRANSFORM, dtype="uint8"))
+
+
+@pytest.fixture
+def scene(tmp_path: Path, write_tif: WriteTif) -> Scene:
+    first, second = pixels(1), pixels(2)
+    first[:, 20:40, 100:130] = 0  # nodata
+    mask = (np.random.default_rng(3).random(SHAPE) < 0.2).astype(np.uint8) * 255
+    return Scene(
+        str(write_tif(tmp_path / "t1.tif", first, nodata=0)),
+        str(write_tif(tmp_path / "t2.tif", second)),
+        labels=str(write_tif(tmp_path / "change.tif", mask)),
+    )
+
+
+def box_of(sample: dict[str, Any]) -> Box:
+    """Where a sample lies in the test scenes, from its transform alone."""
+    col, row = apply(~TRANSFORM, sample["transform"].c, sample["transform"].f)
+    height, width = sample["image"].shape[-2:]
+    return Box(round(row), round(col), height, width)
+
+
+def cut(array: NDArray[Any], box: Box, fill: int) -> NDArray[Any]:
+    """A box of the last two axes, `fill` beyond them."""
+    padded = np.pad(array, [(0, 0)] * (array.ndim - 2) + [(400, 400)] * 2, constant_values=fill)
+    rows = slice(400 + box.row, 400 + box.row + box.height)
+    return padded[..., rows, 400 + box.col : 400 + box.col + box.width]
+
+
+@pytest.mark.parametrize("kind", [GridGeoSampler, RandomGeoSampler])
+@pytest.mark.parametrize("size", [48, (33, 70), 300])
+def test_patches_equal_slices_of_the_whole(scene: Scene, kind: Any, size: Any) -> None:
+    dataset = ScenePairs([scene])
+    assert isinstance(dataset, GeoDataset)
+    pair = ScenePair.open(scene.t1, scene.t2)
+    image, valid = pair.read(Box(0, 0, *SHAPE))
+    with rasterio.open(scene.labels) as file:
+        mask = (file.read(1) == 255).astype(np.int64)
+    mask[~valid] = 255
+    seen = np.zeros(SHAPE, int)
+    count = 0
+    for query in Guarded(kind, dataset, size=size):
+        sample = dataset[query]
+        box = box_of(sample)
+        assert sample["image"].dtype == torch.float32
+        assert sample["image"].shape == (2, 3, *((size, size) if isinstance(size, int) else size))
+        assert sample["mask"].dtype == torch.int64
+        inside = cut(valid, box, 0)
+        np.testing.assert_array_equal(sample["valid"][0], inside)
+        np.testing.assert_array_equal(sample["mask"][0], cut(mask, box, 255))
+        np.testing.assert_array_equal(
+            sample["image"].numpy()[..., inside], cut(image, box, 0)[..., inside]
+        )
+        assert sample["label"] == int((cut(mask, box, 255) == 1).any())
+        assert sample["bounds"] == pytest.approx(
+            (query[0].start, query[1].start, query[0].stop, query[1].stop)
+        )
+        rows = slice(max(box.row, 0), box.row + box.height)
+        seen[rows, max(box.col, 0) : box.col + box.width] += 1
+        count += 1
+    assert count > 0
+    if kind is GridGeoSampler:
+        np.testing.assert_array_equal(seen, 1)  # every pixel exactly once
+
+
+def test_a_scene_smaller_than_a_patch_is_padded(tmp_path: Path, write_tif: WriteTif) -> None:
+    small = pixels(5, (20, 30))
+    path = str(write_tif(tmp_path / "s.tif", small))
+    labels = str(write_tif(tmp_path / "l.tif", np.ones((20, 30), np.uint8)))
+    dataset = ScenePairs([Scene(path, path, labels)])
+    assert list(GridGeoSampler(dataset, 64)) == []  # what the guard is for
+    (query,) = grid_queries(dataset, 64)
+    sample = dataset[query]
+    assert sample["image"].shape == (2, 3, 64, 64)
+    np.testing.assert_array_equal(sample["image"][0, :, :20, :30], small)
+    np.testing.assert_array_equal(sample["image"][0, :, 20:39, :30], small[:, 18::-1])  # reflected
+    assert sample["valid"].sum() == 600
+    assert (sample["mask"] == 1).sum() == 600
+    assert (sample["mask"] == 255).sum() == 64 * 64 - 600
+
+
+def test_polygons_in_another_crs_are_burnt_per_patch(scene: Scene, tmp_path: Path) -> None:
+    polygons = squares(4, 40)
+    for suffix, crs, exact in (("gpkg", UTM33, True), ("geojson", "EPSG:4326", False),
+                               ("gpkg", "EPSG:3857", False)):  # fmt: skip
+        path = write_polygons(tmp_path / f"p{crs[-4:]}.{suffix}", polygons, crs)
+        dataset = ScenePairs([Scene(scene.t1, scene.t2, labels=path)], keys={"image", "mask"})
+        whole = burnt(polygons).astype(np.int64)
+        wrong = 0
+        for query in grid_queries(dataset, 50):
+            sample = dataset[query]
+            mask = sample["mask"][0].numpy()
+            expected = cut(whole, box_of(sample), 255)
+            wrong += int((mask != expected)[mask != 255].sum())
+        assert wrong == 0 if exact else wrong <= 5  # coordinates rounded in the other CRS
+
+
+def test_where_chooses_polygons_and_area_limits_the_labels(scene: Scene, tmp_path: Path) -> None:
+    polygons = squares(6, 20)
+    kinds = ["appeared", "vanished"] * 10
+    path = write_polygons(tmp_path / "c.gpkg", polygons, kind=kinds)
+    area = [shapely.box(500_000, 4_999_000, 501_000, 5_000_000)]
+    labelled = write_polygons(tmp_path / "area.geojson", area, "EPSG:4326")
+    dataset = ScenePairs(
+        [Scene(scene.t2, scene.t2, labels=path, where="kind = 'appeared'", area=labelled)]
+    )
+    sample = dataset[:, :]
+    assert sample["image"].shape[-2:] == SHAPE
+    expected = burnt(polygons[::2]).astype(np.int64)
+    expected[burnt(area) == 0] = 255
+    np.testing.assert_array_equal(sample["mask"][0], expected)
+
+
+def test_one_of_several_layers_is_chosen(scene: Scene, tmp_path: Path) -> None:
+    path = tmp_path / "two.gpkg"
+    for layer, seed in (("a", 1), ("b", 2)):
+        frame = geopandas.GeoDataFrame(geometry=squares(seed, 5), crs=UTM33)
+        frame.to_file(path, layer=layer, engine="pyogrio")
+    with pytest.raises(DataError, match=r"expected one layer .* found a, b; .*layername"):
+        ScenePairs([Scene(scene.t1, scene.t2, labels=str(path))])
+    dataset = ScenePairs([Scene(scene.t2, scene.t2, labels=f"{path}|layername=b")])
+    np.testing.assert_array_equal(dataset[:, :]["mask"][0], burnt(squares(2, 5)))
+
+
+def test_building_layers_differ_where_built_at_one_date(scene: Scene, tmp_path: Path) -> None:
+    first, second = squares(7, 15), squares(8, 12)
+    kept = first[:5]
+    paths = (
+        write_polygons(tmp_path / "b1.gpkg", first),
+        write_polygons(tmp_path / "b2.geojson", [*kept, *second], "EPSG:4326"),
+    )
+    dataset = ScenePairs([Scene(scene.t2, scene.t2, buildings=paths)])
+    expected = burnt(first) ^ burnt([*kept, *second])
+    assert (dataset[:, :]["mask"][0].numpy() != expected).sum() <= 5
+
+
+def test_buildings_matched_by_id_give_the_towns_own_mask(tmp_path: Path) -> None:
+    for seed in range(9):
+        files = write_sample(tmp_path, seed, (256, 384), overwrite=True)
+        with rasterio.open(files["truth_mask"]) as file:
+            truth = file.read(1)
+        if truth.sum() > 500:
+            break
+    buildings = (str(files["buildings_t1"]), str(files["buildings_t2"]))
+    t1, t2 = str(files["scene_t1"]), str(files["scene_t2"])
+    dataset = ScenePairs([Scene(t1, t2, buildings=buildings, building_id="id")])
+    found = np.concatenate([dataset[q]["mask"].numpy().ravel() for q in grid_queries(dataset, 128)])
+    assert truth.sum() > 500
+    assert abs(int((found == 1).sum()) - int(truth.sum())) < 20  # GeoJSON rounds to a centimetre
+    assert (dataset[:, :]["mask"][0].numpy() != truth).mean() < 2e-4
+
+
+def test_several_scenes_of_different_crs(tmp_path: Path, write_tif: WriteTif) -> None:
+    scenes = []
+    for zone, easting in ((33, 500_000), (32, 940_000)):
+        transform = Affine(10, 0, easting, 0, -10, 5_000_000)
+        profile = {"transform": transform, "crs": f"EPSG:326{zone}"}
+        smooth = np.add.outer(np.arange(80.0), np.arange(100.0)).astype(np.float32)[None] + zone
+        path = str(write_tif(tmp_path / f"{zone}.tif", smooth, **profile))
+        label = np.zeros((80, 100), np.uint8)
+        label[30:50, 40:60] = 1
+        scenes.append(
+            Scene(path, path, str(write_tif(tmp_path / f"l{zone}.tif", label, **profile)))
+        )
+    dataset = ScenePairs(scenes)
+    assert CRS(dataset.crs) == CRS(UTM33)
+    assert len(dataset) == 2
+    samples = [dataset[query] for query in grid_queries(dataset, 128)]
+    native, warped = samples
+    assert native["valid"].sum() == 8000
+    np.testing.assert_array_equal(native["mask"][0, 30:50, 40:60], 1)
+    assert warped["crs"].to_epsg() == 32633
+    # the marked square of the other zone, its corners carried by hand
+    to33 = Transformer.from_crs("EPSG:32632", UTM33, always_xy=True)
+    corners = [
+        (940_400, 4_999_700),
+        (940_600, 4_999_700),
+        (940_600, 4_999_500),
+        (940_400, 4_999_500),
+    ]
+    square = shapely.Polygon([to33.transform(*corner) for corner in corners])
+    expected = rasterize([square], (128, 128), transform=warped["transform"]) == 1
+    mask, valid = warped["mask"][0].numpy(), warped["valid"][0].numpy()
+    assert ((mask == 1) != expected).sum() < 30  # along the square's edge
+    rows, cols = np.nonzero(valid)
+    x, y = apply(warped["transform"], cols + 0.5, rows + 0.5)
+    x, y = Transformer.from_crs(UTM33, "EPSG:32632", always_xy=True).transform(x, y)
+    value = (x - 940_000) / 10 - 0.5 + (5_000_000 - y) / 10 - 0.5 + 32
+    shown = warped["image"][0, 0].numpy()[rows, cols]
+    assert np.median(np.abs(shown - value)) < 0.01
+    assert np.quantile(np.abs(shown - value), 0.9) < 0.05
+
+
+def test_the_dataset_follows_a_new_crs_and_resolution(scene: Scene) -> None:
+    dataset = ScenePairs([scene])
+    dataset.res = 20
+    assert dataset.res == (20, 20)
+    sample = dataset[:, :]
+    assert sample["image"].shape[-2:] == (75, 105)
+    assert set(np.unique(sample["mask"])) <= {0, 1, 255}
+    dataset.crs = CRS("EPSG:3857")
+    assert dataset[:, :]["crs"].to_epsg() == 3857
+    again = ScenePairs([scene], crs="EPSG:4326")
+    height, width = again[:, :]["image"].shape[-2:]
+    assert 0.8 < height * width / (SHAPE[0] * SHAPE[1]) < 1.3
+
+
+def test_labels_without_georeferencing_lie_on_t1(
+    scene: Scene, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    mask = (np.random.default_rng(0).random(SHAPE) < 0.5).astype(np.uint8)
+    plain = write_tif(tmp_path / "plain.tif", mask, crs=None, transform=None)
+    dataset = ScenePairs([Scene(scene.t2, scene.t2, str(plain))])
+    np.testing.assert_array_equal(dataset[:, :]["mask"][0], mask)
+    odd = write_tif(tmp_path / "odd.tif", mask[:50], crs=None, transform=None)
+    with pytest.raises(
+        DataError, match="must have the size of t1, 210 x 150 pixels, found 210 x 50"
+    ):
+        ScenePairs([Scene(scene.t2, scene.t2, str(odd))])
+
+
+def test_label_values(scene: Scene, tmp_path: Path, write_tif: WriteTif) -> None:
+    values = np.zeros(SHAPE, np.uint8)
+    values[:40], values[40:60] = 1, 255
+    path = str(write_tif(tmp_path / "v.tif", values))
+    with pytest.raises(DataError, match=r"v\.tif: .* found 0, 1, 255; choose mask_values"):
+        ScenePairs([Scene(scene.t2, scene.t2, path)])
+    mapping = {0: 0, 1: 1, 255: 255}
+    mapped = ScenePairs([Scene(scene.t2, scene.t2, path)], mask_values=mapping)
+    np.testing.assert_array_equal(mapped[:, :]["mask"][0], values)
+    declared = str(write_tif(tmp_path / "d.tif", values, nodata=255))
+    dataset = ScenePairs([Scene(scene.t2, scene.t2, declared)])
+    np.testing.assert_array_equal(dataset[:, :]["mask"][0], values)
+    zero = str(write_tif(tmp_path / "z.tif", (values == 1).astype(np.uint8), nodata=0))
+    dataset = ScenePairs([Scene(scene.t2, scene.t2, zero)])
+    assert (dataset[:, :]["mask"] == 255).sum() == 0
+
+
+def test_a_label_smaller_than_the_scene_ignores_the_rest(
+    scene: Scene, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    part = str(write_tif(tmp_path / "part.tif", np.ones((50, 60), np.uint8)))
+    mask = ScenePairs([Scene(scene.t2, scene.t2, part)])[:, :]["mask"][0].numpy()
+    assert (mask[:50, :60] == 1).all()
+    assert (mask == 255).sum() == SHAPE[0] * SHAPE[1] - 3000
+
+
+def test_dates_choose_among_pairs_of_a_series(tmp_path: Path, write_tif: WriteTif) -> None:
+    dates = ("2018-01-01", "2019-01-01", "2020-01-01")
+    images = {
+        date: str(write_tif(tmp_path / f"{date}.tif", np.full((1, *SHAPE), value, np.uint8)))
+        for value, date in enumerate(dates, 1)
+    }
+    dataset = ScenePairs(scene_series(images, pairs="all"))
+    assert len(dataset) == 3
+    seen = {tuple(dataset[q]["image"][:, 0, 0, 0].tolist()) for q in grid_queries(dataset, 256)}
+    assert seen == {(1, 2), (1, 3), (2, 3)}
+    late = dataset[:, :, pd.Timestamp("2019-01-01") : pd.Timestamp("2020-01-01")]
+    assert late["image"][:, 0, 0, 0].tolist() == [2, 3]
+    assert len(scene_series(images)) == 2
+    with pytest.raises(DataError, match="two dates or more, found 1"):
+        scene_series({"2018-01-01": "a.tif"})
+    with pytest.raises(DataError, match="none for 2020-01-01"):
+        scene_series(images, {"2018-01-01": "a", "2019-01-01": "b"})
+
+
+def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: WriteTif) -> None:
+    for folder in ("t1", "t2", "other", "labels"):
+        (tmp_path / folder).mkdir()
+    for i, name in enumerate(("a", "b")):
+        transform = Affine(10, 0, 500_000 + i * 800, 0, -10, 5_000_000)
+        image = np.full((1, 60, 80), 10 + i, np.uint8)
+        label = np.full((60, 80), i, np.uint8)
+        write_tif(tmp_path / "t1" / f"{name}.tif", image, transform=transform)
+        write_tif(tmp_path / "t2" / f"{name}.tif", image + 10, transform=transform)
+        write_tif(tmp_path / "labels" / f"{name}.tif", label, transform=transform)
+    write_tif(tmp_path / "other" / "wide.tif", np.full((1, 60, 160), 99, np.uint8))
+    t1, t2, labels, other = (str(tmp_path / f) for f in ("t1", "t2", "labels", "other"))
+    dataset = ScenePairs([Scene(t1, t2, labels, name="town")])
+    samples = [dataset[q] for q in grid_queries(dataset, 80)]
+    values = [s["image"][:, 0, 0, 0].tolist() for s in samples]
+    assert sorted(values) == [[10, 20], [11, 21]]
+    assert {s["name"].split(" ")[0] for s in samples} == {"town/a", "town/b"}
+    assert sorted(int((s["mask"] == 1).sum()) for s in samples) == [0, 4800]
+    by_place = ScenePairs([Scene(t1, other)])
+    assert [s.name for s in by_place.scenes] == ["a+wide", "b+wide"]
+    with pytest.raises(DataError, match="both as files or both as folders"):
+        ScenePairs([Scene(t1, f"{other}/wide.tif")])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="no rasters"):
+        ScenePairs([Scene(t1, str(tmp_path / "none"))])
+
+
+def test_a_date_on_another_grid_is_aligned(
+    scene: Scene, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    shifted = Affine(20, 0, 500_205, 0, -20, 4_999_895)
+    t2 = str(write_tif(tmp_path / "coarse.tif", pixels(9, (60, 80)), transform=shifted))
+    dataset = ScenePairs([Scene(scene.t1, t2)])
+    pair = ScenePair.open(scene.t1, t2)
+    whole, valid = pair.read(Box(0, 0, *pair.shape_hw))
+    for query in random_queries(dataset, 32, 5, seed=(1,)):
+        sample = dataset[query]
+        col, row = apply(~pair.grid.affine, sample["transform"].c, sample["transform"].f)
+        rows, cols = slice(round(row), round(row) + 32), slice(round(col), round(col) + 32)
+        np.testing.assert_array_equal(sample["image"], whole[..., rows, cols])
+        np.testing.assert_array_equal(sample["valid"][0], valid[rows, cols])
+
+
+def test_a_vrt_stands_for_a_date(scene: Scene, tmp_path: Path) -> None:
+    from rasterio.shutil import copy
+
+    with rasterio.open(scene.t2) as file:
+        copy(file, tmp_path / "t2.vrt", driver="VRT")
+    dataset = ScenePairs([Scene(str(tmp_path / "t2.vrt"), f"file://{scene.t2}")])
+    image = dataset[:, :]["image"]
+    np.testing.assert_array_equal(image[0], image[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_read_what_the_main_process_reads(
+    scene: Scene, tmp_path: Path, workers: int
+) -> None:
+    labels = write_polygons(tmp_path / "p.gpkg", squares(4, 40))
+    dataset = ScenePairs([Scene(scene.t1, scene.t2, labels)])
+    queries = random_queries(dataset, 40, 12, seed=(0,))
+    direct = [dataset[query] for query in queries]  # opens handles before the workers fork
+    loader = DataLoader(dataset, sampler=queries, batch_size=None, num_workers=workers)
+    for a, b in zip(loader, direct, strict=True):
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["mask"], b["mask"])
+        assert a["crs"] == b["crs"]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[queries[0]]["mask"], direct[0]["mask"])
+
+
+def test_keys_decide_which_files_are_opened(scene: Scene, tmp_path: Path) -> None:
+    lost = Scene(scene.t1, scene.t2, labels=str(tmp_path / "absent.gpkg"))
+    sample = ScenePairs([lost], keys={"image"})[:, :]
+    assert set(sample) == {"image", "name", "crs", "bounds", "transform"}
+    with pytest.raises(DataError, match=r"absent\.gpkg"):
+        ScenePairs([lost])
+    with pytest.raises(DataError, match="neither labels nor buildings"):
+        ScenePairs([Scene(scene.t1, scene.t2)], keys={"image", "mask"})
+    with pytest.raises(DataError, match="not flow"):
+        ScenePairs([scene], keys={"image", "flow"})
+    assert "mask" not in ScenePairs([Scene(scene.t1, scene.t2)])[:, :]
+
+
+def test_mistakes_are_named(scene: Scene, tmp_path: Path, write_tif: WriteTif) -> None:
+    with pytest.raises(DataError, match="at least one scene"):
+        ScenePairs([])
+    with pytest.raises(SceneError, match=r"absent\.tif"):
+        ScenePairs([Scene(str(tmp_path / "absent.tif"), scene.t2)])
+    points = geopandas.GeoDataFrame(geometry=[shapely.Point(500_100, 4_999_900)], crs=UTM33)
+    points.to_file(tmp_path / "points.gpkg", engine="pyogrio")
+    with pytest.raises(DataError, match="expected polygons, found Point"):
+        ScenePairs([Scene(scene.t1, scene.t2, str(tmp_path / "points.gpkg"))])
+    with pytest.raises(DataError, match="labels or buildings, found both"):
+        ScenePairs([Scene(scene.t1, scene.t2, "a.tif", buildings=("b", "c"))])
+    with pytest.raises(DataError, match="later than t2"):
+        ScenePairs([Scene(scene.t1, scene.t2, dates=("2020-01-01", "2019-01-01"))])
+    with pytest.raises(DataError, match="are no dates"):
+        ScenePairs([Scene(scene.t1, scene.t2, dates=("summer", "2019-01-01"))])
+    polygons = write_polygons(tmp_path / "b.gpkg", squares(1, 3))
+    with pytest.raises(DataError, match="no column 'nr'"):
+        ScenePairs([Scene(scene.t1, scene.t2, buildings=(polygons, polygons), building_id="nr")])
+    with pytest.raises(DataError, match="is a raster"):
+        ScenePairs([Scene(scene.t1, scene.t2, scene.labels, where="a = 1")])
+    one = str(write_tif(tmp_path / "one.tif", pixels(1, bands=1)))
+    with pytest.raises(DataError, match=r"expected 3 bands in every scene, found 1 in .*one\.tif"):
+        ScenePairs([scene, Scene(one, one, scene.labels)])
+    dataset = ScenePairs([scene])
+    with pytest.raises(IndexError, match="not found"):
+        dataset[0:100, 0:100]
+    with pytest.raises(DataError, match="query in the dataset's pixel size"):
+        dataset[::5, ::5]
+    with pytest.raises(DataError, match="in the region"):
+        grid_queries(dataset, 64, roi=shapely.box(0, 0, 1, 1))
+
+
+def test_a_damaged_scene_is_named(scene: Scene) -> None:
+    data = Path(scene.t2).read_bytes()
+    dataset = ScenePairs([scene])
+    Path(scene.t2).write_bytes(data[: len(data) // 2])
+    with pytest.raises(SceneError, match=r"t2\.tif"):
+        dataset[:, :]
+
+
+def test_pictures_without_crs_use_pixels(tmp_path: Path, write_tif: WriteTif) -> None:
+    path = str(write_tif(tmp_path / "p.tif", pixels(1), crs=None, transform=None))
+    dataset = ScenePairs([Scene(path, path)])
+    sample = dataset[10:40, 5:25]
+    np.testing.assert_array_equal(sample["image"][0], pixels(1)[:, 5:25, 10:40])
+    assert sample["crs"] is None
+    with pytest.raises(DataError, match="expected a CRS in each of 2 scenes"):
+        ScenePairs([Scene(path, path), Scene(path, path)])
