@@ -20,7 +20,6 @@ The result is a folder ``A/ B/ label/ list/`` for :class:`rscd.data.folder.PairF
 import hashlib
 import json
 import logging
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -39,69 +38,22 @@ from rscd.data.images import (
     write_picture,
 )
 from rscd.data.labels import write_label_list
-from rscd.data.layout import find_layout
-from rscd.data.sources import Source, find_rasters, open_source, shape_of
-from rscd.data.splits import Split, random_split
+from rscd.data.sources import Source, open_source
+from rscd.data.splits import Split
+from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
 from rscd.errors import DataError
 from rscd.types import IGNORE, ByteArray, ShapeHW
 
 log = logging.getLogger(__name__)
 
 FORMAT = "rscd-tiles/1"
-SPLITS = ("train", "val", "test")
-DSIFN_MOVED, DSIFN_TRAIN = 1638, 14400
-"""Tiles moved from train to test, of so many; stand-ins move the same share, rounded down."""
 STORED = {0: 0, 1: 255, IGNORE: 127}
 """How mask values are written into the label tiles."""
 
 BLOCK_CACHE = 64_000_000
 """GDAL's block cache while cutting, bytes; its default is a share of the machine's memory."""
 
-Triple = tuple[Path, Path, Path]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Published:
-    """What the papers say about a prepared set."""
-
-    sources: Mapping[str, int] | ShapeHW
-    """Pairs by split, or the (height, width) of the single pair."""
-    counts: Mapping[str, int]
-    """256 x 256 tiles by split."""
-    test_share: float
-    """Share of changed pixels in the test set (``methods/kdmsi.md`` section 6)."""
-    tolerance: float
-    """How far our test set may be from that; wide where ours is another random draw."""
-
-
-PUBLISHED = {
-    "whu": Published((15354, 32507), {"train": 5947, "val": 743, "test": 744}, 0.040, 0.015),
-    "levir": Published(
-        {"train": 445, "val": 64, "test": 128},
-        {"train": 7120, "val": 1024, "test": 2048},
-        0.051,
-        0.001,
-    ),
-    "dsifn": Published(
-        {"train": 3600, "val": 340, "test": 48},
-        {"train": 12762, "val": 1360, "test": 1830},
-        0.340,
-        0.034,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One tile to be cut."""
-
-    name: str
-    parent: str
-    files: Triple
-    column: int
-    """Of the upper-left pixel in the source."""
-    row: int
 
 
 @dataclass(frozen=True)
@@ -204,130 +156,6 @@ def read_manifest(folder: Path | str) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: expected format {FORMAT}; run rscd data prepare again")
     return Manifest(content)
-
-
-def plan(
-    name: str,
-    src: Path,
-    *,
-    patch: int = 256,
-    seed: int = 0,
-    files: Triple | None = None,
-    whole_parents: bool = False,
-) -> tuple[list[Cut], Split, Mapping[str, int] | ShapeHW, list[str]]:
-    """What :func:`prepare` would cut; reads only the sizes of the sources.
-
-    Returns:
-        The tiles in the order they are cut, their split, the size of the source in the terms of
-        :class:`Published`, and notes for the manifest.
-    """
-    if name not in PUBLISHED:
-        raise DataError(f"no published tiling {name!r}; known are {', '.join(PUBLISHED)}")
-    if name == "whu":
-        cuts, shape = _plan_scene(files or find_rasters(src), patch)
-        return cuts, whu_split([cut.name for cut in cuts], seed), shape, []
-    parts, sources = _plan_parts(src, patch)
-    cuts = [cut for part in parts.values() for cut in part]
-    notes: list[str] = []
-    if name == "dsifn":
-        parts, notes = move_tiles(parts, seed, whole_parents)
-    members = {part: tuple(cut.name for cut in found) for part, found in parts.items()}
-    rule = (
-        "as distributed" if name == "levir" else f"as distributed, train to test with seed {seed}"
-    )
-    return cuts, Split(members, rule), sources, notes
-
-
-def tile_origins(shape_hw: ShapeHW, patch: int) -> list[tuple[int, int]]:
-    """(column, row) of the upper-left pixels of all full tiles, row by row.
-
-    A source of 32507 x 15354 has 126 x 59 tiles of 256.
-    """
-    height, width = shape_hw
-    rows, columns = range(height // patch), range(width // patch)
-    return [(column * patch, row * patch) for row in rows for column in columns]
-
-
-def whu_split(names: Sequence[str], seed: int) -> Split:
-    """80 / 10 / 10 % at random, val and train rounded down: 5947 / 743 / 744 of 7434."""
-    n = len(names)
-    counts = {"train": n * 8 // 10, "val": n // 10}
-    return random_split(names, counts | {"test": n - sum(counts.values())}, seed)
-
-
-def move_tiles(
-    parts: Mapping[str, list[Cut]], seed: int, whole_parents: bool = False
-) -> tuple[dict[str, list[Cut]], list[str]]:
-    """Move DSIFN-CD's share of training tiles to the test set, parent by parent.
-
-    Returns:
-        The new parts and a note that names a parent with tiles on both sides, if there is one.
-    """
-    train = parts["train"]
-    wanted = len(train) * DSIFN_MOVED // DSIFN_TRAIN
-    parents = sorted({cut.parent for cut in train})
-    random.Random(seed).shuffle(parents)
-    by_parent: dict[str, list[Cut]] = {parent: [] for parent in parents}
-    for cut in train:
-        by_parent[cut.parent].append(cut)
-    moved: list[Cut] = []
-    notes = []
-    for parent in parents:
-        missing = wanted - len(moved)
-        if missing <= 0:
-            break
-        tiles = by_parent[parent]
-        if missing < len(tiles) and not whole_parents:
-            notes.append(f"parent {parent} has {missing} tiles in test and the others in train")
-            tiles = tiles[:missing]
-        moved += tiles
-    gone = {cut.name for cut in moved}
-    kept = [cut for cut in train if cut.name not in gone]
-    return {"train": kept, "val": parts["val"], "test": [*parts["test"], *moved]}, notes
-
-
-def _plan_scene(files: Triple, patch: int) -> tuple[list[Cut], ShapeHW]:
-    shape = _common_shape(files)
-    origins = tile_origins(shape, patch)
-    if not origins:
-        raise DataError(f"{files[0]}: {shape[1]} x {shape[0]} pixels hold no tile of {patch}")
-    cuts = [
-        Cut(f"whucd_{number:05d}", "whucd", files, column, row)
-        for number, (column, row) in enumerate(origins, 1)
-    ]
-    return cuts, shape
-
-
-def _plan_parts(src: Path, patch: int) -> tuple[dict[str, list[Cut]], dict[str, int]]:
-    layout = find_layout(src)
-    parts: dict[str, list[Cut]] = {}
-    sources = {}
-    for split in SPLITS:
-        chosen = layout.select(split)
-        sources[split] = len(chosen)
-        parts[split] = []
-        for part, name in chosen:
-            here = layout.parts[part]
-            if name not in here.mask:
-                raise DataError(f"{here.base}: {name} has no label file; complete the set")
-            files = (here.t1[name], here.t2[name], here.mask[name])
-            parent = name if name.startswith(f"{split}_") else f"{split}_{name}"
-            origins = tile_origins(_common_shape(files), patch)
-            parts[split] += [
-                Cut(f"{parent}_{j}", parent, files, column, row)
-                for j, (column, row) in enumerate(origins, 1)
-            ]
-    return parts, sources
-
-
-def _common_shape(files: Triple) -> ShapeHW:
-    shapes = [shape_of(path) for path in files]
-    if len(set(shapes)) != 1:
-        sizes = ", ".join(
-            f"{path.name} {w} x {h}" for path, (h, w) in zip(files, shapes, strict=True)
-        )
-        raise DataError(f"{files[0].parent}: the files differ in size ({sizes}); complete the set")
-    return shapes[0]
 
 
 def _write_tiles(

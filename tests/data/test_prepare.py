@@ -17,20 +17,19 @@ from rscd.data import prepare as module
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_label_values, read_picture, write_picture
 from rscd.data.labels import read_label_list
-from rscd.data.prepare import (
+from rscd.data.prepare import prepare, read_manifest
+from rscd.data.sources import open_source
+from rscd.data.splits import read_split
+from rscd.data.tiles import parent_of, tile_from_name
+from rscd.data.tilings import (
     PUBLISHED,
     Cut,
     Published,
     move_tiles,
     plan,
-    prepare,
-    read_manifest,
     tile_origins,
     whu_split,
 )
-from rscd.data.sources import open_source
-from rscd.data.splits import read_split
-from rscd.data.tiles import parent_of, tile_from_name
 from rscd.errors import DataError
 
 PATCH = 16
