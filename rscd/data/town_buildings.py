@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from shapely import Polygon, union_all
-from shapely.geometry import box as rectangle_polygon
 
 from rscd.data.town_parts import Box, Building, TownStyle
 
@@ -30,7 +29,7 @@ def outline(box: Box) -> Polygon:
 
 def ridge_height(box: Box) -> float:
     """Highest point of a box, metres."""
-    rise = {"gable": box.half_v, "hip": min(box.half_u, box.half_v), "shed": 2 * box.half_v}
+    rise = {"gable": box.half_v, "hip": min(box.half_u, box.half_v)}
     return box.z + box.slope * rise.get(box.shape, 0.0)
 
 
@@ -258,9 +257,3 @@ def draw_building(
     return Building(
         building_id, kind, tuple(boxes), footprint, max(ridge_height(b) for b in boxes), dates
     )
-
-
-def touches(building: Building, width_m: float, height_m: float, margin_m: float) -> bool:
-    """Whether a building comes within ``margin_m`` of the image rectangle."""
-    frame = rectangle_polygon(-margin_m, -margin_m, width_m + margin_m, height_m + margin_m)
-    return bool(building.footprint.intersects(frame))

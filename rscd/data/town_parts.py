@@ -51,7 +51,8 @@ class Box(NamedTuple):
     """A rectangle in its own axes with a top surface: roof part, roof fitting, car or container.
 
     ``shape``: ``flat`` at height z; ``gable`` (ridge along the long axis u) and ``hip`` rise from
-    the eaves at z with ``slope``; ``shed`` rises along v; ``decal`` paints what lies under it.
+    the eaves at z with ``slope``; ``sunk`` is flat and cuts into what stands there; ``decal``
+    paints what lies under it.
     """
 
     x: float

@@ -149,7 +149,7 @@ def draw_box(canvas: Canvas, box: Box) -> None:
     du = np.asarray(box.half_u - np.abs(u), np.float32)
     dv = np.asarray(box.half_v - np.abs(v), np.float32)
     inside = (du >= 0) & (dv >= 0)
-    top = _surface(box, v, du, dv)
+    top = _surface(box, du, dv)
     number = canvas.number(box.material, box.hue, box.tone)
     if box.shape not in {"decal", "sunk"}:
         inside &= top > canvas.height[window]
@@ -162,15 +162,13 @@ def draw_box(canvas: Canvas, box: Box) -> None:
     np.copyto(canvas.detail[window], seam, where=inside)
 
 
-def _surface(box: Box, v: FloatArray, du: FloatArray, dv: FloatArray) -> FloatArray:
+def _surface(box: Box, du: FloatArray, dv: FloatArray) -> FloatArray:
     """Height of the top of a box over its own coordinates."""
     if box.shape == "gable":
         return np.asarray(box.z + box.slope * dv, np.float32)
     if box.shape == "hip":
         return np.asarray(box.z + box.slope * np.minimum(du, dv), np.float32)
-    if box.shape == "shed":
-        return np.asarray(box.z + box.slope * (v + box.half_v), np.float32)
-    return np.full(v.shape, box.z, np.float32)
+    return np.full(du.shape, box.z, np.float32)
 
 
 def draw_car(canvas: Canvas, spot: ParkingSpot, date_index: int, redraw: bool) -> None:
