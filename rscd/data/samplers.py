@@ -179,7 +179,19 @@ def random_queries(
         seed: numbers that name the draw, such as (seed, epoch).
         roi: region to sample from, in the dataset's CRS.
     """
+    length = length or _patches_to_cover(dataset, _extent(dataset, size, turned=False), roi)
     state = int(np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0] >> 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(state)
         return list(Guarded(RandomGeoSampler, dataset, size=size, roi=roi, length=length))
+
+
+def _patches_to_cover(
+    dataset: GeoDataset, extent: tuple[float, float], roi: shapely.Polygon | None
+) -> int:
+    index = dataset.index if roi is None else dataset.index.clip(roi)
+    left, bottom, right, top = index.geometry.bounds.to_numpy().T
+    # a thousandth less than a whole patch is rounding
+    rows = np.ceil((top - bottom) / extent[0] - 1e-3)
+    cols = np.ceil((right - left) / extent[1] - 1e-3)
+    return int((np.maximum(rows, 1) * np.maximum(cols, 1)).sum())

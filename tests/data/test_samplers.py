@@ -98,7 +98,8 @@ def test_a_guarded_grid_covers_every_pixel_of_every_scene(
 def test_the_bare_samplers_skip_what_the_guard_reaches(kind: Any) -> None:
     dataset = Scenes([(0, 0, 50, 70)], 1.0)
     assert list(kind(dataset, 64)) == []
-    assert len(list(Guarded(kind, dataset, size=64))) == {GridGeoSampler: 2}.get(kind, 2)
+    assert len(list(Guarded(kind, dataset, size=64))) >= 2
+    assert len(grid_queries(dataset, 64)) == len(random_queries(dataset, 64, seed=(0,))) == 2
 
 
 def test_patches_start_at_the_first_pixel_of_a_small_scene() -> None:
@@ -109,15 +110,13 @@ def test_patches_start_at_the_first_pixel_of_a_small_scene() -> None:
 
 
 def test_the_random_sampler_of_torchgeo_0_10_reaches_small_scenes() -> None:
-    dataset = Scenes([(0, 0, 50, 70), (1000, 0, 1400, 400)], 1.0)
-    queries = list(Guarded(RandomPatchSampler, dataset, size=64, length=200))
-    assert len(queries) == 200
-    small = [x for x, _ in queries if x.start < 500]
-    assert small
+    bare = RandomPatchSampler(Scenes([(0, 0, 50, 70)], 1.0), size=64)
+    assert bare.series.is_empty.all()
+    queries = list(Guarded(RandomPatchSampler, Scenes([(0, 0, 50, 70)], 1.0), size=64))
+    assert len(queries) == 10
     for x, y in queries:
-        if x.start < 500:
-            assert abs((x.start + x.stop) / 2 - 25) < 3
-            assert abs((y.start + y.stop) / 2 - 35) < 4
+        assert abs((x.start + x.stop) / 2 - 25) < 2
+        assert abs((y.start + y.stop) / 2 - 35) < 2
 
 
 def test_random_patches_follow_the_seed_and_leave_torch_alone() -> None:
