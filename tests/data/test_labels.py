@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rscd.data.images import write_picture
@@ -23,6 +23,7 @@ NAMES = st.text("abc_-.0123456789", min_size=1).filter(lambda n: not n.endswith(
 
 
 @given(st.dictionaries(NAMES, st.integers(0, 1)), st.sampled_from(["\n", "\r\n"]), st.booleans())
+@settings(deadline=None)
 def test_list_round_trip(labels: dict[str, int], newline: str, final: bool) -> None:
     text = format_label_list(labels).replace("\n", newline)
     assert parse_label_list(text if final else text.removesuffix(newline)) == labels
@@ -49,6 +50,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 30), st.integers(1, 30), st.integers(0, 5))
+@settings(deadline=None)
 def test_label_counts_changed_pixels(changed: int, least: int, ignored: int) -> None:
     mask = np.zeros(64, np.uint8)
     mask[:changed] = 1

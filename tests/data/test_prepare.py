@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio import Affine
 from rasterio.crs import CRS
@@ -107,6 +107,7 @@ def test_dsifn_moves_parents(seed: int) -> None:
 
 
 @given(st.integers(0, 100))
+@settings(deadline=None)
 def test_dsifn_stand_ins_keep_every_tile(train: int) -> None:
     before = dsifn_parts(train)
     after, _ = move_tiles(before, 0)

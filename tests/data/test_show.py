@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -65,6 +65,7 @@ def test_colours() -> None:
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
+@settings(deadline=None)
 def test_spread(count: int, n: int) -> None:
     chosen = spread(count, n)
     assert len(chosen) == len(set(chosen)) == min(count, n)
