@@ -145,7 +145,8 @@ def courts(draft: Draft, block: Block, dates: int) -> None:
 
 def farmstead(draft: Draft, block: Block, dates: int) -> None:
     """A few buildings alone in the open, with a yard, a track and trees around."""
-    u0, v0, u1, v1 = block.inner(22)
+    # room for the barns, which stand in line with the house: none reaches a street
+    u0, v0, u1, v1 = block.u0 + 58, block.v0 + 22, block.u1 - 58, block.v1 - 22
     if u1 <= u0 or v1 <= v0:
         return
     u, v = draft.between(u0, u1), draft.between(v0, v1)
@@ -156,13 +157,14 @@ def farmstead(draft: Draft, block: Block, dates: int) -> None:
     material = draft.pick("gravel", "soil", "paving")
     draft.lines.append(Line(drive, draft.between(2.6, 4), material, 0.4, 1.0, dates, VERGE))
     x, y, angle, _, _ = draft.warp.at(u, v)
-    turn = draft.between(0, math.pi)
+    turn = draft.between(-0.25, 0.25)
     for i in range(int(draft.rng.integers(1, 4))):
         kind = "house" if i == 0 else "hall"
         size = (draft.between(11, 17), draft.between(9, 12))
         if kind == "hall":
             size = (draft.between(16, 42), draft.between(9, 18))
-        away = (0.0, 0.0) if i == 0 else (26 * math.cos(turn + 2 * i), 26 * math.sin(turn + 2 * i))
+        far = (0.0, 32.0, -32.0)[i]
+        away = (far * math.cos(angle), far * math.sin(angle))
         for stands in lot_dates(draft, draft.lot_change):
             if stands & dates:
                 build(draft, kind, (x + away[0], y + away[1], angle + turn), size, stands & dates)
