@@ -10,8 +10,12 @@ from rscd.errors import OutputError
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
     """A scratch folder beside `target`; write files there under their final names.
+
+    Args:
+        target: the file to appear.
+        errors: what the writer raises when it cannot write.
 
     On success everything in it moves beside `target`, the file named like `target` last, so that
     whoever finds it finds its companions too. On failure the folder goes and nothing has changed.
@@ -27,23 +31,20 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield scratch
         for made in sorted(scratch.iterdir(), key=lambda path: path.name == target.name):
             made.replace(target.parent / made.name)
-    except OSError as error:
+    except errors as error:
         raise output_error(target, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def output_error(target: Path, error: OSError) -> OutputError:
+def output_error(target: Path, error: Exception) -> OutputError:
     """The clear line for a failed write."""
     if isinstance(error, OutputError):
         return error
-    if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(target.parent).free
-        return OutputError(
-            f"expected room for {target}, found the disk full ({free / 1e6:.0f} MB free); free "
-            "some space or write elsewhere"
-        )
-    reason = error.strerror or str(error)
+    reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        reason += f" ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free)"
     return OutputError(
-        f"expected to write {target}, found: {reason}; choose a folder you may write to"
+        f"expected to write {target}, found: {reason}; choose a folder that exists, is writable "
+        "and has space"
     )

@@ -79,6 +79,7 @@ def _write_cog(
     nodata: float,
     description: str,
 ) -> None:
+    _check_block_size(options)
     with atomic_folder(path) as folder:
         plain = folder / "plain.tif"
         try:
@@ -129,6 +130,15 @@ def _write_plain(
                 rows = raster.read_rows(strip.row, strip.row + strip.height)
                 window = Window(0, strip.row, width, strip.height)
                 dataset.write(np.asarray(rows, raster.dtype), 1, window=window)
+
+
+def _check_block_size(options: Mapping[str, str]) -> None:
+    # GDAL divides by what it makes of this text, and takes the process along
+    text = options.get("BLOCKSIZE", str(BLOCK_SIZE))
+    if not text.isdigit() or int(text) < 16 or int(text) % 16:
+        raise UsageError(
+            f"expected BLOCKSIZE as a multiple of 16, found: {text}; correct --co BLOCKSIZE"
+        )
 
 
 class _OptionWarnings(logging.Handler):

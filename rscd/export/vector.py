@@ -9,11 +9,10 @@ import errno
 import json
 import logging
 import os
-import shutil
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ import shapely
 from affine import Affine
 from pyarrow import ArrowException
 
-from rscd.errors import OutputError, UsageError
+from rscd.errors import UsageError
+from rscd.export.atomic import atomic_folder
 from rscd.export.style import change_qml
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
@@ -200,7 +200,7 @@ def write_vector(
         )
     job = _Job(provenance=text, options=dict(layer_options or {}))
     files = vector_files(path)
-    with _staged(files) as staging:
+    with atomic_folder(path, _DRIVER_ERRORS) as staging:
         if form.style_beside:
             (staging / path.with_suffix(".qml").name).write_text(change_qml(), encoding="utf-8")
         if form.provenance_beside:
@@ -215,28 +215,6 @@ class _Job:
 
     provenance: str
     options: dict[str, str]
-
-
-@contextmanager
-def _staged(files: list[Path]) -> Iterator[Path]:
-    """A folder beside the target whose files are renamed into place, or removed on failure."""
-    target = files[-1]
-    # A fixed name: what a killed run leaves, the next run removes.
-    staging = target.with_name(f".{target.name}.partial")
-    try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        yield staging
-        for file in files:
-            (staging / file.name).replace(file)
-    except _DRIVER_ERRORS as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise OutputError(
-            f"{target}: cannot be written: {str(reason).splitlines()[0]}; "
-            "choose a folder that exists, is writable and has space"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
