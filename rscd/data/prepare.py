@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 
 import rscd
@@ -166,6 +167,7 @@ def _write_tiles(
         (dst / folder).mkdir(parents=True, exist_ok=True)
     for files, of_source in groupby(cuts, key=lambda cut: cut.files):
         with (
+            rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE),
             open_source(files[0]) as t1,
             open_source(files[1]) as t2,
             open_source(files[2]) as label,

@@ -17,7 +17,7 @@ from rscd.data import prepare as module
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_label_values, read_picture, write_picture
 from rscd.data.labels import read_label_list
-from rscd.data.prepare import prepare, read_manifest
+from rscd.data.prepare import BLOCK_CACHE, prepare, read_manifest
 from rscd.data.sources import open_source
 from rscd.data.splits import read_split
 from rscd.data.tiles import parent_of, tile_from_name
@@ -247,6 +247,18 @@ def test_resumes_where_it_stopped(tmp_path: Path) -> None:
     second_row = tmp_path / "dst" / "A" / "whucd_00007.png"
     assert second_row.stat().st_mtime_ns == before[second_row]
     assert not list((tmp_path / "dst").rglob("*.part*"))
+
+
+def test_memory_does_not_follow_the_scene(tmp_path: Path) -> None:
+    whu(tmp_path / "src")
+    caches: list[int] = []
+
+    def note(_done: int, _total: int) -> None:
+        caches.append(rasterio.env.getenv()["GDAL_CACHEMAX"])
+
+    prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH, progress=note)
+    # GDAL's own default is a share of the machine's memory and fills with blocks of the scene
+    assert set(caches) == {BLOCK_CACHE}
 
 
 def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
