@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
-from rscd.data.town_conditions import Nuisance
-from rscd.data.town_materials import LAND_COVER, LAND_COVER_COLOURS
-from rscd.data.town_parts import BOTH, Building, Town, TownStyle
 from rscd.data.towns import TownPair, plan_town, render_town
+from rscd.data.towns.conditions import Nuisance
+from rscd.data.towns.materials import LAND_COVER, LAND_COVER_COLOURS
+from rscd.data.towns.parts import BOTH, Building, Town, TownStyle
 from rscd.errors import OutputError
 from rscd.types import ShapeHW
 

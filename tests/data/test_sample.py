@@ -11,7 +11,7 @@ from rasterio.features import rasterize
 from shapely.geometry import box
 
 from rscd.data.sample import SAMPLE_GSD_M, SAMPLE_ORIGIN, sample_town, write_sample
-from rscd.data.town_materials import LAND_COVER
+from rscd.data.towns.materials import LAND_COVER
 from rscd.errors import OutputError, UsageError
 
 SHAPE = (200, 260)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import contains_xy
 
-from rscd.data.town_conditions import Conditions, Nuisance
-from rscd.data.town_light import cast_shadow, relief_sources, sun_vector, sunlight
-from rscd.data.town_materials import LAND_COVER, LAND_COVER_COLOURS, MATERIALS
-from rscd.data.town_noise import lattice, smooth_noise
-from rscd.data.town_parts import BOTH, T1, T2, TownStyle
 from rscd.data.towns import plan_town, render_town
+from rscd.data.towns.conditions import Conditions, Nuisance
+from rscd.data.towns.light import cast_shadow, relief_sources, sun_vector, sunlight
+from rscd.data.towns.materials import LAND_COVER, LAND_COVER_COLOURS, MATERIALS
+from rscd.data.towns.noise import lattice, smooth_noise
+from rscd.data.towns.parts import BOTH, T1, T2, TownStyle
 from rscd.errors import UsageError
 
 SUBURB = TownStyle(urban=1.0, dense=0.1, industrial=0.1, river=0.0, tree_cover=0.5)
@@ -254,7 +254,7 @@ def test_tiles_leave_no_seam(monkeypatch):
         shift_px=(1.3, -0.4), warp_px=1.5,
     )  # fmt: skip
     whole = render_town(town, nuisance)
-    monkeypatch.setattr("rscd.data.towns.TILE_PX", 64)
+    monkeypatch.setattr("rscd.data.towns.render.TILE_PX", 64)
     tiled = render_town(town, nuisance)
     assert almost_equal(whole.image[0], tiled.image[0])
     assert almost_equal(whole.image[1], tiled.image[1])

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rscd.data.town_draft import (
+from rscd.data.towns.draft import (
     GARDEN,
     MARK,
     VERGE,
@@ -20,8 +20,8 @@ from rscd.data.town_draft import (
     plant_at,
     wet,
 )
-from rscd.data.town_layout import Block, path, rectangle
-from rscd.data.town_parts import (
+from rscd.data.towns.layout import Block, path, rectangle
+from rscd.data.towns.parts import (
     BOTH,
     Area,
     Box,

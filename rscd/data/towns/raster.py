@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.data.town_materials import MATERIALS
-from rscd.data.town_parts import Area, Box, Line, ParkingSpot, Points, Tree
+from rscd.data.towns.materials import MATERIALS
+from rscd.data.towns.parts import Area, Box, Line, ParkingSpot, Points, Tree
 from rscd.types import FloatArray
 
 _SHIFT = 6

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rscd.data.town_parts import Points, TownStyle
+from rscd.data.towns.parts import Points, TownStyle
 
 
 @dataclass(frozen=True)

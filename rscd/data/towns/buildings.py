@@ -5,7 +5,7 @@ import math
 import numpy as np
 from shapely import Polygon, union_all
 
-from rscd.data.town_parts import Box, Building, TownStyle
+from rscd.data.towns.parts import Box, Building, TownStyle
 
 ROOF_SETS = {
     "tile": ("roof_tile", "roof_tile", "roof_tile", "roof_brown"),

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.data.town_conditions import Conditions
-from rscd.data.town_light import cast_shadow, relief_sources, sky_light, sun_vector, sunlight
-from rscd.data.town_materials import colours, material_numbers, texture_amplitudes
-from rscd.data.town_noise import smooth_noise
-from rscd.data.town_raster import Canvas
+from rscd.data.towns.conditions import Conditions
+from rscd.data.towns.light import cast_shadow, relief_sources, sky_light, sun_vector, sunlight
+from rscd.data.towns.materials import colours, material_numbers, texture_amplitudes
+from rscd.data.towns.noise import smooth_noise
+from rscd.data.towns.raster import Canvas
 from rscd.types import FloatArray, ShapeHW
 
 TEXTURE_WAVELENGTHS_M = (40.0, 9.0, 2.2, 0.6)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rscd.data.town_draft import (
+from rscd.data.towns.draft import (
     GARDEN,
     GROUND,
     MARK,
@@ -19,9 +19,9 @@ from rscd.data.town_draft import (
     lot_dates,
     wet,
 )
-from rscd.data.town_layout import Block, Warp, path, rectangle
-from rscd.data.town_open import add_crate
-from rscd.data.town_parts import (
+from rscd.data.towns.layout import Block, Warp, path, rectangle
+from rscd.data.towns.open import add_crate
+from rscd.data.towns.parts import (
     BOTH,
     Box,
     Line,

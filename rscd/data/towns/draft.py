@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rscd.data.town_buildings import draw_building
-from rscd.data.town_layout import Warp
-from rscd.data.town_parts import (
+from rscd.data.towns.buildings import draw_building
+from rscd.data.towns.layout import Warp
+from rscd.data.towns.parts import (
     BOTH,
     T1,
     T2,

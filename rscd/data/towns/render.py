@@ -1,14 +1,4 @@
-"""Synthetic towns at two dates: known buildings appear and vanish among all that changes.
-
-    town = plan_town(seed=7, shape_hw=(256, 256), gsd_m=0.5, change_share=0.2)
-    pair = render_town(town, Nuisance.draw(np.random.default_rng(7)))
-
-The plan (``plan_town``) is vectors in metres; the picture is a height field with materials, lit by
-a sun, seen through air and optics. The rule of the truth: a pixel is change when its centre lies
-in the roof outline of a building that stands at exactly one date. A replaced building counts as
-change over both outlines, also where they overlap; sheds and containers below 14 square metres,
-cars, trees, crops, earthworks and streets never do.
-"""
+"""A town's picture at both dates: height field, materials, light, air and optics."""
 
 import math
 from dataclasses import dataclass
@@ -19,12 +9,11 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
-from rscd.data.town_conditions import Conditions, Nuisance
-from rscd.data.town_draft import GARDEN, MARGIN_M
-from rscd.data.town_materials import LAND_COVER
-from rscd.data.town_parts import T1, T2, Area, Building, Change, Line, Town, TownStyle, Tree
-from rscd.data.town_plan import plan_town
-from rscd.data.town_raster import (
+from rscd.data.towns.conditions import Conditions, Nuisance
+from rscd.data.towns.draft import GARDEN, MARGIN_M
+from rscd.data.towns.materials import LAND_COVER
+from rscd.data.towns.parts import T1, T2, Area, Building, Change, Line, Town, Tree
+from rscd.data.towns.raster import (
     Canvas,
     blank,
     cover_codes,
@@ -34,7 +23,7 @@ from rscd.data.town_raster import (
     draw_tree,
     fray,
 )
-from rscd.data.town_sensor import (
+from rscd.data.towns.sensor import (
     add_noise,
     expose,
     lean_over,
@@ -50,19 +39,6 @@ from rscd.data.town_sensor import (
 )
 from rscd.errors import UsageError
 from rscd.types import ByteArray, FloatArray, ShapeHW
-
-__all__ = [
-    "LAND_COVER",
-    "Building",
-    "Change",
-    "Conditions",
-    "Nuisance",
-    "Town",
-    "TownPair",
-    "TownStyle",
-    "plan_town",
-    "render_town",
-]
 
 OVERSAMPLE = 2
 """The town is drawn in pixels half the size of the image's."""

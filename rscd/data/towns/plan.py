@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.data.town_draft import (
+from rscd.data.towns.draft import (
     MARGIN_M,
     MARK,
     STREET,
@@ -17,7 +17,7 @@ from rscd.data.town_draft import (
     beyond,
     plant_at,
 )
-from rscd.data.town_layout import (
+from rscd.data.towns.layout import (
     Block,
     Warp,
     draw_rows,
@@ -26,9 +26,9 @@ from rscd.data.town_layout import (
     point_in_uv_bounds,
     rectangle,
 )
-from rscd.data.town_lots import fill_houses, fill_large
-from rscd.data.town_open import fill_earthwork, fill_open
-from rscd.data.town_parts import BOTH, T1, T2, Line, Points, Town, TownStyle
+from rscd.data.towns.lots import fill_houses, fill_large
+from rscd.data.towns.open import fill_earthwork, fill_open
+from rscd.data.towns.parts import BOTH, T1, T2, Line, Points, Town, TownStyle
 from rscd.errors import UsageError
 from rscd.types import ShapeHW
 
