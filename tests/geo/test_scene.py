@@ -276,6 +276,32 @@ class TestAlignment:
             assert np.abs(date[0] - exact)[inner].max() < 1.5
             assert np.abs(date[0] - exact)[valid].max() < 3
 
+    def test_positions_are_exact_to_a_hundredth_of_a_pixel(self, tmp_path, write_tif):
+        """Bilinear resampling of column and row numbers tells where each pixel was taken from."""
+        t2_transform = Affine(0.2, 0, 0, 0, -0.2, 65)  # over 30 degrees, where meridians converge
+        cols, rows = np.meshgrid(np.arange(150) + 0.5, np.arange(125) + 0.5)
+        t1_transform = Affine(8000, 0, 3_600_000, 0, -8000, 4_000_000)
+        a = write_tif(
+            tmp_path / "a.tif",
+            np.zeros((2, 200, 200), np.float32),
+            transform=t1_transform,
+            crs="EPSG:3035",
+        )
+        b = write_tif(
+            tmp_path / "b.tif",
+            np.stack([cols, rows]).astype(np.float32),
+            transform=t2_transform,
+            crs="EPSG:4326",
+        )
+        pair = ScenePair.open(a, b)
+        image, valid = whole(pair)
+        assert pair.shape_hw == (200, 200)
+        to_degrees = Transformer.from_crs("EPSG:3035", "EPSG:4326", always_xy=True)
+        exact = apply(~t2_transform, *to_degrees.transform(*centres(pair.grid)))
+        assert valid.mean() > 0.9
+        inner = binary_erosion(valid, np.ones((5, 5)))
+        assert np.abs(image[1] - np.stack(exact))[:, inner].max() < 0.01
+
     def test_no_half_pixel_shift_between_two_crs(self, tmp_path, write_tif):
         # a shift of 0.05 pixels would show on this slope of 20 per pixel
         transform, width, height = calculate_default_transform(
@@ -490,6 +516,17 @@ class TestValidity:
         valid = whole(self.pair(tmp_path, write_tif, a, noise(), nodata=0))[1]
         assert valid[3, 4]
         assert not valid[5, 6]
+
+    def test_one_band_at_nodata_stays_dark_when_resampled(self, tmp_path, write_tif):
+        b = np.full((2, HEIGHT, WIDTH), 100, np.uint8)
+        b[0, 10:20, 10:20] = 0
+        t1 = write_tif(tmp_path / "a.tif", noise((2, HEIGHT, WIDTH)), nodata=0)
+        t2 = write_tif(tmp_path / "b.tif", b, nodata=0, transform=moved(0.5, 0.5))
+        image, valid = whole(ScenePair.open(t1, t2))
+        assert valid[1:, 1:].all()
+        assert (image[1, 0, 11:20, 11:20] == 0).all()
+        assert (image[1, 0, 10, 11:20] == 50).all()
+        assert (image[1, 1, 1:, 1:] == 100).all()
 
     def test_nan_without_declared_nodata(self, tmp_path, write_tif):
         a = noise(dtype=np.float32)
