@@ -557,9 +557,8 @@ def test_naip_changes_between_all_dates(realdata, tmp_path, capsys):
     paths = sorted((realdata / "geotiff" / "naip").glob("*.tif"))
     for i, t1 in enumerate(paths):
         for t2 in paths[i + 1 :]:
-            code, out, _ = run(
-                capsys, "predict", t1, t2, "-o", tmp_path / f"{i}{t2.stem}.gpkg", "--json", "-q"
-            )
+            path = tmp_path / f"{i}{t2.stem}.tif"
+            code, out, _ = run(capsys, "predict", t1, t2, "-o", path, "--json", "-q")
             assert code == 0
             assert 0 < json.loads(out)["changed_share"] < 0.6
 
