@@ -14,7 +14,7 @@ from rscd.errors import UsageError
 from rscd.methods.registry import METHODS
 from rscd.methods.schedules import SCHEDULES, warmed_up
 from rscd.metrics import ChangeMetrics
-from rscd.types import Batch, Provenance
+from rscd.types import CARD_FORMAT, CARD_KEY, Batch, Provenance
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +26,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 PATIENCE_WITHOUT_CHANGE = 3
 """Validations in a row without a changed pixel after which the run is called collapsed."""
-
-CARD = "rscd_card"
-"""Key of the card in a checkpoint."""
 
 
 class ChangeTask(LightningModule):
@@ -79,6 +76,11 @@ class ChangeTask(LightningModule):
         self.metrics = ChangeMetrics()
         self.best: dict[str, float] = {}
         self._validations_without_change = 0
+
+    @property
+    def needs(self) -> Mapping[str, frozenset[str]]:
+        """Streams and keys the method asks the data module for."""
+        return self.method.needs
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
         """Sum of the method's losses, each logged by its name."""
@@ -150,12 +152,13 @@ class ChangeTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card: all that prediction needs beside the weights."""
-        checkpoint[CARD] = self.card()
+        checkpoint[CARD_KEY] = self.card()
 
     def card(self) -> Provenance:
         """Plain data about the network, how to tile it, its threshold and its metrics."""
         args: Mapping[str, Any] = self.hparams["method_args"] or {}
         return {
+            "format": CARD_FORMAT,
             "method": self.hparams["method"],
             "network": args.get("network", "siamese-unet"),
             "network_args": dict(args.get("network_args") or {}),

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 IGNORE = 255
 """Mask value of pixels that are neither change nor no change; nodata of the change mask."""
 
+CARD_KEY = "rscd_card"
+"""Where weights and checkpoints keep their card: all that prediction needs beside the tensors."""
+CARD_FORMAT = 1
+
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]

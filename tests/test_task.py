@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader
 
 from rscd.errors import UsageError
 from rscd.metrics import MONITOR
-from rscd.task import CARD, ChangeTask
+from rscd.task import ChangeTask
+from rscd.types import CARD_KEY
 
 pytestmark = pytest.mark.filterwarnings(
     # advice of lightning to people with more cores
@@ -99,7 +100,7 @@ def test_checkpoint_is_plain_data_and_describes_itself(tmp_path):
     module, run = fit(tmp_path, halo=32, patch_size=128, card={"licence": "MIT"})
     run.save_checkpoint(tmp_path / "run.ckpt")
     loaded = torch.load(tmp_path / "run.ckpt", weights_only=True)
-    card = loaded[CARD]
+    card = loaded[CARD_KEY]
     assert card["halo"] == 32
     assert card["multiple"] == 4
     assert card["licence"] == "MIT"

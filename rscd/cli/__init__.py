@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import rscd
-from rscd.cli import data, model, predict, sample
+from rscd.cli import data, model, predict, sample, train
 from rscd.errors import RscdError
 
-COMMANDS = (predict, sample, data, model)
+COMMANDS = (predict, train, sample, data, model)
 
 log = logging.getLogger("rscd")
 
@@ -44,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    args.rest = rest
+    if rest and not getattr(args, "takes_rest", False):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _log_to_stderr(getattr(args, "verbosity", 0))
     try:
         args.run(args)

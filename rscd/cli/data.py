@@ -66,7 +66,7 @@ def run_info(args: argparse.Namespace) -> None:
     emit(report.json() if args.json else report.text())
     if not report.ok:
         raise DataError(
-            f"expected a clean folder, found {len(report.problems)} kinds of problems in "
+            f"expected a clean folder, found {len(report.problems)} problems in "
             f"{args.folder}; they are listed above"
         )
 
@@ -95,5 +95,7 @@ def run_prepare(args: argparse.Namespace) -> None:
     if args.json:
         emit_json(dict(manifest.content))
         return
+    for note in manifest.content["notes"]:
+        emit(f"note: {note}")
     for part, count in manifest.counts.items():
         emit(f"{part}: {count} tiles, {100 * manifest.change_share[part]:.2f} % changed")

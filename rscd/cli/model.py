@@ -15,7 +15,13 @@ def add(commands: Any) -> None:
     showing = actions.add_parser("show", help="all that is known of one model")
     showing.add_argument("name", metavar="NAME|FILE")
     showing.set_defaults(run=run_show)
-    for action in (listing, showing):
+    exporting = actions.add_parser(
+        "export", help="a training checkpoint as safetensors, with its card beside"
+    )
+    exporting.add_argument("checkpoint", metavar="RUN.ckpt")
+    exporting.add_argument("-o", "--output", required=True, metavar="WEIGHTS.safetensors")
+    exporting.set_defaults(run=run_export)
+    for action in (listing, showing, exporting):
         add_json(action)
         add_verbosity(action)
 
@@ -45,3 +51,20 @@ def run_show(args: argparse.Namespace) -> None:
         return
     for key, value in card.items():
         emit(f"{key}: {value}")
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Write the weights."""
+    from pathlib import Path
+
+    from rscd.errors import UsageError
+    from rscd.inference.network import export_weights
+
+    target = Path(args.output)
+    if target.suffix != ".safetensors":
+        raise UsageError(f"expected -o ending in .safetensors, found {target}")
+    card = export_weights(Path(args.checkpoint), target)
+    if args.json:
+        emit_json(card)
+        return
+    emit(str(target))

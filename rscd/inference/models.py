@@ -6,7 +6,7 @@ from rscd.errors import ModelError
 from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS
 from rscd.inference.predictor import Model
 
-WEIGHTS_SUFFIXES = (".safetensors",)
+WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
 
 
 def load_model(name: str | None, device: str = "auto", threads: int = 1) -> Model:

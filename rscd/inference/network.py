@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rscd.errors import ModelError
 from rscd.inference.predictor import Block, Tiling
+from rscd.inference.weights import read_card, read_tensors, write_weights
+from rscd.models.logits import change_logit
 from rscd.models.networks import build_network, bytes_per_pixel, receptive_radius
 from rscd.types import BoolArray, FloatArray, Provenance
-
-CARD_KEY = "rscd"
-FORMAT = 1
 
 
 def save_weights(
@@ -35,48 +32,55 @@ def save_weights(
         card: ``halo``, ``multiple``, ``patch_size`` in pixels, ``threshold``; and whatever else is
             worth knowing (bands, data, metrics, licence).
     """
-    n_bands = int(args["n_bands"])
-    full = {
-        "format": FORMAT,
-        "network": name,
-        "network_args": dict(args),
-        "receptive_radius": receptive_radius(network, n_bands),
-        "bytes_per_pixel": bytes_per_pixel(network, n_bands),
-        **card,
-    }
-    partial = path.with_name(f".{path.name}.partial")
-    tensors = {key: value.contiguous() for key, value in network.state_dict().items()}
-    save_file(tensors, partial, {CARD_KEY: json.dumps(full, sort_keys=True)})
-    partial.replace(path)
+    full = card | {"network": name, "network_args": dict(args)}
+    write_weights(path, network.state_dict(), full | _measured(network, full))
 
 
-def read_card(path: Path) -> Provenance:
-    """The card of a weights file, without its tensors.
+def export_weights(source: Path, target: Path) -> Provenance:
+    """A training checkpoint as safetensors; the card is also written beside as JSON.
+
+    Returns:
+        The card.
 
     Raises:
-        ModelError: when it is no such file.
+        ModelError: when the checkpoint cannot be used.
     """
-    if not path.is_file():
-        raise ModelError(f"expected a weights file, found none at {path}; check the path")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"expected a safetensors file, found damage or another format in {path} ({error}); "
-            "copy it again"
-        ) from error
-    if CARD_KEY not in metadata:
-        raise ModelError(
-            f"expected weights written by rscd, found a safetensors file without its card: {path}"
-        )
-    card: Provenance = json.loads(metadata[CARD_KEY])
-    if card.get("format") != FORMAT:
-        raise ModelError(
-            f"expected weights of format {FORMAT}, found {card.get('format')} in {path}; update "
-            "rscd"
-        )
+    card = read_card(source)
+    network = _build(source, card)
+    card |= _measured(network, card)
+    write_weights(target, network.state_dict(), card)
+    text = json.dumps(card, indent=2, sort_keys=True)
+    target.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     return card
+
+
+def n_bands_of(card: Provenance) -> int:
+    """Bands per date that a network takes."""
+    return int(card["network_args"].get("n_bands", 3))
+
+
+def _measured(network: nn.Module, card: Provenance) -> Provenance:
+    """What is found out by running the network once."""
+    n_bands = n_bands_of(card)
+    return {
+        "receptive_radius": receptive_radius(network, n_bands),
+        "bytes_per_pixel": bytes_per_pixel(network, n_bands),
+    }
+
+
+def _build(path: Path, card: Provenance) -> nn.Module:
+    args = dict(card["network_args"])
+    if "weights" in args:
+        args["weights"] = None  # pretrained ones would only be replaced
+    network = build_network(card["network"], args)
+    try:
+        network.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise ModelError(
+            f"expected the tensors of {card['network']} in {path}, found others "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
+    return network.eval()
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Network:
             torch.set_num_threads(self.threads)
         with torch.inference_mode():
             logits = network(torch.from_numpy(image).to(self.device))["logits"]
-            prob: FloatArray = logits.float().sigmoid()[:, 0].cpu().numpy()
+            prob: FloatArray = change_logit(logits.float()).sigmoid()[:, 0].cpu().numpy()
         return prob
 
 
@@ -135,10 +139,7 @@ def loaded(path: Path, device: str) -> nn.Module:
     """
     with _lock:
         if (path, device) not in _networks:
-            card = read_card(path)
-            network = build_network(card["network"], card["network_args"])
-            network.load_state_dict(load_file(path))
-            network = network.eval().to(device)
+            network = _build(path, read_card(path)).to(device)
             if device == "cpu":  # oneDNN then copies less: a quarter less time for a ResNet-18
                 network = network.to(memory_format=torch.channels_last)
             _networks[path, device] = network
@@ -149,7 +150,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
     """A weights file as a model.
 
     Args:
-        path: written by `save_weights`.
+        path: written by `save_weights`, or a training checkpoint.
         device: ``auto`` takes a GPU where there is one.
         threads: cores a call may use.
 
@@ -157,6 +158,8 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         ModelError: for a file that cannot be used, or a GPU that is not there.
     """
     card = read_card(path)
+    if "receptive_radius" not in card:
+        card |= _measured(_build(path, card), card)
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
     if device == "auto":
@@ -171,7 +174,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         summary=str(card.get("summary", card["network"])),
         threshold=float(card["threshold"]),
         tiling=_tiling(card, device),
-        n_bands=int(card["network_args"]["n_bands"]),
+        n_bands=n_bands_of(card),
         sha256=sha256,
     )
 

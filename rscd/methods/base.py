@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from rscd.models.logits import change_logit
 from rscd.types import Batch
 
 
@@ -43,14 +44,3 @@ class Method(nn.Module, ABC):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for the optimiser; the default is one group of all that learns."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
-
-
-def change_logit(logits: Tensor) -> Tensor:
-    """(B,K,H,W) -> (B,1,H,W): K = 1 as it is; K = 2 (no change, change) as their difference.
-
-    The sigmoid of the difference is the softmax of the pair, and binary cross-entropy on it is
-    cross-entropy on the pair.
-    """
-    if logits.shape[1] == 1:
-        return logits
-    return logits[:, 1:2] - logits[:, 0:1]

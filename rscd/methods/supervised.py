@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rscd.errors import UsageError
-from rscd.methods.base import Method, change_logit
+from rscd.methods.base import Method
 from rscd.methods.losses import LOSSES, mask_loss
+from rscd.models.logits import change_logit
 from rscd.models.networks import build_network
 from rscd.types import Batch
 

@@ -1,0 +1,106 @@
+"""Weights on disk: safetensors with a card in the header, or a training checkpoint.
+
+Neither runs code when it is read: a file that would have to be unpickled is refused.
+"""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rscd.errors import ModelError
+from rscd.types import CARD_FORMAT, CARD_KEY, Provenance
+
+CHECKPOINT = ".ckpt"
+
+NETWORK_PREFIX = "method.network."
+"""Where a training checkpoint keeps the tensors of the network that predicts."""
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> None:
+    """Write safetensors with their card.
+
+    Args:
+        path: ends in .safetensors.
+        tensors: of the network.
+        card: plain data.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    full = {"format": CARD_FORMAT, **card}
+    save_file(plain, partial, {CARD_KEY: json.dumps(full, sort_keys=True)})
+    partial.replace(path)
+
+
+def read_card(path: Path) -> Provenance:
+    """The card of a weights file.
+
+    Raises:
+        ModelError: when it is no such file.
+    """
+    if not path.is_file():
+        raise ModelError(f"expected a weights file, found none at {path}; check the path")
+    card = _checkpoint(path).get(CARD_KEY) if _is_checkpoint(path) else _safetensors_card(path)
+    if card is None:
+        raise ModelError(f"expected weights written by rscd, found a file without its card: {path}")
+    if card.get("format") != CARD_FORMAT:
+        raise ModelError(
+            f"expected weights of format {CARD_FORMAT}, found {card.get('format')} in {path}; "
+            "update rscd"
+        )
+    return dict(card)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of the network that predicts, by the network's own names.
+
+    Raises:
+        ModelError: when it is no such file.
+    """
+    if not _is_checkpoint(path):
+        return dict(load_file(path))
+    state: dict[str, Tensor] = _checkpoint(path)["state_dict"]
+    cut = len(NETWORK_PREFIX)
+    return {key[cut:]: value for key, value in state.items() if key.startswith(NETWORK_PREFIX)}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix == CHECKPOINT
+
+
+def _safetensors_card(path: Path) -> Provenance | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(CARD_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"expected a safetensors file, found damage or another format in {path} ({error}); "
+            "copy it again"
+        ) from error
+    return None if text is None else json.loads(text)
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"expected a checkpoint of plain data, found one that would run code when loaded: "
+            f"{path}; it is refused, export its weights as safetensors where they were made"
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ModelError(
+            f"expected a checkpoint, found damage or another format in {path} "
+            f"({' '.join(str(error).split())}); copy it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelError(
+            f"expected a training checkpoint, found {type(content).__name__} in {path}"
+        )
+    return content
