@@ -51,6 +51,7 @@ NETWORK, NETWORK_ARGS = (
 )
 TRANSFORM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 CRS_WKT = CRS.from_epsg(32631).to_wkt()
+CORES = os.cpu_count() or 1
 PATTERN = 2048
 """Side of the image that is repeated over the scene."""
 
@@ -127,8 +128,6 @@ class Job:
     weights: Path
     folder: Path
     size: int
-    workers: int
-    """Calls of the bare network at a time; the cores are shared out among them."""
 
 
 @contextmanager
@@ -145,7 +144,7 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def bare(job: Job, n_tiles: int | None = None) -> dict[str, float]:
+def bare(job: Job) -> dict[str, Any]:
     """The network alone, on all tiles of the scene in memory, as loaded by rscd."""
     import torch
 
@@ -153,25 +152,34 @@ def bare(job: Job, n_tiles: int | None = None) -> dict[str, float]:
     from rscd.geo.tiles import plan_tiles
     from rscd.inference.network import load_network, loaded
 
-    threads = max(1, (os.cpu_count() or 1) // job.workers)
-    model = load_network(job.weights, "cpu", threads)
+    model = load_network(job.weights, "cpu", 1)
     network = loaded(model.path, model.device)
     pair = ScenePair.open(job.t1, job.t2)
-    tiles = plan_tiles(pair.shape_hw, model.tiling.tile_size, HALO, MULTIPLE)[:n_tiles]
+    tiles = plan_tiles(pair.shape_hw, model.tiling.tile_size, HALO, MULTIPLE)
     images = [torch.from_numpy(pair.read(tile.read)[0][None]) for tile in tiles]
 
-    def one(image: torch.Tensor) -> torch.Tensor:
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        with torch.inference_mode():
-            return network(image)["logits"].sigmoid()
+    def run(workers: int, images: list[torch.Tensor]) -> dict[str, Any]:
+        threads = max(1, CORES // workers)
 
-    with ThreadPoolExecutor(job.workers) as pool:
-        list(pool.map(one, images[: job.workers]))  # the first call is slower
-        result: dict[str, float] = {}
-        with clock(result):
-            results = list(pool.map(one, images))
-    return result | {"tiles": len(results)}
+        def one(image: torch.Tensor) -> torch.Tensor:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            with torch.inference_mode():
+                return network(image)["logits"].sigmoid()
+
+        result: dict[str, Any] = {"setting": f"{workers} x {threads} threads"}
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(one, images[:workers]))  # the first call is slower
+            with clock(result):
+                result["tiles"] = len(list(pool.map(one, images)))
+        return result
+
+    # few calls with many threads each, or many with one: the faster setting counts
+    trials = [(run(workers, images[:16])["wall_s"], workers) for workers in (1, CORES) * 2]
+    return run(min(trials)[1], images) | {
+        "trials_wall_s": {f"{w} at a time": round(min(t for t, x in trials if x == w), 2)
+                          for w in (1, CORES)}
+    }  # fmt: skip
 
 
 def command(job: Job) -> dict[str, float]:
@@ -200,13 +208,11 @@ def torchgeo_way(job: Job) -> dict[str, float]:
 
     result: dict[str, float] = {}
     with clock(result):
-        model = load_network(job.weights, "cpu", os.cpu_count() or 1)
+        model = load_network(job.weights, "cpu", CORES)
         network = loaded(model.path, model.device)
         dataset = RasterDataset(str(job.t1)) & RasterDataset(str(job.t2))
         sampler = GridGeoSampler(dataset, size=PATCH, stride=STRIDE)
-        loader = DataLoader(
-            dataset, sampler=sampler, collate_fn=stack_samples, num_workers=os.cpu_count() or 1
-        )
+        loader = DataLoader(dataset, sampler=sampler, collate_fn=stack_samples, num_workers=CORES)
         prob = np.zeros((job.size, job.size), np.float32)
         for sample in loader:
             image = sample["image"].unflatten(1, (2, 3))
@@ -241,7 +247,7 @@ def terratorch_way(job: Job) -> dict[str, float]:
 
     result: dict[str, float] = {}
     with clock(result):
-        model = load_network(job.weights, "cpu", os.cpu_count() or 1)
+        model = load_network(job.weights, "cpu", CORES)
         network = loaded(model.path, model.device)
         image = np.concatenate([rasterio.open(path).read() for path in (job.t1, job.t2)])
         with torch.inference_mode():
@@ -276,9 +282,9 @@ def write(job: Job, prob: np.ndarray, threshold: float) -> None:
 WAYS = {"bare": bare, "rscd": command, "torchgeo": torchgeo_way, "terratorch": terratorch_way}
 
 
-def in_process(way: str, job: Job, python: str = sys.executable, **more: object) -> dict[str, Any]:
+def in_process(way: str, job: Job, python: str = sys.executable) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    text = json.dumps({"way": way, "more": more, "job": job.__dict__}, default=str)
+    text = json.dumps({"way": way, "job": job.__dict__}, default=str)
     run = subprocess.run(
         [python, __file__, "--child", text], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -290,23 +296,7 @@ def child(text: str) -> None:
     """The other end of `in_process`."""
     asked = json.loads(text)
     paths = {name: Path(asked["job"].pop(name)) for name in ("t1", "t2", "weights", "folder")}
-    print(json.dumps(WAYS[asked["way"]](Job(**paths, **asked["job"]), **asked["more"])))
-
-
-def best_workers(job: Job) -> tuple[int, dict[str, float]]:
-    """Few calls with many threads each, or many with one: what is faster for the bare network."""
-    cores = os.cpu_count() or 1
-    trials = {
-        workers: min(
-            in_process("bare", Job(**job.__dict__ | {"workers": workers}), n_tiles=16)["wall_s"]
-            for _ in range(2)
-        )
-        for workers in {1, cores}
-    }
-    return min(trials, key=lambda workers: trials[workers]), {
-        f"{workers} x {cores // workers} threads": round(wall, 2)
-        for workers, wall in trials.items()
-    }
+    print(json.dumps(WAYS[asked["way"]](Job(**paths, **asked["job"]))))
 
 
 def ratios(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -337,9 +327,7 @@ def report(options: argparse.Namespace) -> dict[str, object]:
         t1, t2 = make_pair(folder, options.size, options.size)
         weights = folder / "random.safetensors"
         make_weights(weights)
-        job = Job(t1, t2, weights, folder, options.size, workers=1)
-        workers, trials = best_workers(job)
-        job = Job(t1, t2, weights, folder, options.size, workers)
+        job = Job(t1, t2, weights, folder, options.size)
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in options.ways}
         for _ in range(options.repeat):
             for way in options.ways:
@@ -349,7 +337,6 @@ def report(options: argparse.Namespace) -> dict[str, object]:
         "scene": f"{options.size} x {options.size} RGB uint8, deflate",
         "network": f"{NETWORK} {NETWORK_ARGS['encoder']}, random weights, patch {PATCH}, halo "
         f"{HALO}, threshold set for {SHARE:.1%} change",
-        "bare_trials_wall_s": trials,
         "runs": runs,
         "ratios": ratios(runs),
     }
