@@ -1,5 +1,6 @@
 """From two rasters to files: where inference and export meet."""
 
+import hashlib
 import logging
 import os
 import shutil
@@ -7,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from pyproj import CRS
 import rscd
 from rscd.errors import OutputError, RscdError, UsageError
 from rscd.export.atomic import output_error
-from rscd.export.outputs import check_output, is_vector, write_output
-from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
+from rscd.export.outputs import write_output
 from rscd.export.preview import write_preview
 from rscd.export.raster import write_probability
 from rscd.export.style import probability_qml
+from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
@@ -44,7 +45,7 @@ from rscd.inference.tiled import (
     silent,
     thread_mapper,
 )
-from rscd.provenance import describe_file
+from rscd.provenance import describe_raster
 from rscd.types import Align, Provenance
 
 MAX_WORKERS = 8
@@ -162,27 +163,27 @@ def predict(
         RscdError: anything the user must fix; no output exists then that did not before.
     """
     started = time.monotonic()
-    targets = _targets(pair, outputs, prob, preview, options)
+    targets = Targets.of(outputs, prob, preview)
+    _check(pair, targets, options)
     model = _model(options)
     load = _load(pair, model, options)
-    _check_room(pair, targets[0])
     provenance = _provenance(pair, model, options)
-    identity = provenance | {"tile_size": load.tile_size}
-    folder = targets[0].with_name(f".{targets[0].name}.rscd")
+    folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=load.gdal_cache),
-            open_journal(folder, identity) as journal,
+            open_journal(folder, provenance | {"tile_size": options.tile_size}) as journal,
         ):
-            _rehearse(journal.folder, outputs, prob, options)
+            if not options.overwrite:
+                targets.check_new(journal.published())
+            _rehearse(journal.folder, targets, options)
+            load = replace(load, tile_size=journal.tile_size or load.tile_size)
             threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
             with threads as run:
                 change_map, seam = _predict(
                     pair, model, journal, provenance, options, load, run, progress
                 )
-            result = _export(
-                pair, change_map, model.name, outputs, prob, preview, options, progress
-            )
+            result = _export(pair, change_map, model.name, targets, journal, options, progress)
             journal.remove()
     except OutputError:
         raise
@@ -190,13 +191,13 @@ def predict(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     except OSError as error:
-        raise output_error(targets[0], error) from error
+        raise output_error(targets.all[0], error) from error
     finally:
         close_handles()
     seconds = round(time.monotonic() - started, 3)
     return Result(
         **result,
-        outputs=[str(path) for path in targets],
+        outputs=[str(path) for path in targets.all],
         model=model.name,
         alignment=pair.alignment,
         seam=None if seam is None else asdict(seam),
@@ -205,9 +206,7 @@ def predict(
     )
 
 
-def _rehearse(
-    folder: Path, outputs: Sequence[str | Path], prob: str | Path | None, options: Options
-) -> None:
+def _rehearse(folder: Path, targets: Targets, options: Options) -> None:
     """Write every output once for a scene of one pixel: wrong options show before the work."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         grid = GeoBox((1, 1), Affine.identity(), CRS("EPSG:3857"))
@@ -215,19 +214,23 @@ def _rehearse(
         tiny.prob.create()
         tiny.threshold_mask()
         polygons = change_polygons(tiny.mask.path, None, grid.crs, grid.affine)
-        for path in outputs:
-            rehearsal = Path(scratch) / Path(path).name
-            write_output(
-                tiny,
-                polygons,
-                rehearsal,
-                creation_options=options.creation_options,
-                layer_options=options.layer_options,
-                pixel_coordinates=True,
-            )
-        if prob is not None:
-            rehearsal = Path(scratch) / f"prob-{Path(prob).name}"
+        for path in targets.outputs:
+            _write(tiny, polygons, Path(scratch) / path.name, options)
+        if targets.prob is not None:
+            rehearsal = Path(scratch) / f"prob-{targets.prob.name}"
             write_probability(tiny, rehearsal, options.creation_options, "")
+
+
+def _write(change_map: ChangeMap, polygons: Any, path: Path, options: Options) -> None:
+    write_output(
+        change_map,
+        polygons,
+        path,
+        creation_options=options.creation_options,
+        layer_options=options.layer_options,
+        # whether pixels are wanted was settled by `Targets.check_formats`
+        pixel_coordinates=True,
+    )
 
 
 def plan(pair: ScenePair, options: Options) -> Plan:
@@ -284,46 +287,23 @@ def _export(
     pair: ScenePair,
     change_map: ChangeMap,
     model: str,
-    outputs: Sequence[str | Path],
-    prob: str | Path | None,
-    preview: str | Path | None,
+    targets: Targets,
+    journal: Journal,
     options: Options,
     progress: Progress,
 ) -> dict[str, Any]:
-    total = len(outputs) + (prob is not None) + (preview is not None)
-    progress("writing", 0, total)
+    progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
-    polygons = None
-    if any(is_vector(Path(path)) for path in outputs):
-        polygons = change_polygons(
-            change_map.mask.path,
-            change_map.prob.path,
-            pair.grid.crs,
-            pair.grid.affine,
-            min_area_m2=options.min_area_m2,
-            simplify_m=options.simplify_m,
-            gsd_m=options.gsd_m,
-            model=model,
-            t1=options.t1_date,
-            t2=options.t2_date,
-        )
-    written = 0
-    for path in outputs:
-        write_output(
-            change_map,
-            polygons,
-            Path(path),
-            creation_options=options.creation_options,
-            layer_options=options.layer_options,
-            pixel_coordinates=options.pixel_coordinates,
-        )
-        progress("writing", written := written + 1, total)
-    if prob is not None:
-        write_probability(change_map, Path(prob), options.creation_options, probability_qml())
-        progress("writing", written := written + 1, total)
-    if preview is not None:
-        write_preview(pair, change_map, Path(preview))
-        progress("writing", total, total)
+    polygons = _polygons(pair, change_map, model, options) if targets.has_vectors else None
+    for written, path in enumerate(targets.all, 1):
+        journal.publish(path)
+        if path == targets.prob:
+            write_probability(change_map, path, options.creation_options, probability_qml())
+        elif path == targets.preview:
+            write_preview(pair, change_map, path)
+        else:
+            _write(change_map, polygons, path, options)
+        progress("writing", written, len(targets.all))
     return {
         "n_polygons": None if polygons is None else len(polygons),
         "changed_pixels": changed,
@@ -332,6 +312,21 @@ def _export(
         "area_m2": _area_m2(pair, polygons, changed, options.gsd_m),
         "threshold": change_map.threshold,
     }
+
+
+def _polygons(pair: ScenePair, change_map: ChangeMap, model: str, options: Options) -> Any:
+    return change_polygons(
+        change_map.mask.path,
+        change_map.prob.path,
+        pair.grid.crs,
+        pair.grid.affine,
+        min_area_m2=options.min_area_m2,
+        simplify_m=options.simplify_m,
+        gsd_m=options.gsd_m,
+        model=model,
+        t1=options.t1_date,
+        t2=options.t2_date,
+    )
 
 
 def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:
@@ -376,84 +371,26 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
         del computed[name]  # these do not change the result
     return {
         "software": f"rscd {rscd.__version__}",
-        "t1": describe_file(pair.t1.path) | {"bands": list(pair.t1.bands)},
-        "t2": describe_file(pair.t2.path) | {"bands": list(pair.t2.bands)},
+        "t1": describe_raster(pair.t1.path) | {"bands": list(pair.t1.bands)},
+        "t2": describe_raster(pair.t2.path) | {"bands": list(pair.t2.bands)},
         "alignment": pair.alignment,
-        "aoi": None if pair.aoi is None else pair.aoi.wkt,
+        "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
         "model": model.card(),
         "parameters": computed,
     }
 
 
-def _targets(
-    pair: ScenePair,
-    outputs: Sequence[str | Path],
-    prob: str | Path | None,
-    preview: str | Path | None,
-    options: Options,
-) -> list[Path]:
-    targets = [Path(path) for path in outputs]
-    for path in targets:
-        check_output(
-            path,
-            has_crs=pair.grid.crs is not None,
-            pixel_coordinates=options.pixel_coordinates,
-        )
-    if prob is not None:
-        targets.append(_of_kind(Path(prob), (".tif", ".tiff"), "--prob"))
-    if preview is not None:
-        targets.append(_of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"))
-    if not targets:
-        raise UsageError("expected at least one output, found none; name it with -o change.geojson")
-    if len(set(targets)) < len(targets):
-        raise UsageError("expected different output files, found one named twice; rename one")
-    if options.min_area_m2 and pair.grid.crs is None and options.gsd_m is None:
+def _check(pair: ScenePair, targets: Targets, options: Options) -> None:
+    has_crs = pair.grid.crs is not None
+    targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
+    if (options.min_area_m2 or options.simplify_m) and not has_crs and options.gsd_m is None:
         raise UsageError(
-            "expected a pixel size for --min-area, found images without georeferencing; give "
-            "--gsd METRES"
+            "expected a pixel size for --min-area and --simplify, found images without "
+            "georeferencing; give --gsd METRES"
         )
-    for path in targets:
-        _check_place(path, pair, options.overwrite)
-    return targets
-
-
-def _of_kind(path: Path, suffixes: tuple[str, ...], option: str) -> Path:
-    if path.suffix.lower() not in suffixes:
-        raise UsageError(
-            f"expected a file ending in {' or '.join(suffixes)} for {option}, found {path}"
-        )
-    return path
-
-
-def _check_place(path: Path, pair: ScenePair, overwrite: bool) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"expected a folder for {path}, found none at {path.parent}; create it first"
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(
-            f"expected to write {path}, found that {path.parent} may not be written; choose "
-            "another folder or change its permissions"
-        )
-    if path.is_dir():
-        raise OutputError(f"expected a file name for an output, found the folder {path}")
-    if any(path.resolve() == Path(source.path).resolve() for source in (pair.t1, pair.t2)):
-        raise OutputError(f"expected an output beside the inputs, found the input {path} itself")
-    if path.exists() and not overwrite:
-        raise OutputError(f"expected a new file, found {path} already there; add --overwrite")
+    targets.check_places((pair.t1.path, pair.t2.path), _scratch_bytes(pair))
 
 
 def _scratch_bytes(pair: ScenePair) -> int:
     height, width = pair.shape_hw
     return height * width * 5  # float32 probabilities and the uint8 mask
-
-
-def _check_room(pair: ScenePair, target: Path) -> None:
-    # outputs are copies of the scratch rasters, compressed; as much again is the safe side
-    need = 2 * _scratch_bytes(pair)
-    free = shutil.disk_usage(target.parent).free
-    if free < need:
-        raise OutputError(
-            f"expected {need / 1e6:.0f} MB of free disk beside {target}, found "
-            f"{free / 1e6:.0f} MB; free some space or write elsewhere"
-        )

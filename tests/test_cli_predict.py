@@ -469,10 +469,9 @@ class TestRefusals:
         )
         tmp_path.chmod(stat.S_IRWXU)
 
-    @pytest.mark.xfail(reason="the style of the probabilities replaces that of the polygons")
-    def test_prob_and_polygons_of_one_stem_keep_their_styles(self, scene, tmp_path, capsys):
+    def test_prob_and_polygons_of_one_stem_are_refused(self, scene, tmp_path, capsys):
         """Both would want change.qml beside them."""
-        code, _, _ = run(
+        code, _, err = run(
             capsys,
             "predict",
             *scene,
@@ -482,10 +481,9 @@ class TestRefusals:
             tmp_path / "change.tif",
             "-q",
         )
-        if code == 0:
-            assert "graduatedSymbol" in (tmp_path / "change.qml").read_text()
-        else:
-            assert code == 2
+        assert code == 2
+        assert "share the style change.qml" in err
+        assert not list(tmp_path.glob("change*"))
 
 
 class TestProcess:

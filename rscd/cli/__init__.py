@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import rscd
-from rscd.cli import data, model, predict, sample, train
+from rscd.cli import data, evaluate, model, predict, sample, train
 from rscd.errors import RscdError
 
-COMMANDS = (predict, train, sample, data, model)
+COMMANDS = (predict, train, evaluate, sample, data, model)
 
 log = logging.getLogger("rscd")
 
@@ -78,7 +78,6 @@ def _log_to_stderr(verbosity: int) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]
     log.setLevel(level)
-    log.propagate = False
     if verbosity <= 0:
         import warnings
 

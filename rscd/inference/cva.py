@@ -5,7 +5,7 @@ a relative radiometric normalisation of the dates that the changed pixels do not
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ equal at both dates, a difference that no eye can see must not count as many dev
 
 MAD_TO_SIGMA = 1.4826
 """Standard deviation over median absolute deviation of a normal distribution."""
+
+SAMPLED = replace(POINTWISE, fit_bytes=4 * BUDGET)
+"""The sample, and a sorted copy of it in float64."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Cva:
 
     budget: int = BUDGET // 4
     name: str = "cva"
-    tiling: Tiling = POINTWISE
+    tiling: Tiling = SAMPLED
     summary: str = (
         "change vector analysis after robust radiometric normalisation; "
         "any bands, scenes of 10 m and coarser"

@@ -35,6 +35,9 @@ FEW_VARIATES = 5
 less than a third (three and four), and slowly: a scene of four bands took 71 iterations, and 24
 with the shrinkage undone in each."""
 
+SAMPLED = replace(POINTWISE, fit_bytes=28 * BUDGET)
+"""The sample in float32, and copies in float64 while it is centred and scaled."""
+
 
 @dataclass(frozen=True)
 class Mad:
@@ -187,7 +190,7 @@ class Irmad:
     tolerance: float = 1e-2
     budget: int = BUDGET
     name: str = "irmad"
-    tiling: Tiling = POINTWISE
+    tiling: Tiling = SAMPLED
     summary: str = (
         "iteratively reweighted multivariate alteration detection (Nielsen 2007); "
         "multispectral scenes of 10 m and coarser, two bands or more"

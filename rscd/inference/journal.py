@@ -52,9 +52,25 @@ class Journal:
             file.truncate(file.tell() // 4 * 4)  # a killed writer may leave part of a number
             file.write(np.array(tiles, "<u4").tobytes())
 
-    def start(self) -> None:
+    def start(self, tile_size: int) -> None:
         """Mark the rasters of this run as laid out; before this, nothing can be resumed."""
+        (self.folder / "tile_size").write_text(str(tile_size))
         self._done.touch()
+
+    @property
+    def tile_size(self) -> int | None:
+        """Side of the tiles that are numbered here; None when nothing can be resumed."""
+        return int((self.folder / "tile_size").read_text()) if self.resumed else None
+
+    def publish(self, path: Path) -> None:
+        """Note that this run is about to write one of its outputs."""
+        with (self.folder / "published").open("a") as file:
+            file.write(f"{path.absolute()}\n")
+
+    def published(self) -> list[str]:
+        """Outputs that this run, interrupted, began to write: it may write them again."""
+        file = self.folder / "published"
+        return file.read_text().splitlines() if file.exists() else []
 
     def remove(self) -> None:
         """Delete the work folder."""

@@ -30,7 +30,7 @@ class Load:
         pixels = self.batch_size * (self.tile_size + 2 * tiling.halo) ** 2
         # raw values as read, as float32 and stacked, at both dates; the model's own; validity
         per_pixel = 2 * n_bands * (4 + 4 + 4) + tiling.bytes_per_pixel + 8
-        return pixels * per_pixel * self.workers + self.gdal_cache
+        return max(pixels * per_pixel * self.workers, tiling.fit_bytes) + self.gdal_cache
 
 
 def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Load:

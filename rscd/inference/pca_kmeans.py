@@ -185,8 +185,8 @@ class PcaKmeans:
 
     @property
     def tiling(self) -> Tiling:
-        """Half the neighbourhood is the halo."""
-        return Tiling(halo=self.side // 2)
+        """Half the neighbourhood is the halo; the sample is copied while it is projected."""
+        return Tiling(halo=self.side // 2, fit_bytes=16 * BUDGET)
 
     def card(self) -> Provenance:
         """Name and parameters; see ``Model``."""

@@ -39,6 +39,8 @@ class Tiling:
     """Likewise."""
     bytes_per_pixel: int = 32
     """Working memory per pixel of the batch, beside the image itself."""
+    fit_bytes: int = 0
+    """Working memory of `Model.fit` beside one block per worker."""
     exact: bool = True
     """Whether the halo covers all that a pixel of the result looks at; if not, results differ a
     little with the tiling, and the difference is measured and reported."""

@@ -9,8 +9,8 @@ from rscd.errors import SceneError
 from rscd.inference.predictor import Block
 from rscd.types import BoolArray, FloatArray
 
-BUDGET = 8_000_000
-"""Numbers kept in memory: 32 MB, or one million pixels of two dates in four bands."""
+BUDGET = 4_000_000
+"""Numbers kept in memory: 16 MB, or half a million pixels of two dates in four bands."""
 
 SEED = 0x5EED
 

@@ -155,7 +155,7 @@ def predict_scene(
     """
     if not journal.resumed:
         change_map.prob.create()
-        journal.start()
+        journal.start(tile_size)
     tiling = predictor.tiling
     tiles = plan_tiles(pair.shape_hw, tile_size, tiling.halo, tiling.multiple)
     done = journal.done()

@@ -25,7 +25,7 @@ class TestJournal:
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             assert not journal.resumed
             assert journal.done() == set()
-            journal.start()
+            journal.start(64)
             journal.add([3, 1])
             journal.add([70_000])
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
@@ -36,7 +36,7 @@ class TestJournal:
 
     def test_part_of_a_number_is_no_tile(self, tmp_path):
         with open_journal(tmp_path / "work", {}) as journal:
-            journal.start()
+            journal.start(64)
             journal.add([1, 2])
         with (tmp_path / "work" / "done").open("ab") as file:
             file.write(b"\x07\x00")
@@ -47,7 +47,7 @@ class TestJournal:
 
     def test_another_identity_starts_anew_and_says_so(self, tmp_path, caplog):
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
-            journal.start()
+            journal.start(64)
             journal.add([1])
             (tmp_path / "work" / "prob.img").write_bytes(b"old")
         with open_journal(tmp_path / "work", {"a": 2}) as journal:
@@ -59,12 +59,12 @@ class TestJournal:
     def test_the_same_identity_is_not_announced(self, tmp_path, caplog):
         for _ in range(2):
             with open_journal(tmp_path / "work", {"a": [1, None], "b": "x"}) as journal:
-                journal.start()
+                journal.start(64)
         assert caplog.text == ""
 
     def test_order_of_keys_does_not_matter(self, tmp_path):
         with open_journal(tmp_path / "work", {"a": 1, "b": 2}) as journal:
-            journal.start()
+            journal.start(64)
         with open_journal(tmp_path / "work", {"b": 2, "a": 1}) as journal:
             assert journal.resumed
 
@@ -89,7 +89,7 @@ class TestJournal:
     ):
         folder = tmp_path / "work"
         with open_journal(folder, {"a": 1}) as journal:
-            journal.start()
+            journal.start(64)
             (folder / "prob.img").touch()
         unlink, unlinked = type(folder).unlink, []
 
@@ -108,7 +108,7 @@ class TestJournal:
 
     def test_two_runs_at_once(self, tmp_path):
         with open_journal(tmp_path / "work", {}) as journal:
-            journal.start()
+            journal.start(64)
             with (
                 pytest.raises(OutputError, match="found another run writing there; wait"),
                 open_journal(tmp_path / "work", {}),
@@ -119,7 +119,7 @@ class TestJournal:
     def test_a_process_that_died_holds_nothing(self, tmp_path):
         def hold(folder):
             with open_journal(folder, {}) as journal:
-                journal.start()
+                journal.start(64)
                 os.kill(os.getpid(), signal.SIGKILL)
 
         process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path / "w",))
@@ -136,7 +136,7 @@ class TestJournal:
 
     def test_an_error_later_leaves_what_can_be_resumed(self, tmp_path):
         def fail(journal):
-            journal.start()
+            journal.start(64)
             raise OutputError
 
         with pytest.raises(OutputError), open_journal(tmp_path / "work", {}) as journal:
@@ -330,10 +330,6 @@ def test_a_disk_that_fills_up_before_the_work_leaves_nothing(scene, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(
-    reason="outputs that the interrupted run itself finished are taken for somebody else's",
-    strict=True,
-)
 def test_interrupted_while_writing_outputs_the_same_command_finishes(
     scene, uninterrupted, tmp_path, monkeypatch
 ):
@@ -420,7 +416,7 @@ def test_a_process_killed_three_times_ends_with_the_same_bytes(larger_scene, tmp
 def test_two_processes_at_once(scene, tmp_path):
     arguments = ["predict", *scene, "-q", "-m", "cva", "-o", str(tmp_path / "a.tif")]
     with open_journal(tmp_path / ".a.tif.rscd", {}) as journal:
-        journal.start()
+        journal.start(64)
         second = subprocess.run([*RUN, *arguments], capture_output=True, text=True, check=False)
         assert second.returncode == 1
         assert re.fullmatch(r"rscd: expected to be alone on .*\n", second.stderr)

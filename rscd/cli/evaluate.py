@@ -1,0 +1,250 @@
+"""``rscd evaluate``: a model on a labelled split, or a finished map against a reference."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.errors import UsageError
+
+if TYPE_CHECKING:
+    from rscd.evaluation.report import Report
+
+EPILOG = """\
+A folder of image pairs: every pair of the split is predicted as a small scene (training-free
+detectors are fitted to each pair), and the counts of all pairs are pooled. Beside the metrics at
+the model's threshold stand those at the best one for this very split, which are no fair estimate.
+
+A prediction and a truth: rasters or vectors in any CRS, compared on the pixels of the truth raster
+(or of the prediction where the truth is a vector). Labelled pixels that the prediction does not
+cover, or where it has nodata, are left out and their share is reported. Objects are the connected
+regions of change; those with an IoU of 0.5 or more are one.
+
+Examples:
+  rscd evaluate levir-cd --split test -m weights.safetensors -o sheet.png
+  rscd evaluate levir-cd --split test -m irmad --json
+  rscd evaluate change.tif reference.tif --unlabelled 127 --change-value 255
+  rscd evaluate change.geojson buildings.gpkg --like 2023.tif
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "evaluate",
+        help="measure a model on a labelled split, or a map against a reference",
+        description="Measure how well change is found, in pixels, objects and square metres.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("source", metavar="DIR|PREDICTION", help="folder of image pairs, or a map")
+    parser.add_argument("truth", nargs="?", metavar="TRUTH", help="reference raster or vector")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="SHEET.png",
+        help="also write a picture of the best, median and worst samples",
+    )
+    parser.add_argument(
+        "--reliability", metavar="FILE.png", help="also write a reliability diagram"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_fraction,
+        metavar="0..1",
+        help="probability from which a pixel is change (default: the model's own)",
+    )
+    parser.add_argument(
+        "--change-value",
+        type=_values,
+        metavar="V,V",
+        help="values of the labels that mean change (default: 255, or 1, beside 0)",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        type=_values,
+        metavar="V,V",
+        help="values of the labels that do not count; none: all count (default: declared nodata)",
+    )
+    _add_split(parser)
+    _add_maps(parser)
+    add_json(parser)
+    add_verbosity(parser)
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("for a folder of image pairs")
+    group.add_argument("--split", help="default: all pairs")
+    group.add_argument(
+        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: the first there"
+    )
+    group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
+
+
+def _add_maps(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("for a prediction and a truth")
+    group.add_argument(
+        "--predicted-value",
+        type=_values,
+        metavar="V,V",
+        help="values of the prediction that mean change (default: as for the truth)",
+    )
+    group.add_argument(
+        "--missing-is-no-change",
+        action="store_true",
+        help="count labelled pixels without prediction as no change instead of leaving them out",
+    )
+    group.add_argument("--like", metavar="FILE", help="raster whose pixel grid is used")
+    group.add_argument(
+        "--images", nargs=2, metavar=("T1", "T2"), help="images to show in the picture"
+    )
+
+
+SPLIT_ONLY = ("split", "model", "bands", "device")
+MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the command."""
+    for option in ("output", "reliability"):
+        _check_picture(option, getattr(args, option))
+    if args.truth is None:
+        _check_unused(args, MAPS_ONLY, "a prediction and a truth")
+        report = _evaluate_split(args)
+    else:
+        _check_unused(args, SPLIT_ONLY, "a folder of image pairs")
+        report = _evaluate_maps(args)
+    if args.reliability is not None:
+        _write_reliability(report, Path(args.reliability))
+    if args.json:
+        emit_json(report.json())
+        return
+    emit(report.text())
+    for path in (args.output, args.reliability):
+        if path is not None:
+            emit(path)
+
+
+def _evaluate_split(args: argparse.Namespace) -> "Report":
+    if not Path(args.source).is_dir():
+        raise UsageError(
+            f"expected a folder of image pairs, or a prediction and a truth, found {args.source} "
+            "alone; name the truth as the second argument"
+        )
+    from rscd.cli.progress import progress_bar
+    from rscd.evaluation.dataset import Split, evaluate_split, mask_rule
+    from rscd.evaluation.report import extremes
+    from rscd.geo.scene import parse_bands
+    from rscd.inference.models import load_model
+
+    split = Split.open(
+        args.source,
+        args.split,
+        load_model(args.model, args.device or "auto"),
+        threshold=args.threshold,
+        mask_values=mask_rule(_whole(args.change_value), _whole(args.unlabelled)),
+        bands=None if args.bands is None else parse_bands(args.bands),
+    )
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        report = evaluate_split(split, progress)
+    if args.output is not None:
+        chosen = extremes(report.samples)
+        _write_sheet([(group, s, split.row(s)) for group, s in chosen], args.output)
+    return report
+
+
+def _evaluate_maps(args: argparse.Namespace) -> "Report":
+    if Path(args.source).is_dir():
+        raise UsageError(
+            f"expected a raster or vector as prediction beside the truth {args.truth}, found the "
+            f"folder {args.source}; for a folder of image pairs name no truth"
+        )
+    if args.images is not None and args.output is None:
+        raise UsageError("expected -o SHEET.png with --images, found none; add it")
+    from functools import partial
+
+    from rscd.cli.progress import progress_bar
+    from rscd.evaluation.maps import MapOptions, evaluate_maps
+
+    options = MapOptions(
+        threshold=args.threshold,
+        change_values=args.change_value,
+        predicted_values=args.predicted_value,
+        unlabelled=args.unlabelled,
+        missing_is_no_change=args.missing_is_no_change,
+        like=args.like,
+    )
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        return evaluate_maps(
+            args.source,
+            args.truth,
+            options,
+            images=None if args.images is None else tuple(args.images),
+            sheet=None if args.output is None else partial(_write_sheet, path=args.output),
+            progress=progress,
+        )
+
+
+def _write_sheet(chosen: Any, path: str) -> None:
+    from rscd.errors import DataError
+    from rscd.evaluation.sheet import write_sheet
+
+    if not chosen:
+        raise DataError(
+            "expected a sample with change for the picture, found none, neither in the truth nor "
+            "predicted; leave out -o"
+        )
+    captions = [f"{group}: IoU {sample.score:.2f}\n{sample.name}" for group, sample, _ in chosen]
+    write_sheet([row for _, _, row in chosen], captions, Path(path))
+
+
+def _write_reliability(report: "Report", path: Path) -> None:
+    from rscd.evaluation.sheet import write_reliability
+
+    if report.probabilities is None:
+        raise UsageError(
+            "expected probabilities for --reliability, found a prediction of classes; give the "
+            "raster of rscd predict --prob"
+        )
+    write_reliability(report.probabilities, path)
+
+
+def _check_picture(option: str, path: str | None) -> None:
+    if path is not None and Path(path).suffix.lower() != ".png":
+        raise UsageError(f"expected a file ending in .png for --{option}, found {path}")
+
+
+def _check_unused(args: argparse.Namespace, names: tuple[str, ...], use: str) -> None:
+    for name in names:
+        if getattr(args, name):
+            raise UsageError(
+                f"expected --{name.replace('_', '-')} only with {use}, found "
+                f"{args.source}{'' if args.truth is None else ' and ' + args.truth}; drop it"
+            )
+
+
+def _whole(values: tuple[float, ...] | None) -> tuple[int, ...]:
+    return tuple(int(value) for value in values or ())
+
+
+def _values(text: str) -> tuple[float, ...]:
+    if text == "none":
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers such as 127 or 1,2, found {text!r}"
+        ) from None
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
