@@ -1,5 +1,6 @@
 """Folders of outside data; tests that need them skip with a reason when they are absent."""
 
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -80,3 +81,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line(
             "filterwarnings", f"ignore:Use `@` matmul:PendingDeprecationWarning:{package}\\."
         )
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger():
+    """The command line sets the level of the package's logger for its process."""
+    yield
+    logger = logging.getLogger("rscd")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
