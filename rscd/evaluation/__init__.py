@@ -1,0 +1,1 @@
+"""How good a result is: models on labelled splits, finished maps against reference maps."""

@@ -1,0 +1,388 @@
+"""Rasters and vectors of any CRS on one pixel grid, read box by box."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.features
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from rscd.errors import DataError, GridMismatchError, SceneError, UsageError
+from rscd.geo.grid import (
+    apply,
+    bounds_text,
+    crop_to_pixels,
+    crs_name,
+    footprint_px,
+    grid_text,
+    whole_pixel_offset,
+)
+from rscd.geo.scene import LOCAL_CRS, WARP_TOLERANCE_PX, Source, inspect
+from rscd.geo.tiles import Box
+from rscd.types import IGNORE, BoolArray, ByteArray
+
+VECTOR_SUFFIXES = (".geojson", ".json", ".gpkg", ".fgb", ".parquet", ".shp", ".kml", ".gml")
+
+MOST_CLASSES = 64
+"""A raster with more distinct values than this holds no classes."""
+
+EDGE_SHARE = 1000
+"""Edges longer than this part of a layer's extent are cut before they change CRS."""
+
+Reader = Callable[[Box], ByteArray]
+"""Box of the grid -> (h,w): 0 no change, 1 change, 255 not known."""
+
+BandReader = Callable[[Box], tuple[NDArray[Any], BoolArray]]
+"""Box of the grid -> (C,h,w) stored values, (h,w) whether the raster covers the pixel."""
+
+log = logging.getLogger(__name__)
+
+
+def is_vector(path: str | Path) -> bool:
+    """Whether a file holds polygons, by its suffix."""
+    return Path(path).suffix.lower() in VECTOR_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What the stored values of a class raster mean."""
+
+    change: frozenset[float]
+    """All values that are in neither set mean no change."""
+    unknown: frozenset[float]
+    """No label, or no prediction; NaN is unknown always."""
+
+    def decode(self, values: NDArray[Any], covered: BoolArray) -> ByteArray:
+        """(h,w) stored values -> 0, 1, and 255 where unknown or not covered."""
+        mask = np.isin(values, list(self.change)).astype(np.uint8)
+        unknown = ~covered | np.isin(values, list(self.unknown))
+        if np.issubdtype(values.dtype, np.floating):
+            unknown |= np.isnan(values)
+        mask[unknown] = IGNORE
+        return mask
+
+
+def resolve_coding(
+    what: str,
+    found: Iterable[float],
+    change: Iterable[float] | None,
+    unknown: Iterable[float] | None,
+    nodata: float | None,
+) -> Coding:
+    """Find out what stored values mean.
+
+    Named values come first. Where no value is named as change, the file must hold 0 beside 1 or
+    beside 255; 255 beside 1 means unknown, as in the masks of this package.
+
+    Args:
+        what: which file, for messages.
+        found: distinct values of the file; not looked at where ``change`` is given.
+        change: values that the user named as change, or None.
+        unknown: values that the user named as unlabelled, or None for the declared nodata.
+        nodata: declared by the file.
+
+    Raises:
+        DataError: values whose meaning is not clear.
+    """
+    declared = {nodata} if nodata is not None else set()
+    missing = frozenset(declared if unknown is None else unknown)
+    if change is not None:
+        return Coding(frozenset(change), missing - frozenset(change))
+    values = frozenset(found) - missing
+    if values <= {0, 1}:
+        return Coding(frozenset({1.0}), missing)
+    if values <= {0, IGNORE}:
+        return Coding(frozenset({float(IGNORE)}), missing)
+    if values <= {0, 1, IGNORE}:
+        return Coding(frozenset({1.0}), missing | {float(IGNORE)})
+    shown = ", ".join(f"{v:g}" for v in sorted(values)[:8])
+    raise DataError(
+        f"expected values 0 and 255 (or 0 and 1) in {what}, found {shown}"
+        f"{', ...' if len(values) > 8 else ''}; name those that mean change (--change-value for "
+        "the truth, --predicted-value for the prediction) and those without label (--unlabelled)"
+    )
+
+
+def open_source(role: str, path: str | Path, bands: tuple[int, ...] | None = (1,)) -> Source:
+    """Inspect a raster.
+
+    Raises:
+        SceneError: when it cannot be used.
+    """
+    return inspect(role, str(path), bands, None)
+
+
+def check_same_world(role: str, crs: Any, path: str | Path, grid: GeoBox) -> None:
+    """A layer and the grid both know where on Earth they are, or neither does.
+
+    Raises:
+        GridMismatchError: when only one does.
+    """
+    if (crs is None) != (grid.crs is None):
+        with_crs = crs_name(grid.crs if crs is None else crs)
+        raise GridMismatchError(
+            f"expected a CRS in {role} and its counterpart or in none, found {crs_name(crs)} in "
+            f"{path} and {crs_name(grid.crs)} in the other; assign it (gdal_edit.py or ogr2ogr "
+            f"with -a_srs {with_crs})"
+        )
+
+
+def check_overlap(source: Source, grid: GeoBox) -> None:
+    """A raster must cover at least one pixel of the grid.
+
+    Raises:
+        GridMismatchError: it does not, or there is no georeferencing and the sizes differ.
+    """
+    check_same_world(source.date, source.grid.crs, source.path, grid)
+    pixels_only = source.grid.affine.is_identity and grid.affine.is_identity
+    if grid.crs is None and pixels_only and source.grid.shape != grid.shape:
+        raise GridMismatchError(
+            "expected prediction and truth of one size where there is no georeferencing, found "
+            f"{grid_text(source.grid)} in {source.path} and {grid_text(grid)}; crop one"
+        )
+    box = footprint_px(source.grid, grid)
+    if crop_to_pixels(grid, box) is None:
+        raise GridMismatchError(
+            f"expected {source.date} {source.path} to overlap its counterpart, found none: it "
+            f"covers columns and rows {bounds_text(box)} of a grid of {grid_text(grid)}; check the "
+            "files and their CRS"
+        )
+
+
+@contextmanager
+def raster_on(
+    source: Source, grid: GeoBox, resampling: Resampling = Resampling.nearest
+) -> Iterator[BandReader]:
+    """Read a raster on a grid: as it is where pixels coincide, else resampled.
+
+    Args:
+        source: of `open_source`.
+        grid: the pixels wanted; those outside the raster are not covered.
+        resampling: how, where pixels do not coincide.
+
+    Raises:
+        SceneError: when the file turns out to be damaged.
+    """
+    offset = whole_pixel_offset(grid, source.grid)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(source.path)
+        with dataset:
+            if offset is not None:
+                yield lambda box: _read_direct(dataset, source, offset, box)
+                return
+            with _warped(dataset, source, grid, resampling) as warped:
+                yield lambda box: _read_warped(warped, source, box)
+    except RasterioError as error:
+        cause = " ".join(str(error.__cause__ or error).split())
+        raise SceneError(
+            f"expected {source.date} to be readable, found damage in {source.path} ({cause}); "
+            "copy it again"
+        ) from error
+
+
+def _read_direct(
+    dataset: Any, source: Source, offset: tuple[int, int], box: Box
+) -> tuple[NDArray[Any], BoolArray]:
+    """A box of a raster whose pixels coincide with the grid's."""
+    col, row = box.col + offset[0], box.row + offset[1]
+    left, top = max(col, 0), max(row, 0)
+    right, bottom = min(col + box.width, dataset.width), min(row + box.height, dataset.height)
+    values = np.zeros((len(source.bands), *box.shape_hw), source.dtype)
+    covered = np.zeros(box.shape_hw, bool)
+    if right > left and bottom > top:
+        window = Window(left, top, right - left, bottom - top)
+        here = slice(top - row, bottom - row), slice(left - col, right - col)
+        values[:, *here] = dataset.read(list(source.bands), window=window)
+        covered[here] = _usable(dataset, source, window)
+    return values, covered
+
+
+def _usable(dataset: Any, source: Source, window: Window) -> Any:
+    if source.alpha is not None:
+        return dataset.read(source.alpha, window=window) != 0
+    if source.has_mask:
+        return dataset.read_masks(1, window=window) != 0
+    return True
+
+
+def _warped(dataset: Any, source: Source, grid: GeoBox, resampling: Resampling) -> Any:
+    height, width = grid.shape
+
+    def crs_of(box: GeoBox) -> rasterio.crs.CRS:
+        return rasterio.crs.CRS.from_wkt(LOCAL_CRS if box.crs is None else CRS(box.crs).to_wkt())
+
+    return WarpedVRT(
+        dataset,
+        src_crs=crs_of(source.grid),
+        crs=crs_of(grid),
+        transform=grid.affine,
+        width=width,
+        height=height,
+        resampling=resampling,
+        tolerance=WARP_TOLERANCE_PX,
+        # nodata is a value among others here: what it means is decided by `Coding`
+        src_nodata=None,
+        nodata=None,
+        **({"add_alpha": True} if source.alpha is None else {}),
+    )
+
+
+def _read_warped(warped: Any, source: Source, box: Box) -> tuple[NDArray[Any], BoolArray]:
+    window = Window(box.col, box.row, box.width, box.height)
+    values = warped.read(list(source.bands), window=window)
+    return values, warped.read(source.alpha or warped.count, window=window) != 0
+
+
+def distinct_values(read: BandReader, boxes: Iterable[Box], what: str) -> set[float]:
+    """Values of band 1 wherever the raster covers the boxes; NaN is left out.
+
+    Raises:
+        DataError: more than `MOST_CLASSES` of them.
+    """
+    found: set[float] = set()
+    for box in boxes:
+        values, covered = read(box)
+        here = np.unique(values[0][covered])
+        found |= {float(value) for value in here if not np.isnan(value)}
+        if len(found) > MOST_CLASSES:
+            raise DataError(
+                f"expected classes in {what}, found more than {MOST_CLASSES} distinct values; give "
+                "a mask, or for the prediction a probability raster of floating-point numbers"
+            )
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class PolygonLayer:
+    """Polygons in pixel coordinates of a grid, rasterised box by box at pixel centres."""
+
+    polygons: NDArray[np.object_]
+    """(N,) shapely polygons."""
+    tree: shapely.STRtree
+
+    @classmethod
+    def open(cls, role: str, path: str | Path, grid: GeoBox) -> "PolygonLayer":
+        """Read a vector file and carry it onto a grid.
+
+        Raises:
+            DataError: when it cannot be read or holds other shapes than polygons.
+            GridMismatchError: a CRS on one side only.
+        """
+        shapes, crs = read_polygons(role, path)
+        # GDAL ascribes longitude and latitude to every GeoJSON, also to one in pixels
+        pixels = grid.crs is None and Path(path).suffix.lower() in (".geojson", ".json")
+        crs = None if pixels else crs
+        check_same_world(role, crs, path, grid)
+        if crs is not None and crs != CRS(grid.crs):
+            shapes = _carried(shapes, crs, CRS(grid.crs))
+        inverse = ~grid.affine
+
+        def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.column_stack(apply(inverse, *points.T))
+
+        polygons = shapely.transform(shapes, to_pixels)
+        layer = cls(polygons, shapely.STRtree(polygons))
+        height, width = grid.shape
+        if len(polygons) and not len(layer.tree.query(shapely.box(0, 0, width, height))):
+            log.warning("no polygon of %s %s lies on the grid; check its CRS", role, path)
+        return layer
+
+    def read(self, box: Box) -> ByteArray:
+        """(h,w) 1 where the pixel's centre lies in a polygon, else 0."""
+        frame = shapely.box(box.col, box.row, box.col + box.width, box.row + box.height)
+        here = self.polygons[self.tree.query(frame)]
+        if not len(here):
+            return np.zeros(box.shape_hw, np.uint8)
+        burnt: ByteArray = rasterio.features.rasterize(
+            ((polygon, 1) for polygon in here),
+            out_shape=box.shape_hw,
+            transform=Affine.translation(box.col, box.row),
+            dtype="uint8",
+        )
+        return burnt
+
+
+def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS | None]:
+    """All polygons of a vector file, made valid, and its CRS.
+
+    Raises:
+        DataError: it cannot be read, or has features but no polygon.
+    """
+    geometries, crs = _read_geometries(role, path)
+    present = geometries[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))]
+    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(present)))
+    polygons = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    if len(present) and not len(polygons):
+        raise DataError(
+            f"expected polygons in {role} {path}, found {present[0].geom_type} and the like; give "
+            "a layer of polygons"
+        )
+    return polygons, crs
+
+
+def _read_geometries(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS | None]:
+    import geopandas
+    import pyogrio
+    from pyarrow import ArrowException
+    from pyogrio.errors import DataLayerError, DataSourceError
+
+    try:
+        if Path(path).suffix.lower() == ".parquet":
+            frame = geopandas.read_parquet(path)
+        else:
+            frame = pyogrio.read_dataframe(path, columns=[])
+    except (DataSourceError, DataLayerError, ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"expected polygons in {role} {path}, found: {' '.join(str(error).split())}; check the "
+            "file"
+        ) from error
+    if "geometry" not in frame:
+        return np.empty(0, object), None
+    return frame.geometry.to_numpy(), None if frame.crs is None else CRS(frame.crs)
+
+
+def _carried(polygons: NDArray[np.object_], source: CRS, target: CRS) -> NDArray[np.object_]:
+    """Polygons in another CRS; those that do not exist there are left out."""
+    if not len(polygons):
+        return polygons
+    left, bottom, right, top = shapely.total_bounds(polygons)
+    longest = max(right - left, top - bottom) / EDGE_SHARE
+    dense = shapely.segmentize(polygons, longest) if longest > 0 else polygons
+    transformer = Transformer.from_crs(source, target, always_xy=True)
+
+    def carry(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
+
+    carried = shapely.transform(dense, carry)
+    kept: NDArray[np.object_] = carried[np.isfinite(shapely.bounds(carried)).all(axis=1)]
+    return kept
+
+
+def check_probability(what: str, values: NDArray[Any]) -> None:
+    """Probabilities lie between 0 and 1; NaN is allowed.
+
+    Raises:
+        UsageError: others are found.
+    """
+    finite = values[~np.isnan(values)]
+    if finite.size and not (finite.min() >= 0 and finite.max() <= 1):
+        raise UsageError(
+            f"expected probabilities from 0 to 1 in {what}, found {finite.min():.4g} to "
+            f"{finite.max():.4g}; if it holds classes, name those of change with --predicted-value"
+        )

@@ -1,0 +1,351 @@
+"""A finished change map against a reference map, in any CRS, in bounded memory."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+
+from rscd.errors import DataError, UsageError
+from rscd.evaluation.judge import Scratch, only_counted
+from rscd.evaluation.layers import (
+    BandReader,
+    PolygonLayer,
+    Reader,
+    check_overlap,
+    check_probability,
+    distinct_values,
+    is_vector,
+    open_source,
+    raster_on,
+    resolve_coding,
+)
+from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extremes, pooled
+from rscd.evaluation.sheet import Row
+from rscd.export.atomic import output_error
+from rscd.geo.changemap import RawRaster, binarise
+from rscd.geo.grid import grid_text, pixel_size_m, shape_hw
+from rscd.geo.scene import Source
+from rscd.geo.tiles import Box, plan_tiles
+from rscd.inference.tiled import Progress, silent
+from rscd.metrics import ChangeMetrics, count
+from rscd.types import IGNORE, ByteArray, FloatArray
+
+SQUARE_PX = 256
+"""Side of the squares that a map is read by and that a sheet shows."""
+
+DEFAULT_THRESHOLD = 0.5
+"""Of probability rasters that do not tell theirs."""
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How prediction and truth are read."""
+
+    threshold: float | None = None
+    """For probability rasters; None takes the one they were written with."""
+    change_values: tuple[float, ...] | None = None
+    """Of a truth raster."""
+    predicted_values: tuple[float, ...] | None = None
+    """Of a prediction raster."""
+    unlabelled: tuple[float, ...] | None = None
+    """Of a truth raster; None takes its declared nodata."""
+    missing_is_no_change: bool = False
+    """Count labelled pixels without prediction as predicted "no change" instead of leaving them
+    out."""
+    like: str | None = None
+    """Raster whose grid is used; needed where prediction and truth are both vectors."""
+
+
+def evaluate_maps(
+    prediction: str | Path,
+    truth: str | Path,
+    options: MapOptions = MapOptions(),
+    *,
+    images: tuple[str, str] | None = None,
+    sheet: Callable[[Sequence[tuple[str, Sample, Row]]], None] | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Compare a predicted raster or vector with a truth raster or vector.
+
+    Both are brought onto the pixels of ``options.like``, else of the truth raster, else of the
+    prediction raster: rasters by the nearest pixel, polygons by pixel centres. Objects are the
+    4-connected regions of change there. Pixels without label, and pixels with label but without
+    prediction, count neither as pixels nor in objects; the share of the latter is reported.
+
+    Args:
+        prediction: raster of classes (uint8 and such) or of probabilities (float), or polygons of
+            change, which say "no change" everywhere else.
+        truth: raster of classes, or polygons of change.
+        options: what stored values mean.
+        images: t1 and t2 for the sheet.
+        sheet: given the group, sample and picture of the best, median and worst squares.
+        progress: told after each row of squares.
+
+    Raises:
+        RscdError: anything the user must fix.
+    """
+    grid = _grid(prediction, truth, options)
+    squares = [tile.write for tile in plan_tiles(shape_hw(grid), SQUARE_PX)]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rscd-")))
+        try:
+            scratch = Scratch.create(folder, shape_hw(grid))
+        except OSError as error:
+            raise output_error(folder / "scratch", error) from error
+        read_truth = stack.enter_context(_truth_on(truth, grid, squares, options))
+        predict = stack.enter_context(_prediction_on(prediction, grid, squares, options))
+        tally = _Tally.empty(predict.threshold)
+        for number, box in enumerate(squares):
+            tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
+            progress("squares", number + 1, len(squares))
+        report = tally.report(_subject(prediction, truth, grid), grid, squares, scratch)
+        if sheet is not None:
+            read_images = stack.enter_context(_images_on(images, grid))
+            sheet(
+                [
+                    (group, sample, _row(squares[sample.index], scratch, read_images))
+                    for group, sample in extremes(report.samples)
+                ]
+            )
+    return report
+
+
+def _grid(prediction: str | Path, truth: str | Path, options: MapOptions) -> GeoBox:
+    for role, path in (
+        ("the grid", options.like),
+        ("the truth", truth),
+        ("the prediction", prediction),
+    ):
+        if path is not None and not is_vector(path):
+            return open_source(role, path).grid
+    raise UsageError(
+        "expected a raster among prediction and truth, found two vectors; name one whose pixel "
+        "grid shall be used with --like, such as the later image"
+    )
+
+
+@contextmanager
+def _truth_on(
+    path: str | Path, grid: GeoBox, squares: Sequence[Box], options: MapOptions
+) -> Iterator[Reader]:
+    if is_vector(path):
+        if options.change_values is not None or options.unlabelled is not None:
+            raise UsageError(
+                f"expected a truth raster for --change-value and --unlabelled, found {path}; drop "
+                "them: inside a polygon is change, outside is none"
+            )
+        yield PolygonLayer.open("the truth", path, grid).read
+        return
+    source = open_source("the truth", path)
+    check_overlap(source, grid)
+    with raster_on(source, grid) as read:
+        yield _classes(source, read, squares, options.change_values, options.unlabelled)
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A prediction on the grid."""
+
+    read: Callable[[Box], ByteArray | FloatArray]
+    """(h,w): classes 0, 1 and 255, or probabilities with NaN."""
+    threshold: float | None
+    """None where it gives classes."""
+
+
+@contextmanager
+def _prediction_on(
+    path: str | Path, grid: GeoBox, squares: Sequence[Box], options: MapOptions
+) -> Iterator[_Predicted]:
+    if is_vector(path):
+        _refuse_class_options(path, options, "polygons")
+        yield _Predicted(PolygonLayer.open("the prediction", path, grid).read, None)
+        return
+    source = open_source("the prediction", path)
+    check_overlap(source, grid)
+    with raster_on(source, grid) as read:
+        if np.issubdtype(np.dtype(source.dtype), np.floating) and options.predicted_values is None:
+            threshold = options.threshold
+            if threshold is None:
+                threshold = _own_threshold(source.path)
+            yield _Predicted(_probabilities(source, read), threshold)
+            return
+        if options.threshold is not None:
+            raise UsageError(
+                f"expected a raster of probabilities for --threshold, found classes in {path}; "
+                "drop the option or give the raster of rscd predict --prob"
+            )
+        yield _Predicted(_classes(source, read, squares, options.predicted_values, None), None)
+
+
+def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> None:
+    for name, value in (
+        ("--threshold", options.threshold),
+        ("--predicted-value", options.predicted_values),
+    ):
+        if value is not None:
+            raise UsageError(f"expected a raster for {name}, found {found} in {path}; drop it")
+
+
+def _own_threshold(path: str) -> float:
+    """The threshold that `rscd predict` wrote into a raster, else `DEFAULT_THRESHOLD`."""
+    with rasterio.open(path) as dataset:
+        text = dataset.tags().get("rscd_provenance", "{}")
+    return float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
+
+
+def _classes(
+    source: Source,
+    read: BandReader,
+    squares: Sequence[Box],
+    change: tuple[float, ...] | None,
+    unknown: tuple[float, ...] | None,
+) -> Reader:
+    what = f"{source.date} {source.path}"
+    found = distinct_values(read, squares, what) if change is None else ()
+    coding = resolve_coding(what, found, change, unknown, source.nodata)
+
+    def classes(box: Box) -> ByteArray:
+        values, covered = read(box)
+        return coding.decode(values[0], covered)
+
+    return classes
+
+
+def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArray]:
+    def probabilities(box: Box) -> FloatArray:
+        values, covered = read(box)
+        prob: FloatArray = values[0].astype(np.float32)
+        if source.nodata is not None:
+            covered &= values[0] != source.nodata
+        prob[~covered] = np.nan
+        check_probability(f"{source.date} {source.path}", prob)
+        return prob
+
+    return probabilities
+
+
+@dataclass
+class _Tally:
+    """What one pass over the squares gathers."""
+
+    threshold: float | None
+    metrics: ChangeMetrics
+    samples: list[Sample]
+    unlabelled: int = 0
+    without_prediction: int = 0
+
+    @classmethod
+    def empty(cls, threshold: float | None) -> "_Tally":
+        at = DEFAULT_THRESHOLD if threshold is None else threshold
+        return cls(threshold, ChangeMetrics(at), [])
+
+    def add(
+        self,
+        number: int,
+        box: Box,
+        predicted: ByteArray | FloatArray,
+        true: ByteArray,
+        scratch: Scratch,
+        options: MapOptions,
+    ) -> None:
+        classes = (
+            predicted.astype(np.uint8)
+            if self.threshold is None
+            else binarise(predicted.astype(np.float32), self.threshold)
+        )
+        self.unlabelled += int(np.count_nonzero(true == IGNORE))
+        missing = (classes == IGNORE) & (true != IGNORE)
+        if options.missing_is_no_change:
+            classes[missing] = 0
+        else:
+            self.without_prediction += int(np.count_nonzero(missing))
+        classes, true = only_counted(classes, true)
+        if self.threshold is not None:
+            prob = np.nan_to_num(predicted.astype(np.float32))
+            self.metrics.update(torch.from_numpy(prob), torch.from_numpy(true))
+        name = f"row {box.row}, column {box.col}"
+        self.samples.append(Sample(name, number, count(classes, true)))
+        scratch.write(box, classes, true)
+
+    def report(
+        self, subject: dict[str, Any], grid: GeoBox, squares: Sequence[Box], scratch: Scratch
+    ) -> Report:
+        counts = pooled(self.samples)
+        counted = sum(counts.true)
+        if counted == 0:
+            raise DataError(
+                "expected pixels with a label and a prediction, found none "
+                f"({self.unlabelled:,} without label, {self.without_prediction:,} with label but "
+                "without prediction); check --unlabelled, --change-value and the nodata of both "
+                "files"
+            )
+        return Report(
+            subject=subject,
+            threshold=self.threshold,
+            counts=counts,
+            pixels=Pixels(counted, self.unlabelled, self.without_prediction),
+            objects=scratch.objects(),
+            samples=self.samples,
+            probabilities=None if self.threshold is None else Probabilities.of(self.metrics),
+            area_m2=_areas(self.samples, grid, squares),
+            notes=(),
+        )
+
+
+def _areas(
+    samples: Sequence[Sample], grid: GeoBox, squares: Sequence[Box]
+) -> dict[str, float] | None:
+    """Square metres of change; the size of a pixel is taken anew for each row of squares."""
+    total = dict.fromkeys(("predicted", "true", "hit"), 0.0)
+    pixel_m2: dict[int, float] = {}
+    for sample in samples:
+        row = squares[sample.index].row
+        if row not in pixel_m2:
+            side = pixel_size_m(grid[row : row + SQUARE_PX, :])
+            if side is None:
+                return None
+            pixel_m2[row] = side**2
+        for name in total:
+            total[name] += getattr(sample.counts, name)[1] * pixel_m2[row]
+    return total | {
+        "false_positive": total["predicted"] - total["hit"],
+        "false_negative": total["true"] - total["hit"],
+    }
+
+
+@contextmanager
+def _images_on(images: tuple[str, str] | None, grid: GeoBox) -> Iterator[list[BandReader]]:
+    with ExitStack() as stack:
+        readers = []
+        for date, path in zip(("t1", "t2"), images or (), strict=False):
+            source = open_source(date, path, None)
+            check_overlap(source, grid)
+            readers.append(stack.enter_context(raster_on(source, grid, Resampling.bilinear)))
+        yield readers
+
+
+def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
+    dates = []
+    for read in images:
+        values, covered = read(box)
+        dates.append(np.where(covered, values, 0).astype(np.float32))
+    predicted, true = (_window(raster, box) for raster in (scratch.predicted, scratch.true))
+    return Row(np.stack(dates) if dates else None, predicted, true)
+
+
+def _window(raster: RawRaster, box: Box) -> ByteArray:
+    rows = raster.read_rows(box.row, box.row + box.height)
+    return rows[:, box.col : box.col + box.width].copy()
+
+
+def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:
+    return {"prediction": str(prediction), "truth": str(truth), "grid": grid_text(grid)}

@@ -1,0 +1,237 @@
+"""What an evaluation found: plain numbers, as JSON and as text."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rscd.metrics import MONITOR, ChangeMetrics, Counts, summarise
+from rscd.objects import OBJECT_IOU, ObjectCounts, summarise_objects
+
+LABELS = {
+    "iou_change": "IoU of change",
+    "f1_change": "F1 of change",
+    "precision": "precision",
+    "recall": "recall",
+    "oa": "overall accuracy",
+    "kappa": "kappa",
+    "miou": "mean IoU of both classes",
+    "f1_macro": "mean F1 of both classes",
+    "iou_no_change": "IoU of no change",
+    "fp_union": "false positives / union",
+    "fn_union": "false negatives / union",
+}
+"""Metrics in the order of the table, in words."""
+
+GROUPS = ("best", "median", "worst")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair of a split, or one square of a map."""
+
+    name: str
+    index: int
+    """Where it comes from: number of the pair, or of the square."""
+    counts: Counts
+
+    @property
+    def score(self) -> float:
+        """The measure that also chooses checkpoints (`MONITOR`)."""
+        return summarise(self.counts)[MONITOR]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What became of all pixels; the three add up to them."""
+
+    counted: int
+    """With label and prediction."""
+    unlabelled: int
+    """Without label (in a split also where a date has no data)."""
+    without_prediction: int
+    """With a label, but outside the prediction or its nodata."""
+
+    @property
+    def missing_share(self) -> float:
+        """Share of the labelled pixels that have no prediction."""
+        labelled = self.counted + self.without_prediction
+        return self.without_prediction / labelled if labelled else 0.0
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """What probabilities tell beyond one threshold."""
+
+    ece: float
+    """Expected calibration error."""
+    reliability: tuple[tuple[float, ...], ...]
+    """Mean probability, share of changed pixels and share of all pixels, by bin."""
+    best_threshold: float
+    """Of the highest `MONITOR` on these very pixels."""
+    best_counts: Counts
+
+    @classmethod
+    def of(cls, metrics: ChangeMetrics) -> "Probabilities":
+        """Read the states of a pooled metric."""
+        best = metrics.best_threshold()
+        bins = tuple(tuple(float(v) for v in row) for row in metrics.reliability())
+        return cls(metrics.calibration_error(), bins, best, metrics.counts(best))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of an evaluation."""
+
+    subject: Mapping[str, Any]
+    """What was compared with what: plain data."""
+    threshold: float | None
+    """Probability at or above which a pixel counts as change; None where classes were given."""
+    counts: Counts
+    pixels: Pixels
+    objects: ObjectCounts
+    samples: Sequence[Sample]
+    probabilities: Probabilities | None
+    """None where the prediction has classes only."""
+    area_m2: Mapping[str, float] | None
+    """``predicted``, ``true``, ``hit``, ``false_positive`` and ``false_negative`` change; None
+    where nothing tells the size of a pixel."""
+    notes: tuple[str, ...] = ()
+    """Decisions a reader must know to understand the numbers."""
+
+    def json(self) -> dict[str, Any]:
+        """Everything as plain data for one JSON object."""
+        return {
+            **self.subject,
+            "threshold": self.threshold,
+            "pixels": asdict(self.pixels) | {"missing_share": self.pixels.missing_share},
+            "confusion": confusion(self.counts),
+            "metrics": summarise(self.counts),
+            "objects": {
+                "least_iou": OBJECT_IOU,
+                **asdict(self.objects),
+                **summarise_objects(self.objects),
+            },
+            "calibration": self._calibration(),
+            "best_threshold_on_this_data": self._best(),
+            "area_m2": None if self.area_m2 is None else dict(self.area_m2),
+            "samples": self._sample_names(),
+            "notes": list(self.notes),
+        }
+
+    def text(self) -> str:
+        """The report for people."""
+        return "\n".join(
+            [
+                *(f"{key}: {value}" for key, value in self.subject.items()),
+                *self._pixel_lines(),
+                "",
+                *self._metric_lines(),
+                "",
+                *self._object_lines(),
+                *self._area_lines(),
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
+
+    def _calibration(self) -> dict[str, Any] | None:
+        if self.probabilities is None:
+            return None
+        names = ("mean_probability", "changed_share", "pixel_share")
+        bins = {n: list(r) for n, r in zip(names, self.probabilities.reliability, strict=True)}
+        return {"ece": self.probabilities.ece, **bins}
+
+    def _best(self) -> dict[str, float] | None:
+        if self.probabilities is None:
+            return None
+        best = self.probabilities
+        return {"threshold": best.best_threshold, **summarise(best.best_counts)}
+
+    def _sample_names(self) -> list[dict[str, Any]]:
+        return [
+            {"group": group, "name": sample.name, MONITOR: sample.score}
+            for group, sample in extremes(self.samples)
+        ]
+
+    def _pixel_lines(self) -> list[str]:
+        pixels = self.pixels
+        lines = [f"pixels counted: {pixels.counted:,}; without label: {pixels.unlabelled:,}"]
+        if pixels.without_prediction:
+            lines.append(
+                f"pixels with label but without prediction: {pixels.without_prediction:,} "
+                f"({100 * pixels.missing_share:.3g} % of the labelled), left out"
+            )
+        return lines
+
+    def _metric_lines(self) -> list[str]:
+        found = summarise(self.counts)
+        head = "" if self.threshold is None else f"at {self.threshold:.3g}"
+        if self.probabilities is None:
+            heads, columns = [head], [found]
+        else:
+            best = self.probabilities
+            heads = [head, f"at {best.best_threshold:.3g} *"]
+            columns = [found, summarise(best.best_counts)]
+        lines = [f"{'':<26}" + "".join(f"{text:>12}" for text in heads)] if any(heads) else []
+        for name, words in LABELS.items():
+            lines.append(f"{words:<26}" + "".join(f"{column[name]:>12.4f}" for column in columns))
+        if self.probabilities is not None:
+            lines.append(f"{'calibration error (ECE)':<26}{self.probabilities.ece:>12.4f}")
+            lines.append("* the best threshold, chosen on these very pixels: not a fair estimate")
+        return lines
+
+    def _object_lines(self) -> list[str]:
+        counts, found = self.objects, summarise_objects(self.objects)
+        return [
+            f"objects (IoU of {OBJECT_IOU:g} or more): {counts.matched:,} of {counts.true:,} "
+            f"found, {counts.predicted:,} predicted",
+            f"{'object precision':<26}{found['object_precision']:>12.4f}",
+            f"{'object recall':<26}{found['object_recall']:>12.4f}",
+            f"{'object F1':<26}{found['object_f1']:>12.4f}",
+        ]
+
+    def _area_lines(self) -> list[str]:
+        if self.area_m2 is None:
+            return []
+        area = self.area_m2
+        return [
+            "",
+            f"area of change: {area['true']:,.0f} m2 true, {area['predicted']:,.0f} m2 predicted, "
+            f"{area['hit']:,.0f} m2 both",
+        ]
+
+
+def confusion(counts: Counts) -> dict[str, int]:
+    """True and false positives and negatives of change."""
+    return {
+        "tp": counts.hit[1],
+        "fp": counts.predicted[1] - counts.hit[1],
+        "fn": counts.true[1] - counts.hit[1],
+        "tn": counts.hit[0],
+    }
+
+
+def pooled(samples: Iterable[Sample]) -> Counts:
+    """Counts of all samples together."""
+    return sum((sample.counts for sample in samples), Counts((0, 0), (0, 0), (0, 0)))
+
+
+def extremes(samples: Sequence[Sample], each: int = 3) -> list[tuple[str, Sample]]:
+    """The best, median and worst samples among those with change, in falling order of score.
+
+    Samples in which nothing changed and nothing was predicted are left out: they say nothing of
+    how change is found.
+
+    Args:
+        samples: all of a split or map.
+        each: most samples per group; fewer where there are fewer than three times as many.
+    """
+    holding = [s for s in samples if s.counts.true[1] + s.counts.predicted[1] > 0]
+    ranked = sorted(holding, key=lambda sample: (-sample.score, sample.index))
+    n = len(ranked)
+    each = max(1, min(each, n // 3))
+    starts = (0, (n - each) // 2, n - each)
+    chosen: dict[int, str] = {}
+    for group, start in zip(GROUPS, starts, strict=True):
+        for place in range(max(0, start), min(n, start + each)):
+            chosen.setdefault(place, group)
+    return [(chosen[place], ranked[place]) for place in sorted(chosen)]

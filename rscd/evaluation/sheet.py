@@ -1,0 +1,122 @@
+"""Pictures of an evaluation: samples with right and wrong pixels coloured, and reliability."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from rscd.data.plots import to_rgb
+from rscd.evaluation.report import Probabilities
+from rscd.export.atomic import atomic_folder
+from rscd.types import IGNORE, ByteArray, FloatArray
+
+COLOURS = {
+    "true positive": (1.0, 1.0, 1.0),
+    "false positive": (0.90, 0.22, 0.16),
+    "false negative": (0.20, 0.55, 1.0),
+    "true negative": (0.0, 0.0, 0.0),
+    "not counted": (0.42, 0.42, 0.42),
+}
+"""Red and blue differ also for eyes that confuse red and green."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One sample of a sheet."""
+
+    image: FloatArray | None
+    """(2,C,h,w) raw values; None where no images are at hand."""
+    predicted: ByteArray
+    """(h,w) 0, 1, 255 = not counted."""
+    true: ByteArray
+    """(h,w) likewise."""
+
+
+def judged_colours(predicted: ByteArray, true: ByteArray) -> NDArray[np.float32]:
+    """Right and wrong pixels as a (h,w,3) picture in [0,1]; see `COLOURS`."""
+    picture = np.empty((*true.shape, 3), np.float32)
+    picture[...] = COLOURS["true negative"]
+    picture[(predicted == 1) & (true == 1)] = COLOURS["true positive"]
+    picture[(predicted == 1) & (true == 0)] = COLOURS["false positive"]
+    picture[(predicted == 0) & (true == 1)] = COLOURS["false negative"]
+    picture[(predicted == IGNORE) | (true == IGNORE)] = COLOURS["not counted"]
+    return picture
+
+
+def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> None:
+    """Write a PNG with a row per sample: t1, t2, and prediction against truth.
+
+    Args:
+        rows: at least one.
+        captions: one per row.
+        path: file to write; it appears by rename.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    with_images = rows[0].image is not None
+    titles = [*(("t1", "t2") if with_images else ()), "prediction against truth"]
+    figure = _figure(3.2 * len(titles), 3.2 * len(rows) + 0.5)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, row, caption in zip(axes, rows, captions, strict=True):
+        pictures = [] if row.image is None else list(_stretched(row.image))
+        for axis, picture in zip(
+            line, [*pictures, judged_colours(row.predicted, row.true)], strict=True
+        ):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_color("0.6")
+        line[0].set_ylabel(caption, fontsize=8)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    legend = [Patch(facecolor=c, edgecolor="0.6", label=name) for name, c in COLOURS.items()]
+    figure.legend(handles=legend, loc="outside lower center", ncols=3, fontsize=8)
+    _save(figure, path)
+
+
+def _stretched(image: FloatArray) -> NDArray[np.float32]:
+    """Both dates as (2,h,w,3) pictures, stretched even if 8-bit: satellites use few of the 256."""
+    return to_rgb(image / max(1.0, float(np.abs(image).max())))
+
+
+def write_reliability(probabilities: Probabilities, path: Path) -> None:
+    """Write a reliability diagram: share of changed pixels against predicted probability.
+
+    Args:
+        probabilities: with bins in which there may be no pixel.
+        path: PNG to write; it appears by rename.
+
+    Raises:
+        OutputError: when it cannot be written.
+    """
+    mean, changed, share = np.array(probabilities.reliability)
+    used = share > 0
+    edges = np.linspace(0, 1, len(mean) + 1)
+    figure = _figure(4.5, 5.5)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfectly calibrated")
+    upper.plot(mean[used], changed[used], marker="o", color="#c03020", label="model")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of pixels that changed")
+    upper.set_title(f"expected calibration error {probabilities.ece:.4f}", fontsize=10)
+    upper.legend(fontsize=8, loc="upper left")
+    lower.bar(edges[:-1], share, width=np.diff(edges), align="edge", color="0.55")
+    lower.set(yscale="log", xlabel="predicted probability of change", ylabel="share of pixels")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_folder(path) as folder:
+        figure.savefig(folder / path.name, format="png")
