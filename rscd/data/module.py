@@ -167,6 +167,8 @@ class ChangeDataModule(LightningDataModule):
             log.warning(
                 "%s: %d samples could not be read and were skipped", self.title(name), count
             )
+        for loader in self._loaders.values():
+            loader.close()
         self._loaders.clear()
         self._readers.clear()
 

@@ -309,6 +309,24 @@ class StreamLoader:
         """Go on behind that place, if the next epoch told is the same; else at its beginning."""
         self._resume = dict(state)
 
+    def close(self) -> None:
+        """End the workers; a later pass starts new ones.
+
+        Left to the garbage collector, each of them can take five seconds to go.
+        """
+        iterator, self._iterator = self._iterator, None
+        if iterator is not None and self._loader.num_workers:
+            iterator._shutdown_workers()
+
+    @property
+    def _iterator(self) -> Any:
+        """The workers' end here, where Lightning looks for it when a run fails."""
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self._loader._iterator = iterator
+
     def _pass(self) -> Iterator[Sample]:
         turns = self.batch_sampler
         turn, skip = self._place()

@@ -1,6 +1,10 @@
 """The data module: streams by need, checked at the start, through Lightning's own trainer."""
 
+import ast
 import logging
+import multiprocessing
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,6 +153,54 @@ def test_a_weakly_supervised_run_opens_no_mask(root: Path, tmp_path: Path) -> No
     trainer(tmp_path, max_epochs=1).fit(task, module)
     assert all(keys["train"] == {"image", "label", "name"} for keys in task.keys)
     assert set(task.keys[0]) == {"train"}  # labeled and unlabeled were not asked for
+
+
+def test_no_worker_survives_a_run(root: Path, tmp_path: Path) -> None:
+    trainer(tmp_path, max_epochs=1).fit(Task(), data(root, num_workers=1))
+    assert multiprocessing.active_children() == []
+    broken = root / "train" / "A" / "train5.png"
+    broken.write_bytes(b"")
+    with pytest.raises(DataError, match=r"A/train5\.png"):
+        trainer(tmp_path, max_epochs=2).fit(Task(), data(root, num_workers=1))
+    assert multiprocessing.active_children() == []
+
+
+DDP = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from test_module import Task, data, folder
+
+root, out = Path(sys.argv[2]), Path(sys.argv[3])
+task = Task()
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
+                  enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+                  enable_checkpointing=False, default_root_dir=out)
+trainer.fit(task, data(root, seed=3, streams={"labeled": folder(root, "train")}))
+lines = [f"{b['unlabeled']}|{b['labeled']}" for b in task.batches]
+text = "\\n".join([*lines, f"counted {task.counted}", f"val {task.val_names}"])
+(out / f"rank{trainer.global_rank}.txt").write_text(text)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_samples(root: Path, tmp_path: Path) -> None:
+    script = tmp_path / "ddp.py"
+    script.write_text(DDP)
+    arguments = [sys.executable, "-W", "ignore", str(script), str(Path(__file__).parent),
+                 str(root), str(tmp_path)]  # fmt: skip
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [(tmp_path / f"rank{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    steps = [[ast.literal_eval(line.split("|")[0]) for line in r if "|" in line] for r in ranks]
+    assert len(steps[0]) == len(steps[1]) == 2  # 7 pairs, 2 processes, batches of 2, 2 epochs
+    for epoch in zip(*steps, strict=True):
+        names = [name for batch in epoch for name in batch]
+        assert len(set(names)) == 4
+    counted = sum(int(line.split()[1]) for r in ranks for line in r if line.startswith("counted"))
+    assert counted == 2 * 5 * 256  # the sixth validation sample only fills up
 
 
 class StopAt(Callback):
