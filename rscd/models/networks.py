@@ -1,28 +1,59 @@
 """Networks by name: what a weights file names, a configuration can build."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from rscd.errors import ModelError
-from rscd.models.siamese import siamese_unet
+from rscd.models.cam import cam_classifier
+from rscd.models.siamese import diffmatch_network, siamese_deeplab, siamese_mlp, siamese_unet
+from rscd.models.tiny import TinyChangeNet
+from rscd.models.torchgeo_nets import btc, change_vit, fc_siam_conc, fc_siam_diff
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "tiny": TinyChangeNet,
     "siamese-unet": siamese_unet,
+    "siamese-mlp": siamese_mlp,
+    "siamese-deeplab": siamese_deeplab,
+    "diffmatch": diffmatch_network,
+    "cam": cam_classifier,
+    "fc-siam-diff": fc_siam_diff,
+    "fc-siam-conc": fc_siam_conc,
+    "changevit": change_vit,
+    "btc": btc,
 }
+"""Builders of plain data: ``n_bands``, ``mean``, ``std`` and more.
+
+Each network maps image (B,2,C,H,W) raw to ``{"logits": (B,K,H,W), ...}``, K 1 or 2, and has an
+attribute ``multiple``, of which the sides of images should be.
+"""
 
 
-def build_network(name: str, args: dict[str, Any]) -> nn.Module:
+def build_network(name: str, args: Mapping[str, Any], *, pretrained: bool = True) -> nn.Module:
     """A network with fresh weights.
 
+    Args:
+        name: one of `NETWORKS`.
+        args: of its builder.
+        pretrained: False builds the same network without fetching the ``weights`` that `args` may
+            name: for weights that come from a file or checkpoint next.
+
     Raises:
-        ModelError: for an unknown name.
+        ModelError: for an unknown name or argument, or weights that cannot be had.
     """
     if name not in NETWORKS:
         raise ModelError(f"expected a network among {', '.join(NETWORKS)}, found {name!r}")
-    return NETWORKS[name](**args)
+    known = inspect.signature(NETWORKS[name]).parameters
+    unknown = sorted(set(args) - set(known))
+    if unknown:
+        raise ModelError(
+            f"expected arguments of {name} among {', '.join(known)}, found {', '.join(unknown)}"
+        )
+    kept = {key: value for key, value in args.items() if pretrained or key != "weights"}
+    return NETWORKS[name](**kept)
 
 
 def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int | None:
@@ -31,23 +62,30 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int |
     Args:
         network: image (1,2,C,size,size) -> ``logits``.
         n_bands: C.
-        size: side of the probe, a multiple of the network's stride.
+        size: side of the probe, rounded up to what the network takes.
 
     Returns:
         Pixels per side; None when the probe's edge is reached: then it is `size` / 2 or more, or
         the network pools over the whole image.
     """
     network = network.eval()
+    size = _fitting(network, size)
     image = torch.randn(1, 2, n_bands, size, size, requires_grad=True)
     centre = size // 2
     # a block of outputs: strided networks look farther at some phases than at others
-    network(image)["logits"][..., centre : centre + 32, centre : centre + 32].sum().backward()
-    gradient = torch.zeros(1) if image.grad is None else image.grad
+    seen = network(image)["logits"][..., centre : centre + 32, centre : centre + 32]
+    (gradient,) = torch.autograd.grad(seen.sum(), image)
     reached = gradient.abs().sum(dim=(0, 1, 2)).nonzero()
     first, last = int(reached.min()), int(reached.max())
     if first == 0 or last == size - 1:
         return None
     return max(centre - first, last - centre - 31)
+
+
+def _fitting(network: nn.Module, size: int) -> int:
+    """The next multiple of what the network takes."""
+    multiple = int(getattr(network, "multiple", 1))
+    return -(-size // multiple) * multiple
 
 
 def bytes_per_pixel(network: nn.Module, n_bands: int, size: int = 256) -> int:
@@ -56,6 +94,7 @@ def bytes_per_pixel(network: nn.Module, n_bands: int, size: int = 256) -> int:
     An upper estimate: what the encoder keeps for the decoder, and three times the largest layer.
     """
     sizes: list[int] = []
+    size = _fitting(network, size)
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, torch.Tensor):

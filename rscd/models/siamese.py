@@ -1,23 +1,29 @@
 """Siamese networks: one encoder for both dates, fused features, one decoder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from rscd.errors import ModelError
-from rscd.models.normalize import Normalize
+from rscd.models.deeplab import DeepLabDecoder, kdmsi_statistics
+from rscd.models.encoders import (
+    ENCODE_ORDERS,
+    STRIDE_16,
+    Backbone,
+    build_encoder,
+    encode_dates,
+    hold_statistics,
+)
+from rscd.models.fusion import fuse, fused_channels
+from rscd.models.inputs import check_image, normalize_layer
+from rscd.models.mlp_head import LightHead, feature_distance, resize, resize_distance
 
-FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "concat": lambda t1, t2: torch.cat([t1, t2], dim=1),
-    "diff": lambda t1, t2: t2 - t1,
-    "abs": lambda t1, t2: (t2 - t1).abs(),
-}
-"""How the features of both dates (B,C,h,w) become one; ``concat`` doubles the channels."""
+BATCH_NORMS = ("normal", "fix")
+"""``fix``: the encoder's batch norms keep their stored statistics, in training too."""
 
 
 class Siamese(nn.Module):
@@ -27,36 +33,134 @@ class Siamese(nn.Module):
         self,
         *,
         normalize: nn.Module,
-        encoder: Any,
+        backbone: Backbone,
         fusion: str,
         decoder: nn.Module,
-        head: nn.Module,
-        multiple: int,
+        head: nn.Module | None = None,
+        align_corners: bool = False,
+        order: str = "joint",
+        batch_norm: str = "normal",
     ) -> None:
-        """Take the parts; sizes of images must be multiples of `multiple`."""
+        """Take the parts.
+
+        Args:
+            normalize: raw values -> what the encoder expects.
+            backbone: the encoder.
+            fusion: one of `rscd.models.fusion.FUSIONS`.
+            decoder: list of fused levels -> map.
+            head: map -> logits; None where the decoder gives logits.
+            align_corners: how logits of another size are resized to the image, bilinearly.
+            order: one of `ENCODE_ORDERS`.
+            batch_norm: one of `BATCH_NORMS`.
+
+        Raises:
+            ModelError: for an unknown order or batch norm.
+        """
         super().__init__()
-        self.multiple = multiple
+        for value, known in ((order, ENCODE_ORDERS), (batch_norm, BATCH_NORMS)):
+            if value not in known:
+                raise ModelError(f"expected one of {', '.join(known)}, found {value!r}")
+        self.n_bands = backbone.channels[0]
+        self.multiple = backbone.multiple
+        self.any_size = backbone.any_size
         self.normalize = normalize
-        self.encoder = encoder
+        self.encoder = backbone.module
         self.fusion = fusion
         self.decoder = decoder
-        self.head = head
+        self.head = head or nn.Identity()
+        self.align_corners = align_corners
+        self.order = order
+        self.batch_norm = batch_norm
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Siamese":
+        """Switch modes; fixed batch norms stay as they are."""
+        super().train(mode)
+        if self.batch_norm == "fix":
+            hold_statistics(self.encoder)
+        return self
+
+    def encode(self, image: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """(B,2,C,H,W) raw -> maps of t1 and maps of t2, number k of stride 2**k.
+
+        Raises:
+            ModelError: for other bands or sizes than the network takes.
+        """
+        check_image(image, self.n_bands, 1 if self.any_size else self.multiple)
+        return encode_dates(self.encoder, self.normalize(image), self.order)
+
+    def decode(self, t1: Sequence[Tensor], t2: Sequence[Tensor]) -> Tensor:
+        """Maps of both dates -> logits (B,K,H,W) at the size of map number 0."""
+        return self.to_image(self.head(self.decoder(fuse(self.fusion, t1, t2))), t1[0])
+
+    def to_image(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Resize logits to an image's size, where they differ."""
+        size = image.shape[-2:]
+        if logits.shape[-2:] == size:
+            return logits
+        return F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Predict change.
 
         Args:
-            image: (B,2,C,H,W) float32 raw values, H and W multiples of the encoder's stride.
+            image: (B,2,C,H,W) float32 raw values, H and W multiples of `multiple`.
 
         Returns:
-            ``logits`` (B,1,H,W): change where positive.
+            ``logits`` (B,K,H,W).
         """
-        pairs = image.shape[0]
-        both = self.encoder(self.normalize(image).flatten(0, 1))
-        fuse = FUSIONS[self.fusion]
-        levels = [level.unflatten(0, (pairs, 2)) for level in both]
-        fused = [fuse(level[:, 0], level[:, 1]) for level in levels]
-        return {"logits": self.head(self.decoder(fused))}
+        return {"logits": self.decode(*self.encode(image))}
+
+
+class DiffMatchNetwork(Siamese):
+    """A siamese network with the light head, and the heads that only training needs.
+
+    Its decoder has a second classifier; one more head segments each date on its own.
+    """
+
+    decoder: LightHead
+
+    def __init__(self, *, segmentation: LightHead, **parts: Any) -> None:
+        """Take the parts of `Siamese`, the decoder a dual `LightHead`, and the head per date."""
+        super().__init__(**parts)
+        self.segmentation = segmentation
+
+    def forward(self, image: Tensor, *, auxiliary: bool = False) -> dict[str, Tensor]:
+        """Predict change.
+
+        In train mode the batch norms of encoder and heads see one date at a time, t1 first.
+
+        Args:
+            image: (B,2,C,H,W) float32 raw values.
+            auxiliary: whether to evaluate the heads for training as well.
+
+        Returns:
+            ``logits`` (B,2,H,W) of the classifier used for prediction; and, if asked for:
+            ``vl_logits`` (B,2,H,W) of the one guided by vision-language labels; ``sem_t1`` and
+            ``sem_t2`` (B,2,H,W), background and foreground of each date; ``embed_t1`` and
+            ``embed_t2`` (B,256,H/4,W/4), their features; ``distance`` (B,H,W) between those.
+        """
+        t1, t2 = self.encode(image)
+        if not auxiliary:
+            return {"logits": self.decode(t1, t2)}
+        return self.heads(t1, t2, image)
+
+    def heads(self, t1: Sequence[Tensor], t2: Sequence[Tensor], image: Tensor) -> dict[str, Tensor]:
+        """All outputs from the maps of both dates; see `forward`. Of `image` only the size."""
+        q = self.decoder.features(fuse(self.fusion, t1, t2))
+        q_t1, q_t2 = self.segmentation.features(t1), self.segmentation.features(t2)
+        maps = {
+            "logits": self.decoder.conv_seg(q),
+            "vl_logits": self.decoder.conv_seg_for_vl(q),
+            "sem_t1": self.segmentation.conv_seg(q_t1),
+            "sem_t2": self.segmentation.conv_seg(q_t2),
+        }
+        size = (image.shape[-2], image.shape[-1])
+        return {name: resize(value, size) for name, value in maps.items()} | {
+            "embed_t1": q_t1,
+            "embed_t2": q_t2,
+            "distance": resize_distance(feature_distance(q_t1, q_t2), size),
+        }
 
 
 def siamese_unet(
@@ -65,34 +169,150 @@ def siamese_unet(
     fusion: str = "diff",
     weights: str | None = None,
     decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+    n_classes: int = 1,
+    batch_norm: str = "normal",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Siamese:
-    """Siamese U-Net with any encoder of segmentation-models-pytorch or timm (``tu-...``).
+    """Siamese U-Net.
 
     Args:
         n_bands: bands per date.
-        encoder: its name there.
-        fusion: one of `FUSIONS`.
-        weights: pretrained weights of the encoder by their name there (downloaded); None: random.
+        encoder: see `rscd.models.encoders`.
+        fusion: one of `rscd.models.fusion.FUSIONS`.
+        weights: of the encoder; None: random.
         decoder_channels: from the deepest level to full resolution.
-        mean: per band, subtracted from raw values; default 0.
-        std: per band; default 1.
+        n_classes: 1 or 2.
+        batch_norm: one of `BATCH_NORMS`.
+        mean: per band, subtracted from raw values; default: what the weights expect, else 0.
+        std: per band; default: what the weights expect, else 1.
     """
-    if fusion not in FUSIONS:
-        raise ModelError(f"expected a fusion among {', '.join(FUSIONS)}, found {fusion!r}")
     depth = len(decoder_channels)
-    backbone = get_encoder(encoder, in_channels=n_bands, depth=depth, weights=weights)
-    factor = 2 if fusion == "concat" else 1
+    backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, depth=depth)
     return Siamese(
-        normalize=Normalize(mean or [0.0] * n_bands, std or [1.0] * n_bands),
-        encoder=backbone,
+        normalize=normalize_layer(n_bands, mean, std, backbone.statistics),
+        backbone=backbone,
         fusion=fusion,
         decoder=UnetDecoder(
-            encoder_channels=[factor * channels for channels in backbone.out_channels],
+            encoder_channels=fused_channels(fusion, backbone.channels),
             decoder_channels=list(decoder_channels),
             n_blocks=depth,
         ),
-        head=SegmentationHead(decoder_channels[-1], 1, kernel_size=3),
-        multiple=2**depth,
+        head=SegmentationHead(decoder_channels[-1], n_classes, kernel_size=3),
+        batch_norm=batch_norm,
+    )
+
+
+SKIP = 2
+"""The light head takes the levels of stride 4 and coarser."""
+
+
+def siamese_mlp(
+    n_bands: int = 3,
+    encoder: str = "tu-resnet50",
+    fusion: str = "abs",
+    weights: str | None = None,
+    output_stride: int = 16,
+    width: int = 256,
+    n_classes: int = 2,
+    batch_norm: str = "normal",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Siamese:
+    """Siamese encoder with the light all-MLP head of DiffMatch (section 3).
+
+    Args:
+        n_bands: bands per date.
+        encoder: see `rscd.models.encoders`; timm's ResNets dilate as the paper does, those of
+            segmentation-models-pytorch dilate the first block of the last stage too.
+        fusion: one of `rscd.models.fusion.FUSIONS`.
+        weights: of the encoder; None: random.
+        output_stride: 16 dilates the last stage, 32 is the encoder as it is.
+        width: of the head.
+        n_classes: 1 or 2.
+        batch_norm: one of `BATCH_NORMS`.
+        mean: per band; default: what the weights expect, else 0.
+        std: per band; default: what the weights expect, else 1.
+    """
+    backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, output_stride=output_stride)
+    return Siamese(
+        normalize=normalize_layer(n_bands, mean, std, backbone.statistics),
+        backbone=backbone,
+        fusion=fusion,
+        decoder=LightHead(
+            fused_channels(fusion, backbone.channels), width=width, n_classes=n_classes, skip=SKIP
+        ),
+        batch_norm=batch_norm,
+    )
+
+
+def diffmatch_network(
+    n_bands: int = 3,
+    encoder: str = "tu-resnet50",
+    fusion: str = "abs",
+    weights: str | None = None,
+    output_stride: int = 16,
+    width: int = 256,
+    order: str = "t1-first",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> DiffMatchNetwork:
+    """`siamese_mlp` with DiffMatch's second classifier and its segmentation head per date.
+
+    Args:
+        n_bands: bands per date.
+        encoder: see `siamese_mlp`.
+        fusion: one of `rscd.models.fusion.FUSIONS`.
+        weights: of the encoder; None: random.
+        output_stride: see `siamese_mlp`.
+        width: of both heads.
+        order: ``t1-first`` as published; ``joint`` encodes both dates in one batch, faster, with
+            batch statistics over both.
+        mean: per band; default: what the weights expect, else 0.
+        std: per band; default: what the weights expect, else 1.
+    """
+    backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, output_stride=output_stride)
+    fused = fused_channels(fusion, backbone.channels)
+    return DiffMatchNetwork(
+        normalize=normalize_layer(n_bands, mean, std, backbone.statistics),
+        backbone=backbone,
+        fusion=fusion,
+        decoder=LightHead(fused, width=width, dual=True, skip=SKIP),
+        segmentation=LightHead(backbone.channels, width=width, skip=SKIP),
+        order=order,
+    )
+
+
+def siamese_deeplab(
+    n_bands: int = 3,
+    encoder: str = STRIDE_16,
+    fusion: str = "diff-reversed",
+    weights: str | None = None,
+    output_stride: int = 16,
+    n_classes: int = 2,
+    batch_norm: str = "fix",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Siamese:
+    """Siamese DeepLabV3+ of KD-MSI (section 5); not local: group norm and a pooled branch.
+
+    Args:
+        n_bands: bands per date.
+        encoder: see `rscd.models.encoders`.
+        fusion: one of `rscd.models.fusion.FUSIONS`; published: t1 - t2.
+        weights: of the encoder; None: random.
+        output_stride: of other encoders than the default one, by dilation.
+        n_classes: 1 or 2.
+        batch_norm: ``fix`` as published, for pretrained weights; take ``normal`` with random ones.
+        mean: per band; default 127.5, as published.
+        std: per band; default 127.5.
+    """
+    backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, output_stride=output_stride)
+    return Siamese(
+        normalize=normalize_layer(n_bands, mean, std, kdmsi_statistics(n_bands)),
+        backbone=backbone,
+        fusion=fusion,
+        decoder=DeepLabDecoder(fused_channels(fusion, backbone.channels), n_classes),
+        align_corners=True,
+        batch_norm=batch_norm,
     )

@@ -1,0 +1,108 @@
+"""Pretrained weights: from a model hub with one clear error, or from a local file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rscd.errors import ModelError
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+"""Of local files; the last two may hold tensors only, code in them is refused."""
+
+
+@contextmanager
+def downloading(what: str, where: str) -> Iterator[None]:
+    """Say what to do when weights cannot be had.
+
+    Args:
+        what: the weights.
+        where: address or hub they come from.
+
+    Raises:
+        ModelError: in place of the many errors of networks and hubs, all of them OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"expected pretrained weights {what} in the local cache or at {where}, could not get "
+            f"them ({reason}); connect, or copy a filled cache (HF_HOME, TORCH_HOME) from another "
+            "machine, or name a local file of tensors (.safetensors, .pth), or set weights: null"
+        ) from error
+
+
+def is_file(weights: str | None) -> bool:
+    """Whether this names a local file rather than published weights."""
+    return weights is not None and weights.endswith(SUFFIXES)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .safetensors or .pth file; code in it is never run.
+
+    Raises:
+        ModelError: for a missing, damaged or unsafe file.
+    """
+    if not path.is_file():
+        raise ModelError(f"expected a file of weights, found none at {path}; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ModelError(
+            f"expected a file of tensors and nothing else, found damage, code or another format in "
+            f"{path} ({str(error).splitlines()[0]}); save the state dict alone"
+        ) from error
+    tensors = found.get("state_dict", found) if isinstance(found, dict) else {}
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ModelError(f"expected a dict of tensors in {path}; save the state dict alone")
+    return dict(tensors)
+
+
+def load_file_into(encoder: nn.Module, path: str) -> None:
+    """Load an encoder's tensors from a local file, whatever classifier it also holds.
+
+    A first convolution of another band count becomes the mean over its bands, scaled so that the
+    response to equal bands stays.
+
+    Args:
+        encoder: changed in place.
+        path: .safetensors or .pth with the names of the encoder or of the timm model inside it.
+
+    Raises:
+        ModelError: when tensors are missing or have other shapes.
+    """
+    tensors = read_tensors(Path(path))
+    inner = getattr(encoder, "model", None)
+    wrapped = any(name.startswith("model.") for name in tensors)
+    target = inner if isinstance(inner, nn.Module) and not wrapped else encoder
+    own = target.state_dict()
+    missing = [name for name in own if name not in tensors]
+    if missing:
+        raise ModelError(
+            f"expected all {len(own)} tensors of the encoder in {path}, found no {missing[0]} and "
+            f"{len(missing) - 1} others missing; check that file and encoder belong together"
+        )
+    fitted = {name: _fit_bands(tensors[name], value) for name, value in own.items()}
+    for name, value in own.items():
+        if fitted[name].shape != value.shape:
+            raise ModelError(
+                f"expected {tuple(value.shape)} for {name} in {path}, found "
+                f"{tuple(fitted[name].shape)}; check that file and encoder belong together"
+            )
+    # an encoder of segmentation-models-pytorch drops its classifier in its own way: not asked here
+    nn.Module.load_state_dict(target, fitted)
+
+
+def _fit_bands(weight: Tensor, own: Tensor) -> Tensor:
+    if weight.ndim != 4 or weight.shape[1] == own.shape[1] or weight.shape[1] not in (1, 3):
+        return weight
+    n_bands = own.shape[1]
+    return weight.mean(1, keepdim=True).repeat(1, n_bands, 1, 1) * weight.shape[1] / n_bands

@@ -1,0 +1,97 @@
+"""The light all-MLP head of DiffMatch (arXiv 2405.04788, section 3), and its network."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rscd.types import ShapeHW
+
+WIDTH = 256
+
+
+class ConvNorm(nn.Module):
+    """1x1 convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        """Kaiming-normal (fan out) convolution."""
+        super().__init__()
+        self.conv = nn.Conv2d(n_in, n_out, 1, bias=False)
+        self.bn = nn.BatchNorm2d(n_out)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,n_in,h,w) -> (B,n_out,h,w)."""
+        return torch.relu(self.bn(self.conv(x)))
+
+
+class LightHead(nn.Module):
+    """Project each level, resize to the finest, concatenate, fuse, classify."""
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        width: int = WIDTH,
+        n_classes: int = 2,
+        dual: bool = False,
+        skip: int = 0,
+    ) -> None:
+        """Build a head.
+
+        Args:
+            channels: of the levels it is given, finest first.
+            width: of projections and fused features.
+            n_classes: of each classifier.
+            dual: whether there is a second classifier, for the guidance of a vision-language
+                model.
+            skip: levels of a pyramid to leave out at its fine end.
+        """
+        super().__init__()
+        self.skip = skip
+        self.convs = nn.ModuleList(ConvNorm(count, width) for count in channels[skip:])
+        self.fusion_conv = ConvNorm(width * len(self.convs), width)
+        self.conv_seg = nn.Conv2d(width, n_classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+        nn.init.constant_(cast(Tensor, self.conv_seg.bias), 0.0)
+        if dual:
+            self.conv_seg_for_vl = nn.Conv2d(width, n_classes, 1)
+
+    def features(self, levels: Sequence[Tensor]) -> Tensor:
+        """Fused features q: (B,width,h,w) at the size of the finest level used."""
+        used = levels[self.skip :]
+        size = used[0].shape[-2:]
+        projected = [conv(level) for conv, level in zip(self.convs, used, strict=True)]
+        resized = [resize(level, (size[0], size[1])) for level in projected]
+        fused: Tensor = self.fusion_conv(torch.cat(resized, dim=1))
+        return fused
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Logits of the first classifier, (B,K,h,w)."""
+        logits: Tensor = self.conv_seg(self.features(levels))
+        return logits
+
+
+def resize(x: Tensor, shape_hw: ShapeHW) -> Tensor:
+    """Bilinear, half-pixel centres: all resizing of DiffMatch."""
+    return F.interpolate(x, shape_hw, mode="bilinear", align_corners=False)
+
+
+def feature_distance(q_t1: Tensor, q_t2: Tensor, axis: int = 1) -> Tensor:
+    """Distance between the features of both dates, sqrt(sum (q1 - q2 + 1e-6)^2).
+
+    Args:
+        q_t1: (B,C,h,w).
+        q_t2: (B,C,h,w).
+        axis: over which to sum: 1, the channels, is the paper's definition and gives (B,h,w). The
+            authors' code sums over -1, the columns of the image, and gives (B,C,h); it is here
+            only to compare with their numbers.
+    """
+    return (q_t1 - q_t2 + 1e-6).square().sum(axis).sqrt()
+
+
+def resize_distance(distance: Tensor, shape_hw: ShapeHW) -> Tensor:
+    """(B,h,w) -> (B,H,W), bilinear: the distance is resized, not the features."""
+    return resize(distance[:, None], shape_hw)[:, 0]

@@ -1,0 +1,140 @@
+"""A small network for processors: local, symmetric in its dates, under a million parameters.
+
+One encoder of inverted residuals (arXiv 1801.04381) runs on each date down to stride 16. At every
+level both dates become their absolute difference, which tells change, and their sum, which tells
+on what: neither depends on the order of dates. A top-down path adds the levels up to stride 2, and
+each pixel there gives the four pixels of the image it covers.
+
+There is no pooling over the image and no norm but batch norm, so a pixel of the result sees a
+square of known size and tiles with enough halo join exactly.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rscd.models.encoders import encode_dates
+from rscd.models.inputs import check_image, normalize_layer
+from rscd.models.statistics import raw_statistics
+
+WIDTHS = (16, 32, 64, 128)
+"""Channels at strides 2, 4, 8, 16."""
+DEPTHS = (1, 2, 3, 3)
+"""Blocks per stride."""
+DECODER_WIDTH = 48
+
+
+class InvertedResidual(nn.Module):
+    """1x1 widens, 3x3 per channel, 1x1 narrows; added to the input where shapes agree."""
+
+    def __init__(self, n_in: int, n_out: int, *, stride: int = 1, expand: int = 3) -> None:
+        """Build it; `expand` times `n_in` channels inside."""
+        super().__init__()
+        inner = expand * n_in
+        self.residual = stride == 1 and n_in == n_out
+        self.layers = nn.Sequential(
+            nn.Conv2d(n_in, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, n_out, 1, bias=False),
+            nn.BatchNorm2d(n_out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,n_in,h,w) -> (B,n_out,h/stride,w/stride)."""
+        out: Tensor = self.layers(x)
+        return x + out if self.residual else out
+
+
+class TinyEncoder(nn.Module):
+    """(B,C,H,W) -> maps of strides 2, 4, 8, 16."""
+
+    def __init__(self, n_bands: int, widths: Sequence[int], depths: Sequence[int]) -> None:
+        """Build it."""
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(n_bands, widths[0], 3, 2, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        self.stages = nn.ModuleList()
+        n_in = widths[0]
+        for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            first = InvertedResidual(n_in, width, stride=2 if level else 1)
+            rest = [InvertedResidual(width, width) for _ in range(depth - 1)]
+            self.stages.append(nn.Sequential(first, *rest))
+            n_in = width
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """See the class."""
+        levels = [self.stem(image)]
+        for stage in self.stages:
+            levels.append(stage(levels[-1]))
+        return levels[1:]
+
+
+class TinyDecoder(nn.Module):
+    """Difference and sum of both dates per level -> logits at full resolution."""
+
+    def __init__(self, widths: Sequence[int], width: int) -> None:
+        """Build it; `width` channels throughout."""
+        super().__init__()
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(2 * n_in, width, 1, bias=False), nn.BatchNorm2d(width))
+            for n_in in widths
+        )
+        self.blocks = nn.ModuleList(InvertedResidual(width, width, expand=2) for _ in widths)
+        self.head = nn.Conv2d(width, 4, 3, padding=1)
+
+    def forward(self, t1: Sequence[Tensor], t2: Sequence[Tensor]) -> Tensor:
+        """Maps of strides 2..16 of both dates -> (B,1,H,W)."""
+        fused = [
+            lateral(torch.cat([(b - a).abs(), a + b], dim=1))
+            for lateral, a, b in zip(self.laterals, t1, t2, strict=True)
+        ]
+        x = self.blocks[-1](fused[-1])
+        for level in range(len(fused) - 2, -1, -1):
+            up = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = self.blocks[level](fused[level] + up)
+        return F.pixel_shuffle(self.head(torch.relu(x)), 2)
+
+
+class TinyChangeNet(nn.Module):
+    """See the module."""
+
+    def __init__(
+        self,
+        n_bands: int = 3,
+        widths: Sequence[int] = WIDTHS,
+        depths: Sequence[int] = DEPTHS,
+        decoder_width: int = DECODER_WIDTH,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        """Build it with random weights.
+
+        Args:
+            n_bands: bands per date.
+            widths: channels at strides 2, 4, 8, ...
+            depths: blocks per stride.
+            decoder_width: channels of the decoder.
+            mean: per band, subtracted from raw values; default 0.
+            std: per band; default 1.
+        """
+        super().__init__()
+        self.n_bands = n_bands
+        self.multiple = int(2 ** len(widths))
+        self.normalize = normalize_layer(n_bands, mean, std, raw_statistics(n_bands))
+        self.encoder = TinyEncoder(n_bands, widths, depths)
+        self.decoder = TinyDecoder(widths, decoder_width)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B,2,C,H,W) float32 raw values -> ``logits`` (B,1,H,W); the order of dates is free."""
+        check_image(image, self.n_bands, self.multiple)
+        t1, t2 = encode_dates(self.encoder, self.normalize(image), "joint")
+        return {"logits": self.decoder(t1, t2)}

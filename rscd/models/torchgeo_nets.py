@@ -1,0 +1,329 @@
+"""TorchGeo's change detection networks and pretrained encoders; nothing else here imports it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rscd.errors import ModelError
+from rscd.models.downloads import downloading, is_file, load_file_into
+from rscd.models.inputs import check_image, normalize_layer
+from rscd.models.statistics import Statistics, imagenet_statistics, raw_statistics
+
+RESNETS = ("resnet18", "resnet50", "resnet152")
+SWINS = ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_b")
+SWIN_LEVELS = ("features.1", "features.3", "features.5", "features.7")
+"""Outputs of the four stages, before each reduction: strides 4, 8, 16, 32."""
+
+BTC_RANGE = 255.0
+"""BTC normalises values in 0..1 by itself; raw 8-bit values are divided by this first."""
+
+
+class Pyramid(nn.Module):
+    """A TorchGeo backbone as encoder: the image, then one map per stride 2, 4, ... ."""
+
+    def __init__(self, module: nn.Module, channels: Sequence[int], *, swin: bool) -> None:
+        """Take a module that gives a list (timm) or a dict of channels-last maps (swin)."""
+        super().__init__()
+        self.model = module
+        self.channels = tuple(channels)
+        self.swin = swin
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B,C,H,W) -> maps of `channels`."""
+        found = self.model(image)
+        if not self.swin:
+            return [image, *found]
+        # the transformer starts at stride 4: an empty map keeps level k at stride 2**k
+        half = image.new_empty(len(image), 0, image.shape[2] // 2, image.shape[3] // 2)
+        return [image, half, *(level.permute(0, 3, 1, 2) for level in found.values())]
+
+
+def torchgeo_weights(name: str, encoder: str) -> Any:
+    """A member of TorchGeo's weight enums.
+
+    Args:
+        name: ``ResNet50_Weights.SENTINEL2_ALL_MOCO`` or only the part behind the dot.
+        encoder: TorchGeo's name of the model.
+
+    Raises:
+        ModelError: for an unknown name; the message lists those there are.
+    """
+    from torchgeo.models import get_model_weights
+
+    members = {member.name: member for member in get_model_weights(encoder)}
+    short = name.rpartition(".")[2]
+    if short not in members:
+        raise ModelError(
+            f"expected weights of {encoder} among {', '.join(members)}, found {name!r}"
+        )
+    return members[short]
+
+
+def weight_statistics(weights: Any) -> Statistics:
+    """Mean and deviation per band of raw values: the normalisations of a weight enum, combined."""
+    from torchvision.transforms.v2 import Normalize
+
+    n_bands = int(weights.meta["in_chans"])
+    offset, scale = torch.zeros(n_bands), torch.ones(n_bands)
+    for step in weights.transforms.modules():
+        if isinstance(step, Normalize):
+            mean, std = torch.tensor(step.mean), torch.tensor(step.std)
+            offset, scale = offset + mean * scale, scale * std
+    return tuple(offset.tolist()), tuple(scale.tolist())
+
+
+def torchgeo_encoder(
+    name: str, n_bands: int, weights: str | None, output_stride: int
+) -> tuple[Pyramid, Statistics]:
+    """A backbone of TorchGeo, with its pretrained weights.
+
+    Args:
+        name: one of `RESNETS` or `SWINS`.
+        n_bands: bands per date; with `weights`, the number they were trained with.
+        weights: see `torchgeo_weights`; None: random.
+        output_stride: 32, or 16 or 8 for a dilated ResNet.
+
+    Raises:
+        ModelError: for unknown names, other bands than those of the weights, or a failed download.
+    """
+    from torchgeo.models import get_model
+
+    if name not in (*RESNETS, *SWINS):
+        raise ModelError(
+            f"expected an encoder among {', '.join((*RESNETS, *SWINS))} after 'tg-', found "
+            f"{name!r}; TorchGeo's transformers without a pyramid serve no decoder here"
+        )
+    found = None if weights is None else torchgeo_weights(weights, name)
+    if found is not None and found.meta["in_chans"] != n_bands:
+        bands = ", ".join(map(str, found.meta.get("bands", ())))
+        raise ModelError(
+            f"expected {found.meta['in_chans']} bands ({bands}) for weights {found}, found "
+            f"{n_bands}; choose the bands in that order, other weights, or weights: null"
+        )
+    if name in RESNETS:
+        module: Any = get_model(
+            name, in_chans=n_bands, features_only=True, output_stride=output_stride
+        )
+        channels = [n_bands, *module.feature_info.channels()]
+    else:
+        module = _swin(get_model(name), n_bands)
+        width = module.get_submodule("features.0.0").out_channels
+        channels = [n_bands, 0, *(width * 2**level for level in range(4))]
+    if found is None:
+        return Pyramid(module, channels, swin=name in SWINS), raw_statistics(n_bands)
+    with downloading(str(found), found.url):
+        tensors = found.get_state_dict(progress=False, weights_only=True)
+    _load(module, tensors, str(found))
+    return Pyramid(module, channels, swin=name in SWINS), weight_statistics(found)
+
+
+def _swin(model: nn.Module, n_bands: int) -> nn.Module:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    old: Any = model.get_submodule("features.0.0")
+    if n_bands != old.in_channels:
+        stem = nn.Conv2d(n_bands, old.out_channels, old.kernel_size, old.stride)
+        model.get_submodule("features.0").register_module("0", stem)
+    module: nn.Module = create_feature_extractor(model, return_nodes=list(SWIN_LEVELS))
+    return module
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Load what the encoder has; the classifier that the weights may bring is left out."""
+    missing, _ = module.load_state_dict(dict(tensors), strict=False)
+    if missing:
+        raise ModelError(
+            f"expected all tensors of the encoder in {what}, found none for {missing[:3]} and "
+            f"{max(0, len(missing) - 3)} others; use a TorchGeo release that fits these weights"
+        )
+
+
+class TorchGeoNetwork(nn.Module):
+    """One of TorchGeo's networks as it is, behind our input and output."""
+
+    def __init__(
+        self, *, normalize: nn.Module, network: nn.Module, n_bands: int, multiple: int
+    ) -> None:
+        """Wrap a network that takes (B,2,C,H,W)."""
+        super().__init__()
+        self.n_bands = n_bands
+        self.multiple = multiple
+        self.normalize = normalize
+        self.network = network
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B,2,C,H,W) raw -> ``logits`` (B,K,H,W)."""
+        check_image(image, self.n_bands, self.multiple)
+        return {"logits": self.network(self.normalize(image))}
+
+
+class StackedDates(nn.Module):
+    """BTC's input: three bands per date, dates stacked along channels.
+
+    For other counts a 1x1 convolution maps the bands to three first, the only change to BTC.
+    """
+
+    def __init__(self, network: nn.Module, n_bands: int) -> None:
+        """Wrap BTC."""
+        super().__init__()
+        self.bands: nn.Module = nn.Identity() if n_bands == 3 else nn.Conv2d(n_bands, 3, 1)
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B,2,C,H,W) in 0..1 -> (B,K,H,W)."""
+        rgb = self.bands(image.flatten(0, 1)).unflatten(0, (-1, 2))
+        logits: Tensor = self.network(rgb.flatten(1, 2))
+        return logits
+
+
+def _fc_siam(
+    kind: str,
+    n_bands: int,
+    encoder: str,
+    weights: str | None,
+    decoder_channels: Sequence[int],
+    n_classes: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> TorchGeoNetwork:
+    from torchgeo import models
+
+    depth = len(decoder_channels)
+    file = is_file(weights)
+    with downloading(f"{weights} of {encoder}", "the model hub of segmentation-models-pytorch"):
+        network = getattr(models, kind)(
+            encoder_name=encoder,
+            encoder_depth=depth,
+            encoder_weights=None if file else weights,
+            decoder_channels=list(decoder_channels),
+            in_channels=n_bands,
+            classes=n_classes,
+        )
+    if file:
+        load_file_into(network.encoder, str(weights))
+    default = imagenet_statistics(n_bands) if weights == "imagenet" else raw_statistics(n_bands)
+    return TorchGeoNetwork(
+        normalize=normalize_layer(n_bands, mean, std, default),
+        network=network,
+        n_bands=n_bands,
+        multiple=2**depth,
+    )
+
+
+def fc_siam_diff(
+    n_bands: int = 3,
+    encoder: str = "resnet34",
+    weights: str | None = None,
+    decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+    n_classes: int = 1,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> TorchGeoNetwork:
+    """TorchGeo's FC-Siam-diff (https://doi.org/10.1109/ICIP.2018.8451652).
+
+    Args:
+        n_bands: bands per date.
+        encoder: name in segmentation-models-pytorch.
+        weights: of the encoder: name there, path of a local file, or None: random.
+        decoder_channels: from the deepest level to full resolution.
+        n_classes: 1 or 2.
+        mean: per band; default of the weights.
+        std: per band; default of the weights.
+    """
+    return _fc_siam("FCSiamDiff", n_bands, encoder, weights, decoder_channels, n_classes, mean, std)
+
+
+def fc_siam_conc(
+    n_bands: int = 3,
+    encoder: str = "resnet34",
+    weights: str | None = None,
+    decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+    n_classes: int = 1,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> TorchGeoNetwork:
+    """TorchGeo's FC-Siam-conc; arguments as `fc_siam_diff`."""
+    return _fc_siam("FCSiamConc", n_bands, encoder, weights, decoder_channels, n_classes, mean, std)
+
+
+def change_vit(
+    n_bands: int = 3,
+    backbone: str = "vit_tiny_patch16_224",
+    img_size: int = 256,
+    weights: str | None = None,
+    n_classes: int = 1,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> TorchGeoNetwork:
+    """TorchGeo's ChangeViT (https://arxiv.org/abs/2406.12847); attention: not local.
+
+    Args:
+        n_bands: bands per date.
+        backbone: a vision transformer of timm.
+        img_size: size the position embedding is made for; others are interpolated.
+        weights: ``imagenet`` takes timm's for transformer and detail branch; None: random.
+        n_classes: 1 or 2.
+        mean: per band; default of the weights.
+        std: per band; default of the weights.
+    """
+    from torchgeo.models import ChangeViT
+
+    with downloading(f"{weights} of {backbone}", "timm's model hub"):
+        network = ChangeViT(
+            backbone,
+            img_size=img_size,
+            in_channels=n_bands,
+            num_classes=n_classes,
+            pretrained=weights is not None,
+        )
+    default = raw_statistics(n_bands) if weights is None else imagenet_statistics(n_bands)
+    return TorchGeoNetwork(
+        normalize=normalize_layer(n_bands, mean, std, default),
+        network=network,
+        n_bands=n_bands,
+        multiple=int(network.encoder.patch_embed.patch_size[0]),
+    )
+
+
+def btc(
+    n_bands: int = 3,
+    backbone: str = "swin_tiny",
+    weights: str | None = None,
+    n_classes: int = 1,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> TorchGeoNetwork:
+    """TorchGeo's BTC (https://arxiv.org/abs/2507.03367); pooled pyramid: not local.
+
+    Its pooled branch has batch norm at 1x1: training needs two pairs per batch at least.
+
+    Args:
+        n_bands: bands per date.
+        backbone: ``swin_tiny``, ``swin_small`` or ``swin_base``.
+        weights: ``cityscapes`` or None: random.
+        n_classes: 1 or 2.
+        mean: per band, default 0; BTC itself normalises by ImageNet's statistics after this.
+        std: per band, default 255.
+    """
+    from torchgeo.models import BTC
+
+    network = BTC(backbone, backbone_pretrained=False, classes=n_classes)
+    if weights is not None:
+        _load_cityscapes(network.encoder, backbone)
+    default = (0.0,) * n_bands, (BTC_RANGE,) * n_bands
+    return TorchGeoNetwork(
+        normalize=normalize_layer(n_bands, mean, std, default),
+        network=StackedDates(network, n_bands),
+        n_bands=n_bands,
+        multiple=32,
+    )
+
+
+def _load_cityscapes(encoder: Any, backbone: str) -> None:
+    found = torchgeo_weights("CITYSCAPES_SEMSEG", f"swin_{backbone.removeprefix('swin_')[0]}")
+    with downloading(str(found), found.url):
+        tensors = found.get_state_dict(include_norms=True, progress=False, weights_only=True)
+    _load(encoder.feature_extractor, tensors["state_dict"], str(found))
+    encoder.norms.load_state_dict(tensors["feat_norms_state_dict"])

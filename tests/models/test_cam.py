@@ -1,0 +1,112 @@
+"""KD-MSI's classifier against the reference arrays and its structural facts (section 2.2)."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from rscd.errors import ModelError
+from rscd.models.cam import COMBINATIONS
+from rscd.models.networks import build_network
+
+SMALL = {"encoder": "tu-resnet18", "output_stride": 16}
+
+
+def canonical(name):
+    return name.removeprefix("model.")
+
+
+def close(found, expected, what):
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-6, err_msg=what)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_forward_matches_the_reference_arrays(golden, fill_by_rule, pairs_of, combination):
+    files = sorted((golden / "kdmsi").glob("classifier_*.npz"))
+    assert files
+    network = build_network("cam", {"combination": combination})
+    for file in files:
+        arrays = np.load(file)
+        training = any(key.startswith("post_") for key in arrays)
+        fill_by_rule(network, int(arrays["seed"]), canonical).train(training)
+        with torch.no_grad():
+            out = network(pairs_of(arrays))
+        close(out["label_logit"], arrays[f"logits_{combination}"], file.name)
+        close(out["cam"], arrays[f"features_{combination}"], file.name)
+        state = network.state_dict()
+        for key in arrays:
+            if key.startswith("post_"):
+                close(state[f"model.{key.removeprefix('post_')}"], arrays[key], f"{file} {key}")
+
+
+@pytest.mark.golden
+def test_parameter_names_and_order_are_the_published_ones(golden):
+    files = sorted((golden / "kdmsi").glob("param_groups_classifier_*.npz"))
+    assert files
+    for file in files:
+        arrays = np.load(file)
+        combination, batch_norm = file.stem.removeprefix("param_groups_classifier_").split("_")
+        network = build_network("cam", {"combination": combination, "batch_norm": batch_norm})
+        found = {name: p.numel() for name, p in network.named_parameters()}
+        expected = dict(zip(arrays["param_names"].tolist(), arrays["numel"].tolist(), strict=True))
+        assert found == expected, file.name
+        for group in range(4):
+            members = arrays["param_names"][arrays["group_index"] == group].tolist()
+            assert members == [n for n in found if n in set(members)], "order within a group"
+
+
+def test_minus_changes_its_sign_with_the_dates_and_abs_does_not():
+    image = torch.rand(2, 2, 3, 64, 64) * 255
+    for combination, sign in {"minus": -1, "abs": 1}.items():
+        network = build_network("cam", SMALL | {"combination": combination}).eval()
+        with torch.inference_mode():
+            torch.testing.assert_close(network(image)["cam"], sign * network(image.flip(1))["cam"])
+
+
+def test_equal_dates_give_exactly_one_half():
+    same = torch.rand(1, 1, 3, 64, 64).expand(1, 2, 3, 64, 64) * 255
+    for combination, floor in {"minus": True, "abs": True, "cat": False}.items():
+        network = build_network("cam", SMALL | {"combination": combination}).eval()
+        with torch.inference_mode():
+            out = network(same)
+        assert bool((out["cam"] == 0).all()) is floor, combination
+        assert bool((out["logits"].sigmoid() == 0.5).all()) is floor
+
+
+def test_label_is_the_mean_of_the_map():
+    network = build_network("cam", SMALL)
+    out = network(torch.rand(3, 2, 3, 64, 96) * 255)
+    assert out["cam"].shape == (3, 1, 4, 6)
+    torch.testing.assert_close(out["label_logit"], out["cam"].mean((2, 3)))
+
+
+def test_normal_batch_norm_sees_t2_first_and_one_date_at_a_time():
+    network = build_network("cam", SMALL)
+    image = torch.rand(2, 2, 3, 64, 64) * 255
+    by_hand = copy.deepcopy(network)
+    with torch.no_grad():
+        network(image)
+        raw = by_hand.normalize(image)
+        by_hand.model(raw[:, 1])
+        by_hand.model(raw[:, 0])
+    for (name, found), expected in zip(
+        network.state_dict().items(), by_hand.state_dict().values(), strict=True
+    ):
+        assert torch.equal(found, expected), name
+    assert network.model.model.bn1.num_batches_tracked == 2
+
+
+def test_fixed_batch_norm_trains_as_it_evaluates():
+    network = build_network("cam", SMALL | {"batch_norm": "fix"}).train()
+    image = torch.rand(1, 2, 3, 64, 64) * 255
+    with torch.no_grad():
+        torch.testing.assert_close(network(image)["cam"], network.eval()(image)["cam"])
+
+
+def test_unknown_combination_is_refused():
+    with pytest.raises(ModelError, match="expected combination cat, minus, abs"):
+        build_network("cam", SMALL | {"combination": "plus"})
+    with pytest.raises(ModelError, match="batch_norm normal, fix"):
+        build_network("cam", SMALL | {"batch_norm": "none"})

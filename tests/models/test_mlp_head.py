@@ -1,0 +1,136 @@
+"""DiffMatch's heads against the reference arrays."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rscd.models.encoders import Backbone
+from rscd.models.mlp_head import LightHead, feature_distance, resize_distance
+from rscd.models.networks import build_network
+from rscd.models.siamese import DiffMatchNetwork
+
+
+def part(arrays, prefix):
+    return {
+        key.removeprefix(prefix): torch.from_numpy(arrays[key])
+        for key in arrays
+        if key.startswith(prefix)
+    }
+
+
+def network_of(arrays):
+    """The heads of a file behind no encoder."""
+    diff, seg = part(arrays, "diff."), part(arrays, "seg.")
+    count = sum(1 for key in arrays if key.startswith("feat1_"))
+    channels = [arrays[f"feat1_{k}"].shape[1] for k in range(count)]
+    width = diff["conv_seg.weight"].shape[1]
+    classes = diff["conv_seg.weight"].shape[0]
+    decoder = LightHead(channels, width=width, n_classes=classes, dual=True)
+    segmentation = LightHead(channels, width=width, n_classes=classes)
+    decoder.load_state_dict(diff)
+    segmentation.load_state_dict(seg)
+    return DiffMatchNetwork(
+        normalize=nn.Identity(),
+        backbone=Backbone(nn.Identity(), (3,), 1, any_size=True, statistics=((), ())),
+        fusion="abs",
+        decoder=decoder,
+        segmentation=segmentation,
+    )
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_heads_match_the_reference_arrays(golden, mode):
+    files = sorted((golden / "diffmatch").glob("heads_forward*.npz"))
+    assert files
+    for file in files:
+        arrays = np.load(file)
+        network = network_of(arrays).train(mode == "train")
+        count = len(network.decoder.convs)
+        t1, t2 = (
+            [torch.from_numpy(arrays[f"feat{date}_{k}"]) for k in range(count)] for date in (1, 2)
+        )
+        size = arrays[f"{mode}_logits_cr"].shape[-2:]
+        with torch.no_grad():
+            out = network.heads(t1, t2, SimpleNamespace(shape=(1, *size)))
+            stretched = feature_distance(out["embed_t1"], out["embed_t2"], axis=-1)
+            found = {
+                "logits_cr": out["logits"],
+                "logits_vl": out["vl_logits"],
+                "logits_seg1": out["sem_t1"],
+                "logits_seg2": out["sem_t2"],
+                "q1": out["embed_t1"],
+                "q2": out["embed_t2"],
+                "dist_channel": out["distance"],
+                "dist_channel_lowres": feature_distance(out["embed_t1"], out["embed_t2"]),
+                "dist_authors_lastaxis": resize_distance(stretched, size),
+            }
+            # once more from the start: in train mode the first call has moved running statistics
+            again = network_of(arrays).train(mode == "train").decoder
+            diffs = [(b - a).abs() for a, b in zip(t1, t2, strict=True)]
+            q = again.features(diffs)
+            found["lowres_logits_cr"] = again.conv_seg(q)
+            found["lowres_logits_vl"] = again.conv_seg_for_vl(q)
+        for name, value in found.items():
+            np.testing.assert_allclose(
+                value.numpy(),
+                arrays[f"{mode}_{name}"],
+                rtol=1e-4,
+                atol=5e-4,
+                err_msg=f"{file.name} {mode}_{name}",
+            )
+
+
+def test_parameters_are_those_of_the_paper():
+    network = build_network("diffmatch", {})
+    count = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in network.named_children()
+    }
+    assert count["encoder"] == 23_508_032
+    assert count["decoder"] == 1_248_772
+    assert count["segmentation"] == 1_248_258
+    assert sum(count.values()) == 26_005_062
+
+
+def test_encoder_dilates_as_the_paper_does():
+    layers = build_network("diffmatch", {}).encoder.model.layer4
+    assert [block.conv2.dilation[0] for block in layers] == [1, 2, 2]
+    assert [block.conv2.stride[0] for block in layers] == [1, 1, 1]
+
+
+def test_auxiliary_outputs_do_not_change_the_prediction():
+    network = build_network("diffmatch", {"encoder": "tu-resnet18", "width": 16}).eval()
+    image = torch.rand(2, 2, 3, 64, 96) * 255
+    with torch.inference_mode():
+        plain, full = network(image), network(image, auxiliary=True)
+    assert set(plain) == {"logits"}
+    assert torch.equal(plain["logits"], full["logits"])
+    shapes = {name: tuple(value.shape) for name, value in full.items()}
+    assert shapes == {
+        **dict.fromkeys(["logits", "vl_logits", "sem_t1", "sem_t2"], (2, 2, 64, 96)),
+        **dict.fromkeys(["embed_t1", "embed_t2"], (2, 16, 16, 24)),
+        "distance": (2, 64, 96),
+    }
+
+
+def test_batch_norm_sees_one_date_at_a_time():
+    network = build_network("diffmatch", {"encoder": "tu-resnet18", "width": 16})
+    network(torch.rand(2, 2, 3, 64, 64), auxiliary=True)
+    assert network.encoder.model.bn1.num_batches_tracked == 2
+    assert network.decoder.fusion_conv.bn.num_batches_tracked == 1
+    assert network.segmentation.fusion_conv.bn.num_batches_tracked == 2
+    joint = build_network("diffmatch", {"encoder": "tu-resnet18", "width": 16, "order": "joint"})
+    joint(torch.rand(2, 2, 3, 64, 64))
+    assert joint.encoder.model.bn1.num_batches_tracked == 1
+
+
+def test_distance_of_equal_features_has_a_gradient():
+    q = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    distance = feature_distance(q, torch.zeros(1, 4, 2, 2))
+    distance.sum().backward()
+    assert q.grad is not None
+    assert torch.isfinite(q.grad).all()
+    assert distance.max() < 1e-5
