@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json
-from rscd.errors import UsageError
+from rscd.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from rscd.evaluation.report import Report
@@ -214,6 +214,10 @@ def _write_reliability(report: "Report", path: Path) -> None:
 def _check_picture(option: str, path: str | None) -> None:
     if path is not None and Path(path).suffix.lower() != ".png":
         raise UsageError(f"expected a file ending in .png for --{option}, found {path}")
+    if path is not None and not Path(path).parent.is_dir():
+        raise OutputError(
+            f"expected a folder for {path}, found none at {Path(path).parent}; create it first"
+        )
 
 
 def _check_unused(args: argparse.Namespace, names: tuple[str, ...], use: str) -> None:

@@ -176,7 +176,6 @@ def evaluate_split(split: Split, progress: Progress = silent) -> Report:
         samples=samples,
         probabilities=Probabilities.of(metrics),
         area_m2=None,
-        notes=_notes(counts.true[1], "no pixel of this split is labelled as change"),
     )
 
 
@@ -216,7 +215,3 @@ def _subject(split: Split, samples: Sequence[Sample]) -> dict[str, Any]:
         "pairs": len(samples),
         "model": split.model.name,
     }
-
-
-def _notes(true_change: int, text: str) -> tuple[str, ...]:
-    return () if true_change else (f"{text}: IoU, recall and F1 are 0 by convention",)

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,19 @@ class Coding:
 
     def decode(self, values: NDArray[Any], covered: BoolArray) -> ByteArray:
         """(h,w) stored values -> 0, 1, and 255 where unknown or not covered."""
-        mask = np.isin(values, list(self.change)).astype(np.uint8)
-        unknown = ~covered | np.isin(values, list(self.unknown))
+        mask = _one_of(values, self.change).astype(np.uint8)
+        unknown = ~covered | _one_of(values, self.unknown)
         if np.issubdtype(values.dtype, np.floating):
             unknown |= np.isnan(values)
         mask[unknown] = IGNORE
         return mask
+
+
+def _one_of(values: NDArray[Any], wanted: frozenset[float]) -> BoolArray:
+    found = np.zeros(values.shape, bool)
+    for value in wanted:
+        found |= values == value
+    return found
 
 
 def resolve_coding(
@@ -86,11 +93,12 @@ def resolve_coding(
     """Find out what stored values mean.
 
     Named values come first. Where no value is named as change, the file must hold 0 beside 1 or
-    beside 255; 255 beside 1 means unknown, as in the masks of this package.
+    beside 255; 255 beside 1 means unknown, as in the masks of this package. A nodata of 0 in a
+    file without any other value for "no change" means no change: viewers then show it transparent.
 
     Args:
         what: which file, for messages.
-        found: distinct values of the file; not looked at where ``change`` is given.
+        found: distinct values of the file.
         change: values that the user named as change, or None.
         unknown: values that the user named as unlabelled, or None for the declared nodata.
         nodata: declared by the file.
@@ -98,23 +106,28 @@ def resolve_coding(
     Raises:
         DataError: values whose meaning is not clear.
     """
-    declared = {nodata} if nodata is not None else set()
-    missing = frozenset(declared if unknown is None else unknown)
-    if change is not None:
-        return Coding(frozenset(change), missing - frozenset(change))
+    declared = frozenset(() if nodata is None else (nodata,))
+    missing = declared if unknown is None else frozenset(unknown)
     values = frozenset(found) - missing
-    if values <= {0, 1}:
-        return Coding(frozenset({1.0}), missing)
-    if values <= {0, IGNORE}:
-        return Coding(frozenset({float(IGNORE)}), missing)
-    if values <= {0, 1, IGNORE}:
-        return Coding(frozenset({1.0}), missing | {float(IGNORE)})
-    shown = ", ".join(f"{v:g}" for v in sorted(values)[:8])
-    raise DataError(
-        f"expected values 0 and 255 (or 0 and 1) in {what}, found {shown}"
-        f"{', ...' if len(values) > 8 else ''}; name those that mean change (--change-value for "
-        "the truth, --predicted-value for the prediction) and those without label (--unlabelled)"
-    )
+    if change is not None:
+        meaning = Coding(frozenset(change), missing - frozenset(change))
+    elif values <= {0, 1}:
+        meaning = Coding(frozenset({1.0}), missing)
+    elif values <= {0, IGNORE}:
+        meaning = Coding(frozenset({float(IGNORE)}), missing)
+    elif values <= {0, 1, IGNORE}:
+        meaning = Coding(frozenset({1.0}), missing | {float(IGNORE)})
+    else:
+        shown = ", ".join(f"{v:g}" for v in sorted(values)[:8])
+        raise DataError(
+            f"expected values 0 and 255 (or 0 and 1) in {what}, found {shown}"
+            f"{', ...' if len(values) > 8 else ''}; name those that mean change (--change-value "
+            "for the truth, --predicted-value for the prediction) and those without label "
+            "(--unlabelled)"
+        )
+    if unknown is None and nodata == 0 and values <= meaning.change:
+        return replace(meaning, unknown=meaning.unknown - {0.0})
+    return meaning
 
 
 def open_source(role: str, path: str | Path, bands: tuple[int, ...] | None = (1,)) -> Source:

@@ -210,7 +210,8 @@ def _classes(
     unknown: tuple[float, ...] | None,
 ) -> Reader:
     what = f"{source.date} {source.path}"
-    found = distinct_values(read, squares, what) if change is None else ()
+    needed = change is None or source.nodata == 0  # else no pass over the file for them
+    found = distinct_values(read, squares, what) if needed else ()
     coding = resolve_coding(what, found, change, unknown, source.nodata)
 
     def classes(box: Box) -> ByteArray:
@@ -297,7 +298,6 @@ class _Tally:
             samples=self.samples,
             probabilities=None if self.threshold is None else Probabilities.of(self.metrics),
             area_m2=_areas(self.samples, grid, squares),
-            notes=(),
         )
 
 

@@ -95,8 +95,15 @@ class Report:
     area_m2: Mapping[str, float] | None
     """``predicted``, ``true``, ``hit``, ``false_positive`` and ``false_negative`` change; None
     where nothing tells the size of a pixel."""
-    notes: tuple[str, ...] = ()
-    """Decisions a reader must know to understand the numbers."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know to understand the numbers."""
+        cases = (
+            (self.counts.true[1], "nothing counted is labelled as change"),
+            (self.counts.predicted[1], "no change was predicted where pixels count"),
+        )
+        return [f"{text}: 0/0 is given as 0" for pixels, text in cases if pixels == 0]
 
     def json(self) -> dict[str, Any]:
         """Everything as plain data for one JSON object."""
@@ -115,7 +122,7 @@ class Report:
             "best_threshold_on_this_data": self._best(),
             "area_m2": None if self.area_m2 is None else dict(self.area_m2),
             "samples": self._sample_names(),
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
 
     def text(self) -> str:

@@ -82,8 +82,13 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
 
 
 def _stretched(image: FloatArray) -> NDArray[np.float32]:
-    """Both dates as (2,h,w,3) pictures, stretched even if 8-bit: satellites use few of the 256."""
-    return to_rgb(image / max(1.0, float(np.abs(image).max())))
+    """Both dates as (2,h,w,3) pictures, each band stretched over both dates together.
+
+    Also 8-bit values are stretched (they come below 1 for that): satellites use few of the 256.
+    """
+    bands = image[:, :3] if image.shape[1] >= 3 else np.repeat(image[:, :1], 3, axis=1)
+    scaled = bands / max(1.0, float(np.abs(bands).max()))
+    return np.concatenate([to_rgb(scaled, [band]) for band in range(3)], axis=-1)
 
 
 def write_reliability(probabilities: Probabilities, path: Path) -> None:
