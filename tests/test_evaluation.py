@@ -366,6 +366,14 @@ def test_what_cannot_be_compared_is_refused(tmp_path, write_tif):
     geopandas.GeoDataFrame(geometry=[shapely.Point(500_010, 4_999_990)], crs=CRS).to_file(points)
     with pytest.raises(DataError, match="found Point and the like; give a layer of polygons"):
         evaluate_maps(points, truth)
+    two = tmp_path / "two.gpkg"
+    for layer in ("a", "b"):
+        shape = [shapely.box(500_000, 4_999_990, 500_010, 5_000_000)]
+        geopandas.GeoDataFrame(geometry=shape, crs=CRS).to_file(two, layer=layer)
+    with pytest.raises(
+        DataError, match=r"expected one layer of polygons in .*two.gpkg, found a, b"
+    ):
+        evaluate_maps(two, truth)
     heights = np.arange(120, dtype=np.int16).reshape(10, 12)
     with pytest.raises(DataError, match="more than 64 distinct values"):
         evaluate_maps(truth, write_tif(tmp_path / "h.tif", heights))
@@ -557,11 +565,12 @@ def test_errors_name_the_pair(folder):
 def test_the_default_detector_on_the_landsat_pair_of_taizhou(realdata, tmp_path):
     home = realdata / "geotiff" / "landsat-taizhou"
     t1, t2, truth = (next(home.glob(f"{name}*.tif")) for name in ("A_", "B_", "reference"))
-    outputs = [tmp_path / "change.tif", tmp_path / "change.geojson"]
+    outputs = [tmp_path / f"change.{suffix}" for suffix in ("tif", "geojson", "gpkg")]
     predict(open_pair(t1, t2), outputs, Options(model="irmad"))
     options = MapOptions(change_values=(255,), unlabelled=(127,))
-    raster, polygons = (evaluate_maps(path, truth, options) for path in outputs)
+    raster, *polygons = (evaluate_maps(path, truth, options) for path in outputs)
     assert raster.pixels.counted == 21_390
     assert raster.counts.true == (17_163, 4_227)
     assert summarise(raster.counts)["kappa"] >= 0.93
-    assert (polygons.counts, polygons.objects) == (raster.counts, raster.objects)
+    for found in polygons:
+        assert (found.counts, found.objects) == (raster.counts, raster.objects)

@@ -1,6 +1,7 @@
 """``rscd evaluate``: a model on a labelled split, or a finished map against a reference."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
     split = Split.open(
         args.source,
         args.split,
-        load_model(args.model, args.device or "auto"),
+        load_model(args.model, args.device or "auto", threads=os.cpu_count() or 1),
         threshold=args.threshold,
         mask_values=mask_rule(_whole(args.change_value), _whole(args.unlabelled)),
         bands=None if args.bands is None else parse_bands(args.bands),

@@ -359,7 +359,11 @@ def _read_geometries(role: str, path: str | Path) -> tuple[NDArray[np.object_], 
         if Path(path).suffix.lower() == ".parquet":
             frame = geopandas.read_parquet(path)
         else:
-            frame = pyogrio.read_dataframe(path, columns=[])
+            layers = pyogrio.list_layers(path)
+            layer = _only_layer(role, path, [name for name, kind in layers if kind is not None])
+            frame = pyogrio.read_dataframe(path, layer=layer, columns=[])
+    except DataError:
+        raise
     except (DataSourceError, DataLayerError, ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"expected polygons in {role} {path}, found: {' '.join(str(error).split())}; check the "
@@ -368,6 +372,17 @@ def _read_geometries(role: str, path: str | Path) -> tuple[NDArray[np.object_], 
     if "geometry" not in frame:
         return np.empty(0, object), None
     return frame.geometry.to_numpy(), None if frame.crs is None else CRS(frame.crs)
+
+
+def _only_layer(role: str, path: str | Path, names: list[str]) -> str:
+    """The layer with geometries; GeoPackages hold tables of styles besides."""
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
+        raise DataError(
+            f"expected one layer of polygons in {role} {path}, found {found}; write the one to "
+            "compare into a file of its own (ogr2ogr one.gpkg FILE LAYER)"
+        )
+    return names[0]
 
 
 def _carried(polygons: NDArray[np.object_], source: CRS, target: CRS) -> NDArray[np.object_]:

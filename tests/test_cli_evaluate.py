@@ -1,0 +1,202 @@
+"""``rscd evaluate`` from the outside: arguments in; text, JSON, pictures and exit codes out."""
+
+import json
+import re
+
+import cv2
+import geopandas
+import numpy as np
+import pytest
+from scipy.ndimage import uniform_filter
+
+from rscd.cli import main
+
+CHANGED = slice(30, 50), slice(40, 70)
+
+
+def images(seed, shape=(80, 100)):
+    rng = np.random.default_rng(seed)
+    fields = uniform_filter(rng.random((3, *shape)) * 255, (0, 9, 9)) * 2 % 200
+    t1, t2 = (fields + rng.normal(0, 3, fields.shape) for _ in range(2))
+    t2[:, CHANGED[0], CHANGED[1]] += 120
+    return [np.clip(date, 1, 255).astype(np.uint8) for date in (t1, t2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Five pairs with one changed rectangle each, in ``test/{A,B,label}``."""
+    root = tmp_path_factory.mktemp("pairs")
+    label = np.zeros((80, 100), np.uint8)
+    label[29:50, 40:70] = 255  # one row more than what changes
+    for seed in range(5):
+        t1, t2 = (np.moveaxis(date, 0, 2) for date in images(seed))
+        for name, array in (("A", t1), ("B", t2), ("label", label)):
+            path = root / "test" / name / f"pair_{seed}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), array)
+    return root
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, write_tif):
+    """Files of one scene by name: t1, t2, truth (127 = unlabelled), change, prob."""
+    home = tmp_path_factory.mktemp("scene")
+    t1, t2 = images(9)
+    truth = np.zeros((80, 100), np.uint8)
+    truth[29:50, 40:70] = 255
+    truth[60:] = 127
+    files = {
+        name: write_tif(home / f"{name}.tif", pixels)
+        for name, pixels in (("t1", t1), ("t2", t2), ("truth", truth))
+    }
+    outputs = ["-o", home / "change.tif", "-o", home / "change.gpkg", "--prob", home / "prob.tif"]
+    arguments = ["predict", files["t1"], files["t2"], "-m", "cva", "-q", *outputs]
+    assert main([str(argument) for argument in arguments]) == 0
+    names = ("change.tif", "change.gpkg", "prob.tif")
+    return {k: str(v) for k, v in (files | {n: home / n for n in names}).items()}
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout, stderr of a command in this process."""
+    capsys.readouterr()
+    try:
+        code = main(["evaluate", *map(str, arguments)])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def refused(capsys, code, pattern, *arguments):
+    """The command fails in one clear line."""
+    got, out, err = run(capsys, *arguments, "-q")
+    assert (got, out) == (code, "")
+    assert re.fullmatch(rf"rscd: {pattern}\n", err), err
+
+
+def test_a_detector_on_a_split_as_text_json_and_pictures(capsys, folder, tmp_path):
+    sheet, diagram = tmp_path / "sheet.png", tmp_path / "reliability.png"
+    arguments = (folder, "--split", "test", "-m", "cva")
+    code, out, err = run(capsys, *arguments, "-o", sheet, "--reliability", diagram)
+    assert code == 0
+    assert "pairs" in err
+    for text in (
+        "model: cva",
+        "pairs: 5",
+        "pixels counted: 40,000",
+        r"IoU of change +0\.\d{4} +0\.\d{4}",
+        r"\* the best threshold, chosen on these very pixels: not a fair estimate",
+        r"objects \(IoU of 0.5 or more\): 5 of 5 found",
+    ):
+        assert re.search(text, out), out
+    assert out.splitlines()[-2:] == [str(sheet), str(diagram)]
+    assert cv2.imread(str(sheet)).shape[0] > 900  # three rows
+    assert cv2.imread(str(diagram)) is not None
+    assert sorted(tmp_path.iterdir()) == [diagram, sheet]
+
+    code, out, err = run(capsys, *arguments, "--json", "-q")
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["metrics"]["recall"] > 0.9
+    assert sum(report["confusion"].values()) == 40_000
+    best = report["best_threshold_on_this_data"]
+    assert best["iou_change"] >= report["metrics"]["iou_change"]
+    assert 0 <= report["calibration"]["ece"] <= 1
+    assert [s["group"] for s in report["samples"]] == ["best", "median", "worst"]
+    assert report["area_m2"] is None
+
+
+def test_threshold_and_bands_reach_the_model(capsys, folder):
+    _, out, _ = run(capsys, folder, "-m", "cva", "--threshold", "1", "-b", "1,2", "--json", "-q")
+    report = json.loads(out)
+    assert report["threshold"] == 1
+    assert report["confusion"]["tp"] == 0
+    assert report["notes"]
+
+
+def test_a_map_against_a_reference(capsys, scene, tmp_path):
+    values = ("--unlabelled", "127", "--change-value", "255")
+    found = {}
+    for name in ("change.tif", "change.gpkg", "prob.tif"):
+        code, out, err = run(capsys, scene[name], scene["truth"], *values, "--json", "-q")
+        assert (code, err) == (0, "")
+        found[name] = json.loads(out)
+        assert found[name]["pixels"]["unlabelled"] == 2000
+        assert found[name]["confusion"] == found["change.tif"]["confusion"]
+        assert found[name]["objects"] == found["change.tif"]["objects"]
+    assert found["change.tif"]["metrics"]["recall"] > 0.9
+    assert found["change.tif"]["area_m2"]["true"] == pytest.approx(63_000, rel=2e-3)
+    assert found["change.tif"]["calibration"] is None
+    assert found["prob.tif"]["calibration"]["ece"] > 0
+
+    sheet = tmp_path / "sheet.png"
+    pictures = ("-o", sheet, "--images", scene["t1"], scene["t2"])
+    code, out, _ = run(capsys, scene["change.tif"], scene["truth"], *values, *pictures, "-q")
+    assert code == 0
+    assert re.search(r"area of change: [\d,]+ m2 true", out)
+    assert cv2.imread(str(sheet)).shape[1] > 900  # three columns
+    code, _, _ = run(capsys, scene["change.tif"], scene["truth"], *values, "-o", sheet, "-q")
+    assert code == 0
+    assert cv2.imread(str(sheet)).shape[1] < 400  # one
+
+
+def test_pixels_without_prediction_are_said(capsys, scene, tmp_path, write_tif):
+    part = np.full((80, 100), 255, np.uint8)
+    part[:40] = 0
+    path = write_tif(tmp_path / "part.tif", part, nodata=255)
+    _, out, _ = run(capsys, path, scene["truth"], "--unlabelled", "127", "-q")
+    assert "without prediction: 2,000 (33.3 % of the labelled), left out" in out
+    assert "no change was predicted" in out
+    options = ("--unlabelled", "127", "--missing-is-no-change", "--json", "-q")
+    _, out, _ = run(capsys, path, scene["truth"], *options)
+    assert json.loads(out)["pixels"]["without_prediction"] == 0
+    assert json.loads(out)["confusion"]["fn"] == 630
+
+
+def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
+    change, truth = scene["change.tif"], scene["truth"]
+    cases = [
+        (r"expected a folder of image pairs, .* found .*change.tif alone; .*", change),
+        (r"expected --like only with a prediction and a truth, .*", folder, "--like", change),
+        (r"expected --model only with a folder of image pairs, .*", change, truth, "-m", "cva"),
+        (r"expected a raster or vector as prediction .*", folder, truth),
+        (r"expected -o SHEET.png with --images, .*", change, truth, "--images", change, change),
+        (r"expected a file ending in .png for --output, .*", change, truth, "-o", "a.tif"),
+        (
+            r"expected probabilities for --reliability, .*",
+            change, truth, "--unlabelled", "127", "--reliability", tmp_path / "r.png",
+        ),
+        (r"expected a raster of probabilities for --threshold, .*",
+         change, truth, "--unlabelled", "127", "--threshold", "0.5"),
+    ]  # fmt: skip
+    for pattern, *arguments in cases:
+        refused(capsys, 2, pattern, *arguments)
+    for option in ("--threshold=2", "--threshold=x", "--unlabelled=a"):
+        code, _, err = run(capsys, change, truth, option)
+        assert code == 2
+        assert "found" in err.splitlines()[-1]
+
+
+def test_what_is_wrong_with_data_is_one_line(capsys, folder, scene, tmp_path, write_tif):
+    change, truth = scene["change.tif"], scene["truth"]
+    cases = [
+        (r"expected values 0 and 255 .* found 0, 127, 255; name those .*", change, truth),
+        (r"expected a folder for .*, found none at .*", change, truth, "-o", "none/a.png"),
+        (r"expected a raster for the truth, found no file at .*", change, tmp_path / "no.tif"),
+        (r".*split 'val'.*", folder, "--split", "val"),
+        (r"expected a model among .*", folder, "-m", "nonesuch"),
+    ]
+    for pattern, *arguments in cases:
+        refused(capsys, 1, pattern, *arguments)
+    nothing = write_tif(tmp_path / "nothing.tif", np.zeros((80, 100), np.uint8))
+    sheet = tmp_path / "sheet.png"
+    refused(capsys, 1, "expected a sample with change .*", nothing, nothing, "-o", sheet)
+    assert not sheet.exists()
+
+
+def test_truth_in_another_crs(capsys, scene, tmp_path):
+    truth = tmp_path / "truth.geojson"
+    geopandas.read_file(scene["change.gpkg"], layer="changes").to_crs("EPSG:4326").to_file(truth)
+    code, out, _ = run(capsys, scene["change.tif"], truth, "--json", "-q")
+    assert code == 0
+    assert json.loads(out)["metrics"]["iou_change"] == 1
+    assert json.loads(out)["objects"]["object_f1"] == 1
