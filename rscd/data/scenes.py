@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import geopandas
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 import torch
 from affine import Affine
@@ -26,7 +27,6 @@ from rscd.data.scene_labels import (
     Polygons,
     bounds_of,
     crs_of,
-    gdal_crs,
     open_layer,
 )
 from rscd.errors import DataError, GridMismatchError
@@ -285,6 +285,8 @@ class ScenePairs(GeoDataset):
     def _place(self, crs: CRS | None, res: tuple[float, float]) -> None:
         """Bring every scene onto a grid of this CRS and pixel size, and index them."""
         self._res = res
+        self._known: tuple[Any, Any] | None = None
+        self._sample_crs = None if crs is None else rasterio.crs.CRS.from_wkt(crs.to_wkt())
         origin = (self._pairs[0].grid.affine.c, self._pairs[0].grid.affine.f)
         if crs != crs_of(self._pairs[0].grid):
             origin = (0.0, 0.0)
@@ -306,12 +308,12 @@ class ScenePairs(GeoDataset):
 
     def _hit(self, x: slice, y: slice, t: slice, query: Any) -> int:
         """Which scene a box is read from."""
-        left, bottom, right, top = self.index.geometry.bounds.to_numpy().T
+        bounds, starts, stops = self._where()
+        left, bottom, right, top = bounds
         across = np.minimum(right, x.stop) - np.maximum(left, x.start)
         along = np.minimum(top, y.stop) - np.maximum(bottom, y.start)
         # a pixel of tolerance: rounding puts the last row of a grid just beyond the scene
         there = (across > -self.res[0]) & (along > -self.res[1])
-        starts, stops = _nanoseconds(self.index.index.left), _nanoseconds(self.index.index.right)
         start, stop = _nanoseconds(pd.DatetimeIndex([t.start, t.stop]))
         there &= (starts <= stop) & (stops >= start)
         if not there.any():
@@ -322,12 +324,24 @@ class ScenePairs(GeoDataset):
         best = np.lexsort((-covered, apart_s, ~named, ~there))[0]
         return int(self.index["scene"].iloc[best])
 
+    def _where(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Bounds (4,n), first and last nanosecond (n,) of the index, which splits may replace."""
+        if self._known is None or self._known[0] is not self.index:
+            times = self.index.index
+            arrays = (
+                self.index.geometry.bounds.to_numpy().T,
+                _nanoseconds(times.left),
+                _nanoseconds(times.right),
+            )
+            self._known = (self.index, arrays)
+        return self._known[1]
+
     def _sample(self, placed: Placed, box: Box) -> Sample:
         grid = grid_of(placed.pair.grid, box)
         image, valid = placed.pair.read(box)
         sample: Sample = {
             "name": f"{placed.name} row {box.row} column {box.col}",
-            "crs": None if self.crs is None else gdal_crs(grid),
+            "crs": self._sample_crs,
             "bounds": bounds_of(grid),
             "transform": grid.affine,
         }

@@ -8,12 +8,12 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchgeo.datasets import GeoDataset
 
 from rscd.data.samplers import PatchSize, grid_queries, random_queries
@@ -121,7 +121,43 @@ def _difference(first: Sample, odd: Sample) -> str:
 
 
 def _joined(values: list[Any]) -> Any:
-    return torch.stack(values) if isinstance(values[0], Tensor) else values
+    if not isinstance(values[0], Tensor):
+        return values
+    stacked = torch.stack(values)
+    return stacked if get_worker_info() is None else pack(stacked)
+
+
+class Packed(NamedTuple):
+    """A tensor on its way from a worker, in a type that loses nothing and takes less room."""
+
+    values: Tensor
+    dtype: torch.dtype
+
+
+def pack(tensor: Tensor) -> Tensor | Packed:
+    """The tensor in one or two bytes per value, if these hold all its values exactly.
+
+    Handing a batch from a worker to the trainer costs more than decoding it if every pixel of an
+    8-bit image travels as four bytes, and of a mask as eight.
+    """
+    if tensor.dtype not in (torch.float32, torch.int64) or tensor.numel() == 0:
+        return tensor
+    low, high = (float(value) for value in tensor.aminmax())
+    for narrow in (torch.uint8, torch.int16):
+        limits = torch.iinfo(narrow)
+        if limits.min <= low and high <= limits.max:
+            values = tensor.to(narrow)
+            return (
+                Packed(values, tensor.dtype)
+                if torch.equal(values.to(tensor.dtype), tensor)
+                else tensor
+            )
+    return tensor
+
+
+def unpack(batch: Sample) -> Sample:
+    """The batch as it was stacked."""
+    return {k: v.values.to(v.dtype) if isinstance(v, Packed) else v for k, v in batch.items()}
 
 
 def order_of(
@@ -338,7 +374,7 @@ class StreamLoader:
             self._served += 1
             self._meet(failures)
             if batch is not None:
-                yield batch
+                yield unpack(batch)
 
     def _place(self) -> tuple[int, int]:
         """Pass and batches to skip."""

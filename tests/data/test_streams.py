@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from rscd.data.streams import (
     Failure,
+    Packed,
     Reader,
     Repeat,
     Share,
@@ -19,7 +20,9 @@ from rscd.data.streams import (
     Turns,
     collate,
     order_of,
+    pack,
     uncounted,
+    unpack,
 )
 from rscd.data.town_dataset import TownPairs
 from rscd.errors import DataError
@@ -178,6 +181,50 @@ def test_batches_stack_tensors_and_list_the_rest() -> None:
     assert batch["mask"].shape == batch["valid"].shape == (3, 1, 4, 4)
     assert batch["label"].tolist() == [0, 1, 0]
     assert batch["bounds"] == [(0.0, 0.0, 4.0, float(i)) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "narrow"),
+    [
+        ([0, 255], torch.float32, torch.uint8),
+        ([0, 256], torch.float32, torch.int16),
+        ([-1, 3], torch.int64, torch.int16),
+        ([0, 1, 255], torch.int64, torch.uint8),
+        ([0.5, 3], torch.float32, None),
+        ([0, 40_000], torch.float32, None),
+        ([float("nan"), 3], torch.float32, None),
+        ([float("inf"), 3], torch.float32, None),
+        ([], torch.float32, None),
+        ([1, 2], torch.float64, None),
+    ],
+)
+def test_packing_loses_nothing(
+    values: list[float], dtype: torch.dtype, narrow: torch.dtype | None
+) -> None:
+    tensor = torch.tensor(values, dtype=dtype)
+    packed = pack(tensor)
+    assert (packed.values.dtype if isinstance(packed, Packed) else None) == narrow
+    again = unpack({"x": packed, "name": ["a"]})
+    assert again["x"].dtype == dtype
+    assert torch.equal(torch.nan_to_num(again["x"]), torch.nan_to_num(tensor))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 1000.0])
+def test_batches_of_workers_equal_those_made_at_once(scale: float) -> None:
+    class Scaled(Numbers):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            sample = super().__getitem__(index)
+            return {**sample, "image": sample["image"] * scale}
+
+    dataset = Scaled(7)
+    batches = []
+    for workers in (0, 2):
+        turns = Turns(order_of(dataset, (0,), shuffle=False), 3, Share(), training=False)
+        batches.append(list(StreamLoader("x", Reader(dataset, KEYS), turns, num_workers=workers)))
+    for a, b in zip(*batches, strict=True):
+        for key in KEYS:
+            assert a[key].dtype == b[key].dtype
+            assert torch.equal(a[key], b[key])
 
 
 def test_samples_of_different_shapes_are_not_padded() -> None:
