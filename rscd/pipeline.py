@@ -280,7 +280,7 @@ def _predict(
         mapper=mapper,
         progress=progress,
     )
-    return change_map, measure_seam(pair, predictor, change_map, load.tile_size)
+    return change_map, measure_seam(pair, predictor, change_map, load.tile_size, mapper)
 
 
 def _export(

@@ -12,6 +12,7 @@ in place of ``GridGeoSampler(scenes, size=256)``, and likewise for the others.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import geopandas
@@ -40,6 +41,14 @@ class _Indexed(GeoDataset):
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
         raise IndexError("this dataset only tells samplers where scenes are")
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    # 0.10 renames its samplers; the old ones still are what walks through time as well
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 class Guarded(Sampler[Query]):
@@ -81,14 +90,14 @@ class Guarded(Sampler[Query]):
         # only RandomPatchSampler and its like say how they choose
         turned = getattr(kind, "strategy", None) == "random"
         grown = _grown(index, _extent(dataset, size, turned=turned), centred=turned)
-        with warnings.catch_warnings():
-            # 0.10 renames its samplers; the old ones still are what walks through time as well
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with _no_advice():
             self.sampler = kind(_Indexed(grown, dataset.res), size=size, **options)
 
     def __iter__(self) -> Iterator[Query]:
         """The sampler's queries that touch a scene."""
-        return (cast(Query, query) for query in self.sampler if self._touches(query))
+        with _no_advice():
+            queries = list(self.sampler)
+        return (cast(Query, query) for query in queries if self._touches(query))
 
     def __len__(self) -> int:
         """Number of queries."""

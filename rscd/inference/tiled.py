@@ -25,7 +25,7 @@ BLOCK_SIZE = 512
 """Side of the blocks over which global statistics are gathered; fixed, see `Block`."""
 
 SEAM_PX = 16
-SEAM_SAMPLES = 8
+SEAM_SAMPLES = 4
 
 T = TypeVar("T")
 R = TypeVar("R")

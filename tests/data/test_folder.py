@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rasterio import Affine
 from torch.utils.data import DataLoader
-from torchgeo.datasets import NonGeoDataset, stack_samples
+from torchgeo.datasets import NonGeoDataset
 
 from rscd.data.folder import Layer, PairFolder, reference_tensors
 from rscd.data.images import apply_rule, read_label_values, read_picture, write_picture
+from rscd.data.streams import collate
 from rscd.errors import DataError
 
 H, W = 12, 10
@@ -196,7 +197,7 @@ def test_georeferencing_and_validity(tmp_path: Path) -> None:
     assert np.array_equal(~sample["valid"][0].numpy(), invalid)
     assert (sample["mask"][0][torch.from_numpy(invalid)] == 255).all()
     assert sample["mask"][0, 0, 1:].eq(1).all()
-    assert set(stack_samples([sample, sample])) == {
+    assert set(collate([sample, sample])[0]) == {
         *data.keys,
         "crs",
         "bounds",
@@ -297,8 +298,8 @@ def test_further_layers(tmp_path: Path) -> None:
 
 def test_loads_in_workers(tmp_path: Path) -> None:
     make(tmp_path, n=4)
-    loader = DataLoader(PairFolder(tmp_path), batch_size=2, num_workers=1, collate_fn=stack_samples)
-    batches = list(loader)
+    loader = DataLoader(PairFolder(tmp_path), batch_size=2, num_workers=1, collate_fn=collate)
+    batches = [batch for batch, _ in loader]
     assert [batch["image"].shape for batch in batches] == [(2, 2, 3, H, W)] * 2
     assert batches[1]["name"] == ["p2", "p3"]
 

@@ -94,6 +94,7 @@ def test_a_guarded_grid_covers_every_pixel_of_every_scene(
     assert len(Guarded(GridGeoSampler, dataset, size=size, stride=stride)) == len(queries)
 
 
+@pytest.mark.filterwarnings("ignore:Use torchgeo.samplers:DeprecationWarning")  # 0.10
 @pytest.mark.parametrize("kind", [GridGeoSampler, RandomGeoSampler])
 def test_the_bare_samplers_skip_what_the_guard_reaches(kind: Any) -> None:
     dataset = Scenes([(0, 0, 50, 70)], 1.0)

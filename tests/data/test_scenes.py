@@ -125,6 +125,7 @@ def test_patches_equal_slices_of_the_whole(scene: Scene, kind: Any, size: Any) -
         np.testing.assert_array_equal(seen, 1)  # every pixel exactly once
 
 
+@pytest.mark.filterwarnings("ignore:Use torchgeo.samplers:DeprecationWarning")  # 0.10
 def test_a_scene_smaller_than_a_patch_is_padded(tmp_path: Path, write_tif: WriteTif) -> None:
     small = pixels(5, (20, 30))
     path = str(write_tif(tmp_path / "s.tif", small))
