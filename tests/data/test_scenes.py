@@ -1,5 +1,6 @@
 """Scenes as a TorchGeo dataset: patches equal slices of whole-scene arrays."""
 
+import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.features import rasterize
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
@@ -25,7 +26,7 @@ from rscd.data.samplers import Guarded, grid_queries, random_queries
 from rscd.data.scenes import Scene, ScenePairs, scene_series
 from rscd.errors import DataError, SceneError
 from rscd.geo.grid import apply
-from rscd.geo.scene import ScenePair
+from rscd.geo.scene import ScenePair, _handles
 from rscd.geo.tiles import Box
 
 WriteTif = Callable[..., Path]
@@ -345,6 +346,13 @@ def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: Write
     assert sorted(values) == [[10, 20], [11, 21]]
     assert {s["name"].split(" ")[0] for s in samples} == {"town/a", "town/b"}
     assert sorted(int((s["mask"] == 1).sum()) for s in samples) == [0, 4800]
+    # patches of one tile reach far into the other, and still are that tile's
+    counts = {10: 0, 11: 0}
+    for query in grid_queries(dataset, 60):
+        sample = dataset[query]
+        (value,) = set(sample["image"][0, 0][sample["valid"][0]].tolist())
+        counts[int(value)] += int(sample["valid"].sum())
+    assert counts == {10: 4800, 11: 4800}
     by_place = ScenePairs([Scene(t1, other)])
     assert [s.name for s in by_place.scenes] == ["a+wide", "b+wide"]
     with pytest.raises(DataError, match="both as files or both as folders"):
@@ -395,6 +403,29 @@ def test_workers_read_what_the_main_process_reads(
         assert a["crs"] == b["crs"]
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[queries[0]]["mask"], direct[0]["mask"])
+
+
+class Inherited(Dataset[bool]):
+    """Whether the handles a worker inherited are closed once it has read a patch."""
+
+    def __init__(self, dataset: ScenePairs) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _index: int) -> bool:
+        inherited = list(_handles.open.values())
+        _ = self.dataset[:, :]
+        return len(inherited) > 0 and all(handle.closed for handle in inherited)
+
+
+def test_workers_do_not_read_through_handles_of_their_parent(scene: Scene) -> None:
+    dataset = ScenePairs([scene])
+    _ = dataset[:, :]
+    context = multiprocessing.get_context("fork")
+    loader = DataLoader(Inherited(dataset), num_workers=1, multiprocessing_context=context)
+    assert [bool(closed) for closed in loader] == [True]
 
 
 def test_keys_decide_which_files_are_opened(scene: Scene, tmp_path: Path) -> None:
