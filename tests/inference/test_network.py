@@ -1,0 +1,128 @@
+"""Networks from files: what the card says, what is refused, and that tiling does not matter."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rscd import Options, open_pair, predict
+from rscd.errors import ModelError
+from rscd.geo.tiles import Box
+from rscd.inference.network import export_weights, load_network, save_weights
+from rscd.inference.weights import read_card
+from rscd.models.networks import build_network
+from rscd.types import CARD_FORMAT, CARD_KEY
+
+SHALLOW = {"n_bands": 2, "encoder": "resnet18", "decoder_channels": [8, 4], "std": [50.0, 50.0]}
+CARD = {"halo": 48, "multiple": 4, "patch_size": 160, "threshold": 0.5}
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network("siamese-unet", SHALLOW)
+
+
+def saved(path, network, **card):
+    save_weights(path, network, "siamese-unet", SHALLOW, CARD | card)
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path, write_tif):
+    rng = np.random.default_rng(0)
+    dates = rng.integers(1, 200, (2, 2, 170, 210)).astype(np.uint8)
+    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
+    return open_pair(*paths)
+
+
+def probabilities(pair, weights, folder, tile_size, **options):
+    import rasterio
+
+    out, prob = folder / f"{tile_size}.tif", folder / f"prob{tile_size}.tif"
+    chosen = Options(model=str(weights), tile_size=tile_size, **options)
+    result = predict(pair, [out], chosen, prob=prob)
+    with rasterio.open(prob) as dataset:
+        return dataset.read(1), result
+
+
+def test_tiled_equals_whole_when_the_halo_covers_the_receptive_field(tmp_path, network, pair):
+    weights = saved(tmp_path / "w.safetensors", network)
+    radius = read_card(weights)["receptive_radius"]
+    assert radius is not None
+    assert radius <= CARD["halo"]
+    model = load_network(weights, "cpu", 1)
+    image, valid = pair.read(Box(-48, -48, 172 + 96, 212 + 96))
+    whole = model(image[None], valid[None])[0][48:-50, 48:-50]
+    for tile_size in (32, 100, 512):
+        tiled, result = probabilities(pair, weights, tmp_path, tile_size)
+        np.testing.assert_allclose(tiled, whole, atol=2e-5)
+        assert result.seam is None
+
+
+def test_a_small_halo_is_measured_and_reported(tmp_path, network, pair):
+    weights = saved(tmp_path / "w.safetensors", network, halo=4)
+    _, result = probabilities(pair, weights, tmp_path, 64)
+    _, single = probabilities(pair, weights, tmp_path, 512)
+    assert result.seam is not None
+    assert result.seam["max_abs"] > 1e-5
+    assert 0 < result.seam["mean_abs"] < result.seam["max_abs"] < 1
+    assert single.seam is None
+
+
+def test_checkpoint_and_export_predict_the_same(tmp_path, network, pair):
+    state = {f"method.network.{k}": v for k, v in network.state_dict().items()}
+    card = {"format": CARD_FORMAT, "network": "siamese-unet", "network_args": SHALLOW, **CARD}
+    torch.save({"state_dict": state, CARD_KEY: card}, tmp_path / "run.ckpt")
+    export_weights(tmp_path / "run.ckpt", tmp_path / "w.safetensors")
+    beside = json.loads((tmp_path / "w.json").read_text())
+    assert beside == read_card(tmp_path / "w.safetensors")
+    image, valid = pair.read(Box(0, 0, 64, 64))
+    results = [
+        load_network(tmp_path / name, "cpu", 1)(image[None], valid[None])
+        for name in ("run.ckpt", "w.safetensors")
+    ]
+    np.testing.assert_array_equal(*results)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    trap = tmp_path / "trap"
+    torch.save({"state_dict": {}, CARD_KEY: Malicious(trap)}, tmp_path / "evil.ckpt")
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Malicious(trap), protocol=2))
+    for name in ("evil.ckpt", "plain.ckpt"):
+        with pytest.raises(ModelError, match=r"would run code|damage or another format"):
+            load_network(tmp_path / name, "cpu", 1)
+    assert not trap.exists()
+
+
+def test_what_cannot_be_used_is_one_clear_line(tmp_path, network, pair):
+    with pytest.raises(ModelError, match="found none at"):
+        read_card(tmp_path / "absent.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ModelError, match="damage or another format"):
+        read_card(tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="without its card"):
+        read_card(tmp_path / "other.safetensors")
+    save_file({}, tmp_path / "new.safetensors", {CARD_KEY: json.dumps({"format": 99})})
+    with pytest.raises(ModelError, match=r"found 99.*update rscd"):
+        read_card(tmp_path / "new.safetensors")
+    weights = saved(tmp_path / "w.safetensors", network)
+    image = np.zeros((1, 2, 3, 64, 64), np.float32)
+    with pytest.raises(ModelError, match=r"expected 2 bands for w, found 3.*--bands"):
+        load_network(weights, "cpu", 1)(image, np.ones((1, 64, 64), bool))
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="--device cpu"):
+            load_network(weights, "cuda", 1)
