@@ -192,13 +192,16 @@ def test_a_larger_prediction_is_cropped_and_a_smaller_one_leaves_pixels_out(tmp_
     assert confusion(filled.counts) == {"tp": 0, "fp": 2, "fn": 6, "tn": 16}
 
 
-def test_a_grid_shifted_by_half_a_pixel_takes_the_nearest(tmp_path, write_tif):
-    true = np.kron(np.where(TRUTH == 255, 0, TRUTH), np.ones((4, 4), np.uint8))
-    truth = write_tif(tmp_path / "t.tif", true)
-    shifted = write_tif(tmp_path / "p.tif", true, transform=moved(0.4, -0.4))
-    report = evaluate_maps(shifted, truth)
-    assert confusion(report.counts)["fp"] == 0
-    assert confusion(report.counts)["fn"] == 0
+@pytest.mark.parametrize("nodata", [None, 0, 255])
+def test_a_grid_that_does_not_coincide_takes_the_nearest(tmp_path, write_tif, nodata):
+    true = np.kron(TRUTH, np.ones((4, 4), np.uint8))
+    true[true == 255] = 0 if nodata is None else nodata
+    truth = write_tif(tmp_path / "t.tif", true, nodata=nodata)
+    path = write_tif(tmp_path / "p.tif", true, transform=moved(0.4, -0.4), nodata=nodata)
+    report = evaluate_maps(path, truth)
+    used = np.ones(true.shape, bool) if nodata == 0 else true != 255
+    assert report.pixels.unlabelled == (~used).sum()
+    assert report.counts == count(true[used], true[used])
 
 
 def test_a_mask_stored_in_the_file_and_an_alpha_band_mean_no_prediction(tmp_path, write_tif):
@@ -284,6 +287,9 @@ def test_probabilities_count_like_their_classes_and_tell_more(tmp_path, write_ti
     assert report.probabilities.best_threshold == own.best_threshold()
     best = summarise(report.probabilities.best_counts)["iou_change"]
     assert best >= summarise(report.counts)["iou_change"]
+
+    filled = write_tif(tmp_path / "filled.tif", np.where(used, prob, -9999), nodata=-9999)
+    assert evaluate_maps(filled, truth, MapOptions(threshold=0.3)).counts == report.counts
 
     assert evaluate_maps(path, truth).threshold == 0.5
     with rasterio.open(path, "r+") as raster:

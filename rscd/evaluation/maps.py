@@ -35,6 +35,7 @@ from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import grid_text, pixel_size_m, shape_hw
 from rscd.geo.scene import Source
 from rscd.geo.tiles import Box, plan_tiles
+from rscd.inference.memory import GDAL_CACHE
 from rscd.inference.tiled import Progress, silent
 from rscd.metrics import ChangeMetrics, count
 from rscd.types import IGNORE, ByteArray, FloatArray
@@ -96,6 +97,7 @@ def evaluate_maps(
     grid = _grid(prediction, truth, options)
     squares = [tile.write for tile in plan_tiles(shape_hw(grid), SQUARE_PX)]
     with ExitStack() as stack:
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rscd-")))
         try:
             scratch = Scratch.create(folder, shape_hw(grid))
