@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from rscd.errors import ModelError
@@ -99,6 +100,8 @@ def _smp(name: str, n_bands: int, weights: str | None, depth: int, output_stride
             weights=bool(weights) or None if name.startswith("tu-") else weights,
             output_stride=output_stride,
         )
+    if not name.startswith("tu-"):  # timm leaves out by itself what is not asked for
+        drop_unused(module, n_bands)
     return Backbone(
         module,
         tuple(module.out_channels),
@@ -106,6 +109,33 @@ def _smp(name: str, n_bands: int, weights: str | None, depth: int, output_stride
         any_size=False,
         statistics=raw_statistics(n_bands) if weights is None else imagenet_statistics(n_bands),
     )
+
+
+def drop_unused(encoder: nn.Module, n_bands: int) -> None:
+    """Take out the stages that a shallow encoder keeps but never runs.
+
+    Their parameters would get no gradient, which distributed training refuses, and fill files.
+    """
+    called: set[nn.Module] = set()
+    hooks = [
+        module.register_forward_hook(lambda module, *_: called.add(module))
+        for module in encoder.modules()
+    ]
+    training = encoder.training
+    with torch.no_grad():
+        encoder.eval()(torch.zeros(1, n_bands, 64, 64))
+    encoder.train(training)
+    for hook in hooks:
+        hook.remove()
+    _drop(encoder, called)
+
+
+def _drop(module: nn.Module, called: set[nn.Module]) -> None:
+    for name, child in module.named_children():
+        if called.isdisjoint(child.modules()):
+            setattr(module, name, nn.Identity())
+        elif child not in called:  # a container whose members are run one by one
+            _drop(child, called)
 
 
 def _torchgeo(

@@ -32,14 +32,13 @@ attribute ``multiple``, of which the sides of images should be.
 """
 
 
-def build_network(name: str, args: Mapping[str, Any], *, pretrained: bool = True) -> nn.Module:
+def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
     """A network with fresh weights.
 
     Args:
         name: one of `NETWORKS`.
-        args: of its builder.
-        pretrained: False builds the same network without fetching the ``weights`` that `args` may
-            name: for weights that come from a file or checkpoint next.
+        args: of its builder. Their ``weights`` change values only: where a file or checkpoint is
+            loaded next, None builds the same network without a download.
 
     Raises:
         ModelError: for an unknown name or argument, or weights that cannot be had.
@@ -52,8 +51,7 @@ def build_network(name: str, args: Mapping[str, Any], *, pretrained: bool = True
         raise ModelError(
             f"expected arguments of {name} among {', '.join(known)}, found {', '.join(unknown)}"
         )
-    kept = {key: value for key, value in args.items() if pretrained or key != "weights"}
-    return NETWORKS[name](**kept)
+    return NETWORKS[name](**args)
 
 
 def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int | None:

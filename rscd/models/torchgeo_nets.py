@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rscd.errors import ModelError
 from rscd.models.downloads import downloading, is_file, load_file_into
+from rscd.models.encoders import drop_unused
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.statistics import Statistics, imagenet_statistics, raw_statistics
 
@@ -201,6 +202,7 @@ def _fc_siam(
             in_channels=n_bands,
             classes=n_classes,
         )
+    drop_unused(network.encoder, n_bands)
     if file:
         load_file_into(network.encoder, str(weights))
     default = imagenet_statistics(n_bands) if weights == "imagenet" else raw_statistics(n_bands)

@@ -1,0 +1,271 @@
+"""What every network promises, whatever it is."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import rscd.inference.network as network_files
+from rscd.errors import ModelError
+from rscd.inference.network import load_network, loaded, save_weights
+from rscd.models.networks import NETWORKS, build_network, bytes_per_pixel, receptive_radius
+
+LIGHT = {"encoder": "tu-resnet18", "width": 16}
+UNET = {"encoder": "resnet18", "decoder_channels": [32, 16, 8]}
+SMALL = {
+    "tiny": {},
+    "siamese-unet": UNET,
+    "siamese-mlp": LIGHT,
+    "siamese-deeplab": {"encoder": "tu-resnet18", "batch_norm": "normal"},
+    "diffmatch": LIGHT,
+    "cam": {"encoder": "tu-resnet18", "combination": "abs"},
+    "fc-siam-diff": UNET,
+    "fc-siam-conc": UNET,
+    "changevit": {"img_size": 64},
+    "btc": {},
+}
+"""Each network, as small as its test allows."""
+
+FAST = [name for name in SMALL if name != "btc"]
+EVERY = [*FAST, pytest.param("btc", marks=pytest.mark.slow)]
+"""BTC has no small form."""
+
+
+def build(name, n_bands=3, **more):
+    torch.manual_seed(0)
+    return build_network(name, {**SMALL[name], "n_bands": n_bands, **more})
+
+
+def pairs(n=2, n_bands=3, height=64, width=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 2, n_bands, height, width, generator=generator) * 255
+
+
+def logit(logits):
+    return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
+
+
+def test_every_network_is_tested():
+    assert SMALL.keys() == NETWORKS.keys()
+
+
+@pytest.mark.parametrize("n_bands", [1, 3, 4, 13])
+@pytest.mark.parametrize("name", EVERY)
+def test_logits_have_the_size_of_the_image(name, n_bands):
+    network = build(name, n_bands).eval()
+    for height, width in [(64, 64), (96, 64)]:
+        with torch.inference_mode():
+            logits = network(pairs(1, n_bands, height, width))["logits"]
+        assert logits.shape[0] == 1
+        assert logits.shape[1] in (1, 2)
+        assert logits.shape[2:] == (height, width)
+        assert logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_n_classes_is_free_where_it_is_an_argument(name):
+    if name not in ("tiny", "diffmatch", "cam"):
+        for n_classes in (1, 2):
+            network = build(name, n_classes=n_classes).eval()
+            with torch.inference_mode():
+                assert network(pairs(1))["logits"].shape[1] == n_classes
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_other_sizes_and_bands_are_user_errors(name):
+    network = build(name).eval()
+    assert 64 % network.multiple == 0
+    wrong = network.multiple + 1
+    with torch.inference_mode():
+        if getattr(network, "any_size", False):
+            assert network(pairs(1, 3, 64 + wrong, 64))["logits"].shape[2] == 64 + wrong
+        else:
+            fix = -(-(64 + wrong) // network.multiple) * network.multiple
+            with pytest.raises(ModelError, match=f"multiples of {network.multiple}.*{fix}x64"):
+                network(pairs(1, 3, 64 + wrong, 64))
+        with pytest.raises(ModelError, match=r"\(B,2,3,H,W\), found \(1, 2, 4, 64, 64\)"):
+            network(pairs(1, 4))
+        with pytest.raises(ModelError, match="image pairs"):
+            network(pairs(1)[:, 0])
+        with pytest.raises(ModelError, match="image pairs"):
+            network(torch.cat([pairs(1), pairs(1)], dim=1))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_gradients_reach_every_parameter(name):
+    network = build(name, 4).train()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():  # last scales of residual blocks start at zero
+                parameter.fill_(0.1)
+    options = {"auxiliary": True} if name == "diffmatch" else {}
+    out = network(pairs(2, 4), **options)
+    maps = [value for value in out.values() if value.ndim == 4]
+    # squares: the mean of a normalised map has no gradient
+    sum(value.square().mean() for value in maps).backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", [name for name in FAST if name != "btc"])
+def test_one_pair_is_a_batch_to_train_on(name):
+    out = build(name).train()(pairs(1))["logits"]
+    out.mean().backward()
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.slow
+def test_btc_trains_on_two_pairs_at_least():
+    network = build("btc").train()
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        network(pairs(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("tiny", {}),
+        ("cam", {"combination": "abs"}),
+        *((name, {"fusion": "abs"}) for name in SMALL if name.startswith("siamese")),
+        ("diffmatch", {"fusion": "abs"}),
+    ],
+)
+def test_exchanged_dates_give_the_same_logits(name, more):
+    network = build(name, **more).eval()
+    with torch.inference_mode():
+        image = pairs(2)
+        there, back = network(image)["logits"], network(image.flip(1))["logits"]
+        torch.testing.assert_close(there, back, atol=1e-5, rtol=1e-4)
+        # and that is no accident of equal dates
+        image[:, 1] = image[:, 0]
+        assert not torch.allclose(network(image)["logits"], there)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_pair_does_not_depend_on_its_batch(name):
+    network = build(name).eval()
+    image = pairs(3)
+    with torch.inference_mode():
+        whole = network(image)["logits"]
+        alone = network(image[1:2])["logits"]
+    torch.testing.assert_close(whole[1:2], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_normalisation_lies_in_the_network(name):
+    plain = build(name, mean=[0.0] * 3, std=[1.0] * 3).eval()
+    scaled = build(name, mean=[100.0, 50.0, 0.0], std=[2.0, 4.0, 8.0]).eval()
+    raw = pairs(1)
+    by_hand = (raw - torch.tensor([100.0, 50.0, 0.0])[:, None, None]) / torch.tensor(
+        [2.0, 4.0, 8.0]
+    )[:, None, None]
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            scaled(raw)["logits"], plain(by_hand)["logits"], atol=1e-4, rtol=1e-4
+        )
+    assert any(key.endswith("mean") for key in scaled.state_dict())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_weights_go_through_a_file(name, tmp_path, monkeypatch):
+    # measured on 512 pixels; their own tests run them on less
+    monkeypatch.setattr(network_files, "receptive_radius", lambda *_: None)
+    monkeypatch.setattr(network_files, "bytes_per_pixel", lambda *_: 100)
+    network = build(name, 4)
+    with torch.no_grad():
+        network.train()(pairs(2, 4))  # running statistics that are not the initial ones
+    network.eval()
+    path = tmp_path / "weights.safetensors"
+    args = {**SMALL[name], "n_bands": 4}
+    card = {"halo": 0, "patch_size": 64, "multiple": network.multiple, "threshold": 0.5}
+    save_weights(path, network, name, args, card)
+    model = load_network(path, "cpu", 1)
+    image = pairs(2, 4)
+    network = network.to(memory_format=torch.channels_last)  # as loaded: the order of sums
+    with torch.inference_mode():
+        expected = network(image)["logits"]
+        found = loaded(path, "cpu")(image)["logits"]
+    torch.testing.assert_close(found, expected)
+    prob = model(image.numpy(), np.ones((2, 64, 64), dtype=bool))
+    assert prob.shape == (2, 64, 64)
+    np.testing.assert_allclose(prob, logit(expected).sigmoid()[:, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_radius_and_memory_can_be_measured(name):
+    network = build(name).train()
+    radius = receptive_radius(network, 3, 64)
+    assert radius is None or 0 < radius < 64
+    assert 0 < bytes_per_pixel(network, 3, 50) < 1_000_000
+    assert all(p.grad is None for p in network.parameters()), "measuring leaves no gradient"
+
+
+def test_radius_of_a_known_network():
+    class Blur(nn.Module):
+        multiple = 4
+
+        def forward(self, image):
+            kernel = torch.ones(1, 3, 7, 7)
+            return {"logits": F.conv2d(image[:, 1] + image[:, 0], kernel, padding=3)}
+
+    assert receptive_radius(Blur(), 3, 126) == 3
+
+
+def squares():
+    """Four pairs: noise, and a bright square that appears at another place in each."""
+    image = 50 + pairs(4, seed=1) / 5
+    mask = torch.zeros(4, 1, 64, 64)
+    for i in range(4):
+        y, x = divmod(i, 2)
+        mask[i, :, 16 * y : 16 * y + 32, 16 * x : 16 * x + 32] = 1
+    image[:, 1] += 100 * mask
+    return image, mask
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_overfits_four_tiny_pairs(name):
+    image, mask = squares()
+    network = build(name, mean=[100.0] * 3, std=[50.0] * 3)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.5  # few steps: the running statistics must follow
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3 if name != "btc" else 3e-4)
+    for _ in range(40 if name != "btc" else 15):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(logit(network.train()(image)["logits"]), mask)
+        loss.backward()
+        optimizer.step()
+        with torch.inference_mode():
+            found = logit(network.eval()(image)["logits"]) > 0
+        overlap = (found & (mask > 0)).sum() / (found | (mask > 0)).sum()
+        if overlap > OVERLAP:
+            return
+    pytest.fail(f"overlap {float(overlap):.2f}, loss {loss.item():.3f}")
+
+
+OVERLAP = 0.7
+"""Maps of stride 16, as of the classifier, cannot draw the square's corners."""
+
+
+def test_unknown_names_are_user_errors():
+    with pytest.raises(ModelError, match=r"network among tiny, siamese-unet.*found 'unet'"):
+        build_network("unet", {})
+    with pytest.raises(ModelError, match=r"arguments of tiny among n_bands.*found depth, size"):
+        build_network("tiny", {"size": 3, "depth": 2})
+    with pytest.raises(ModelError, match="mean and positive std for 3 bands"):
+        build_network("tiny", {"mean": [1.0], "std": [1.0] * 3})
+    with pytest.raises(ModelError, match="mean and positive std for 3 bands"):
+        build_network("tiny", {"std": [1.0, 0.0, 1.0]})
+
+
+def test_building_is_silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in FAST:
+            build(name)
