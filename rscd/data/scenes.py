@@ -1,6 +1,5 @@
 """Georeferenced scenes as a TorchGeo dataset: two dates on one grid, with labels of any kind."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -31,7 +30,7 @@ from rscd.data.scene_labels import (
 )
 from rscd.errors import DataError, GridMismatchError
 from rscd.geo.grid import apply, compose, crs_name, footprint_px, grid_text, intersection, shape_hw
-from rscd.geo.scene import Placement, ScenePair, close_handles, inspect
+from rscd.geo.scene import Placement, ScenePair, inspect
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, Align, BoolArray, ByteArray
 
@@ -204,7 +203,6 @@ class ScenePairs(GeoDataset):
             DataError: for labels that cannot be read.
             SceneError: for an image that cannot be read; the message names it.
         """
-        _forget_inherited_handles()
         x, y, t = self._disambiguate_slice(query)
         placed = self._placed[self._hit(x, y, t, query)]
         if not _close((x.step, y.step), self.res):
@@ -583,14 +581,3 @@ def _mask(placed: Placed, grid: GeoBox, valid: BoolArray) -> ByteArray:
     usable = valid if placed.area is None else valid & (placed.area.read(grid) == 1)
     mask[~usable] = IGNORE
     return mask
-
-
-_handles_of = os.getpid()
-
-
-def _forget_inherited_handles() -> None:
-    """Close what a parent process had open: forked processes share one file position."""
-    global _handles_of  # noqa: PLW0603
-    if _handles_of != os.getpid():
-        close_handles()
-        _handles_of = os.getpid()

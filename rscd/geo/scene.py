@@ -1,5 +1,6 @@
 """ScenePair: two lazy rasters on one grid."""
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -408,6 +409,10 @@ def close_handles() -> None:
     for dataset in reversed(_handles.open.values()):
         dataset.close()
     _handles.open.clear()
+
+
+# a forked process would share file positions with its parent
+os.register_at_fork(after_in_child=close_handles)
 
 
 def _dataset(source: Source) -> Any:

@@ -406,7 +406,7 @@ def test_workers_read_what_the_main_process_reads(
 
 
 class Inherited(Dataset[bool]):
-    """Whether the handles a worker inherited are closed once it has read a patch."""
+    """Whether a worker starts without open handles and reads through its own."""
 
     def __init__(self, dataset: ScenePairs) -> None:
         self.dataset = dataset
@@ -415,14 +415,15 @@ class Inherited(Dataset[bool]):
         return 1
 
     def __getitem__(self, _index: int) -> bool:
-        inherited = list(_handles.open.values())
+        inherited = len(_handles.open)
         _ = self.dataset[:, :]
-        return len(inherited) > 0 and all(handle.closed for handle in inherited)
+        return inherited == 0 and len(_handles.open) > 0
 
 
 def test_workers_do_not_read_through_handles_of_their_parent(scene: Scene) -> None:
     dataset = ScenePairs([scene])
     _ = dataset[:, :]
+    assert _handles.open
     context = multiprocessing.get_context("fork")
     loader = DataLoader(Inherited(dataset), num_workers=1, multiprocessing_context=context)
     assert [bool(closed) for closed in loader] == [True]
