@@ -10,6 +10,8 @@ import pytest
 from scipy.ndimage import uniform_filter
 
 from rscd.cli import main
+from rscd.inference.network import save_weights
+from rscd.models.networks import build_network
 
 CHANGED = slice(30, 50), slice(40, 70)
 
@@ -111,6 +113,19 @@ def test_threshold_and_bands_reach_the_model(capsys, folder):
     assert report["threshold"] == 1
     assert report["confusion"]["tp"] == 0
     assert report["notes"]
+
+
+def test_a_weights_file_brings_its_own_threshold(capsys, folder, tmp_path):
+    args = {"n_bands": 3}
+    card = {"halo": 16, "multiple": 16, "patch_size": 64, "threshold": 0.25, "name": "mine"}
+    path = tmp_path / "mine.safetensors"
+    save_weights(path, build_network("tiny", args), "tiny", args, card)
+    code, out, _ = run(capsys, folder, "--split", "test", "-m", path, "--json", "-q")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["model"], report["threshold"]) == ("mine", 0.25)
+    assert report["pixels"]["counted"] == 40_000
+    refused(capsys, 1, r"pair pair_0: expected 3 bands .*", folder, "-m", path, "-b", "1,2")
 
 
 def test_a_map_against_a_reference(capsys, scene, tmp_path):

@@ -84,7 +84,7 @@ def vector(path, mask_path, crs=None):
         frame = geopandas.GeoDataFrame(geometry=shapes, crs=raster.crs)
     frame = frame if crs is None else frame.to_crs(crs)
     if path.suffix == ".parquet":
-        frame.to_parquet(path)
+        frame.rename_geometry("shape").to_parquet(path)
     else:
         frame.to_file(path)
     return path
@@ -385,6 +385,18 @@ def test_what_cannot_be_compared_is_refused(tmp_path, write_tif):
         evaluate_maps(truth, write_tif(tmp_path / "h.tif", heights))
     with pytest.raises(UsageError, match="probabilities for --threshold, found classes"):
         evaluate_maps(truth, truth, MapOptions(threshold=0.5))
+
+
+def test_the_damaged_file_of_the_two_is_named(tmp_path, write_tif):
+    mask = np.random.default_rng(0).integers(0, 2, (300, 300), np.uint8)
+    good, bad = (write_tif(tmp_path / f"{n}.tif", mask) for n in ("good", "bad"))
+    bad.write_bytes(bad.read_bytes()[:40_000])
+    with pytest.raises(SceneError, match=r"the truth .* found damage in .*bad.tif"):
+        evaluate_maps(good, bad)
+    with pytest.raises(SceneError, match=r"the prediction .* found damage in .*bad.tif"):
+        evaluate_maps(bad, good)
+    with pytest.raises(SceneError, match=r"expected a .*raster for t2, .*none.tif"):
+        evaluate_maps(good, good, images=(str(good), str(tmp_path / "none.tif")))
 
 
 def test_polygons_far_away_are_worth_a_warning(tmp_path, write_tif, caplog):

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,16 +191,29 @@ def raster_on(
         SceneError: when the file turns out to be damaged.
     """
     offset = whole_pixel_offset(grid, source.grid)
+    with ExitStack() as stack:
+        with _naming(source):
+            dataset = stack.enter_context(rasterio.open(source.path))
+            warped = _warped(dataset, source, grid, resampling) if offset is None else None
+        if warped is not None:
+            stack.enter_context(warped)
+
+        def read(box: Box) -> tuple[NDArray[Any], BoolArray]:
+            with _naming(source):
+                if offset is None:
+                    return _read_warped(warped, source, box)
+                return _read_direct(dataset, source, offset, box)
+
+        yield read
+
+
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Errors of GDAL say which file is damaged; a missing georeferencing is no news."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(source.path)
-        with dataset:
-            if offset is not None:
-                yield lambda box: _read_direct(dataset, source, offset, box)
-                return
-            with _warped(dataset, source, grid, resampling) as warped:
-                yield lambda box: _read_warped(warped, source, box)
+            yield
     except RasterioError as error:
         cause = " ".join(str(error.__cause__ or error).split())
         raise SceneError(
@@ -369,8 +382,6 @@ def _read_geometries(role: str, path: str | Path) -> tuple[NDArray[np.object_], 
             f"expected polygons in {role} {path}, found: {' '.join(str(error).split())}; check the "
             "file"
         ) from error
-    if "geometry" not in frame:
-        return np.empty(0, object), None
     return frame.geometry.to_numpy(), None if frame.crs is None else CRS(frame.crs)
 
 

@@ -105,13 +105,13 @@ def evaluate_maps(
             raise output_error(folder / "scratch", error) from error
         read_truth = stack.enter_context(_truth_on(truth, grid, squares, options))
         predict = stack.enter_context(_prediction_on(prediction, grid, squares, options))
+        read_images = stack.enter_context(_images_on(images, grid))
         tally = _Tally.empty(predict.threshold)
         for number, box in enumerate(squares):
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
         report = tally.report(_subject(prediction, truth, grid), grid, squares, scratch)
         if sheet is not None:
-            read_images = stack.enter_context(_images_on(images, grid))
             sheet(
                 [
                     (group, sample, _row(squares[sample.index], scratch, read_images))
