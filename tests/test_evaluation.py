@@ -17,13 +17,13 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 import rscd.evaluation.dataset as dataset
-from rscd.errors import DataError, GridMismatchError, RscdError, SceneError, UsageError
+from rscd.errors import DataError, GridMismatchError, OutputError, RscdError, SceneError, UsageError
 from rscd.evaluation.dataset import MemoryPair, Split, evaluate_split, mask_rule, predict_pair
 from rscd.evaluation.judge import only_counted
 from rscd.evaluation.layers import Coding, resolve_coding
 from rscd.evaluation.maps import MapOptions, evaluate_maps
 from rscd.evaluation.report import Sample, confusion, extremes
-from rscd.evaluation.sheet import COLOURS, judged_colours
+from rscd.evaluation.sheet import COLOURS, Row, judged_colours, write_sheet
 from rscd.geo.grid import compose
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import to_world, trace
@@ -420,6 +420,8 @@ def test_extremes_are_the_extremes(found, each):
     chosen = extremes(samples, each)
     scores = [sample.score for _, sample in chosen]
     assert scores == sorted(scores, reverse=True)
+    if holding and scores[-1] == 0:
+        assert chosen[-1][1].wrong == max(s.wrong for s in holding if s.score == 0)
     assert (
         len({sample.index for _, sample in chosen})
         == len(chosen)
@@ -437,6 +439,19 @@ def test_every_kind_of_pixel_has_its_colour():
     names = ["true positive", "false positive", "false negative", "true negative"]
     expected = [COLOURS[name] for name in [*names, "not counted", "not counted"]]
     assert np.allclose(judged_colours(predicted, true)[0], expected)
+
+
+def test_pictures_stay_small_whatever_the_shape_of_a_sample(tmp_path):
+    def row(*shape):
+        image = np.random.default_rng(0).normal(size=(2, 1, *shape)).astype(np.float32)
+        return Row(image, np.ones(shape, np.uint8), np.ones(shape, np.uint8))
+
+    path = tmp_path / "sheet.png"
+    write_sheet([row(256, 1), row(1, 256), row(20, 20)], ["a", "b", "c"], path)
+    assert max(cv2.imread(str(path)).shape) < 1500
+    with pytest.raises(OutputError, match="expected to write"):
+        write_sheet([row(2, 2)], ["a"], tmp_path / "none" / "sheet.png")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # --- splits ---

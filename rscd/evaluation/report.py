@@ -39,6 +39,11 @@ class Sample:
         """The measure that also chooses checkpoints (`MONITOR`)."""
         return summarise(self.counts)[MONITOR]
 
+    @property
+    def wrong(self) -> int:
+        """False positives and false negatives."""
+        return self.counts.true[1] + self.counts.predicted[1] - 2 * self.counts.hit[1]
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -225,6 +230,7 @@ def pooled(samples: Iterable[Sample]) -> Counts:
 def extremes(samples: Sequence[Sample], each: int = 3) -> list[tuple[str, Sample]]:
     """The best, median and worst samples among those with change, in falling order of score.
 
+    Of equal ones the one with more wrong pixels is the worse.
     Samples in which nothing changed and nothing was predicted are left out: they say nothing of
     how change is found.
 
@@ -233,7 +239,7 @@ def extremes(samples: Sequence[Sample], each: int = 3) -> list[tuple[str, Sample
         each: most samples per group; fewer where there are fewer than three times as many.
     """
     holding = [s for s in samples if s.counts.true[1] + s.counts.predicted[1] > 0]
-    ranked = sorted(holding, key=lambda sample: (-sample.score, sample.index))
+    ranked = sorted(holding, key=lambda sample: (-sample.score, sample.wrong, sample.index))
     n = len(ranked)
     each = max(1, min(each, n // 3))
     starts = (0, (n - each) // 2, n - each)

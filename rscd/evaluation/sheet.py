@@ -62,8 +62,10 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
     """
     with_images = rows[0].image is not None
     titles = [*(("t1", "t2") if with_images else ()), "prediction against truth"]
-    figure = _figure(3.2 * len(titles), 3.2 * len(rows) + 0.5)
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    # the last square of a map may be one pixel wide
+    heights = [float(np.clip(np.divide(*row.true.shape), 0.3, 2)) for row in rows]
+    figure = _figure(3.2 * len(titles), 3.2 * sum(heights) + 0.8)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for line, row, caption in zip(axes, rows, captions, strict=True):
         pictures = [] if row.image is None else list(_stretched(row.image))
         for axis, picture in zip(
@@ -77,7 +79,7 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     legend = [Patch(facecolor=c, edgecolor="0.6", label=name) for name, c in COLOURS.items()]
-    figure.legend(handles=legend, loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(handles=legend, loc="outside lower center", ncols=len(titles), fontsize=8)
     _save(figure, path)
 
 
