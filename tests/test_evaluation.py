@@ -150,6 +150,8 @@ def test_truth_may_be_polygons_and_both_with_a_grid(maps, tmp_path):
     predicted = vector(tmp_path / "predicted.gpkg", files[0])
     with pytest.raises(UsageError, match=r"found two vectors; name one whose pixel grid .* --like"):
         evaluate_maps(predicted, truth)
+    with pytest.raises(SceneError, match="expected a readable raster for the grid"):
+        evaluate_maps(predicted, truth, MapOptions(like=str(predicted)))
     both = evaluate_maps(predicted, truth, MapOptions(like=str(files[0])))
     assert (both.counts, both.objects) == (expected.counts, expected.objects)
 

@@ -89,7 +89,7 @@ def evaluate_maps(
         options: what stored values mean.
         images: t1 and t2 for the sheet.
         sheet: given the group, sample and picture of the best, median and worst squares.
-        progress: told after each row of squares.
+        progress: told after each square.
 
     Raises:
         RscdError: anything the user must fix.
@@ -122,12 +122,10 @@ def evaluate_maps(
 
 
 def _grid(prediction: str | Path, truth: str | Path, options: MapOptions) -> GeoBox:
-    for role, path in (
-        ("the grid", options.like),
-        ("the truth", truth),
-        ("the prediction", prediction),
-    ):
-        if path is not None and not is_vector(path):
+    if options.like is not None:
+        return open_source("the grid", options.like).grid
+    for role, path in (("the truth", truth), ("the prediction", prediction)):
+        if not is_vector(path):
             return open_source(role, path).grid
     raise UsageError(
         "expected a raster among prediction and truth, found two vectors; name one whose pixel "
