@@ -72,7 +72,39 @@ def build_encoder(
 
 
 def _smp(name: str, n_bands: int, weights: str | None, depth: int, output_stride: int) -> Backbone:
-    from segmentation_models_pytorch.encoders import encoders, get_encoder
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    check_smp_names(name, weights)
+    with (
+        warnings.catch_warnings(),
+        downloading(f"{weights} of {name}", "the model hub huggingface.co"),
+    ):
+        # timm reports stages that `features_only` leaves unused in the weights
+        warnings.simplefilter("ignore", UserWarning)
+        module = get_encoder(
+            name,
+            in_channels=n_bands,
+            depth=depth,
+            weights=bool(weights) or None if name.startswith("tu-") else weights,
+            output_stride=output_stride,
+        )
+    drop_unused(name, module, n_bands)
+    return Backbone(
+        module,
+        tuple(module.out_channels),
+        min(2**depth, output_stride),
+        any_size=False,
+        statistics=raw_statistics(n_bands) if weights is None else imagenet_statistics(n_bands),
+    )
+
+
+def check_smp_names(name: str, weights: str | None) -> None:
+    """Refuse encoders and weights that neither segmentation-models-pytorch nor timm has.
+
+    Raises:
+        ModelError: with the names to choose from.
+    """
+    from segmentation_models_pytorch.encoders import encoders
     from timm import is_model
 
     timm_name = name.removeprefix("tu-").partition(".")[0]
@@ -87,35 +119,15 @@ def _smp(name: str, n_bands: int, weights: str | None, depth: int, output_stride
             f"expected weights of {name} among {', '.join(known or ('imagenet',))}, or null, or a "
             f"local file, found {weights!r}"
         )
-    with (
-        warnings.catch_warnings(),
-        downloading(f"{weights} of {name}", "the model hub huggingface.co"),
-    ):
-        # timm reports stages that `features_only` leaves unused in the weights
-        warnings.simplefilter("ignore", UserWarning)
-        module = get_encoder(
-            name,
-            in_channels=n_bands,
-            depth=depth,
-            weights=bool(weights) or None if name.startswith("tu-") else weights,
-            output_stride=output_stride,
-        )
-    if not name.startswith("tu-"):  # timm leaves out by itself what is not asked for
-        drop_unused(module, n_bands)
-    return Backbone(
-        module,
-        tuple(module.out_channels),
-        min(2**depth, output_stride),
-        any_size=False,
-        statistics=raw_statistics(n_bands) if weights is None else imagenet_statistics(n_bands),
-    )
 
 
-def drop_unused(encoder: nn.Module, n_bands: int) -> None:
+def drop_unused(name: str, encoder: nn.Module, n_bands: int) -> None:
     """Take out the stages that a shallow encoder keeps but never runs.
 
     Their parameters would get no gradient, which distributed training refuses, and fill files.
     """
+    if name.startswith("tu-"):  # timm leaves out by itself what is not asked for
+        return
     called: set[nn.Module] = set()
     hooks = [
         module.register_forward_hook(lambda module, *_: called.add(module))

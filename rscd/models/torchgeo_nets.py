@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rscd.errors import ModelError
 from rscd.models.downloads import downloading, is_file, load_file_into
-from rscd.models.encoders import drop_unused
+from rscd.models.encoders import check_smp_names, drop_unused
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.statistics import Statistics, imagenet_statistics, raw_statistics
 
@@ -16,6 +16,9 @@ RESNETS = ("resnet18", "resnet50", "resnet152")
 SWINS = ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_b")
 SWIN_LEVELS = ("features.1", "features.3", "features.5", "features.7")
 """Outputs of the four stages, before each reduction: strides 4, 8, 16, 32."""
+
+BTC_BACKBONES = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "swin_b"}
+"""BTC's name -> TorchGeo's."""
 
 BTC_RANGE = 255.0
 """BTC normalises values in 0..1 by itself; raw 8-bit values are divided by this first."""
@@ -193,6 +196,7 @@ def _fc_siam(
 
     depth = len(decoder_channels)
     file = is_file(weights)
+    check_smp_names(encoder, None if file else weights)
     with downloading(f"{weights} of {encoder}", "the model hub of segmentation-models-pytorch"):
         network = getattr(models, kind)(
             encoder_name=encoder,
@@ -202,7 +206,7 @@ def _fc_siam(
             in_channels=n_bands,
             classes=n_classes,
         )
-    drop_unused(network.encoder, n_bands)
+    drop_unused(encoder, network.encoder, n_bands)
     if file:
         load_file_into(network.encoder, str(weights))
     default = imagenet_statistics(n_bands) if weights == "imagenet" else raw_statistics(n_bands)
@@ -270,8 +274,14 @@ def change_vit(
         mean: per band; default of the weights.
         std: per band; default of the weights.
     """
+    from timm import is_model
     from torchgeo.models import ChangeViT
 
+    if not is_model(backbone.partition(".")[0]) or weights not in (None, "imagenet"):
+        raise ModelError(
+            f"expected a vision transformer of timm and weights imagenet or null, found "
+            f"{backbone!r} and {weights!r}"
+        )
     with downloading(f"{weights} of {backbone}", "timm's model hub"):
         network = ChangeViT(
             backbone,
@@ -303,7 +313,7 @@ def btc(
 
     Args:
         n_bands: bands per date.
-        backbone: ``swin_tiny``, ``swin_small`` or ``swin_base``.
+        backbone: one of `BTC_BACKBONES`.
         weights: ``cityscapes`` or None: random.
         n_classes: 1 or 2.
         mean: per band, default 0; BTC itself normalises by ImageNet's statistics after this.
@@ -311,6 +321,11 @@ def btc(
     """
     from torchgeo.models import BTC
 
+    if backbone not in BTC_BACKBONES or weights not in (None, "cityscapes"):
+        raise ModelError(
+            f"expected a backbone among {', '.join(BTC_BACKBONES)} and weights cityscapes or null, "
+            f"found {backbone!r} and {weights!r}"
+        )
     network = BTC(backbone, backbone_pretrained=False, classes=n_classes)
     if weights is not None:
         _load_cityscapes(network.encoder, backbone)
@@ -324,7 +339,7 @@ def btc(
 
 
 def _load_cityscapes(encoder: Any, backbone: str) -> None:
-    found = torchgeo_weights("CITYSCAPES_SEMSEG", f"swin_{backbone.removeprefix('swin_')[0]}")
+    found = torchgeo_weights("CITYSCAPES_SEMSEG", BTC_BACKBONES[backbone])
     with downloading(str(found), found.url):
         tensors = found.get_state_dict(include_norms=True, progress=False, weights_only=True)
     _load(encoder.feature_extractor, tensors["state_dict"], str(found))

@@ -190,6 +190,16 @@ def test_weights_that_do_not_exist_or_do_not_fit_are_user_errors():
         build_encoder("tg-resnet50", n_bands=3, weights="SENTINEL2_ALL_MOCO")
     with pytest.raises(ModelError, match=r"an encoder among resnet18.*found 'vit_small"):
         build_encoder("tg-vit_small_patch16_224", n_bands=3)
+    with pytest.raises(ModelError, match="an encoder of segmentation-models-pytorch"):
+        build_network("fc-siam-conc", {"encoder": "resnet19"})
+    with pytest.raises(ModelError, match="weights of resnet34 among imagenet"):
+        build_network("fc-siam-diff", {"weights": "coco"})
+    with pytest.raises(ModelError, match=r"a vision transformer of timm.* 'vit_19'"):
+        build_network("changevit", {"backbone": "vit_19"})
+    with pytest.raises(ModelError, match="weights cityscapes or null, found 'swin_tiny' and 'x'"):
+        build_network("btc", {"weights": "x"})
+    with pytest.raises(ModelError, match="a backbone among swin_tiny, swin_small, swin_base"):
+        build_network("btc", {"backbone": "swin_huge"})
     with pytest.raises(ModelError, match="depth 5"):
         build_encoder("tg-resnet18", n_bands=3, depth=3)
 

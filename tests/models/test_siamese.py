@@ -107,7 +107,7 @@ def test_dropping_stages_changes_no_output(name):
     count = sum(p.numel() for p in encoder.parameters())
     with torch.inference_mode():
         before = encoder(image)
-        drop_unused(encoder, 3)
+        drop_unused(name, encoder, 3)
         after = encoder(image)
     assert not encoder.training
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
