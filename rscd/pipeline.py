@@ -29,7 +29,8 @@ from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.grid import pixel_size_m
-from rscd.geo.scene import ScenePair, close_handles
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
 from rscd.inference.journal import Journal, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load

@@ -137,7 +137,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
     from rscd.cli.progress import progress_bar
     from rscd.evaluation.dataset import Split, evaluate_split, mask_rule
     from rscd.evaluation.report import extremes
-    from rscd.geo.scene import parse_bands
+    from rscd.geo.source import parse_bands
     from rscd.inference.models import load_model
 
     split = Split.open(

@@ -195,7 +195,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
 
 
 def _options(args: argparse.Namespace) -> "Options":
-    from rscd.geo.scene import parse_bands
+    from rscd.geo.source import parse_bands
     from rscd.inference.memory import parse_memory
     from rscd.pipeline import Options
 

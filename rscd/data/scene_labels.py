@@ -25,7 +25,7 @@ from rasterio.vrt import WarpedVRT
 from rscd.data.images import MaskRule, apply_rule
 from rscd.errors import DataError
 from rscd.geo.grid import crs_name, shape_hw
-from rscd.geo.scene import LOCAL_CRS, WARP_TOLERANCE_PX
+from rscd.geo.source import LOCAL_CRS, WARP_TOLERANCE_PX
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray
 
 VECTOR_SUFFIXES = frozenset(

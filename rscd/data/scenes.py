@@ -30,7 +30,8 @@ from rscd.data.scene_labels import (
 )
 from rscd.errors import DataError, GridMismatchError
 from rscd.geo.grid import apply, compose, crs_name, footprint_px, grid_text, intersection, shape_hw
-from rscd.geo.scene import Placement, ScenePair, inspect
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import Placement, inspect
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, Align, BoolArray, ByteArray
 

@@ -31,7 +31,7 @@ from rscd.geo.grid import (
     grid_text,
     whole_pixel_offset,
 )
-from rscd.geo.scene import LOCAL_CRS, WARP_TOLERANCE_PX, Source, inspect
+from rscd.geo.source import LOCAL_CRS, WARP_TOLERANCE_PX, Source, inspect
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, BoolArray, ByteArray
 

@@ -33,7 +33,7 @@ from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
 from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import grid_text, pixel_size_m, shape_hw
-from rscd.geo.scene import Source
+from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.inference.memory import GDAL_CACHE
 from rscd.inference.tiled import Progress, silent

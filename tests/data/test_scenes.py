@@ -26,7 +26,8 @@ from rscd.data.samplers import Guarded, grid_queries, random_queries
 from rscd.data.scenes import Scene, ScenePairs, scene_series
 from rscd.errors import DataError, SceneError
 from rscd.geo.grid import apply
-from rscd.geo.scene import ScenePair, _handles
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import _handles
 from rscd.geo.tiles import Box
 
 WriteTif = Callable[..., Path]

@@ -21,7 +21,8 @@ from scipy.ndimage import binary_erosion
 
 from rscd.errors import GridMismatchError, RscdError, SceneError, UsageError
 from rscd.geo.grid import apply, compose
-from rscd.geo.scene import ScenePair, close_handles, parse_bands
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import close_handles, parse_bands
 from rscd.geo.tiles import Box, plan_tiles
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)

@@ -17,7 +17,8 @@ from rscd.errors import SceneError
 from rscd.export.vector import change_polygons
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.grid import compose
-from rscd.geo.scene import ScenePair, close_handles
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.inference.baselines import DETECTORS
 from rscd.inference.journal import open_journal
