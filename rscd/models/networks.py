@@ -55,7 +55,10 @@ def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
 
 
 def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int | None:
-    """How far a pixel of the result looks, measured by the gradient that reaches the input.
+    """How many pixels around a tile its result depends on, measured by the gradient of the input.
+
+    The tile starts and ends at multiples of what the network takes, as all tiles do: a single pixel
+    inside may look a little farther from itself.
 
     Args:
         network: image (1,2,C,size,size) -> ``logits``.
@@ -67,17 +70,17 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int |
         the network pools over the whole image.
     """
     network = network.eval()
-    size = _fitting(network, size)
-    image = torch.randn(1, 2, n_bands, size, size, requires_grad=True)
-    centre = size // 2
-    # a block of outputs: strided networks look farther at some phases than at others
-    seen = network(image)["logits"][..., centre : centre + 32, centre : centre + 32]
+    size, tile = _fitting(network, size), _fitting(network, 32)
+    random = torch.Generator().manual_seed(0)  # not the global one, which training resumes from
+    image = torch.randn(1, 2, n_bands, size, size, generator=random).requires_grad_()
+    start = _fitting(network, size // 2)
+    seen = network(image)["logits"][..., start : start + tile, start : start + tile]
     (gradient,) = torch.autograd.grad(seen.sum(), image)
     reached = gradient.abs().sum(dim=(0, 1, 2)).nonzero()
     first, last = int(reached.min()), int(reached.max())
     if first == 0 or last == size - 1:
         return None
-    return max(centre - first, last - centre - 31)
+    return max(start - first, last - (start + tile - 1))
 
 
 def _fitting(network: nn.Module, size: int) -> int:

@@ -215,6 +215,13 @@ def test_radius_of_a_known_network():
     assert receptive_radius(Blur(), 3, 126) == 3
 
 
+def test_measuring_the_radius_draws_no_random_numbers():
+    network = build("tiny")
+    state = torch.get_rng_state()
+    receptive_radius(network, 3, 64)
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def squares():
     """Four pairs: noise, and a bright square that appears at another place in each."""
     image = 50 + pairs(4, seed=1) / 5
