@@ -5,6 +5,7 @@ on the command line with dots. The run's folder holds the resolved configuration
 checkpoints.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,19 +75,27 @@ def train(args: Sequence[str]) -> Trainer:
     """
     if not args:
         raise UsageError("expected a configuration, found none; try rscd train -c FILE.yaml")
-    strict = {"exit_on_error": False}
     try:
-        cli = TrainingCLI(
-            ChangeTask,
-            ChangeDataModule,
-            args=["fit", *args],
-            save_config_callback=KeepConfig,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            parser_kwargs={**strict, "fit": strict},
-        )
+        with warnings.catch_warnings():
+            # ours are those of the command line; logs and checkpoints share the run's folder
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            return _run(["fit", *args])
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"expected a configuration that fits, found: {reason}") from error
+
+
+def _run(args: list[str]) -> Trainer:
+    strict = {"exit_on_error": False}
+    cli = TrainingCLI(
+        ChangeTask,
+        ChangeDataModule,
+        args=args,
+        save_config_callback=KeepConfig,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={**strict, "fit": strict},
+    )
     trainer: Trainer = cli.trainer
     return trainer

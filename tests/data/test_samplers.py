@@ -35,7 +35,7 @@ class Scenes(GeoDataset):
         )
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
-        raise NotImplementedError
+        raise AssertionError("samplers read no patch")
 
 
 class RandomPatchSampler:
