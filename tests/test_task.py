@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The '.*' does not have many workers",
     "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
     "ignore:The number of training batches",
+    "ignore:The dirpath has changed",
 )
 
 SMALL = {
