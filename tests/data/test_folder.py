@@ -16,7 +16,7 @@ from torchgeo.datasets import NonGeoDataset
 
 from rscd.data.folder import Layer, PairFolder, reference_tensors
 from rscd.data.images import apply_rule, read_label_values, read_picture, write_picture
-from rscd.data.streams import collate
+from rscd.data.streams import collate, unpack
 from rscd.errors import DataError
 
 H, W = 12, 10
@@ -299,7 +299,7 @@ def test_further_layers(tmp_path: Path) -> None:
 def test_loads_in_workers(tmp_path: Path) -> None:
     make(tmp_path, n=4)
     loader = DataLoader(PairFolder(tmp_path), batch_size=2, num_workers=1, collate_fn=collate)
-    batches = [batch for batch, _ in loader]
+    batches = [unpack(batch) for batch, _ in loader]
     assert [batch["image"].shape for batch in batches] == [(2, 2, 3, H, W)] * 2
     assert batches[1]["name"] == ["p2", "p3"]
 
