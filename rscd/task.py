@@ -154,6 +154,10 @@ class ChangeTask(LightningModule):
         """Add the card: all that prediction needs beside the weights."""
         checkpoint[CARD_KEY] = self.card()
 
+    def _split_hashes(self) -> dict[str, str]:
+        trainer = self._trainer
+        return dict(getattr(getattr(trainer, "datamodule", None), "split_hashes", {}))
+
     def card(self) -> Provenance:
         """Plain data about the network, how to tile it, its threshold and its metrics."""
         args: Mapping[str, Any] = self.hparams["method_args"] or {}
@@ -167,6 +171,7 @@ class ChangeTask(LightningModule):
             "multiple": int(getattr(self.method.network, "multiple", 32)),
             "threshold": self.best.get("best_threshold", 0.5),
             "metrics": self.best,
+            "splits": self._split_hashes(),
             "versions": {name: version(name) for name in ("rscd", "torch", "lightning")},
             **(self.hparams["card"] or {}),
         }

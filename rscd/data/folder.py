@@ -21,6 +21,7 @@ from rscd.data.images import (
 )
 from rscd.data.labels import image_label, labels_for, read_label_list
 from rscd.data.layout import Folders, PairDir, find_layout, image_id
+from rscd.data.splits import read_split
 from rscd.errors import DataError
 from rscd.types import IGNORE, BoolArray
 
@@ -81,6 +82,7 @@ class PairFolder(NonGeoDataset):
         *,
         keys: set[str] | frozenset[str] | None = None,
         names: Sequence[str] | None = None,
+        split_file: Path | str | None = None,
         labels: Path | str | Mapping[str, int] | None = None,
         min_change_pixels: int = 1,
         mask_values: MaskRule = "strict",
@@ -98,6 +100,7 @@ class PairFolder(NonGeoDataset):
             keys: what a sample holds; by default image, mask where there are masks, and valid where
                 the first pair declares nodata.
             names: keep these pairs only, in this order (one part of a ``Split``).
+            split_file: a ``Split`` on disk; ``split`` then names one of its parts.
             labels: list file ``NAME.png,0,0,L`` or labels by name; default
                 ``list/SPLIT_label.txt``. Without a list, labels are counted from masks, but
                 only if ``mask`` is a key too.
@@ -120,7 +123,9 @@ class PairFolder(NonGeoDataset):
         self.bands = bands
         self.transforms = transforms
         self.layers = dict(layers or {})
-        found = self.layout.select(split)
+        if split_file is not None:
+            names = _part(split_file, split, names)
+        found = self.layout.select(split if split_file is None else None)
         if names is not None:
             found = _only(found, names, self.root)
         if not found:
@@ -289,6 +294,14 @@ def _partner(here: PairDir, index: int, name: str) -> Path:
             "remove the pair, or do not ask for that key"
         )
     return found
+
+
+def _part(split_file: Path | str, split: str | None, names: Sequence[str] | None) -> Sequence[str]:
+    if split is None or names is not None:
+        raise DataError(
+            f"expected split to name a part of {split_file}, and no names beside it; correct both"
+        )
+    return read_split(split_file)[split]
 
 
 def _only(found: list[tuple[str, str]], names: Sequence[str], root: Path) -> list[tuple[str, str]]:

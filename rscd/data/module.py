@@ -31,6 +31,8 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from rscd.data.folder import PairFolder
+from rscd.data.splits import Split
 from rscd.data.streams import Failure, Reader, Sample, Share, StreamLoader, Turns, order_of
 from rscd.errors import DataError, RscdError
 
@@ -143,6 +145,7 @@ class ChangeDataModule(LightningDataModule):
         if len({self._bands[name] for name in wanted}) > 1:
             found = ", ".join(f"{self._bands[name]} in {self.title(name)}" for name in wanted)
             raise DataError(f"expected the same bands in every stream, found {found}; choose bands")
+        self._check_disjoint()
 
     def train_dataloader(self) -> CombinedLoader:
         """Batches by stream."""
@@ -186,6 +189,30 @@ class ChangeDataModule(LightningDataModule):
     def dataset(self, name: str) -> Dataset[Any]:
         """The dataset of a stream, after ``setup``."""
         return self._readers[name].dataset
+
+    @property
+    def split_hashes(self) -> dict[str, str]:
+        """Hash of the pairs of each stream that is a folder of pairs, after ``setup``."""
+        return {
+            name: Split({name: folder.names}, "as read").hash
+            for name, folder in self._folders().items()
+        }
+
+    def _folders(self) -> dict[str, PairFolder]:
+        datasets = {name: reader.dataset for name, reader in self._readers.items()}
+        return {name: data for name, data in datasets.items() if isinstance(data, PairFolder)}
+
+    def _check_disjoint(self) -> None:
+        """Refuse to evaluate on pairs that are trained on."""
+        files = {name: {f.t1 for f in data.files} for name, data in self._folders().items()}
+        for name in files.keys() & set(EVALUATED):
+            for other in files.keys() - set(EVALUATED):
+                shared = sorted(files[name] & files[other])
+                if shared:
+                    raise DataError(
+                        f"expected other pairs in {self.title(name)} than in {self.title(other)}, "
+                        f"found {len(shared)} in both, such as {shared[0]}; choose disjoint splits"
+                    )
 
     def title(self, name: str) -> str:
         """What a stream is called in messages: its name, class and place."""

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, IterableDataset
 from rscd.data.folder import PairFolder
 from rscd.data.module import ChangeDataModule, Stream, build_dataset
 from rscd.data.scenes import ScenePairs
+from rscd.data.splits import Split
 from rscd.data.town_dataset import TownPairs
 from rscd.errors import DataError
 
@@ -414,3 +415,26 @@ def test_without_a_trainer_and_needs_every_key_is_there(root: Path) -> None:
     batch, _, _ = next(iter(module.train_dataloader()))
     assert {"image", "mask"} <= set(batch["train"])
     assert module.val_dataloader() == []
+
+
+def test_evaluating_on_training_pairs_is_refused(root: Path) -> None:
+    streams = {"train": folder(root, "train"), "val": folder(root, "train")}
+    with pytest.raises(DataError, match=r"found 7 in both, such as .*train0\.png; choose disjoint"):
+        ChangeDataModule(streams).setup("fit")
+
+
+def test_streams_have_hashes_that_follow_their_pairs(root: Path, tmp_path: Path) -> None:
+    names = PairFolder(root, "train").names
+    parts = {"train": names[:4], "val": names[4:]}
+    Split(parts, "by hand").write(tmp_path / "split.json")
+
+    def stream(part: str) -> dict[str, Any]:
+        args = {"root": str(root), "split": part, "split_file": str(tmp_path / "split.json")}
+        return {"class_path": "rscd.data.folder.PairFolder", "init_args": args}
+
+    module = ChangeDataModule({"train": stream("train"), "val": stream("val")}, batch_size=1)
+    module.setup("fit")
+    assert module.dataset("train").names == parts["train"]  # type: ignore[attr-defined]
+    expected = {name: Split({name: tuple(pairs)}, "").hash for name, pairs in parts.items()}
+    assert module.split_hashes == expected
+    assert len(set(expected.values())) == 2
