@@ -17,7 +17,7 @@ DEFAULT_DETECTOR = "irmad"
 """What ``rscd predict`` takes when no model is named.
 
 Measured by ``benchmarks/detectors_on_real_pairs.py``: IR-MAD agrees best with the reference of the
-Landsat pair (kappa 0.933; PCA-k-means 0.901, CVA 0.895) and has the highest F1 on average over 17
+Landsat pair (kappa 0.933; PCA-k-means 0.911, CVA 0.891) and has the highest F1 on average over 17
 sets of pairs (0.24; 0.21; 0.22), where all three have the same mean kappa (0.15). PCA-k-means is
 better on radar (F1 0.79 against 0.68). On half-metre building pairs none is of use (F1 below 0.2).
 """
