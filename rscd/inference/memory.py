@@ -12,7 +12,9 @@ MIN_TILE = 64
 GDAL_CACHE = 128 << 20
 """Block cache of GDAL when the user sets no limit; its own default is a share of all memory."""
 RESULTS = 96 << 20
-"""Kept free for tracing, overviews and Python itself."""
+"""Tracing and overviews, after the pixels have been predicted."""
+MARGIN = 32 << 20
+"""What estimates may be wrong by."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Load:
         pixels = self.batch_size * (self.tile_size + 2 * tiling.halo) ** 2
         # raw values as read, as float32 and stacked, at both dates; the model's own; validity
         per_pixel = 2 * n_bands * (4 + 4 + 4) + tiling.bytes_per_pixel + 8
-        return max(pixels * per_pixel * self.workers, tiling.fit_bytes) + self.gdal_cache
+        stages = (tiling.fit_bytes, pixels * per_pixel * self.workers, RESULTS)
+        return max(stages) + self.gdal_cache
 
 
 def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Load:
@@ -49,8 +52,9 @@ def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Loa
     """
     if limit is None:
         return load
-    room = limit - psutil.Process().memory_info().rss - RESULTS
-    load = replace(load, gdal_cache=max(16 << 20, min(load.gdal_cache, room // 4)))
+    room = limit - psutil.Process().memory_info().rss - MARGIN
+    cache = max(16 << 20, min(load.gdal_cache, (room - RESULTS) // 4))
+    load = replace(load, gdal_cache=cache)
     while load.nbytes(n_bands, tiling) > room:
         if load.batch_size > 1:
             load = replace(load, batch_size=load.batch_size // 2)
