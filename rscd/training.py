@@ -93,6 +93,7 @@ def _run(args: list[str]) -> Trainer:
         ChangeDataModule,
         args=args,
         save_config_callback=KeepConfig,
+        save_config_kwargs={"overwrite": True},  # a run that goes on does so in its own folder
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={**strict, "fit": strict},

@@ -47,6 +47,10 @@ def test_train_export_predict_evaluate(folder, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     assert main(["train", "-c", str(tmp_path / "run.yaml"), "--trainer.max_epochs", "2"]) == 0
     checkpoint = tmp_path / "run" / "best.ckpt"
+    last = str(tmp_path / "run" / "last.ckpt")
+    again = ["train", "-c", str(tmp_path / "run.yaml"), "--trainer.max_epochs", "3"]
+    assert main([*again, "--ckpt_path", last]) == 0
+    assert torch.load(last, weights_only=True)["global_step"] == 3 * 2
     card = torch.load(checkpoint, weights_only=True)[CARD_KEY]
     assert set(card["splits"]) == {"train", "val"}
     weights = tmp_path / "town.safetensors"
