@@ -1,7 +1,7 @@
 """What a training method is: four questions it answers, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -33,6 +33,16 @@ class Method(nn.Module, ABC):
             step: optimiser step, from 0.
             total: optimiser steps of the whole run.
         """
+
+    def loss_parts(
+        self, batches: Mapping[str, Batch], step: int, total: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """`losses` in parts that share no graph, each made when it is asked for.
+
+        The trainer goes back through each part before it asks for the next, so the activations of
+        one part are gone when those of another are made. By default there is one part.
+        """
+        yield self.losses(batches, step, total)
 
     def predict(self, image: Tensor) -> Tensor:
         """(B,2,C,H,W) raw values -> (B,1,H,W) change probability in [0,1]."""
