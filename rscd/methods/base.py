@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from rscd.models.logits import change_logit
-from rscd.types import Batch
+from rscd.types import Batch, Provenance
 
 
 class Method(nn.Module, ABC):
@@ -47,6 +47,21 @@ class Method(nn.Module, ABC):
     def predict(self, image: Tensor) -> Tensor:
         """(B,2,C,H,W) raw values -> (B,1,H,W) change probability in [0,1]."""
         return change_logit(self.network(image)["logits"]).sigmoid()
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Probabilities by which checkpoints are chosen; tests always measure `predict`.
+
+        Args:
+            batch: of a validation stream, with ``image`` and ``mask``.
+
+        Returns:
+            (B,1,H,W) in [0,1].
+        """
+        return self.predict(batch["image"])
+
+    def card(self) -> Provenance:
+        """What a checkpoint's card says of this method, over what the trainer says by itself."""
+        return {}
 
     def after_step(self, step: int) -> None:
         """Called after each optimiser step, e.g. to move a teacher."""

@@ -1,0 +1,38 @@
+"""Parameter groups with rates of their own (kdmsi.md section 3.5)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+RATES = (1, 2, 10, 20)
+"""Times the base rate: pretrained weights and biases, new weights and biases."""
+
+
+def transfer_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    pretrained: Callable[[str], bool],
+    lr: float,
+) -> list[dict[str, Any]]:
+    """Four groups: what was pretrained learns slowly, what is new fast; biases do not decay.
+
+    A weight is what has ``weight`` in its name: scales of normalisation layers as well. The decay
+    of weights is the optimiser's own.
+
+    Args:
+        parameters: names and parameters; frozen ones are left out.
+        pretrained: whether the parameter of a name came with the encoder.
+        lr: base rate.
+
+    Returns:
+        Groups number 0 to 3 in the order of `RATES`, each with its ``params``, ``lr`` and, for
+        biases, ``weight_decay`` 0. Groups may be empty.
+    """
+    groups: list[dict[str, Any]] = [{"params": [], "lr": rate * lr} for rate in RATES]
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            is_bias = "weight" not in name
+            groups[2 * (not pretrained(name)) + is_bias]["params"].append(parameter)
+    for biases in groups[1::2]:
+        biases["weight_decay"] = 0.0
+    return groups

@@ -1,0 +1,177 @@
+"""KD-MSI's first stage: change maps from yes/no labels (arXiv 2403.05796; methods section 3).
+
+A teacher learns to classify pairs; its class activation map, gated by the label, is what a student
+of its own learns to give as a probability. The student is what predicts and is exported. Beyond
+that stage see `rscd.methods.multiscale`, and pseudo masks for `rscd.methods.supervised`.
+
+Published: batch 8, 20 epochs, lr 0.001, schedule ``poly``, and optimiser ``sgd`` with ``nesterov``,
+``weight_decay`` 1e-4 and ``momentum`` 1e-4, which is what the authors' code really uses (an
+argument slip: section 3.5). With momentum 0.9 divide the rate by 10.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
+
+from rscd.errors import ModelError
+from rscd.methods.base import Method
+from rscd.methods.cam_losses import (
+    activation_map,
+    classification_loss,
+    distillation_loss,
+    distillation_target,
+    gate,
+)
+from rscd.methods.groups import transfer_groups
+from rscd.models.cam import CamClassifier
+from rscd.models.mlp_head import resize
+from rscd.models.networks import build_network
+from rscd.types import IGNORE, Batch, Provenance
+
+NETWORK = "cam"
+
+Losses = dict[str, Tensor]
+
+
+class WeakMethod(Method):
+    """What both methods that learn from image-level labels share."""
+
+    needs: ClassVar[Mapping[str, frozenset[str]]] = {"train": frozenset({"image", "label"})}
+    network: CamClassifier
+
+    def __init__(self, network_args: Mapping[str, Any], gate_validation: bool) -> None:
+        """Build the network that predicts."""
+        super().__init__()
+        self.network_args = dict(network_args)
+        self.network = _classifier(self.network_args)
+        self.gate_validation = gate_validation
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Probabilities for choosing checkpoints: as in the paper, gated by image-level labels.
+
+        The label of a validation pair is whether its mask holds change.
+
+        Args:
+            batch: ``image`` and ``mask``.
+
+        Returns:
+            (B,1,H,W) in [0,1].
+        """
+        prob = self.predict(batch["image"])
+        if not self.gate_validation:
+            return prob
+        mask = batch["mask"]
+        return gate(prob, ((mask != 0) & (mask != IGNORE)).flatten(1).any(1))
+
+    def card(self) -> Provenance:
+        """The network by the name under which it can be built again."""
+        return {"network": NETWORK, "network_args": self.network_args}
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """`transfer_groups` of each network, without empty ones."""
+        networks = [child for child in self.children() if isinstance(child, CamClassifier)]
+        groups = [
+            group
+            for net in networks
+            for group in transfer_groups(
+                net.named_parameters(), lambda name: name.startswith("model."), lr
+            )
+        ]
+        return [group for group in groups if group["params"]]
+
+
+class CamBaseline(WeakMethod):
+    """The classifier alone, whose activation map is the paper's baseline."""
+
+    def __init__(
+        self, network_args: Mapping[str, Any] | None = None, gate_validation: bool = True
+    ) -> None:
+        """Build the classifier.
+
+        Args:
+            network_args: of `rscd.models.cam.cam_classifier`.
+            gate_validation: see `WeakMethod.evaluate`.
+        """
+        super().__init__(network_args or {}, gate_validation)
+
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Losses:
+        """``cls``, Eq. (2)."""
+        batch = batches["train"]
+        return {
+            "cls": classification_loss(self.network(batch["image"])["label_logit"], batch["label"])
+        }
+
+    def predict(self, image: Tensor) -> Tensor:
+        """The activation map of Eq. (1), resized bilinearly to the image."""
+        cam = activation_map(self.network(image)["cam"])
+        return resize(cam, (image.shape[-2], image.shape[-1]))
+
+
+class KdMsi(WeakMethod):
+    """Teacher and student; see the module."""
+
+    def __init__(
+        self,
+        network_args: Mapping[str, Any] | None = None,
+        teacher: str = "minus",
+        student: str = "cat",
+        distillation_weight: float = 10.0,
+        gate_validation: bool = True,
+    ) -> None:
+        """Build both networks.
+
+        Args:
+            network_args: of `rscd.models.cam.cam_classifier`, for both; each begins with the same
+                pretrained weights and a classifier of its own.
+            teacher: how the teacher combines the dates, one of `rscd.models.cam.COMBINATIONS`.
+            student: how the student does.
+            distillation_weight: lambda of Eq. (4).
+            gate_validation: see `WeakMethod.evaluate`.
+        """
+        args = dict(network_args or {})
+        super().__init__(args | {"combination": student}, gate_validation)
+        self.teacher = _classifier(args | {"combination": teacher})
+        self.distillation_weight = distillation_weight
+
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Losses:
+        """``cls`` of the teacher and ``kd`` of the student, weighted."""
+        terms: Losses = {}
+        for part in self.loss_parts(batches, step, total):
+            terms |= part
+        return terms
+
+    def loss_parts(
+        self, batches: Mapping[str, Batch], step: int, total: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """``cls``, then ``kd``: the target is detached, so only one graph is held at a time."""
+        batch = batches["train"]
+        found = self.teacher(batch["image"])
+        target = distillation_target(found["cam"], batch["label"])
+        loss = classification_loss(found.pop("label_logit"), batch["label"])
+        found.clear()
+        yield {"cls": loss}
+        del loss
+        cam = self.network(batch["image"])["cam"]
+        yield {"kd": self.distillation_weight * distillation_loss(cam, target)}
+
+    def get_extra_state(self) -> dict[str, str]:
+        """The combinations: ``minus`` and ``abs`` have equal tensors, so names must tell."""
+        return {"teacher": self.teacher.combination, "student": self.network.combination}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse weights of other combinations.
+
+        Raises:
+            ModelError: with both.
+        """
+        own = self.get_extra_state()
+        if state != own:
+            raise ModelError(
+                f"expected a checkpoint with combinations {own}, found {state}; set "
+                "method_args.teacher and .student to those"
+            )
+
+
+def _classifier(args: Mapping[str, Any]) -> CamClassifier:
+    return cast(CamClassifier, build_network(NETWORK, args))
