@@ -9,12 +9,14 @@ from torch import nn
 
 from rscd.errors import ModelError
 from rscd.models.cam import cam_classifier
+from rscd.models.semantic import SemanticChangeNet
 from rscd.models.siamese import diffmatch_network, siamese_deeplab, siamese_mlp, siamese_unet
 from rscd.models.tiny import TinyChangeNet
 from rscd.models.torchgeo_nets import btc, change_vit, fc_siam_conc, fc_siam_diff
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "tiny": TinyChangeNet,
+    "semantic": SemanticChangeNet,
     "siamese-unet": siamese_unet,
     "siamese-mlp": siamese_mlp,
     "siamese-deeplab": siamese_deeplab,

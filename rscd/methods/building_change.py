@@ -1,0 +1,119 @@
+"""Change of buildings learnt from pairs that also say where buildings stand at each date."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rscd.methods.draws import view_generator
+from rscd.methods.losses import mask_loss
+from rscd.methods.supervised import Supervised
+from rscd.models.logits import change_logit
+from rscd.types import IGNORE, Batch
+
+BUILDING = 8
+"""Value of buildings in the land cover of ``rscd.data.towns.LAND_COVER``."""
+
+OTHER_PLACES = 1
+"""Tells its draws from those of the views."""
+
+
+class BuildingChange(Supervised):
+    """Supervised training on random views, with two further sources of truth.
+
+    * The network's ``buildings`` are held against the buildings of each date.
+    * Some pairs get their t2 from another place (single-temporal supervision, Zheng et al. 2021,
+      arXiv 2108.07002, section 3.2): everything differs, but only buildings at exactly one date are
+      change. Where buildings meet, 255: whether they are the same nobody knows.
+    """
+
+    needs: ClassVar[Mapping[str, frozenset[str]]] = {
+        "train": frozenset({"image", "mask", "land_cover"})
+    }
+
+    def __init__(
+        self,
+        network: str = "semantic",
+        *,
+        buildings_weight: float = 0.5,
+        other_place: float = 0.25,
+        **supervised: Any,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            network: one that gives ``buildings`` (B,2,h,w) in training.
+            buildings_weight: of the cross-entropy of the buildings.
+            other_place: share of pairs whose t2 comes from another pair of the batch.
+            supervised: the other arguments of `Supervised`; ``swap_weight`` is not used.
+        """
+        super().__init__(network, **supervised)
+        self.buildings_weight = buildings_weight
+        self.other_place = other_place
+
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
+        """Each loss of the change by its name, and ``buildings``."""
+        generator = view_generator(torch.initial_seed(), OTHER_PLACES)
+        batch = with_other_places(self._view(batches["train"]), self.other_place, generator)
+        outputs = self.network(batch["image"])
+        logit = change_logit(outputs["logits"])
+        terms = {
+            name: weight * mask_loss(logit, batch["mask"], name, self.loss_args.get(name))
+            for name, weight in self.weights.items()
+        }
+        terms["buildings"] = self.buildings_weight * buildings_loss(
+            outputs["buildings"], buildings_of(batch)
+        )
+        return terms
+
+
+def buildings_of(batch: Batch) -> Tensor:
+    """(B,2,H,W) int64: 1 where a building stands at a date, 255 where the land cover is unknown."""
+    cover = cast(dict[str, Tensor], batch)["land_cover"]
+    return torch.where(cover == IGNORE, IGNORE, (cover == BUILDING).long())
+
+
+def buildings_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of building logits against the share of building in each of their pixels.
+
+    Args:
+        logits: (B,2,h,w).
+        truth: (B,2,H,W) 0, 1 or 255, H and W multiples of h and w.
+    """
+    stride = truth.shape[-1] // logits.shape[-1]
+    used = F.avg_pool2d((truth != IGNORE).float(), stride) == 1
+    share = F.avg_pool2d((truth == 1).float(), stride)
+    return F.binary_cross_entropy_with_logits(logits[used], share[used])
+
+
+def with_other_places(batch: Batch, share: float, generator: torch.Generator) -> Batch:
+    """Give some pairs the t2 of the next pair in the batch; see `BuildingChange`.
+
+    Args:
+        batch: ``image``, ``mask`` and ``land_cover`` (B,2,H,W).
+        share: of the pairs.
+        generator: source of the draws.
+    """
+    count = len(batch["image"])
+    chosen = (torch.rand(count, generator=generator) < share).to(batch["image"].device)
+    if not chosen.any():
+        return batch
+    cover = cast(dict[str, Tensor], batch)["land_cover"]
+    mixed = {
+        key: _with_next_t2(value, chosen)
+        for key, value in (("image", batch["image"]), ("land_cover", cover))
+    }
+    stands = buildings_of(cast(Batch, mixed))
+    unknown = (stands == IGNORE).any(1, keepdim=True) | (stands == 1).all(1, keepdim=True)
+    mask = torch.where(unknown, IGNORE, (stands == 1).any(1, keepdim=True).long())
+    mixed["mask"] = torch.where(chosen.view(-1, 1, 1, 1), mask, batch["mask"])
+    return cast(Batch, dict(batch) | mixed)
+
+
+def _with_next_t2(value: Tensor, chosen: Tensor) -> Tensor:
+    """(B,2,...) with index 1 taken from the next sample where chosen."""
+    t2 = value[:, 1]
+    picked = chosen.view(-1, *[1] * (t2.ndim - 1))
+    return torch.stack([value[:, 0], torch.where(picked, t2.roll(-1, 0), t2)], 1)

@@ -1,0 +1,103 @@
+"""A small network that first finds buildings at each date, then what differs between the dates.
+
+The encoder of `rscd.models.tiny` and a top-down path run on each date and give maps of strides 4,
+8 and 16, in which a linear layer reads where buildings stand. Change is decoded from the difference
+and the sum of these maps. The building maps are learnt along with the change (every building
+teaches, not only the changed ones) and tell change of buildings from any other; the idea of
+semantics per date beside the change follows Changen and ChangeStar (Zheng et al. 2021,
+arXiv 2108.07002).
+
+Local and symmetric in its dates, as the tiny network is.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rscd.models.inputs import check_image, normalize_layer
+from rscd.models.statistics import raw_statistics
+from rscd.models.tiny import DEPTHS, WIDTHS, InvertedResidual, TinyDecoder, TinyEncoder
+
+NECK_WIDTH = 48
+DECODER_WIDTH = 40
+
+
+class Neck(nn.Module):
+    """Top-down path of one date: maps of strides 2..16 -> maps of one width, stride 2 as it is."""
+
+    def __init__(self, widths: Sequence[int], width: int) -> None:
+        """Build it; `width` channels from stride 4 on."""
+        super().__init__()
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(n_in, width, 1, bias=False), nn.BatchNorm2d(width))
+            for n_in in widths[1:]
+        )
+        self.blocks = nn.ModuleList(InvertedResidual(width, width, expand=2) for _ in widths[1:])
+        self.buildings = nn.Conv2d(width, 4, 3, padding=1)
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """See the class."""
+        maps = [lateral(x) for lateral, x in zip(self.laterals, levels[1:], strict=True)]
+        maps[-1] = self.blocks[-1](maps[-1])
+        for level in range(len(maps) - 2, -1, -1):
+            up = F.interpolate(maps[level + 1], scale_factor=2.0, mode="bilinear")
+            maps[level] = self.blocks[level](maps[level] + up)
+        return [levels[0], *maps]
+
+    def building_logits(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B,1,H/2,W/2) of the maps that `forward` gave."""
+        return F.pixel_shuffle(self.buildings(maps[1].relu()), 2)
+
+
+class SemanticChangeNet(nn.Module):
+    """See the module."""
+
+    def __init__(
+        self,
+        n_bands: int = 3,
+        widths: Sequence[int] = WIDTHS,
+        depths: Sequence[int] = DEPTHS,
+        neck_width: int = NECK_WIDTH,
+        decoder_width: int = DECODER_WIDTH,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        """Build it with random weights.
+
+        Args:
+            n_bands: bands per date.
+            widths: channels at strides 2, 4, 8, ...
+            depths: blocks per stride.
+            neck_width: channels of the maps of one date.
+            decoder_width: channels of the decoder.
+            mean: per band, subtracted from raw values; default 0.
+            std: per band; default 1.
+        """
+        super().__init__()
+        self.n_bands = n_bands
+        self.multiple = int(2 ** len(widths))
+        self.normalize = normalize_layer(n_bands, mean, std, raw_statistics(n_bands))
+        self.encoder = TinyEncoder(n_bands, widths, depths)
+        self.neck = Neck(widths, neck_width)
+        self.decoder = TinyDecoder((widths[0], *(neck_width for _ in widths[1:])), decoder_width)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B,2,C,H,W) float32 raw values -> logits; the order of dates is free.
+
+        Returns:
+            ``logits`` (B,1,H,W) of change; in training also ``buildings`` (B,2,H/2,W/2), logits of
+            buildings at each date.
+        """
+        check_image(image, self.n_bands, self.multiple)
+        dates = self.normalize(image).flatten(0, 1)
+        # in this layout processors train and predict in two thirds of the time
+        dates = dates.contiguous(memory_format=torch.channels_last)
+        maps = self.neck(self.encoder(dates))
+        pairs = [level.unflatten(0, (-1, 2)) for level in maps]
+        outputs = {"logits": self.decoder([p[:, 0] for p in pairs], [p[:, 1] for p in pairs])}
+        if self.training:
+            both = self.neck.building_logits(maps)
+            outputs["buildings"] = both.view(-1, 2, *both.shape[2:])
+        return outputs
