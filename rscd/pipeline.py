@@ -61,6 +61,10 @@ class Options:
 
     model: str | None = None
     """Name or weights file; None takes the default."""
+    msi: str | None = None
+    """Scales at which a network's maps are averaged, see `rscd.inference.multiscale`."""
+    tta: str | None = None
+    """Scales at which a network's logits are averaged; flipped as well, as with ``msi``."""
     threshold: float | None = None
     """Probability at or above which a pixel is change; None takes the model's automatic one."""
     min_area_m2: float = 0.0
@@ -166,7 +170,7 @@ def predict(
     started = time.monotonic()
     targets = Targets.of(outputs, prob, preview)
     _check(pair, targets, options)
-    model = _model(options)
+    model = _model(pair, options)
     load = _load(pair, model, options)
     provenance = _provenance(pair, model, options)
     folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
@@ -236,7 +240,7 @@ def _write(change_map: ChangeMap, polygons: Any, path: Path, options: Options) -
 
 def plan(pair: ScenePair, options: Options) -> Plan:
     """What `predict` would do, without reading a pixel."""
-    model = _model(options)
+    model = _model(pair, options)
     load = _load(pair, model, options)
     height, width = pair.shape_hw
     return Plan(
@@ -343,9 +347,15 @@ def _workers(options: Options) -> int:
     return options.workers or max(1, min(MAX_WORKERS, os.cpu_count() or 1))
 
 
-def _model(options: Options) -> Model:
+def _model(pair: ScenePair, options: Options) -> Model:
     threads = max(1, (os.cpu_count() or 1) // _workers(options))
-    return load_model(options.model, options.device, threads)
+    model = load_model(options.model, options.device, threads)
+    if options.msi is None and options.tta is None:
+        return model
+    from rscd.inference.multiscale import multi_scale  # imports torch
+
+    eight_bit = pair.t1.dtype == pair.t2.dtype == "uint8"
+    return multi_scale(model, msi=options.msi, tta=options.tta, eight_bit=eight_bit)
 
 
 def _load(pair: ScenePair, model: Model, options: Options) -> Load:

@@ -2,10 +2,11 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json
 from rscd.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: the first there"
     )
+    add_views(group)
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
 
@@ -103,7 +105,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SPLIT_ONLY = ("split", "model", "bands", "device")
+SPLIT_ONLY = ("split", "model", "msi", "tta", "bands", "device")
 MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 
@@ -148,6 +150,11 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         mask_values=mask_rule(_whole(args.change_value), _whole(args.unlabelled)),
         bands=None if args.bands is None else parse_bands(args.bands),
     )
+    if args.msi or args.tta:
+        from rscd.inference.multiscale import multi_scale
+
+        model = multi_scale(split.model, msi=args.msi, tta=args.tta, eight_bit=split.data.eight_bit)
+        split = replace(split, model=model)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         report = evaluate_split(split, progress)
     if args.output is not None:

@@ -45,3 +45,14 @@ def emit(line: str) -> None:
 def emit_json(data: Mapping[str, Any]) -> None:
     """One JSON object on stdout."""
     emit(json.dumps(data, indent=2))
+
+
+def add_views(parser: Any) -> None:
+    """``--msi`` and ``--tta``, for a parser or a group of one."""
+    for option, what in (("--msi", "maps"), ("--tta", "logits")):
+        parser.add_argument(
+            option,
+            metavar="0.5,1,1.5,2",
+            help=f"average a network's {what} over these scales and the flipped image; or paper, "
+            "readme, fast",
+        )

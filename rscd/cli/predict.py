@@ -4,7 +4,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: the first there"
     )
+    add_views(group)
     group.add_argument(
         "--threshold",
         default="auto",
@@ -201,6 +202,8 @@ def _options(args: argparse.Namespace) -> "Options":
 
     return Options(
         model=args.model,
+        msi=args.msi,
+        tta=args.tta,
         threshold=_threshold(args.threshold),
         min_area_m2=args.min_area,
         simplify_m=args.simplify,

@@ -90,6 +90,7 @@ class PairFolder(NonGeoDataset):
         layers: Mapping[str, Layer] | None = None,
         bands: Sequence[int] | None = None,
         transforms: Transform | None = None,
+        mask_from: str | None = None,
     ) -> None:
         """Find the files; no image is opened, except the first pair when ``keys`` is not given.
 
@@ -111,6 +112,9 @@ class PairFolder(NonGeoDataset):
                 holding 0, 1 and 255 = ignore.
             bands: 1-based bands to keep.
             transforms: applied to each sample.
+            mask_from: folder beside the dates whose files are the ``mask`` instead of the true
+                ones, such as ``pseudo``, in the coding of ``layers``; true masks are never opened
+                then. None or ``true``: the label folder.
 
         Raises:
             DataError: if the folder, split, a partner file or a label is missing.
@@ -123,6 +127,7 @@ class PairFolder(NonGeoDataset):
         self.bands = bands
         self.transforms = transforms
         self.layers = dict(layers or {})
+        self.mask_from = None if mask_from == "true" else mask_from
         if split_file is not None:
             names = _part(split_file, split, names)
         found = self.layout.select(split if split_file is None else None)
@@ -150,7 +155,10 @@ class PairFolder(NonGeoDataset):
         sample: Sample = {"name": files.name}
         valid = self._add_images(sample, files) if self.keys & {"image", "valid"} else None
         if "mask" in self.keys and files.mask is not None:
-            sample["mask"] = _labels_of(files.mask, self.mask_values, valid)
+            rule = (
+                self.mask_values if self.mask_from is None else self._layer(self.mask_from).values
+            )
+            sample["mask"] = _labels_of(files.mask, rule, valid)
         for key, path in files.layers.items():
             sample[key] = _labels_of(path, self._layer(key).values, valid)
         if "label" in self.keys:
@@ -162,6 +170,12 @@ class PairFolder(NonGeoDataset):
         """Names of the pairs, in the order of the indices."""
         return tuple(files.name for files in self.files)
 
+    @property
+    def eight_bit(self) -> bool:
+        """Whether the first pair is stored as 8-bit values."""
+        first = self.files[0]
+        return all(read_picture(path).pixels.dtype == np.uint8 for path in (first.t1, first.t2))
+
     def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
         """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
         from rscd.data.plots import plot_samples
@@ -171,16 +185,21 @@ class PairFolder(NonGeoDataset):
     def _default_keys(self, found: list[tuple[str, str]]) -> frozenset[str]:
         part, name = found[0]
         here = self.layout.parts[part]
-        keys = {"image"} | ({"mask"} if here.names[2] else set())
+        keys = {"image"} | ({"mask"} if here.names[2] or self.mask_from else set())
         first = [read_picture(side[name]) for side in (here.t1, here.t2) if name in side]
         return frozenset(keys | ({"valid"} if any(p.valid is not None for p in first) else set()))
 
     def _files(self, part: str, name: str) -> PairFiles:
         here = self.layout.parts[part]
         t1, t2 = (_partner(here, i, name) for i in (0, 1))
-        mask = _partner(here, 2, name) if "mask" in self.keys else None
+        mask = self._mask_file(here, name) if "mask" in self.keys else None
         layers = {key: self._layer_file(here, key, name) for key in sorted(self.keys - OWN_KEYS)}
         return PairFiles(self.layout.title(part, name, self.split), t1, t2, mask, layers)
+
+    def _mask_file(self, here: PairDir, name: str) -> Path:
+        if self.mask_from is None:
+            return _partner(here, 2, name)
+        return self._layer_file(here, self.mask_from, name)
 
     def _layer(self, key: str) -> Layer:
         return self.layers.get(key, Layer(key, IGNORE_CODED))

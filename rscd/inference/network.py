@@ -113,6 +113,17 @@ class Network:
         Raises:
             ModelError: when the image has other bands than the network.
         """
+        with torch.inference_mode():
+            logits = self.outputs(torch.from_numpy(image))["logits"]
+            prob: FloatArray = change_logit(logits.float()).sigmoid()[:, 0].cpu().numpy()
+        return prob
+
+    def outputs(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """All that the network gives for (B,2,C,H,W) raw values, on its device.
+
+        Raises:
+            ModelError: when the image has other bands than the network.
+        """
         if image.shape[2] != self.n_bands:
             raise ModelError(
                 f"expected {self.n_bands} bands for {self.name}, found {image.shape[2]}; choose "
@@ -121,10 +132,8 @@ class Network:
         network = loaded(self.path, self.device)
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        with torch.inference_mode():
-            logits = network(torch.from_numpy(image).to(self.device))["logits"]
-            prob: FloatArray = change_logit(logits.float()).sigmoid()[:, 0].cpu().numpy()
-        return prob
+        found: dict[str, torch.Tensor] = network(image.to(self.device))
+        return found
 
 
 _lock = threading.Lock()

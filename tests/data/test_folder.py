@@ -446,3 +446,24 @@ def test_real_folders(realdata: Path) -> None:
         sample = data[0]
         assert set(sample["mask"].unique().tolist()) <= {0, 1}
         assert sample["image"].shape[-2:] == sample["mask"].shape[-2:]
+
+
+def test_masks_are_taken_from_where_they_are_asked_for(tmp_path):
+    for name, values in (("A", 7), ("B", 9)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4, 3), values, np.uint8)).save(tmp_path / name / "x.png")
+    (tmp_path / "label").mkdir()
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "label" / "x.png")
+    (tmp_path / "pseudo").mkdir()
+    pseudo = np.zeros((4, 4), np.uint8)
+    pseudo[0], pseudo[1] = 1, 255
+    Image.fromarray(pseudo).save(tmp_path / "pseudo" / "x.png")
+    for source in (None, "true"):
+        assert int(PairFolder(tmp_path, mask_from=source)[0]["mask"].sum()) == 16
+    found = PairFolder(tmp_path, mask_from="pseudo")
+    assert found[0]["mask"][0, :, 0].tolist() == [1, 255, 0, 0]
+    assert found.eight_bit
+    (tmp_path / "label" / "x.png").unlink()
+    assert len(PairFolder(tmp_path, keys={"image", "mask"}, mask_from="pseudo")) == 1
+    with pytest.raises(DataError, match=r"no x\.png or \.tif for the key 'other'"):
+        PairFolder(tmp_path, mask_from="other")
