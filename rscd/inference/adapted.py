@@ -1,0 +1,193 @@
+"""A network brought to a scene: to its resolution, its range of values and its bands.
+
+A network whose card names the resolution it was trained at (``gsd_m``) sees every scene at about
+that resolution, and its probabilities come back onto the scene's grid. Tiles begin where pixels of
+both grids begin, so the result does not depend on the tiling, as without.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rscd.errors import ModelError
+from rscd.inference.predictor import Block, Model, Predictor, Tiling
+from rscd.types import BoolArray, FloatArray, Provenance, ShapeHW
+
+LARGEST_DENOMINATOR = 8
+"""Scales are fractions of small numbers, so that tiles of a usable size fit both grids. This
+misses the wanted resolution by a few percent, less than networks are trained to bear."""
+LARGEST_SCALE = 8
+KERNEL_PX = 2
+"""Reach of bilinear resampling both ways, in pixels of the coarser grid."""
+
+REFLECTANCE = 10000.0
+"""Stored value of reflectance 1 in products of 16 bit."""
+LARGEST_REFLECTANCE = 16000.0
+"""Where even the brightest values stay below, they are such reflectances."""
+GAMMA = 2.2
+BRIGHTEST_PERCENTILE = 99.9
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A network for scenes of one resolution and type of values, as `Model` and `Predictor`."""
+
+    model: Model
+    n_bands: int
+    """The network's: the first ones of the scene."""
+    scale: Fraction
+    """Pixels of the network per pixel of the scene."""
+    eight_bit: bool
+    """Whether the scene's values are display values of 0 to 255 already."""
+    brightest: float | None = None
+    """Of the scene; found by `fit` where it is needed."""
+
+    @property
+    def name(self) -> str:
+        """The network's."""
+        return self.model.name
+
+    @property
+    def summary(self) -> str:
+        """The network's."""
+        return self.model.summary
+
+    @property
+    def threshold(self) -> float:
+        """The network's; resampling does not move probabilities much."""
+        return self._predictor.threshold
+
+    @property
+    def tiling(self) -> Tiling:
+        """The network's, in pixels of the scene."""
+        own, scale = self.model.tiling, self.scale
+        if scale == 1:
+            return own
+        multiple = own.multiple * scale.denominator
+        multiple //= math.gcd(multiple, scale.numerator)
+        values = 4 * 2 * self.n_bands + 4
+        return replace(
+            own,
+            halo=math.ceil(own.halo / scale + KERNEL_PX * max(1.0, float(1 / scale))),
+            multiple=multiple,
+            tile_size=max(multiple, int(own.tile_size / scale)),
+            bytes_per_pixel=math.ceil((own.bytes_per_pixel + values) * scale**2) + values,
+        )
+
+    def card(self) -> Provenance:
+        """The network's, and how the scene is brought to it."""
+        values = "8 bit" if self.eight_bit else "brought to 8 bit"
+        return self.model.card() | {"scale": str(self.scale), "values": values}
+
+    def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Adapted":
+        """Find how bright the scene is, unless its values are of 8 bit: then no pass is made."""
+        if self.eight_bit:
+            return self
+        tops = [_brightest(block) for block in blocks]
+        return replace(self, brightest=max(tops, default=0.0))
+
+    def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
+        """Predict change; see ``Predictor``.
+
+        Raises:
+            ModelError: when the image has fewer bands than the network.
+        """
+        if image.shape[2] < self.n_bands:
+            raise ModelError(
+                f"expected at least {self.n_bands} bands for {self.name}, found {image.shape[2]}; "
+                "choose a training-free model, see rscd model list"
+            )
+        shown = image[:, :, : self.n_bands]
+        if self.brightest is not None:
+            shown = to_eight_bit(shown, self.brightest)
+        if self.scale == 1:
+            return self._predictor(np.ascontiguousarray(shown), valid)
+        height, width = valid.shape[1:]
+        inner = int(height * self.scale), int(width * self.scale)
+        planes = torch.from_numpy(np.ascontiguousarray(shown)).flatten(1, 2)
+        seen = resized(torch.from_numpy(valid)[:, None].float(), inner)[:, 0] > 0
+        small = resized(planes, inner).view(-1, 2, self.n_bands, *inner)
+        prob = self._predictor(small.numpy(), seen.numpy())
+        back: FloatArray = resized(torch.from_numpy(prob)[:, None], (height, width))[:, 0].numpy()
+        return back
+
+    @property
+    def _predictor(self) -> Predictor:
+        """Networks need no fitting: the model is the predictor."""
+        return self.model  # type: ignore[return-value]
+
+
+def adapted(model: Model, n_bands: int, gsd_m: float | None, *, eight_bit: bool) -> Model:
+    """A model as a scene needs it.
+
+    Args:
+        model: whose card may name the resolution it was trained at, ``gsd_m``.
+        n_bands: of the scene.
+        gsd_m: side of the scene's pixels in metres; None is that of the network.
+        eight_bit: whether both dates are of 8 bit.
+
+    Returns:
+        The model itself where there is nothing to do, or nothing is known about it.
+    """
+    card = model.card()
+    if "gsd_m" not in card:
+        return model
+    wanted = int(card["network_args"].get("n_bands", 3))
+    scale = scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
+    if scale == 1 and eight_bit and n_bands == wanted:
+        return model
+    return Adapted(model, wanted, scale, eight_bit)
+
+
+def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:
+    """Pixels of the network per pixel of a scene, as a fraction of small numbers.
+
+    Args:
+        gsd_m: of the scene, metres.
+        network_gsd_m: likewise.
+    """
+    wanted = min(max(gsd_m / network_gsd_m, 1 / LARGEST_SCALE), LARGEST_SCALE)
+    return Fraction(wanted).limit_denominator(LARGEST_DENOMINATOR)
+
+
+def resized(planes: Tensor, shape_hw: ShapeHW) -> Tensor:
+    """(B,C,H,W) -> (B,C,h,w), bilinear, antialiased where it shrinks."""
+    return F.interpolate(planes, shape_hw, mode="bilinear", antialias=True)
+
+
+def to_eight_bit(image: FloatArray, brightest: float) -> FloatArray:
+    """Values of any range as display values of 0 to 255.
+
+    The range is told from the brightest values of the whole scene, one rule for all of it:
+
+    * up to 1: shares of full scale;
+    * up to 255: display values stored in a larger type;
+    * up to 16000: reflectance x 10000, shown with gamma 2.2 (also raw counts of 10 to 13 bit,
+      which come out a little dark);
+    * beyond: the whole range of 16 bit.
+
+    Args:
+        image: any shape.
+        brightest: of the scene.
+    """
+    if brightest <= 1:
+        shown = image * 255
+    elif brightest <= 255:
+        shown = image
+    elif brightest <= LARGEST_REFLECTANCE:
+        shown = 255 * np.power(np.maximum(image, 0) / np.float32(REFLECTANCE), 1 / GAMMA)
+    else:
+        shown = image / np.float32(257)
+    return np.clip(shown, 0, 255).astype(np.float32)
+
+
+def _brightest(block: Block) -> float:
+    """A high percentile of a block's valid values: single hot pixels do not count."""
+    values = block.image[:, :, block.valid]
+    return float(np.percentile(values, BRIGHTEST_PERCENTILE)) if block.valid.any() else 0.0
