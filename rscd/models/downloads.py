@@ -1,7 +1,7 @@
 """Pretrained weights: from a model hub with one clear error, or from a local file."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -72,9 +72,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_file_into(encoder: nn.Module, path: str) -> None:
     """Load an encoder's tensors from a local file, whatever classifier it also holds.
 
-    A first convolution of another band count becomes the mean over its bands, scaled so that the
-    response to equal bands stays.
-
     Args:
         encoder: changed in place.
         path: .safetensors or .pth with the names of the encoder or of the timm model inside it.
@@ -82,7 +79,23 @@ def load_file_into(encoder: nn.Module, path: str) -> None:
     Raises:
         ModelError: when tensors are missing or have other shapes.
     """
-    tensors = read_tensors(Path(path))
+    load_tensors_into(encoder, read_tensors(Path(path)), path)
+
+
+def load_tensors_into(encoder: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load an encoder's tensors, whatever classifier is also among them.
+
+    A first convolution of another band count becomes the mean over its bands, scaled so that the
+    response to equal bands stays.
+
+    Args:
+        encoder: changed in place.
+        tensors: by the names of the encoder or of the timm model inside it.
+        source: where they come from, for messages.
+
+    Raises:
+        ModelError: when tensors are missing or have other shapes.
+    """
     inner = getattr(encoder, "model", None)
     wrapped = any(name.startswith("model.") for name in tensors)
     target = inner if isinstance(inner, nn.Module) and not wrapped else encoder
@@ -90,14 +103,14 @@ def load_file_into(encoder: nn.Module, path: str) -> None:
     missing = [name for name in own if name not in tensors]
     if missing:
         raise ModelError(
-            f"expected all {len(own)} tensors of the encoder in {path}, found no {missing[0]} and "
-            f"{len(missing) - 1} others missing; check that file and encoder belong together"
+            f"expected all {len(own)} tensors of the encoder in {source}, found no {missing[0]} "
+            f"and {len(missing) - 1} others missing; check that file and encoder belong together"
         )
     fitted = {name: _fit_bands(tensors[name], value) for name, value in own.items()}
     for name, value in own.items():
         if fitted[name].shape != value.shape:
             raise ModelError(
-                f"expected {tuple(value.shape)} for {name} in {path}, found "
+                f"expected {tuple(value.shape)} for {name} in {source}, found "
                 f"{tuple(fitted[name].shape)}; check that file and encoder belong together"
             )
     # an encoder of segmentation-models-pytorch drops its classifier in its own way: not asked here

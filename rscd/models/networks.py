@@ -10,7 +10,9 @@ from torch import nn
 from rscd.errors import ModelError
 from rscd.models.cam import cam_classifier
 from rscd.models.semantic import SemanticChangeNet
+from rscd.models.scene_compact import scene_compact
 from rscd.models.siamese import diffmatch_network, siamese_deeplab, siamese_mlp, siamese_unet
+from rscd.models.simsac import simsac
 from rscd.models.tiny import TinyChangeNet
 from rscd.models.torchgeo_nets import btc, change_vit, fc_siam_conc, fc_siam_diff
 
@@ -22,6 +24,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "siamese-deeplab": siamese_deeplab,
     "diffmatch": diffmatch_network,
     "cam": cam_classifier,
+    "simsac": simsac,
+    "scene-compact": scene_compact,
     "fc-siam-diff": fc_siam_diff,
     "fc-siam-conc": fc_siam_conc,
     "changevit": change_vit,
@@ -69,8 +73,10 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int |
 
     Returns:
         Pixels per side; None when the probe's edge is reached: then it is `size` / 2 or more, or
-        the network pools over the whole image.
+        the network pools over the whole image, which one with ``local = False`` says at once.
     """
+    if not getattr(network, "local", True):
+        return None
     network = network.eval()
     size, tile = _fitting(network, size), _fitting(network, 32)
     random = torch.Generator().manual_seed(0)  # not the global one, which training resumes from

@@ -22,6 +22,8 @@ SMALL = {
     "siamese-deeplab": {"encoder": "tu-resnet18", "batch_norm": "normal"},
     "diffmatch": LIGHT,
     "cam": {"encoder": "tu-resnet18", "combination": "abs"},
+    "simsac": {"low_size": 64},
+    "scene-compact": {"low_size": 64},
     "fc-siam-diff": UNET,
     "fc-siam-conc": UNET,
     "changevit": {"img_size": 64},
@@ -29,9 +31,10 @@ SMALL = {
 }
 """Each network, as small as its test allows."""
 
-FAST = [name for name in SMALL if name != "btc"]
-EVERY = [*FAST, pytest.param("btc", marks=pytest.mark.slow)]
-"""BTC has no small form."""
+HEAVY = ("btc", "simsac")
+"""They have no small form."""
+FAST = [name for name in SMALL if name not in HEAVY]
+EVERY = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
 
 
 def build(name, n_bands=3, **more):
@@ -111,7 +114,7 @@ def test_gradients_reach_every_parameter(name):
     assert silent == []
 
 
-@pytest.mark.parametrize("name", [name for name in FAST if name != "btc"])
+@pytest.mark.parametrize("name", FAST)
 def test_one_pair_is_a_batch_to_train_on(name):
     out = build(name).train()(pairs(1))["logits"]
     out.mean().backward()

@@ -1,0 +1,316 @@
+"""Flow and change learned together, from coarse to fine: what the scene networks share.
+
+Two branches share one encoder (SimSaC, Park et al., CVPR 2022; GLU-Net, CVPR 2020). The low branch
+looks at both dates resized to a fixed small square and finds large motion; the high branch refines
+it at the images' own resolution. Four levels, each with a flow head and a change head:
+
+    4  low image, stride 16    global correlation           flow in pixels of the low image
+    3  low image, stride 8     local correlation            flow in pixels of the low image
+    2  image, stride 8         local correlation            flow in pixels of the image
+    1  image, stride 4         local correlation            flow in pixels of the image
+
+Flow lies on the t2 grid and points to t1; the change head sees t2 and warped t1, multiplied by the
+change probability of the level before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rscd.errors import ModelError
+from rscd.models.correlation import l2_normalize, local_correlation, match_channels
+from rscd.models.downloads import SUFFIXES, read_tensors
+from rscd.models.flow import convert_unit, resize_flow, warp
+from rscd.models.inputs import check_image
+from rscd.models.logits import change_logit
+from rscd.types import ShapeHW
+
+MULTIPLE = 8
+"""Of which sides of images are: the grid of level 1 is twice that of level 2."""
+SLOPE = 0.1
+"""Of the leaky ReLU on correlations and in flow heads."""
+CHECKPOINT_PREFIX = "method.network."
+"""Where a training checkpoint keeps the network."""
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """What the encoder finds in one date."""
+
+    low: tuple[Tensor, Tensor]
+    """Maps of the low image: stride 16, stride 8."""
+    high: tuple[Tensor, ...]
+    """Maps of the image: strides 2, 4, 8; and 16 where it was asked for."""
+    shape_hw: ShapeHW
+    """Of the image."""
+
+    def detach(self) -> "Pyramid":
+        """The same values; no gradient goes back into the encoder."""
+        return replace(
+            self,
+            low=cast("tuple[Tensor, Tensor]", tuple(x.detach() for x in self.low)),
+            high=tuple(x.detach() for x in self.high),
+        )
+
+
+Pyramids = tuple[Pyramid, Pyramid]
+"""Of t1 and t2."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What a decoder gives, levels 4, 3, 2, 1."""
+
+    flow: tuple[Tensor, ...]
+    """(B,2,h,w): pixels of the low image, the low image, the image, the image."""
+    change: tuple[Tensor, ...]
+    """Logits (B,K,h,w)."""
+
+    def detach(self) -> "Levels":
+        """The same values without gradient."""
+        flow, change = (tuple(x.detach() for x in maps) for maps in (self.flow, self.change))
+        return Levels(flow, change)
+
+
+class SceneEncoder(nn.Module):
+    """Maps of strides 2, 4, 8, 16 of one image (B,C,H,W)."""
+
+    def forward(self, image: Tensor, *, deepest: bool = True) -> list[Tensor]:
+        """Maps, finest first; without the last where it is not wanted and costs something."""
+        raise NotImplementedError
+
+
+class SceneDecoder(nn.Module):
+    """Coarse-to-fine flow and gated change, from the parts of a particular network.
+
+    Attributes:
+        start: mutual matches -> flow of level 4, in pixels of the low image.
+        flow_heads: levels 3, 2, 1: (correlation, flow, context) -> (flow, features).
+        change_heads: levels 4 to 1: features of both dates and correlation -> logits.
+        flow_ups: to the grids of levels 3 and 1: (map, size) -> map.
+        change_ups: likewise for logits.
+        context_up: features of level 2 -> context of level 1, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: nn.Module,
+        flow_heads: Sequence[nn.Module],
+        change_heads: Sequence[nn.Module],
+        flow_ups: Sequence[nn.Module],
+        change_ups: Sequence[nn.Module],
+        context_up: nn.Module | None,
+        low_size: int,
+        radius: int,
+    ) -> None:
+        """Take the parts; see the class."""
+        super().__init__()
+        self.start = start
+        self.flow_heads = nn.ModuleList(flow_heads)
+        self.change_heads = nn.ModuleList(change_heads)
+        self.flow_ups = nn.ModuleList(flow_ups)
+        self.change_ups = nn.ModuleList(change_ups)
+        self.context_up = context_up
+        self.low_size = low_size
+        self.radius = radius
+
+    def forward(self, t1: Pyramid, t2: Pyramid) -> Levels:
+        """Pyramids of both dates -> flow and change at all levels."""
+        low, full = (self.low_size, self.low_size), t2.shape_hw
+        matches = match_channels(t1.low[0], t2.low[0])
+        flows = [self.start(matches)]
+        changes = [self.change_heads[0](_joined([t2.low[0], t1.low[0], matches]))]
+
+        grid = _grid(t2.low[1])
+        flow, logits = self.flow_ups[0](flows[0], grid), self.change_ups[0](changes[0], grid)
+        self._refine(0, t1.low[1], t2.low[1], flow, low, logits, None, flows, changes)
+
+        grid = _grid(t2.high[2])
+        flow = convert_unit(resize_flow(flows[1], grid), low, full)
+        logits = _bilinear(changes[1], grid)
+        features = self._refine(1, t1.high[2], t2.high[2], flow, full, logits, None, flows, changes)
+
+        grid = _grid(t2.high[1])
+        flow, logits = self.flow_ups[1](flows[2], grid), self.change_ups[1](changes[2], grid)
+        context = None if self.context_up is None else self.context_up(features, grid)
+        self._refine(2, t1.high[1], t2.high[1], flow, full, logits, context, flows, changes)
+        return Levels(tuple(flows), tuple(changes))
+
+    def _refine(
+        self,
+        index: int,
+        t1: Tensor,
+        t2: Tensor,
+        flow: Tensor,
+        unit_hw: ShapeHW,
+        logits: Tensor,
+        context: Tensor | None,
+        flows: list[Tensor],
+        changes: list[Tensor],
+    ) -> Tensor:
+        """One of levels 3, 2, 1: adds flow and change to the lists, gives the head's features."""
+        warped = warp(t1, convert_unit(flow, unit_hw, _grid(t2)))
+        correlation = local_correlation(t2, warped, self.radius)
+        refined, features = self.flow_heads[index](F.leaky_relu(correlation, SLOPE), flow, context)
+        seen = _joined([t2, warped, l2_normalize(correlation.relu())])
+        gate = change_logit(logits).sigmoid()
+        flows.append(refined)
+        changes.append(self.change_heads[index + 1](seen * gate))
+        return cast(Tensor, features)
+
+
+class SceneNetwork(nn.Module):
+    """Encoder and decoder; the registered networks are these."""
+
+    multiple = MULTIPLE
+    any_size = True
+    local = False
+    """Every place of t2 is compared with every place of t1."""
+
+    def __init__(
+        self,
+        *,
+        normalize: nn.Module,
+        encoder: SceneEncoder,
+        decoder: SceneDecoder,
+        n_bands: int,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            normalize: raw values -> what the encoder expects.
+            encoder: of one date.
+            decoder: of both.
+            n_bands: bands per date.
+        """
+        super().__init__()
+        self.normalize = normalize
+        self.encoder = encoder
+        self.decoder = decoder
+        self.n_bands = n_bands
+
+    @property
+    def low_hw(self) -> ShapeHW:
+        """Size of the low image, whose pixels count the flow of levels 4 and 3."""
+        return self.decoder.low_size, self.decoder.low_size
+
+    def encode(self, image: Tensor, *, all_strides: bool = False) -> Pyramids:
+        """Raw pairs -> pyramids of t1 and t2.
+
+        Args:
+            image: (B,2,C,H,W) float32 raw values, H and W multiples of 8.
+            all_strides: whether stride 16 of the image is wanted as well.
+
+        Raises:
+            ModelError: for other bands or sizes.
+        """
+        check_image(image, self.n_bands, self.multiple)
+        both = self.normalize(image).flatten(0, 1)
+        low = self.encoder(F.interpolate(both, self.low_hw, mode="area"))
+        high = self.encoder(both, deepest=all_strides)
+        shape_hw = (image.shape[-2], image.shape[-1])
+
+        def date(index: int) -> Pyramid:
+            return Pyramid(
+                low=(low[3][index::2], low[2][index::2]),
+                high=tuple(x[index::2] for x in high[: 4 if all_strides else 3]),
+                shape_hw=shape_hw,
+            )
+
+        return date(0), date(1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Predict flow and change; pairs of any size are padded to multiples of 8 and cut back.
+
+        Args:
+            image: (B,2,C,H,W) float32 raw values.
+
+        Returns:
+            ``logits`` (B,K,H,W) and ``flow`` (B,2,H,W) in pixels of the image, both on the t2
+            grid: level 1, resized bilinearly.
+        """
+        check_image(image, self.n_bands)
+        height, width = image.shape[-2:]
+        levels = self.decoder(*self.encode(pad_to_multiple(image)))
+        padded = _round_up(height), _round_up(width)
+        return {
+            "logits": _bilinear(levels.change[-1], padded)[..., :height, :width],
+            "flow": resize_flow(levels.flow[-1], padded)[..., :height, :width],
+        }
+
+
+def pad_to_multiple(image: Tensor) -> Tensor:
+    """(B,2,C,H,W) continued to the right and below by its last pixels, to multiples of 8.
+
+    Flow counts pixels and starts at the upper left corner, so its values hold for both sizes.
+    """
+    height, width = image.shape[-2:]
+    right, below = _round_up(width) - width, _round_up(height) - height
+    if not right and not below:
+        return image
+    padded = F.pad(image.flatten(0, 1), (0, right, 0, below), mode="replicate")
+    return padded.unflatten(0, (-1, 2))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def load_scene_weights(network: SceneNetwork, path: str) -> None:
+    """Start from a trained scene network: a training checkpoint or exported weights.
+
+    Raises:
+        ModelError: when tensors are missing or do not fit.
+    """
+    tensors = read_tensors(Path(path))
+    prefix = CHECKPOINT_PREFIX if any(k.startswith(CHECKPOINT_PREFIX) for k in tensors) else ""
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        raise ModelError(
+            f"expected the tensors of this scene network in {path}, found others "
+            f"({' '.join(str(error).split())[:200]}); build it with the arguments it was trained "
+            "with"
+        ) from error
+
+
+def is_scene_file(weights: str | None) -> bool:
+    """Whether this names a local file, checkpoints included."""
+    return weights is not None and weights.endswith((*SUFFIXES, ".ckpt"))
+
+
+def holds_decoder(path: str) -> bool:
+    """Whether a file of tensors is a whole scene network rather than an encoder.
+
+    Raises:
+        ModelError: for a missing, damaged or unsafe file.
+    """
+    return any("decoder.change_heads." in name for name in read_tensors(Path(path)))
+
+
+class BilinearUp(nn.Module):
+    """Resizes bilinearly; nothing is learned."""
+
+    def forward(self, x: Tensor, shape_hw: ShapeHW) -> Tensor:
+        """(B,C,h,w) -> (B,C,*shape_hw)."""
+        return _bilinear(x, shape_hw)
+
+
+def _bilinear(x: Tensor, shape_hw: ShapeHW) -> Tensor:
+    return F.interpolate(x, shape_hw, mode="bilinear", align_corners=False)
+
+
+def _grid(x: Tensor) -> ShapeHW:
+    return x.shape[-2], x.shape[-1]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Channels together; correlations may be of wider type than features under autocast."""
+    return torch.cat([part.to(parts[0].dtype) for part in parts], 1)
+
+
+def _round_up(side: int) -> int:
+    return -(-side // MULTIPLE) * MULTIPLE
