@@ -20,6 +20,14 @@ SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
 """(lower, upper, RGB) of the polygons' score: yellow is unsure, magenta sure; saturated, since
 vegetation, soil and roofs are not."""
 
+KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
+    ("appeared", (255, 0, 170)),
+    ("vanished", (0, 190, 255)),
+    ("kept", (255, 247, 80)),
+    ("undecidable", (255, 255, 255)),
+)
+"""(kind, RGB) of change events: what came is magenta, what went cyan."""
+
 MASK_COLOUR: Colour = (255, 0, 170)
 """RGB of changed pixels: a magenta that neither vegetation, soil nor roofs have."""
 
@@ -43,6 +51,27 @@ def change_qml() -> str:
         255 are transparent.
     """
     return _document(_mask_pipe() + _graduated_renderer())
+
+
+def event_qml() -> str:
+    """Style of change events, coloured by their ``kind`` (`KIND_COLOURS`).
+
+    Returns:
+        QML text: a nearly transparent fill and a strong outline, without labels.
+    """
+    categories = "".join(
+        f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
+        for index, (kind, _) in enumerate(KIND_COLOURS)
+    )
+    symbols = "".join(
+        _fill_symbol(str(index), colour) for index, (_, colour) in enumerate(KIND_COLOURS)
+    )
+    return _document(
+        '<renderer-v2 type="categorizedSymbol" attr="kind" symbollevels="0" enableorderby="0" '
+        f'forceraster="0">\n<categories>\n{categories}</categories>\n'
+        f"<symbols>\n{symbols}</symbols>\n</renderer-v2>\n"
+        "<layerGeometryType>2</layerGeometryType>\n"
+    )
 
 
 def probability_qml() -> str:

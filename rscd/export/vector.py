@@ -167,6 +167,7 @@ def write_vector(
     provenance: Provenance,
     layer_options: Mapping[str, str] | None = None,
     pixel_coordinates: bool = False,
+    style: str | None = None,
 ) -> list[Path]:
     """Write change polygons; the format follows from the suffix (`SUFFIXES`).
 
@@ -176,12 +177,13 @@ def write_vector(
     renamed, the file itself last; existing files are replaced.
 
     Args:
-        polygons: Table of `change_polygons`.
+        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole.
         path: Target.
         provenance: JSON data that says how the result was made.
         layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
             ROW_GROUP_SIZE.
         pixel_coordinates: Accept polygons without CRS in ``.geojson``: (col, row), rows down.
+        style: QML text; default `change_qml`.
 
     Returns:
         The files written, as `vector_files` lists them.
@@ -198,11 +200,12 @@ def write_vector(
             f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, got none; "
             "write .gpkg, or pass --pixel-coordinates"
         )
-    job = _Job(provenance=text, options=dict(layer_options or {}))
+    style = change_qml() if style is None else style
+    job = _Job(provenance=text, options=dict(layer_options or {}), style=style)
     files = vector_files(path)
     with atomic_folder(path, _DRIVER_ERRORS) as staging:
         if form.style_beside:
-            (staging / path.with_suffix(".qml").name).write_text(change_qml(), encoding="utf-8")
+            (staging / path.with_suffix(".qml").name).write_text(style, encoding="utf-8")
         if form.provenance_beside:
             (staging / f"{path.name}.json").write_text(text + "\n", encoding="utf-8")
         form.write(polygons, staging / path.name, job)
@@ -215,6 +218,7 @@ class _Job:
 
     provenance: str
     options: dict[str, str]
+    style: str
 
 
 def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
@@ -229,7 +233,7 @@ def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
 
 
 def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
-    _write_ogr(polygons, path, job, "FlatGeobuf", {}, geometry_type="Polygon")
+    _write_ogr(polygons, path, job, "FlatGeobuf", {}, **_one_type(polygons))
     if len(polygons):
         fids, _ = pyogrio.read_bounds(path)
         _require_whole(len(fids) == len(polygons))
@@ -250,11 +254,17 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
         # GDAL before 3.7, and so QGIS 3.22, warns of versions above 1.3.
         version = {"VERSION": "1.3"}
         _write_ogr(
-            polygons, path, job, "GPKG", version, geometry_type="Polygon", layer_metadata=metadata
+            polygons, path, job, "GPKG", version, layer_metadata=metadata, **_one_type(polygons)
         )
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
-    _embed_style(path)
+    _embed_style(path, job.style)
+
+
+def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
+    """Geometry type of a layer that has only one: several parts anywhere make it multipolygons."""
+    several = bool((polygons.geometry.geom_type == "MultiPolygon").any())
+    return {"geometry_type": "MultiPolygon" if several else "Polygon", "promote_to_multi": several}
 
 
 def _write_ogr(
@@ -279,7 +289,7 @@ def _write_ogr(
         raise UsageError(f"{path.name}: {error}; correct --lco") from error
 
 
-def _embed_style(path: Path) -> None:
+def _embed_style(path: Path, style: str) -> None:
     """Add the table ``layer_styles`` as QGIS makes it; QGIS applies its default row by itself."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
@@ -301,7 +311,7 @@ def _embed_style(path: Path) -> None:
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
             " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner,"
             " update_time) VALUES ('', '', ?, ?, 'change', ?, '', 1, 'Score of change', '', ?)",
-            (LAYER, geometry_column, change_qml(), _GPKG_DATE),
+            (LAYER, geometry_column, style, _GPKG_DATE),
         )
 
 

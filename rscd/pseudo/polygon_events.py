@@ -203,7 +203,7 @@ def _common(
     """(K,) shared areas, by the cheapest way that is exact."""
     bounds1, bounds2 = boxes[0].bounds[near1], boxes[1].bounds[near2]
     sides = np.minimum(bounds1[:, 2:], bounds2[:, 2:]) - np.maximum(bounds1[:, :2], bounds2[:, :2])
-    common: Array = sides.clip(0).prod(axis=1)  # of the boxes: at least that of the polygons
+    common: Array = sides.prod(axis=1)  # of the boxes: at least that of the polygons
     rest = (common > 0) & ~(boxes[0].filled[near1] & boxes[1].filled[near2])
     same = np.zeros(len(near1), bool)
     same[rest] = shapely.equals_exact(first[near1[rest]], second[near2[rest]])

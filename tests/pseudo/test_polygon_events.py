@@ -148,13 +148,19 @@ def test_touching_contained_and_nested_in_a_hole():
 
 
 def test_a_wall_drawn_twice_is_no_overlap():
-    # the same slanted wall with different vertices: rounding makes slivers
-    start, end = np.array([431_000.1, 5_400_000.3]), np.array([431_013.7, 5_400_007.9])
-    middle = start + (end - start) / 3
-    up = np.array([-3.0, 5.0])
-    one = shapely.Polygon([start, end, end + up, start + up])
-    other = shapely.Polygon([start, middle, end, end - up, start - up])
-    assert polygon_events(array(one), array(other)).appeared.tolist() == [True]
+    # the same slanted walls with different vertices: half of them meet in a sliver
+    rng = np.random.default_rng(0)
+    slivers = 0
+    for _ in range(50):
+        start = np.array([431_000, 5_400_000]) + rng.uniform(0, 20, 2)
+        wall = rng.uniform(-15, 15, 2)
+        out = np.array([-wall[1], wall[0]])
+        end, between = start + wall, start + rng.uniform(0.2, 0.8) * wall
+        one = shapely.Polygon([start, end, end + out, start + out])
+        other = shapely.Polygon([start, between, end, end - out, start - out])
+        slivers += shapely.area(shapely.intersection(one, other)) > 0
+        assert polygon_events(array(one), array(other)).appeared.tolist() == [True]
+    assert slivers
 
 
 def test_small_overlaps_can_be_forgiven():
