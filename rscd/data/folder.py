@@ -53,6 +53,10 @@ class PairFiles:
     t2: Path
     mask: Path | None
     layers: Mapping[str, Path]
+    base: Path
+    """The folder that holds the dates; further layers lie beside them."""
+    stem: str
+    """What files of further layers are called, without suffix."""
 
 
 class PairFolder(NonGeoDataset):
@@ -194,7 +198,8 @@ class PairFolder(NonGeoDataset):
         t1, t2 = (_partner(here, i, name) for i in (0, 1))
         mask = self._mask_file(here, name) if "mask" in self.keys else None
         layers = {key: self._layer_file(here, key, name) for key in sorted(self.keys - OWN_KEYS)}
-        return PairFiles(self.layout.title(part, name, self.split), t1, t2, mask, layers)
+        title = self.layout.title(part, name, self.split)
+        return PairFiles(title, t1, t2, mask, layers, here.base, name)
 
     def _mask_file(self, here: PairDir, name: str) -> Path:
         if self.mask_from is None:

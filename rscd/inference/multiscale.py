@@ -16,7 +16,7 @@ from rscd.errors import ModelError, UsageError
 from rscd.geo.tiles import round_up
 from rscd.inference.network import Network
 from rscd.inference.predictor import Block, Model, Tiling
-from rscd.methods.multiscale import FLIPS, PRESETS, Views, msi, tta_logits
+from rscd.methods.multiscale import FLIPS, MAPS, PRESETS, Views, msi, tta_logits
 from rscd.models.logits import change_logit
 from rscd.types import BoolArray, FloatArray, Provenance
 
@@ -110,6 +110,23 @@ class MultiScale:
         found = self.network.outputs(image)
         logits = found["cam"] if "cam" in found else change_logit(found["logits"])
         return logits.float().to(image.device)
+
+
+@dataclass(frozen=True)
+class ImageMaps:
+    """Maps of whole images by one of `rscd.methods.multiscale.MAPS`, for pseudo masks."""
+
+    network: Network
+    kind: str
+    views: Views
+
+    def __call__(self, image: FloatArray) -> FloatArray:
+        """(2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
+        source = MultiScale(self.network, "msi", self.views)
+        with torch.inference_mode():
+            found = MAPS[self.kind](source.label_map, torch.from_numpy(image)[None], self.views)
+        change_map: FloatArray = found[0, 0].numpy()
+        return change_map
 
 
 def multi_scale(

@@ -1,0 +1,215 @@
+"""``rscd pseudolabel``: masks made by a model, as files beside the pairs."""
+
+import argparse
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.errors import UsageError
+
+if TYPE_CHECKING:
+    from rscd.data.folder import PairFolder
+    from rscd.evaluation.thresholds import Found
+    from rscd.inference.multiscale import ImageMaps
+    from rscd.inference.network import Network
+    from rscd.pseudo.from_checkpoint import Progress
+    from rscd.types import Provenance
+
+log = logging.getLogger(__name__)
+
+EPILOG = """\
+A stopped run goes on where it stopped. Train on the masks with mask_from: pseudo of PairFolder.
+
+Examples:
+  rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
+  rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train --scales fast \\
+    --threshold otsu
+"""
+
+THRESHOLDS = ("val", "train_oracle", "otsu")
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "pseudolabel",
+        help="make masks for a folder of pairs with a model",
+        description="Make masks for a folder of image pairs and keep them beside the pairs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("dataset", metavar="DIR", help="folder of image pairs")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
+    parser.add_argument("--split", help="default: all pairs")
+    parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--overwrite", action="store_true", help="replace masks of another run")
+    _add_checkpoint(parser)
+    add_json(parser)
+    add_verbosity(parser)
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("with --checkpoint")
+    group.add_argument("--name", default="pseudo", help="folder beside the dates (pseudo)")
+    group.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="image-level labels, lines NAME.png,0,0,L (default: the split's list)",
+    )
+    group.add_argument(
+        "--no-gate",
+        action="store_true",
+        help="look at all pairs; by default those labelled 0 get empty masks unseen",
+    )
+    group.add_argument(
+        "--maps",
+        choices=("msi", "mi", "single", "cam"),
+        default="msi",
+        help="multiscale sigmoid inference (default), the same of activation maps, one pass, or "
+        "the activation map of one pass",
+    )
+    group.add_argument(
+        "--scales", default="paper", metavar="0.5,1,1.5,2", help="or paper, readme, fast"
+    )
+    group.add_argument("--flip", choices=("none", "width", "height", "both"), default="width")
+    group.add_argument(
+        "--geometry",
+        choices=("pad", "reference"),
+        default="pad",
+        help="how sides that are no multiples of 64 are treated (default: padded)",
+    )
+    group.add_argument(
+        "--threshold",
+        default="val",
+        metavar="val|otsu|train_oracle|0..1",
+        help="val: the best on the masks of --val-split; otsu: from the maps alone; train_oracle: "
+        "as in the paper, the best on the true masks of the very pairs (default val)",
+    )
+    group.add_argument("--val-split", default="val", help="for --threshold val (val)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the command."""
+    from rscd.cli.progress import progress_bar
+
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        result = label_by_checkpoint(args, progress)
+    if args.json:
+        emit_json(result)
+        return
+    log.info(
+        "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s", result
+    )
+    for folder in result["folders"]:
+        emit(folder)
+
+
+def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
+    """Choose the threshold, unless an earlier run of the same recipe did, and write the masks."""
+    from rscd.evaluation.thresholds import Found
+    from rscd.pseudo.from_checkpoint import note, prepare, write_pseudo_masks
+
+    rule = _rule(args.threshold)
+    keys = {"image", "valid"} | (set() if args.no_gate else {"label"})
+    data = _pairs(args, args.split, keys)
+    maps = _maps(args, eight_bit=data.eight_bit)
+    recipe = _recipe(args, maps.network, data)
+    earlier = prepare(data, args.name, recipe, overwrite=args.overwrite)
+    if earlier is None:
+        found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
+        note(data, args.name, {"recipe": recipe, "found": asdict(found), **_versions()})
+    else:
+        found = Found(**earlier["found"])
+    summary = write_pseudo_masks(data, maps, found.threshold, args.name, progress=progress)
+    return asdict(summary) | asdict(found)
+
+
+def _choose(
+    args: argparse.Namespace, rule: str, data: "PairFolder", maps: "ImageMaps", progress: "Progress"
+) -> "Found":
+    from rscd.evaluation.thresholds import PAPER_CRITERION, VALIDATION_CRITERION, otsu, search
+    from rscd.pseudo.from_checkpoint import labelled_maps, positive_maps
+
+    if rule == "otsu":
+        height, width = data[0]["image"].shape[-2:]
+        n_pixels = len(data) * height * width
+        return otsu(positive_maps(data, maps, progress=progress), n_pixels)
+    oracle = rule == "train_oracle"
+    labelled = _pairs(args, args.split if oracle else args.val_split, {"image", "mask"})
+    pairs = labelled_maps(
+        labelled, maps, gated=not args.no_gate, progress=progress, stage="threshold"
+    )
+    return search(pairs, rule, PAPER_CRITERION if oracle else VALIDATION_CRITERION)
+
+
+def _pairs(args: argparse.Namespace, split: str | None, keys: set[str]) -> "PairFolder":
+    from rscd.data.folder import PairFolder
+    from rscd.geo.source import parse_bands
+
+    bands = None if args.bands is None else parse_bands(args.bands)
+    labels = args.labels if "label" in keys else None
+    return PairFolder(args.dataset, split, keys=keys, labels=labels, bands=bands)
+
+
+def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
+    from pathlib import Path
+
+    from rscd.inference.multiscale import ImageMaps, parse_scales
+    from rscd.inference.network import load_network
+    from rscd.methods.multiscale import Views
+
+    network = load_network(Path(args.checkpoint), args.device, os.cpu_count() or 1)
+    views = Views(
+        parse_scales(args.scales),
+        flip=args.flip,
+        geometry=args.geometry,
+        eight_bit=eight_bit,
+        multiple=network.tiling.multiple,
+    )
+    return ImageMaps(network, args.maps, views)
+
+
+def _recipe(args: argparse.Namespace, network: "Network", data: "PairFolder") -> "Provenance":
+    """All that decides the masks, and nothing else."""
+    from rscd.data.splits import Split
+
+    names = ("split", "bands", "no_gate", "maps", "scales", "flip", "geometry", "threshold")
+    return {name: getattr(args, name) for name in (*names, "val_split")} | {
+        "checkpoint": network.sha256,
+        "labels": _hash(data.labels),
+        "pairs": Split({"all": data.names}, "as read").hash,
+    }
+
+
+def _hash(labels: Mapping[str, int]) -> str:
+    text = "".join(f"{name} {label}\n" for name, label in sorted(labels.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _versions() -> "Provenance":
+    import rscd
+
+    return {"software": f"rscd {rscd.__version__}"}
+
+
+def _rule(text: str) -> "str | Found":
+    from rscd.evaluation.thresholds import Found
+
+    if text in THRESHOLDS:
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(
+            f"expected --threshold {', '.join(THRESHOLDS)} or a number from 0 to 1, found {text!r}"
+        )
+    return Found(value, "fixed")

@@ -1,0 +1,85 @@
+"""Where to cut maps of change: thresholds by validation or without any pixel label."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rscd.errors import DataError
+from rscd.inference.otsu import otsu_threshold
+from rscd.metrics import MONITOR, Counts, count, summarise
+from rscd.types import ByteArray, FloatArray
+
+GRID = tuple(round(0.05 * k, 2) for k in range(18))
+"""Thresholds tried for pseudo masks: 0, 0.05, ..., 0.85 (kdmsi.md section 4.4)."""
+EPS = 1e-10
+"""Of the published evaluation's denominators."""
+SAMPLE = 4_000_000
+"""Most values that Otsu's threshold is taken from."""
+
+VALIDATION_CRITERION = MONITOR
+PAPER_CRITERION = "miou"
+"""The paper chooses pseudo masks by the mean IoU of both classes, and on the training set."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A threshold and how it was found."""
+
+    threshold: float
+    """A pixel is change where its value is above, in float32."""
+    rule: str
+    criterion: str | None = None
+    """Metric of `rscd.metrics.summarise` that it maximises, where masks were looked at."""
+    score: float | None = None
+    """The metric at the threshold."""
+
+
+def search(
+    maps: Iterable[tuple[FloatArray, ByteArray]],
+    rule: str,
+    criterion: str = VALIDATION_CRITERION,
+    thresholds: Sequence[float] = GRID,
+) -> Found:
+    """The first threshold with the highest metric; counts are pooled over all maps.
+
+    Args:
+        maps: (H,W) maps, already empty where the image-level label says so, and their masks
+            (0, 1; 255 is left out).
+        rule: what to call this search in the result.
+        criterion: see `Found`.
+        thresholds: to try.
+
+    Raises:
+        DataError: when there is not one map.
+    """
+    pooled: list[Counts | None] = [None] * len(thresholds)
+    for change_prob, mask in maps:
+        for i, threshold in enumerate(thresholds):
+            found = count(change_prob > np.float32(threshold), mask)
+            before = pooled[i]
+            pooled[i] = found if before is None else before + found
+    scores = [summarise(counts, EPS)[criterion] for counts in pooled if counts is not None]
+    if not scores:
+        raise DataError("expected maps to choose a threshold by, found none; check the split")
+    best = int(np.argmax(scores))
+    return Found(thresholds[best], rule, criterion, scores[best])
+
+
+def otsu(maps: Iterable[FloatArray], n_pixels: int) -> Found:
+    """Otsu's threshold over maps of pairs that hold change; no mask is needed.
+
+    Args:
+        maps: (H,W) each.
+        n_pixels: of all of them together; where they are many, every k-th is taken.
+
+    Raises:
+        DataError: when there is not one map.
+    """
+    step = max(1, -(-n_pixels // SAMPLE))
+    values = [change_prob.ravel()[::step] for change_prob in maps]
+    if not values:
+        raise DataError(
+            "expected pairs with change for Otsu's threshold, found none; check the labels"
+        )
+    return Found(float(otsu_threshold(np.concatenate(values))), "otsu")

@@ -1,0 +1,188 @@
+"""Pseudo masks of a folder of pairs, made by a model of change and kept as files.
+
+They lie beside the dates in a folder of their own, in the coding of further layers: 0 no change,
+1 change, 255 where a date has no data; `run.json` there says what made them. Training takes them
+with ``mask_from`` of `rscd.data.folder.PairFolder`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rscd.data.folder import PairFolder
+from rscd.data.images import write_picture
+from rscd.errors import DataError, UsageError
+from rscd.types import IGNORE, ByteArray, FloatArray, Provenance
+
+RUN = "run.json"
+
+
+class ChangeMaps(Protocol):
+    """What gives a map of change for a whole image."""
+
+    def __call__(self, image: FloatArray, /) -> FloatArray:
+        """(2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
+        ...
+
+
+class Progress(Protocol):
+    """Told what is done."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` pairs of `stage`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was made."""
+
+    folders: list[str]
+    pairs: int
+    written: int
+    """Of these, in this run; the others were there already."""
+    predicted: int
+    """Maps computed: pairs without change need none."""
+    changed_share: float
+    """Of all valid pixels of the masks written in this run."""
+
+
+def labelled_maps(
+    data: PairFolder, make_map: ChangeMaps, *, gated: bool, progress: Progress, stage: str
+) -> Iterator[tuple[FloatArray, ByteArray]]:
+    """Maps and true masks of a split, to choose a threshold by.
+
+    Args:
+        data: with keys ``image`` and ``mask``.
+        make_map: the model.
+        gated: empty maps for pairs whose mask (or ``label``, where it is a key) holds no change.
+        progress: told after each pair.
+        stage: what to tell it.
+
+    Yields:
+        (H,W) map and (H,W) mask of each pair.
+    """
+    for index in range(len(data)):
+        sample = data[index]
+        mask: ByteArray = sample["mask"][0].numpy().astype(np.uint8)
+        changed = bool(sample["label"]) if "label" in sample else bool((mask == 1).any())
+        if gated and not changed:
+            yield np.zeros(mask.shape, np.float32), mask
+        else:
+            yield make_map(sample["image"].numpy()), mask
+        progress(stage, index + 1, len(data))
+
+
+def positive_maps(
+    data: PairFolder, make_map: ChangeMaps, *, progress: Progress
+) -> Iterator[FloatArray]:
+    """Maps of the pairs whose ``label`` is change; of all pairs where that is no key."""
+    for index in range(len(data)):
+        sample = data[index]
+        if bool(sample.get("label", 1)):
+            yield make_map(sample["image"].numpy())
+        progress("threshold", index + 1, len(data))
+
+
+def prepare(
+    data: PairFolder, name: str, recipe: Provenance, *, overwrite: bool = False
+) -> Provenance | None:
+    """Make the folders for masks, and see whether a run with the same recipe began there.
+
+    Args:
+        data: whose pairs get masks.
+        name: of the folder beside the dates.
+        recipe: plain data that decides the masks.
+        overwrite: throw away what another recipe left.
+
+    Returns:
+        What an earlier run of this recipe noted; None where there was none.
+
+    Raises:
+        UsageError: where masks of another recipe lie.
+    """
+    earlier: Provenance | None = None
+    for folder in _folders(data, name):
+        noted = _read(folder / RUN)
+        if noted is not None and noted["recipe"] == recipe:
+            earlier = noted
+            continue
+        if any(folder.glob("*.png")) and not overwrite:
+            raise UsageError(
+                f"expected no masks or those of this recipe in {folder}, found others; give "
+                "--overwrite, or another --name"
+            )
+        for path in folder.glob("*.png"):
+            path.unlink()
+        (folder / RUN).unlink(missing_ok=True)
+        folder.mkdir(exist_ok=True)
+    return earlier
+
+
+def note(data: PairFolder, name: str, run: Provenance) -> None:
+    """Write what made the masks beside them."""
+    text = json.dumps(run, indent=2, sort_keys=True) + "\n"
+    for folder in _folders(data, name):
+        part = folder / f".{RUN}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / RUN)
+
+
+def write_pseudo_masks(
+    data: PairFolder,
+    make_map: ChangeMaps,
+    threshold: float,
+    name: str,
+    *,
+    progress: Progress,
+) -> Summary:
+    """Write the masks that are not there yet.
+
+    Args:
+        data: with keys ``image``, ``valid``, and ``label`` where pairs known to hold no change get
+            empty masks without a look at them (section 4.3).
+        make_map: the model.
+        threshold: change is strictly above it, in float32 (section 4.4).
+        name: of the folder beside the dates, see `prepare`.
+        progress: told after each pair.
+    """
+    written = predicted = changed = usable = 0
+    for index, files in enumerate(data.files):
+        path = files.base / name / f"{files.stem}.png"
+        if not path.exists():
+            sample = data[index]
+            valid = sample["valid"][0].numpy()
+            mask = np.zeros(valid.shape, np.uint8)
+            if bool(sample.get("label", 1)):
+                mask[make_map(sample["image"].numpy()) > np.float32(threshold)] = 1
+                predicted += 1
+            mask[~valid] = IGNORE
+            write_picture(path, mask[None])
+            written += 1
+            changed += int(np.count_nonzero(mask == 1))
+            usable += int(np.count_nonzero(valid))
+        progress("masks", index + 1, len(data))
+    folders = [str(folder) for folder in _folders(data, name)]
+    return Summary(folders, len(data), written, predicted, changed / usable if usable else 0.0)
+
+
+def _folders(data: PairFolder, name: str) -> list[Path]:
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise UsageError(f"expected the name of a folder beside the dates, found {name!r}")
+    return list(dict.fromkeys(files.base / name for files in data.files))
+
+
+def _read(path: Path) -> Provenance | None:
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: expected the notes of a run, found damage ({error}); remove the folder"
+        ) from error
+    return dict(noted)
