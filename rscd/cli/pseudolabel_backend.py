@@ -1,0 +1,111 @@
+"""The half of ``rscd pseudolabel`` that looks for words in each date: ``--backend``."""
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+from rscd.cli.options import emit, emit_json
+from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
+from rscd.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rscd.pseudo.generate import PairInput
+
+log = logging.getLogger(__name__)
+
+EPILOG = """\
+With --backend, a segmenter looks for words in each date, and objects that are there at one date
+only become change labels: vl_change/ (0, 1, 255 = ignore), vl_t1/ and vl_t2/, in STORE or beside
+the dates. The segmentations stay in STORE: an interrupted run goes on, and another --gamma or
+--delta costs no segmentation.
+
+Backends: sam3 (wants a GPU), clipseg, precomputed (rasters of another program, --so folder=DIR),
+spectral (no weights; for demonstration only), fake (--so folder=DIR). sam3 and clipseg need
+pip install "rscd[vlm]".
+
+  rscd pseudolabel LEVIR-CD --backend sam3 -o levir_vl
+  rscd pseudolabel t1.tif t2.tif --backend precomputed --so folder=ape -o store
+"""
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that go with ``--backend``."""
+    group = add_segmenting(parser, "with --backend")
+    group.add_argument(
+        "-o", "--output", metavar="STORE", help="folder for the result (default: in the dataset)"
+    )
+    group.add_argument(
+        "--gamma-seg",
+        type=float,
+        metavar="0..1",
+        help="as --gamma, for vl_t1 and vl_t2 (default: the same)",
+    )
+    group.add_argument(
+        "--min-area", type=float, default=0.0, metavar="M2", help="leave out smaller objects"
+    )
+    group.add_argument("--tile-size", type=int, metavar="N", help="side of a window in pixels")
+    group.add_argument(
+        "--gsd", type=float, metavar="METRES", help="pixel size, where images do not tell"
+    )
+
+
+def run_backend(args: argparse.Namespace) -> None:
+    """Segment, label, and say what came of it."""
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from rscd.cli.progress import progress_bar
+    from rscd.pseudo.generate import generate
+
+    prompts, options = prompts_of(args), label_options(args)
+    segmenter = segmenter_of(args, args.backend)
+    store = Path(args.output) if args.output else Path(args.dataset) / "vl_store"
+    pairs = _pairs(args, store)
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        summary = generate(
+            pairs,
+            segmenter,
+            prompts,
+            store,
+            options,
+            allow_slow=args.allow_slow_cpu,
+            overwrite=args.overwrite,
+            told=progress,
+        )
+    for warning in summary.warnings:
+        log.warning("%s", warning)
+    if args.json:
+        emit_json(asdict(summary))
+        return
+    shares = ", ".join(f"{gamma}: {share:.1%}" for gamma, share in summary.reliable.items())
+    log.info("reliable at both dates by gamma: %s", shares)
+    log.info(
+        "%d pairs, %d images segmented; %d objects at t1, %d at t2; %.1f %% ignored at gamma %g, "
+        "%.2f %% of the rest changed; %.1f s",
+        summary.pairs,
+        summary.segmented,
+        *summary.instances,
+        100 * summary.ignored_share,
+        summary.gamma,
+        100 * summary.changed_share,
+        summary.seconds,
+    )
+    emit(str(store))
+
+
+def _pairs(args: argparse.Namespace, store: "Path") -> "list[PairInput]":
+    from pathlib import Path
+
+    from rscd.geo.scene import ScenePair
+    from rscd.geo.source import parse_bands
+    from rscd.pseudo.generate import folder_pairs, scene_pair
+
+    bands = None if args.bands is None else parse_bands(args.bands)
+    if args.t2 is None:
+        out = Path(args.output) if args.output else None
+        return folder_pairs(Path(args.dataset), out, args.split, bands)
+    if args.output is None or args.split is not None:
+        raise UsageError("expected -o STORE and no --split with two rasters; correct the options")
+    return [scene_pair(ScenePair.open(args.dataset, args.t2, bands=bands), store)]

@@ -1,0 +1,107 @@
+"""Arguments of the commands that look at images through a segmenter."""
+
+import argparse
+import logging
+from typing import TYPE_CHECKING, Any
+
+from rscd.errors import UsageError
+
+if TYPE_CHECKING:
+    from rscd.pseudo.generate import LabelOptions
+    from rscd.pseudo.prompts import PromptSet
+    from rscd.pseudo.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+
+def add_segmenting(parser: argparse.ArgumentParser, title: str = "segmentation") -> Any:
+    """Prompts, options of the backend, and how scores become events."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--foreground",
+        metavar="A,B",
+        help="objects whose change matters (default house,building)",
+    )
+    group.add_argument(
+        "--background",
+        metavar="A,B",
+        help="what surrounds them (default road,grass,tree,water); tree=tree|forest gives one "
+        "class two phrases",
+    )
+    group.add_argument(
+        "--so",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="option of the backend, such as model=FOLDER or folder=DIR; may be repeated",
+    )
+    group.add_argument(
+        "--gamma",
+        type=float,
+        metavar="0..1",
+        help="score from which a pixel is reliable (default: the backend's own)",
+    )
+    group.add_argument(
+        "--delta",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="IoU sum up to which an object counts as appeared or vanished (default 0)",
+    )
+    group.add_argument(
+        "--instance-threshold",
+        type=float,
+        metavar="0..1",
+        help="score from which an object counts (default: the backend's own)",
+    )
+    group.add_argument(
+        "--overlap", type=int, metavar="N", help="pixels that neighbouring windows share"
+    )
+    group.add_argument(
+        "--allow-slow-cpu", action="store_true", help="run for hours where there is no GPU"
+    )
+    return group
+
+
+def prompts_of(args: argparse.Namespace) -> "PromptSet":
+    """The classes to look for."""
+    from rscd.pseudo.prompts import BACKGROUND, FOREGROUND, parse_prompts
+
+    return parse_prompts(
+        FOREGROUND if args.foreground is None else args.foreground,
+        BACKGROUND if args.background is None else args.background,
+    )
+
+
+def segmenter_of(args: argparse.Namespace, name: str) -> "Segmenter":
+    """The backend with its ``--so`` and ``--device``.
+
+    Raises:
+        UsageError: an option is not of the form K=V, or unknown to the backend.
+    """
+    from rscd.pseudo.segmenter import load_segmenter
+
+    wrong = next((text for text in args.so if "=" not in text), None)
+    if wrong is not None:
+        raise UsageError(f"expected --so NAME=VALUE, found {wrong!r}; such as --so model=FOLDER")
+    options = dict(text.split("=", 1) for text in args.so)
+    segmenter = load_segmenter(name, options, device=args.device)
+    if segmenter.info.quality == "demo":
+        log.warning("%s is for demonstration: quote no accuracy from it", name)
+    return segmenter
+
+
+def label_options(args: argparse.Namespace) -> "LabelOptions":
+    """How scores become labels and events."""
+    from rscd.pseudo.generate import LabelOptions
+
+    return LabelOptions(
+        gamma=args.gamma,
+        gamma_seg=getattr(args, "gamma_seg", None),
+        delta=args.delta,
+        instance_threshold=args.instance_threshold,
+        min_area_m2=args.min_area,
+        tile=args.tile_size,
+        overlap=args.overlap,
+        gsd_m=args.gsd,
+    )

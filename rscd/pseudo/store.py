@@ -1,0 +1,303 @@
+"""What a segmenter said, on disk: one folder, complete files only, never two settings in one.
+
+    STORE/
+      manifest.json              prompts and fingerprint of the segmenter
+      prob/NAME_1.tif            scores of t1 as uint8 GeoTIFF, one band per class
+      instances/NAME_1.parquet   objects of t1 as GeoParquet polygons, where the model has objects
+      log.jsonl                  one line per image done
+
+Scores are kept in steps of 1/200, so that hundredths (such as a gamma of 0.8) keep their value;
+labels are always made from what is in the store.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+import rasterio.features
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+from rasterio.errors import NotGeoreferencedWarning
+from shapely.geometry import shape as to_shape
+
+from rscd.data.images import open_raster
+from rscd.errors import DataError, OutputError
+from rscd.geo.grid import apply, compose
+from rscd.pseudo.instances import Instance
+from rscd.pseudo.segmenter import DateName, SemanticPrediction
+from rscd.types import Provenance
+
+STEPS = 200
+"""Levels of a stored score."""
+
+EMPTY = 255
+"""Stored where there is no image."""
+
+SCHEMA = 1
+TAG = "rscd_segmentation"
+NUMBERS: Mapping[DateName, int] = {"t1": 1, "t2": 2}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of segmentations that were all made in one way."""
+
+    folder: Path
+    digest: str
+    """Hash of everything that changes the output."""
+    classes: tuple[str, ...]
+    n_foreground: int
+
+    def prob_path(self, name: str, date: DateName) -> Path:
+        """Where the scores of one image are."""
+        return self.folder / "prob" / f"{name}_{NUMBERS[date]}.tif"
+
+    def instances_path(self, name: str, date: DateName) -> Path:
+        """Where its objects are."""
+        return self.folder / "instances" / f"{name}_{NUMBERS[date]}.parquet"
+
+    def is_complete(self, name: str, date: DateName, source: Provenance) -> bool:
+        """Whether this image was done, in this way, and has not changed since."""
+        path = self.prob_path(name, date)
+        if not path.is_file():
+            return False
+        with open_raster(path) as dataset:
+            tag = json.loads(dataset.tags().get(TAG, "{}"))
+        return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+
+    def write(
+        self,
+        name: str,
+        date: DateName,
+        prediction: SemanticPrediction,
+        grid: GeoBox | None,
+        source: Provenance,
+    ) -> None:
+        """Keep one prediction; the scores come last, so that their file means "complete".
+
+        Args:
+            name: of the pair; may hold a folder, as ``train/x``.
+            date: of the image.
+            prediction: of the whole image.
+            grid: of the image; None or without CRS: pixel coordinates.
+            source: what the image was, for `is_complete`.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        has_objects = prediction.instances is not None
+        tag = {"digest": self.digest, "source": source, "instances": has_objects}
+        try:
+            if prediction.instances is not None:
+                table = self._table(prediction.instances, grid)
+                path = _fresh(self.instances_path(name, date))
+                table.to_parquet(path)
+                path.replace(self.instances_path(name, date))
+            path = _fresh(self.prob_path(name, date))
+            _write_prob(path, prediction, grid, tag)
+            path.replace(self.prob_path(name, date))
+        except OSError as error:
+            raise OutputError(
+                f"expected to write into {self.folder}, found: {error}; choose a folder with space "
+                "that may be written"
+            ) from error
+
+    def read(self, name: str, date: DateName) -> SemanticPrediction:
+        """One prediction, its scores rounded to `STEPS`.
+
+        Raises:
+            DataError: it is not in the store.
+        """
+        with open_raster(self.prob_path(name, date)) as dataset:
+            stored = dataset.read()
+            tag = json.loads(dataset.tags()[TAG])
+            transform = dataset.transform
+        valid = (stored != EMPTY).all(axis=0)
+        prob = np.where(valid, stored, 0).astype(np.float32) / np.float32(STEPS)
+        instances = None
+        if tag["instances"]:
+            table = geopandas.read_parquet(self.instances_path(name, date))
+            height, width = stored.shape[1:]
+            instances = _instances(table, transform, (height, width))
+        return SemanticPrediction(
+            prob, self.classes, self.n_foreground, instances, None if valid.all() else valid
+        )
+
+    def grid(self, name: str, date: DateName) -> GeoBox:
+        """Grid of one image; in pixel coordinates where it is not georeferenced."""
+        with open_raster(self.prob_path(name, date)) as dataset:
+            crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
+            return GeoBox(dataset.shape, dataset.transform, crs)
+
+    def log(self, line: Provenance) -> None:
+        """Note one image in ``log.jsonl``."""
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _table(self, instances: Any, grid: GeoBox | None) -> geopandas.GeoDataFrame:
+        columns = {
+            "instance_id": np.arange(1, len(instances) + 1),
+            "class": [self.classes[i.class_index] for i in instances],
+            "class_index": np.array([i.class_index for i in instances], int),
+            "score": np.array([i.score for i in instances], float),
+            "area_px": np.array([i.area_px for i in instances], int),
+        }
+        transform = Affine.identity() if grid is None else grid.affine
+        geometry = [outline(instance, transform) for instance in instances]
+        crs = None if grid is None else grid.crs
+        return geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
+
+
+def open_store(
+    folder: Path,
+    fingerprint: Provenance,
+    classes: tuple[str, ...],
+    n_foreground: int,
+    *,
+    overwrite: bool = False,
+) -> Store:
+    """Make a store, or go on with one.
+
+    Args:
+        folder: created if missing.
+        fingerprint: everything that changes the output, as plain JSON data.
+        classes: names of the bands.
+        n_foreground: how many of them are foreground.
+        overwrite: remove the segmentations of a store that was made otherwise.
+
+    Raises:
+        OutputError: the folder holds a store that was made otherwise, or cannot be written.
+    """
+    digest = digest_of(fingerprint)
+    manifest = folder / "manifest.json"
+    try:
+        before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+        if before is not None and before.get("digest") != digest:
+            if not overwrite:
+                differs = ", ".join(_differences(before.get("fingerprint", {}), fingerprint))
+                raise OutputError(
+                    f"expected a store made with the same settings in {folder}, found other "
+                    f"{differs}; choose another folder with -o, or add --overwrite to begin anew"
+                )
+            _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"classes": list(classes), "n_foreground": n_foreground}
+        write_json(
+            manifest, {"schema": SCHEMA, "digest": digest, **about, "fingerprint": fingerprint}
+        )
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"expected to write {folder}, found: {error.strerror or error}; choose another folder "
+            "with -o"
+        ) from error
+    return Store(folder, digest, classes, n_foreground)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a store holds, and nothing else of its folder."""
+    for name in ("prob", "instances"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("manifest.json", "log.jsonl", "run.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def digest_of(fingerprint: Provenance) -> str:
+    """SHA-256 of plain data in canonical form."""
+    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, data: Provenance) -> None:
+    """Plain data as a file that appears whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=2, default=list) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def outline(instance: Instance, transform: Affine) -> Any:
+    """Polygon or multipolygon along the pixel edges of an object, holes kept, in world units."""
+    x0, y0 = instance.bbox[:2]
+    placed = compose(transform, Affine.translation(x0, y0))
+    parts = rasterio.features.shapes(
+        instance.mask.astype(np.uint8), instance.mask, connectivity=4, transform=placed
+    )
+    return shapely.unary_union([to_shape(part) for part, _ in parts])
+
+
+def _instances(
+    table: geopandas.GeoDataFrame, transform: Affine, shape_hw: tuple[int, int]
+) -> list[Instance]:
+    back = ~transform
+    found = []
+    for row in table.itertuples():
+        pixels = shapely.transform(row.geometry, lambda p: np.stack(apply(back, *p.T), axis=1))
+        x0, y0, x1, y1 = (round(value) for value in pixels.bounds)
+        x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, shape_hw[1]), min(y1, shape_hw[0])
+        mask = rasterio.features.rasterize(
+            [pixels], (y1 - y0, x1 - x0), transform=Affine.translation(x0, y0), dtype="uint8"
+        )
+        found.append(Instance(row.class_index, row.score, (x0, y0, x1, y1), mask == 1))
+    return found
+
+
+def _write_prob(
+    path: Path, prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance
+) -> None:
+    stored = np.rint(prediction.prob * STEPS).astype(np.uint8)
+    if prediction.valid is not None:
+        stored[:, ~prediction.valid] = EMPTY
+    count, height, width = stored.shape
+    options: dict[str, Any] = {"compress": "deflate", "photometric": "minisblack", "alpha": "no"}
+    if grid is not None and not grid.affine.is_identity:
+        crs = None if grid.crs is None else rasterio.CRS.from_wkt(CRS(grid.crs).to_wkt())
+        options |= {"transform": grid.affine, "crs": crs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            count=count,
+            height=height,
+            width=width,
+            dtype="uint8",
+            nodata=EMPTY,
+            **options,
+        ) as out:
+            out.write(stored)
+            out.scales = (1 / STEPS,) * count
+            out.descriptions = prediction.classes
+            out.update_tags(**{TAG: json.dumps(tag)})
+
+
+def _fresh(path: Path) -> Path:
+    """A name beside the target, in a folder that exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+def _differences(before: Provenance, now: Provenance) -> list[str]:
+    plain = json.loads(json.dumps(now, default=list))
+    keys = sorted(before.keys() | plain.keys())
+    return [key for key in keys if before.get(key) != plain.get(key)] or ["version of the store"]
+
+
+def source_of(path: Path) -> Provenance:
+    """What an image file was: size and time of change."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: expected an image, found none; check the folder") from error
+    return {"file": path.name, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
