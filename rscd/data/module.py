@@ -124,6 +124,7 @@ class ChangeDataModule(LightningDataModule):
         self._readers: dict[str, Reader] = {}
         self._loaders: dict[str, StreamLoader] = {}
         self._bands: dict[str, int] = {}
+        self._places: dict[str, Mapping[str, int]] = {}
 
     def prepare_data(self) -> None:
         """Download what is to be downloaded, in one process."""
@@ -163,6 +164,18 @@ class ChangeDataModule(LightningDataModule):
     def predict_dataloader(self) -> StreamLoader:
         """Batches of ``predict``."""
         return self._loader("predict")
+
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """Where each training stream is; part of every checkpoint.
+
+        Lightning also asks the loaders, but hands their states back only if nobody wanted to know
+        the number of steps before, which every schedule does.
+        """
+        return {name: x.state_dict() for name, x in self._loaders.items() if name not in EVALUATED}
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, int]]) -> None:
+        """Let each stream go on behind the place it had."""
+        self._places = dict(state_dict)
 
     def teardown(self, stage: str) -> None:
         """Let go of datasets and workers; say what was skipped."""
@@ -324,6 +337,8 @@ class ChangeDataModule(LightningDataModule):
             raise DataError(f"stream {name!r} is not open; call setup first")
         if name not in self._loaders:
             self._loaders[name] = self._new_loader(name)
+            if name in self._places:
+                self._loaders[name].load_state_dict(self._places.pop(name))
         return self._loaders[name]
 
     def _new_loader(self, name: str) -> StreamLoader:
