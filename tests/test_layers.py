@@ -26,6 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "inference": {"geo"},
     "export": {"geo"},
     "provenance": set(),
+    "chain": set(),
     "types": set(),
     "errors": set(),
 }

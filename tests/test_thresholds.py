@@ -22,7 +22,7 @@ def test_search_finds_the_published_threshold(golden):
             zip(maps, masks.astype(np.uint8), strict=True), "train_oracle", PAPER_CRITERION,
             case["thresholds"].tolist(),
         )  # fmt: skip
-        assert found.threshold == float(case["best_threshold"]), file.name
+        assert found.threshold == pytest.approx(float(case["best_threshold"])), file.name
         assert found.score == pytest.approx(case["mIoU_percent"].max() / 100, abs=1e-9)
         # printed with three decimals
         assert found.score == pytest.approx(float(case["best_mIoU_percent"]) / 100, abs=6e-6)

@@ -1,4 +1,4 @@
-"""``rscd train``: one training run from a YAML file."""
+"""``rscd train``: one training run from a YAML file, or a chain of stages."""
 
 import argparse
 from typing import Any
@@ -16,6 +16,21 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    from rscd.training import train
+    from rscd.chain import is_chain, read_chain, run_chain
 
-    train(args.rest)
+    match args.rest:
+        case ["-c" | "--config", path, *overrides] if is_chain(path):
+            run_chain(read_chain(path, overrides), run_command)
+        case rest:
+            from rscd.training import train
+
+            train(rest)
+
+
+def run_command(line: list[str]) -> None:
+    """Carry out a command line in this process; what fails is raised."""
+    from rscd.cli import build_parser
+
+    args, rest = build_parser().parse_known_args(line)
+    args.rest = rest
+    args.run(args)
