@@ -10,16 +10,64 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
 
 from rscd.data.module import ChangeDataModule
+from rscd.data.plots import to_colours, to_rgb
 from rscd.errors import UsageError
 from rscd.metrics import MODE, MONITOR
 from rscd.task import ChangeTask
+from rscd.types import Batch
+
+RESUME_STEPS = 100
+"""Optimiser steps between two savings of ``last.ckpt``."""
+
+PANELS = 4
+"""Pairs shown in TensorBoard after each validation."""
+
+
+class Panels(Callback):
+    """Shows the first validation pairs in TensorBoard: t1, t2, mask and change probability."""
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first batch."""
+        if batch_idx > 0 or not isinstance(outputs, Tensor):
+            return
+        picture = panel(batch, outputs)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("val/pairs", picture, trainer.global_step)
+
+
+def panel(batch: Batch, change_prob: Tensor) -> Tensor:
+    """A picture (3,h,w) in [0,1] with a row per pair: t1, t2, mask, change probability.
+
+    Args:
+        batch: ``image`` (B,2,C,H,W) and ``mask`` (B,1,H,W).
+        change_prob: (B,1,H,W) in [0,1].
+    """
+    rows = []
+    for i in range(min(PANELS, len(change_prob))):
+        t1, t2 = to_rgb(batch["image"][i].float().cpu().numpy())
+        mask = to_colours(batch["mask"][i, 0].cpu().numpy())
+        prob = change_prob[i, 0].float().cpu().numpy()
+        rows.append(np.concatenate([t1, t2, mask, np.repeat(prob[..., None], 3, 2)], axis=1))
+    return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1)
 
 
 class KeepConfig(SaveConfigCallback):
@@ -38,8 +86,9 @@ class TrainingCLI(LightningCLI):
     """Gives every run its callbacks and logs."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Best and last checkpoint by the declared measure and direction."""
+        """Best checkpoint by the declared measure and direction; the last one every few steps."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(ModelCheckpoint, "last")
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -47,19 +96,30 @@ class TrainingCLI(LightningCLI):
                 "checkpoint.mode": MODE,
                 "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
+                "last.filename": "last",
+                "last.every_n_train_steps": RESUME_STEPS,
+                "last.enable_version_counter": False,
             }
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Logs and checkpoints go to ``trainer.default_root_dir``."""
         folder = Path(self._get(self.config_init, "trainer")["default_root_dir"] or "runs")
+        _set_aside(folder / "metrics.csv")
         kwargs.setdefault("logger", [CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "")])
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder)
-        trainer.callbacks.append(LearningRateMonitor("step"))  # type: ignore[attr-defined]
+        trainer.callbacks += [LearningRateMonitor("step"), Panels()]  # type: ignore[attr-defined]
         return trainer
+
+
+def _set_aside(path: Path) -> None:
+    """Rename the log of an earlier start, metrics.csv to metrics.1.csv: the logger deletes it."""
+    if path.exists():
+        number = len(list(path.parent.glob(f"{path.stem}*{path.suffix}")))
+        path.replace(path.with_suffix(f".{number}{path.suffix}"))
 
 
 def train(args: Sequence[str]) -> Trainer:
@@ -80,6 +140,9 @@ def train(args: Sequence[str]) -> Trainer:
             # ours are those of the command line; logs and checkpoints share the run's folder
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            warnings.filterwarnings("ignore", "Experiment logs directory .* is not empty")
+            # frozen batch norms are meant to be
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
             return _run(["fit", *args])
     except ArgumentError as error:
         reason = " ".join(str(error).split())

@@ -8,7 +8,11 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
 from rscd.errors import UsageError
+from rscd.methods.losses import mask_loss
+from rscd.methods.registry import METHODS
+from rscd.methods.supervised import Supervised
 from rscd.metrics import MONITOR
+from rscd.models.logits import change_logit
 from rscd.task import ChangeTask
 from rscd.types import CARD_KEY
 
@@ -38,21 +42,24 @@ def pairs(n=4, size=32, change=True):
     return [{"image": image[i], "mask": mask[i]} for i in range(n)]
 
 
-def fit(tmp_path, epochs=1, ckpt=None, callbacks=(), **task):
-    seed_everything(0, verbose=False)
-    module = ChangeTask(method_args=SMALL | task.pop("method_args", {}), **task)
-    train, val = (DataLoader(pairs(), batch_size=2) for _ in range(2))
-    run = Trainer(
+def quiet_trainer(tmp_path, **options):
+    return Trainer(
         accelerator="cpu",
         devices=1,
         default_root_dir=tmp_path,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        max_epochs=epochs,
-        callbacks=list(callbacks),
-        enable_checkpointing=bool(callbacks),
+        enable_checkpointing=bool(options.get("callbacks")),
+        **options,
     )
+
+
+def fit(tmp_path, epochs=1, ckpt=None, callbacks=(), **task):
+    seed_everything(0, verbose=False)
+    module = ChangeTask(method_args=SMALL | task.pop("method_args", {}), **task)
+    train, val = (DataLoader(pairs(), batch_size=2) for _ in range(2))
+    run = quiet_trainer(tmp_path, max_epochs=epochs, callbacks=list(callbacks))
     streams = CombinedLoader({"train": train}, "max_size_cycle")
     run.fit(module, streams, val, ckpt_path=ckpt, weights_only=True if ckpt else None)
     return module, run
@@ -129,3 +136,90 @@ def test_unknown_names_are_user_errors():
             ChangeTask(**wrong)
     with pytest.raises(UsageError, match="expected losses among"):
         ChangeTask(method_args={"losses": {"mse": 1}})
+
+
+class Halves(Supervised):
+    """The mean of the losses of the two halves of a batch, as two parts or as one."""
+
+    apart = True
+
+    def losses(self, batches, step, total):
+        logit = change_logit(self.network(batches["train"]["image"])["logits"])
+        loss = mask_loss(logit, batches["train"]["mask"], "bce")
+        return {"a": 0.5 * loss, "b": 0.25 * loss}
+
+    def loss_parts(self, batches, step, total):
+        if not self.apart:
+            yield self.losses(batches, step, total)
+            return
+        for name in ("a", "b"):
+            yield {name: self.losses(batches, step, total)[name]}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_losses_in_parts_give_the_gradients_of_their_sum(tmp_path, monkeypatch, accumulate):
+    """Frozen statistics, so that a second forward pass sees what the first saw."""
+    monkeypatch.setitem(METHODS, "halves", Halves)
+    found = []
+    for apart in (True, False):
+        monkeypatch.setattr(Halves, "apart", apart)
+        seed_everything(0, verbose=False)
+        args = {"network": "tiny", "network_args": {"std": [50.0] * 3}}
+        module = ChangeTask("halves", args, optimizer="sgd", lr=0.01)
+        run = quiet_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=accumulate)
+        streams = CombinedLoader({"train": DataLoader(pairs(), batch_size=2)}, "max_size_cycle")
+        run.fit(module, streams, DataLoader(pairs(), batch_size=2))
+        found.append(dict(module.named_parameters()))
+        assert {"train/a", "train/b", "train/loss"} <= set(run.callback_metrics)
+        logged = {k: float(v) for k, v in run.callback_metrics.items()}
+        assert logged["train/loss"] == pytest.approx(logged["train/a"] + logged["train/b"])
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_test_split_is_measured_at_the_stored_threshold(tmp_path):
+    module, run = fit(tmp_path, epochs=2)
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    again = ChangeTask.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
+    assert again.best == module.best
+    found = run.test(again, DataLoader(pairs(), batch_size=2), verbose=False)[0]
+    assert again.metrics.threshold == module.best["best_threshold"]
+    assert found["test/iou_change"] == pytest.approx(module.best["best_iou_change"])
+
+
+def test_what_a_checkpoint_builds_downloads_nothing(tmp_path, monkeypatch):
+    module, run = fit(tmp_path)
+    module.hparams["method_args"]["network_args"]["weights"] = "imagenet"
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    again = ChangeTask.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
+    assert again.hparams["method_args"]["network_args"]["weights"] is None
+    card = torch.load(tmp_path / "run.ckpt", weights_only=True)[CARD_KEY]
+    assert card["network_args"]["weights"] == "imagenet"
+
+
+def test_views_turn_pair_and_mask_together():
+    """A network that sees the difference exactly keeps seeing it in every view."""
+    batch = {key: torch.stack([p[key] for p in pairs()]) for key in ("image", "mask")}
+    method = Supervised(
+        "tiny", weak={"patch_size": 32, "scale": [1.0, 1.0], "p_vflip": 0.5, "rot90": True}
+    )
+    moved = 0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        view = method._view(batch)
+        changed = (view["image"][:, 1] - view["image"][:, 0]).mean(1, keepdim=True) > 60
+        assert torch.equal(changed.long(), view["mask"])
+        moved += not torch.equal(view["mask"], batch["mask"])
+        torch.manual_seed(seed)
+        assert torch.equal(method._view(batch)["image"], view["image"])
+    assert moved
+
+
+def test_photometric_view_changes_values_only():
+    batch = {key: torch.stack([p[key] for p in pairs()]) for key in ("image", "mask")}
+    method = Supervised("tiny", photometric={"p_jitter": 1.0, "brightness": 0.3})
+    view = method._view(batch)
+    assert torch.equal(view["mask"], batch["mask"])
+    assert not torch.equal(view["image"], batch["image"])
+    with pytest.raises(UsageError, match="photometric view: expected p_jitter"):
+        Supervised("tiny", photometric={"p_jiter": 1.0})

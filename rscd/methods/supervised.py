@@ -1,13 +1,18 @@
 """Supervised training on masks."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import fields
+from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from rscd.errors import UsageError
 from rscd.methods.base import Method
+from rscd.methods.draws import view_generator
 from rscd.methods.losses import LOSSES, mask_loss
+from rscd.methods.photometric import Photometric, ValueRange, photometric_view
+from rscd.methods.views import Weak, weak_view
 from rscd.models.logits import change_logit
 from rscd.models.networks import build_network
 from rscd.types import Batch
@@ -25,6 +30,9 @@ class Supervised(Method):
         losses: Mapping[str, float] | None = None,
         loss_args: Mapping[str, Mapping[str, Any]] | None = None,
         swap_weight: float = 0.0,
+        weak: Mapping[str, Any] | None = None,
+        photometric: Mapping[str, Any] | None = None,
+        value_range: ValueRange = (0.0, 255.0),
     ) -> None:
         """Build the network.
 
@@ -35,6 +43,11 @@ class Supervised(Method):
             loss_args: further arguments by name of the loss.
             swap_weight: weight of the mean squared difference between the probabilities of the
                 pair and of the pair with dates exchanged: what changed does not depend on order.
+            weak: fields of `rscd.methods.views.Weak`: scale, crop, flips and turns of both dates
+                and the mask alike; None trains on the pairs as they come.
+            photometric: fields of `rscd.methods.photometric.Photometric`: light and sensor of
+                either date; None leaves the values alone.
+            value_range: (black, white) of the raw values, for ``photometric``.
 
         Raises:
             UsageError: for unknown names.
@@ -48,11 +61,14 @@ class Supervised(Method):
             )
         self.loss_args = dict(loss_args or {})
         self.swap_weight = swap_weight
+        self.weak = None if weak is None else settings(Weak, weak)
+        self.photometric = None if photometric is None else settings(Photometric, photometric)
+        self.value_range = value_range
         self.network = build_network(network, dict(network_args or {}))
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
         """Each loss by its name, and ``swap``."""
-        batch = batches["train"]
+        batch = self._view(batches["train"])
         logit = change_logit(self.network(batch["image"])["logits"])
         terms = {
             name: weight * mask_loss(logit, batch["mask"], name, self.loss_args.get(name))
@@ -63,3 +79,33 @@ class Supervised(Method):
             gap = (logit.sigmoid() - swapped.sigmoid()) ** 2
             terms["swap"] = self.swap_weight * gap.mean()
         return terms
+
+    def _view(self, batch: Batch) -> Batch:
+        """The batch as trained on; draws follow from the seed of the step."""
+        generator = view_generator(torch.initial_seed())
+        if self.weak is not None:
+            batch = weak_view(batch, self.weak, generator)
+        if self.photometric is not None:
+            batch = photometric_view(
+                batch, self.photometric, generator, value_range=self.value_range
+            )
+        return batch
+
+
+Settings = TypeVar("Settings", Weak, Photometric)
+
+
+def settings(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
+    """Settings of a view from plain data.
+
+    Raises:
+        UsageError: for a name that is none of its fields.
+    """
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UsageError(
+            f"{kind.__name__.lower()} view: expected {', '.join(known)}, found {', '.join(unknown)}"
+        )
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return kind(**values)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rscd.errors import ModelError
 from rscd.models.cam import cam_classifier
@@ -43,21 +43,48 @@ def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
 
     Args:
         name: one of `NETWORKS`.
-        args: of its builder. Their ``weights`` change values only: where a file or checkpoint is
-            loaded next, None builds the same network without a download.
+        args: of its builder; ``symmetric: true`` wraps any in `Symmetric`. Their ``weights`` change
+            values only: where a file or checkpoint is loaded next, None builds the same network
+            without a download.
 
     Raises:
         ModelError: for an unknown name or argument, or weights that cannot be had.
     """
     if name not in NETWORKS:
         raise ModelError(f"expected a network among {', '.join(NETWORKS)}, found {name!r}")
+    given = dict(args)
+    symmetric = given.pop("symmetric", False)
     known = inspect.signature(NETWORKS[name]).parameters
-    unknown = sorted(set(args) - set(known))
+    unknown = sorted(set(given) - set(known))
     if unknown:
         raise ModelError(
-            f"expected arguments of {name} among {', '.join(known)}, found {', '.join(unknown)}"
+            f"expected arguments of {name} among {', '.join(known)}, symmetric, found "
+            f"{', '.join(unknown)}"
         )
-    return NETWORKS[name](**args)
+    network = NETWORKS[name](**given)
+    return Symmetric(network) if symmetric else network
+
+
+class Symmetric(nn.Module):
+    """Predicts the same whichever date comes first: the mean of the logits of both orders.
+
+    Training runs the pair as it comes, at half the cost; outputs besides ``logits`` are those of
+    the pair as it comes.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        """Wrap a network of `NETWORKS`."""
+        super().__init__()
+        self.network = network
+        self.multiple = getattr(network, "multiple", 1)
+
+    def forward(self, image: Tensor, **options: Any) -> dict[str, Tensor]:
+        """Image (B,2,C,H,W) -> what the network gives, ``logits`` averaged when not in training."""
+        outputs: dict[str, Tensor] = self.network(image, **options)
+        if self.training:
+            return outputs
+        swapped: dict[str, Tensor] = self.network(image.flip(1), **options)
+        return outputs | {"logits": (outputs["logits"] + swapped["logits"]) / 2}
 
 
 def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int | None:

@@ -279,3 +279,20 @@ def test_building_is_silent():
         warnings.simplefilter("error")
         for name in FAST:
             build(name)
+
+
+@pytest.mark.parametrize("name", ["tiny", "siamese-unet"])
+def test_symmetric_prediction_does_not_depend_on_the_order_of_dates(name, tmp_path):
+    network = build(name, symmetric=True).eval()
+    plain = build(name).eval()
+    image = pairs()
+    found, swapped = (network(x)["logits"] for x in (image, image.flip(1)))
+    assert torch.allclose(found, swapped, atol=1e-5)
+    assert not torch.allclose(plain(image)["logits"], plain(image.flip(1))["logits"], atol=1e-5)
+    card = {"halo": 16, "multiple": network.multiple, "patch_size": 64, "threshold": 0.5}
+    save_weights(
+        tmp_path / "s.safetensors", network, name, {**SMALL[name], "symmetric": True}, card
+    )
+    model = load_network(tmp_path / "s.safetensors", "cpu", 1)
+    again = model(image.numpy(), np.ones((2, 2, 64, 64), bool))
+    assert np.allclose(again, logit(found).sigmoid()[:, 0].detach(), atol=1e-5)
