@@ -3,6 +3,7 @@
 from rscd.methods.base import Method
 from rscd.methods.building_change import BuildingChange
 from rscd.methods.kdmsi import CamBaseline, KdMsi
+from rscd.methods.scene import Scene, ScenePretrain
 from rscd.methods.supervised import Supervised
 
 METHODS: dict[str, type[Method]] = {
@@ -10,4 +11,6 @@ METHODS: dict[str, type[Method]] = {
     "kdmsi": KdMsi,
     "cam": CamBaseline,
     "building-change": BuildingChange,
+    "scene-pretrain": ScenePretrain,
+    "scene": Scene,
 }

@@ -127,7 +127,7 @@ def flow_loss(
     Raises:
         UsageError: for an unknown reduction.
     """
-    _check(reduction, Reduction, "reduction")
+    check_choice(reduction, Reduction, "reduction")
     masks: Sequence[Tensor | None] = valid or [None] * len(flows)
     terms = [
         weight * end_point_error(flow, target, reduction, valid=mask, use_flow=use_flow)
@@ -205,7 +205,7 @@ def distill_change_targets(
     Raises:
         UsageError: for another `change`.
     """
-    _check(change, Change, "distill_change")
+    check_choice(change, Change, "distill_change")
     probs = [change_logit(x).sigmoid() for x in _sources(teacher.change)]
     if change == "soft":
         return [_bilinear(prob, grid) for prob, grid in zip(probs, grids, strict=True)]
@@ -239,7 +239,7 @@ def similarity_levels(
     Raises:
         UsageError: for an unknown order.
     """
-    _check(order, Order, "sim_order")
+    check_choice(order, Order, "sim_order")
     grid = _grid(flow)
     return torch.cat(
         [
@@ -321,7 +321,7 @@ def edge_smoothness(
     Raises:
         UsageError: for other axes.
     """
-    _check(axes, Axes, "sm_axes")
+    check_choice(axes, Axes, "sm_axes")
     size = _grid(edge)
     prob = _bilinear(logit, size).sigmoid()
     weight = _bilinear(dissimilar.detach(), size)
@@ -394,7 +394,12 @@ def _wholly(valid: Tensor, shape_hw: ShapeHW) -> Tensor:
     return (_bilinear(valid, shape_hw) >= 1).to(valid.dtype)
 
 
-def _check(value: str, kind: object, name: str) -> None:
+def check_choice(value: str, kind: object, name: str) -> None:
+    """Refuse a word that is none of a Literal's.
+
+    Raises:
+        UsageError: naming the argument and its choices.
+    """
     known = get_args(kind)
     if value not in known:
         raise UsageError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
