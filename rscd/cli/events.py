@@ -1,0 +1,245 @@
+"""``rscd events``: what appeared, vanished and stayed between two layers of footprints."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.predict import _not_negative, _pairs
+from rscd.errors import UsageError
+
+if TYPE_CHECKING:
+    from rscd.export.targets import Targets
+    from rscd.pseudo.footprints import Footprints
+    from rscd.types import Provenance
+
+log = logging.getLogger(__name__)
+
+KINDS = ("appeared", "vanished", "kept")
+MANY_OUTSIDE = 0.05
+"""Share of the footprints beyond the other layer's extent from which the extents differ."""
+
+EPILOG = """\
+A footprint is a change event when its IoU, summed over all footprints of the other date, is at
+most --delta. At the default of 0 it meets none of them at all: an extension, a partial demolition
+or a new house on the old plot is kept. --delta 0.3 reports those too.
+
+Layers may lie in any CRS; the result has that of FOOTPRINTS_T1, GeoJSON longitude and latitude.
+Invalid outlines are repaired. A footprint of several parts is one.
+
+Examples:
+  rscd events 2018.gpkg 2024.gpkg -o events.gpkg
+  rscd events osm_2019.geojson cadastre.shp -o events.geojson --kinds appeared,vanished
+  rscd events city.gpkg city.gpkg --layer-t1 y2018 --layer-t2 y2024 -o events.parquet --class use
+"""
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "events",
+        help="compare two layers of building footprints",
+        description="Find the footprints that appeared, vanished or stayed between two dates.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("t1", metavar="FOOTPRINTS_T1", help="polygons of the earlier date")
+    parser.add_argument("t2", metavar="FOOTPRINTS_T2", help="polygons of the later date")
+    parser.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help=".gpkg, .geojson, .fgb or .parquet; may be given more than once",
+    )
+    _add_rule(parser)
+    _add_layers(parser)
+    add_json(parser)
+    add_verbosity(parser)
+
+
+def _add_rule(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what counts as change")
+    group.add_argument(
+        "--delta",
+        type=_not_negative,
+        default=0.0,
+        metavar="IOU",
+        help="IoU sum up to which a footprint is an event (default 0: it meets none)",
+    )
+    group.add_argument(
+        "--min-overlap",
+        type=_not_negative,
+        metavar="M2",
+        help="shared square metres up to which two footprints do not meet (default 0.1)",
+    )
+    group.add_argument(
+        "--min-area",
+        type=_not_negative,
+        default=0.0,
+        metavar="M2",
+        help="leave smaller footprints out of the result; they still take part",
+    )
+    group.add_argument(
+        "--kinds",
+        default=",".join(KINDS),
+        metavar="K,K",
+        help="what to write (default appeared,vanished,kept)",
+    )
+
+
+def _add_layers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("layers")
+    group.add_argument("--layer-t1", metavar="NAME", help="layer of the first file")
+    group.add_argument("--layer-t2", metavar="NAME", help="layer of the second file")
+    group.add_argument("--crs", metavar="CRS", help="CRS of files that carry none")
+    group.add_argument(
+        "--class", dest="class_field", metavar="FIELD", help="field that becomes the column class"
+    )
+    group.add_argument(
+        "--fields",
+        metavar="F,F|none",
+        help="source fields to keep (default: those that both layers have)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    group.add_argument(
+        "--lco", action="append", default=[], metavar="K=V", help="layer option of the format"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out the command."""
+    targets = _targets(args)
+    from rscd.export.style import event_qml
+    from rscd.export.vector import write_vector
+    from rscd.pseudo.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
+
+    layer_options = _pairs("--lco", args.lco)
+    first = read_footprints(args.t1, layer=args.layer_t1, crs=args.crs)
+    second = read_footprints(args.t2, layer=args.layer_t2, crs=args.crs)
+    _say_layers(first, second)
+    rule: dict[str, Any] = {
+        "delta": args.delta,
+        "min_overlap_m2": MIN_OVERLAP_M2 if args.min_overlap is None else args.min_overlap,
+        "min_area_m2": args.min_area,
+        "kinds": args.kinds.split(","),
+        "class_field": args.class_field,
+        "fields": _fields(args.fields),
+    }
+    table = footprint_events(first, second, **rule)
+    _say_outside(first, second)
+    counts = {
+        kind: {
+            "number": int((table["kind"] == kind).sum()),
+            "area_m2": round(float(table["area_m2"][table["kind"] == kind].sum()), 1),
+        }
+        for kind in rule["kinds"]
+    }
+    for path in targets.outputs:
+        write_vector(
+            table,
+            path,
+            provenance=_provenance(args, first, second, rule),
+            layer_options=layer_options,
+            style=event_qml(),
+        )
+    _tell(counts, targets, as_json=args.json)
+
+
+def _targets(args: argparse.Namespace) -> "Targets":
+    """The outputs, checked before anything is read."""
+    if (args.t1, args.layer_t1) == (args.t2, args.layer_t2) or (
+        Path(args.t1).resolve() == Path(args.t2).resolve() and args.layer_t1 == args.layer_t2
+    ):
+        raise UsageError(
+            f"expected footprints of two dates, found {args.t1} twice; name another file, or two "
+            "layers of it with --layer-t1 and --layer-t2"
+        )
+    kinds = args.kinds.split(",")
+    if not set(kinds) <= set(KINDS):
+        raise UsageError(f"expected --kinds of {','.join(KINDS)}, found {args.kinds}")
+    from rscd.export.outputs import is_vector
+    from rscd.export.targets import Targets
+    from rscd.export.vector import SUFFIXES
+
+    for path in args.output:
+        if not is_vector(Path(path)):
+            raise UsageError(f"expected an output ending in {' or '.join(SUFFIXES)}, found {path}")
+    targets = Targets.of(args.output, None, None)
+    targets.check_places((args.t1, args.t2), 0)
+    if not args.overwrite:
+        targets.check_new(())
+    return targets
+
+
+def _say_layers(first: "Footprints", second: "Footprints") -> None:
+    from rscd.geo.grid import crs_name
+
+    for date in (first, second):
+        if date.repaired:
+            log.info("%s: %d invalid outlines repaired", date.name, date.repaired)
+        if date.dropped:
+            log.warning("%s: %d features without area left out", date.name, date.dropped)
+        if not len(date.polygons):
+            log.warning("%s: no footprints in it", date.name)
+    if first.crs != second.crs:
+        log.info("%s carried into %s", second.name, crs_name(first.crs))
+
+
+def _say_outside(first: "Footprints", second: "Footprints") -> None:
+    from rscd.pseudo.footprints import outside
+
+    for date, beyond in zip((first, second), outside(first, second), strict=True):
+        if beyond.sum() > MANY_OUTSIDE * len(beyond):
+            log.warning(
+                "%s: %d of %d footprints lie outside the other layer's extent and count as change; "
+                "crop both layers to the area that both dates map",
+                date.name,
+                beyond.sum(),
+                len(beyond),
+            )
+
+
+def _tell(counts: dict[str, dict[str, float]], targets: "Targets", *, as_json: bool) -> None:
+    if as_json:
+        emit_json({"outputs": [str(path) for path in targets.outputs], "events": counts})
+        return
+    found = (f"{c['number']} {kind} ({c['area_m2']:,.0f} m2)" for kind, c in counts.items())
+    log.info("%s", ", ".join(found))
+    for path in targets.outputs:
+        emit(str(path))
+
+
+def _provenance(
+    args: argparse.Namespace, first: "Footprints", second: "Footprints", rule: dict[str, Any]
+) -> "Provenance":
+    import rscd
+    from rscd.geo.grid import crs_name
+    from rscd.provenance import describe_file
+
+    def about(path: str, layer: str | None, date: "Footprints") -> "Provenance":
+        return describe_file(path) | {
+            "layer": layer,
+            "crs": crs_name(date.crs),
+            "footprints": len(date.polygons),
+            "repaired": date.repaired,
+            "left_out": date.dropped,
+        }
+
+    return {
+        "software": f"rscd {rscd.__version__}",
+        "command": "events",
+        "t1": about(args.t1, args.layer_t1, first),
+        "t2": about(args.t2, args.layer_t2, second),
+        "parameters": rule,
+    }
+
+
+def _fields(text: str | None) -> Sequence[str] | None:
+    if text is None:
+        return None
+    return () if text == "none" else tuple(text.split(","))
