@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 import rscd
-from rscd.cli import data, evaluate, model, predict, pseudolabel, sample, train
+from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
 from rscd.errors import RscdError
 
-COMMANDS = (predict, train, pseudolabel, evaluate, sample, data, model)
+COMMANDS = (predict, train, pseudolabel, evaluate, events, sample, data, model)
 
 log = logging.getLogger("rscd")
 
