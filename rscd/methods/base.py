@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from rscd.models.logits import change_logit
-from rscd.types import Batch, Provenance
+from rscd.types import Batch
 
 
 class Method(nn.Module, ABC):
@@ -58,10 +58,6 @@ class Method(nn.Module, ABC):
             (B,1,H,W) in [0,1].
         """
         return self.predict(batch["image"])
-
-    def card(self) -> Provenance:
-        """What a checkpoint's card says of this method, over what the trainer says by itself."""
-        return {}
 
     def after_step(self, step: int) -> None:
         """Called after each optimiser step, e.g. to move a teacher."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from rscd.errors import ModelError
+from rscd.errors import ModelError, UsageError
 from rscd.methods.base import Method
 from rscd.methods.cam_losses import (
     activation_map,
@@ -24,10 +24,11 @@ from rscd.methods.cam_losses import (
     gate,
 )
 from rscd.methods.groups import transfer_groups
-from rscd.models.cam import CamClassifier
+from rscd.methods.supervised import Supervised
+from rscd.models.cam import COMBINATIONS, CamClassifier
 from rscd.models.mlp_head import resize
 from rscd.models.networks import build_network
-from rscd.types import IGNORE, Batch, Provenance
+from rscd.types import IGNORE, Batch
 
 NETWORK = "cam"
 
@@ -40,11 +41,23 @@ class WeakMethod(Method):
     needs: ClassVar[Mapping[str, frozenset[str]]] = {"train": frozenset({"image", "label"})}
     network: CamClassifier
 
-    def __init__(self, network_args: Mapping[str, Any], gate_validation: bool) -> None:
-        """Build the network that predicts."""
+    def __init__(
+        self, network: str | None, network_args: Mapping[str, Any] | None, gate_validation: bool
+    ) -> None:
+        """Build the network that predicts.
+
+        Raises:
+            UsageError: where network and combination are not said. A checkpoint is described by
+                these words, and ``minus`` and ``abs`` have equal tensors.
+        """
         super().__init__()
-        self.network_args = dict(network_args)
-        self.network = _classifier(self.network_args)
+        args = dict(network_args or {})
+        if network != NETWORK or "combination" not in args:
+            raise UsageError(
+                f"expected method_args with network: {NETWORK} and network_args with combination: "
+                f"{', '.join(COMBINATIONS)}, found network: {network} and {args}"
+            )
+        self.network = _classifier(args)
         self.gate_validation = gate_validation
 
     def evaluate(self, batch: Batch) -> Tensor:
@@ -64,10 +77,6 @@ class WeakMethod(Method):
         mask = batch["mask"]
         return gate(prob, ((mask != 0) & (mask != IGNORE)).flatten(1).any(1))
 
-    def card(self) -> Provenance:
-        """The network by the name under which it can be built again."""
-        return {"network": NETWORK, "network_args": self.network_args}
-
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """`transfer_groups` of each network, without empty ones."""
         networks = [child for child in self.children() if isinstance(child, CamClassifier)]
@@ -85,15 +94,19 @@ class CamBaseline(WeakMethod):
     """The classifier alone, whose activation map is the paper's baseline."""
 
     def __init__(
-        self, network_args: Mapping[str, Any] | None = None, gate_validation: bool = True
+        self,
+        network: str | None = None,
+        network_args: Mapping[str, Any] | None = None,
+        gate_validation: bool = True,
     ) -> None:
         """Build the classifier.
 
         Args:
+            network: ``cam``.
             network_args: of `rscd.models.cam.cam_classifier`.
             gate_validation: see `WeakMethod.evaluate`.
         """
-        super().__init__(network_args or {}, gate_validation)
+        super().__init__(network, network_args, gate_validation)
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Losses:
         """``cls``, Eq. (2)."""
@@ -113,25 +126,25 @@ class KdMsi(WeakMethod):
 
     def __init__(
         self,
+        network: str | None = None,
         network_args: Mapping[str, Any] | None = None,
         teacher: str = "minus",
-        student: str = "cat",
         distillation_weight: float = 10.0,
         gate_validation: bool = True,
     ) -> None:
         """Build both networks.
 
         Args:
+            network: ``cam``.
             network_args: of `rscd.models.cam.cam_classifier`, for both; each begins with the same
-                pretrained weights and a classifier of its own.
-            teacher: how the teacher combines the dates, one of `rscd.models.cam.COMBINATIONS`.
-            student: how the student does.
+                pretrained weights and a classifier of its own. Its ``combination`` is the
+                student's; published with ``cat``.
+            teacher: the combination of the teacher; published ``minus`` or ``abs``, by data set.
             distillation_weight: lambda of Eq. (4).
             gate_validation: see `WeakMethod.evaluate`.
         """
-        args = dict(network_args or {})
-        super().__init__(args | {"combination": student}, gate_validation)
-        self.teacher = _classifier(args | {"combination": teacher})
+        super().__init__(network, network_args, gate_validation)
+        self.teacher = _classifier(dict(network_args or {}) | {"combination": teacher})
         self.distillation_weight = distillation_weight
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Losses:
@@ -169,8 +182,22 @@ class KdMsi(WeakMethod):
         if state != own:
             raise ModelError(
                 f"expected a checkpoint with combinations {own}, found {state}; set "
-                "method_args.teacher and .student to those"
+                "method_args.teacher and network_args.combination to those"
             )
+
+
+class Detector(Supervised):
+    """Supervised training with the rates of the paper's third stage (section 3.5).
+
+    Published for network ``siamese-deeplab``: batch 16, 50 epochs, lr 0.007, schedule ``poly``,
+    optimiser ``sgd`` with ``nesterov``, ``weight_decay`` 4e-5 and ``momentum`` 4e-5.
+    """
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """`transfer_groups`: the encoder slowly, everything else ten times faster."""
+        named = self.network.named_parameters()
+        groups = transfer_groups(named, lambda name: name.startswith("encoder."), lr)
+        return [group for group in groups if group["params"]]
 
 
 def _classifier(args: Mapping[str, Any]) -> CamClassifier:

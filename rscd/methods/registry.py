@@ -2,7 +2,8 @@
 
 from rscd.methods.base import Method
 from rscd.methods.building_change import BuildingChange
-from rscd.methods.kdmsi import CamBaseline, KdMsi
+from rscd.methods.diffmatch import DiffMatch
+from rscd.methods.kdmsi import CamBaseline, Detector, KdMsi
 from rscd.methods.scene import Scene, ScenePretrain
 from rscd.methods.supervised import Supervised
 
@@ -10,7 +11,9 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "kdmsi": KdMsi,
     "cam": CamBaseline,
+    "detector": Detector,
     "building-change": BuildingChange,
+    "diffmatch": DiffMatch,
     "scene-pretrain": ScenePretrain,
     "scene": Scene,
 }

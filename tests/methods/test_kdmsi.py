@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from rscd.errors import ModelError
+from rscd.errors import ModelError, UsageError
 from rscd.methods.cam_losses import (
     activation_map,
     classification_loss,
@@ -21,12 +21,18 @@ from rscd.methods.registry import METHODS
 from rscd.methods.schedules import poly
 from rscd.methods.supervised import Supervised
 from rscd.metrics import count, summarise
-from rscd.models.cam import COMBINATIONS, CamClassifier
+from rscd.models.cam import CamClassifier
 from rscd.models.encoders import Backbone
 from rscd.models.fusion import FUSIONS
 from rscd.models.normalize import Normalize
 
-SMALL = {"encoder": "tu-resnet18", "output_stride": 16}
+SMALL = {"encoder": "tu-resnet18", "output_stride": 16, "combination": "cat"}
+
+
+def kdmsi(student="cat", **args):
+    return KdMsi("cam", SMALL | {"combination": student}, **args)
+
+
 ORACLE_GRID = [0.1 + 0.05 * k for k in range(18)]
 
 
@@ -117,10 +123,7 @@ def test_groups_are_the_published_ones(golden):
 
 
 def test_groups_of_the_detector():
-    detector = Supervised("siamese-deeplab", {"weights": None})
-    groups = transfer_groups(
-        detector.network.named_parameters(), lambda n: n.startswith("encoder."), 0.007
-    )
+    groups = METHODS["detector"]("siamese-deeplab", {"weights": None}).parameter_groups(0.007)
     assert [len(g["params"]) for g in groups] == [106, 53, 19, 10]
 
 
@@ -219,7 +222,8 @@ def test_short_joint_trainings_match_the_reference(golden, monkeypatch):
         monkeypatch.setattr(
             "rscd.methods.kdmsi._classifier", lambda args: tiny_classifier(args["combination"])
         )
-        method = KdMsi({}, str(case["combination_teacher"]), str(case["combination_student"]))
+        student = {"combination": str(case["combination_student"])}
+        method = KdMsi("cam", student, str(case["combination_teacher"]))
         fill(method.teacher, case, "teacher_init_")
         fill(method.network, case, "student_init_")
         base, steps = float(case["base_lr"]), int(case["epochs"])
@@ -320,7 +324,7 @@ def gradients(method):
 
 def test_parts_one_after_the_other_give_the_gradients_of_the_sum():
     torch.manual_seed(0)
-    method, streams = KdMsi(SMALL), {"train": batch()}
+    method, streams = kdmsi(), {"train": batch()}
     state = copy.deepcopy(method.state_dict())
     sum(method.losses(streams, 0, 1).values()).backward()
     whole, after = gradients(method), method.state_dict()
@@ -340,7 +344,7 @@ def test_parts_one_after_the_other_give_the_gradients_of_the_sum():
 
 def test_parts_hold_one_graph_at_a_time():
     """What is saved for going back: at no time more than the larger of both networks needs."""
-    method, streams = KdMsi(SMALL), {"train": batch()}
+    method, streams = kdmsi(), {"train": batch()}
     alive, peak = 0, 0
 
     class Saved:
@@ -374,7 +378,7 @@ def test_student_does_not_reach_the_teacher():
     weights = {}
     for weight in (0.0, 10.0):
         torch.manual_seed(1)
-        method = KdMsi(SMALL, distillation_weight=weight)
+        method = kdmsi(distillation_weight=weight)
         sum(method.losses({"train": batch()}, 0, 1).values()).backward()
         weights[weight] = {n: p.grad for n, p in method.teacher.named_parameters()}
     assert all(torch.equal(weights[0.0][n], weights[10.0][n]) for n in weights[0.0])
@@ -382,7 +386,7 @@ def test_student_does_not_reach_the_teacher():
 
 def test_only_image_and_label_are_needed_and_seen():
     for name in ("kdmsi", "cam"):
-        method = METHODS[name](network_args=SMALL)
+        method = METHODS[name]("cam", SMALL)
         assert method.needs == {"train": {"image", "label"}}
         streams = batch()
         del streams["mask"]
@@ -390,12 +394,10 @@ def test_only_image_and_label_are_needed_and_seen():
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("minus", "cat"), ("abs", "cat"), ("cat", "abs")])
-def test_combinations_bands_and_card(teacher, student):
-    args = SMALL | {"n_bands": 5}
-    method = KdMsi(args, teacher=teacher, student=student)
+def test_combinations_and_bands(teacher, student):
+    method = KdMsi("cam", SMALL | {"n_bands": 5, "combination": student}, teacher=teacher)
     assert method.teacher.combination == teacher
     assert method.network.combination == student
-    assert method.card()["network_args"] == args | {"combination": student}
     streams = batch(2)
     streams["image"] = torch.rand(2, 2, 5, 64, 64)
     sum(method.losses({"train": streams}, 0, 1).values()).backward()
@@ -405,14 +407,19 @@ def test_combinations_bands_and_card(teacher, student):
 
 
 def test_other_combinations_of_equal_shape_are_refused():
-    state = KdMsi(SMALL, student="minus").state_dict()
+    state = kdmsi("minus").state_dict()
     with pytest.raises(ModelError, match=r"expected a checkpoint with combinations .*abs"):
-        KdMsi(SMALL, student="abs").load_state_dict(state)
-    assert set(COMBINATIONS) == {"cat", "minus", "abs"}
+        kdmsi("abs").load_state_dict(state)
+
+
+def test_what_a_checkpoint_must_say_is_asked_for():
+    for args in ({}, {"network": "cam"}, {"network": "tiny", "network_args": SMALL}):
+        with pytest.raises(UsageError, match="expected method_args with network: cam"):
+            KdMsi(**args)
 
 
 def test_validation_is_gated_by_the_labels_of_its_masks():
-    method, val = KdMsi(SMALL).eval(), batch()
+    method, val = kdmsi().eval(), batch()
     val["mask"][2, :, 0, 0] = 255  # ignored pixels are no change
     with torch.no_grad():
         plain, found = method.predict(val["image"]), method.evaluate(val)
@@ -426,7 +433,7 @@ def _ungated(method):
 
 
 def test_baseline_predicts_its_activation_map():
-    method = METHODS["cam"](network_args=SMALL).eval()
+    method = METHODS["cam"]("cam", SMALL).eval()
     with torch.no_grad():
         image = batch(2)["image"]
         prob = method.predict(image)
@@ -436,6 +443,6 @@ def test_baseline_predicts_its_activation_map():
 
 
 def test_rates_are_applied_to_both_networks():
-    groups = KdMsi(SMALL).parameter_groups(0.1)
+    groups = kdmsi().parameter_groups(0.1)
     assert [g["lr"] / 0.1 for g in groups] == pytest.approx([1, 2, 10, 1, 2, 10])
     assert RATES == (1, 2, 10, 20)
