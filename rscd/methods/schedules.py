@@ -29,10 +29,22 @@ def step_down(
     return float(factor ** sum(step >= share * total for share in at))
 
 
+def poly_lagged(step: int, total: int, power: float = 0.9, warmup: int = 0) -> float:
+    """`poly` as DiffMatch's code sets it, after each step: its rate is that of the step before.
+
+    The first step runs at the base rate even with a warm-up, which is the schedule's own here
+    (section 6).
+    """
+    if step == 0:
+        return 1.0
+    return warmed_up(poly(step - 1, total, power), step - 1, warmup)
+
+
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "cosine": cosine,
     "poly": poly,
+    "poly-lagged": poly_lagged,
     "step": step_down,
 }
 

@@ -1,7 +1,7 @@
 """Siamese networks: one encoder for both dates, fused features, one decoder."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationHead
@@ -61,6 +61,7 @@ class Siamese(nn.Module):
             if value not in known:
                 raise ModelError(f"expected one of {', '.join(known)}, found {value!r}")
         self.n_bands = backbone.channels[0]
+        self.channels = backbone.channels
         self.multiple = backbone.multiple
         self.any_size = backbone.any_size
         self.normalize = normalize
@@ -147,20 +148,56 @@ class DiffMatchNetwork(Siamese):
 
     def heads(self, t1: Sequence[Tensor], t2: Sequence[Tensor], image: Tensor) -> dict[str, Tensor]:
         """All outputs from the maps of both dates; see `forward`. Of `image` only the size."""
-        q = self.decoder.features(fuse(self.fusion, t1, t2))
-        q_t1, q_t2 = self.segmentation.features(t1), self.segmentation.features(t2)
-        maps = {
-            "logits": self.decoder.conv_seg(q),
-            "vl_logits": self.decoder.conv_seg_for_vl(q),
-            "sem_t1": self.segmentation.conv_seg(q_t1),
-            "sem_t2": self.segmentation.conv_seg(q_t2),
-        }
-        size = (image.shape[-2], image.shape[-1])
-        return {name: resize(value, size) for name, value in maps.items()} | {
-            "embed_t1": q_t1,
-            "embed_t2": q_t2,
-            "distance": resize_distance(feature_distance(q_t1, q_t2), size),
-        }
+        return training_outputs(
+            self, self.decoder.conv_seg_for_vl, self.segmentation, t1, t2, image
+        )
+
+
+def training_heads(network: Siamese) -> tuple[nn.Conv2d, LightHead]:
+    """What DiffMatch's training puts beside a `siamese_mlp`, with fresh weights.
+
+    Returns:
+        The second classifier on the decoder's features, and the segmentation head for each date.
+    """
+    decoder = cast(LightHead, network.decoder)
+    width = decoder.conv_seg.in_channels
+    classifier = nn.Conv2d(width, decoder.conv_seg.out_channels, 1)
+    return classifier, LightHead(network.channels, width=width, skip=SKIP)
+
+
+def training_outputs(
+    network: Siamese,
+    vl_classifier: nn.Module,
+    segmentation: LightHead,
+    t1: Sequence[Tensor],
+    t2: Sequence[Tensor],
+    image: Tensor,
+) -> dict[str, Tensor]:
+    """All that DiffMatch's losses look at; see `DiffMatchNetwork.forward`.
+
+    Args:
+        network: with a light head as decoder.
+        vl_classifier: on the decoder's features.
+        segmentation: head applied to each date on its own.
+        t1: maps of `Siamese.encode`.
+        t2: maps of the other date.
+        image: of which only the size counts.
+    """
+    decoder = cast(LightHead, network.decoder)
+    q = decoder.features(fuse(network.fusion, t1, t2))
+    q_t1, q_t2 = segmentation.features(t1), segmentation.features(t2)
+    maps = {
+        "logits": decoder.conv_seg(q),
+        "vl_logits": vl_classifier(q),
+        "sem_t1": segmentation.conv_seg(q_t1),
+        "sem_t2": segmentation.conv_seg(q_t2),
+    }
+    size = (image.shape[-2], image.shape[-1])
+    return {name: resize(value, size) for name, value in maps.items()} | {
+        "embed_t1": q_t1,
+        "embed_t2": q_t2,
+        "distance": resize_distance(feature_distance(q_t1, q_t2), size),
+    }
 
 
 def siamese_unet(

@@ -1,0 +1,233 @@
+"""DiffMatch: few masks, many unlabeled pairs, guided by vision-language labels (arXiv 2405.04788).
+
+One network, no teacher: what it says of the weak view of an unlabeled pair, where it is sure, is
+what it must say of the strong one (FixMatch). Labels that a vision-language model made beforehand
+guide a second classifier and a segmentation head per date. The method holds both beside the
+network: neither predicts nor is exported.
+
+The baselines are variants of the same code, see `rscd.methods.diffmatch_recipe`. Published: batch
+8 + 8, 80 epochs, ``sgd`` with momentum 0.9 and weight decay 1e-4, lr 0.02 for the encoder and ten
+times that elsewhere, schedule ``poly-lagged``.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rscd.errors import UsageError
+from rscd.methods.base import Method
+from rscd.methods.diffmatch_losses import (
+    Terms,
+    consistency,
+    guidance_terms,
+    guidance_weight,
+    labeled_terms,
+    pseudo_labels,
+    strong_terms,
+)
+from rscd.methods.diffmatch_recipe import recipe_of
+from rscd.methods.draws import view_generator
+from rscd.methods.photometric import STRONG, Photometric, ValueRange, photometric_view
+from rscd.methods.supervised import settings
+from rscd.methods.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
+from rscd.models.fusion import fuse
+from rscd.models.mlp_head import feature_distance, resize_distance
+from rscd.models.networks import build_network
+from rscd.models.siamese import Siamese, training_heads, training_outputs
+from rscd.types import Batch
+
+NETWORK = "siamese-mlp"
+
+LABELED, WEAK_VIEW, PARTNER, STRONG_VIEW, PARTNER_STRONG, BOX = range(6)
+"""Streams of chance: variants that draw less draw the same for what they share."""
+
+View = dict[str, Tensor]
+
+
+class DiffMatch(Method):
+    """All variants of DiffMatch's training; see the module."""
+
+    network: Siamese
+
+    def __init__(
+        self,
+        network: str | None = None,
+        network_args: Mapping[str, Any] | None = None,
+        variant: str = "diffmatch",
+        recipe: Mapping[str, Any] | None = None,
+        weak: Mapping[str, Any] | None = None,
+        strong: Mapping[str, Any] | None = None,
+        value_range: ValueRange = (0.0, 255.0),
+        head_lr_mult: float = 10.0,
+        use_valid: bool = False,
+        concat_dates: bool = False,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            network: ``siamese-mlp``, by which checkpoints describe themselves.
+            network_args: of `rscd.models.siamese.siamese_mlp`.
+            variant: one of `rscd.methods.diffmatch_recipe.VARIANTS`.
+            recipe: fields of `rscd.methods.diffmatch_recipe.Recipe` other than the variant's.
+            weak: fields of `rscd.methods.views.Weak`.
+            strong: fields of `rscd.methods.photometric.Photometric`; default: the published ones.
+            value_range: (black, white) of the raw values, for the strong view.
+            head_lr_mult: rate of all but the encoder, times that of the encoder.
+            use_valid: whether unlabeled pairs say where they are valid, so that no consistency is
+                asked for on nodata; for datasets with the key ``valid``.
+            concat_dates: whether to encode both dates in one batch: faster, with batch statistics
+                over both. Published: one date at a time.
+
+        Raises:
+            UsageError: for unknown names, or another network.
+        """
+        super().__init__()
+        self.recipe = recipe_of(variant, recipe)
+        self.weak = settings(Weak, weak or {})
+        self.strong = STRONG if strong is None else settings(Photometric, strong)
+        self.value_range = value_range
+        self.head_lr_mult = head_lr_mult
+        self.use_valid = use_valid
+        if network != NETWORK:
+            raise UsageError(f"expected method_args with network: {NETWORK}, found {network}")
+        self.network = cast(Siamese, build_network(NETWORK, dict(network_args or {})))
+        self.network.order = "joint" if concat_dates else "t1-first"
+        self.vl_classifier, self.segmentation = training_heads(self.network)
+        if not self.recipe.dual:
+            self.vl_classifier.requires_grad_(False)
+        if not self.recipe.guide_dates:
+            self.segmentation.conv_seg.requires_grad_(False)
+        if not self.recipe.segments:
+            self.segmentation.requires_grad_(False)
+
+    @property
+    def needs(self) -> Mapping[str, frozenset[str]]:  # type: ignore[override] # by variant
+        """Unlabeled pairs are never asked for a mask."""
+        layers = self.recipe.layers
+        labeled = frozenset({"image", "mask"}) | (layers if self.recipe.vl_on_labeled else set())
+        if not self.recipe.unlabeled:
+            return {"labeled": labeled}
+        valid = {"valid"} if self.use_valid else set()
+        return {"labeled": labeled, "unlabeled": frozenset({"image"}) | layers | valid}
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The encoder at the base rate, heads faster."""
+        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[name.startswith("network.encoder.")].append(parameter)
+        return [
+            {"params": groups[True], "lr": lr},
+            {"params": groups[False], "lr": self.head_lr_mult * lr},
+        ]
+
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
+        """All terms of section 4.6, weighted."""
+        parts = self.loss_parts(batches, step, total)
+        return {name: value for part in parts for name, value in part.items()}
+
+    def loss_parts(
+        self, batches: Mapping[str, Batch], step: int, total: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """Labeled and weak views together, then each strong view: pseudo labels carry no gradient.
+
+        In train mode the running statistics see [labeled; weak] of t1, of t2, then the strong view
+        of t1, of t2.
+        """
+        seed = torch.initial_seed()
+        lambda_vl = guidance_weight(step, total, self.recipe.lambda_vl)
+        labeled = self._weak(batches, "labeled", seed, LABELED)
+        if not self.recipe.unlabeled:
+            outputs = self.network(labeled["image"])
+            yield labeled_terms(outputs, labeled, self.recipe, lambda_vl)
+            return
+        weak = self._weak(batches, "unlabeled", seed, WEAK_VIEW)
+        partner = self._partner(batches, seed)
+        yield self._first_part(labeled, weak, lambda_vl)
+        for number in range(self.recipe.strong_views):
+            view = self._strong(weak, partner, seed, number)
+            yield self._strong_part(view, lambda_vl, f"s{number + 1}" if number else "s")
+
+    def _weak(self, batches: Mapping[str, Batch], stream: str, *seed: int) -> View:
+        """Weak view of a stream; whatever the method does not need never gets this far."""
+        batch = {k: v for k, v in batches[stream].items() if k in self.needs[stream]}
+        return cast(View, weak_view(cast(Batch, batch), self.weak, view_generator(*seed)))
+
+    def _partner(self, batches: Mapping[str, Batch], seed: int) -> View:
+        """Weak view of the CutMix partners with pseudo labels, made in eval mode beforehand."""
+        source: Mapping[str, Batch] = batches
+        if self.recipe.cutmix_partner == "other":
+            source = {"unlabeled": rolled(batches["unlabeled"])}
+        partner = self._weak(source, "unlabeled", seed, PARTNER)
+        training = self.network.training
+        self.network.eval()
+        with torch.no_grad():
+            logits = self.network(partner["image"])["logits"]
+        self.network.train(training)
+        # else autocast goes on with casts of the weights that were made without gradient
+        torch.clear_autocast_cache()
+        return partner | _pseudo(logits)
+
+    def _first_part(self, labeled: View, weak: View, lambda_vl: float) -> Terms:
+        """Terms of labeled and weak views; adds the pseudo labels to the weak one."""
+        count = len(labeled["image"])
+        image = torch.cat([labeled["image"], weak["image"]])
+        t1, t2 = self.network.encode(image)
+        outputs = self._outputs(t1, t2, image)
+        ours, theirs = ({k: v[part] for k, v in outputs.items()} for part in _halves(count))
+        weak |= _pseudo(theirs["logits"])
+        terms = labeled_terms(ours, labeled, self.recipe, lambda_vl)
+        terms |= guidance_terms(theirs, weak, self.recipe, lambda_vl, "w", self.recipe.vl_reduction)
+        if self.recipe.feature_dropout:
+            dropped = [
+                F.dropout2d(level[count:], self.recipe.feature_dropout, self.training)
+                for level in fuse(self.network.fusion, t1, t2)
+            ]
+            logits = self.network.to_image(self.network.decoder(dropped), t1[0])
+            # half of L_s, the strong views make the other; L_s itself counts by half
+            terms["consistency_f"] = consistency(logits, weak, self.recipe) / 4
+        return terms
+
+    def _strong(self, weak: View, partner: View, seed: int, number: int) -> View:
+        """Strong view of the weak one and of the partner's, mixed with all their labels."""
+        ours, theirs = (
+            photometric_view(
+                cast(Batch, view),
+                self.strong,
+                view_generator(seed, stream, number),
+                value_range=self.value_range,
+            )
+            for view, stream in ((weak, STRONG_VIEW), (partner, PARTNER_STRONG))
+        )
+        height, width = weak["image"].shape[-2:]
+        boxes = cutmix_boxes(len(weak["image"]), (height, width), view_generator(seed, BOX, number))
+        return cast(View, cutmix(ours, theirs, boxes))
+
+    def _strong_part(self, view: View, lambda_vl: float, name: str) -> Terms:
+        outputs = self._outputs(*self.network.encode(view["image"]), view["image"])
+        return strong_terms(outputs, view, self.recipe, lambda_vl, name)
+
+    def _outputs(self, t1: Any, t2: Any, image: Tensor) -> dict[str, Tensor]:
+        """What the terms of the recipe need."""
+        if not (self.recipe.dual or self.recipe.segments):
+            return {"logits": self.network.decode(t1, t2)}
+        outputs = training_outputs(
+            self.network, self.vl_classifier, self.segmentation, t1, t2, image
+        )
+        if self.recipe.distance == "legacy_last_axis":
+            columns = feature_distance(outputs["embed_t1"], outputs["embed_t2"], axis=-1)
+            height, width = image.shape[-2:]
+            outputs["distance"] = resize_distance(columns, (height, width))
+        return outputs
+
+
+def _pseudo(logits: Tensor) -> View:
+    label, confidence = pseudo_labels(logits)
+    return {"pseudo": label[:, None], "confidence": confidence[:, None]}
+
+
+def _halves(count: int) -> tuple[slice, slice]:
+    return slice(None, count), slice(count, None)
