@@ -20,6 +20,7 @@ from pyproj import CRS
 import rscd
 from rscd.errors import OutputError, RscdError, UsageError
 from rscd.export.atomic import output_error
+from rscd.export.flow import write_flow
 from rscd.export.outputs import write_output
 from rscd.export.preview import write_preview
 from rscd.export.raster import write_probability
@@ -32,10 +33,11 @@ from rscd.geo.grid import pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
+from rscd.inference.flow import scene_flow
 from rscd.inference.journal import Journal, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import load_model
-from rscd.inference.predictor import Model, Predictor
+from rscd.inference.predictor import MAX_PICTURE, Model, Predictor
 from rscd.inference.tiled import (
     Mapper,
     Progress,
@@ -150,6 +152,7 @@ def predict(
     *,
     prob: str | Path | None = None,
     preview: str | Path | None = None,
+    flow: str | Path | None = None,
     mapper: Mapper | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -161,6 +164,7 @@ def predict(
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
+        flow: GeoTIFF for the flow from t2 to t1, of models that give it.
         mapper: how blocks of tiles are carried out; default threads of this process.
         progress: told what is done.
 
@@ -168,7 +172,7 @@ def predict(
         RscdError: anything the user must fix; no output exists then that did not before.
     """
     started = time.monotonic()
-    targets = Targets.of(outputs, prob, preview)
+    targets = Targets.of(outputs, prob, preview, flow)
     _check(pair, targets, options)
     model = _model(pair, options)
     load = _load(pair, model, options)
@@ -188,7 +192,7 @@ def predict(
                 change_map, seam = _predict(
                     pair, model, journal, provenance, options, load, run, progress
                 )
-            result = _export(pair, change_map, model.name, targets, journal, options, progress)
+            result = _export(pair, change_map, model, targets, load, journal, options, progress)
             journal.remove()
     except OutputError:
         raise
@@ -291,21 +295,25 @@ def _predict(
 def _export(
     pair: ScenePair,
     change_map: ChangeMap,
-    model: str,
+    model: Model,
     targets: Targets,
+    load: Load,
     journal: Journal,
     options: Options,
     progress: Progress,
 ) -> dict[str, Any]:
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
-    polygons = _polygons(pair, change_map, model, options) if targets.has_vectors else None
+    polygons = _polygons(pair, change_map, model.name, options) if targets.has_vectors else None
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
             write_probability(change_map, path, options.creation_options, probability_qml())
         elif path == targets.preview:
             write_preview(pair, change_map, path)
+        elif path == targets.flow:
+            pieces = scene_flow(pair, model, load.tile_size)
+            write_flow(pair.grid, pieces, path, change_map.provenance)
         else:
             _write(change_map, polygons, path, options)
         progress("writing", written, len(targets.all))
@@ -358,9 +366,17 @@ def _model(pair: ScenePair, options: Options) -> Model:
     return multi_scale(model, msi=options.msi, tta=options.tta, eight_bit=eight_bit)
 
 
+def _tile_size(pair: ScenePair, model: Model) -> int:
+    """A picture in one piece, where the model wants that; else the model's own size."""
+    longest = max(pair.shape_hw)
+    if model.tiling.whole_pictures and pair.grid.crs is None and longest <= MAX_PICTURE:
+        return longest
+    return model.tiling.tile_size
+
+
 def _load(pair: ScenePair, model: Model, options: Options) -> Load:
     asked = Load(
-        tile_size=options.tile_size or model.tiling.tile_size,
+        tile_size=options.tile_size or _tile_size(pair, model),
         batch_size=options.batch_size or model.tiling.batch_size,
         workers=_workers(options),
         gdal_cache=GDAL_CACHE,

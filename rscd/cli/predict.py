@@ -4,6 +4,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
+from rscd.cli import predict_folders
 from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json
 from rscd.errors import UsageError
 
@@ -30,13 +31,13 @@ def add(commands: Any) -> None:
         "predict",
         help="find what changed between two rasters",
         description="Find what changed between two rasters of one place and write it as polygons "
-        "(.geojson .gpkg .fgb .parquet) or as a mask (.tif).",
-        epilog=EPILOG,
+        "(.geojson .gpkg .fgb .parquet) or as a mask (.tif .png).",
+        epilog=f"{EPILOG}\n{predict_folders.EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("t1", help="raster of the earlier date (path, VRT or URL)")
-    parser.add_argument("t2", help="raster of the later date")
+    parser.add_argument("t1", help="raster of the earlier date (path, VRT or URL), or a folder")
+    parser.add_argument("t2", help="raster of the later date, or a folder of the same names")
     parser.add_argument(
         "-o",
         "--output",
@@ -48,6 +49,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
     parser.add_argument(
         "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
+    )
+    parser.add_argument(
+        "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
     _add_detection(parser)
     _add_scene(parser)
@@ -140,6 +144,9 @@ def run(args: argparse.Namespace) -> None:
     from rscd.cli.progress import progress_bar
     from rscd.pipeline import open_pair, plan, predict
 
+    if predict_folders.are_folders(args.t1, args.t2):
+        predict_folders.run_folders(args, run)
+        return
     options = _options(args)
     pair = open_pair(args.t1, args.t2, options, _area(args))
     if args.dry_run:
@@ -148,7 +155,13 @@ def run(args: argparse.Namespace) -> None:
     _say_alignment(pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = predict(
-            pair, args.output, options, prob=args.prob, preview=args.preview, progress=progress
+            pair,
+            args.output,
+            options,
+            prob=args.prob,
+            preview=args.preview,
+            flow=args.flow,
+            progress=progress,
         )
     if args.json:
         emit_json(asdict(result))

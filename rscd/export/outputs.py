@@ -6,6 +6,8 @@ from pathlib import Path
 import geopandas
 
 from rscd.errors import UsageError
+from rscd.export.picture import SUFFIX as PICTURE_SUFFIX
+from rscd.export.picture import write_mask_picture
 from rscd.export.raster import write_mask
 from rscd.export.style import change_qml
 from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
@@ -26,8 +28,8 @@ def check_output(path: Path, *, has_crs: bool, pixel_coordinates: bool) -> None:
     Raises:
         UsageError: unknown suffix, or polygons of a scene that has only pixels.
     """
-    if not is_vector(path) and path.suffix.lower() not in RASTER_SUFFIXES:
-        known = " ".join((*VECTOR_SUFFIXES, *RASTER_SUFFIXES))
+    if not is_vector(path) and path.suffix.lower() not in (*RASTER_SUFFIXES, PICTURE_SUFFIX):
+        known = " ".join((*VECTOR_SUFFIXES, *RASTER_SUFFIXES, PICTURE_SUFFIX))
         raise UsageError(f"expected an output ending in one of {known}, found {path}")
     if is_vector(path) and not has_crs and not pixel_coordinates:
         raise UsageError(
@@ -59,6 +61,9 @@ def write_output(
         OutputError: when it cannot be written.
         UsageError: for options the driver does not take.
     """
+    if path.suffix.lower() == PICTURE_SUFFIX:
+        write_mask_picture(change_map, path)
+        return
     if not is_vector(path):
         write_mask(change_map, path, creation_options, change_qml())
         return

@@ -15,16 +15,21 @@ StrPath = str | Path
 
 @dataclass(frozen=True)
 class Targets:
-    """Where polygons, masks, probabilities and preview go."""
+    """Where polygons, masks, probabilities, preview and flow go."""
 
     outputs: tuple[Path, ...]
     """Polygons or masks, as the suffix says."""
     prob: Path | None = None
     preview: Path | None = None
+    flow: Path | None = None
 
     @classmethod
     def of(
-        cls, outputs: Sequence[StrPath], prob: StrPath | None, preview: StrPath | None
+        cls,
+        outputs: Sequence[StrPath],
+        prob: StrPath | None,
+        preview: StrPath | None,
+        flow: StrPath | None = None,
     ) -> "Targets":
         """From what the user named.
 
@@ -35,6 +40,7 @@ class Targets:
             tuple(Path(path) for path in outputs),
             None if prob is None else _of_kind(Path(prob), RASTER_SUFFIXES, "--prob"),
             None if preview is None else _of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"),
+            None if flow is None else _of_kind(Path(flow), RASTER_SUFFIXES, "--flow"),
         )
         if not targets.all:
             raise UsageError(
@@ -48,7 +54,7 @@ class Targets:
     @property
     def all(self) -> tuple[Path, ...]:
         """Every file; the first one names the work folder."""
-        extra = (path for path in (self.prob, self.preview) if path is not None)
+        extra = (path for path in (self.prob, self.preview, self.flow) if path is not None)
         return (*self.outputs, *extra)
 
     @property

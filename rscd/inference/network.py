@@ -118,6 +118,12 @@ class Network:
             prob: FloatArray = change_logit(logits.float()).sigmoid()[:, 0].cpu().numpy()
         return prob
 
+    def flow(self, image: FloatArray) -> FloatArray | None:
+        """(B,2,C,H,W) raw values -> (B,2,H,W) flow in pixels, None where the network has none."""
+        with torch.inference_mode():
+            found = self.outputs(torch.from_numpy(image)).get("flow")
+        return None if found is None else found.float().cpu().numpy()
+
     def outputs(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """All that the network gives for (B,2,C,H,W) raw values, on its device.
 
@@ -197,4 +203,5 @@ def _tiling(card: dict[str, Any], device: str) -> Tiling:
         batch_size=8 if device == "cuda" else 1,
         bytes_per_pixel=card["bytes_per_pixel"],
         exact=radius is not None and radius <= halo,
+        whole_pictures=bool(card.get("whole_pictures", False)),
     )

@@ -44,7 +44,12 @@ class Tiling:
     exact: bool = True
     """Whether the halo covers all that a pixel of the result looks at; if not, results differ a
     little with the tiling, and the difference is measured and reported."""
+    whole_pictures: bool = False
+    """Whether pictures without georeferencing are best seen whole, up to `MAX_PICTURE`."""
 
+
+MAX_PICTURE = 2048
+"""Longest side of a picture that is taken in one piece."""
 
 POINTWISE = Tiling()
 """Of models that look at one pixel at a time."""

@@ -128,8 +128,12 @@ class ScenePretrain(Method):
         return self
 
     def card(self) -> Provenance:
-        """The network by name, also where it was left to the default."""
-        return {"network": self.network_name, "network_args": self.network_args}
+        """The network by name, also where it was left to the default; pictures go in whole."""
+        return {
+            "network": self.network_name,
+            "network_args": self.network_args,
+            "whole_pictures": True,
+        }
 
     def predict_flow(self, image: Tensor) -> Tensor:
         """(B,2,C,H,W) raw values -> (B,2,H,W) flow in pixels, on the t2 grid, pointing to t1."""
