@@ -1,5 +1,6 @@
 """Every shipped configuration is built and trained for one step, on tiny stand-in data."""
 
+import copy
 import inspect
 from importlib import import_module
 from pathlib import Path
@@ -7,9 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rscd.chain import arguments, is_chain, read_chain
+from rscd.cli import build_parser
 from rscd.training import train
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def trainings():
+    """Every training of every file, chains stage by stage."""
+    for path in CONFIGS:
+        content = yaml.safe_load(path.read_text())
+        for name, stage in content.get("stages", {"": {"train": content}}).items():
+            if "train" in stage:
+                yield pytest.param(stage["train"], id="-".join(filter(None, (path.stem, name))))
 
 
 def by_path(class_path):
@@ -17,7 +29,7 @@ def by_path(class_path):
     return getattr(import_module(module), name)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", trainings())
 @pytest.mark.filterwarnings(
     "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
     "ignore:The number of training batches",
@@ -25,15 +37,23 @@ def by_path(class_path):
     # how lightning 2.6 calls jsonargparse 4.50
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
 )
-def test_one_step(path, tmp_path, monkeypatch):
-    config = yaml.safe_load(path.read_text())
+def test_one_step(config, tmp_path, monkeypatch):
+    config = copy.deepcopy(config)
+    config["trainer"].setdefault("default_root_dir", "run")
     network = config["model"]["method_args"]["network_args"]
     bands = network.get("n_bands", 3)
     if "weights" in network:
         network["weights"] = None  # nothing is downloaded in a test
+    if "low_size" in network:
+        network["low_size"] = 64
     for stream in config["data"]["streams"].values():
         known = inspect.signature(by_path(stream["class_path"])).parameters
         assert set(stream["init_args"]) <= set(known), stream
+        if stream["class_path"].startswith("rscd.data.street"):
+            settings = stream["init_args"].get("settings", {}) | {"size": 64}
+            stream["class_path"] = "rscd.data.street_pairs.SyntheticStreet"
+            stream["init_args"] = {"count": 2, "settings": settings}
+            continue
         stream["class_path"] = "rscd.data.town_dataset.TownPairs"
         stream["init_args"] = {"length": 2, "patch_size": 64, "bands": bands, "fresh": False}
         stream.pop("patch_size", None)
@@ -47,3 +67,11 @@ def test_one_step(path, tmp_path, monkeypatch):
     assert {"best.ckpt", "last.ckpt", "config.yaml", "metrics.csv"} <= {
         file.name for file in folder.iterdir()
     }
+
+
+@pytest.mark.parametrize("path", filter(is_chain, CONFIGS), ids=lambda path: path.stem)
+def test_commands_of_chains_parse(path, tmp_path):
+    for stage in read_chain(path, ["--folder", str(tmp_path)]):
+        stage.folder.mkdir()
+        args, rest = build_parser().parse_known_args(arguments(stage))
+        assert not rest or args.takes_rest

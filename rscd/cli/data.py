@@ -14,7 +14,12 @@ def add(commands: Any) -> None:
         "data", help="inspect, show and prepare folders of image pairs"
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    for action in (_add_info(actions), _add_show(actions), _add_prepare(actions)):
+    for action in (
+        _add_info(actions),
+        _add_show(actions),
+        _add_prepare(actions),
+        _add_towns(actions),
+    ):
         add_verbosity(action)
 
 
@@ -55,6 +60,46 @@ def _add_prepare(actions: Any) -> argparse.ArgumentParser:
     parser.set_defaults(run=run_prepare)
     add_json(parser)
     return parser
+
+
+def _add_towns(actions: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "towns", help="write synthetic towns as a folder of pairs with image-level labels"
+    )
+    parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
+    for split, count in (("train", 400), ("val", 100), ("test", 100)):
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"pairs ({count})")
+    parser.add_argument("--patch", type=int, default=128, help="side of a pair (default 128)")
+    parser.add_argument("--empty", type=float, default=0.5, help="share without change (0.5)")
+    parser.add_argument("--gsd", type=float, default=0.5, help="metres per pixel (0.5)")
+    parser.add_argument("--change", type=float, default=0.4, help="share of lots changed (0.4)")
+    parser.add_argument("--nuisance", type=float, default=0.5, help="strength, 0 to 1 (0.5)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(run=run_towns)
+    return parser
+
+
+def run_towns(args: argparse.Namespace) -> None:
+    """Draw, with a bar on stderr."""
+    from rscd.cli.progress import progress_bar
+    from rscd.data.town_folder import write_town_folder
+
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        root = write_town_folder(
+            args.dst,
+            {"train": args.train, "val": args.val, "test": args.test},
+            seed=args.seed,
+            patch_size=args.patch,
+            empty_share=args.empty,
+            min_change_pixels=20,
+            town_args={
+                "gsd_m": args.gsd,
+                "change_share": args.change,
+                "nuisance": {"strength": args.nuisance},
+            },
+            progress=lambda done, total: progress("towns", done, total),
+        )
+    emit(str(root))
 
 
 def run_info(args: argparse.Namespace) -> None:

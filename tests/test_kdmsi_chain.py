@@ -1,0 +1,121 @@
+"""From yes/no labels to a detector with one command: honest, resumable, and all stages used."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rscd.cli import main
+from rscd.data.town_folder import write_town_folder
+from rscd.types import CARD_KEY
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
+    "ignore:The number of training batches",
+    "ignore:.*does not have many workers",
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+)
+
+ENCODER = {"encoder": "tu-mobilenetv3_small_050", "output_stride": 16}
+
+
+def stage(method, root, network, network_args, epochs, **masks):
+    folder = "rscd.data.folder.PairFolder"
+
+    def stream(split, **more):
+        return {"class_path": folder, "init_args": {"root": str(root), "split": split, **more}}
+
+    return {
+        "trainer": {"accelerator": "cpu", "max_epochs": epochs, "log_every_n_steps": 1},
+        "checkpoint": {"monitor": "val/best_iou_change"},
+        "model": {
+            "method": method,
+            "method_args": {"network": network, "network_args": network_args},
+            "patch_size": 64,
+            "halo": 16,
+        },
+        "data": {
+            "batch_size": 2,
+            "streams": {"train": stream("train", **masks), "val": stream("val")},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("towns") / "set"
+    return write_town_folder(root, {"train": 4, "val": 2}, patch_size=64, seed=3)
+
+
+@pytest.fixture
+def chain(tmp_path, pairs):
+    root = tmp_path / "set"
+    shutil.copytree(pairs, root)
+    kd = stage("kdmsi", root, "cam", ENCODER | {"combination": "cat"}, 2)
+    masks = {
+        "args": [str(root)], "checkpoint": "{kd}/best.ckpt", "split": "train", "device": "cpu",
+        "scales": "fast", "quiet": True,
+    }  # fmt: skip
+    detector = stage("supervised", root, "tiny", {}, 1, mask_from="pseudo")
+    stages = {"kd": {"train": kd}, "masks": {"pseudolabel": masks}, "detector": {"train": detector}}
+    path = tmp_path / "chain.yaml"
+    content = {"folder": str(tmp_path / "run"), "stages": stages}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [(row["train/cls"], row["train/kd"]) for row in rows if row.get("train/kd")]
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_masks_of_training_pairs_are_never_seen(chain, tmp_path):
+    assert main(["train", "-c", str(chain)]) == 0
+    run = tmp_path / "run"
+    card = torch.load(run / "kd" / "best.ckpt", weights_only=True)[CARD_KEY]
+    assert (card["network"], card["network_args"]["combination"]) == ("cam", "cat")
+    noted = json.loads((tmp_path / "set" / "pseudo" / "run.json").read_text())
+    assert noted["found"]["rule"] == "val"
+
+    names = (tmp_path / "set" / "list" / "train.txt").read_text().split()
+    for name in names:
+        (tmp_path / "set" / "label" / name).unlink()
+    shutil.rmtree(tmp_path / "set" / "pseudo")
+    assert main(["train", "-c", str(chain), "--folder", str(tmp_path / "again")]) == 0
+    again = tmp_path / "again"
+    assert losses(run / "kd") == losses(again / "kd")
+    assert len(losses(run / "kd")) == 4
+    for stage_name in ("kd", "detector"):
+        first, second = (weights(side / stage_name / "last.ckpt") for side in (run, again))
+        assert all(
+            torch.equal(value, second[name])
+            for name, value in first.items()
+            if isinstance(value, torch.Tensor)
+        )
+
+
+@pytest.mark.slow
+def test_a_stopped_chain_goes_on(chain, tmp_path):
+    """As after a kill in the second epoch of the first stage: its last checkpoint is there."""
+    run = tmp_path / "run"
+    half = ["--kd.trainer.max_epochs", "1"]
+    content = yaml.safe_load(chain.read_text())
+    only = {**content, "stages": {"kd": content["stages"]["kd"]}}
+    (tmp_path / "half.yaml").write_text(yaml.safe_dump(only, sort_keys=False))
+    assert main(["train", "-c", str(tmp_path / "half.yaml"), *half]) == 0
+    (run / "kd" / "done.json").unlink()
+    assert main(["train", "-c", str(chain)]) == 0
+    assert torch.load(run / "kd" / "last.ckpt", weights_only=True)["global_step"] == 4
+    stamps = {path: path.stat().st_mtime_ns for path in Path(run).rglob("*.ckpt")}
+    assert main(["train", "-c", str(chain)]) == 0
+    assert stamps == {path: path.stat().st_mtime_ns for path in Path(run).rglob("*.ckpt")}
