@@ -39,6 +39,7 @@ PROMPTS = parse_prompts("building", "road,grass,tree,water")
 COVERS = {"building": ["building"], "road": ["road", "paved"], "grass": ["grass", "crop"],
           "tree": ["tree"], "water": ["water"]}  # fmt: skip
 SHIFTS_PX = (0, 1, 2, 3, 4, 6, 8)
+LARGEST_PX = 512  # of a real mask, from its upper left corner
 GAMMAS = (0.0, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 FAULTS = {
     "outlines": {"ragged_px": 1.0},
@@ -83,8 +84,10 @@ def real_pairs(folder: Path) -> list[Pair]:
     """Real building outlines, of which the damaged ones are gone at t2."""
     pairs = []
     for path in sorted(folder.glob("*/building/*.png")):
-        buildings = read_label_values(path) > 0
-        damaged = read_label_values(path.parents[1] / "label" / path.name) > 0
+        label = path.parents[1] / "label" / path.name
+        buildings, damaged = (
+            read_label_values(file)[:LARGEST_PX, :LARGEST_PX] > 0 for file in (path, label)
+        )
         numbers, _ = ndimage.label(buildings)
         gone = np.isin(numbers, np.unique(numbers[damaged & buildings])) & buildings
         if not gone.any():
