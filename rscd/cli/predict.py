@@ -4,8 +4,9 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli import predict_folders
+from rscd.cli import predict_events, predict_folders
 from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json
+from rscd.cli.segmenting import add_segmenting
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add(commands: Any) -> None:
         help="find what changed between two rasters",
         description="Find what changed between two rasters of one place and write it as polygons "
         "(.geojson .gpkg .fgb .parquet) or as a mask (.tif .png).",
-        epilog=f"{EPILOG}\n{predict_folders.EPILOG}",
+        epilog=f"{EPILOG}\n{predict_events.EPILOG}\n{predict_folders.EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -56,6 +57,7 @@ def add(commands: Any) -> None:
     _add_detection(parser)
     _add_scene(parser)
     _add_running(parser)
+    add_segmenting(parser, "with -m ceg:BACKEND")
     add_json(parser)
     add_verbosity(parser)
 
@@ -148,7 +150,11 @@ def run(args: argparse.Namespace) -> None:
         predict_folders.run_folders(args, run)
         return
     options = _options(args)
+    backend = predict_events.backend_of(args.model)
     pair = open_pair(args.t1, args.t2, options, _area(args))
+    if backend is not None:
+        predict_events.run_events(args, backend, pair, options)
+        return
     if args.dry_run:
         _show_plan(asdict(plan(pair, options)), args.json)
         return

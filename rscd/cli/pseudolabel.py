@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rscd.cli import pseudolabel_backend
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json
 from rscd.errors import UsageError
 
@@ -39,18 +40,23 @@ def add(commands: Any) -> None:
         "pseudolabel",
         help="make masks for a folder of pairs with a model",
         description="Make masks for a folder of image pairs and keep them beside the pairs.",
-        epilog=EPILOG,
+        epilog=f"{EPILOG}\n{pseudolabel_backend.EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("dataset", metavar="DIR", help="folder of image pairs")
+    parser.add_argument("dataset", metavar="DIR|T1", help="folder of image pairs")
+    parser.add_argument("t2", nargs="?", help="with --backend: two rasters instead of a folder")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
+    source.add_argument(
+        "--backend", metavar="NAME", help="a segmenter that looks for words in each date"
+    )
     parser.add_argument("--split", help="default: all pairs")
     parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--overwrite", action="store_true", help="replace masks of another run")
     _add_checkpoint(parser)
+    pseudolabel_backend.add_backend(parser)
     add_json(parser)
     add_verbosity(parser)
 
@@ -97,6 +103,11 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
+    if args.backend is not None:
+        pseudolabel_backend.run_backend(args)
+        return
+    if args.t2 is not None:
+        raise UsageError("expected one folder with --checkpoint, found two arguments; drop one")
     from rscd.cli.progress import progress_bar
 
     with progress_bar(quiet=args.verbosity < 0) as progress:

@@ -1,0 +1,135 @@
+import json
+import re
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from rscd.cli import main
+
+GRID = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+BOTH, NEW, GONE = (4, 4), (30, 36), (8, 40)
+SIZE = 16
+WORDS = ["--foreground", "building", "--background", "ground"]
+
+
+@pytest.fixture
+def scene(tmp_path, write_tif):
+    """Two scenes of half a metre, and scores with bands named by class."""
+    rng = np.random.default_rng(1)
+    for date, corner in (("t1", GONE), ("t2", NEW)):
+        image = rng.integers(1, 255, (3, 64, 64), np.uint8)
+        write_tif(tmp_path / f"{date}.tif", image, transform=GRID)
+        prob = np.zeros((2, 64, 64), np.float32)
+        for place, score in ((BOTH, 0.95), (corner, 0.85)):
+            prob[0, place[0] : place[0] + SIZE, place[1] : place[1] + SIZE] = score
+        prob[1] = np.where(prob[0] > 0, 0.05, 0.9)
+        (tmp_path / "ape" / date).mkdir(parents=True)
+        path = write_tif(tmp_path / "ape" / date / "t1_t2.tif", prob, transform=GRID)
+        with rasterio.open(path, "r+") as out:
+            out.descriptions = ("building", "ground")
+    return tmp_path
+
+
+def predict(scene, *more, code=0, backend="precomputed", words=WORDS):
+    argv = ["predict", str(scene / "t1.tif"), str(scene / "t2.tif"), "-m", f"ceg:{backend}", *words]
+    if backend in ("precomputed", "fake"):
+        argv += ["--so", f"folder={scene / 'ape'}"]
+    assert main([*argv, *map(str, more)]) == code
+
+
+def test_events_become_polygons(scene, capsys):
+    predict(scene, "-o", scene / "events.gpkg", "--t1-date", "2019-01-01", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["appeared"], told["vanished"]) == (1, 1)
+    assert told["objects_t1"] == 2
+    table = geopandas.read_file(scene / "events.gpkg").set_index("kind")
+    assert set(table.index) == {"appeared", "vanished"}
+    for kind, (row, col) in (("appeared", NEW), ("vanished", GONE)):
+        event = table.loc[kind]
+        left, top = GRID * (col, row)
+        assert event.geometry.bounds == (left, top - SIZE / 2, left + SIZE / 2, top)
+        assert event["class"] == "building"
+        assert event["score"] == pytest.approx(0.85, abs=1e-3)
+        assert event["iou_sum"] == 0
+        assert event["area_m2"] == pytest.approx(SIZE**2 / 4, rel=1e-2)
+        assert event["model"] == "ceg:precomputed"
+        assert event["t1"] == "2019-01-01"
+
+
+def test_without_change_the_layer_is_there_and_empty(scene):
+    (scene / "ape/t2/t1_t2.tif").write_bytes((scene / "ape/t1/t1_t2.tif").read_bytes())
+    predict(scene, "-o", scene / "events.geojson", "-o", scene / "events.parquet", "-q")
+    assert json.loads((scene / "events.geojson").read_text())["features"] == []
+    assert len(geopandas.read_parquet(scene / "events.parquet")) == 0
+
+
+def test_small_events_are_left_out_of_the_result_alone(scene, capsys):
+    predict(scene, "-o", scene / "a.gpkg", "--min-area", 100, "--json")
+    assert json.loads(capsys.readouterr().out)["objects_t1"] == 2
+    assert len(geopandas.read_file(scene / "a.gpkg")) == 0
+
+
+@pytest.mark.parametrize("backend", ["spectral", "fake"])
+def test_backends_without_weights(scene, backend, capsys):
+    words = ["--foreground", "building", "--background", "road,grass"]
+    words = WORDS if backend == "fake" else words
+    predict(scene, "-o", scene / "a.gpkg", backend=backend, words=words)
+    assert "is for demonstration: quote no accuracy" in capsys.readouterr().err
+    kinds = set(geopandas.read_file(scene / "a.gpkg")["kind"])
+    assert kinds <= {"appeared", "vanished"}
+    assert backend == "spectral" or kinds == {"appeared", "vanished"}
+
+
+@pytest.mark.parametrize("backend", ["sam3", "clipseg"])
+def test_a_tiny_model(scene, backend, request):
+    folder = request.getfixturevalue(f"{backend}_folder")
+    model = ["--so", f"model={folder}", "--device", "cpu", "--gamma", "0.1"]
+    predict(scene, "-o", scene / "a.gpkg", *model, "-q", backend=backend)
+    assert "iou_sum" in geopandas.read_file(scene / "a.gpkg")
+
+
+def test_slow_runs_must_be_asked_for(scene, capsys, sam3_folder, monkeypatch):
+    monkeypatch.setattr("rscd.pseudo.vlm_sam3.Sam3.seconds_per_view", lambda self, prompts: 3600.0)
+    model = ["--so", f"model={sam3_folder}", "--device", "cpu", "-o", scene / "a.gpkg"]
+    predict(scene, *model, backend="sam3", code=2)
+    said = capsys.readouterr().err
+    assert "about 2.0 hours (2 windows of 3600 s) on this CPU" in said
+    assert "--allow-slow-cpu" in said
+    predict(scene, *model, "--allow-slow-cpu", "-q", backend="sam3")
+
+
+def test_a_plan(scene, capsys):
+    predict(scene, "-o", scene / "a.gpkg", "--dry-run", "--json", "--tile-size", 40)
+    told = json.loads(capsys.readouterr().out)
+    assert told["windows_per_date"] == 4
+    assert not (scene / "a.gpkg").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["-o", "{}/a.tif"], 2, r"expected vector files .* found .*a\.tif"),
+        (["-o", "{}/a.gpkg", "--prob", "{}/p.tif"], 2, "expected no --prob with -m ceg"),
+        (["-o", "{}/a.gpkg", "--threshold", "0.5"], 2, "expected no --threshold with -m ceg"),
+        (["-o", "{}/a.gpkg", "--background", ""], 2, "found an empty one"),
+        (["-o", "{}/t1.tif.gpkg", "--so", "folder=/no/such"], 1, "expected a folder of segment"),
+        (["-o", "{}/a.gpkg", "-m", "ceg"], 2, "expected -m ceg:BACKEND with one of sam3"),
+        (["-o", "{}/a.gpkg", "-m", "ceg:sam4"], 2, "expected a backend among sam3"),
+    ],
+)
+def test_refusals(scene, capsys, more, code, message):
+    predict(scene, *(str(text).format(scene) for text in more), code=code)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(message, said), said
+    assert sorted(path.name for path in scene.iterdir()) == ["ape", "t1.tif", "t2.tif"]
+
+
+def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    predict(scene, "-o", scene / "a.gpkg", code=2)
+    assert "take a part with --bbox or --aoi" in capsys.readouterr().err
