@@ -16,7 +16,8 @@
 
 A stage is any command of ``rscd`` with its options, or a training with its configuration;
 ``{NAME}`` in a value is the folder of the stage of that name. Each stage has a folder of its own;
-when it is finished, ``done.json`` there says with which settings, and it is not done again.
+``begun.json`` and ``done.json`` there say with which settings it was begun and finished; what is
+finished is not done again.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ import yaml  # type: ignore[import-untyped]
 
 from rscd.errors import UsageError
 
+BEGUN = "begun.json"
 DONE = "done.json"
 CONFIG = "stage.yaml"
 LAST = "last.ckpt"
@@ -55,11 +57,6 @@ class Stage:
     """A training's configuration; of other commands, options by name and ``args``."""
     overrides: tuple[str, ...] = ()
     """Further arguments of a training, from the command line."""
-
-    @property
-    def done(self) -> Path:
-        """The note that the stage is finished."""
-        return self.folder / DONE
 
     @property
     def key(self) -> str:
@@ -110,7 +107,7 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
         run: carries out one command.
 
     Raises:
-        UsageError: for a stage that was done with other settings.
+        UsageError: for a stage that was begun with other settings.
     """
     again = False
     for number, stage in enumerate(stages, 1):
@@ -118,12 +115,14 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
         if not again and _is_done(stage):
             log.info("%s: finished before, in %s", title, stage.folder)
             continue
-        again = True  # what follows is made anew from it
-        stage.done.unlink(missing_ok=True)
-        stage.folder.mkdir(parents=True, exist_ok=True)
+        if again:  # what it was made from is new
+            (stage.folder / LAST).unlink(missing_ok=True)
+        again = True
+        _note(stage, BEGUN)
+        (stage.folder / DONE).unlink(missing_ok=True)
         log.info("%s: rscd %s, in %s", title, stage.command, stage.folder)
         run(arguments(stage))
-        _write(stage.done, json.dumps({"key": stage.key, "command": stage.command}) + "\n")
+        _note(stage, DONE)
 
 
 def arguments(stage: Stage) -> list[str]:
@@ -139,15 +138,19 @@ def arguments(stage: Stage) -> list[str]:
 
 
 def _is_done(stage: Stage) -> bool:
-    if not stage.done.exists():
-        return False
-    key = json.loads(stage.done.read_text(encoding="utf-8"))["key"]
-    if key != stage.key:
-        raise UsageError(
-            f"expected the settings with which stage {stage.name} was finished, found others; give "
-            f"another --folder, or remove {stage.folder} to do it again"
-        )
-    return True
+    notes = [stage.folder / name for name in (BEGUN, DONE)]
+    for note in notes:
+        if note.exists() and json.loads(note.read_text(encoding="utf-8"))["key"] != stage.key:
+            raise UsageError(
+                f"expected the settings with which stage {stage.name} was begun, found others; "
+                f"give another --folder, or remove {stage.folder} to do it again"
+            )
+    return notes[1].exists()
+
+
+def _note(stage: Stage, name: str) -> None:
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    _write(stage.folder / name, json.dumps({"key": stage.key, "command": stage.command}) + "\n")
 
 
 def _stage(

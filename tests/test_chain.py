@@ -71,6 +71,8 @@ def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain):
 
     with pytest.raises(KeyboardInterrupt):
         run_chain(stages(chain), stopped)
+    with pytest.raises(UsageError, match="stage masks was begun"):
+        run_chain(stages(chain, "--masks.threshold", "0.1"), seen.append)
     assert [line[0] for line in seen] == ["train"]
     run_chain(stages(chain), seen.append)
     assert [line[0] for line in seen] == ["train", "pseudolabel", "train"]
@@ -83,14 +85,17 @@ def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain):
 def test_a_stage_done_again_makes_what_follows_anew(chain):
     seen = []
     run_chain(stages(chain), seen.append)
+    for name in ("first", "second"):
+        (chain.parent / "run" / name / "last.ckpt").touch()
     (chain.parent / "run" / "masks" / "done.json").unlink()
     run_chain(stages(chain), seen.append)
     assert [line[0] for line in seen[3:]] == ["pseudolabel", "train"]
+    assert "--ckpt_path" not in seen[-1], "a training on new masks must not go on from old ones"
 
 
 def test_other_settings_than_those_finished_with_are_refused(chain):
     run_chain(stages(chain), lambda line: None)
-    with pytest.raises(UsageError, match="expected the settings with which stage first"):
+    with pytest.raises(UsageError, match="expected the settings with which stage first was begun"):
         run_chain(stages(chain, "--first.model.lr", "9"), lambda line: None)
 
 
