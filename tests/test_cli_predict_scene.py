@@ -1,0 +1,161 @@
+"""``rscd predict`` on street pictures: masks, flow, overlays, folders."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+import rscd.inference.network as network_files
+from rscd.cli import main
+from rscd.inference.network import save_weights
+from rscd.models.scene_compact import scene_compact
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+ARGS = {"low_size": 64}
+FLOW_PX = (5.0, -3.0)
+"""What the network of these tests always finds, at 64 x 64; elsewhere in proportion."""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network whose flow is known and whose change is random."""
+    torch.manual_seed(0)
+    network = scene_compact(**ARGS)  # type: ignore[arg-type]
+    last = network.decoder.start.layers[-1]
+    last.bias.data = torch.atanh(torch.tensor(FLOW_PX) / 32)
+    path = tmp_path_factory.mktemp("scene") / "scene.safetensors"
+    card = {
+        "halo": 0,
+        "multiple": 8,
+        "patch_size": 64,
+        "threshold": 0.5,
+        "whole_pictures": True,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network_files, "bytes_per_pixel", lambda *_: 1000)
+        save_weights(path, network, "scene-compact", ARGS, card)
+    return path
+
+
+def predict(*args: str) -> None:
+    assert main(["predict", *args]) == 0
+
+
+def picture(path: Path, seed: int, height: int = 75, width: int = 100) -> Path:
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 255, (8, 10, 3)).astype(np.uint8)
+    cv2.imwrite(str(path), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    return path
+
+
+def test_a_pair_of_pictures(weights: Path, tmp_path: Path) -> None:
+    t1, t2 = picture(tmp_path / "before.png", 1), picture(tmp_path / "after.png", 2)
+    mask, flow = tmp_path / "change.png", tmp_path / "flow.tif"
+    predict(
+        str(t1),
+        str(t2),
+        "-m",
+        str(weights),
+        "-o",
+        str(mask),
+        "--flow",
+        str(flow),
+        "--preview",
+        str(tmp_path / "overlay.png"),
+        "--prob",
+        str(tmp_path / "prob.tif"),
+        "-q",
+    )
+    grays = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+    assert grays.shape == (75, 100)
+    with rasterio.open(tmp_path / "prob.tif") as dataset:
+        prob = dataset.read(1)
+    assert ((grays == 255) == (prob >= 0.5)).all()
+    assert set(np.unique(grays)) <= {0, 255}
+    with rasterio.open(flow) as dataset:
+        assert dataset.descriptions == ("dx, pixels, right", "dy, pixels, down")
+        assert json.loads(dataset.tags()["rscd_provenance"])["model"]["network"] == "scene-compact"
+        found = dataset.read()
+    # seen whole, padded to 80 x 104: one unit for the whole picture, no tile of 64 pixels
+    expected = np.array([FLOW_PX[0] * 104 / 64, FLOW_PX[1] * 80 / 64])
+    np.testing.assert_allclose(found, expected[:, None, None] + 0 * found, atol=1e-3)
+    assert cv2.imread(str(tmp_path / "overlay.png")).shape[1] > 3 * 100
+
+
+def test_georeferenced_pairs_go_by_tiles(weights: Path, tmp_path: Path, write_tif) -> None:  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(0)
+    paths = []
+    for name in ("t1.tif", "t2.tif"):
+        pixels = random.integers(0, 255, (3, 64, 128)).astype(np.uint8)
+        paths.append(str(write_tif(tmp_path / name, pixels)))
+    flow = tmp_path / "flow.tif"
+    predict(
+        *paths,
+        "-m",
+        str(weights),
+        "-o",
+        str(tmp_path / "c.tif"),
+        "--flow",
+        str(flow),
+        "-q",
+    )
+    with rasterio.open(flow) as dataset, rasterio.open(paths[0]) as source:
+        assert dataset.crs == source.crs
+        assert dataset.transform == source.transform
+        found = dataset.read()
+    np.testing.assert_allclose(found[0], FLOW_PX[0], atol=1e-3)
+    np.testing.assert_allclose(found[1], FLOW_PX[1], atol=1e-3)
+
+
+def test_folders_go_pair_by_pair(weights: Path, tmp_path: Path) -> None:
+    for folder in ("day1", "day2", "out"):
+        (tmp_path / folder).mkdir()
+    for number in (2, 10):
+        picture(tmp_path / "day1" / f"{number}.png", number, 64, 64)
+        picture(tmp_path / "day2" / f"{number}.jpg", number + 1, 64, 64)
+    predict(
+        str(tmp_path / "day1"),
+        str(tmp_path / "day2"),
+        "-m",
+        str(weights),
+        "-o",
+        str(tmp_path / "out" / "{name}.png"),
+        "--flow",
+        str(tmp_path / "out" / "{name}.tif"),
+        "-q",
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "2.png",
+        "10.png",
+        "2.tif",
+        "10.tif",
+    }
+
+
+def test_what_cannot_be_meant(weights: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one = picture(tmp_path / "a" / "1.png", 0)
+    outputs = ["-m", str(weights), "-o", str(tmp_path / "{name}.png")]
+
+    def error(*args: str) -> str:
+        assert main(["predict", *args]) == 2
+        return str(capsys.readouterr().err)
+
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    assert "two rasters or two folders" in error(str(one), b, *outputs)
+    assert "1 without a partner, such as 1" in error(a, b, *outputs)
+    picture(tmp_path / "b" / "1.png", 1)
+    fixed = str(tmp_path / "change.png")
+    assert "expected {name} in what is written" in error(a, b, "-m", str(weights), "-o", fixed)
+    two = str(tmp_path / "b" / "1.png")
+    flow = ["--flow", str(tmp_path / "flow.tif")]
+    assert "expected a model with flow" in error(
+        str(one), two, "-m", "cva", "-o", str(tmp_path / "c.tif"), *flow
+    )
+    assert not (tmp_path / "flow.tif").exists()
