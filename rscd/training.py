@@ -141,6 +141,7 @@ def train(args: Sequence[str]) -> Trainer:
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             warnings.filterwarnings("ignore", "Experiment logs directory .* is not empty")
+            warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
             # frozen batch norms are meant to be
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
             return _run(["fit", *args])

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The number of training batches",
     "ignore:.*does not have many workers",
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
-    "ignore:Precision bf16-mixed is not supported by the model summary",
 )
 
 TOWNS = {"patch_size": 64, "change_share": 0.8}
