@@ -1,0 +1,265 @@
+"""The ladder of FMA (WACV 2024, Tables 2 to 4) on generated domains, with the compact network.
+
+    python benchmarks/ladder_scene.py RESULTS.jsonl [--seeds 0 1 2] [--only L_sup both]
+    python benchmarks/ladder_scene.py RESULTS.jsonl --show
+
+A labelled synthetic domain and an unlabeled target domain with another look: other backgrounds,
+colours and a stronger shift of the viewpoint; the target is also tested in the dark. Every run
+starts from the same pretrained network of its seed. Results are appended line by line, and what
+a file already holds is not run again, so an interrupted ladder goes on. ``--show`` prints mean and
+deviation per row. Also measured: end-point error against no flow at all, exchanged dates, and F1
+for viewpoint shifts from 0 to 64 pixels beside a detector without flow.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from machine import machine
+from torch import Tensor
+
+from rscd.data.street_pairs import StreetSettings, SyntheticStreet
+from rscd.methods.scene import Scene, ScenePretrain
+from rscd.methods.supervised import Supervised
+from rscd.types import Batch
+
+SIZE = 128
+BATCH = 4
+SHIFTS = (0, 8, 16, 32, 64)
+NETWORK = {"network": "scene-compact", "network_args": {"low_size": 128}}
+
+OFF = {"unsup_weight": 0.0, "distill_weight": 0.0}
+ROWS: dict[str, dict[str, Any]] = {
+    "L_sup": OFF,
+    "l_feat": {"distill_weight": 0.0, "lambda1": 0.0, "lambda2": 0.0},
+    "l_feat+l_cr": {"distill_weight": 0.0, "lambda2": 0.0},
+    "l_feat+l_sm": {"distill_weight": 0.0, "lambda1": 0.0},
+    "L_unsup": {"distill_weight": 0.0},
+    "L_dist": {"unsup_weight": 0.0},
+    "both": {},
+    "both, shared decoder": {"separate_decoders": False},
+}
+"""Rows of the tables; all also learn from labelled pairs."""
+
+
+def source() -> StreetSettings:
+    """Settings of the labelled domain."""
+    return StreetSettings(size=SIZE, strength=0.4)
+
+
+def target() -> StreetSettings:
+    """Settings of the target domain: new and missing things, more parallax."""
+    return StreetSettings(
+        size=SIZE,
+        strength=0.7,
+        kinds=("static", "new", "missing"),
+        transforms=(("homography", 0.5), ("tps", 0.5)),
+        object_area=(0.02, 0.12),
+    )
+
+
+def looks(image: Tensor, seed: int, *, dark: bool = False) -> Tensor:
+    """The target's look: warm haze and grain; and little light at the later date."""
+    random = torch.Generator().manual_seed(seed)
+    tint = torch.tensor([1.0, 0.85, 0.65]).view(3, 1, 1)
+    seen = 0.6 * image * tint + 60
+    if dark:
+        seen = torch.stack([seen[:, 0], 0.25 * seen[:, 1]], 1)
+    return (seen + 6 * torch.randn(seen.shape, generator=random)).clamp(0, 255)
+
+
+def gathered(settings: StreetSettings, count: int, seed: int) -> Batch:
+    """A whole domain in memory."""
+    data = SyntheticStreet(count, seed=seed, settings=settings)
+    samples = [data[index] for index in range(count)]
+    keys = ("image", "mask", "flow", "valid")
+    return {key: torch.stack([s[key] for s in samples]) for key in keys}  # type: ignore[misc,return-value]
+
+
+def rows_of(batch: Batch, indices: Tensor) -> Batch:
+    """Some pairs of a domain."""
+    return {key: value[indices] for key, value in batch.items()}  # type: ignore[misc,return-value,index]
+
+
+def domains(seed: int, pairs: int) -> dict[str, Batch]:
+    """Everything one seed needs: `pairs` to train on in each domain, half as many to test on."""
+    base = 1000 * (seed + 1)
+    unlabeled = gathered(target(), pairs, base + 1)
+    tests = gathered(target(), pairs // 2, base + 2)
+    dark = dict(tests) | {"image": looks(tests["image"], seed + 1, dark=True)}
+    return {
+        "train": gathered(source(), pairs, base),
+        "target": {"image": looks(unlabeled["image"], seed)},
+        "normal": {**tests, "image": looks(tests["image"], seed + 1)},
+        "dark": dark,  # type: ignore[dict-item]
+    }
+
+
+def trained(method: Any, data: Mapping[str, Batch], steps: int, lr: float, seed: int) -> Any:
+    """Carry out some steps of AdamW."""
+    streams = [name for name in method.needs if name in data]
+    optimizer = torch.optim.AdamW(method.parameter_groups(lr), lr=lr, weight_decay=4e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1)
+    order = torch.Generator().manual_seed(seed)
+    method.train()
+    for step in range(steps):
+        torch.manual_seed(seed * 100_003 + step)
+        batches = {}
+        for name in streams:
+            chosen = torch.randint(len(data[name]["image"]), (BATCH,), generator=order)
+            batches[name] = rows_of(data[name], chosen)
+        optimizer.zero_grad()
+        for part in method.loss_parts(batches, step, steps):
+            torch.stack(list(part.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+    return method.eval()
+
+
+@torch.inference_mode()
+def change_f1(network: torch.nn.Module, batch: Batch) -> float:
+    """F1 of change in percent, pooled."""
+    counts = torch.zeros(3)
+    for start in range(0, len(batch["image"]), 8):
+        rows = slice(start, start + 8)
+        found = network(batch["image"][rows])["logits"] >= 0
+        true = batch["mask"][rows] == 1
+        counts += torch.tensor([(found & true).sum(), found.sum(), true.sum()])
+    return float(200 * counts[0] / (counts[1] + counts[2]).clamp(min=1))
+
+
+@torch.inference_mode()
+def flow_errors(network: torch.nn.Module, batch: Batch) -> tuple[float, float]:
+    """End-point error in pixels over valid ones: of the network, and of no flow at all."""
+    flow = torch.cat([network(image)["flow"] for image in batch["image"].split(8)])
+    valid = batch["valid"][:, 0]
+    errors = ((flow - batch["flow"]).norm(dim=1)[valid], batch["flow"].norm(dim=1)[valid])
+    return float(errors[0].mean()), float(errors[1].mean())
+
+
+def shifted(batch: Batch, pixels: int) -> Batch:
+    """Pairs whose t1 is moved to the left by some pixels; the masks lie on t2 and stay."""
+    t1 = batch["image"][:, 0]
+    moved = torch.cat([t1[..., pixels:], t1[..., -1:].expand(*t1.shape[:-1], pixels)], -1)
+    return {"image": torch.stack([moved, batch["image"][:, 1]], 1), "mask": batch["mask"]}
+
+
+def robustness(network: torch.nn.Module, batch: Batch) -> dict[str, Any]:
+    """F1 with dates exchanged, and by shift of the viewpoint."""
+    exchanged: Batch = {"image": batch["image"].flip(1), "mask": batch["mask"]}
+    return {
+        "f1_exchanged": change_f1(network, exchanged),
+        "f1_by_shift": {str(s): change_f1(network, shifted(batch, s)) for s in SHIFTS},
+    }
+
+
+def measured(networks: Mapping[str, torch.nn.Module], data: Mapping[str, Batch]) -> dict[str, Any]:
+    """All that is said of a run."""
+    found: dict[str, Any] = {}
+    for who, network in networks.items():
+        network.eval()
+        found |= {f"{who}_{name}": change_f1(network, data[name]) for name in ("normal", "dark")}
+        found[f"{who}_epe"], found["epe_no_flow"] = flow_errors(network, data["normal"])
+    return found | robustness(networks["student"], data["normal"])
+
+
+def runs(args: argparse.Namespace, done: set[tuple[int, str]]) -> Iterator[dict[str, Any]]:
+    """Carry out what is missing."""
+    wanted = args.only or ["no flow", "pretrained", *ROWS]
+    for seed in args.seeds:
+        missing = [row for row in wanted if (seed, row) not in done]
+        if not missing:
+            continue
+        data = domains(seed, args.pairs)
+        if "no flow" in missing:
+            yield {"seed": seed, "row": "no flow", **without_flow(data, args, seed)}
+        state = pretrained(data, args, seed)
+        for row in missing:
+            if row == "no flow":
+                continue
+            started = time.perf_counter()
+            torch.manual_seed(seed)
+            method = Scene(**NETWORK, **ROWS.get(row, OFF))  # type: ignore[arg-type]
+            method.network.load_state_dict(state)
+            if method.teacher is not None:
+                method.teacher.load_state_dict(method.network.decoder.state_dict())
+            if row != "pretrained":
+                trained(method, data, args.steps, args.lr, seed)
+            networks = {"student": method.network, "teacher": method.teacher_network()}
+            seconds = round(time.perf_counter() - started, 1)
+            yield {"seed": seed, "row": row, **measured(networks, data), "seconds": seconds}
+
+
+def pretrained(data: Mapping[str, Batch], args: argparse.Namespace, seed: int) -> dict[str, Tensor]:
+    """The network that every row of a seed starts from; kept beside the results."""
+    kept = args.results.with_name(f"{args.results.stem}_pretrained_{seed}_{args.pretrain_steps}.pt")
+    if kept.exists():
+        return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]
+    torch.manual_seed(seed)
+    method = ScenePretrain(**NETWORK, epe_reduction="mean")  # type: ignore[arg-type]
+    trained(method, data, args.pretrain_steps, 2e-3, seed)
+    state = method.network.state_dict()
+    torch.save(state, kept)
+    return state
+
+
+def without_flow(data: Mapping[str, Batch], args: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """A detector that compares pixel by pixel, trained as long as the pretraining."""
+    torch.manual_seed(seed)
+    scaling = {"mean": [110.0] * 3, "std": [60.0] * 3}
+    method = Supervised("tiny", scaling, {"bce": 1.0, "dice": 1.0})
+    trained(method, data, args.pretrain_steps, 2e-3, seed)
+    network = method.network
+    found = {f"student_{name}": change_f1(network, data[name]) for name in ("normal", "dark")}
+    return found | robustness(network, data["normal"])
+
+
+def show(lines: list[dict[str, Any]]) -> None:
+    """Mean and deviation over the seeds, per row."""
+    names = ("student_normal", "student_dark", "teacher_normal", "teacher_dark", "student_epe")
+    print("| row | seeds | " + " | ".join((*names, "f1_exchanged")) + " |")
+    print("|---" * (len(names) + 3) + "|")
+    for row in dict.fromkeys(line["row"] for line in lines):
+        mine = [line for line in lines if line["row"] == row]
+        cells = []
+        for name in (*names, "f1_exchanged"):
+            values = [line[name] for line in mine if name in line]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}" if values else "")
+        print(f"| {row} | {len(mine)} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    """Run, or show."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=150, help="of each row")
+    parser.add_argument("--pretrain-steps", type=int, default=500)
+    parser.add_argument("--pairs", type=int, default=96, help="to train on, in each domain")
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--only", nargs="+", choices=["no flow", "pretrained", *ROWS])
+    parser.add_argument("--show", action="store_true")
+    args = parser.parse_args()
+    lines = []
+    if args.results.exists():
+        lines = [json.loads(line) for line in args.results.read_text().splitlines()]
+    if args.show:
+        show(lines)
+        return
+    settings = {name: getattr(args, name) for name in ("steps", "pretrain_steps", "pairs", "lr")}
+    for found in runs(args, {(line["seed"], line["row"]) for line in lines}):
+        line = json.dumps(found | {"settings": settings, "machine": machine("torch")})
+        with args.results.open("a") as file:
+            file.write(line + "\n")
+        print(found["row"], found["seed"], round(found["student_normal"], 1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
