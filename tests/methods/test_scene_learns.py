@@ -21,14 +21,8 @@ def texture(n: int, side: int, random: torch.Generator) -> Tensor:
     return (total * 255).clamp(0, 255)
 
 
-def shifted_pairs(n: int = 8, seed: int = 0, shift: int | None = None) -> Batch:
-    """Textured pairs: t2 sees t1 moved by whole pixels, and a square of another texture.
-
-    Args:
-        n: number of pairs.
-        seed: of everything.
-        shift: along x, in all pairs; None draws up to 8 along both axes.
-    """
+def shifted_pairs(n: int = 8, seed: int = 0) -> Batch:
+    """Textured pairs: t2 sees t1 moved by up to 8 whole pixels, and a square of another texture."""
     random = torch.Generator().manual_seed(seed)
     margin = SIDE // 2
     wide = texture(n, SIDE + 2 * margin, random)
@@ -38,8 +32,6 @@ def shifted_pairs(n: int = 8, seed: int = 0, shift: int | None = None) -> Batch:
     mask = torch.zeros(n, 1, SIDE, SIDE, dtype=torch.long)
     for i in range(n):
         dx, dy = torch.randint(-SHIFT, SHIFT + 1, (2,), generator=random).tolist()
-        if shift is not None:
-            dx, dy = shift, 0
         left, top = torch.randint(0, SIDE - SQUARE, (2,), generator=random).tolist()
         t1[i] = wide[i, :, margin : margin + SIDE, margin : margin + SIDE]
         t2[i] = wide[i, :, margin + dy : margin + dy + SIDE, margin + dx : margin + dx + SIDE]
