@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rscd.errors import DataError, UsageError
@@ -130,6 +130,7 @@ class TestFake:
         covered = paint(found.instances, [True] * 3, (64, 64))
         assert (covered == truth[:2].any(axis=0)).all()
 
+    @settings(max_examples=30, deadline=None)
     @given(seed=st.integers(0, 1000), date=st.sampled_from(["t1", "t2"]))
     def test_the_same_call_gives_the_same_faults(self, seed, date):
         faults = Faults(0.3, 0.5, 1.0, 0.5, 0.8, 0.1, seed)

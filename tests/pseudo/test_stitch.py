@@ -13,6 +13,7 @@ from rscd.pseudo.stitch import segment, windows
 PROMPTS = parse_prompts("building", "ground")
 
 
+@settings(deadline=None)
 @given(
     shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     tile=st.integers(1, 40),
