@@ -142,7 +142,7 @@ class ChangeTask(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Pool the counts; returns the change probabilities (B,1,H,W)."""
-        change_prob = self.method.predict(batch["image"])
+        change_prob = self.method.evaluate(batch)
         self.metrics.update(change_prob, batch["mask"])
         return change_prob
 
@@ -162,7 +162,9 @@ class ChangeTask(LightningModule):
         threshold = self.best.get("best_threshold", 0.5)
         self.metrics = ChangeMetrics(threshold).to(self.device)
 
-    test_step = validation_step
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Pool the counts of what prediction gives; nothing of the mask is used for it."""
+        self.metrics.update(self.method.predict(batch["image"]), batch["mask"])
 
     def on_test_epoch_end(self) -> None:
         """Log all metrics of the test split."""
