@@ -104,14 +104,3 @@ def test_the_flow_aligns_t1_with_t2(trained: tuple[ScenePretrain, Batch]) -> Non
         return float(((image - t2).abs().mean(1) * inner).sum() / inner.sum())
 
     assert gap(aligned) < 0.6 * gap(t1)
-
-
-@pytest.mark.slow
-def test_swapped_dates_swap_the_flow(trained: tuple[ScenePretrain, Batch]) -> None:
-    """Nothing forces it: what was learned of one direction holds for the other."""
-    method, batch = trained
-    method.eval()
-    with torch.inference_mode():
-        there = method.predict_flow(batch["image"]).mean((2, 3))
-        back = method.predict_flow(batch["image"].flip(1)).mean((2, 3))
-    assert float((there + back).norm(dim=1).mean()) < 0.75 * float(there.norm(dim=1).mean())

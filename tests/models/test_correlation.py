@@ -130,6 +130,25 @@ def test_mutual_matching_keeps_the_diagonal() -> None:
     assert (matched - matched.diagonal().diag()).abs().max() == 0
 
 
+def test_exchanged_dates_exchange_the_matches() -> None:
+    t1, t2 = torch.randn(2, 1, 5, 6, 7, generator=torch.Generator().manual_seed(2)).double()
+    there, back = (mutual_matching(global_correlation(*x)) for x in ((t1, t2), (t2, t1)))
+    torch.testing.assert_close(there, back.permute(0, 3, 4, 1, 2))
+    # what p sees at p + d, p + d sees at -d
+    there, back = local_correlation(t2, t1, 2), local_correlation(t1, t2, 2)
+    dy, dx = 1, -2
+    seen = there[0, (dy + 2) * 5 + dx + 2, :-1, 2:]
+    torch.testing.assert_close(seen, back[0, (2 - dy) * 5 + 2 - dx, 1:, :-2])
+
+
+def test_shifting_both_dates_shifts_the_correlation() -> None:
+    t1, t2 = torch.randn(2, 1, 3, 24, 24, generator=torch.Generator().manual_seed(3)).double()
+    still = local_correlation(t2, t1, 2)
+    moved = local_correlation(t2.roll((3, 5), (2, 3)), t1.roll((3, 5), (2, 3)), 2)
+    inner = (..., slice(8, 20), slice(8, 20))
+    torch.testing.assert_close(moved[inner], still.roll((3, 5), (2, 3))[inner])
+
+
 def test_half_precision_is_correlated_in_single() -> None:
     t2, t1 = torch.randn(2, 1, 64, 9, 9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
