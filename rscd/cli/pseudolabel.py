@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -172,11 +171,14 @@ def _pairs(args: argparse.Namespace, split: str | None, keys: set[str]) -> "Pair
 def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
     from pathlib import Path
 
+    import torch
+
     from rscd.inference.multiscale import ImageMaps, parse_scales
     from rscd.inference.network import load_network
     from rscd.methods.multiscale import Views
 
-    network = load_network(Path(args.checkpoint), args.device, os.cpu_count() or 1)
+    # the count in force: another one would round later stages of this process differently
+    network = load_network(Path(args.checkpoint), args.device, torch.get_num_threads())
     views = Views(
         parse_scales(args.scales),
         flip=args.flip,
