@@ -1,0 +1,263 @@
+"""Supervised only, FixMatch, UniMatch, DiffMatch and its parts on synthetic towns with few masks.
+
+    python benchmarks/ladder_diffmatch.py ladder.jsonl [--seeds 3] [--steps 400] [--share 0/2]
+    python benchmarks/ladder_diffmatch.py ladder.jsonl --summary
+
+Every training appends one line of JSON as it ends; lines that are there already are not run again,
+so a stopped ladder goes on. ``--share I/N`` takes every N-th training: start one process per core
+on the same file. A small encoder with random weights, towns of 64 pixels with the strongest
+nuisances, guidance from a segmenter with faults (`rscd.pseudo.guided_towns.FAULTS`). Checkpoints
+are chosen on validation towns; the test towns are looked at once. ``--summary`` prints tables.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from machine import machine
+from torch.utils.data import Dataset
+
+from rscd.data.module import ChangeDataModule, Stream
+from rscd.data.town_dataset import TownPairs
+from rscd.metrics import MODE, MONITOR, count, summarise
+from rscd.pseudo.guided_towns import FAULTS, GuidedTowns
+from rscd.task import ChangeTask
+
+Sample = dict[str, Any]
+
+TRAIN, VAL, TEST = 400, 60, 120
+"""Towns of each split."""
+HOME = {"change_share": [0.1, 0.4], "gsd_m": 1.5, "nuisance": {"strength": 1.0}, "fresh": False}
+ABROAD = HOME | {"gsd_m": 1.0, "style": {"urban": [0.0, 0.3]}}
+"""Where the unlabeled pairs of the cross-domain rows lie: closer, and hardly built up."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    group: str
+    row: str
+    variant: str
+    percent: int
+    seed: int
+    recipe: dict[str, Any] = field(default_factory=dict)
+    level: str = "mixed"
+    abroad: bool = False
+
+
+def runs(seeds: int) -> Iterator[Run]:
+    """All trainings, one seed after the other, so that an early end leaves whole seeds."""
+    for seed in range(seeds):
+        for percent in (5, 10):
+            for variant in ("supervised", "fixmatch", "unimatch", "diffmatch"):
+                yield Run("ladder", variant, variant, percent, seed)
+        yield Run("components", "guided, pixel labels", "guided", 5, seed, level="pixel")
+        for variant in ("guided", "dual", "dual-contrast", "decoupled"):
+            yield Run("components", variant, variant, 5, seed)
+        for name, value in (
+            ("lambda_c", 1.0), ("lambda_c", 0.01), ("lambda_vl", 1.0), ("lambda_vl", 0.01),
+        ):  # fmt: skip
+            yield Run("weights", f"{name} {value}", "diffmatch", 5, seed, {name: value})
+        for variant in ("fixmatch", "unimatch", "diffmatch"):
+            yield Run("abroad", variant, variant, 5, seed, abroad=True)
+
+
+class Towns:
+    """The samples of every split in memory, drawn when they are first asked for."""
+
+    def __init__(self, size: int, shrink: int, cache: Path) -> None:
+        """Keep the sizes; ``shrink`` divides the numbers of towns."""
+        self.size, self.shrink, self.cache = size, shrink, cache
+        self._known: dict[tuple[bool, str], list[Sample]] = {}
+
+    def train(self, *, abroad: bool = False, level: str = "mixed") -> list[Sample]:
+        """Towns with masks and guidance."""
+        if (abroad, level) not in self._known:
+            args = self._args(TRAIN, ABROAD if abroad else HOME, seed=11 if abroad else 1)
+            towns = GuidedTowns(args, change=cast(Any, level))
+            self._known[abroad, level] = [towns[i] for i in range(len(towns))]
+        return self._known[abroad, level]
+
+    def evaluation(self, count: int, seed: int) -> list[Sample]:
+        """Towns of the home country with masks."""
+        key = (False, f"evaluation {seed}")
+        if key not in self._known:
+            towns = TownPairs(**self._args(count, HOME, seed))
+            self._known[key] = [towns[i] for i in range(len(towns))]
+        return self._known[key]
+
+    def _args(self, count: int, country: dict[str, Any], seed: int) -> dict[str, Any]:
+        length = max(4, count // self.shrink)
+        return country | {
+            "length": length, "seed": seed, "patch_size": self.size, "cache": str(self.cache)
+        }  # fmt: skip
+
+
+def labels_quality(samples: Sequence[Sample]) -> dict[str, float]:
+    """How good guidance is: change IoU over reliable pixels, and their share."""
+    label = torch.stack([s["vl_change"] for s in samples])
+    mask = torch.stack([s["mask"] for s in samples])
+    used = label != 255
+    found = summarise(count(label[used].numpy(), mask[used].numpy()))
+    return {"iou_change": found["iou_change"], "reliable": float(used.float().mean())}
+
+
+def train(run: Run, towns: Towns, steps: int, batch: int, encoder: str) -> dict[str, float]:
+    """One training; test metrics of the checkpoint that validation chose."""
+    home = towns.train(level=run.level)
+    n_labeled = max(2, len(home) * run.percent // 100)
+    order = torch.randperm(len(home), generator=torch.Generator().manual_seed(run.seed)).tolist()
+    labeled, rest = ([home[i] for i in part] for part in (order[:n_labeled], order[n_labeled:]))
+    streams = {
+        "labeled": labeled,
+        "unlabeled": towns.train(abroad=True, level=run.level) if run.abroad else rest,
+        "val": towns.evaluation(VAL, 2),
+        "test": towns.evaluation(TEST, 3),
+    }
+    task = ChangeTask(
+        method="diffmatch",
+        method_args={
+            "network": "siamese-mlp",
+            "network_args": {
+                "encoder": encoder, "width": 64, "mean": [110, 110, 100], "std": [50, 50, 50]
+            },
+            "variant": run.variant,
+            "recipe": run.recipe,
+            "weak": {"patch_size": towns.size},
+            "head_lr_mult": 2,
+        },
+        lr=2e-3,
+        optimizer_args={"weight_decay": 0.01},
+        schedule="poly-lagged",
+    )  # fmt: skip
+    data = ChangeDataModule(
+        {name: Stream.of(cast("Dataset[Any]", samples)) for name, samples in streams.items()},
+        batch_size=min(batch, n_labeled),
+        seed=run.seed,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        best = ModelCheckpoint(folder, "best", monitor=f"val/{MONITOR}", mode=MODE)
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_steps=steps,
+            val_check_interval=max(1, steps // 5),
+            check_val_every_n_epoch=None,
+            callbacks=[best],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(task, data)
+        (found,) = trainer.test(task, data, best.best_model_path, verbose=False, weights_only=True)
+    return {name.removeprefix("test/"): float(value) for name, value in found.items()}
+
+
+def identity(line: dict[str, Any]) -> str:
+    """What tells one training from another."""
+    return json.dumps([line["run"], line["settings"]], sort_keys=True)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines there are; one cut off by a stop is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """One line, in one write."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def summary(lines: Sequence[dict[str, Any]]) -> str:
+    """Markdown: mean and standard deviation over seeds of F1 and IoU of change, percent."""
+    rows: dict[tuple[str, int, str], list[dict[str, float]]] = {}
+    for line in lines:
+        if "run" in line:
+            run = line["run"]
+            rows.setdefault((run["group"], run["percent"], run["row"]), []).append(line["test"])
+    text = [
+        "| group | labelled | row | seeds | F1 change | IoU change |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (group, percent, row), tests in rows.items():
+        cells = [_spread([t[name] for t in tests]) for name in ("f1_change", "iou_change")]
+        text.append(f"| {group} | {percent} % | {row} | {len(tests)} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def _spread(values: Sequence[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--size", type=int, default=64, help="side of the towns, pixels")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--encoder", default="tu-test_resnet")
+    parser.add_argument("--shrink", type=int, default=1, help="divides the numbers of towns")
+    parser.add_argument("--share", default="0/1", help="I/N: every N-th training from the I-th")
+    parser.add_argument("--limit", type=int, help="stop after so many trainings")
+    parser.add_argument("--cache", type=Path, default=Path("runs/ladder_towns"))
+    parser.add_argument("--summary", action="store_true")
+    options = parser.parse_args()
+    if options.summary:
+        print(summary(read(options.out)))
+        return
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    settings = {
+        key: getattr(options, key) for key in ("steps", "size", "batch", "encoder", "shrink")
+    }
+    towns = Towns(options.size, options.shrink, options.cache)
+    first, step = (int(part) for part in options.share.split("/"))
+    done = {identity(line) for line in read(options.out) if "run" in line}
+    wanted = [
+        run
+        for run in list(runs(options.seeds))[first::step]
+        if identity({"run": asdict(run), "settings": settings}) not in done
+    ][: options.limit]
+    levels = {level: labels_quality(towns.train(level=level)) for level in ("mixed", "pixel")}
+    about = {"faults": FAULTS, "labels": levels, **machine("torch", "timm", "lightning")}
+    append(options.out, {"about": about, "settings": settings})
+    for run in wanted:
+        start, cpu = time.perf_counter(), time.process_time()
+        seed_everything(run.seed, verbose=False)
+        test = train(run, towns, options.steps, options.batch, options.encoder)
+        line = {
+            "run": asdict(run),
+            "settings": settings,
+            "test": test,
+            "seconds": round(time.perf_counter() - start, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+        append(options.out, line)
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
