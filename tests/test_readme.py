@@ -32,8 +32,13 @@ def test_commands_parse(command):
 def test_linked_files_are_there():
     links = re.findall(r"\]\(([^)#][^)]*)\)", TEXT)
     assert links
-    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
-    assert not missing
+    inside = [link for link in links if "://" not in link]
+    assert not [link for link in inside if not (ROOT / link.partition("#")[0]).exists()]
+    for link in inside:
+        path, _, anchor = link.partition("#")
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.MULTILINE)
+            assert anchor in {title.lower().replace(" ", "-") for title in titles}, link
 
 
 def test_make_targets_are_there():
