@@ -29,15 +29,16 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
-from rscd.geo.grid import pixel_size_m
+from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
 from rscd.inference.flow import scene_flow
 from rscd.inference.journal import Journal, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
-from rscd.inference.models import load_model
+from rscd.inference.models import scene_model
 from rscd.inference.predictor import MAX_PICTURE, Model, Predictor
+from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
     Mapper,
     Progress,
@@ -62,7 +63,7 @@ class Options:
     """What `predict` computes and how; the command line's options by the same names."""
 
     model: str | None = None
-    """Name or weights file; None takes the default."""
+    """Name or weights file; None takes `rscd.inference.shipped.default_model`."""
     msi: str | None = None
     """Scales at which a network's maps are averaged, see `rscd.inference.multiscale`."""
     tta: str | None = None
@@ -79,7 +80,8 @@ class Options:
     t1_date: str | None = None
     t2_date: str | None = None
     gsd_m: float | None = None
-    """Side of a pixel in metres, for images without georeferencing."""
+    """Side of a pixel in metres, for images without georeferencing; networks made for one
+    resolution see the scene at it."""
     pixel_coordinates: bool = False
     """Allow vector outputs in pixels where there is no CRS."""
     tile_size: int | None = None
@@ -356,14 +358,16 @@ def _workers(options: Options) -> int:
 
 
 def _model(pair: ScenePair, options: Options) -> Model:
+    scene = SceneFacts(
+        n_bands=pair.n_bands,
+        gsd_m=pixel_size_m(pair.grid) or options.gsd_m,
+        georeferenced=is_georeferenced(pair.grid),
+        eight_bit=pair.t1.dtype == pair.t2.dtype == "uint8",
+    )
     threads = max(1, (os.cpu_count() or 1) // _workers(options))
-    model = load_model(options.model, options.device, threads)
-    if options.msi is None and options.tta is None:
-        return model
-    from rscd.inference.multiscale import multi_scale  # imports torch
-
-    eight_bit = pair.t1.dtype == pair.t2.dtype == "uint8"
-    return multi_scale(model, msi=options.msi, tta=options.tta, eight_bit=eight_bit)
+    return scene_model(
+        options.model, scene, options.device, threads, msi=options.msi, tta=options.tta
+    )
 
 
 def _tile_size(pair: ScenePair, model: Model) -> int:

@@ -248,12 +248,14 @@ class TestResults:
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 class TestPictures:
     def test_a_mask_in_pixels(self, pictures, tmp_path, capsys):
-        assert run(capsys, "predict", *pictures, "-o", tmp_path / "a.tif", "-q")[0] == 0
+        assert (
+            run(capsys, "predict", *pictures, "-o", tmp_path / "a.tif", "-m", "irmad", "-q")[0] == 0
+        )
         with rasterio.open(tmp_path / "a.tif") as dataset:
             assert dataset.read(1)[CHANGED].mean() > 0.9
 
     def test_polygons_only_when_asked_for(self, pictures, tmp_path, capsys):
-        arguments = ["predict", *pictures, "-o", tmp_path / "a.geojson"]
+        arguments = ["predict", *pictures, "-o", tmp_path / "a.geojson", "-m", "irmad"]
         refused(
             capsys, tmp_path, 2, r"expected images with a CRS .* --pixel-coordinates .*", *arguments
         )

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,10 +78,16 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for a folder of image pairs")
     group.add_argument("--split", help="default: all pairs")
     group.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: the first there"
+        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: by the images"
     )
     add_views(group)
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+    group.add_argument(
+        "--gsd",
+        type=_metres,
+        metavar="METRES",
+        help="pixel size, for networks made for one resolution (default: that of the network)",
+    )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
 
 
@@ -105,7 +110,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SPLIT_ONLY = ("split", "model", "msi", "tta", "bands", "device")
+SPLIT_ONLY = ("split", "model", "msi", "tta", "bands", "gsd", "device")
 MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 
@@ -137,24 +142,32 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
             "alone; name the truth as the second argument"
         )
     from rscd.cli.progress import progress_bar
-    from rscd.evaluation.dataset import Split, evaluate_split, mask_rule
+    from rscd.evaluation.dataset import (
+        Split,
+        evaluate_split,
+        facts,
+        labelled_folder,
+        mask_rule,
+    )
     from rscd.evaluation.report import extremes
     from rscd.geo.source import parse_bands
-    from rscd.inference.models import load_model
+    from rscd.inference.models import scene_model
 
-    split = Split.open(
+    data = labelled_folder(
         args.source,
         args.split,
-        load_model(args.model, args.device or "auto", threads=os.cpu_count() or 1),
-        threshold=args.threshold,
-        mask_values=mask_rule(_whole(args.change_value), _whole(args.unlabelled)),
-        bands=None if args.bands is None else parse_bands(args.bands),
+        mask_rule(_whole(args.change_value), _whole(args.unlabelled)),
+        None if args.bands is None else parse_bands(args.bands),
     )
-    if args.msi or args.tta:
-        from rscd.inference.multiscale import multi_scale
-
-        model = multi_scale(split.model, msi=args.msi, tta=args.tta, eight_bit=split.data.eight_bit)
-        split = replace(split, model=model)
+    model = scene_model(
+        args.model,
+        facts(data, args.gsd),
+        args.device or "auto",
+        os.cpu_count() or 1,
+        msi=args.msi,
+        tta=args.tta,
+    )
+    split = Split(data, model, args.threshold)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         report = evaluate_split(split, progress)
     if args.output is not None:
@@ -250,6 +263,13 @@ def _values(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"expected numbers such as 127 or 1,2, found {text!r}"
         ) from None
+
+
+def _metres(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected metres above 0, found {text}")
+    return value
 
 
 def _fraction(text: str) -> float:

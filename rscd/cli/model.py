@@ -10,7 +10,7 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser: argparse.ArgumentParser = commands.add_parser("model", help="list and show models")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="names for -m, the default first")
+    listing = actions.add_parser("list", help="names for -m, the defaults first")
     listing.set_defaults(run=run_list)
     showing = actions.add_parser("show", help="all that is known of one model")
     showing.add_argument("name", metavar="NAME|FILE")
@@ -28,14 +28,20 @@ def add(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> None:
     """Names and one line each."""
-    from rscd.inference.models import load_model, model_names
+    from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS
+    from rscd.inference.models import model_names
+    from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
 
-    summaries = {name: load_model(name).summary for name in model_names()}
+    low, high = GSD_RANGE_M
+    first = f"default for {MIN_BANDS} bands or more of {low:g} to {high:g} m"
+    defaults = {SHIPPED: first, DEFAULT_DETECTOR: "default otherwise"}
+    summaries = {SHIPPED: str(shipped_card()["summary"])}
+    summaries |= {name: DETECTORS[name]().summary for name in model_names()[1:]}
     if args.json:
         emit_json(summaries)
         return
-    for i, (name, summary) in enumerate(summaries.items()):
-        emit(f"{name:<12} {summary}{' (default)' if i == 0 else ''}")
+    for name, summary in summaries.items():
+        emit(f"{name:<12} {summary}{f' ({defaults[name]})' if name in defaults else ''}")
 
 
 def run_show(args: argparse.Namespace) -> None:

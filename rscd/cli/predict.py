@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-Without -m the training-free default is used. Training-free detectors (cva, irmad, pca-kmeans) find
-what differs in colour beyond a change of light: good on multispectral scenes of 10 m and coarser,
-nearly useless for buildings on half-metre images, where most of what differs is not change.
+Without -m, images of three bands or more (red, green and blue first) with pixels of 0.2 to 1 m are
+given to the network that ships with rscd, which finds buildings that came or went; images without
+georeferencing are taken to be such, unless --gsd says otherwise. All others are given to a
+training-free detector. Those (cva, irmad, pca-kmeans) find what differs in colour beyond a change
+of light: good on multispectral scenes of 10 m and coarser, nearly useless for buildings on
+half-metre images, where most of what differs is not change.
 
 Examples:
   rscd predict scene_t1.tif scene_t2.tif -o change.geojson
@@ -65,7 +68,7 @@ def add(commands: Any) -> None:
 def _add_detection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("detection")
     group.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: the first there"
+        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: by the images"
     )
     add_views(group)
     group.add_argument(

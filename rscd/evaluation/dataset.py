@@ -19,6 +19,7 @@ from rscd.geo.changemap import binarise
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, batches, plan_tiles, reflect
 from rscd.inference.predictor import Model
+from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import Progress, fit_model, run_block, silent
 from rscd.metrics import ChangeMetrics, count
 from rscd.objects import ObjectCounts
@@ -80,6 +81,23 @@ def predict_pair(
     return prob, predictor.threshold
 
 
+def labelled_folder(
+    root: str | Path,
+    split: str | None,
+    mask_values: MaskRule = "strict",
+    bands: Sequence[int] | None = None,
+) -> PairFolder:
+    """The pairs of a split, as they are evaluated; see `Split.open`."""
+    keys = {"image", "mask", "valid"}
+    return PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
+
+
+def facts(data: PairFolder, gsd_m: float | None) -> SceneFacts:
+    """What is known of the pairs of a folder; they count as images without georeferencing."""
+    n_bands = int(data[0]["image"].shape[1])
+    return SceneFacts(n_bands, gsd_m, georeferenced=False, eight_bit=data.eight_bit)
+
+
 @dataclass(frozen=True)
 class Split:
     """A labelled split and the model on trial."""
@@ -113,9 +131,7 @@ class Split:
         Raises:
             DataError: no such folder, split or masks.
         """
-        keys = {"image", "mask", "valid"}
-        data = PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
-        return cls(data, model, threshold)
+        return cls(labelled_folder(root, split, mask_values, bands), model, threshold)
 
     def predict(self, index: int) -> tuple[dict[str, Any], FloatArray, float]:
         """One sample, its (H,W) probabilities and the threshold that counts."""

@@ -1,27 +1,68 @@
-"""Models by name or file."""
+"""Models by name or file, as a scene needs them."""
 
+import logging
 from pathlib import Path
 
 from rscd.errors import ModelError
 from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS
 from rscd.inference.predictor import Model
+from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, load_shipped
 
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
 
+log = logging.getLogger(__name__)
 
-def load_model(name: str | None, device: str = "auto", threads: int = 1) -> Model:
+
+def scene_model(
+    name: str | None,
+    scene: SceneFacts,
+    device: str = "auto",
+    threads: int = 1,
+    *,
+    msi: str | None = None,
+    tta: str | None = None,
+) -> Model:
+    """The model for a scene, at the scene's resolution and range of values.
+
+    Args:
+        name: see `load_model`; None takes `default_model` and says which and why.
+        scene: what is known of it.
+        device: ``auto``, ``cpu`` or ``cuda``, for networks.
+        threads: cores that one call of a network may use.
+        msi: scales at which a network's maps are averaged, see `rscd.inference.multiscale`.
+        tta: likewise its logits.
+
+    Raises:
+        ModelError: see `load_model`.
+    """
+    if name is None:
+        name, reason = default_model(scene)
+        log.info("model %s: %s", name, reason)
+    model = load_model(name, device, threads)
+    if msi is not None or tta is not None:
+        from rscd.inference.multiscale import multi_scale  # imports torch
+
+        model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit)
+    if name in DETECTORS:
+        return model
+    from rscd.inference.adapted import adapted  # imports torch
+
+    return adapted(model, scene.n_bands, scene.gsd_m, eight_bit=scene.eight_bit)
+
+
+def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
     """A model by its name or file.
 
     Args:
-        name: a name of `model_names`, a weights file, or None for the default.
+        name: a name of `model_names` or a weights file.
         device: ``auto``, ``cpu`` or ``cuda``, for networks.
         threads: cores that one call of a network may use.
 
     Raises:
         ModelError: for an unknown name.
     """
-    if name is None:
-        return DETECTORS[DEFAULT_DETECTOR]()
+    if name == SHIPPED:
+        return load_shipped(device, threads)
     if name in DETECTORS:
         return DETECTORS[name]()
     if Path(name).suffix in WEIGHTS_SUFFIXES:
@@ -35,5 +76,5 @@ def load_model(name: str | None, device: str = "auto", threads: int = 1) -> Mode
 
 
 def model_names() -> list[str]:
-    """Names that `load_model` takes, the default first."""
-    return sorted(DETECTORS, key=lambda name: (name != DEFAULT_DETECTOR, name))
+    """Names that `load_model` takes, the defaults first."""
+    return [SHIPPED, *sorted(DETECTORS, key=lambda name: (name != DEFAULT_DETECTOR, name))]

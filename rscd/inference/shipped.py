@@ -1,0 +1,87 @@
+"""The network that ships with the package, and when it is the default."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rscd.errors import ModelError
+from rscd.inference.baselines import DEFAULT_DETECTOR
+from rscd.types import Provenance
+
+if TYPE_CHECKING:
+    from rscd.inference.network import Network
+
+SHIPPED = "buildings"
+"""What ``-m`` takes; the files ``rscd/weights/buildings.*``."""
+
+GSD_RANGE_M = (0.2, 1.0)
+"""Resolutions it is made for."""
+GSD_TOLERANCE = 0.02
+"""Relative: a pixel of 0.199 m is one of 0.2 m."""
+MIN_BANDS = 3
+
+
+@dataclass(frozen=True)
+class SceneFacts:
+    """What is known of a scene before a pixel is read."""
+
+    n_bands: int
+    gsd_m: float | None
+    """Side of a pixel in metres, from its georeferencing or as the user says."""
+    georeferenced: bool
+    eight_bit: bool
+
+
+def default_model(scene: SceneFacts) -> tuple[str, str]:
+    """The model for a scene for which the user names none.
+
+    Returns:
+        Its name, and one line with the reason.
+    """
+    low, high = GSD_RANGE_M
+    range_text = f"{low:g} to {high:g} m"
+    if scene.n_bands < MIN_BANDS:
+        return DEFAULT_DETECTOR, f"{SHIPPED} needs {MIN_BANDS} bands, found {scene.n_bands}"
+    if scene.gsd_m is None:
+        if scene.georeferenced:
+            return DEFAULT_DETECTOR, f"{SHIPPED} needs a pixel size, found none; give --gsd METRES"
+        size = shipped_card()["gsd_m"]
+        return SHIPPED, f"{scene.n_bands} bands; pixels of {size:g} m assumed, else give --gsd"
+    if not low * (1 - GSD_TOLERANCE) <= scene.gsd_m <= high * (1 + GSD_TOLERANCE):
+        return (
+            DEFAULT_DETECTOR,
+            f"{SHIPPED} is made for pixels of {range_text}, found {scene.gsd_m:.3g} m",
+        )
+    return SHIPPED, f"{scene.n_bands} bands of {scene.gsd_m:.3g} m"
+
+
+def shipped_path() -> Path:
+    """The weights."""
+    return Path(str(files("rscd") / "weights" / f"{SHIPPED}.safetensors"))
+
+
+def shipped_card() -> Provenance:
+    """What is known of the weights, and their checksum."""
+    card: Provenance = json.loads(shipped_path().with_suffix(".json").read_text(encoding="utf-8"))
+    return card
+
+
+def load_shipped(device: str, threads: int) -> "Network":
+    """The shipped network.
+
+    Raises:
+        ModelError: when the file is not the one that was released.
+    """
+    path = shipped_path()
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    if found != shipped_card()["sha256"]:
+        raise ModelError(
+            f"expected the weights that ship with rscd in {path}, found others ({found[:12]}); "
+            "install rscd again"
+        )
+    from rscd.inference.network import load_network
+
+    return load_network(path, device, threads)

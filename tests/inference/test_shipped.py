@@ -1,0 +1,157 @@
+"""The shipped network: when it is the default, that it is whole, small and what its card says."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rscd import Options, open_pair, predict
+from rscd.data.town_dataset import TownPairs
+from rscd.errors import ModelError
+from rscd.evaluation.dataset import Split, evaluate_split, labelled_folder, predict_pair
+from rscd.evaluation.dataset import facts as data_facts
+from rscd.inference import shipped
+from rscd.inference.baselines import DEFAULT_DETECTOR
+from rscd.inference.models import load_model, model_names, scene_model
+from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, shipped_card, shipped_path
+from rscd.inference.weights import read_card
+from rscd.metrics import Counts, count
+from rscd.models.networks import build_network
+
+
+def facts(n_bands=3, gsd_m=0.5, *, georeferenced=True, eight_bit=True):
+    return SceneFacts(n_bands, gsd_m, georeferenced, eight_bit)
+
+
+@pytest.mark.parametrize(
+    ("scene", "name", "reason"),
+    [
+        (facts(), SHIPPED, "3 bands of 0.5 m"),
+        (facts(4, 0.2), SHIPPED, "4 bands of 0.2 m"),
+        (facts(3, 1.0), SHIPPED, "3 bands of 1 m"),
+        (facts(8, 0.1999), SHIPPED, "8 bands of 0.2 m"),
+        (facts(3, None, georeferenced=False), SHIPPED, "pixels of 0.5 m assumed, else give --gsd"),
+        (facts(3, 0.3, georeferenced=False), SHIPPED, "3 bands of 0.3 m"),
+        (facts(2, 0.5), DEFAULT_DETECTOR, "needs 3 bands, found 2"),
+        (facts(1, None, georeferenced=False), DEFAULT_DETECTOR, "needs 3 bands, found 1"),
+        (facts(3, 0.1), DEFAULT_DETECTOR, "made for pixels of 0.2 to 1 m, found 0.1 m"),
+        (facts(6, 30.0), DEFAULT_DETECTOR, "made for pixels of 0.2 to 1 m, found 30 m"),
+        (facts(3, 5.0, georeferenced=False), DEFAULT_DETECTOR, "found 5 m"),
+        (facts(3, None), DEFAULT_DETECTOR, "needs a pixel size, found none"),
+    ],
+)
+def test_default_follows_bands_and_resolution(scene, name, reason):
+    chosen, why = default_model(scene)
+    assert chosen == name
+    assert reason in why
+
+
+def test_choice_is_said_with_its_reason(caplog):
+    caplog.set_level("INFO", logger="rscd")
+    assert scene_model(None, facts(6, 30.0)).name == DEFAULT_DETECTOR
+    assert "model irmad: buildings is made for pixels of 0.2 to 1 m, found 30 m" in caplog.text
+    caplog.clear()
+    assert scene_model("cva", facts()).name == "cva"
+    assert not caplog.text
+
+
+def test_run_takes_it_and_says_so(tmp_path, write_tif, caplog):
+    caplog.set_level("INFO", logger="rscd")
+    rng = np.random.default_rng(0)
+    dates = rng.integers(1, 200, (2, 3, 40, 50)).astype(np.uint8)
+    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
+    result = predict(open_pair(*paths), [tmp_path / "out.tif"], Options(gsd_m=0.5))
+    assert result.model in {SHIPPED, DEFAULT_DETECTOR}
+    assert f"model {result.model}: " in caplog.text
+
+
+def test_it_is_listed_first_and_loads_by_name():
+    assert model_names()[:2] == [SHIPPED, DEFAULT_DETECTOR]
+    model = load_model(SHIPPED)
+    assert model.name == SHIPPED
+    assert model.tiling.exact
+
+
+def test_changed_weights_are_refused(tmp_path, monkeypatch):
+    content = bytearray(shipped_path().read_bytes())
+    content[-1] ^= 1
+    path = tmp_path / shipped_path().name
+    path.write_bytes(content)
+    path.with_suffix(".json").write_text(json.dumps(shipped_card()))
+    monkeypatch.setattr(shipped, "shipped_path", lambda: path)
+    with pytest.raises(ModelError, match=r"expected the weights that ship.*install rscd again"):
+        load_model(SHIPPED)
+    path.unlink()
+    with pytest.raises(ModelError, match="no file"):
+        load_model(SHIPPED)
+
+
+def test_card_beside_is_the_card_within():
+    beside = shipped_card()
+    assert read_card(shipped_path()) == {k: v for k, v in beside.items() if k != "sha256"}
+    for key in ("licence", "data", "gsd_m", "gsd_range_m", "bands", "measured", "summary"):
+        assert beside[key], key
+    assert tuple(beside["gsd_range_m"]) == shipped.GSD_RANGE_M
+
+
+def test_it_is_as_small_as_promised():
+    size = sum(shipped_path().with_suffix(s).stat().st_size for s in (".safetensors", ".json"))
+    assert size <= 5e6
+    card = shipped_card()
+    network = build_network(card["network"], card["network_args"]).eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 2, 3, 256, 256))
+    assert counter.get_total_flops() / 2 <= 1.0e9  # multiply-adds
+
+
+def test_it_finds_new_buildings_of_towns():
+    """Towns that training never drew; the network is far from perfect, and far from chance."""
+    towns = TownPairs(length=3, seed=4242, patch_size=192, change_share=(0.3, 0.5))
+    pooled = Counts((0, 0), (0, 0), (0, 0))
+    for town in towns:
+        pooled += counted(town["image"].numpy(), town["mask"][0].numpy(), eight_bit=True)
+    assert pooled.true[1] > 1000
+    assert f1(pooled) > 0.4
+
+
+def test_it_finds_nothing_where_nothing_was_built():
+    towns = TownPairs(length=3, seed=4343, patch_size=192, change_share=0.0)
+    called = [
+        counted(town["image"].numpy(), town["mask"][0].numpy(), eight_bit=True).predicted[1]
+        for town in towns
+    ]
+    assert sum(called) < 0.01 * 3 * 192**2
+
+
+def test_sixteen_bit_towns_do_as_well():
+    knobs = {"length": 1, "seed": 4242, "patch_size": 192, "change_share": (0.3, 0.5)}
+    [eight], [sixteen] = TownPairs(**knobs), TownPairs(**knobs, dtype="uint16")
+    scores = [
+        f1(counted(town["image"].numpy(), town["mask"][0].numpy(), eight_bit=flag))
+        for town, flag in ((eight, True), (sixteen, False))
+    ]
+    assert scores[1] > scores[0] - 0.1
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gsd"), [("levir-cd", 0.5), ("fotbcd-binary", 0.2)])
+def test_it_does_on_real_pairs_what_its_card_says(realdata, name, gsd):
+    data = labelled_folder(realdata / name, "test")
+    model = scene_model(SHIPPED, data_facts(data, gsd))
+    report = evaluate_split(Split(data, model, None))
+    assert f1(report.counts) == pytest.approx(
+        shipped_card()["measured"][f"{name} test"]["f1"], abs=0.01
+    )
+
+
+def counted(image, mask, *, eight_bit):
+    model = scene_model(SHIPPED, facts(eight_bit=eight_bit))
+    prob, threshold = predict_pair(model, image, np.ones(mask.shape, bool))
+    return count((prob >= threshold).astype(np.uint8), mask)
+
+
+def f1(counts):
+    return 2 * counts.hit[1] / (counts.true[1] + counts.predicted[1])
