@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -81,6 +81,7 @@ class ChangeTask(LightningModule):
         if channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)
         self.metrics = ChangeMetrics()
+        self.others = torch.nn.ModuleDict()
         self.best: dict[str, float] = {}
         self._validations_without_change = 0
         self._parts: Iterator[dict[str, Tensor]] = iter(())
@@ -144,6 +145,10 @@ class ChangeTask(LightningModule):
         """Pool the counts; returns the change probabilities (B,1,H,W)."""
         change_prob = self.method.evaluate(batch)
         self.metrics.update(change_prob, batch["mask"])
+        for name, other in self.method.beside(batch).items():
+            if name not in self.others:
+                self.others[name] = ChangeMetrics().to(self.device)
+            cast(ChangeMetrics, self.others[name]).update(other, batch["mask"])
         return change_prob
 
     def on_validation_epoch_end(self) -> None:
@@ -153,6 +158,11 @@ class ChangeTask(LightningModule):
         self.metrics.reset()
         for name, value in found.items():
             self.log(f"val/{name}", value, prog_bar=name == "f1_change")
+        for other, module in self.others.items():
+            metrics = cast(ChangeMetrics, module)
+            for name, value in metrics.compute().items():
+                self.log(f"val/{other}/{name}", float(value))
+            metrics.reset()
         if not self.trainer.sanity_checking:
             self.best = found
             self._watch_collapse(counts.predicted[1], counts.true[1])

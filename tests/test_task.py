@@ -223,3 +223,21 @@ def test_photometric_view_changes_values_only():
     assert not torch.equal(view["image"], batch["image"])
     with pytest.raises(UsageError, match="photometric view: expected p_jitter"):
         Supervised("tiny", photometric={"p_jiter": 1.0})
+
+
+class WithTeacher(Supervised):
+    """Shows another network beside its own: one that calls everything change."""
+
+    def beside(self, batch):
+        return {"teacher": torch.ones_like(batch["mask"], dtype=torch.float32)}
+
+
+def test_other_networks_are_measured_beside_the_selected_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "with-teacher", WithTeacher)
+    module, run = fit(tmp_path, method="with-teacher")
+    logged = run.callback_metrics
+    assert float(logged["val/teacher/recall"]) == 1
+    masks = torch.stack([pair["mask"] for pair in pairs()])
+    assert float(logged["val/teacher/precision"]) == pytest.approx(float(masks.float().mean()))
+    assert module.best[MONITOR] == pytest.approx(float(logged[f"val/{MONITOR}"]))
+    assert not any(name.startswith("others") for name in module.state_dict())

@@ -59,6 +59,13 @@ class Method(nn.Module, ABC):
         """
         return self.predict(batch["image"])
 
+    def beside(self, batch: Batch) -> dict[str, Tensor]:
+        """Change probabilities (B,1,H,W) of other networks of the method, by name.
+
+        They are measured on the validation split beside what `evaluate` gives, and select nothing.
+        """
+        return {}
+
     def after_step(self, step: int) -> None:
         """Called after each optimiser step, e.g. to move a teacher."""
 

@@ -272,6 +272,13 @@ class Scene(ScenePretrain):
             n_bands=self.network.n_bands,
         )
 
+    def beside(self, batch: Batch) -> dict[str, Tensor]:
+        """The teacher, where it is another network than the student."""
+        if self.teacher is None:
+            return {}
+        logits = self.teacher_network()(batch["image"])["logits"]
+        return {"teacher": change_logit(logits).sigmoid()}
+
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
         """The terms of all parts."""
         parts = self.loss_parts(batches, step, total)

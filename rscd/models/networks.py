@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from rscd.errors import ModelError
 from rscd.models.cam import cam_classifier
-from rscd.models.semantic import SemanticChangeNet
 from rscd.models.scene_compact import scene_compact
+from rscd.models.semantic import SemanticChangeNet
 from rscd.models.siamese import diffmatch_network, siamese_deeplab, siamese_mlp, siamese_unet
 from rscd.models.simsac import simsac
 from rscd.models.tiny import TinyChangeNet
