@@ -160,8 +160,8 @@ class ChangeTask(LightningModule):
             self.log(f"val/{name}", value, prog_bar=name == "f1_change")
         for other, module in self.others.items():
             metrics = cast(ChangeMetrics, module)
-            for name, value in metrics.compute().items():
-                self.log(f"val/{other}/{name}", float(value))
+            for name, score in metrics.compute().items():
+                self.log(f"val/{other}/{name}", float(score))
             metrics.reset()
         if not self.trainer.sanity_checking:
             self.best = found
