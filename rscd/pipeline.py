@@ -70,8 +70,9 @@ class Options:
     """Scales at which a network's logits are averaged; flipped as well, as with ``msi``."""
     threshold: float | None = None
     """Probability at or above which a pixel is change; None takes the model's automatic one."""
-    min_area_m2: float = 0.0
-    """Polygons below this area are left out."""
+    min_area_m2: float | None = None
+    """Polygons below this area are left out; None takes the model's own where pixels have a known
+    size."""
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
     align: Align = "t1"
@@ -306,7 +307,7 @@ def _export(
 ) -> dict[str, Any]:
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
-    polygons = _polygons(pair, change_map, model.name, options) if targets.has_vectors else None
+    polygons = _polygons(pair, change_map, model, options) if targets.has_vectors else None
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
@@ -329,19 +330,27 @@ def _export(
     }
 
 
-def _polygons(pair: ScenePair, change_map: ChangeMap, model: str, options: Options) -> Any:
+def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Options) -> Any:
     return change_polygons(
         change_map.mask.path,
         change_map.prob.path,
         pair.grid.crs,
         pair.grid.affine,
-        min_area_m2=options.min_area_m2,
+        min_area_m2=_min_area_m2(pair, model, options),
         simplify_m=options.simplify_m,
         gsd_m=options.gsd_m,
-        model=model,
+        model=model.name,
         t1=options.t1_date,
         t2=options.t2_date,
     )
+
+
+def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
+    """What is asked for, else what the model's card names: below it, its polygons mean nothing."""
+    if options.min_area_m2 is not None:
+        return options.min_area_m2
+    known = options.gsd_m or pixel_size_m(pair.grid)
+    return float(model.card().get("min_area_m2", 0.0)) if known else 0.0
 
 
 def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:
@@ -400,6 +409,7 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
     computed = asdict(options)
     for name in ("tile_size", "batch_size", "workers", "device", "max_memory", "overwrite"):
         del computed[name]  # these do not change the result
+    computed["min_area_m2"] = _min_area_m2(pair, model, options)
     return {
         "software": f"rscd {rscd.__version__}",
         "t1": describe_raster(pair.t1.path) | {"bands": list(pair.t1.bands)},

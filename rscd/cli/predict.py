@@ -5,7 +5,17 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from rscd.cli import predict_events, predict_folders
-from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json
+from rscd.cli.options import (
+    add_json,
+    add_verbosity,
+    add_views,
+    count,
+    emit,
+    emit_json,
+    not_negative,
+    parse_pairs,
+    positive,
+)
 from rscd.cli.segmenting import add_segmenting
 from rscd.errors import UsageError
 
@@ -79,14 +89,14 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--min-area",
-        type=_not_negative,
+        type=not_negative,
         default=0.0,
         metavar="M2",
         help="leave out polygons smaller than this many square metres; rasters keep them",
     )
     group.add_argument(
         "--simplify",
-        type=_not_negative,
+        type=not_negative,
         default=0.0,
         metavar="M",
         help="simplify polygons by this tolerance in metres (default 0: pixel edges)",
@@ -114,7 +124,7 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--t2-date", metavar="ISO", help="date for column t2")
     group.add_argument(
         "--gsd",
-        type=_positive,
+        type=positive,
         metavar="METRES",
         help="pixel size, for images without georeferencing",
     )
@@ -127,9 +137,9 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
-    group.add_argument("--tile-size", type=_count, metavar="N", help="side of a tile in pixels")
-    group.add_argument("--batch-size", type=_count, metavar="N", help="tiles per step")
-    group.add_argument("--workers", type=_count, metavar="N", help="threads (default: cores)")
+    group.add_argument("--tile-size", type=count, metavar="N", help="side of a tile in pixels")
+    group.add_argument("--batch-size", type=count, metavar="N", help="tiles per step")
+    group.add_argument("--workers", type=count, metavar="N", help="threads (default: cores)")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
@@ -242,8 +252,8 @@ def _options(args: argparse.Namespace) -> "Options":
         device=args.device,
         max_memory=None if args.max_memory is None else parse_memory(args.max_memory),
         overwrite=args.overwrite,
-        creation_options=_pairs("--co", args.co),
-        layer_options=_pairs("--lco", args.lco),
+        creation_options=parse_pairs("--co", args.co),
+        layer_options=parse_pairs("--lco", args.lco),
     )
 
 
@@ -281,31 +291,3 @@ def _date(text: str | None) -> str | None:
     except ValueError:
         raise UsageError(f"expected an ISO date such as 2019-07-14, found {text!r}") from None
     return text
-
-
-def _pairs(option: str, texts: list[str]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text[1:]:
-            raise UsageError(f"expected {option} NAME=VALUE, found {text!r}")
-    return {k.upper(): v for k, v in (text.split("=", 1) for text in texts)}
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text}")
-    return value

@@ -129,7 +129,7 @@ def _events(
         labels,
         pair.grid,
         classes=prompts.classes,
-        min_area_m2=options.min_area_m2,
+        min_area_m2=options.min_area_m2 or 0.0,
         gsd_m=options.gsd_m,
         t1=options.t1_date,
         t2=options.t2_date,

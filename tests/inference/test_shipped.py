@@ -15,6 +15,7 @@ from rscd.evaluation.dataset import facts as data_facts
 from rscd.inference import shipped
 from rscd.inference.baselines import DEFAULT_DETECTOR
 from rscd.inference.models import load_model, model_names, scene_model
+from rscd.inference.network import save_weights
 from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, shipped_card, shipped_path
 from rscd.inference.weights import read_card
 from rscd.metrics import Counts, count
@@ -67,6 +68,21 @@ def test_run_takes_it_and_says_so(tmp_path, write_tif, caplog):
     assert f"model {result.model}: " in caplog.text
 
 
+def test_specks_below_the_smallest_building_are_no_polygons(tmp_path, write_tif):
+    torch.manual_seed(0)
+    args = {"widths": [4, 6], "depths": [1, 1], "neck_width": 6, "decoder_width": 6}
+    card = {"halo": 32, "multiple": 4, "patch_size": 96, "threshold": 0.5, "min_area_m2": 2000}
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, build_network("semantic", args), "semantic", args, card)
+    dates = np.random.default_rng(0).integers(0, 256, (2, 3, 80, 80)).astype(np.uint8)
+    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
+    counts = []
+    for least in (None, 0.0, 2000.0):
+        options = Options(model=str(weights), min_area_m2=least, overwrite=True)
+        counts.append(predict(open_pair(*paths), [tmp_path / "a.gpkg"], options).n_polygons)
+    assert counts[0] == counts[2] < counts[1]
+
+
 def test_it_is_listed_first_and_loads_by_name():
     assert model_names()[:2] == [SHIPPED, DEFAULT_DETECTOR]
     model = load_model(SHIPPED)
@@ -106,33 +122,29 @@ def test_it_is_as_small_as_promised():
     assert counter.get_total_flops() / 2 <= 1.0e9  # multiply-adds
 
 
+def town(index=0, seed=4242, change_share=(0.3, 0.5), dtype="uint8"):
+    """Image and mask of a town that training never drew."""
+    towns = TownPairs(seed=seed, patch_size=192, change_share=change_share, dtype=dtype)
+    sample = towns[index]
+    return sample["image"].numpy(), sample["mask"][0].numpy()
+
+
 def test_it_finds_new_buildings_of_towns():
-    """Towns that training never drew; the network is far from perfect, and far from chance."""
-    towns = TownPairs(length=3, seed=4242, patch_size=192, change_share=(0.3, 0.5))
     pooled = Counts((0, 0), (0, 0), (0, 0))
-    for town in towns:
-        pooled += counted(town["image"].numpy(), town["mask"][0].numpy(), eight_bit=True)
+    for index in range(3):
+        pooled += counted(*town(index))
     assert pooled.true[1] > 1000
-    assert f1(pooled) > 0.4
+    assert f1(pooled) > 0.4  # far from perfect, and far from chance
 
 
-def test_it_finds_nothing_where_nothing_was_built():
-    towns = TownPairs(length=3, seed=4343, patch_size=192, change_share=0.0)
-    called = [
-        counted(town["image"].numpy(), town["mask"][0].numpy(), eight_bit=True).predicted[1]
-        for town in towns
-    ]
+def test_it_finds_next_to_nothing_where_nothing_was_built():
+    called = [counted(*town(index, 4343, 0.0)).predicted[1] for index in range(3)]
     assert sum(called) < 0.01 * 3 * 192**2
 
 
 def test_sixteen_bit_towns_do_as_well():
-    knobs = {"length": 1, "seed": 4242, "patch_size": 192, "change_share": (0.3, 0.5)}
-    [eight], [sixteen] = TownPairs(**knobs), TownPairs(**knobs, dtype="uint16")
-    scores = [
-        f1(counted(town["image"].numpy(), town["mask"][0].numpy(), eight_bit=flag))
-        for town, flag in ((eight, True), (sixteen, False))
-    ]
-    assert scores[1] > scores[0] - 0.1
+    eight = f1(counted(*town(1)))
+    assert f1(counted(*town(1, dtype="uint16"), eight_bit=False)) > eight - 0.1
 
 
 @pytest.mark.realdata
@@ -147,7 +159,7 @@ def test_it_does_on_real_pairs_what_its_card_says(realdata, name, gsd):
     )
 
 
-def counted(image, mask, *, eight_bit):
+def counted(image, mask, *, eight_bit=True):
     model = scene_model(SHIPPED, facts(eight_bit=eight_bit))
     prob, threshold = predict_pair(model, image, np.ones(mask.shape, bool))
     return count((prob >= threshold).astype(np.uint8), mask)
