@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
-from rscd.cli.predict import _not_negative, _pairs
+from rscd.cli.options import (
+    add_json,
+    add_verbosity,
+    emit,
+    emit_json,
+    not_negative,
+    parse_pairs,
+)
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,20 +72,20 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what counts as change")
     group.add_argument(
         "--delta",
-        type=_not_negative,
+        type=not_negative,
         default=0.0,
         metavar="IOU",
         help="IoU sum up to which a footprint is an event (default 0: it meets none)",
     )
     group.add_argument(
         "--min-overlap",
-        type=_not_negative,
+        type=not_negative,
         metavar="M2",
         help="shared square metres up to which two footprints do not meet (default 0.1)",
     )
     group.add_argument(
         "--min-area",
-        type=_not_negative,
+        type=not_negative,
         default=0.0,
         metavar="M2",
         help="leave smaller footprints out of the result; they still take part",
@@ -118,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
     from rscd.export.vector import write_vector
     from rscd.pseudo.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
 
-    layer_options = _pairs("--lco", args.lco)
+    layer_options = parse_pairs("--lco", args.lco)
     first = read_footprints(args.t1, layer=args.layer_t1, crs=args.crs)
     second = read_footprints(args.t2, layer=args.layer_t2, crs=args.crs)
     _say_layers(first, second)

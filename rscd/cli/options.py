@@ -3,8 +3,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rscd.errors import UsageError
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
@@ -56,3 +58,39 @@ def add_views(parser: Any) -> None:
             help=f"average a network's {what} over these scales and the flipped image; or paper, "
             "readme, fast",
         )
+
+
+def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Values of a repeated ``NAME=VALUE`` by upper-case name.
+
+    Raises:
+        UsageError: a text is of another form.
+    """
+    for text in texts:
+        if "=" not in text[1:]:
+            raise UsageError(f"expected {option} NAME=VALUE, found {text!r}")
+    return {k.upper(): v for k, v in (text.split("=", 1) for text in texts)}
+
+
+def count(text: str) -> int:
+    """A whole number above 0, as the ``type`` of an argument."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text}")
+    return value
+
+
+def positive(text: str) -> float:
+    """A number above 0, as the ``type`` of an argument."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A number of 0 or more, as the ``type`` of an argument."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text}")
+    return value
