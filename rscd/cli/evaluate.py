@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json
+from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json, positive
 from rscd.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
         "--gsd",
-        type=_metres,
+        type=positive,
         metavar="METRES",
         help="pixel size, for networks made for one resolution (default: that of the network)",
     )
@@ -263,13 +263,6 @@ def _values(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"expected numbers such as 127 or 1,2, found {text!r}"
         ) from None
-
-
-def _metres(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected metres above 0, found {text}")
-    return value
 
 
 def _fraction(text: str) -> float:

@@ -90,9 +90,9 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-area",
         type=not_negative,
-        default=0.0,
         metavar="M2",
-        help="leave out polygons smaller than this many square metres; rasters keep them",
+        help="leave out polygons smaller than this many square metres; rasters keep them (default: "
+        "the model's own, see rscd model show; 0 keeps all)",
     )
     group.add_argument(
         "--simplify",
