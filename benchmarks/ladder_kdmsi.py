@@ -68,11 +68,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=600, help="for training")
     parser.add_argument("--held-out", type=int, default=120, help="for validation, and for test")
     parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--depth", type=int, default=3, help="stages of the encoder")
     parser.add_argument("--weights", help="of the encoder; default random")
     parser.add_argument("--teacher", default="abs")
     parser.add_argument("--student", default="abs")
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--detector", default="tiny")
     parser.add_argument("--detector-epochs", type=int, default=20)
     parser.add_argument("--accelerator", default="cpu")
@@ -235,7 +236,12 @@ def one_seed(args: argparse.Namespace, seed: int, results: Results) -> None:
     """All rungs of one seed."""
     folder = args.work / f"seed{seed}"
     root = pair_folder(args, seed)
-    network = {"encoder": args.encoder, "weights": args.weights, "combination": args.student}
+    network = {
+        "encoder": args.encoder,
+        "depth": args.depth,
+        "weights": args.weights,
+        "combination": args.student,
+    }
     kd = {"network": "cam", "network_args": network, "teacher": args.teacher}
     run = carry_out(folder, "kd", "train", training(args, seed, root, "kdmsi", kd, args.epochs))
     names = {"student + MSI": DETECTORS["KD-MSI"], "CAM baseline": DETECTORS["CAM"]}

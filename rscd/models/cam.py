@@ -90,6 +90,7 @@ def cam_classifier(
     combination: str = "minus",
     weights: str | None = None,
     output_stride: int = 16,
+    depth: int = 5,
     batch_norm: str = "normal",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -102,11 +103,15 @@ def cam_classifier(
         combination: one of `COMBINATIONS`.
         weights: of the encoder; None: random.
         output_stride: of other encoders than the default one, by dilation.
+        depth: stages of other encoders; 4 or 3 see less around a pixel and, of most architectures,
+            give maps of stride 16 or 8 by themselves: for small tiles and random weights.
         batch_norm: ``normal`` as published, or ``fix``.
         mean: per band; default 127.5, as published.
         std: per band; default 127.5.
     """
-    backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, output_stride=output_stride)
+    backbone = build_encoder(
+        encoder, n_bands=n_bands, weights=weights, depth=depth, output_stride=output_stride
+    )
     return CamClassifier(
         normalize=normalize_layer(n_bands, mean, std, kdmsi_statistics(n_bands)),
         backbone=backbone,

@@ -105,6 +105,13 @@ def test_fixed_batch_norm_trains_as_it_evaluates():
         torch.testing.assert_close(network(image)["cam"], network.eval()(image)["cam"])
 
 
+def test_fewer_stages_give_finer_maps():
+    for depth, side in ((5, 4), (4, 4), (3, 8)):
+        network = build_network("cam", SMALL | {"depth": depth})
+        assert network(torch.rand(2, 2, 3, 64, 64) * 255)["cam"].shape == (2, 1, side, side)
+        assert network.multiple == 64 // side
+
+
 def test_unknown_combination_is_refused():
     with pytest.raises(ModelError, match="expected combination cat, minus, abs"):
         build_network("cam", SMALL | {"combination": "plus"})
