@@ -10,25 +10,30 @@ if TYPE_CHECKING:
     from rscd.geo.changemap import ChangeMap
     from rscd.geo.scene import ScenePair
     from rscd.pipeline import Options, Result, open_pair, predict
+    from rscd.pipeline_events import EventResult, predict_events
 
 _HOMES = {
     "ChangeMap": "rscd.geo.changemap",
+    "EventResult": "rscd.pipeline_events",
     "Options": "rscd.pipeline",
     "Result": "rscd.pipeline",
     "RscdError": "rscd.errors",
     "ScenePair": "rscd.geo.scene",
     "open_pair": "rscd.pipeline",
     "predict": "rscd.pipeline",
+    "predict_events": "rscd.pipeline_events",
 }
 
 __all__ = [
     "ChangeMap",
+    "EventResult",
     "Options",
     "Result",
     "RscdError",
     "ScenePair",
     "open_pair",
     "predict",
+    "predict_events",
 ]
 
 

@@ -20,6 +20,7 @@ from rscd.cli.segmenting import add_segmenting
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
+    from rscd.geo.scene import ScenePair
     from rscd.pipeline import Options
 
 log = logging.getLogger(__name__)
@@ -154,20 +155,27 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
+    from rscd.pipeline import open_pair
+
+    backend = predict_events.backend_of(args.model)
+    run_pair = _run_pair if backend is None else predict_events.runner(args, backend)
+
+    def run_one(one: argparse.Namespace) -> None:
+        options = _options(one)
+        run_pair(one, open_pair(one.t1, one.t2, options, _area(one)), options)
+
+    if predict_folders.are_folders(args.t1, args.t2):
+        predict_folders.run_folders(args, run_one)
+    else:
+        run_one(args)
+
+
+def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> None:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
-    from rscd.pipeline import open_pair, plan, predict
+    from rscd.pipeline import plan, predict
 
-    if predict_folders.are_folders(args.t1, args.t2):
-        predict_folders.run_folders(args, run)
-        return
-    options = _options(args)
-    backend = predict_events.backend_of(args.model)
-    pair = open_pair(args.t1, args.t2, options, _area(args))
-    if backend is not None:
-        predict_events.run_events(args, backend, pair, options)
-        return
     if args.dry_run:
         _show_plan(asdict(plan(pair, options)), args.json)
         return

@@ -10,6 +10,10 @@ from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, load_ship
 
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
 
+CEG = "ceg"
+"""Prefix of segmenters (``ceg:BACKEND``), which find objects and give no map of probabilities:
+change event generation, of DiffMatch (arXiv 2405.04788)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -69,6 +73,12 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
         from rscd.inference.network import load_network
 
         return load_network(Path(name), device, threads)
+    if name.partition(":")[0] == CEG:
+        raise ModelError(
+            f"expected a model that gives a map of change, found {name!r}, which finds whole "
+            "objects; use rscd predict T1 T2 -m ceg:BACKEND -o events.gpkg, or in Python "
+            "rscd.predict_events"
+        )
     raise ModelError(
         f"expected a model among {', '.join(model_names())} or a weights file "
         f"({', '.join(WEIGHTS_SUFFIXES)}), found {name!r}; see rscd model list"

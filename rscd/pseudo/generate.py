@@ -214,8 +214,9 @@ class _FolderReader:
 
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
-    """Two rasters on one grid as one pair; read whole when its turn comes."""
-    name = name or f"{Path(pair.t1.path).stem}_{Path(pair.t2.path).stem}"
+    """Two rasters on one grid as one pair, named by their stems; read whole at its turn."""
+    stems = dict.fromkeys(Path(date.path).stem for date in (pair.t1, pair.t2))
+    name = name or "_".join(stems)
     sources: Mapping[DateName, Provenance] = {
         "t1": {"file": pair.t1.path, "stamp": list(pair.t1.stamp or ())},
         "t2": {"file": pair.t2.path, "stamp": list(pair.t2.stamp or ())},

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import geopandas
 import numpy as np
@@ -7,7 +8,11 @@ import pytest
 import rasterio
 from affine import Affine
 
+import rscd
 from rscd.cli import main
+from rscd.pseudo import precomputed
+from rscd.pseudo.prompts import parse_prompts
+from rscd.pseudo.segmenter import load_segmenter
 
 GRID = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 BOTH, NEW, GONE = (4, 4), (30, 36), (8, 40)
@@ -83,7 +88,7 @@ def test_backends_without_weights(scene, backend, capsys):
     assert backend == "spectral" or kinds == {"appeared", "vanished"}
 
 
-@pytest.mark.parametrize("backend", ["sam3", "clipseg"])
+@pytest.mark.parametrize("backend", [pytest.param("sam3", marks=pytest.mark.slow), "clipseg"])
 def test_a_tiny_model(scene, backend, request):
     folder = request.getfixturevalue(f"{backend}_folder")
     model = ["--so", f"model={folder}", "--device", "cpu", "--gamma", "0.1"]
@@ -118,6 +123,8 @@ def test_a_plan(scene, capsys):
         (["-o", "{}/t1.tif.gpkg", "--so", "folder=/no/such"], 1, "expected a folder of segment"),
         (["-o", "{}/a.gpkg", "-m", "ceg"], 2, "expected -m ceg:BACKEND with one of sam3"),
         (["-o", "{}/a.gpkg", "-m", "ceg:sam4"], 2, "expected a backend among sam3"),
+        (["-o", "{}/a.geojson", "--lco", "NO_SUCH=1"], 2, "NO_SUCH"),
+        (["-o", "{}/a.gpkg", "--gamma", "2"], 2, "expected gamma from 0 to 1"),
     ],
 )
 def test_refusals(scene, capsys, more, code, message):
@@ -133,3 +140,38 @@ def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     predict(scene, "-o", scene / "a.gpkg", code=2)
     assert "take a part with --bbox or --aoi" in capsys.readouterr().err
+
+
+def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monkeypatch):
+    for date in ("t1", "t2"):
+        scores = scene / "ape" / date / "t1_t2.tif"
+        for name in ("a", "b"):
+            (tmp_path / date).mkdir(exist_ok=True)
+            shutil.copy(scene / f"{date}.tif", tmp_path / date / f"{name}.tif")
+            shutil.copy(scores, scores.with_name(f"{name}.tif"))
+    loaded = []
+    real = precomputed.build
+    monkeypatch.setattr(precomputed, "build", lambda o: (loaded.append(o), real(o))[1])
+    argv = ["predict", str(tmp_path / "t1"), str(tmp_path / "t2"), "-m", "ceg:precomputed", *WORDS]
+    argv += ["--so", f"folder={scene / 'ape'}", "-q"]
+    assert main([*argv, "-o", str(tmp_path / "all.gpkg")]) == 2
+    assert "expected {name} in what is written" in capsys.readouterr().err
+    assert main([*argv, "-o", str(tmp_path / "{name}.gpkg")]) == 0
+    assert len(loaded) == 1
+    for name in ("a", "b"):
+        assert set(geopandas.read_file(tmp_path / f"{name}.gpkg")["kind"]) == {
+            "appeared",
+            "vanished",
+        }
+
+
+def test_from_python(scene):
+    pair = rscd.open_pair(scene / "t1.tif", scene / "t2.tif")
+    segmenter = load_segmenter("precomputed", {"folder": str(scene / "ape")})
+    prompts = parse_prompts("building", "ground")
+    result = rscd.predict_events(pair, [scene / "a.geojson"], segmenter, prompts)
+    assert (result.appeared, result.vanished) == (1, 1)
+    assert len(geopandas.read_file(scene / "a.geojson")) == 2
+    with pytest.raises(rscd.RscdError, match=r"in Python rscd\.predict_events"):
+        rscd.predict(pair, [scene / "b.geojson"], rscd.Options(model="ceg:precomputed"))
+    assert not (scene / "b.geojson").exists()

@@ -1,0 +1,235 @@
+"""From two rasters and a segmenter to polygons of what appeared and vanished."""
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from odc.geo.geobox import GeoBox
+
+import rscd
+from rscd.errors import UsageError
+from rscd.export.outputs import is_vector
+from rscd.export.style import event_qml
+from rscd.export.targets import Targets
+from rscd.export.vector import write_vector
+from rscd.geo.grid import pixel_size_m
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import close_handles
+from rscd.inference.models import CEG
+from rscd.pipeline import Options
+from rscd.provenance import describe_raster
+from rscd.pseudo.events import ChangeLabels
+from rscd.pseudo.generate import (
+    DATES,
+    LabelOptions,
+    Told,
+    check_patience,
+    fingerprint,
+    labels_of,
+    scene_pair,
+    silent,
+    view_of,
+)
+from rscd.pseudo.prompts import PromptSet
+from rscd.pseudo.scene_events import event_polygons
+from rscd.pseudo.segmenter import Segmenter, SemanticPrediction
+from rscd.pseudo.stitch import segment
+from rscd.types import Provenance
+
+
+@dataclass(frozen=True)
+class EventResult:
+    """What a run did; plain data, see ``--json``."""
+
+    outputs: list[str]
+    model: str
+    appeared: int
+    vanished: int
+    objects_t1: int
+    """Objects seen at t1, whatever became of them."""
+    objects_t2: int
+    reliable: float
+    """Per cent of the valid pixels that reach gamma at both dates."""
+    gamma: float
+    seconds: float
+
+
+def predict_events(
+    pair: ScenePair,
+    outputs: Sequence[str | Path],
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    rules: LabelOptions | None = None,
+    options: Options | None = None,
+    *,
+    allow_slow: bool = False,
+    progress: Told = silent,
+) -> EventResult:
+    """Look for words in each date and write the objects that are there at one date only.
+
+    Args:
+        pair: two dates on one grid.
+        outputs: vector files; the suffix is the format.
+        segmenter: of `rscd.pseudo.segmenter.load_segmenter`.
+        prompts: of `rscd.pseudo.prompts.parse_prompts`.
+        rules: how scores become events. ``min_area_m2`` is left alone: small objects take part,
+            ``options.min_area_m2`` leaves them out of the result.
+        options: of these, the dates, ``min_area_m2``, ``gsd_m``, ``pixel_coordinates``,
+            ``overwrite`` and ``layer_options`` count.
+        allow_slow: do not refuse a run that will take long on a CPU.
+        progress: told what is done.
+
+    Raises:
+        RscdError: anything the user must fix; no output exists then that did not before.
+    """
+    started = time.monotonic()
+    options = options or Options()
+    targets = event_targets(pair, outputs, options)
+    rules = replace(rules or LabelOptions(), min_area_m2=0.0).filled(segmenter)
+    check_memory(pair, prompts)
+    source = scene_pair(pair, targets.outputs[0].parent)
+    check_patience(segmenter, [source], prompts, rules, allow_slow=allow_slow)
+    _rehearse(pair, targets, segmenter, prompts, rules, options)
+    found = []
+    try:
+        for date in DATES:
+            image = source.read(date)
+            seen = segment(
+                segmenter,
+                view_of(image, source.name, date, options.gsd_m),
+                prompts,
+                tile=rules.tile,
+                overlap=rules.overlap,
+                told=lambda done, total, date=date: progress(date, done, total),  # type: ignore[misc]
+            )
+            found.append(replace(seen, valid=image.valid))
+    finally:
+        close_handles()
+    labels = labels_of(found, rules, pixel_size_m(pair.grid) or options.gsd_m)
+    table = _table(labels, pair.grid, segmenter, prompts, options)
+    provenance = _provenance(pair, fingerprint(segmenter, prompts, rules), rules)
+    for path in targets.outputs:
+        _write(table, path, options, provenance)
+    valid = max(int(labels.valid.sum()), 1)
+    return EventResult(
+        outputs=[str(path) for path in targets.outputs],
+        model=_model_name(segmenter),
+        appeared=int((table["kind"] == "appeared").sum()),
+        vanished=int((table["kind"] == "vanished").sum()),
+        objects_t1=len(labels.events.t1.instances),
+        objects_t2=len(labels.events.t2.instances),
+        reliable=round(100 * int(labels.reliable.sum()) / valid, 2),
+        gamma=rules.gamma or 0.0,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -> Targets:
+    """The outputs, checked before any work.
+
+    Raises:
+        UsageError: not a vector format, or one that this scene cannot be written in.
+        OutputError: a place that cannot be written, or a file already there.
+    """
+    targets = Targets.of(outputs, None, None)
+    rasters = [path for path in targets.outputs if not is_vector(path)]
+    if rasters:
+        raise UsageError(
+            f"expected vector files (.gpkg .geojson .fgb .parquet) with -m {CEG}:..., found "
+            f"{rasters[0]}; rscd pseudolabel T1 T2 -o STORE writes rasters"
+        )
+    targets.check_formats(
+        has_crs=pair.grid.crs is not None, pixel_coordinates=options.pixel_coordinates
+    )
+    targets.check_places((pair.t1.path, pair.t2.path), 0)
+    if not options.overwrite:
+        targets.check_new(())
+    return targets
+
+
+def check_memory(pair: ScenePair, prompts: PromptSet) -> None:
+    """Refuse a scene whose scores of both dates do not fit: objects are compared as wholes.
+
+    Raises:
+        UsageError: it would not fit.
+    """
+    height, width = pair.shape_hw
+    # scores of both dates and one copy, and the pixels of both dates with their masks
+    need = height * width * (12 * len(prompts.classes) + 16 * pair.n_bands + 32)
+    free = psutil.virtual_memory().available
+    if need > free:
+        raise UsageError(
+            f"expected a scene whose scores fit into memory ({free / 1e9:.1f} GB free), found one "
+            f"that needs {need / 1e9:.1f} GB; take a part with --bbox or --aoi, or fewer prompts"
+        )
+
+
+def _model_name(segmenter: Segmenter) -> str:
+    return f"{CEG}:{segmenter.info.name}"
+
+
+def _rehearse(
+    pair: ScenePair,
+    targets: Targets,
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    rules: LabelOptions,
+    options: Options,
+) -> None:
+    """Write every output once for a scene of one pixel: wrong options show before the work."""
+    nothing = np.zeros((len(prompts.classes), 1, 1), np.float32)
+    seen = SemanticPrediction(nothing, prompts.classes, prompts.n_foreground, instances=[])
+    grid = GeoBox((1, 1), pair.grid.affine, pair.grid.crs)
+    table = _table(labels_of([seen, seen], rules, None), grid, segmenter, prompts, options)
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in targets.outputs:
+            _write(table, Path(scratch) / path.name, options, {})
+
+
+def _table(
+    labels: ChangeLabels,
+    grid: GeoBox,
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    options: Options,
+) -> Any:
+    return event_polygons(
+        labels,
+        grid,
+        classes=prompts.classes,
+        min_area_m2=options.min_area_m2 or 0.0,
+        gsd_m=options.gsd_m,
+        t1=options.t1_date,
+        t2=options.t2_date,
+        model=_model_name(segmenter),
+    )
+
+
+def _write(table: Any, path: Path, options: Options, provenance: Provenance) -> None:
+    write_vector(
+        table,
+        path,
+        provenance=provenance,
+        layer_options=options.layer_options,
+        pixel_coordinates=options.pixel_coordinates,
+        style=event_qml(),
+    )
+
+
+def _provenance(pair: ScenePair, how: Provenance, rules: LabelOptions) -> Provenance:
+    plain = {
+        "software": f"rscd {rscd.__version__}",
+        "t1": describe_raster(pair.t1.path) | {"bands": list(pair.t1.bands)},
+        "t2": describe_raster(pair.t2.path) | {"bands": list(pair.t2.bands)},
+        "alignment": pair.alignment,
+        "segmentation": how,
+        "rules": asdict(rules),
+    }
+    found: Provenance = json.loads(json.dumps(plain))
+    return found
