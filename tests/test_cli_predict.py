@@ -544,7 +544,7 @@ class TestProcess:
     def test_models_are_listed_and_shown(self, capsys):
         code, out, _ = run(capsys, "model", "list")
         assert code == 0
-        assert "(default)" in out.splitlines()[0]
+        assert "(default for " in out.splitlines()[0]
         names = json.loads(run(capsys, "model", "list", "--json")[1])
         assert {"irmad", "cva", "pca-kmeans"} <= names.keys()
         for name in names:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.predict_events import backend_of
 
 
 def add(commands: Any) -> None:
@@ -29,34 +30,56 @@ def add(commands: Any) -> None:
 def run_list(args: argparse.Namespace) -> None:
     """Names and one line each."""
     from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS
-    from rscd.inference.models import model_names
+    from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
+    from rscd.pseudo.segmenter import SEGMENTERS
 
     low, high = GSD_RANGE_M
     first = f"default for {MIN_BANDS} bands or more of {low:g} to {high:g} m"
     defaults = {SHIPPED: first, DEFAULT_DETECTOR: "default otherwise"}
     summaries = {SHIPPED: str(shipped_card()["summary"])}
     summaries |= {name: DETECTORS[name]().summary for name in model_names()[1:]}
+    summaries |= {
+        f"{CEG}:{name}": f"by words: {backend.summary}" for name, backend in SEGMENTERS.items()
+    }
     if args.json:
         emit_json(summaries)
         return
     for name, summary in summaries.items():
-        emit(f"{name:<12} {summary}{f' ({defaults[name]})' if name in defaults else ''}")
+        emit(f"{name:<16} {summary}{f' ({defaults[name]})' if name in defaults else ''}")
 
 
 def run_show(args: argparse.Namespace) -> None:
     """The card of a model."""
-    from dataclasses import asdict
-
-    from rscd.inference.models import load_model
-
-    model = load_model(args.name)
-    card = model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
+    backend = backend_of(args.name)
+    card = _model_card(args.name) if backend is None else _backend_card(backend)
     if args.json:
         emit_json(card)
         return
     for key, value in card.items():
         emit(f"{key}: {value}")
+
+
+def _model_card(name: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from rscd.inference.models import load_model
+
+    model = load_model(name)
+    return model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
+
+
+def _backend_card(name: str) -> dict[str, Any]:
+    """What a segmenter is and which ``--so`` it takes; nothing is loaded."""
+    from rscd.inference.models import CEG
+    from rscd.pseudo.segmenter import backend_options, find_backend
+
+    return {
+        "name": f"{CEG}:{name}",
+        "summary": find_backend(name).summary,
+        "result": "polygons of whole objects, kind appeared or vanished",
+        "options": backend_options(name),
+    }
 
 
 def run_export(args: argparse.Namespace) -> None:

@@ -108,6 +108,25 @@ SEGMENTERS: Mapping[str, Backend] = {
 """Backends by name; a module holds ``Options`` (a dataclass) and ``build(options)``."""
 
 
+def find_backend(name: str) -> Backend:
+    """A backend by name.
+
+    Raises:
+        UsageError: unknown.
+    """
+    if name not in SEGMENTERS:
+        raise UsageError(
+            f"expected a backend among {', '.join(SEGMENTERS)}, found {name!r}; choose one of them"
+        )
+    return SEGMENTERS[name]
+
+
+def backend_options(name: str) -> dict[str, Any]:
+    """Options of a backend with their defaults, None where there is none."""
+    known = fields(import_module(find_backend(name).module).Options)
+    return {f.name: None if f.default is MISSING else f.default for f in known}
+
+
 def load_segmenter(
     name: str, options: Mapping[str, Any] | None = None, *, device: str | None = None
 ) -> Segmenter:
@@ -122,11 +141,7 @@ def load_segmenter(
         UsageError: unknown backend or option, or a value that cannot be read.
         ModelError: weights or libraries are missing.
     """
-    if name not in SEGMENTERS:
-        raise UsageError(
-            f"expected a backend among {', '.join(SEGMENTERS)}, found {name!r}; choose one of them"
-        )
-    module = import_module(SEGMENTERS[name].module)
+    module = import_module(find_backend(name).module)
     given = dict(options or {})
     if device is not None and any(field.name == "device" for field in fields(module.Options)):
         given.setdefault("device", device)

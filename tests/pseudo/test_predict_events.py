@@ -12,7 +12,7 @@ import rscd
 from rscd.cli import main
 from rscd.pseudo import precomputed
 from rscd.pseudo.prompts import parse_prompts
-from rscd.pseudo.segmenter import load_segmenter
+from rscd.pseudo.segmenter import SEGMENTERS, load_segmenter
 
 GRID = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 BOTH, NEW, GONE = (4, 4), (30, 36), (8, 40)
@@ -175,3 +175,16 @@ def test_from_python(scene):
     with pytest.raises(rscd.RscdError, match=r"in Python rscd\.predict_events"):
         rscd.predict(pair, [scene / "b.geojson"], rscd.Options(model="ceg:precomputed"))
     assert not (scene / "b.geojson").exists()
+
+
+def test_segmenters_are_listed_and_shown_without_being_loaded(capsys):
+    assert main(["model", "list", "--json"]) == 0
+    names = [name for name in json.loads(capsys.readouterr().out) if name.startswith("ceg:")]
+    assert names == [f"ceg:{name}" for name in SEGMENTERS]
+    for name in names:
+        assert main(["model", "show", name, "--json"]) == 0
+        card = json.loads(capsys.readouterr().out)
+        assert card["name"] == name
+        assert card["options"]
+    assert main(["model", "show", "ceg:sam4"]) == 2
+    assert "expected a backend among sam3" in capsys.readouterr().err
