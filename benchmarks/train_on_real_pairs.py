@@ -24,11 +24,13 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 from lightning.pytorch import Trainer, seed_everything
 from machine import machine
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset
 
 import rscd.task
 from rscd.data.folder import PairFolder
@@ -39,6 +41,28 @@ from rscd.inference.weights import read_tensors
 SETS = {"levir-cd": 1, "levir-cd-grid": 1, "fotbcd-binary": 2, "fotbcd-instances": 2}
 """By how much each is reduced."""
 DETECTORS = ("irmad", "cva", "pca-kmeans")
+
+
+PATCH = 192
+"""Side of what is read of a pair, pixels; views cut 128 of it."""
+
+
+class Patches(Dataset):
+    """As many patches of one size, with image and mask alone, as asked for: they stack."""
+
+    def __init__(self, inner: Dataset, length: int) -> None:
+        self.inner, self.length = inner, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.inner[index % len(self.inner)]
+        height, width = sample["image"].shape[-2:]
+        top, left = np.random.default_rng(index).integers((height - PATCH + 1, width - PATCH + 1))
+        window = (..., slice(top, top + PATCH), slice(left, left + PATCH))
+        cut = {key: sample[key][window] for key in ("image", "mask")}
+        return {"name": sample["name"], **cut}
 
 
 def prepare(data: Path, out: Path) -> None:
@@ -69,8 +93,7 @@ def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespac
     if checkpoint.exists():
         return checkpoint
     seed_everything(0, verbose=False)
-    each = options.steps * 16 // len(parts)
-    repeated = [Subset(part, [i % len(part) for i in range(each)]) for part in parts]
+    repeated = [Patches(part, options.steps * 16 // len(parts)) for part in parts]
     module = ChangeDataModule(
         {"train": Stream.of(ConcatDataset(repeated))},
         batch_size=16,
@@ -91,7 +114,7 @@ def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespac
         },
         lr=1e-3,
         warmup_steps=20,
-        halo=128,
+        halo=64,
     )  # fmt: skip
     if options.start:
         task.method.network.load_state_dict(read_tensors(options.start))
@@ -132,7 +155,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     prepare(options.data, options.out)
     towns = TownPairs(
-        length=1000, patch_size=192, seed=1, change_share=(0.2, 0.6), fresh=False,
+        length=1000, patch_size=PATCH, seed=1, change_share=(0.2, 0.6), fresh=False,
         keys=("image", "mask"), cache=options.out / "towns",
     )  # fmt: skip
     real = real_pairs(options.out)

@@ -66,7 +66,7 @@ class ChangeTask(LightningModule):
             card: whatever else a user of the weights should know (bands, data, licence).
 
         Raises:
-            UsageError: for an unknown name.
+            UsageError: for an unknown name, or a halo that leaves nothing of a patch.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -77,6 +77,11 @@ class ChangeTask(LightningModule):
         ):
             if name not in known:
                 raise UsageError(f"expected one of {', '.join(known)}, found {name!r}")
+        if 2 * halo >= patch_size:
+            raise UsageError(
+                f"expected a halo below half of patch_size {patch_size}, found {halo}: nothing "
+                "would be left of a patch"
+            )
         self.method = METHODS[method](**(method_args or {}))
         if channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)

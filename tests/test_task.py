@@ -136,6 +136,8 @@ def test_unknown_names_are_user_errors():
             ChangeTask(**wrong)
     with pytest.raises(UsageError, match="expected losses among"):
         ChangeTask(method_args={"losses": {"mse": 1}})
+    with pytest.raises(UsageError, match="halo below half of patch_size 64, found 32"):
+        ChangeTask(method_args=SMALL, patch_size=64, halo=32)
 
 
 class Halves(Supervised):
