@@ -71,7 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=3, help="stages of the encoder")
     parser.add_argument("--weights", help="of the encoder; default random")
     parser.add_argument("--teacher", default="abs")
-    parser.add_argument("--student", default="abs")
+    parser.add_argument("--student", default="cat")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--detector", default="tiny")
