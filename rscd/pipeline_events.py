@@ -153,8 +153,17 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     return targets
 
 
-def check_memory(pair: ScenePair, prompts: PromptSet) -> None:
+def check_memory(
+    pair: ScenePair,
+    prompts: PromptSet,
+    advice: str = "take a part with --bbox or --aoi, or fewer prompts",
+) -> None:
     """Refuse a scene whose scores of both dates do not fit: objects are compared as wholes.
+
+    Args:
+        pair: two dates on one grid.
+        prompts: one plane of scores each.
+        advice: what to do, for the message.
 
     Raises:
         UsageError: it would not fit.
@@ -166,7 +175,7 @@ def check_memory(pair: ScenePair, prompts: PromptSet) -> None:
     if need > free:
         raise UsageError(
             f"expected a scene whose scores fit into memory ({free / 1e9:.1f} GB free), found one "
-            f"that needs {need / 1e9:.1f} GB; take a part with --bbox or --aoi, or fewer prompts"
+            f"that needs {need / 1e9:.1f} GB; {advice}"
         )
 
 

@@ -47,7 +47,7 @@ def run_folders(args: argparse.Namespace, run: Callable[[argparse.Namespace], No
     if fixed:
         raise UsageError(
             f"expected {NAME} in what is written for folders, found {fixed[0]}; give, for example, "
-            f"'out/{NAME}.png'"
+            f"'out/{NAME}{Path(fixed[0]).suffix}'"
         )
     pairs = pairs_of(Path(args.t1), Path(args.t2))
     for number, (t1, t2) in enumerate(pairs, 1):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rscd.pseudo.generate import PairInput
+    from rscd.pseudo.prompts import PromptSet
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,9 @@ def run_backend(args: argparse.Namespace) -> None:
     from rscd.pseudo.generate import generate
 
     prompts, options = prompts_of(args), label_options(args)
-    segmenter = segmenter_of(args, args.backend)
     store = Path(args.output) if args.output else Path(args.dataset) / "vl_store"
-    pairs = _pairs(args, store)
+    pairs = _pairs(args, prompts, store)
+    segmenter = segmenter_of(args, args.backend)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         summary = generate(
             pairs,
@@ -95,11 +96,12 @@ def run_backend(args: argparse.Namespace) -> None:
     emit(str(store))
 
 
-def _pairs(args: argparse.Namespace, store: "Path") -> "list[PairInput]":
+def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "list[PairInput]":
     from pathlib import Path
 
     from rscd.geo.scene import ScenePair
     from rscd.geo.source import parse_bands
+    from rscd.pipeline_events import check_memory
     from rscd.pseudo.generate import folder_pairs, scene_pair
 
     bands = None if args.bands is None else parse_bands(args.bands)
@@ -108,4 +110,6 @@ def _pairs(args: argparse.Namespace, store: "Path") -> "list[PairInput]":
         return folder_pairs(Path(args.dataset), out, args.split, bands)
     if args.output is None or args.split is not None:
         raise UsageError("expected -o STORE and no --split with two rasters; correct the options")
-    return [scene_pair(ScenePair.open(args.dataset, args.t2, bands=bands), store)]
+    pair = ScenePair.open(args.dataset, args.t2, bands=bands)
+    check_memory(pair, prompts, "cut the rasters into parts, or take fewer prompts")
+    return [scene_pair(pair, store)]

@@ -100,7 +100,7 @@ def label_options(args: argparse.Namespace) -> "LabelOptions":
         gamma_seg=getattr(args, "gamma_seg", None),
         delta=args.delta,
         instance_threshold=args.instance_threshold,
-        min_area_m2=args.min_area,
+        min_area_m2=args.min_area or 0.0,
         tile=args.tile_size,
         overlap=args.overlap,
         gsd_m=args.gsd,

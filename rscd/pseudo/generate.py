@@ -37,7 +37,7 @@ from rscd.pseudo.instances import DUPLICATE_IOU, Instance, components
 from rscd.pseudo.prompts import PromptSet
 from rscd.pseudo.rgb import PERCENTILES, to_rgb8
 from rscd.pseudo.segmenter import DateName, Segmenter, SemanticPrediction, View
-from rscd.pseudo.stitch import segment, windows
+from rscd.pseudo.stitch import check_windows, segment, windows
 from rscd.pseudo.store import Store, open_store, source_of, write_json
 from rscd.types import BoolArray, ByteArray, Provenance
 
@@ -93,19 +93,29 @@ class LabelOptions:
         info = segmenter.info
         gamma = info.gamma if self.gamma is None else self.gamma
         least = self.instance_threshold
+        tile = info.tile if self.tile is None else self.tile
+        usual = info.overlap if tile is None else min(info.overlap, tile // 2)
         filled = replace(
             self,
             gamma=gamma,
             gamma_seg=gamma if self.gamma_seg is None else self.gamma_seg,
             instance_threshold=info.instance_threshold if least is None else least,
-            tile=info.tile if self.tile is None else self.tile,
-            overlap=info.overlap if self.overlap is None else self.overlap,
+            tile=tile,
+            overlap=usual if self.overlap is None else self.overlap,
         )
         for name in ("gamma", "gamma_seg", "instance_threshold", "duplicate_iou"):
             if not 0 <= getattr(filled, name) <= 1:
-                raise UsageError(f"expected {name} from 0 to 1, found {getattr(filled, name)}")
-        if filled.delta < 0:
-            raise UsageError(f"expected delta of 0 or more, found {filled.delta}")
+                raise UsageError(
+                    f"expected {name} from 0 to 1, found {getattr(filled, name)}; correct it"
+                )
+        for name in ("delta", "min_area_m2"):
+            if not getattr(filled, name) >= 0:
+                raise UsageError(
+                    f"expected {name} of 0 or more, found {getattr(filled, name)}; correct it"
+                )
+        if filled.gsd_m is not None and not filled.gsd_m > 0:
+            raise UsageError(f"expected gsd_m above 0 metres, found {filled.gsd_m}; correct it")
+        check_windows(filled.tile, usual if filled.overlap is None else filled.overlap)
         return filled
 
 

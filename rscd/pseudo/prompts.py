@@ -77,18 +77,18 @@ def parse_prompts(foreground: str, background: str) -> PromptSet:
 
 
 def _parse(text: str, option: str) -> tuple[ClassPrompt, ...]:
-    return tuple(_parse_one(part, option) for part in text.split(","))
-
-
-def _parse_one(part: str, option: str) -> ClassPrompt:
-    name, _, rest = part.partition("=")
-    phrases = [_clean(phrase) for phrase in (rest or name).split("|")]
-    if not _clean(name) or not all(phrases):
+    found = tuple(_parse_one(part) for part in text.split(","))
+    if not all(prompt.name and all(prompt.phrases) for prompt in found):
         raise UsageError(
             f"expected {option} as words separated by commas, such as house,building or "
-            f"tree=tree|forest, found an empty one in {part!r}; remove or fill it"
+            f"tree=tree|forest, found an empty one in {text!r}; remove or fill it"
         )
-    return ClassPrompt(_clean(name), tuple(phrases))
+    return found
+
+
+def _parse_one(part: str) -> ClassPrompt:
+    name, _, rest = part.partition("=")
+    return ClassPrompt(_clean(name), tuple(_clean(text) for text in (rest or name).split("|")))
 
 
 def _clean(text: str) -> str:

@@ -36,14 +36,11 @@ def windows(shape_hw: ShapeHW, tile: int | None, overlap: int) -> list[Tile]:
         whose write boxes cover each pixel once: the cut is at the middle of each overlap.
 
     Raises:
-        UsageError: the overlap is not below the tile.
+        UsageError: see `check_windows`.
     """
     if tile is None:
         return [Tile(0, Box(0, 0, *shape_hw), Box(0, 0, *shape_hw))]
-    if not 0 <= overlap < tile:
-        raise UsageError(
-            f"expected an overlap from 0 to below the tile of {tile} pixels, found {overlap}"
-        )
+    check_windows(tile, overlap)
     rows, cols = (_spans(size, tile, overlap) for size in shape_hw)
     boxes = [
         (Box(r0, c0, r1 - r0, c1 - c0), Box(kr0, kc0, kr1 - kr0, kc1 - kc0))
@@ -51,6 +48,23 @@ def windows(shape_hw: ShapeHW, tile: int | None, overlap: int) -> list[Tile]:
         for (c0, c1), (kc0, kc1) in cols
     ]
     return [Tile(index, read, write) for index, (read, write) in enumerate(boxes)]
+
+
+def check_windows(tile: int | None, overlap: int) -> None:
+    """Find out whether windows can be laid.
+
+    Raises:
+        UsageError: the overlap is not below the tile, or there is no tile to speak of.
+    """
+    if tile is None:
+        return
+    if tile < 1:
+        raise UsageError(f"expected a tile of at least one pixel, found {tile}; correct it")
+    if not 0 <= overlap < tile:
+        raise UsageError(
+            f"expected an overlap from 0 to below the tile of {tile} pixels, found {overlap}; "
+            "correct either"
+        )
 
 
 Span = tuple[int, int]

@@ -38,7 +38,7 @@ def test_cores_cover_every_pixel_once_and_windows_are_full(shape, tile, data):
 
 @pytest.mark.parametrize(("tile", "overlap"), [(8, 8), (8, -1), (0, 0)])
 def test_an_overlap_beyond_the_tile_is_refused(tile, overlap):
-    with pytest.raises(UsageError, match="expected an overlap from 0 to below"):
+    with pytest.raises(UsageError, match=r"expected (an overlap|a tile)"):
         windows((20, 20), tile, overlap)
 
 
