@@ -183,7 +183,7 @@ def open_store(
     try:
         before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
         if before is not None and before.get("digest") != digest:
-            if not overwrite:
+            if not overwrite and _holds_any(folder):
                 differs = ", ".join(_differences(before.get("fingerprint", {}), fingerprint))
                 raise OutputError(
                     f"expected a store made with the same settings in {folder}, found other "
@@ -203,6 +203,11 @@ def open_store(
             "with -o"
         ) from error
     return Store(folder, digest, classes, n_foreground)
+
+
+def _holds_any(folder: Path) -> bool:
+    """Whether anything was segmented; a run that failed before binds nobody to its settings."""
+    return any((folder / "prob").rglob("*.tif"))
 
 
 def _clear(folder: Path) -> None:

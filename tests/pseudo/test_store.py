@@ -78,7 +78,9 @@ def test_complete_means_same_settings_and_same_image(tmp_path):
 
 
 def test_a_store_is_never_mixed(tmp_path):
-    a_store(tmp_path, tile=512)
+    a_store(tmp_path, tile=1024)
+    store = a_store(tmp_path, tile=512)  # nothing was in it
+    store.write("a", "t1", a_prediction(), None, SOURCE)
     with pytest.raises(OutputError, match=r"same settings in .*, found other tile; choose another"):
         a_store(tmp_path, tile=256)
 
