@@ -88,7 +88,8 @@ def test_backends_without_weights(scene, backend, capsys):
     assert backend == "spectral" or kinds == {"appeared", "vanished"}
 
 
-@pytest.mark.parametrize("backend", [pytest.param("sam3", marks=pytest.mark.slow), "clipseg"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sam3", "clipseg"])
 def test_a_tiny_model(scene, backend, request):
     folder = request.getfixturevalue(f"{backend}_folder")
     model = ["--so", f"model={folder}", "--device", "cpu", "--gamma", "0.1"]
