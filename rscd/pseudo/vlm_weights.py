@@ -22,6 +22,9 @@ OLDEST = (5, 10, 2)
 FILES = ["*.json", "*.txt", "*.safetensors"]
 """All that is downloaded: a repository may hold the same weights in several formats."""
 
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""Either of these holds the words of a CLIP tokenizer."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -195,9 +198,17 @@ def load(kind: Any, snapshot: Snapshot, dtype: Any) -> Any:
 def load_processor(kind: Any, snapshot: Snapshot) -> Any:
     """Tokenizer and image processor of a folder.
 
+    The library itself makes an empty tokenizer where its files are missing, and goes on: every word
+    would be unknown, and nothing found.
+
     Raises:
         ModelError: files of it are missing.
     """
+    if not any(all((snapshot.path / n).is_file() for n in names) for names in TOKENIZER_FILES):
+        raise ModelError(
+            f"expected a tokenizer (tokenizer.json, or vocab.json and merges.txt) in "
+            f"{snapshot.path}, found none; copy all .json and .txt files of the model"
+        )
     try:
         return kind.from_pretrained(snapshot.path, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -52,6 +52,11 @@ def sure(front):
     return np.stack([np.where(front, 0.9, 0.05), np.where(front, 0.05, 0.9)])
 
 
+def both(front):
+    """Certain probabilities where two prompts of the foreground find the same."""
+    return sure(front)[[0, 0, 1]]
+
+
 def square(x0, y0, x1, y1, shape=SHAPE):
     mask = np.zeros(shape, bool)
     mask[y0:y1, x0:x1] = True
@@ -200,7 +205,10 @@ def test_duplicates_count_twice_unless_dropped():
     assert [(i.class_index, i.score) for i in kept] == [(1, 0.9)]
     found = [
         change_labels(
-            date(sure(roof), twice), date(sure(shifted), once), delta=0.5, duplicate_iou=iou
+            date(both(roof), twice, n_foreground=2),
+            date(both(shifted), once, n_foreground=2),
+            delta=0.5,
+            duplicate_iou=iou,
         ).events.t2.changed.tolist()
         for iou in (None, 0.6)
     ]

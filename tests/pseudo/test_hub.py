@@ -118,6 +118,7 @@ def python(code, home, endpoint, *arguments, **more):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_weights_come_from_the_hub_and_then_from_the_cache(address, tmp_path):
     shape, fingerprint = python(LOAD, tmp_path, address)
     assert shape == [2, 40, 50]

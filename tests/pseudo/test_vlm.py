@@ -119,6 +119,19 @@ class TestAnyModel:
         for path in folder.glob("*"):
             if path.name not in ("config.json", "model.safetensors"):
                 path.unlink()
+        with pytest.raises(ModelError, match=r"expected a tokenizer \(tokenizer.json, or"):
+            load_segmenter(name, {"model": str(folder)}, device="cpu")
+
+    def test_no_words_alone(self, any_model, tmp_path):
+        name, folder = copied_model(any_model, tmp_path)
+        (folder / "tokenizer.json").unlink()  # the library makes an empty one, and finds nothing
+        with pytest.raises(ModelError, match=r"expected a tokenizer .* found none"):
+            load_segmenter(name, {"model": str(folder)}, device="cpu")
+
+    def test_no_image_processor(self, any_model, tmp_path):
+        name, folder = copied_model(any_model, tmp_path)
+        for path in folder.glob("*processor*"):
+            path.unlink()
         with pytest.raises(ModelError, match="expected tokenizer and image processor"):
             load_segmenter(name, {"model": str(folder)}, device="cpu")
 
