@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from scipy.ndimage import label
 from torch import nn
 from torch.nn import functional as F
 
@@ -50,6 +51,7 @@ def main() -> None:
     recipe = yaml.safe_load(CONFIG.read_text())
     card = read_card(options.checkpoint) | recipe["model"]["card"]
     card |= {key: recipe["model"][key] for key in ("patch_size", "halo")}
+    card["steps"] = torch.load(options.checkpoint, weights_only=True)["global_step"]
     network = build_network(card["network"], card["network_args"])
     network.load_state_dict(read_tensors(options.checkpoint))
     logits, truth = validation(network.eval(), recipe["data"]["streams"]["val"]["init_args"])
@@ -127,9 +129,8 @@ def measured(weights: Path, folder: Path) -> dict[str, dict[str, float]]:
     for name, gsd_m in SETS.items():
         for split in ("test", "train"):
             data = labelled_folder(folder / name, split)
-            report = evaluate_split(
-                Split(data, scene_model(str(weights), facts(data, gsd_m)), None)
-            )
+            trial = Split(data, scene_model(str(weights), facts(data, gsd_m)), None)
+            report = evaluate_split(trial)
             unchanged = [s for s in report.samples if not s.counts.true[1]]
             found[f"{name} {split}"] = scores_of(report.counts) | {
                 "pairs": len(report.samples),
@@ -137,8 +138,19 @@ def measured(weights: Path, folder: Path) -> dict[str, dict[str, float]]:
                 "unchanged_without_a_changed_pixel": sum(
                     not s.counts.predicted[1] for s in unchanged
                 ),
+                "unchanged_without_a_polygon": sum(
+                    not polygons(trial, s.index, gsd_m) for s in unchanged
+                ),
             }
     return found
+
+
+def polygons(trial: Split, index: int, gsd_m: float) -> int:
+    """Regions of change of a pair that `rscd predict` would write by default."""
+    _, prob, threshold = trial.predict(index)
+    regions, _ = label(prob >= threshold)
+    pixels = np.bincount(regions.ravel())[1:]
+    return int((pixels * gsd_m**2 >= trial.model.card()["min_area_m2"]).sum())
 
 
 def scores_of(counts: Any) -> dict[str, float]:
