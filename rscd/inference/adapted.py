@@ -21,7 +21,7 @@ from rscd.types import BoolArray, FloatArray, Provenance, ShapeHW
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small numbers, so that tiles of a usable size fit both grids. This
-misses the wanted resolution by a few percent, less than networks are trained to bear."""
+misses the wanted resolution by up to 8 percent, less than networks are trained to bear."""
 LARGEST_SCALE = 8
 KERNEL_PX = 2
 """Reach of bilinear resampling both ways, in pixels of the coarser grid."""
