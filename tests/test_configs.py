@@ -62,6 +62,8 @@ def test_one_step(config, tmp_path, monkeypatch):
     bands = network.get("n_bands", 3)
     if "weights" in network:
         network["weights"] = None  # nothing is downloaded in a test
+    if "weak" in config["model"]["method_args"]:
+        config["model"]["method_args"]["weak"]["patch_size"] = 64
     if "low_size" in network:
         network["low_size"] = 64
     for stream in config["data"]["streams"].values():

@@ -17,6 +17,7 @@ LIGHT = {"encoder": "tu-resnet18", "width": 16}
 UNET = {"encoder": "resnet18", "decoder_channels": [32, 16, 8]}
 SMALL = {
     "tiny": {},
+    "semantic": {},
     "siamese-unet": UNET,
     "siamese-mlp": LIGHT,
     "siamese-deeplab": {"encoder": "tu-resnet18", "batch_norm": "normal"},
@@ -71,7 +72,7 @@ def test_logits_have_the_size_of_the_image(name, n_bands):
 
 @pytest.mark.parametrize("name", FAST)
 def test_n_classes_is_free_where_it_is_an_argument(name):
-    if name not in ("tiny", "diffmatch", "cam"):
+    if name not in ("tiny", "semantic", "diffmatch", "cam"):
         for n_classes in (1, 2):
             network = build(name, n_classes=n_classes).eval()
             with torch.inference_mode():
@@ -264,7 +265,7 @@ OVERLAP = 0.7
 
 
 def test_unknown_names_are_user_errors():
-    with pytest.raises(ModelError, match=r"network among tiny, siamese-unet.*found 'unet'"):
+    with pytest.raises(ModelError, match=r"network among tiny, .*found 'unet'"):
         build_network("unet", {})
     with pytest.raises(ModelError, match=r"arguments of tiny among n_bands.*found depth, size"):
         build_network("tiny", {"size": 3, "depth": 2})
@@ -281,7 +282,7 @@ def test_building_is_silent():
             build(name)
 
 
-@pytest.mark.parametrize("name", ["tiny", "siamese-unet"])
+@pytest.mark.parametrize("name", ["fc-siam-conc", "siamese-unet"])
 def test_symmetric_prediction_does_not_depend_on_the_order_of_dates(name, tmp_path):
     network = build(name, symmetric=True).eval()
     plain = build(name).eval()
