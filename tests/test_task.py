@@ -1,3 +1,4 @@
+import copy
 import logging
 
 import pytest
@@ -57,7 +58,7 @@ def quiet_trainer(tmp_path, **options):
 
 def fit(tmp_path, epochs=1, ckpt=None, callbacks=(), **task):
     seed_everything(0, verbose=False)
-    module = ChangeTask(method_args=SMALL | task.pop("method_args", {}), **task)
+    module = ChangeTask(method_args=copy.deepcopy(SMALL) | task.pop("method_args", {}), **task)
     train, val = (DataLoader(pairs(), batch_size=2) for _ in range(2))
     run = quiet_trainer(tmp_path, max_epochs=epochs, callbacks=list(callbacks))
     streams = CombinedLoader({"train": train}, "max_size_cycle")
