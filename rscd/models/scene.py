@@ -13,6 +13,7 @@ Flow lies on the t2 grid and points to t1; the change head sees t2 and warped t1
 change probability of the level before.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,12 +78,12 @@ class Levels:
         return Levels(flow, change)
 
 
-class SceneEncoder(nn.Module):
+class SceneEncoder(nn.Module, ABC):
     """Maps of strides 2, 4, 8, 16 of one image (B,C,H,W)."""
 
+    @abstractmethod
     def forward(self, image: Tensor, *, deepest: bool = True) -> list[Tensor]:
         """Maps, finest first; without the last where it is not wanted and costs something."""
-        raise NotImplementedError
 
 
 class SceneDecoder(nn.Module):
