@@ -64,6 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=96, help="side of a pair, pixels")
     parser.add_argument("--gsd", type=float, default=0.5, help="metres per pixel")
     parser.add_argument("--change", type=float, default=0.5, help="share of lots that change")
+    parser.add_argument("--growth", type=float, default=1.0, help="share of changes that build")
     parser.add_argument("--nuisance", type=float, default=0.3)
     parser.add_argument("--pairs", type=int, default=600, help="for training")
     parser.add_argument("--held-out", type=int, default=120, help="for validation, and for test")
@@ -111,6 +112,7 @@ def pair_folder(args: argparse.Namespace, seed: int) -> Path:
             "gsd_m": args.gsd,
             "change_share": args.change,
             "nuisance": {"strength": args.nuisance},
+            "style": {"growth": args.growth},
         }
         write_town_folder(
             root,

@@ -73,6 +73,9 @@ class Options:
     min_area_m2: float | None = None
     """Polygons below this area are left out; None takes the model's own where pixels have a known
     size."""
+    min_score: float | None = None
+    """Polygons below this score are left out; None takes the model's own, which belongs to its own
+    threshold: with another ``threshold`` all are kept."""
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
     align: Align = "t1"
@@ -337,6 +340,7 @@ def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Opt
         pair.grid.crs,
         pair.grid.affine,
         min_area_m2=_min_area_m2(pair, model, options),
+        min_score=_min_score(model, options),
         simplify_m=options.simplify_m,
         gsd_m=options.gsd_m,
         model=model.name,
@@ -351,6 +355,13 @@ def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
         return options.min_area_m2
     known = options.gsd_m or pixel_size_m(pair.grid)
     return float(model.card().get("min_area_m2", 0.0)) if known else 0.0
+
+
+def _min_score(model: Model, options: Options) -> float:
+    """What is asked for, else what the model's card names beside the threshold it belongs to."""
+    if options.min_score is not None:
+        return options.min_score
+    return float(model.card().get("min_score", 0.0)) if options.threshold is None else 0.0
 
 
 def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:
@@ -410,6 +421,7 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
     for name in ("tile_size", "batch_size", "workers", "device", "max_memory", "overwrite"):
         del computed[name]  # these do not change the result
     computed["min_area_m2"] = _min_area_m2(pair, model, options)
+    computed["min_score"] = _min_score(model, options)
     return {
         "software": f"rscd {rscd.__version__}",
         "t1": describe_raster(pair.t1.path) | {"bands": list(pair.t1.bands)},

@@ -80,8 +80,8 @@ def predict_events(
         prompts: of `rscd.pseudo.prompts.parse_prompts`.
         rules: how scores become events. ``min_area_m2`` is left alone: small objects take part,
             ``options.min_area_m2`` leaves them out of the result.
-        options: of these, the dates, ``min_area_m2``, ``gsd_m``, ``pixel_coordinates``,
-            ``overwrite`` and ``layer_options`` count.
+        options: of these, the dates, ``min_area_m2``, ``min_score``, ``gsd_m``,
+            ``pixel_coordinates``, ``overwrite`` and ``layer_options`` count.
         allow_slow: do not refuse a run that will take long on a CPU.
         progress: told what is done.
 
@@ -213,6 +213,7 @@ def _table(
         grid,
         classes=prompts.classes,
         min_area_m2=options.min_area_m2 or 0.0,
+        min_score=options.min_score or 0.0,
         gsd_m=options.gsd_m,
         t1=options.t1_date,
         t2=options.t2_date,

@@ -317,6 +317,7 @@ class TestRefusals:
             ["--tile-size", "0"],
             ["--workers", "-1"],
             ["--min-area", "-3"],
+            ["--min-score", "1.5"],
             ["--gsd", "nan"],
             ["--align", "t3"],
             ["--device", "tpu"],

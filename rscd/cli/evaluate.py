@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json, positive
+from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json, fraction, positive
 from rscd.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--threshold",
-        type=_fraction,
+        type=fraction,
         metavar="0..1",
         help="probability from which a pixel is change (default: the model's own)",
     )
@@ -263,13 +263,3 @@ def _values(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(
             f"expected numbers such as 127 or 1,2, found {text!r}"
         ) from None
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
-    return value

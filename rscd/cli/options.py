@@ -94,3 +94,14 @@ def not_negative(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text}")
     return value
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1, as the ``type`` of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value

@@ -12,6 +12,7 @@ from rscd.cli.options import (
     count,
     emit,
     emit_json,
+    fraction,
     not_negative,
     parse_pairs,
     positive,
@@ -94,6 +95,13 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
         metavar="M2",
         help="leave out polygons smaller than this many square metres; rasters keep them (default: "
         "the model's own, see rscd model show; 0 keeps all)",
+    )
+    group.add_argument(
+        "--min-score",
+        type=fraction,
+        metavar="0..1",
+        help="leave out polygons of a lower score, the mean probability of their pixels; rasters "
+        "keep them (default: the model's own, or 0 with another --threshold)",
     )
     group.add_argument(
         "--simplify",
@@ -246,6 +254,7 @@ def _options(args: argparse.Namespace) -> "Options":
         tta=args.tta,
         threshold=_threshold(args.threshold),
         min_area_m2=args.min_area,
+        min_score=args.min_score,
         simplify_m=args.simplify,
         align=args.align,
         bands=None if args.bands is None else parse_bands(args.bands),

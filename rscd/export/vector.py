@@ -79,6 +79,7 @@ def change_polygons(
     transform: Affine,
     *,
     min_area_m2: float = 0.0,
+    min_score: float = 0.0,
     simplify_m: float = 0.0,
     gsd_m: float | None = None,
     model: str | None = None,
@@ -96,6 +97,7 @@ def change_polygons(
         crs: CRS of both, or None for pixel coordinates.
         transform: Affine pixel -> CRS.
         min_area_m2: Polygons smaller than this are dropped, before simplification.
+        min_score: Polygons of a lower score are dropped; those without a score are kept.
         simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
         gsd_m: Metres per pixel where there is no CRS; without it ``area_m2`` is null.
         model: Name of the model that made the mask.
@@ -129,6 +131,9 @@ def change_polygons(
     scores = (
         np.full(len(polygons), np.nan) if prob_path is None else mean_under(polygons, prob_path)
     )
+    if min_score > 0:
+        sure = ~(scores < min_score)
+        polygons, areas, scores = polygons[sure], areas[sure], scores[sure]
     columns = {
         "id": np.arange(1, len(polygons) + 1),
         "kind": kind,

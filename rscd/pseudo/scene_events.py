@@ -49,6 +49,7 @@ def event_polygons(
     classes: Sequence[str],
     kinds: Sequence[str] = ("appeared", "vanished"),
     min_area_m2: float = 0.0,
+    min_score: float = 0.0,
     gsd_m: float | None = None,
     t1: str | None = None,
     t2: str | None = None,
@@ -67,6 +68,7 @@ def event_polygons(
         classes: names of the prompts, foreground first.
         kinds: of `KINDS`, what the table holds. Kept objects have the outline of t2.
         min_area_m2: smaller objects are left out.
+        min_score: those of a lower score are left out.
         gsd_m: metres per pixel where there is no CRS; without it ``area_m2`` is null.
         t1: ISO date of the earlier image.
         t2: ISO date of the later image.
@@ -98,7 +100,7 @@ def event_polygons(
         row
         for event, date in (("appeared", labels.events.t2), ("vanished", labels.events.t1))
         for row in _rows(labels, date, event)
-        if row.kind in kinds
+        if row.kind in kinds and row.instance.score >= min_score
     ]
     outlines = _array([outline(row.instance) for row in wanted])
     areas = _areas_m2(ground, outlines)

@@ -101,6 +101,14 @@ def test_small_polygons_are_dropped_before_simplification(rasters):
     np.testing.assert_allclose(kept["area_m2"], [13_400, 1_200], rtol=1e-3)
 
 
+def test_doubtful_polygons_are_dropped_where_there_is_a_score(rasters):
+    kept = change_polygons(*rasters, UTM, TRANSFORM, min_score=0.8)
+    assert kept["score"].tolist() == [0.9877]
+    assert kept["id"].tolist() == [1]
+    assert len(change_polygons(*rasters, UTM, TRANSFORM, min_score=0.75)) == 3
+    assert len(change_polygons(rasters[0], None, UTM, TRANSFORM, min_score=0.8)) == 3
+
+
 def test_without_crs(rasters):
     found = change_polygons(*rasters, None, Affine.identity())
     assert found.crs is None

@@ -2,6 +2,7 @@
 
 import json
 
+import geopandas
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,34 @@ def test_specks_below_the_smallest_building_are_no_polygons(tmp_path, write_tif)
         options = Options(model=str(weights), min_area_m2=least, overwrite=True)
         counts.append(predict(open_pair(*paths), [tmp_path / "a.gpkg"], options).n_polygons)
     assert counts[0] == counts[2] < counts[1]
+
+
+def test_doubtful_polygons_are_left_out_at_the_threshold_of_the_card(tmp_path, write_tif):
+    torch.manual_seed(0)
+    args = {"widths": [4, 6], "depths": [1, 1], "neck_width": 6, "decoder_width": 6}
+    card = {"halo": 32, "multiple": 4, "patch_size": 96, "threshold": 0.5}
+    dates = np.random.default_rng(0).integers(0, 256, (2, 3, 80, 80)).astype(np.uint8)
+    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
+    network = build_network("semantic", args)
+    network.decoder.head.weight.data *= 0.01  # so that scores differ in their four decimals
+
+    def found(least, threshold=None, own=None):
+        weights = tmp_path / "w.safetensors"
+        save_weights(weights, network, "semantic", args, card | ({"min_score": own} if own else {}))
+        options = Options(
+            model=str(weights), min_score=least, threshold=threshold, overwrite=True
+        )
+        out = tmp_path / "a.gpkg"
+        predict(open_pair(*paths), [out], options)
+        return geopandas.read_file(out, layer="changes")["score"].tolist()
+
+    every = found(None)
+    middle = sorted(every)[len(every) // 2] - 0.00005
+    sure = [score for score in every if score > middle]
+    assert 0 < len(sure) < len(every)
+    assert found(middle) == found(None, own=middle) == sure
+    assert found(0.0, own=middle) == every
+    assert found(None, threshold=0.5, own=middle) == every
 
 
 def test_it_is_listed_first_and_loads_by_name():

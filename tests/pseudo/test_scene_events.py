@@ -66,6 +66,9 @@ def test_kinds_classes_and_measures():
     large = event_polygons(labels, GRID, classes=CLASSES, min_area_m2=7)
     assert large["kind"].tolist() == ["vanished"]
     assert large["id"].tolist() == [1]
+    scores = event_polygons(labels, GRID, classes=CLASSES)["score"]
+    assert len(event_polygons(labels, GRID, classes=CLASSES, min_score=scores.max() + 0.01)) == 0
+    assert len(event_polygons(labels, GRID, classes=CLASSES, min_score=scores.min())) == 2
 
 
 def test_flags():

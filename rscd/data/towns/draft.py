@@ -186,5 +186,7 @@ def build(draft: Draft, kind: str, place: tuple[float, float, float], size: tupl
 def lot_dates(draft: Draft, change: float) -> tuple[int, ...]:
     """When the houses of a lot stand: one entry per building, none for an empty lot."""
     if draft.chance(change):
-        return {0: (T2,), 1: (T1,), 2: (T1, T2)}[int(draft.rng.choice(3, p=(0.6, 0.22, 0.18)))]
+        growth = draft.style.growth
+        shares = (0.6, 0.22, 0.18) if growth is None else (growth, 1 - growth, 0.0)
+        return {0: (T2,), 1: (T1,), 2: (T1, T2)}[int(draft.rng.choice(3, p=shares))]
     return () if draft.chance(0.08) else (BOTH,)

@@ -153,7 +153,7 @@ def _block_state(draft: Draft, change_share: float) -> tuple[str, int]:
     if style.industrial <= draw < style.industrial + style.dense:
         use = "apartments"
     if draft.chance(change_share / 2):
-        return use, T2 if draft.chance(0.85) else T1
+        return use, T2 if draft.chance(0.85 if style.growth is None else style.growth) else T1
     return use, BOTH
 
 
