@@ -26,6 +26,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from machine import machine
+from pretrain_encoder import MEAN, STD
 from torch.utils.data import Dataset
 
 from rscd.data.module import ChangeDataModule, Stream
@@ -38,8 +39,8 @@ Sample = dict[str, Any]
 
 TRAIN, VAL, TEST = 400, 60, 120
 """Towns of each split."""
-HOME = {"change_share": [0.1, 0.4], "gsd_m": 1.5, "nuisance": {"strength": 1.0}, "fresh": False}
-ABROAD = HOME | {"gsd_m": 1.0, "style": {"urban": [0.0, 0.3]}}
+HOME = {"change_share": [0.2, 0.6], "gsd_m": 1.0, "nuisance": {"strength": 1.0}, "fresh": False}
+ABROAD = HOME | {"gsd_m": 0.7, "style": {"urban": [0.0, 0.3]}}
 """Where the unlabeled pairs of the cross-domain rows lie: closer, and hardly built up."""
 
 
@@ -114,7 +115,9 @@ def labels_quality(samples: Sequence[Sample]) -> dict[str, float]:
     return {"iou_change": found["iou_change"], "reliable": float(used.float().mean())}
 
 
-def train(run: Run, towns: Towns, steps: int, batch: int, encoder: str) -> dict[str, float]:
+def train(
+    run: Run, towns: Towns, steps: int, batch: int, encoder: str, weights: str | None
+) -> dict[str, float]:
     """One training; test metrics of the checkpoint that validation chose."""
     home = towns.train(level=run.level)
     n_labeled = max(2, len(home) * run.percent // 100)
@@ -131,7 +134,11 @@ def train(run: Run, towns: Towns, steps: int, batch: int, encoder: str) -> dict[
         method_args={
             "network": "siamese-mlp",
             "network_args": {
-                "encoder": encoder, "width": 64, "mean": [110, 110, 100], "std": [50, 50, 50]
+                "encoder": encoder,
+                "weights": weights,
+                "width": 32,
+                "mean": list(MEAN),
+                "std": list(STD),
             },
             "variant": run.variant,
             "recipe": run.recipe,
@@ -218,6 +225,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="side of the towns, pixels")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--encoder", default="tu-test_resnet")
+    parser.add_argument("--weights", help="of the encoder, see pretrain_encoder.py; default random")
     parser.add_argument("--shrink", type=int, default=1, help="divides the numbers of towns")
     parser.add_argument("--share", default="0/1", help="I/N: every N-th training from the I-th")
     parser.add_argument("--limit", type=int, help="stop after so many trainings")
@@ -231,7 +239,8 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     settings = {
-        key: getattr(options, key) for key in ("steps", "size", "batch", "encoder", "shrink")
+        key: getattr(options, key)
+        for key in ("steps", "size", "batch", "encoder", "weights", "shrink")
     }
     towns = Towns(options.size, options.shrink, options.cache)
     first, step = (int(part) for part in options.share.split("/"))
@@ -247,7 +256,8 @@ def main() -> None:
     for run in wanted:
         start, cpu = time.perf_counter(), time.process_time()
         seed_everything(run.seed, verbose=False)
-        test = train(run, towns, options.steps, options.batch, options.encoder)
+        network = (options.encoder, options.weights)
+        test = train(run, towns, options.steps, options.batch, *network)
         line = {
             "run": asdict(run),
             "settings": settings,

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from pretrain_encoder import MEAN, STD
 
 from rscd.chain import read_chain, run_chain
 from rscd.cli.train import run_command
@@ -68,13 +69,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nuisance", type=float, default=0.3)
     parser.add_argument("--pairs", type=int, default=600, help="for training")
     parser.add_argument("--held-out", type=int, default=120, help="for validation, and for test")
-    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--encoder", default="tu-test_resnet")
     parser.add_argument("--depth", type=int, default=3, help="stages of the encoder")
-    parser.add_argument("--weights", help="of the encoder; default random")
+    parser.add_argument("--weights", help="of the encoder, see pretrain_encoder.py; default random")
     parser.add_argument("--teacher", default="abs")
     parser.add_argument("--student", default="cat")
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--detector", default="tiny")
     parser.add_argument("--detector-epochs", type=int, default=20)
     parser.add_argument("--accelerator", default="cpu")
@@ -243,6 +244,8 @@ def one_seed(args: argparse.Namespace, seed: int, results: Results) -> None:
         "depth": args.depth,
         "weights": args.weights,
         "combination": args.student,
+        "mean": list(MEAN),
+        "std": list(STD),
     }
     kd = {"network": "cam", "network_args": network, "teacher": args.teacher}
     run = carry_out(folder, "kd", "train", training(args, seed, root, "kdmsi", kd, args.epochs))

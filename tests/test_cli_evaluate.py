@@ -215,3 +215,44 @@ def test_truth_in_another_crs(capsys, scene, tmp_path):
     assert code == 0
     assert json.loads(out)["metrics"]["iou_change"] == 1
     assert json.loads(out)["objects"]["object_f1"] == 1
+
+
+def test_conditions_of_a_street_set_are_measured_apart(tmp_path, capsys):
+    label = np.zeros((80, 100), np.uint8)
+    label[CHANGED] = 255
+    for condition, seed in (("bright", 1), ("dim", 2)):
+        t1, t2 = (np.moveaxis(date, 0, 2) for date in images(seed))
+        if condition == "dim":
+            t2 = t1  # nothing to be seen
+        for name, array in (("t0", t1), ("t1", t2), ("mask", label)):
+            path = tmp_path / "set" / condition / name / "0.png"
+            path.parent.mkdir(parents=True)
+            assert cv2.imwrite(str(path), array)
+    code, out, _ = run(capsys, tmp_path / "set", "-m", "cva", "--json", "-q")
+    assert code == 0
+    found = json.loads(out)
+    assert found["pairs"] == 2
+    assert found["conditions"]["bright"]["recall"] > 0.9
+    assert found["conditions"]["dim"]["recall"] == 0
+    assert found["metrics"]["recall"] == pytest.approx(
+        found["conditions"]["bright"]["recall"] / 2, rel=1e-6
+    )
+    code, out, _ = run(capsys, tmp_path / "set", "-m", "cva", "-q", "--size", "40,50")
+    assert code == 0
+    assert "pixels counted: 4,000" in out
+    assert [line.split()[0] for line in out.splitlines()[-2:]] == ["bright", "dim"]
+    code, out, _ = run(capsys, tmp_path / "set" / "dim", "-m", "cva", "-q", "--json")
+    assert code == 0
+    assert json.loads(out)["conditions"] == {}
+
+
+def test_options_of_street_sets_and_of_others(tmp_path, folder, capsys):
+    refused(capsys, 2, r".*--size only with a street set.*", folder, "--size", "40,50")
+    for name in ("t0", "t1", "mask"):
+        (tmp_path / name).mkdir()
+        assert cv2.imwrite(str(tmp_path / name / "0.png"), np.zeros((9, 9, 3), np.uint8))
+    refused(capsys, 2, r".*--bands only with other pairs.*", tmp_path, "--bands", "1")
+    refused(capsys, 1, r".*no split .* found 'test'.*", tmp_path, "--split", "test")
+    code, _, err = run(capsys, folder, "--size", "0,5")
+    assert code == 2
+    assert "expected HEIGHT,WIDTH in pixels, found '0,5'" in err

@@ -5,16 +5,30 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import add_json, add_verbosity, add_views, emit, emit_json, fraction, positive
+from rscd.cli.options import (
+    add_json,
+    add_verbosity,
+    add_views,
+    emit,
+    emit_json,
+    fraction,
+    positive,
+    size_hw,
+)
 from rscd.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rscd.evaluation.dataset import LabelledPairs
     from rscd.evaluation.report import Report
 
 EPILOG = """\
 A folder of image pairs: every pair of the split is predicted as a small scene (training-free
 detectors are fitted to each pair), and the counts of all pairs are pooled. Beside the metrics at
 the model's threshold stand those at the best one for this very split, which are no fair estimate.
+Street sets (ChangeSim, PCD, VL-CMU-CD, or folders with t0/ t1/ mask/) are known by their layout;
+their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measured apart.
 
 A prediction and a truth: rasters or vectors in any CRS, compared on the pixels of the truth raster
 (or of the prediction where the truth is a vector). Labelled pixels that the prediction does not
@@ -24,6 +38,7 @@ regions of change; those with an IoU of 0.5 or more are one.
 Examples:
   rscd evaluate levir-cd --split test -m weights.safetensors -o sheet.png
   rscd evaluate levir-cd --split test -m irmad --json
+  rscd evaluate ChangeSim -m scene.ckpt --size 520,520
   rscd evaluate change.tif reference.tif --unlabelled 127 --change-value 255
   rscd evaluate change.geojson buildings.gpkg --like 2023.tif
 """
@@ -88,6 +103,12 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         metavar="METRES",
         help="pixel size, for networks made for one resolution (default: that of the network)",
     )
+    group.add_argument(
+        "--size",
+        type=size_hw,
+        metavar="H,W",
+        help="resize the pictures of a street set; published numbers are of 520,520",
+    )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
 
 
@@ -110,7 +131,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SPLIT_ONLY = ("split", "model", "msi", "tta", "bands", "gsd", "device")
+SPLIT_ONLY = ("split", "model", "msi", "tta", "bands", "gsd", "size", "device")
 MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 
@@ -142,23 +163,11 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
             "alone; name the truth as the second argument"
         )
     from rscd.cli.progress import progress_bar
-    from rscd.evaluation.dataset import (
-        Split,
-        evaluate_split,
-        facts,
-        labelled_folder,
-        mask_rule,
-    )
+    from rscd.evaluation.dataset import Split, evaluate_split, facts
     from rscd.evaluation.report import extremes
-    from rscd.geo.source import parse_bands
     from rscd.inference.models import scene_model
 
-    data = labelled_folder(
-        args.source,
-        args.split,
-        mask_rule(_whole(args.change_value), _whole(args.unlabelled)),
-        None if args.bands is None else parse_bands(args.bands),
-    )
+    data, conditions = _labelled_pairs(args)
     model = scene_model(
         args.model,
         facts(data, args.gsd),
@@ -167,13 +176,31 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         msi=args.msi,
         tta=args.tta,
     )
-    split = Split(data, model, args.threshold)
+    split = Split(data, model, args.threshold, conditions)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         report = evaluate_split(split, progress)
     if args.output is not None:
         chosen = extremes(report.samples)
         _write_sheet([(group, s, split.row(s)) for group, s in chosen], args.output)
     return report
+
+
+def _labelled_pairs(
+    args: argparse.Namespace,
+) -> "tuple[LabelledPairs, Mapping[str, Sequence[int]]]":
+    """The pairs of a folder, and the conditions in which they were taken where it has several."""
+    from rscd.data.street_conditions import street_conditions
+    from rscd.evaluation.dataset import labelled_folder, mask_rule
+    from rscd.geo.source import parse_bands
+
+    street = street_conditions(args.source, args.split, args.size)
+    if street is not None:
+        _check_unused(args, ("change_value", "unlabelled", "bands"), "other pairs than of streets")
+        return street, street.conditions if len(street.parts) > 1 else {}
+    _check_unused(args, ("size",), "a street set")
+    rule = mask_rule(_whole(args.change_value), _whole(args.unlabelled))
+    bands = None if args.bands is None else parse_bands(args.bands)
+    return labelled_folder(args.source, args.split, rule, bands), {}
 
 
 def _evaluate_maps(args: argparse.Namespace) -> "Report":

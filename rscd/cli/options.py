@@ -105,3 +105,11 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
     return value
+
+
+def size_hw(text: str) -> tuple[int, int]:
+    """``HEIGHT,WIDTH`` in pixels, as the ``type`` of an argument."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected HEIGHT,WIDTH in pixels, found {text!r}")
+    return int(parts[0]), int(parts[1])

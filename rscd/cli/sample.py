@@ -3,8 +3,7 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
-from rscd.errors import UsageError
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json, size_hw
 
 
 def add(commands: Any) -> None:
@@ -18,7 +17,9 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("folder", metavar="DIR", help="created if missing")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another town (default 0)")
-    parser.add_argument("--size", default="1024,1024", metavar="H,W", help="pixels of half a metre")
+    parser.add_argument(
+        "--size", type=size_hw, default="1024,1024", metavar="H,W", help="pixels of half a metre"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_json(parser)
     add_verbosity(parser)
@@ -31,17 +32,10 @@ def run(args: argparse.Namespace) -> None:
     from rscd.data.sample import write_sample
 
     files = write_sample(
-        Path(args.folder), seed=args.seed, shape_hw=_size(args.size), overwrite=args.overwrite
+        Path(args.folder), seed=args.seed, shape_hw=args.size, overwrite=args.overwrite
     )
     if args.json:
         emit_json({name: str(path) for name, path in files.items()})
         return
     for path in files.values():
         emit(str(path))
-
-
-def _size(text: str) -> tuple[int, int]:
-    parts = text.split(",")
-    if len(parts) != 2 or not all(p.strip().isdigit() and int(p) > 0 for p in parts):
-        raise UsageError(f"expected --size HEIGHT,WIDTH in pixels, found {text!r}")
-    return int(parts[0]), int(parts[1])

@@ -2,9 +2,9 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -92,7 +92,33 @@ def labelled_folder(
     return PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
 
 
-def facts(data: PairFolder, gsd_m: float | None) -> SceneFacts:
+class LabelledPairs(Protocol):
+    """What is evaluated: samples with ``image``, ``mask`` and ``valid``, by number."""
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether the dates hold 8-bit values."""
+
+    @property
+    def root(self) -> Path:
+        """Where they lie."""
+
+    @property
+    def split(self) -> str | None:
+        """Which of them; None for all."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the pairs."""
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Read one pair."""
+
+
+def facts(data: LabelledPairs, gsd_m: float | None) -> SceneFacts:
     """What is known of the pairs of a folder; they count as images without georeferencing."""
     n_bands = int(data[0]["image"].shape[1])
     return SceneFacts(n_bands, gsd_m, georeferenced=False, eight_bit=data.eight_bit)
@@ -102,10 +128,12 @@ def facts(data: PairFolder, gsd_m: float | None) -> SceneFacts:
 class Split:
     """A labelled split and the model on trial."""
 
-    data: PairFolder
+    data: LabelledPairs
     model: Model
     threshold: float | None
     """Instead of the model's own."""
+    conditions: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Numbers of pairs whose counts are also given apart, by name."""
 
     @classmethod
     def open(
@@ -192,6 +220,10 @@ def evaluate_split(split: Split, progress: Progress = silent) -> Report:
         samples=samples,
         probabilities=Probabilities.of(metrics),
         area_m2=None,
+        conditions={
+            name: pooled(samples[index] for index in indices)
+            for name, indices in split.conditions.items()
+        },
     )
 
 

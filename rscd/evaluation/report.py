@@ -1,7 +1,7 @@
 """What an evaluation found: plain numbers, as JSON and as text."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rscd.metrics import MONITOR, ChangeMetrics, Counts, summarise
@@ -100,6 +100,8 @@ class Report:
     area_m2: Mapping[str, float] | None
     """``predicted``, ``true``, ``hit``, ``false_positive`` and ``false_negative`` change; None
     where nothing tells the size of a pixel."""
+    conditions: Mapping[str, Counts] = field(default_factory=dict)
+    """Of parts of the samples, such as light or place, by name."""
 
     @property
     def notes(self) -> list[str]:
@@ -126,6 +128,7 @@ class Report:
             "calibration": self._calibration(),
             "best_threshold_on_this_data": self._best(),
             "area_m2": None if self.area_m2 is None else dict(self.area_m2),
+            "conditions": {name: summarise(own) for name, own in self.conditions.items()},
             "samples": self._sample_names(),
             "notes": self.notes,
         }
@@ -141,6 +144,7 @@ class Report:
                 "",
                 *self._object_lines(),
                 *self._area_lines(),
+                *self._condition_lines(),
                 *(f"note: {note}" for note in self.notes),
             ]
         )
@@ -210,6 +214,16 @@ class Report:
             f"area of change: {area['true']:,.0f} m2 true, {area['predicted']:,.0f} m2 predicted, "
             f"{area['hit']:,.0f} m2 both",
         ]
+
+    def _condition_lines(self) -> list[str]:
+        if not self.conditions:
+            return []
+        shown = ("f1_change", "precision", "recall", "iou_change")
+        lines = ["", f"{'':<26}" + "".join(f"{LABELS[name]:>15}" for name in shown)]
+        for condition, counts in self.conditions.items():
+            found = summarise(counts)
+            lines.append(f"{condition:<26}" + "".join(f"{found[name]:>15.4f}" for name in shown))
+        return lines
 
 
 def confusion(counts: Counts) -> dict[str, int]:

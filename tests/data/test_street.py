@@ -19,6 +19,7 @@ from rscd.data.street import (
     detect_polarity,
     fold_split,
 )
+from rscd.data.street_conditions import street_conditions
 from rscd.errors import DataError
 
 
@@ -295,3 +296,60 @@ def test_real_street_samples(realdata: Path) -> None:
         data = PCD(street, "all", subsets=(name,), crops=False)
         assert len(data) == 2
         assert set(data[0]["mask"].unique().tolist()) == {0, 1}
+
+
+def side_by_side(base: Path, count: int, mask: str = "mask") -> Path:
+    for n in range(count):
+        save(base / "t0" / f"{n}.png", picture(n))
+        save(base / "t1" / f"{n}.png", picture(n + 50))
+        save(base / mask / f"{n}.png", np.full((12, 16), 255 * (n % 2), np.uint8))
+    return base
+
+
+def test_conditions_of_changesim(tmp_path: Path) -> None:
+    root = changesim(tmp_path)
+    found = street_conditions(root)
+    assert found is not None
+    assert found.split == "test"
+    assert found.conditions == {"normal": (0, 1, 2), "dusty": (3, 4, 5), "dark": (6, 7, 8)}
+    assert found.names[3] == "Warehouse_6/Seq_0_dust/0"
+    sample = found[4]
+    assert sample["name"] == found.names[4]
+    assert sample["valid"].all()
+    assert sample["valid"].shape == sample["mask"].shape == (1, 12, 16)
+    train = street_conditions(root, "train", (24, 32))
+    assert train is not None
+    assert {k: len(v) for k, v in train.conditions.items()} == {"normal": 12, "dusty": 6, "dark": 6}
+    assert train[0]["image"].shape == (2, 3, 24, 32)
+    with pytest.raises(DataError, match=r"a split among train, test .* found 'val'"):
+        street_conditions(root, "val")
+
+
+def test_conditions_of_other_layouts(tmp_path: Path) -> None:
+    for subset in ("TSUNAMI", "GSV"):
+        for n in range(5):
+            for date in ("t0", "t1"):
+                save(tmp_path / "pcd" / subset / date / f"{n}.jpg", picture(n, 224, 1024))
+            save(tmp_path / "pcd" / subset / "mask" / f"{n}.png", np.zeros((224, 1024), np.uint8))
+    pcd = street_conditions(tmp_path / "pcd")
+    assert pcd is not None
+    assert {k: len(v) for k, v in pcd.conditions.items()} == {"TSUNAMI": 60, "GSV": 60}
+
+    side_by_side(tmp_path / "cmu" / "test", 2, "gt")
+    cmu = street_conditions(tmp_path / "cmu")
+    assert cmu is not None
+    assert cmu.conditions == {"cmu": (0, 1)}
+
+    for name, count in (("near", 2), ("far", 1)):
+        side_by_side(tmp_path / "places" / name, count)
+    side_by_side(tmp_path / "places" / "unlabelled", 1, "elsewhere")
+    places = street_conditions(tmp_path / "places")
+    assert places is not None
+    assert places.conditions == {"far": (0,), "near": (1, 2)}
+    plain = street_conditions(tmp_path / "places" / "near")
+    assert plain is not None
+    assert plain[1]["mask"].all()
+    with pytest.raises(DataError, match="expected no split"):
+        street_conditions(tmp_path / "places", "test")
+    assert street_conditions(tmp_path) is None
+    assert street_conditions(tmp_path / "none") is None

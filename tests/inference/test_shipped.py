@@ -96,9 +96,7 @@ def test_doubtful_polygons_are_left_out_at_the_threshold_of_the_card(tmp_path, w
     def found(least, threshold=None, own=None):
         weights = tmp_path / "w.safetensors"
         save_weights(weights, network, "semantic", args, card | ({"min_score": own} if own else {}))
-        options = Options(
-            model=str(weights), min_score=least, threshold=threshold, overwrite=True
-        )
+        options = Options(model=str(weights), min_score=least, threshold=threshold, overwrite=True)
         out = tmp_path / "a.gpkg"
         predict(open_pair(*paths), [out], options)
         return geopandas.read_file(out, layer="changes")["score"].tolist()

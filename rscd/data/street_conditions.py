@@ -1,0 +1,163 @@
+"""A labelled street set of any known layout, with the conditions that are evaluated apart."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from rscd.data.folder import Sample
+from rscd.data.street import CONDITIONS, PCD, VLCMUCD, ChangeSim
+from rscd.data.street_base import StreetDataset
+from rscd.errors import DataError
+from rscd.types import ShapeHW
+
+Parts = dict[str, StreetDataset]
+
+
+class StreetConditions(Dataset[Sample]):
+    """The parts of a street set one after the other.
+
+    A sample holds ``image``, ``mask`` and ``name`` as `StreetDataset` says, and ``valid`` (1,H,W),
+    true everywhere.
+    """
+
+    eight_bit = True
+
+    def __init__(self, root: Path | str, split: str | None, parts: Mapping[str, StreetDataset]):
+        """Take the parts, by condition, as they are."""
+        self.root, self.split = Path(root), split
+        self.parts = dict(parts)
+        places = [(part, index) for part in parts.values() for index in range(len(part))]
+        self._places: Sequence[tuple[StreetDataset, int]] = places
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one pair."""
+        part, place = self._places[index]
+        sample = part[place]
+        return sample | {"valid": torch.ones_like(sample["mask"], dtype=torch.bool)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the pairs, in the order of the indices."""
+        return tuple(part.names[index] for part, index in self._places)
+
+    @property
+    def conditions(self) -> dict[str, tuple[int, ...]]:
+        """Indices by condition."""
+        found, start = {}, 0
+        for name, part in self.parts.items():
+            found[name] = tuple(range(start, start + len(part)))
+            start += len(part)
+        return found
+
+
+def street_conditions(
+    root: Path | str, split: str | None = None, size: ShapeHW | None = None
+) -> StreetConditions | None:
+    """A street set, or None where the folder has another layout.
+
+    | layout | conditions |
+    |---|---|
+    | ChangeSim: ``Query_Seq_Train``, ``Query_Seq_Test`` | normal, dusty, dark, those there are |
+    | PCD: ``TSUNAMI`` and ``GSV``, or crops in ``set0`` | TSUNAMI, GSV; fold 0 |
+    | VL-CMU-CD: ``{train,test}/t0``, or ``raw`` | one |
+    | ``t0/ t1/ mask/`` | one |
+    | folders of ``t0/ t1/ mask/`` | each |
+
+    Args:
+        root: the folder.
+        split: ``train`` or ``test`` where the layout knows them, by default ``test``.
+        size: (height, width) to resize to; papers resize to 520 x 520.
+
+    Raises:
+        DataError: a street set without pairs, without masks, or without that split.
+    """
+    root = Path(root)
+    for found, parts_of, splits in LAYOUTS:
+        if found(root):
+            chosen = _split(root, split, splits)
+            return StreetConditions(root, chosen, parts_of(root, chosen or "all", size))
+    return None
+
+
+def _split(root: Path, split: str | None, known: tuple[str, ...]) -> str | None:
+    if split is None:
+        return known[-1] if known else None
+    if split not in known:
+        told = f"a split among {', '.join(known)}" if known else "no split"
+        raise DataError(f"{root}: expected {told} for this layout, found {split!r}; correct it")
+    return split
+
+
+def _is_plain(root: Path) -> bool:
+    return (root / "t0").is_dir() and (root / "t1").is_dir()
+
+
+def _plain_folders(root: Path) -> list[Path]:
+    """Folders of pairs below this one; those without masks cannot be evaluated."""
+    if not root.is_dir():
+        return []
+    return [f for f in sorted(root.iterdir()) if _is_plain(f) and (f / "mask").is_dir()]
+
+
+def _changesim(root: Path, split: str, size: ShapeHW | None) -> Parts:
+    there = [
+        name
+        for name, suffix in CONDITIONS.items()
+        if any(root.glob(f"Query_Seq_{split.capitalize()}/Warehouse_*/Seq_[0-9]{suffix}"))
+    ]
+    return {
+        name: ChangeSim(root, split, condition=name, size=size)  # type: ignore[arg-type]
+        for name in there or ["normal"]
+    }
+
+
+def _pcd(root: Path, split: str, size: ShapeHW | None) -> Parts:
+    whole = PCD(root, split, size=size)  # type: ignore[arg-type]
+    return {
+        name: PCD(root, split, subsets=(name,), size=size)  # type: ignore[arg-type]
+        for name in whole.subsets
+    }
+
+
+def _vl_cmu(root: Path, split: str, size: ShapeHW | None) -> Parts:
+    return {root.name: VLCMUCD(root, split, size=size)}  # type: ignore[arg-type]
+
+
+def _folders(root: Path, split: str, size: ShapeHW | None) -> Parts:
+    return {folder.name: VLCMUCD(folder, "all", size=size) for folder in _plain_folders(root)}
+
+
+def _is_pcd(root: Path) -> bool:
+    crops = (root / "set0" / split for split in ("train", "test"))
+    return any(_is_plain(f) for f in (root / "TSUNAMI", root / "GSV", *crops))
+
+
+LAYOUTS: tuple[
+    tuple[
+        Callable[[Path], bool],
+        Callable[[Path, str, ShapeHW | None], Parts],
+        tuple[str, ...],
+    ],
+    ...,
+] = (
+    (
+        lambda root: any((root / f"Query_Seq_{s}").is_dir() for s in ("Train", "Test")),
+        _changesim,
+        ("train", "test"),
+    ),
+    (_is_pcd, _pcd, ("train", "test")),
+    (
+        lambda root: any(_is_plain(root / s) for s in ("train", "test")),
+        _vl_cmu,
+        ("train", "test"),
+    ),
+    (lambda root: _is_plain(root) or (root / "raw").is_dir(), _vl_cmu, ()),
+    (lambda root: bool(_plain_folders(root)), _folders, ()),
+)
+"""How a layout is known, its parts by condition, and its splits; the first that fits counts."""
