@@ -1,0 +1,134 @@
+"""The compact scene network on real street pairs: synthetic training alone, and what target adds.
+
+    python benchmarks/scene_on_street_pairs.py DATA/street OUT [--seeds 0 1 2] [--steps 150]
+
+DATA/street holds folders of ``t0/ t1/ mask/`` whose pairs end in ``_close`` or ``_offset`` (taken
+from another viewpoint), and folders without masks. All pictures are resized to 128 x 128, the size
+of the synthetic pairs. Per seed: the network pretrained as in ``ladder_scene.py``; the second stage
+on the pairs without masks; the second stage on the labelled pairs themselves, whose masks it does
+not see. F1 of change in percent, pooled over close and over offset views; a sheet of the first seed
+(t1, t1 brought onto t2 by the flow, t2, mask, found) goes to OUT.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import cv2
+import ladder_scene
+import numpy as np
+import torch
+from ladder_scene import NETWORK, SIZE, change_f1, rows_of, trained
+from machine import machine
+from torch import Tensor
+
+from rscd.data.street import VLCMUCD
+from rscd.methods.scene import Scene
+from rscd.models.flow import warp
+from rscd.types import Batch
+
+VIEWS = ("close", "offset")
+
+
+def pictures(folder: Path, *, masks: bool) -> tuple[list[str], Batch]:
+    """Names and pairs of all sets of a folder that have masks, or that have none."""
+    names: list[str] = []
+    samples = []
+    for place in sorted(folder.iterdir()):
+        if not (place / "t0").is_dir() or (place / "mask").is_dir() != masks:
+            continue
+        keys = {"image", "mask"} if masks else {"image"}
+        data = VLCMUCD(place, "all", keys=keys, size=(SIZE, SIZE))
+        names += [f"{place.name} {name}" for name in data.names]
+        samples += [data[index] for index in range(len(data))]
+    batch = {key: torch.stack([s[key] for s in samples]) for key in keys}
+    return names, batch  # type: ignore[return-value]
+
+
+def scores(network: torch.nn.Module, names: list[str], batch: Batch) -> dict[str, float]:
+    """F1 of change by view."""
+    network.eval()
+    found = {}
+    for view in VIEWS:
+        rows = torch.tensor([i for i, name in enumerate(names) if name.endswith(f"_{view}")])
+        found[view] = round(change_f1(network, rows_of(batch, rows)), 1)
+    return found
+
+
+def second_stage(
+    state: Mapping[str, Tensor], source: Batch, target: Batch, args: argparse.Namespace, seed: int
+) -> torch.nn.Module:
+    """The student after semi-supervised training."""
+    torch.manual_seed(seed)
+    method = Scene(**NETWORK, lambda1=args.lambda1)  # type: ignore[arg-type]
+    method.network.load_state_dict(state)
+    assert method.teacher is not None
+    method.teacher.load_state_dict(method.network.decoder.state_dict())
+    trained(method, {"train": source, "target": target}, args.steps, args.lr, seed)
+    return method.network
+
+
+@torch.inference_mode()
+def sheet(network: torch.nn.Module, batch: Batch, path: Path) -> None:
+    """One row per pair."""
+    found = network.eval()(batch["image"])
+    t1, t2 = batch["image"].unbind(1)
+    aligned, _ = warp(t1, found["flow"])
+    grey = lambda mask: 255 * mask.float().expand(-1, 3, -1, -1)  # noqa: E731
+    columns = torch.cat([t1, aligned, t2, grey(batch["mask"]), grey(found["logits"] >= 0)], -1)
+    rows = torch.cat(list(columns), -2).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    cv2.imwrite(str(path), np.ascontiguousarray(rows[..., ::-1]))
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--pretrain-steps", type=int, default=500)
+    parser.add_argument("--pairs", type=int, default=96)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lambda1", type=float, default=0.01, help="published for streets")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.results = args.out / "street.jsonl"  # beside which pretrained networks are kept
+    names, labelled = pictures(args.data, masks=True)
+    _, unlabelled = pictures(args.data, masks=False)
+    share = round(100 * float((labelled["mask"] == 1).float().mean()), 1)
+    print(json.dumps({"pairs": len(names), "changed": share, "machine": machine("torch")}))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for seed in args.seeds:
+        source = ladder_scene.domains(seed, args.pairs)["train"]
+        state = ladder_scene.pretrained({"train": source}, args, seed)
+        start = Scene(**NETWORK).network  # type: ignore[arg-type]
+        start.load_state_dict(state)
+        stages = {
+            "synthetic alone": start,
+            "and other pairs": second_stage(state, source, unlabelled, args, seed),
+            "and these pairs, unseen masks": second_stage(
+                state, source, {"image": labelled["image"]}, args, seed
+            ),
+        }
+        for stage, network in stages.items():
+            line = scores(network, names, labelled)
+            found.setdefault(stage, []).append(line)
+            print(json.dumps({"seed": seed, "stage": stage, **line}), flush=True)
+            if seed == args.seeds[0]:
+                sheet(network, labelled, args.out / f"{stage.split(',')[0].replace(' ', '_')}.png")
+    print("| stage | " + " | ".join(VIEWS) + " |\n|---" * 3 + "|")
+    for stage, lines in found.items():
+        cells = []
+        for view in VIEWS:
+            values = [line[view] for line in lines]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.1f}{spread}")
+        print(f"| {stage} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
