@@ -3,10 +3,10 @@
     python benchmarks/scene_on_street_pairs.py DATA/street OUT [--seeds 0 1 2] [--steps 150]
 
 DATA/street holds folders of ``t0/ t1/ mask/`` whose pairs end in ``_close`` or ``_offset`` (taken
-from another viewpoint), and folders without masks. All pictures are resized to 128 x 128, the size
-of the synthetic pairs. Per seed: the network pretrained as in ``ladder_scene.py``; the second stage
-on the pairs without masks; the second stage on the labelled pairs themselves, whose masks it does
-not see. F1 of change in percent, pooled over close and over offset views; a sheet of the first seed
+from another viewpoint), and folders without masks. All pictures are resized to 96 x 96, the size
+of the synthetic pairs. Measured are the network pretrained as in ``ladder_scene.py`` and, per seed,
+after the second stage on the pairs without masks, and on the labelled pairs themselves, whose masks
+it does not see. F1 of change in percent, pooled over close and over offset views; a sheet of the first seed
 (t1, t1 brought onto t2 by the flow, t2, mask, found) goes to OUT.
 """
 
@@ -89,8 +89,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--pretrain-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--pretrain-steps", type=int, default=2500)
+    parser.add_argument("--pretrain-pairs", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=96)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--lambda1", type=float, default=0.01, help="published for streets")
@@ -104,7 +105,7 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {}
     for seed in args.seeds:
         source = ladder_scene.domains(seed, args.pairs)["train"]
-        state = ladder_scene.pretrained({"train": source}, args, seed)
+        state = ladder_scene.pretrained(args)
         start = Scene(**NETWORK).network  # type: ignore[arg-type]
         start.load_state_dict(state)
         stages = {
