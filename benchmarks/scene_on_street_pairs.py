@@ -3,11 +3,11 @@
     python benchmarks/scene_on_street_pairs.py DATA/street OUT [--seeds 0 1 2] [--steps 150]
 
 DATA/street holds folders of ``t0/ t1/ mask/`` whose pairs end in ``_close`` or ``_offset`` (taken
-from another viewpoint), and folders without masks. All pictures are resized to 96 x 96, the size
-of the synthetic pairs. Measured are the network pretrained as in ``ladder_scene.py`` and, per seed,
+from another viewpoint), and folders without masks. All pictures are resized to 96 x 96, the size of
+the synthetic pairs. Measured are the network pretrained as in ``ladder_scene.py`` and, per seed,
 after the second stage on the pairs without masks, and on the labelled pairs themselves, whose masks
-it does not see. F1 of change in percent, pooled over close and over offset views; a sheet of the first seed
-(t1, t1 brought onto t2 by the flow, t2, mask, found) goes to OUT.
+it does not see. F1 of change in percent, pooled over close and over offset views; a sheet of the
+first seed (t1, t1 brought onto t2 by the flow, t2, mask, found) goes to OUT.
 """
 
 import argparse
