@@ -74,10 +74,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weights", help="of the encoder, see pretrain_encoder.py; default random")
     parser.add_argument("--teacher", default="abs")
     parser.add_argument("--student", default="cat")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--detector", default="tiny")
-    parser.add_argument("--detector-epochs", type=int, default=20)
+    parser.add_argument("--detector-epochs", type=int, default=8)
     parser.add_argument("--accelerator", default="cpu")
     return parser.parse_args()
 
