@@ -88,6 +88,19 @@ def test_turning_one_knob_leaves_the_others_alone() -> None:
     assert towns(nuisance={"haze": 1}).plan(1).seed == towns().plan(1).seed
 
 
+def test_growth_decides_what_change_is() -> None:
+    def kinds(**style: Any) -> list[str]:
+        dataset = towns(gsd_m=2.0, change_share=0.8, keys=["changes"], style=style)
+        return [kind for index in range(4) for kind, _ in dataset[index]["changes"]]
+
+    for growth, low, high in ((1.0, 0.97, 1.0), (0.0, 0.0, 0.03), (0.5, 0.25, 0.75)):
+        found = kinds(urban=0.9, growth=growth)
+        assert len(found) > 50
+        assert low <= found.count("appeared") / len(found) <= high
+    with pytest.raises(DataError, match="growth from 0 to 1, found 2"):
+        towns(style={"growth": 2})
+
+
 def test_no_nuisance_leaves_unchanged_ground_alone() -> None:
     off = dict.fromkeys(
         ("strength", "shift_px", "warp_px", "cars_move", "crop_change", "ground_change",

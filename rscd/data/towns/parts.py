@@ -159,7 +159,8 @@ class TownStyle:
     """Sheds, containers, piles: things below 14 square metres are no buildings."""
     growth: float | None = None
     """Of the blocks and lots that change, the share that gain buildings; the others lose theirs.
-    None: of blocks 0.85; of lots 0.6, and 0.18 have their house replaced."""
+    A farm still makes way for a new block. None: of blocks 0.85; of lots 0.6, and 0.18 have their
+    house replaced."""
 
     @staticmethod
     def draw(rng: np.random.Generator) -> "TownStyle":
