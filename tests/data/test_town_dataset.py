@@ -91,7 +91,7 @@ def test_turning_one_knob_leaves_the_others_alone() -> None:
 def test_growth_decides_what_change_is() -> None:
     def kinds(**style: Any) -> list[str]:
         dataset = towns(gsd_m=2.0, change_share=0.8, keys=["changes"], style=style)
-        return [kind for index in range(4) for kind, _ in dataset[index]["changes"]]
+        return [kind for index in range(8) for kind, _ in dataset[index]["changes"]]
 
     for growth, low, high in ((1.0, 0.97, 1.0), (0.0, 0.0, 0.03), (0.5, 0.25, 0.75)):
         found = kinds(urban=0.9, growth=growth)
