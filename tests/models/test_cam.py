@@ -65,6 +65,23 @@ def test_minus_changes_its_sign_with_the_dates_and_abs_does_not():
             torch.testing.assert_close(network(image)["cam"], sign * network(image.flip(1))["cam"])
 
 
+def test_linear_combinations_cannot_call_both_directions_change():
+    """G(a,b) + G(b,a) = G(a,a) + G(b,b): where nothing scores below 0, one direction does too."""
+    first, second = torch.rand(2, 2, 3, 64, 64) * 255
+    for combination, linear in {"minus": True, "cat": True, "abs": False}.items():
+        network = build_network("cam", SMALL | {"combination": combination}).eval()
+        with torch.inference_mode():
+            seen = {
+                name: network(torch.stack(dates, 1))["cam"]
+                for name, dates in {
+                    "ab": (first, second), "ba": (second, first),
+                    "aa": (first, first), "bb": (second, second),
+                }.items()
+            }  # fmt: skip
+        both, none = seen["ab"] + seen["ba"], seen["aa"] + seen["bb"]
+        assert torch.allclose(both, none, atol=1e-4 * float(seen["ab"].abs().max())) == linear
+
+
 def test_equal_dates_give_exactly_one_half():
     same = torch.rand(1, 1, 3, 64, 64).expand(1, 2, 3, 64, 64) * 255
     for combination, floor in {"minus": True, "abs": True, "cat": False}.items():
