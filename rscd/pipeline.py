@@ -316,7 +316,7 @@ def _export(
         if path == targets.prob:
             write_probability(change_map, path, options.creation_options, probability_qml())
         elif path == targets.preview:
-            write_preview(pair, change_map, path)
+            write_preview(pair, change_map, path, polygons)
         elif path == targets.flow:
             pieces = scene_flow(pair, model, load.tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import namedtuple
 
+import cv2
 import geopandas
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from scipy.ndimage import uniform_filter
 
 import rscd
 from rscd.cli import main
+from rscd.export.preview import OUTLINE_RGB
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 CHANGED = slice(30, 50), slice(40, 70)
@@ -126,6 +128,26 @@ class TestResults:
             "p.tif",
             "look.png",
         }
+
+    def test_the_picture_outlines_what_the_polygons_are(self, scene, tmp_path, capsys):
+        def outlined(*options):
+            picture = tmp_path / "look.png"
+            arguments = (*scene, "--preview", picture, "-m", "cva", "--overwrite", *options)
+            assert run(capsys, "predict", *arguments)[0] == 0
+            image = cv2.imread(str(picture))[:, :, ::-1].astype(int)
+            rows, cols = np.nonzero((np.abs(image - OUTLINE_RGB) < 3).all(axis=2))
+            panel = (image.shape[1] + 8) // 3
+            return {(row, col - 2 * panel) for row, col in zip(rows, cols, strict=True)}
+
+        mask = outlined("-o", tmp_path / "a.tif")
+        polygons = outlined("-o", tmp_path / "a.geojson")
+        assert mask
+        top, left = (part.start for part in CHANGED)
+        bottom, right = (part.stop - 1 for part in CHANGED)
+        corners = {(top, left), (top, right), (bottom, left), (bottom, right)}
+        for found in (mask, polygons):
+            assert all(min(np.hypot(r - a, c - b) for r, c in found) <= 3 for a, b in corners)
+        assert not outlined("-o", tmp_path / "a.geojson", "--min-area", 1e9)
 
     def test_nodata_is_never_change(self, tmp_path, write_tif, capsys):
         t1, t2 = images()

@@ -1,9 +1,14 @@
 """One picture for a quick look: t1, t2, and t2 with change outlined."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import geopandas
 import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
 
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap
@@ -18,23 +23,33 @@ GAP_PX = 8
 OUTLINE_RGB = (255, 40, 80)
 
 
-def write_preview(pair: ScenePair, change_map: ChangeMap, path: Path) -> None:
-    """Write a picture with three panels: t1, t2, t2 with the outlines of the change mask.
+def write_preview(
+    pair: ScenePair,
+    change_map: ChangeMap,
+    path: Path,
+    polygons: geopandas.GeoDataFrame | None = None,
+) -> None:
+    """Write a picture with three panels: t1, t2, t2 with change outlined.
 
     Args:
         pair: the scene.
         change_map: with its mask made.
         path: ends in one of `SUFFIXES`.
+        polygons: what to outline, in the CRS of the scene; None outlines the change mask.
 
     Raises:
         OutputError: when it cannot be written.
     """
-    image, mask = _thinned(pair, change_map)
+    step = -(-max(pair.shape_hw) // PANEL_PX)
+    image, mask = _thinned(pair, change_map, step)
     t1, t2 = (_display(date) for date in image)
     outlined = t2.copy()
-    contours, _ = cv2.findContours(
-        (mask == 1).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
+    if polygons is None:
+        contours, _ = cv2.findContours(
+            (mask == 1).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+        )
+    else:
+        contours = _rings(polygons, pair.grid.affine * Affine.scale(step))
     cv2.drawContours(outlined, contours, -1, OUTLINE_RGB, 1 + max(mask.shape) // 600)
     gap = np.full((t1.shape[0], GAP_PX, 3), 255, np.uint8)
     sheet = np.hstack([t1, gap, t2, gap, outlined])
@@ -43,10 +58,21 @@ def write_preview(pair: ScenePair, change_map: ChangeMap, path: Path) -> None:
         (folder / path.name).write_bytes(picture.tobytes())
 
 
-def _thinned(pair: ScenePair, change_map: ChangeMap) -> tuple[FloatArray, ByteArray]:
+def _rings(polygons: geopandas.GeoDataFrame, transform: Affine) -> Sequence[NDArray[np.int32]]:
+    """Outer and inner rings as contours of pixels (n,1,2)."""
+    parts = shapely.get_parts(polygons.geometry.to_numpy())
+    inverse = ~transform
+    found = []
+    for ring in shapely.get_rings(parts):
+        x, y = shapely.get_coordinates(ring).T
+        at = np.stack(inverse * (x, y), axis=1) - 0.5
+        found.append(np.round(at).astype(np.int32)[:, None])
+    return found
+
+
+def _thinned(pair: ScenePair, change_map: ChangeMap, step: int) -> tuple[FloatArray, ByteArray]:
     """Every k-th pixel of the scene (2,C,h,w) and of the mask (h,w), read by strips of rows."""
     height, width = pair.shape_hw
-    step = -(-max(height, width) // PANEL_PX)
     images, masks = [], []
     for row in range(0, height, 256 * step):
         rows = min(256 * step, height - row)
