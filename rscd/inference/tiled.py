@@ -226,9 +226,3 @@ def _at_edge(tile: Tile, multiple: int) -> Tile:
         read=replace(read, col=read.col - half),
         write=replace(write, col=start, width=width),
     )
-
-
-def whole_scene(pair: ScenePair) -> Box:
-    """The box of the whole grid."""
-    height, width = pair.shape_hw
-    return Box(0, 0, height, width)

@@ -30,7 +30,6 @@ from rscd.inference.tiled import (
     run_block,
     scene_blocks,
     thread_mapper,
-    whole_scene,
 )
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -288,10 +287,6 @@ def test_progress_counts_up_to_all_tiles(tmp_path, write_tif):
     assert told[0] == ("change", 0, 12)
     assert told[-1] == ("change", 12, 12)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
-
-
-def test_whole_scene_is_the_box_of_the_grid(tmp_path, write_tif):
-    assert whole_scene(open_town(tmp_path, write_tif, (20, 30))) == Box(0, 0, 20, 30)
 
 
 class TestBoundedMap:
