@@ -16,7 +16,7 @@ import numpy as np
 
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Box, Tile, batches, plan_tiles, round_up
+from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
 from rscd.inference.predictor import Block, Model, Predictor
 from rscd.types import FloatArray
