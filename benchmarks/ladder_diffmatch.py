@@ -60,19 +60,24 @@ class Run:
 
 
 def runs(seeds: int) -> Iterator[Run]:
-    """All trainings: of all seeds first what the others are compared with, then the rest."""
-    for seed in range(seeds):
-        for percent in (5, 10):
-            for variant in ("supervised", "fixmatch", "unimatch", "diffmatch"):
-                yield Run("ladder", variant, variant, percent, seed)
+    """All trainings, group by group for all seeds, so that an early end leaves whole groups."""
+    each = range(seeds)
+    for seed in each:
+        for variant in ("supervised", "fixmatch", "unimatch", "diffmatch"):
+            yield Run("ladder", variant, variant, 5, seed)
+    for seed in each:
         yield Run("components", "guided, pixel labels", "guided", 5, seed, level="pixel")
         for variant in ("guided", "dual", "dual-contrast", "decoupled"):
             yield Run("components", variant, variant, 5, seed)
-    for seed in range(seeds):
+    for seed in each:
+        for variant in ("supervised", "fixmatch", "unimatch", "diffmatch"):
+            yield Run("ladder", variant, variant, 10, seed)
+    for seed in each:
         for name, value in (
             ("lambda_c", 1.0), ("lambda_c", 0.01), ("lambda_vl", 1.0), ("lambda_vl", 0.01),
         ):  # fmt: skip
             yield Run("weights", f"{name} {value}", "diffmatch", 5, seed, {name: value})
+    for seed in each:
         for variant in ("fixmatch", "unimatch", "diffmatch"):
             yield Run("abroad", variant, variant, 5, seed, abroad=True)
 
