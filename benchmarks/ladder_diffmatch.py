@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,27 +59,33 @@ class Run:
     abroad: bool = False
 
 
+LADDER = ("supervised", "fixmatch", "unimatch", "diffmatch")
+COMPONENTS = ("guided", "dual", "dual-contrast", "decoupled")
+WEIGHTS = (("lambda_c", 1.0), ("lambda_c", 0.01), ("lambda_vl", 1.0), ("lambda_vl", 0.01))
+
+
+def groups() -> tuple[list[Run], ...]:
+    """The rows of the tables, of seed 0, in the order of their weight."""
+    return (
+        [Run("ladder", variant, variant, 5, 0) for variant in LADDER],
+        [
+            Run("components", "guided, pixel labels", "guided", 5, 0, level="pixel"),
+            *(Run("components", variant, variant, 5, 0) for variant in COMPONENTS),
+        ],
+        [Run("ladder", variant, variant, 10, 0) for variant in LADDER],
+        [
+            Run("weights", f"{name} {value}", "diffmatch", 5, 0, {name: value})
+            for name, value in WEIGHTS
+        ],
+        [Run("abroad", variant, variant, 5, 0, abroad=True) for variant in LADDER[1:]],
+    )
+
+
 def runs(seeds: int) -> Iterator[Run]:
     """All trainings, group by group for all seeds, so that an early end leaves whole groups."""
-    each = range(seeds)
-    for seed in each:
-        for variant in ("supervised", "fixmatch", "unimatch", "diffmatch"):
-            yield Run("ladder", variant, variant, 5, seed)
-    for seed in each:
-        yield Run("components", "guided, pixel labels", "guided", 5, seed, level="pixel")
-        for variant in ("guided", "dual", "dual-contrast", "decoupled"):
-            yield Run("components", variant, variant, 5, seed)
-    for seed in each:
-        for variant in ("supervised", "fixmatch", "unimatch", "diffmatch"):
-            yield Run("ladder", variant, variant, 10, seed)
-    for seed in each:
-        for name, value in (
-            ("lambda_c", 1.0), ("lambda_c", 0.01), ("lambda_vl", 1.0), ("lambda_vl", 0.01),
-        ):  # fmt: skip
-            yield Run("weights", f"{name} {value}", "diffmatch", 5, seed, {name: value})
-    for seed in each:
-        for variant in ("fixmatch", "unimatch", "diffmatch"):
-            yield Run("abroad", variant, variant, 5, seed, abroad=True)
+    for group in groups():
+        for seed in range(seeds):
+            yield from (replace(run, seed=seed) for run in group)
 
 
 class Towns:
