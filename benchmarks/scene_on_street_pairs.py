@@ -76,7 +76,7 @@ def sheet(network: torch.nn.Module, batch: Batch, path: Path) -> None:
     """One row per pair."""
     found = network.eval()(batch["image"])
     t1, t2 = batch["image"].unbind(1)
-    aligned, _ = warp(t1, found["flow"])
+    aligned = warp(t1, found["flow"])
     grey = lambda mask: 255 * mask.float().expand(-1, 3, -1, -1)  # noqa: E731
     columns = torch.cat([t1, aligned, t2, grey(batch["mask"]), grey(found["logits"] >= 0)], -1)
     rows = torch.cat(list(columns), -2).clamp(0, 255).byte().permute(1, 2, 0).numpy()
