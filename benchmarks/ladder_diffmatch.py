@@ -4,7 +4,8 @@
     python benchmarks/ladder_diffmatch.py ladder.jsonl --summary
 
 Every training appends one line of JSON as it ends; lines that are there already are not run again,
-so a stopped ladder goes on. ``--share I/N`` takes every N-th training: start one process per core
+so a stopped ladder goes on. All rows of a seed begin with one network, trained for some steps on the
+labelled pairs alone. ``--share I/N`` takes every N-th training: start one process per core
 on the same file. A small encoder (``--weights`` of ``pretrain_encoder.py``), towns of 64 pixels
 with strong nuisances, guidance from a segmenter with faults (`rscd.pseudo.guided_towns.FAULTS`).
 Checkpoints are chosen on validation towns; the test towns are looked at once. ``--summary`` prints
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,6 +40,7 @@ from rscd.task import ChangeTask
 
 Sample = dict[str, Any]
 
+START_LR, LR = 2e-3, 1e-3
 TRAIN, VAL, TEST = 1000, 60, 120
 """Towns of each split."""
 HOME = {"change_share": [0.3, 0.8], "gsd_m": 1.0, "nuisance": {"strength": 0.6}, "fresh": False}
@@ -128,9 +131,30 @@ def labels_quality(samples: Sequence[Sample]) -> dict[str, float]:
     return {"iou_change": found["iou_change"], "reliable": float(used.float().mean())}
 
 
-def train(
-    run: Run, towns: Towns, steps: int, batch: int, encoder: str, weights: str | None
-) -> dict[str, float]:
+def begin(run: Run, towns: Towns, options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """The network all rows of a seed and share begin with: trained on the labelled pairs alone.
+
+    Kept beside the results. Without it a network of few steps calls nothing change, and unlabeled
+    pairs confirm it.
+    """
+    settings = [options.encoder, options.weights, options.start_steps, options.size, options.batch]
+    name = f"{run.percent}_{run.seed}_{zlib.crc32(json.dumps(settings).encode()):08x}"
+    kept = options.out.with_name(f"start_{name}.pt")
+    if not kept.exists():
+        first = Run("start", "supervised", "supervised", run.percent, run.seed)
+        task, _ = trained(first, towns, options, options.start_steps, START_LR, None)
+        torch.save(task.method.network.state_dict(), kept)
+    return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]
+
+
+def trained(
+    run: Run,
+    towns: Towns,
+    options: argparse.Namespace,
+    steps: int,
+    lr: float,
+    start: dict[str, torch.Tensor] | None,
+) -> tuple[ChangeTask, dict[str, float]]:
     """One training; test metrics of the checkpoint that validation chose."""
     home = towns.train(level=run.level)
     n_labeled = max(2, len(home) * run.percent // 100)
@@ -147,8 +171,8 @@ def train(
         method_args={
             "network": "siamese-mlp",
             "network_args": {
-                "encoder": encoder,
-                "weights": weights,
+                "encoder": options.encoder,
+                "weights": options.weights,
                 "width": 32,
                 "mean": list(MEAN),
                 "std": list(STD),
@@ -158,13 +182,15 @@ def train(
             "weak": {"patch_size": towns.size},
             "head_lr_mult": 2,
         },
-        lr=2e-3,
+        lr=lr,
         optimizer_args={"weight_decay": 0.01},
         schedule="poly-lagged",
     )  # fmt: skip
+    if start is not None:
+        task.method.network.load_state_dict(start)
     data = ChangeDataModule(
         {name: Stream.of(cast("Dataset[Any]", samples)) for name, samples in streams.items()},
-        batch_size=min(batch, n_labeled),
+        batch_size=min(options.batch, n_labeled),
         seed=run.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -182,7 +208,7 @@ def train(
         )
         trainer.fit(task, data)
         (found,) = trainer.test(task, data, best.best_model_path, verbose=False, weights_only=True)
-    return {name.removeprefix("test/"): float(value) for name, value in found.items()}
+    return task, {name.removeprefix("test/"): float(value) for name, value in found.items()}
 
 
 def identity(line: dict[str, Any]) -> str:
@@ -234,7 +260,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=250, help="of each row")
+    parser.add_argument("--start-steps", type=int, default=300, help="on labelled pairs, before")
     parser.add_argument("--size", type=int, default=64, help="side of the towns, pixels")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--encoder", default="tu-test_resnet")
@@ -253,7 +280,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     settings = {
         key: getattr(options, key)
-        for key in ("steps", "size", "batch", "encoder", "weights", "shrink")
+        for key in ("start_steps", "steps", "size", "batch", "encoder", "weights", "shrink")
     }
     towns = Towns(options.size, options.shrink, options.cache)
     first, step = (int(part) for part in options.share.split("/"))
@@ -269,8 +296,8 @@ def main() -> None:
     for run in wanted:
         start, cpu = time.perf_counter(), time.process_time()
         seed_everything(run.seed, verbose=False)
-        network = (options.encoder, options.weights)
-        test = train(run, towns, options.steps, options.batch, *network)
+        state = begin(run, towns, options)
+        _, test = trained(run, towns, options, options.steps, LR, state)
         line = {
             "run": asdict(run),
             "settings": settings,
