@@ -4,10 +4,10 @@
     python benchmarks/ladder_diffmatch.py ladder.jsonl --summary
 
 Every training appends one line of JSON as it ends; lines that are there already are not run again,
-so a stopped ladder goes on. All rows of a seed begin with one network, trained for some steps on the
-labelled pairs alone. ``--share I/N`` takes every N-th training: start one process per core
-on the same file. A small encoder (``--weights`` of ``pretrain_encoder.py``), towns of 64 pixels
-with strong nuisances, guidance from a segmenter with faults (`rscd.pseudo.guided_towns.FAULTS`).
+so a stopped ladder goes on. All rows of a seed begin with one network, trained for some steps on
+the labelled pairs alone. ``--share I/N`` takes every N-th training: start one process per core on
+the same file. A small encoder (``--weights`` of ``pretrain_encoder.py``), towns of 64 pixels with
+strong nuisances, guidance from a segmenter with faults (`rscd.pseudo.guided_towns.FAULTS`).
 Checkpoints are chosen on validation towns; the test towns are looked at once. ``--summary`` prints
 tables.
 """
