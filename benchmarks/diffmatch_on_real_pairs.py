@@ -129,10 +129,10 @@ def trained(
             },
             "variant": variant,
             "weak": {"patch_size": args.side, "p_vflip": 0.5, "rot90": True},
-            "head_lr_mult": 2,
         },
-        lr=1e-3,
-        optimizer_args={"weight_decay": 0.01},
+        lr=0.02,
+        optimizer="sgd",
+        optimizer_args={"momentum": 0.9, "weight_decay": 1e-4},
         schedule="poly-lagged",
     )
     length = args.steps * args.batch
