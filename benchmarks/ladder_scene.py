@@ -45,6 +45,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "L_dist": {"unsup_weight": 0.0},
     "both": {},
     "both, shared decoder": {"separate_decoders": False},
+    "L_unsup, lambda1 1": {"distill_weight": 0.0, "lambda1": 1.0},
+    "both, lambda1 1": {"lambda1": 1.0},
 }
 """Rows of the tables; all also learn from labelled pairs."""
 
