@@ -1,6 +1,7 @@
 """A labelled street set of any known layout, with the conditions that are evaluated apart."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from rscd.errors import DataError
 from rscd.types import ShapeHW
 
 Parts = dict[str, StreetDataset]
+
+SPLITS = ("train", "test")
 
 
 class StreetConditions(Dataset[Sample]):
@@ -78,10 +81,10 @@ def street_conditions(
         DataError: a street set without pairs, without masks, or without that split.
     """
     root = Path(root)
-    for found, parts_of, splits in LAYOUTS:
-        if found(root):
-            chosen = _split(root, split, splits)
-            return StreetConditions(root, chosen, parts_of(root, chosen or "all", size))
+    for layout in LAYOUTS:
+        if layout.found(root):
+            chosen = _split(root, split, layout.splits)
+            return StreetConditions(root, chosen, layout.parts(root, chosen or "all", size))
     return None
 
 
@@ -134,30 +137,38 @@ def _folders(root: Path, split: str, size: ShapeHW | None) -> Parts:
 
 
 def _is_pcd(root: Path) -> bool:
-    crops = (root / "set0" / split for split in ("train", "test"))
+    crops = (root / "set0" / split for split in SPLITS)
     return any(_is_plain(f) for f in (root / "TSUNAMI", root / "GSV", *crops))
 
 
-LAYOUTS: tuple[
-    tuple[
-        Callable[[Path], bool],
-        Callable[[Path, str, ShapeHW | None], Parts],
-        tuple[str, ...],
-    ],
-    ...,
-] = (
-    (
-        lambda root: any((root / f"Query_Seq_{s}").is_dir() for s in ("Train", "Test")),
-        _changesim,
-        ("train", "test"),
-    ),
-    (_is_pcd, _pcd, ("train", "test")),
-    (
-        lambda root: any(_is_plain(root / s) for s in ("train", "test")),
-        _vl_cmu,
-        ("train", "test"),
-    ),
-    (lambda root: _is_plain(root) or (root / "raw").is_dir(), _vl_cmu, ()),
-    (lambda root: bool(_plain_folders(root)), _folders, ()),
+def _is_changesim(root: Path) -> bool:
+    return any((root / f"Query_Seq_{split}").is_dir() for split in ("Train", "Test"))
+
+
+def _is_prepared(root: Path) -> bool:
+    return any(_is_plain(root / split) for split in SPLITS)
+
+
+def _is_one_set(root: Path) -> bool:
+    return _is_plain(root) or (root / "raw").is_dir()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which street sets lie on the disk."""
+
+    found: Callable[[Path], bool]
+    parts: Callable[[Path, str, ShapeHW | None], Parts]
+    """By condition, of a folder, a split and a size."""
+    splits: tuple[str, ...] = ()
+    """The last one is the default."""
+
+
+LAYOUTS = (
+    Layout(_is_changesim, _changesim, SPLITS),
+    Layout(_is_pcd, _pcd, SPLITS),
+    Layout(_is_prepared, _vl_cmu, SPLITS),
+    Layout(_is_one_set, _vl_cmu),
+    Layout(lambda root: bool(_plain_folders(root)), _folders),
 )
-"""How a layout is known, its parts by condition, and its splits; the first that fits counts."""
+"""The first that fits counts."""
