@@ -20,6 +20,7 @@ from rscd.types import ByteArray, ShapeHW
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MASK_FOLDERS = ("mask", "gt", "ground_truth")
 OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow"})
 
 
@@ -169,7 +170,7 @@ def side_by_side(base: Path, group: Callable[[str], str]) -> list[StreetPair]:
     """Pairs of ``t0/`` and ``t1/`` with ``mask/``, ``gt/`` or ``ground_truth/``."""
     if not (base / "t0").is_dir() or not (base / "t1").is_dir():
         return []
-    folders = [base / name for name in ("mask", "gt", "ground_truth") if (base / name).is_dir()]
+    folders = [base / name for name in MASK_FOLDERS if (base / name).is_dir()]
     masks = _by_stem(folders[0]) if folders else {}
     later = _by_stem(base / "t1")
     pairs = []

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from rscd.data.folder import Sample
 from rscd.data.street import CONDITIONS, PCD, VLCMUCD, ChangeSim
-from rscd.data.street_base import StreetDataset
+from rscd.data.street_base import MASK_FOLDERS, StreetDataset
 from rscd.errors import DataError
 from rscd.types import ShapeHW
 
@@ -98,14 +98,16 @@ def _split(root: Path, split: str | None, known: tuple[str, ...]) -> str | None:
 
 
 def _is_plain(root: Path) -> bool:
-    return (root / "t0").is_dir() and (root / "t1").is_dir()
+    """Whether pairs and masks lie here; others, such as ``label/``, are left to other layouts."""
+    dates = (root / "t0").is_dir() and (root / "t1").is_dir()
+    return dates and any((root / name).is_dir() for name in MASK_FOLDERS)
 
 
 def _plain_folders(root: Path) -> list[Path]:
-    """Folders of pairs below this one; those without masks cannot be evaluated."""
+    """Folders of pairs with masks below this one."""
     if not root.is_dir():
         return []
-    return [f for f in sorted(root.iterdir()) if _is_plain(f) and (f / "mask").is_dir()]
+    return [folder for folder in sorted(root.iterdir()) if _is_plain(folder)]
 
 
 def _changesim(root: Path, split: str, size: ShapeHW | None) -> Parts:

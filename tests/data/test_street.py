@@ -349,6 +349,7 @@ def test_conditions_of_other_layouts(tmp_path: Path) -> None:
     plain = street_conditions(tmp_path / "places" / "near")
     assert plain is not None
     assert plain[1]["mask"].all()
+    assert street_conditions(side_by_side(tmp_path / "other", 1, "label")) is None
     with pytest.raises(DataError, match="expected no split"):
         street_conditions(tmp_path / "places", "test")
     assert street_conditions(tmp_path) is None
