@@ -82,7 +82,7 @@ def buildings_of(image: torch.Tensor, network: Any) -> np.ndarray[Any, Any]:
 def guided(sample: Sample, network: Any) -> Sample:
     """The sample with labels of change and of each date."""
     dates = [
-        SemanticPrediction(np.stack([prob, 1 - prob]), n_foreground=1)
+        SemanticPrediction(np.stack([prob, 1 - prob]), ("building", "other"), n_foreground=1)
         for prob in buildings_of(sample["image"], network)
     ]
     rules = LabelOptions(gamma=GAMMA, gamma_seg=GAMMA, instance_threshold=0.5, min_area_m2=14)
