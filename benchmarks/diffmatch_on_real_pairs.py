@@ -30,6 +30,7 @@ from train_on_real_pairs import SETS, prepare
 
 from rscd.data.folder import PairFolder
 from rscd.data.module import ChangeDataModule, Stream
+from rscd.data.town_dataset import TownPairs
 from rscd.inference.shipped import shipped_path
 from rscd.inference.weights import read_card, read_tensors
 from rscd.metrics import count, summarise
@@ -39,6 +40,7 @@ from rscd.pseudo.segmenter import SemanticPrediction
 from rscd.task import ChangeTask
 
 GAMMA = 0.8
+WIDTH = 32
 VARIANTS = ("supervised", "fixmatch", "unimatch", "decoupled", "diffmatch")
 SHOWN = ("f1_change", "precision", "recall")
 
@@ -123,18 +125,23 @@ def trained(
             "network_args": {
                 "encoder": args.encoder,
                 "weights": args.weights,
-                "width": 64,
+                "width": WIDTH,
                 "mean": list(MEAN),
                 "std": list(STD),
             },
             "variant": variant,
             "weak": {"patch_size": args.side, "p_vflip": 0.5, "rot90": True},
         },
-        lr=0.02,
+        lr=args.lr,
         optimizer="sgd",
         optimizer_args={"momentum": 0.9, "weight_decay": 1e-4},
         schedule="poly-lagged",
     )
+    if args.start is not None:
+        network: torch.nn.Module = task.method.network
+        network.load_state_dict(torch.load(args.start, weights_only=True))
+    if not args.steps:
+        return task
     length = args.steps * args.batch
     streams = {
         "labeled": Patches(labelled, length, args.side, args.seed),
@@ -153,6 +160,19 @@ def trained(
     )  # fmt: skip
     trainer.fit(task, data)
     return task
+
+
+def town_network(args: Any) -> dict[str, torch.Tensor]:
+    """Tensors of the network after some steps on 500 masks of half a metre."""
+    towns = TownPairs(
+        500, 5, 2 * args.side, gsd_m=0.5, change_share=(0.2, 0.8), fresh=False,
+        cache=args.out / "towns", keys=("image", "mask"),
+    )  # fmt: skip
+    seed_everything(args.seed, verbose=False)
+    plain = argparse.Namespace(**vars(args) | {"start": None, "steps": args.towns, "lr": 0.02})
+    task = trained("supervised", [towns[i] for i in range(len(towns))], [], plain)
+    network: torch.nn.Module = task.method.network
+    return network.state_dict()
 
 
 def measured(task: ChangeTask, out: Path) -> dict[str, dict[str, float]]:
@@ -194,25 +214,34 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="of the encoder, see pretrain_encoder.py")
     parser.add_argument("--encoder", default="tu-test_resnet")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--start", type=Path, help="a network that has seen towns, see --towns")
+    parser.add_argument("--towns", type=int, metavar="STEPS", help="first make --start: train")
+    parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
+    if args.towns is not None:
+        torch.save(town_network(args), args.start)
     prepare(args.data, args.out)
     labelled, unlabelled = gathered(args.data, args.out)
     about = {"labelled": len(labelled), "unlabelled": len(unlabelled)}
     print(json.dumps(about | {"guidance": labels_quality(labelled), **machine("torch")}))
     results = args.out / "results.jsonl"
     kept = results.read_text().splitlines() if results.exists() else []
-    for variant in args.variants:
+    before = ["start"] if args.start is not None else []
+    for variant in [*before, *args.variants]:
         key = {"variant": variant, "seed": args.seed, "steps": args.steps, "side": args.side}
+        key |= {"lr": args.lr, "start": str(args.start)}
         if any(key.items() <= json.loads(line).items() for line in kept):
             continue
         started = time.process_time()
         seed_everything(args.seed, verbose=False)
-        test = measured(trained(variant, labelled, unlabelled, args), args.out)
+        steps = argparse.Namespace(**vars(args) | ({"steps": 0} if variant == "start" else {}))
+        method = "supervised" if variant == "start" else variant
+        test = measured(trained(method, labelled, unlabelled, steps), args.out)
         line = key | {"test": test, "cpu_s": round(time.process_time() - started)}
         with results.open("a") as file:
             file.write(json.dumps(line) + "\n")
