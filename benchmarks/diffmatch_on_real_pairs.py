@@ -66,7 +66,8 @@ class Patches(Dataset[Sample]):
         height, width = sample["image"].shape[-2:]
         top, left = random.integers((height - self.side + 1, width - self.side + 1))
         window = (..., slice(top, top + self.side), slice(left, left + self.side))
-        return {key: value[window] for key, value in sample.items() if key != "name"}
+        maps = {key: value for key, value in sample.items() if isinstance(value, torch.Tensor)}
+        return {key: value[window] for key, value in maps.items()}
 
 
 def buildings_of(image: torch.Tensor, network: Any) -> np.ndarray[Any, Any]:
