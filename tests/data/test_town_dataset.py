@@ -101,6 +101,32 @@ def test_growth_decides_what_change_is() -> None:
         towns(style={"growth": 2})
 
 
+def test_shrubs_and_ponds_are_nuisances() -> None:
+    bare = {"urban": 0, "wood": 0, "tree_cover": 0.1}
+
+    def trees(shrubs: float) -> int:
+        dataset = towns(patch_size=256, gsd_m=1.0, style={**bare, "shrubs": shrubs})
+        return sum(len(dataset.plan(index).trees) for index in range(4))
+
+    def water(ground_change: float) -> torch.Tensor:
+        dataset = towns(
+            patch_size=256, gsd_m=1.0, keys=["land_cover", "mask"], change_share=0,
+            nuisance={"ground_change": ground_change}, style={**bare, "river": 0, "ponds": 1},
+        )  # fmt: skip
+        samples = [dataset[index] for index in range(4)]
+        assert not any(sample["mask"].any() for sample in samples)
+        covers = torch.stack([sample["land_cover"] for sample in samples])
+        return covers.eq(LAND_COVER["water"]).sum(dim=(0, 2, 3))
+
+    assert trees(1) > trees(0.5) > trees(0)
+    same, other = water(0), water(1)
+    assert same[0] == same[1] > 100
+    assert other[0] == same[0] != other[1]
+    for knob in ("shrubs", "ponds"):
+        with pytest.raises(DataError, match=f"{knob} from 0 to 1, found 2"):
+            towns(style={knob: 2})
+
+
 def test_no_nuisance_leaves_unchanged_ground_alone() -> None:
     off = dict.fromkeys(
         ("strength", "shift_px", "warp_px", "cars_move", "crop_change", "ground_change",

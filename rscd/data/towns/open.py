@@ -99,16 +99,7 @@ def fill_open(draft: Draft, block: Block, dates: int = BOTH, use: str | None = N
         draft.add_area(rectangle(draft.warp, *full), "scrub", dates)
         plant(draft, inner, draft.between(4.2, 6.0), draft.between(0.6, 0.97), dates, (2.2, 4.8))
     elif use == "pond":
-        draft.add_area(rectangle(draft.warp, *full), "meadow", dates)
-        u, v = (block.u0 + block.u1) / 2, (block.v0 + block.v1) / 2
-        size = (
-            min(0.34 * (block.u1 - block.u0), draft.between(14, 48)),
-            0.3 * (block.v1 - block.v0),
-        )
-        draft.add_area(blob(draft, u, v, size[0] * 1.1, size[1] * 1.12), "scrub", dates, GARDEN)
-        draft.add_area(blob(draft, u, v, *size), "water", dates, WATER)
-        for left, right in ((block.u0, u - 1.25 * size[0]), (u + 1.25 * size[0], block.u1)):
-            clumps(draft, (left, block.v0 + 3, right, block.v1 - 3), style.tree_cover, dates)
+        _pond(draft, block, dates)
     else:
         ground = {"pasture": "meadow", "park": "lawn", "waste": "scrub"}[use]
         before = draft.ground(rectangle(draft.warp, *full), ground, dates)
@@ -122,8 +113,56 @@ def fill_open(draft: Draft, block: Block, dates: int = BOTH, use: str | None = N
             _trails(draft, block, dates)
         if use == "park" and draft.chance(0.6):
             courts(draft, block, dates)
+    if use in {"field", "pasture", "waste"}:
+        _shrubs(draft, block, dates)
+        _fleeting_pond(draft, block, dates)
     if use in {"field", "pasture", "waste"} and draft.chance(0.35):
         farmstead(draft, block, dates)
+
+
+def _pond(draft: Draft, block: Block, dates: int) -> None:
+    """A lake on a meadow, trees to either side."""
+    draft.add_area(rectangle(draft.warp, *block.inner(0)), "meadow", dates)
+    u, v = (block.u0 + block.u1) / 2, (block.v0 + block.v1) / 2
+    size = (
+        min(0.34 * (block.u1 - block.u0), draft.between(14, 48)),
+        0.3 * (block.v1 - block.v0),
+    )
+    draft.add_area(blob(draft, u, v, size[0] * 1.1, size[1] * 1.12), "scrub", dates, GARDEN)
+    draft.add_area(blob(draft, u, v, *size), "water", dates, WATER)
+    for left, right in ((block.u0, u - 1.25 * size[0]), (u + 1.25 * size[0], block.u1)):
+        clumps(draft, (left, block.v0 + 3, right, block.v1 - 3), draft.style.tree_cover, dates)
+
+
+def _shrubs(draft: Draft, block: Block, dates: int) -> None:
+    """Low shrubs here and there; a style without them costs no draw of chance."""
+    if not draft.style.shrubs:
+        return
+    for _ in range(3):
+        u, v = draft.between(block.u0, block.u1), draft.between(block.v0, block.v1)
+        half = (draft.between(12, 60), draft.between(8, 40))
+        box = (
+            max(u - half[0], block.u0 + 2), max(v - half[1], block.v0 + 2),
+            min(u + half[0], block.u1 - 2), min(v + half[1], block.v1 - 2),
+        )  # fmt: skip
+        share = draft.style.shrubs * draft.between(0.1, 0.7)
+        plant(draft, box, draft.between(2.2, 6.0), share, dates, (0.5, 1.6))
+
+
+def _fleeting_pond(draft: Draft, block: Block, dates: int) -> None:
+    """A pond at one date, mud or grass at the other, as a nuisance."""
+    if not draft.style.ponds or not draft.chance(draft.style.ponds):
+        return
+    u, v = draft.between(block.u0 + 15, block.u1 - 15), draft.between(block.v0 + 12, block.v1 - 12)
+    half = (draft.between(5, 26), draft.between(4, 16))
+    draft.add_area(blob(draft, u, v, 1.2 * half[0], 1.2 * half[1]), "scrub", dates, GARDEN)
+    outline = blob(draft, u, v, *half)
+    states = [
+        draft.ground(outline, "water", dates, WATER),
+        draft.ground(outline, draft.pick("soil", "meadow", "scrub", "plough"), dates, WATER),
+    ]
+    before, after = states if draft.chance(0.5) else states[::-1]
+    draft.swaps.append(Swap(before, after, float(draft.rng.random()), False))
 
 
 def courts(draft: Draft, block: Block, dates: int) -> None:

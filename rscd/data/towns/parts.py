@@ -161,6 +161,10 @@ class TownStyle:
     """Of the blocks and lots that change, the share that gain buildings; the others lose theirs.
     A farm still makes way for a new block. None: of blocks 0.85; of lots 0.6, and 0.18 have their
     house replaced."""
+    shrubs: float = 0.0
+    """0 no shrubs on pasture, waste land and field margins to 1 ground dotted with them."""
+    ponds: float = 0.0
+    """Probability that such a block holds a pond that may fill or dry out (``ground_change``)."""
 
     @staticmethod
     def draw(rng: np.random.Generator) -> "TownStyle":

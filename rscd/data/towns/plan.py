@@ -74,8 +74,10 @@ def plan_town(
     check_size(shape_hw, gsd_m, change_share)
     rng = np.random.default_rng(seed)
     style = TownStyle.draw(rng) if style is None else style
-    if style.growth is not None and not 0 <= style.growth <= 1:
-        raise UsageError(f"expected a growth from 0 to 1, found {style.growth}")
+    for name in ("growth", "shrubs", "ponds"):
+        share = getattr(style, name)
+        if share is not None and not 0 <= share <= 1:
+            raise UsageError(f"expected {name} from 0 to 1, found {share}")
     height_m, width_m = shape_hw[0] * gsd_m, shape_hw[1] * gsd_m
     draft = Draft(rng, style, draw_warp(rng, style.curvature), frame=(width_m, height_m))
     draft.fine, draft.tree_scale = gsd_m <= 2, max(gsd_m / 1.5, 1.0)
