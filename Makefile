@@ -30,7 +30,7 @@ test: setup  ## lint, types and the whole test suite
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup  ## style and types only
 	@$(BIN)/ruff check .
