@@ -29,6 +29,12 @@ from rscd.types import Batch
 RESUME_STEPS = 100
 """Optimiser steps between two savings of ``last.ckpt``."""
 
+USAGE = "rscd train -c FILE.yaml [--KEY.KEY VALUE ...] [--ckpt_path LAST.ckpt] [--print_config]"
+DESCRIPTION = (
+    "Train a detector by one YAML file. Every key of it can be given here with dots, such as "
+    "--model.lr 1e-4. A stopped run goes on with --ckpt_path."
+)
+
 PANELS = 4
 """Pairs shown in TensorBoard after each validation."""
 
@@ -160,7 +166,7 @@ def _run(args: list[str]) -> Trainer:
         save_config_kwargs={"overwrite": True},  # a run that goes on does so in its own folder
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={**strict, "fit": strict},
+        parser_kwargs={**strict, "fit": {**strict, "usage": USAGE, "description": DESCRIPTION}},
     )
     trainer: Trainer = cli.trainer
     return trainer

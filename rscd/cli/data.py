@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import add_action, add_json, add_verbosity, emit, emit_json
 
 SETS = ("whu", "levir", "dsifn")
 
@@ -24,8 +24,10 @@ def add(commands: Any) -> None:
 
 
 def _add_info(actions: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        "info", help="what a folder holds and what is wrong with it (exit code 1 if anything is)"
+    parser = add_action(
+        actions,
+        "info",
+        "what a folder holds and what is wrong with it (exit code 1 if anything is)",
     )
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument(
@@ -37,9 +39,7 @@ def _add_info(actions: Any) -> argparse.ArgumentParser:
 
 
 def _add_show(actions: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        "show", help="a contact sheet: t1, t2 and mask of some pairs as a PNG"
-    )
+    parser = add_action(actions, "show", "a contact sheet: t1, t2 and mask of some pairs as a PNG")
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.png")
     parser.add_argument("-n", type=int, default=8, help="most pairs shown (default 8)")
@@ -49,9 +49,7 @@ def _add_show(actions: Any) -> argparse.ArgumentParser:
 
 
 def _add_prepare(actions: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        "prepare", help="cut a benchmark set into its published tiles"
-    )
+    parser = add_action(actions, "prepare", "cut a benchmark set into its published tiles")
     parser.add_argument("name", choices=SETS)
     parser.add_argument("--src", required=True, metavar="DIR", help="the set as distributed")
     parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
@@ -63,8 +61,8 @@ def _add_prepare(actions: Any) -> argparse.ArgumentParser:
 
 
 def _add_towns(actions: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        "towns", help="write synthetic towns as a folder of pairs with image-level labels"
+    parser = add_action(
+        actions, "towns", "write synthetic towns as a folder of pairs with image-level labels"
     )
     parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
     for split, count in (("train", 400), ("val", 100), ("test", 100)):

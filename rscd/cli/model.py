@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import add_action, add_json, add_verbosity, emit, emit_json
 from rscd.cli.predict_events import backend_of
 
 
@@ -11,13 +11,13 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser: argparse.ArgumentParser = commands.add_parser("model", help="list and show models")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="names for -m, the defaults first")
+    listing = add_action(actions, "list", "names for -m, the defaults first")
     listing.set_defaults(run=run_list)
-    showing = actions.add_parser("show", help="all that is known of one model")
+    showing = add_action(actions, "show", "all that is known of one model")
     showing.add_argument("name", metavar="NAME|FILE")
     showing.set_defaults(run=run_show)
-    exporting = actions.add_parser(
-        "export", help="a training checkpoint as safetensors, with its card beside"
+    exporting = add_action(
+        actions, "export", "a training checkpoint as safetensors, with its card beside"
     )
     exporting.add_argument("checkpoint", metavar="RUN.ckpt")
     exporting.add_argument("-o", "--output", required=True, metavar="WEIGHTS.safetensors")

@@ -31,6 +31,14 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_action(actions: Any, name: str, about: str) -> argparse.ArgumentParser:
+    """Declare ``rscd COMMAND NAME``, which says of itself what the list of actions says."""
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=about, description=f"{about[0].upper()}{about[1:]}."
+    )
+    return parser
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``."""
     parser.add_argument(
