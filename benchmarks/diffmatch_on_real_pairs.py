@@ -6,9 +6,9 @@ DATA holds the sets of ``train_on_real_pairs.py``, brought to about 0.5 m, and f
 ``unlabelled``. The labelled training pairs are the few, the unlabelled pairs and those without
 their masks the many. Guidance comes from the buildings that the network which ships with rscd sees
 at each date (it learnt them from synthetic towns), turned into change events
-(`rscd.pseudo.events`). Measured on the test pairs of each set at the threshold 0.5; no pair is left
-to validate on, so the last weights count. Prints JSON lines; a training whose line is in
-OUT/results.jsonl is not run again.
+(`rscd.pseudo.events`). Measured on the test pairs of each set at the best threshold of the
+labelled ones; no pair is left to validate on, so the last weights count. Prints JSON lines; a
+training whose line is in OUT/results.jsonl is not run again.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from rscd.data.module import ChangeDataModule, Stream
 from rscd.data.town_dataset import TownPairs
 from rscd.inference.shipped import shipped_path
 from rscd.inference.weights import read_card, read_tensors
-from rscd.metrics import count, summarise
+from rscd.metrics import ChangeMetrics, count, summarise
 from rscd.models.networks import build_network
 from rscd.pseudo.generate import LAYERS, LabelOptions, labels_of
 from rscd.pseudo.segmenter import SemanticPrediction
@@ -176,22 +176,26 @@ def town_network(args: Any) -> dict[str, torch.Tensor]:
     return network.state_dict()
 
 
-def measured(task: ChangeTask, out: Path) -> dict[str, dict[str, float]]:
+def predicted(task: ChangeTask, samples: Sequence[Sample]) -> ChangeMetrics:
+    """Counts of what the network says of whole pairs, at all thresholds."""
+    metrics = ChangeMetrics()
+    for sample in samples:
+        image = sample["image"]
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="reflect")[None]
+        with torch.inference_mode():
+            prob = task.method.predict(padded)[0, :, :height, :width]
+        metrics.update(prob, sample["mask"])
+    return metrics
+
+
+def measured(task: ChangeTask, out: Path, threshold: float) -> dict[str, dict[str, float]]:
     """Scores on the test pairs of each set."""
-    task.method.eval()
     found = {}
     for name in SETS:
         folder = PairFolder(out / "pairs" / name, "test", keys={"image", "mask"})
-        counts = []
-        for sample in (folder[i] for i in range(len(folder))):
-            image = sample["image"][None]
-            height, width = image.shape[-2:]
-            pad = (0, -width % 32, 0, -height % 32)
-            padded = F.pad(image.flatten(0, 1), pad, mode="reflect")[None]
-            with torch.inference_mode():
-                prob = task.method.predict(padded)[0, 0, :height, :width]
-            counts.append(count((prob >= 0.5).numpy(), sample["mask"][0].numpy()))
-        scores = summarise(sum(counts[1:], counts[0]))
+        metrics = predicted(task, [folder[i] for i in range(len(folder))])
+        scores = summarise(metrics.counts(threshold))
         found[name] = {key: round(scores[key], 3) for key in SHOWN}
     return found
 
@@ -242,8 +246,15 @@ def main() -> None:
         seed_everything(args.seed, verbose=False)
         steps = argparse.Namespace(**vars(args) | ({"steps": 0} if variant == "start" else {}))
         method = "supervised" if variant == "start" else variant
-        test = measured(trained(method, labelled, unlabelled, steps), args.out)
-        line = key | {"test": test, "cpu_s": round(time.process_time() - started)}
+        task = trained(method, labelled, unlabelled, steps)
+        task.method.eval()
+        threshold = predicted(task, labelled).best_threshold()
+        test = measured(task, args.out, threshold)
+        line = key | {
+            "threshold": threshold,
+            "test": test,
+            "cpu_s": round(time.process_time() - started),
+        }
         with results.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
