@@ -1,6 +1,8 @@
 """What a few real building pairs bring to a network trained on synthetic towns.
 
     python benchmarks/train_on_real_pairs.py DATA OUT [--steps 600] [--start CHECKPOINT]
+    python benchmarks/train_on_real_pairs.py DATA OUT --network semantic --lr 0.0005 --mixes real \
+        --start rscd/weights/buildings.safetensors
 
 DATA holds ``levir-cd``, ``levir-cd-grid``, ``fotbcd-binary`` and ``fotbcd-instances`` as
 ``<set>/{train,test}/{A,B,label}``. All are brought to about 0.5 m per pixel (FOTBCD is halved) and
@@ -41,6 +43,7 @@ from rscd.inference.weights import read_tensors
 SETS = {"levir-cd": 1, "levir-cd-grid": 1, "fotbcd-binary": 2, "fotbcd-instances": 2}
 """By how much each is reduced."""
 DETECTORS = ("irmad", "cva", "pca-kmeans")
+MIXES = ("real", "towns", "both")
 
 
 PATCH = 192
@@ -103,7 +106,7 @@ def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespac
     task = rscd.task.ChangeTask(
         "supervised",
         {
-            "network": "tiny",
+            "network": options.network,
             "network_args": {"mean": [110, 110, 100], "std": [50, 50, 50]},
             "losses": {"bce": 1, "dice": 1},
             "weak": {"patch_size": 128, "scale": [0.8, 1.2], "p_vflip": 0.5, "rot90": True},
@@ -112,9 +115,10 @@ def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespac
                 "p_blur": 0.3, "blur_sigma": [0.3, 1.2],
             },
         },
-        lr=1e-3,
+        lr=options.lr,
         warmup_steps=20,
-        halo=64,
+        patch_size=512,
+        halo=64 if options.network == "tiny" else 144,
     )  # fmt: skip
     if options.start:
         task.method.network.load_state_dict(read_tensors(options.start))
@@ -151,6 +155,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--start", type=Path)
+    parser.add_argument("--network", choices=("tiny", "semantic"), default="tiny")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--mixes", nargs="+", choices=MIXES, default=list(MIXES))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     prepare(options.data, options.out)
@@ -163,13 +170,15 @@ def main() -> None:
     models = {name: name for name in DETECTORS}
     if options.start:
         models["start"] = str(options.start)
-    for name, parts in (("real", [real]), ("towns", [towns]), ("both", [towns, real])):
-        models[name] = str(go_on(options.out, name, parts, options))
+    parts = {"real": [real], "towns": [towns], "both": [towns, real]}
+    for name in options.mixes:
+        models[name] = str(go_on(options.out, name, parts[name], options))
     report = {
         name: measure(options.out, model, name, name not in DETECTORS)
         for name, model in models.items()
     }
-    settings = {"steps": options.steps, "start": str(options.start), "real_pairs": len(real)}
+    settings = {"steps": options.steps, "start": str(options.start), "network": options.network}
+    settings |= {"lr": options.lr, "real_pairs": len(real)}
     seconds = round(time.process_time() - started)
     print(json.dumps({"settings": settings, "cpu_s": seconds, "test": report, **machine("torch")}))
 

@@ -5,23 +5,28 @@ on the command line with dots. The run's folder holds the resolved configuration
 checkpoints.
 """
 
+import json
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from rscd.data.module import ChangeDataModule
 from rscd.data.plots import to_colours, to_rgb
 from rscd.errors import UsageError
+from rscd.inference.shipped import SHIPPED, shipped_path
+from rscd.inference.weights import read_card, read_tensors
 from rscd.metrics import MODE, MONITOR
 from rscd.task import ChangeTask
 from rscd.types import Batch
@@ -30,10 +35,17 @@ RESUME_STEPS = 100
 """Optimiser steps between two savings of ``last.ckpt``."""
 
 USAGE = "rscd train -c FILE.yaml [--KEY.KEY VALUE ...] [--ckpt_path LAST.ckpt] [--print_config]"
+BEGIN = (
+    "weights that the network begins with: FILE.safetensors, FILE.ckpt, or buildings, which ships "
+    "with rscd; a run that goes on with --ckpt_path does not need them"
+)
 DESCRIPTION = (
     "Train a detector by one YAML file. Every key of it can be given here with dots, such as "
     "--model.lr 1e-4. A stopped run goes on with --ckpt_path."
 )
+
+PLAIN_DATA = ("model.method_args", "data.streams")
+"""Where a configuration holds plain data that the parser has no arguments for."""
 
 PANELS = 4
 """Pairs shown in TensorBoard after each validation."""
@@ -95,6 +107,7 @@ class TrainingCLI(LightningCLI):
         """Best checkpoint by the declared measure and direction; the last one every few steps."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_argument("--begin", type=str | None, default=None, help=BEGIN)
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -120,12 +133,88 @@ class TrainingCLI(LightningCLI):
         trainer.callbacks += [LearningRateMonitor("step"), Panels()]  # type: ignore[attr-defined]
         return trainer
 
+    def before_fit(self) -> None:
+        """Take up the weights to begin with."""
+        begin = self._get(self.config, "begin")
+        if begin is not None and self._get(self.config, "ckpt_path") is None:
+            begin_with(self.model.method.network, begin)
+
+
+def begin_with(network: nn.Module, name: str) -> None:
+    """Give a network trained weights.
+
+    Args:
+        network: of the same kind, bands and sizes as the trained one.
+        name: file, or the network that ships with rscd.
+
+    Raises:
+        UsageError: for weights of another network.
+        ModelError: for a file that holds none.
+    """
+    path = shipped_path() if name == SHIPPED else Path(name)
+    trained = read_card(path)
+    try:
+        network.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        mismatch = str(error).split("\n")[1].strip()
+        raise UsageError(
+            f"--begin {name}: expected weights of the network to train, found those of "
+            f"{trained['network']} with {trained['network_args']} ({mismatch}); give the network "
+            "the same name and network_args"
+        ) from error
+
 
 def _set_aside(path: Path) -> None:
     """Rename the log of an earlier start, metrics.csv to metrics.1.csv: the logger deletes it."""
     if path.exists():
         number = len(list(path.parent.glob(f"{path.stem}*{path.suffix}")))
         path.replace(path.with_suffix(f".{number}{path.suffix}"))
+
+
+def with_deep_dots(args: Sequence[str]) -> list[str]:
+    """Arguments in which dots that reach into `PLAIN_DATA` stand for the whole of it.
+
+    The parser knows the arguments of classes, not what lies in plain data. What the configuration
+    files say there is read here, changed, and handed over as one value.
+
+    Args:
+        args: as on the command line, ``-c FILE``, ``--name value`` or ``--name=value``.
+    """
+    given, rest, files = [], [], []
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word in ("-c", "--config"):
+            files.append(next(words, ""))
+            rest += [word, files[-1]]
+        elif name.startswith(tuple(f"--{place}." for place in PLAIN_DATA)):
+            given.append((name.removeprefix("--"), value if equals else next(words, "")))
+        else:
+            rest.append(word)
+    if not given:
+        return list(args)
+    content: dict[str, Any] = {}
+    for file in filter(os.path.isfile, files):  # the parser says what is wrong with others
+        content = merged(content, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+    for name, text in given:
+        *path, last = name.split(".")
+        inner = content
+        for step in path:
+            inner[step] = dict(inner.get(step) or {})
+            inner = inner[step]
+        inner[last] = yaml.safe_load(text)
+    touched = [p for p in PLAIN_DATA if any(name.startswith(f"{p}.") for name, _ in given)]
+    values = {place: content[place.split(".")[0]][place.split(".")[1]] for place in touched}
+    return [*rest, *(f"--{place}={json.dumps(value)}" for place, value in values.items())]
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, the second on top of the first."""
+    both = {**first, **second}
+    for name in first.keys() & second.keys():
+        if isinstance(first[name], Mapping) and isinstance(second[name], Mapping):
+            both[name] = merged(first[name], second[name])
+    return both
 
 
 def train(args: Sequence[str]) -> Trainer:
@@ -150,7 +239,7 @@ def train(args: Sequence[str]) -> Trainer:
             warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
             # frozen batch norms are meant to be
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-            return _run(["fit", *args])
+            return _run(["fit", *with_deep_dots(args)])
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"expected a configuration that fits, found: {reason}") from error

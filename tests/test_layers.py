@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "metrics": set(),
     "objects": set(),
     "task": {"methods", "metrics"},
-    "training": {"data", "methods", "metrics", "task"},
+    "training": {"data", "methods", "metrics", "task", "inference"},
     "pseudo": {"geo", "data"},
     "inference": {"geo"},
     "export": {"geo"},

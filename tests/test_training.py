@@ -11,7 +11,8 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 import rscd.training
-from rscd.training import panel, train
+from rscd.errors import ModelError, UsageError
+from rscd.training import panel, train, with_deep_dots
 from rscd.types import CARD_KEY
 
 pytestmark = pytest.mark.filterwarnings(
@@ -240,3 +241,52 @@ def test_panel_shows_what_it_is_given():
     assert mask.sum() == 3
     assert mask[0, 1, 2] == 1
     assert (prob == 0.25).all()
+
+
+def test_a_run_begins_with_trained_weights(tmp_path):
+    first = config(tmp_path / "first", length=4, max_epochs=1)
+    train(["-c", write(tmp_path / "first.yaml", first)])
+    trained = tmp_path / "first/last.ckpt"
+    again = config(tmp_path / "again", length=4, max_epochs=1) | {"begin": str(trained)}
+    again["model"] |= {"lr": 0.0}
+    path = write(tmp_path / "again.yaml", again)
+    train(["-c", path])
+    before, after = weights(trained), weights(tmp_path / "again/last.ckpt")
+    learnt = [name for name in before if name.endswith(("weight", "bias"))]
+    assert_equal({n: before[n] for n in learnt}, {n: after[n] for n in learnt})
+    trained.unlink()  # a run that goes on has its own
+    train(["-c", path, "--ckpt_path", str(tmp_path / "again/last.ckpt"), "--trainer.max_epochs=2"])
+    with pytest.raises(ModelError, match=r"found none at .*first/last.ckpt"):
+        train(["-c", path])
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    with pytest.raises(UsageError, match=r"--begin buildings: .* found those of semantic") as error:
+        train(["-c", path, "--begin", "buildings"])
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "run").glob("*.ckpt"))
+
+
+def test_dots_reach_into_methods_and_streams(tmp_path):
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", VIEWS, length=4))
+    dots = ["--model.method_args.weak.patch_size=32", "--model.method_args.weak.p_hflip", "0.25"]
+    dots += ["--data.streams.train.init_args.length=2", "--trainer.max_epochs=1"]
+    train(["-c", path, *dots])
+    kept = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    weak = {"patch_size": 32, "rot90": True, "p_hflip": 0.25}
+    assert kept["model"]["method_args"]["weak"] == weak
+    assert kept["data"]["streams"]["train"]["init_args"] == {**TOWNS, "length": 2}
+
+
+def test_dots_mean_what_a_file_would(tmp_path):
+    content = {"model": {"method_args": {"a": {"b": 1, "c": 2}}, "lr": 3}, "data": {"streams": {}}}
+    file = write(tmp_path / "run.yaml", content)
+    plain = ["-c", file, "--model.lr", "1"]
+    assert with_deep_dots(plain) == plain
+    found = with_deep_dots([*plain, "--model.method_args.a.b=[2, 3]", "--data.streams.t.x", "no"])
+    assert found == [
+        *plain,
+        '--model.method_args={"a": {"b": [2, 3], "c": 2}}',
+        '--data.streams={"t": {"x": false}}',
+    ]
