@@ -268,6 +268,7 @@ def main() -> None:
     parser.add_argument("--weights", help="of the encoder, see pretrain_encoder.py; default random")
     parser.add_argument("--shrink", type=int, default=1, help="divides the numbers of towns")
     parser.add_argument("--share", default="0/1", help="I/N: every N-th training from the I-th")
+    parser.add_argument("--only", nargs="+", metavar="GROUP", help="ladder, components, weights...")
     parser.add_argument("--limit", type=int, help="stop after so many trainings")
     parser.add_argument("--cache", type=Path, default=Path("runs/ladder_towns"))
     parser.add_argument("--summary", action="store_true")
@@ -289,6 +290,7 @@ def main() -> None:
         run
         for run in list(runs(options.seeds))[first::step]
         if identity({"run": asdict(run), "settings": settings}) not in done
+        and run.group in (options.only or [run.group])
     ][: options.limit]
     levels = {level: labels_quality(towns.train(level=level)) for level in ("mixed", "pixel")}
     about = {"faults": FAULTS, "labels": levels, **machine("torch", "timm", "lightning")}
