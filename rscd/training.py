@@ -184,9 +184,9 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
     words = iter(args)
     for word in words:
         name, equals, value = word.partition("=")
-        if word in ("-c", "--config"):
-            files.append(next(words, ""))
-            rest += [word, files[-1]]
+        if name in ("-c", "--config"):
+            files.append(value if equals else next(words, ""))
+            rest += [name, files[-1]]
         elif name.startswith(tuple(f"--{place}." for place in PLAIN_DATA)):
             given.append((name.removeprefix("--"), value if equals else next(words, "")))
         else:
@@ -195,12 +195,22 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
         return list(args)
     content: dict[str, Any] = {}
     for file in filter(os.path.isfile, files):  # the parser says what is wrong with others
-        content = merged(content, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+        try:
+            found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except yaml.YAMLError:
+            return list(args)
+        content = merged(content, found or {})
     for name, text in given:
         *path, last = name.split(".")
         inner = content
         for step in path:
-            inner[step] = dict(inner.get(step) or {})
+            known = inner.get(step) or {}
+            if not isinstance(known, Mapping):
+                raise UsageError(
+                    f"--{name}: expected dots that lead to a value, found {step} = {known!r}; "
+                    "leave out what follows it"
+                )
+            inner[step] = dict(known)
             inner = inner[step]
         inner[last] = yaml.safe_load(text)
     touched = [p for p in PLAIN_DATA if any(name.startswith(f"{p}.") for name, _ in given)]

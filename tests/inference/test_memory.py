@@ -159,7 +159,7 @@ def test_sixteen_times_the_scene_takes_no_more_memory(tmp_path):
     small, large = (
         peak_bytes(tmp_path, side, "-m", "cva", "--max-memory", "420MB") for side in (1500, 6000)
     )
-    assert large - small < 80 << 20
+    assert large - small < 60 << 20
     assert large < 420e6
 
 
