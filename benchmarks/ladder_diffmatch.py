@@ -65,7 +65,14 @@ class Run:
 
 LADDER = ("supervised", "fixmatch", "unimatch", "diffmatch")
 COMPONENTS = ("guided", "dual", "dual-contrast", "decoupled")
-WEIGHTS = (("lambda_c", 1.0), ("lambda_c", 0.01), ("lambda_vl", 1.0), ("lambda_vl", 0.01))
+WEIGHTS = (
+    ("lambda_c", 1.0),
+    ("lambda_c", 0.025),
+    ("lambda_c", 0.01),
+    ("lambda_vl", 1.0),
+    ("lambda_vl", 0.01),
+)
+"""Table 9; 0.025 of the distance over channels is 0.1 of the published one."""
 
 
 def groups() -> tuple[list[Run], ...]:

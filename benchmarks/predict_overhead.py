@@ -153,7 +153,7 @@ def bare(job: Job) -> dict[str, Any]:
     from rscd.inference.network import load_network, loaded
 
     model = load_network(job.weights, "cpu", 1)
-    network = loaded(model.path, model.device)
+    network = loaded(model.path, model.device, model.sha256)
     pair = ScenePair.open(job.t1, job.t2)
     tiles = plan_tiles(pair.shape_hw, model.tiling.tile_size, HALO, MULTIPLE)
     images = [torch.from_numpy(pair.read(tile.read)[0][None]) for tile in tiles]
@@ -209,7 +209,7 @@ def torchgeo_way(job: Job) -> dict[str, float]:
     result: dict[str, float] = {}
     with clock(result):
         model = load_network(job.weights, "cpu", CORES)
-        network = loaded(model.path, model.device)
+        network = loaded(model.path, model.device, model.sha256)
         dataset = RasterDataset(str(job.t1)) & RasterDataset(str(job.t2))
         sampler = GridGeoSampler(dataset, size=PATCH, stride=STRIDE)
         loader = DataLoader(dataset, sampler=sampler, collate_fn=stack_samples, num_workers=CORES)
@@ -248,7 +248,7 @@ def terratorch_way(job: Job) -> dict[str, float]:
     result: dict[str, float] = {}
     with clock(result):
         model = load_network(job.weights, "cpu", CORES)
-        network = loaded(model.path, model.device)
+        network = loaded(model.path, model.device, model.sha256)
         image = np.concatenate([rasterio.open(path).read() for path in (job.t1, job.t2)])
         with torch.inference_mode():
             logits = tiled_inference(

@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from rscd.errors import UsageError
+from rscd.files import write_whole
 
 BEGUN = "begun.json"
 DONE = "done.json"
@@ -130,7 +131,7 @@ def arguments(stage: Stage) -> list[str]:
     if stage.command != TRAIN:
         return [stage.command, *_options(stage.settings)]
     config = stage.folder / CONFIG
-    _write(config, yaml.safe_dump(dict(stage.settings), sort_keys=False))
+    write_whole(config, yaml.safe_dump(dict(stage.settings), sort_keys=False))
     line = [TRAIN, "-c", str(config), "--trainer.default_root_dir", str(stage.folder)]
     line += stage.overrides
     last = stage.folder / LAST
@@ -149,8 +150,8 @@ def _is_done(stage: Stage) -> bool:
 
 
 def _note(stage: Stage, name: str) -> None:
-    stage.folder.mkdir(parents=True, exist_ok=True)
-    _write(stage.folder / name, json.dumps({"key": stage.key, "command": stage.command}) + "\n")
+    text = json.dumps({"key": stage.key, "command": stage.command})
+    write_whole(stage.folder / name, text + "\n")
 
 
 def _stage(
@@ -232,9 +233,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"expected settings by name in {path}, found {type(content).__name__}")
     return content
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rasterio
 from affine import Affine
@@ -33,7 +33,7 @@ from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
-from rscd.inference.flow import scene_flow
+from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
@@ -181,6 +181,8 @@ def predict(
     targets = Targets.of(outputs, prob, preview, flow)
     _check(pair, targets, options)
     model = _model(pair, options)
+    if targets.flow is not None:
+        check_flow(model, pair.n_bands)
     load = _load(pair, model, options)
     provenance = _provenance(pair, model, options)
     folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
@@ -318,7 +320,7 @@ def _export(
         elif path == targets.preview:
             write_preview(pair, change_map, path, polygons)
         elif path == targets.flow:
-            pieces = scene_flow(pair, model, load.tile_size)
+            pieces = scene_flow(pair, cast(FlowModel, model), load.tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)
         else:
             _write(change_map, polygons, path, options)

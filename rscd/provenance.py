@@ -1,12 +1,12 @@
 """What a result was made from: plain data that is the same for the same inputs."""
 
-import hashlib
 import warnings
 from pathlib import Path
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 
+from rscd.files import sha256_of
 from rscd.types import Provenance
 
 
@@ -27,6 +27,4 @@ def describe_file(path: str | Path) -> Provenance:
     file = Path(path)
     if "://" in str(path) or not file.is_file():
         return {"path": str(path)}
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"path": str(path), "bytes": file.stat().st_size, "sha256": digest}
+    return {"path": str(path), "bytes": file.stat().st_size, "sha256": sha256_of(file)}

@@ -86,6 +86,7 @@ class ChangeTask(LightningModule):
         if channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)
         self.metrics = ChangeMetrics()
+        self.test_metrics = ChangeMetrics()
         self.others = torch.nn.ModuleDict()
         self.best: dict[str, float] = {}
         self._validations_without_change = 0
@@ -175,17 +176,17 @@ class ChangeTask(LightningModule):
     def on_test_epoch_start(self) -> None:
         """Measure at the threshold that validation chose, 0.5 without a validation."""
         threshold = self.best.get("best_threshold", 0.5)
-        self.metrics = ChangeMetrics(threshold).to(self.device)
+        self.test_metrics = ChangeMetrics(threshold).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Pool the counts of what prediction gives; nothing of the mask is used for it."""
-        self.metrics.update(self.method.predict(batch["image"]), batch["mask"])
+        self.test_metrics.update(self.method.predict(batch["image"]), batch["mask"])
 
     def on_test_epoch_end(self) -> None:
         """Log all metrics of the test split."""
-        for name, value in self.metrics.compute().items():
+        for name, value in self.test_metrics.compute().items():
             self.log(f"test/{name}", value)
-        self.metrics.reset()
+        self.test_metrics.reset()
 
     def _watch_collapse(self, predicted: int, true: int) -> None:
         without = self._validations_without_change + 1

@@ -123,14 +123,17 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Logs and checkpoints go to ``trainer.default_root_dir``."""
-        folder = Path(self._get(self.config_init, "trainer")["default_root_dir"] or "runs")
-        _set_aside(folder / "metrics.csv")
-        kwargs.setdefault("logger", [CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "")])
+        asked = self._get(self.config_init, "trainer")
+        folder = Path(asked["default_root_dir"] or "runs")
+        if asked["logger"] is None:
+            _set_aside(folder / "metrics.csv")
+            kwargs["logger"] = [CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "")]
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder)
-        trainer.callbacks += [LearningRateMonitor("step"), Panels()]  # type: ignore[attr-defined]
+        rates = [LearningRateMonitor("step")] if trainer.loggers else []
+        trainer.callbacks += [*rates, Panels()]  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:

@@ -186,8 +186,9 @@ def test_the_test_split_is_measured_at_the_stored_threshold(tmp_path):
     again = ChangeTask.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
     assert again.best == module.best
     found = run.test(again, DataLoader(pairs(), batch_size=2), verbose=False)[0]
-    assert again.metrics.threshold == module.best["best_threshold"]
+    assert again.test_metrics.threshold == module.best["best_threshold"]
     assert found["test/iou_change"] == pytest.approx(module.best["best_iou_change"])
+    assert again.metrics.threshold == 0.5  # what validation, and with it `best`, goes by
 
 
 def test_what_a_checkpoint_builds_downloads_nothing(tmp_path, monkeypatch):

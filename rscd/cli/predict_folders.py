@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rscd.errors import UsageError
+from rscd.files import by_stem
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def pairs_of(t1: Path, t2: Path) -> list[tuple[Path, Path]]:
     Raises:
         UsageError: for pictures without a partner, or none at all.
     """
-    first, second = _pictures(t1), _pictures(t2)
+    first, second = by_stem(t1, SUFFIXES), by_stem(t2, SUFFIXES)
     alone = sorted(first.keys() ^ second.keys())
     if alone or not first:
         found = f"{len(alone)} without a partner, such as {alone[0]}" if alone else "none"
@@ -79,10 +80,6 @@ def pairs_of(t1: Path, t2: Path) -> list[tuple[Path, Path]]:
             "take out what is alone"
         )
     return [(first[name], second[name]) for name in sorted(first, key=_numeric)]
-
-
-def _pictures(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
 
 
 def _numeric(name: str) -> list[tuple[int, int | str]]:

@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 
 from rscd.errors import DataError
+from rscd.files import appearing
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -225,12 +226,11 @@ def write_picture(
     Raises:
         DataError: if PNG cannot hold the bands or dtype.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    if path.suffix.lower() in RASTER_SUFFIXES:
-        _write_geotiff(part, pixels, crs, transform, nodata)
-    else:
-        _write_png(part, pixels)
-    part.replace(path)
+    with appearing(path) as part:
+        if path.suffix.lower() in RASTER_SUFFIXES:
+            _write_geotiff(part, pixels, crs, transform, nodata)
+        else:
+            _write_png(part, pixels)
 
 
 def fits_png(pixels: NDArray[Any]) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rscd.data.images import MaskRule, read_label_values, read_mask
 from rscd.data.layout import Folders, find_layout, image_id
 from rscd.errors import DataError
+from rscd.files import write_whole
 from rscd.types import IGNORE
 
 
@@ -86,11 +87,7 @@ def read_label_list(path: Path | str) -> dict[str, int]:
 
 def write_label_list(path: Path | str, labels: Mapping[str, int], suffix: str = ".png") -> None:
     """Write a list file; it appears by rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(format_label_list(labels, suffix), encoding="utf-8")
-    part.replace(path)
+    write_whole(Path(path), format_label_list(labels, suffix))
 
 
 def labels_from_masks(

@@ -43,6 +43,7 @@ from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
 from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
 from rscd.errors import DataError
+from rscd.files import write_whole
 from rscd.types import IGNORE, ByteArray, ShapeHW
 
 log = logging.getLogger(__name__)
@@ -325,21 +326,14 @@ def _claim(dst: Path, settings: Mapping[str, Any]) -> None:
 
 def _write_lists(dst: Path, split: Split, tiles: Mapping[str, Mapping[str, Any]]) -> None:
     split.write(dst / "split.json")
-    (dst / "list").mkdir(exist_ok=True)
     for part, names in split.parts.items():
         ordered = sorted(names)
         suffix = Path(tiles[ordered[0]]["file"]).suffix if ordered else ".png"
         text = "".join(f"{name}{suffix}\n" for name in ordered)
-        _write_text(dst / "list" / f"{part}.txt", text)
+        write_whole(dst / "list" / f"{part}.txt", text)
         labels = {name: tiles[name]["label"] for name in ordered}
         write_label_list(dst / "list" / f"{part}_label.txt", labels, suffix)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -29,6 +29,7 @@ from rscd.data.scene_labels import (
     open_layer,
 )
 from rscd.errors import DataError, GridMismatchError
+from rscd.files import by_stem
 from rscd.geo.grid import apply, compose, crs_name, footprint_px, grid_text, intersection, shape_hw
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Placement, inspect
@@ -381,13 +382,12 @@ def expand(scene: Scene) -> list[Scene]:
 
 
 def _rasters(folder: str) -> dict[str, str]:
-    suffixes = IMAGE_SUFFIXES | {".jp2"}
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in suffixes)
+    files = by_stem(Path(folder), IMAGE_SUFFIXES | {".jp2"})
     if not files:
         raise DataError(
             f"{folder}: no rasters (.tif, .vrt, .jp2, ...); give the folder of one date"
         )
-    return {path.stem: str(path) for path in files}
+    return {name: str(path) for name, path in files.items()}
 
 
 def _by_place(scene: Scene, first: Mapping[str, str], second: Mapping[str, str]) -> list[Scene]:

@@ -9,6 +9,7 @@ from rscd.data.images import MaskRule
 from rscd.data.layout import Folders
 from rscd.data.plots import plot_samples
 from rscd.errors import DataError, OutputError
+from rscd.files import appearing
 
 
 def show(
@@ -65,11 +66,10 @@ def write_sheet(samples: Sequence[dict[str, Any]], out_png: Path | str) -> Path:
         OutputError: if the PNG cannot be written.
     """
     out = Path(out_png)
-    part = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        plot_samples(samples).savefig(part, format="png")
-        part.replace(out)
+        with appearing(out) as part:
+            plot_samples(samples).savefig(part, format="png")
     except OSError as error:
         raise OutputError(
             f"{out}: cannot be written ({error.strerror}); choose another place"

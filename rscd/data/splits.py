@@ -16,6 +16,7 @@ from typing import Any, Literal
 from rscd.data.layout import read_names
 from rscd.data.tiles import Tile, near_pairs
 from rscd.errors import DataError
+from rscd.files import write_whole
 
 FORMAT = "rscd-split/1"
 PERCENTAGES = (5, 10, 20, 40)
@@ -75,11 +76,11 @@ class Split:
         path = Path(path)
         if path.suffix != ".json":
             for part, names in self.parts.items():
-                _write(path / f"{part}.txt", "".join(f"{name}\n" for name in names))
+                write_whole(path / f"{part}.txt", "".join(f"{name}\n" for name in names))
             return
         parts = {part: list(names) for part, names in self.parts.items()}
         content = {"format": FORMAT, "rule": self.rule, "hash": self.hash, "parts": parts}
-        _write(path, json.dumps(content, indent=1) + "\n")
+        write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_split(path: Path | str) -> Split:
@@ -113,13 +114,6 @@ def _parsed(content: Any, path: Path) -> Split:
     if split.hash != content.get("hash"):
         raise DataError(f"{path}: the names do not match the stored hash; the file was edited")
     return split
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def random_split(names: Sequence[str], shares: Shares, seed: int = 0) -> Split:

@@ -302,20 +302,23 @@ class StreamLoader:
             title: what the stream is called in messages.
             reader: where samples come from.
             turns: which, in which order.
-            seed: numbers that name the stream; workers' own chance follows from it and the pass.
+            seed: numbers that name the stream. Workers begin with chance of their own from it,
+                once: transforms that use it draw otherwise when a run goes on; the datasets of
+                rscd draw from numbers of the sample.
             num_workers: processes that read; 0 reads in this one.
             pin_memory: for faster copies to a GPU.
             skip_broken: leave out samples that cannot be read, and count them in ``skipped``;
-                else the first one ends the run.
+                else the first one ends the run. Where a whole batch of training cannot be read, a
+                batch that can comes again: all processes count on as many as they were told.
         """
         self.title = title
         self.batch_sampler = turns
         self.skip_broken = skip_broken
         self.skipped: Counter[str] = Counter()
-        self.seed = tuple(seed)
         self._served = 0
         self._begun: tuple[int, int] | None = None
         self._resume: Mapping[str, int] | None = None
+        state = np.random.SeedSequence(tuple(seed)).generate_state(1)
         self._loader = DataLoader(
             reader,
             batch_sampler=cast(Any, turns),
@@ -325,7 +328,7 @@ class StreamLoader:
             persistent_workers=num_workers > 0,
             worker_init_fn=_begin_worker,
             # of its own: else every pass would use up some of the network's chance
-            generator=torch.Generator(),
+            generator=torch.Generator().manual_seed(int(state[0])),
         )
 
     def __len__(self) -> int:
@@ -368,13 +371,21 @@ class StreamLoader:
         turn, skip = self._place()
         self._begun, self._served = (turns.epoch, turn), skip
         turns.turn, turns.skip = turn, skip
-        state = np.random.SeedSequence((*self.seed, turns.epoch, turn)).generate_state(1)
-        self._loader.generator.manual_seed(int(state[0]))
+        last, owed = None, 0
         for batch, failures in self._loader:
             self._served += 1
             self._meet(failures)
             if batch is not None:
-                yield unpack(batch)
+                last = unpack(batch)
+            owed += batch is not None or turns.training
+            while owed and last is not None:
+                yield last
+                owed -= 1
+        if last is None and not skip:
+            raise DataError(
+                f"{self.title}: expected at least one sample that can be read, found none; see the "
+                "warnings above"
+            )
 
     def _place(self) -> tuple[int, int]:
         """Pass and batches to skip."""

@@ -1,13 +1,13 @@
 """Flow of a scene, tile by tile, from a network that gives it."""
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from rscd.errors import UsageError
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Box, plan_tiles
+from rscd.geo.tiles import Box, plan_tiles, round_up
 from rscd.inference.predictor import Model, Tiling
 from rscd.types import FloatArray
 
@@ -26,28 +26,45 @@ class FlowModel(Protocol):
         ...
 
 
-def scene_flow(pair: ScenePair, model: Model, tile_size: int) -> Iterator[tuple[Box, FloatArray]]:
-    """Flow of every tile, NaN where either date is not valid.
+PROBE_PX = 64
+"""Side of the picture by which it is found out whether a network gives flow, at least."""
+
+
+def check_flow(model: Model, n_bands: int) -> None:
+    """Let a model look at a small black pair, before the work.
 
     Args:
-        pair: two dates on one grid.
-        model: with a network that gives flow.
-        tile_size: side of a tile; flow beyond a tile cannot be found.
-
-    Yields:
-        The box of a tile and its flow (2,h,w) in pixels.
+        model: any.
+        n_bands: of the scene.
 
     Raises:
         UsageError: for a model without flow.
     """
+    side = round_up(PROBE_PX, model.tiling.multiple)
+    black = np.zeros((1, 2, n_bands, side, side), np.float32)
+    if not isinstance(model, FlowModel) or model.flow(black) is None:
+        raise UsageError(
+            f"expected a model with flow for --flow, found {model.name}; train one with method "
+            "scene-pretrain or scene, and leave out --msi and --tta"
+        )
+
+
+def scene_flow(
+    pair: ScenePair, model: FlowModel, tile_size: int
+) -> Iterator[tuple[Box, FloatArray]]:
+    """Flow of every tile, NaN where either date is not valid.
+
+    Args:
+        pair: two dates on one grid.
+        model: that passed `check_flow`.
+        tile_size: side of a tile; flow beyond a tile cannot be found.
+
+    Yields:
+        The box of a tile and its flow (2,h,w) in pixels.
+    """
     tiles = plan_tiles(pair.shape_hw, tile_size, model.tiling.halo, model.tiling.multiple)
     for tile in tiles:
         image, valid = pair.read(tile.read)
-        found = model.flow(image[None]) if isinstance(model, FlowModel) else None
-        if found is None:
-            raise UsageError(
-                f"expected a model with flow for --flow, found {model.name}; train one with "
-                "method scene-pretrain or scene"
-            )
+        found = cast(FloatArray, model.flow(image[None]))
         flow = np.where(valid, found[0], np.float32(np.nan))
         yield tile.write, flow[:, tile.inner[0], tile.inner[1]]

@@ -1,6 +1,5 @@
 """Trained networks as models: a weights file describes itself and is never unpickled."""
 
-import hashlib
 import json
 import threading
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from rscd.errors import ModelError
+from rscd.files import sha256_of, write_whole
 from rscd.inference.predictor import Block, Tiling
 from rscd.inference.weights import read_card, read_tensors, write_weights
 from rscd.models.logits import change_logit
@@ -49,8 +49,7 @@ def export_weights(source: Path, target: Path) -> Provenance:
     network = _build(source, card)
     card |= _measured(network, card)
     write_weights(target, network.state_dict(), card)
-    text = json.dumps(card, indent=2, sort_keys=True)
-    target.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    write_whole(target.with_suffix(".json"), json.dumps(card, indent=2, sort_keys=True) + "\n")
     return card
 
 
@@ -135,7 +134,7 @@ class Network:
                 f"expected {self.n_bands} bands for {self.name}, found {image.shape[2]}; choose "
                 "them with --bands"
             )
-        network = loaded(self.path, self.device)
+        network = loaded(self.path, self.device, self.sha256)
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         found: dict[str, torch.Tensor] = network(image.to(self.device))
@@ -143,22 +142,33 @@ class Network:
 
 
 _lock = threading.Lock()
-_networks: dict[tuple[Path, str], nn.Module] = {}
+_networks: dict[tuple[Path, str], tuple[str, nn.Module]] = {}
 
 
-def loaded(path: Path, device: str) -> nn.Module:
+def loaded(path: Path, device: str, sha256: str) -> nn.Module:
     """The network of a weights file, ready to predict; one per process, whoever asks.
 
+    Args:
+        path: of the file.
+        device: ``cpu`` or ``cuda``.
+        sha256: of the content; when another file has taken its place it is read anew.
+
     Raises:
-        ModelError: see `read_card`.
+        ModelError: see `read_card`; or when the file is no longer the one that was asked for.
     """
     with _lock:
-        if (path, device) not in _networks:
+        held, network = _networks.get((path, device), ("", nn.Module()))
+        if held != sha256:
+            if sha256_of(path) != sha256:
+                raise ModelError(
+                    f"expected {path} as it was when it was opened, found another file in its "
+                    "place; open it again"
+                )
             network = _build(path, read_card(path)).to(device)
             if device == "cpu":  # oneDNN then copies less: a quarter less time for a ResNet-18
                 network = network.to(memory_format=torch.channels_last)
-            _networks[path, device] = network
-        return _networks[path, device]
+            _networks[path, device] = sha256, network
+        return network
 
 
 def load_network(path: Path, device: str, threads: int) -> Network:
@@ -179,8 +189,6 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Network(
         path=path,
         device=device,
@@ -190,7 +198,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         threshold=float(card["threshold"]),
         tiling=_tiling(card, device),
         n_bands=n_bands_of(card),
-        sha256=sha256,
+        sha256=sha256_of(path),
     )
 
 

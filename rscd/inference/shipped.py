@@ -1,6 +1,5 @@
 """The network that ships with the package, and when it is the default."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib.resources import files
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rscd.errors import ModelError
+from rscd.files import sha256_of
 from rscd.inference.baselines import DEFAULT_DETECTOR
 from rscd.types import Provenance
 
@@ -76,7 +76,7 @@ def load_shipped(device: str, threads: int) -> "Network":
         ModelError: when the file is not the one that was released.
     """
     path = shipped_path()
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    found = sha256_of(path) if path.is_file() else "no file"
     if found != shipped_card()["sha256"]:
         raise ModelError(
             f"expected the weights that ship with rscd in {path}, found others ({found[:12]}); "

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rscd.errors import ModelError
+from rscd.files import appearing
 from rscd.types import CARD_FORMAT, CARD_KEY, Provenance
 
 CHECKPOINT = ".ckpt"
@@ -30,11 +31,10 @@ def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> N
         tensors: of the network.
         card: plain data.
     """
-    partial = path.with_name(f".{path.name}.partial")
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     full = {"format": CARD_FORMAT, **card}
-    save_file(plain, partial, {CARD_KEY: json.dumps(full, sort_keys=True)})
-    partial.replace(path)
+    with appearing(path) as part:
+        save_file(plain, part, {CARD_KEY: json.dumps(full, sort_keys=True)})
 
 
 def read_card(path: Path) -> Provenance:

@@ -81,10 +81,15 @@ def buildings_loss(logits: Tensor, truth: Tensor) -> Tensor:
     Args:
         logits: (B,2,h,w).
         truth: (B,2,H,W) 0, 1 or 255, H and W multiples of h and w.
+
+    Returns:
+        A scalar; 0 (with gradient) where nothing is known.
     """
     stride = truth.shape[-1] // logits.shape[-1]
     used = F.avg_pool2d((truth != IGNORE).float(), stride) == 1
     share = F.avg_pool2d((truth == 1).float(), stride)
+    if not used.any():
+        return logits.sum() * 0
     return F.binary_cross_entropy_with_logits(logits[used], share[used])
 
 

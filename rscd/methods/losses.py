@@ -40,13 +40,13 @@ def focal(logit: Tensor, truth: Tensor, gamma: float = 2.0, alpha: float | None 
 
 
 def dice(logit: Tensor, truth: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 - Dice coefficient of class change over all pixels of the batch."""
+    """1 - Dice coefficient of class change over all pixels of the batch; 0 where none is change."""
     loss = smp.losses.DiceLoss("binary", smooth=smooth)
     return loss(logit[None, None], truth[None, None])  # type: ignore[no-any-return]
 
 
 def jaccard(logit: Tensor, truth: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 - soft IoU of class change over all pixels of the batch."""
+    """1 - soft IoU of class change over all pixels of the batch; 0 where none is change."""
     loss = smp.losses.JaccardLoss("binary", smooth=smooth)
     return loss(logit[None, None], truth[None, None])  # type: ignore[no-any-return]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rscd.errors import UsageError
 from rscd.methods.losses import mask_loss
 from rscd.models.flow import convert_unit, inside, resize_flow, scale_flow, warp
-from rscd.models.logits import change_logit
+from rscd.models.logits import change_logit, exact
 from rscd.models.scene import Levels
 from rscd.types import ShapeHW
 
@@ -336,8 +336,11 @@ def edge_smoothness(
 
 
 def _edge_entropy(gradient: Tensor, edge: Tensor, weight: Tensor, squeeze: float) -> Tensor:
-    share = squeeze + (1 - 2 * squeeze) * gradient.clamp(0, 1)
-    return (weight * F.binary_cross_entropy(share, edge.to(share), reduction="none")).mean()
+    # of probabilities, which CUDA refuses in mixed precision
+    with torch.autocast(gradient.device.type, enabled=False):
+        share = squeeze + (1 - 2 * squeeze) * exact(gradient).clamp(0, 1)
+        entropy = F.binary_cross_entropy(share, edge.to(share), reduction="none")
+        return (exact(weight) * entropy).mean()
 
 
 def unsupervised_terms(

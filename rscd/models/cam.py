@@ -15,6 +15,7 @@ from rscd.models.encoders import (
 )
 from rscd.models.fusion import FUSIONS, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
+from rscd.models.logits import exact
 from rscd.models.mlp_head import resize
 from rscd.models.siamese import BATCH_NORMS
 
@@ -79,7 +80,7 @@ class CamClassifier(nn.Module):
         check_image(image, self.n_bands, 1 if self.any_size else self.multiple)
         order = "joint" if self.batch_norm == "fix" else "t2-first"
         t1, t2 = encode_dates(self.model, self.normalize(image), order)
-        cam = self.classifier(FUSIONS[COMBINATIONS[self.combination]](t1[-1], t2[-1]))
+        cam = exact(self.classifier(FUSIONS[COMBINATIONS[self.combination]](t1[-1], t2[-1])))
         size = (image.shape[-2], image.shape[-1])
         return {"logits": resize(cam, size), "cam": cam, "label_logit": cam.mean((2, 3))}
 

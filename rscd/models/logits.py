@@ -1,6 +1,12 @@
-"""From the logits of a network to one change logit per pixel."""
+"""What is made of a network's outputs: one change logit per pixel, in numbers exact enough."""
 
+import torch
 from torch import Tensor
+
+
+def exact(x: Tensor) -> Tensor:
+    """The tensor in float32 at least: sums and logarithms of 16 bit lose what they are after."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def change_logit(logits: Tensor) -> Tensor:

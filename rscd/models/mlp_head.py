@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rscd.models.logits import exact
 from rscd.types import ShapeHW
 
 WIDTH = 256
@@ -89,7 +90,7 @@ def feature_distance(q_t1: Tensor, q_t2: Tensor, axis: int = 1) -> Tensor:
             authors' code sums over -1, the columns of the image, and gives (B,C,h); it is here
             only to compare with their numbers.
     """
-    return (q_t1 - q_t2 + 1e-6).square().sum(axis).sqrt()
+    return (exact(q_t1) - exact(q_t2) + 1e-6).square().sum(axis).sqrt()
 
 
 def resize_distance(distance: Tensor, shape_hw: ShapeHW) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
 from rscd.errors import DataError, UsageError
+from rscd.files import write_whole
 from rscd.types import IGNORE, ByteArray, FloatArray, Provenance
 
 RUN = "run.json"
@@ -127,9 +128,7 @@ def note(data: PairFolder, name: str, run: Provenance) -> None:
     """Write what made the masks beside them."""
     text = json.dumps(run, indent=2, sort_keys=True) + "\n"
     for folder in _folders(data, name):
-        part = folder / f".{RUN}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / RUN)
+        write_whole(folder / RUN, text)
 
 
 def write_pseudo_masks(

@@ -32,6 +32,7 @@ from shapely.geometry import shape as to_shape
 
 from rscd.data.images import open_raster
 from rscd.errors import DataError, OutputError
+from rscd.files import appearing, write_whole
 from rscd.geo.grid import apply, compose
 from rscd.pseudo.instances import Instance
 from rscd.pseudo.segmenter import DateName, SemanticPrediction
@@ -100,12 +101,10 @@ class Store:
         try:
             if prediction.instances is not None:
                 table = self._table(prediction.instances, grid)
-                path = _fresh(self.instances_path(name, date))
-                table.to_parquet(path)
-                path.replace(self.instances_path(name, date))
-            path = _fresh(self.prob_path(name, date))
-            _write_prob(path, prediction, grid, tag)
-            path.replace(self.prob_path(name, date))
+                with appearing(_in_folder(self.instances_path(name, date))) as part:
+                    table.to_parquet(part)
+            with appearing(_in_folder(self.prob_path(name, date))) as part:
+                _write_prob(part, prediction, grid, tag)
         except OSError as error:
             raise OutputError(
                 f"expected to write into {self.folder}, found: {error}; choose a folder with space "
@@ -226,9 +225,7 @@ def digest_of(fingerprint: Provenance) -> str:
 
 def write_json(path: Path, data: Provenance) -> None:
     """Plain data as a file that appears whole."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=2, default=list) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(data, indent=2, default=list) + "\n")
 
 
 def outline(instance: Instance, transform: Affine) -> Any:
@@ -287,10 +284,10 @@ def _write_prob(
             out.update_tags(**{TAG: json.dumps(tag)})
 
 
-def _fresh(path: Path) -> Path:
-    """A name beside the target, in a folder that exists."""
+def _in_folder(path: Path) -> Path:
+    """The path, in a folder that exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.stem}.part{path.suffix}")
+    return path
 
 
 def _differences(before: Provenance, now: Provenance) -> list[str]:

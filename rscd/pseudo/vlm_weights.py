@@ -3,7 +3,6 @@
 Nothing here falls back to another model: the message names the alternatives.
 """
 
-import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rscd.errors import ModelError, UsageError
+from rscd.files import sha256_of
 from rscd.types import Provenance
 
 OLDEST = (5, 10, 2)
@@ -41,7 +41,7 @@ class Snapshot:
         if self.commit is not None:
             return {"model": self.name, "commit": self.commit}
         files = sorted([*self.path.glob("*.safetensors"), self.path / "config.json"])
-        hashes = {path.name: _sha256(path) for path in files if path.is_file()}
+        hashes = {path.name: sha256_of(path) for path in files if path.is_file()}
         return {"model": self.path.name, "files": hashes}
 
 
@@ -267,8 +267,3 @@ def _damaged(folder: Path) -> str:
         f"expected whole weights in {folder}, found a .safetensors file that is damaged or a Git "
         "LFS pointer; delete it and download it again"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -94,13 +94,14 @@ def test_published_lists(golden: Path, tmp_path: Path) -> None:
     for case in cases:
         with np.load(case, allow_pickle=False) as arrays:
             masks, lines = arrays["mask_uint8"], [str(line) for line in arrays["label_lines"]]
-            labels = {f"m{i}": image_label(mask) for i, mask in enumerate(masks)}
+            names = list(parse_label_list("\n".join(lines)))
+            labels = {n: image_label(mask) for n, mask in zip(names, masks, strict=True)}
             assert format_label_list(labels).splitlines() == lines
             assert list(labels.values()) == arrays["image_label"].tolist()
             assert list(parse_label_list("\n".join(lines)).values()) == list(labels.values())
-            for i, mask in enumerate(masks):
+            for name, mask in zip(names, masks, strict=True):
                 for folder in ("A", "B", "label"):
                     place = tmp_path / case.stem / folder
                     place.mkdir(parents=True, exist_ok=True)
-                    write_picture(place / f"m{i}.png", mask[None])
+                    write_picture(place / f"{name}.png", mask[None])
             assert labels_from_masks(tmp_path / case.stem) == labels

@@ -358,6 +358,9 @@ def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: Write
     assert [s.name for s in by_place.scenes] == ["a+wide", "b+wide"]
     with pytest.raises(DataError, match="both as files or both as folders"):
         ScenePairs([Scene(t1, f"{other}/wide.tif")])
+    write_tif(tmp_path / "t2" / "a.jp2.tif", image).rename(tmp_path / "t2" / "a.tiff")
+    with pytest.raises(DataError, match=r"one file of each name, found a\.tif and a\.tiff"):
+        ScenePairs([Scene(t1, t2)])
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no rasters"):
         ScenePairs([Scene(t1, str(tmp_path / "none"))])

@@ -257,6 +257,21 @@ def test_broken_files_are_skipped_and_counted_when_asked(
     assert sum("sample 4 is skipped: t1/4.png" in r.getMessage() for r in caplog.records) == 1
 
 
+@pytest.mark.parametrize("broken", [(0, 1, 2), (3, 4, 5), (0, 1, 2, 6, 7, 8)])
+def test_training_gives_as_many_batches_as_it_said(broken: tuple[int, ...]) -> None:
+    """Else Lightning waits for the last one, and never validates."""
+    stream = loader(9, training=True, broken=broken, batch_size=1, skip=True)
+    for _ in range(2):
+        read = [name for (name,) in names(stream)]
+        assert len(read) == len(stream) == 9
+        assert set(read) == set(map(str, range(9))) - set(map(str, broken))
+
+
+def test_a_stream_of_which_nothing_can_be_read_ends_the_run() -> None:
+    with pytest.raises(DataError, match="expected at least one sample that can be read"):
+        names(loader(3, training=False, broken=(0, 1, 2), skip=True))
+
+
 def test_shape_mistakes_are_never_skipped() -> None:
     class Odd(Numbers):
         def __getitem__(self, index: int) -> dict[str, Any]:

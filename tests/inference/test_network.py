@@ -126,3 +126,20 @@ def test_what_cannot_be_used_is_one_clear_line(tmp_path, network, pair):
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="--device cpu"):
             load_network(weights, "cuda", 1)
+
+
+def test_weights_that_take_the_place_of_others_are_read_anew(tmp_path, network):
+    image = np.random.default_rng(0).random((1, 2, 2, 64, 64), dtype=np.float32) * 255
+    valid = np.ones((1, 64, 64), bool)
+    path = tmp_path / "w.safetensors"
+    first = load_network(saved(path, network), "cpu", 1)
+    before = first(image, valid)
+    torch.manual_seed(1)
+    other = build_network("siamese-unet", SHALLOW)
+    second = load_network(saved(path, other), "cpu", 1)
+    assert second.sha256 != first.sha256
+    alone = load_network(saved(tmp_path / "alone.safetensors", other), "cpu", 1)
+    np.testing.assert_array_equal(second(image, valid), alone(image, valid))
+    assert np.abs(second(image, valid) - before).max() > 0.01
+    with pytest.raises(ModelError, match="another file in its place"):
+        first(image, valid)

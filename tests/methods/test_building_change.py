@@ -72,3 +72,11 @@ def test_losses_are_finite_and_reach_every_parameter():
     assert set(terms) == {"bce", "dice", "buildings"}
     sum(terms.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
+
+
+def test_without_any_known_cover_buildings_cost_nothing():
+    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    loss = buildings_loss(logits, torch.full((1, 2, 8, 8), IGNORE))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not logits.grad.any()

@@ -338,3 +338,26 @@ def test_unknown_options_are_user_errors() -> None:
         similarity_levels([], [], torch.zeros(1, 2, 4, 4), (16, 16), "maps")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="sm_axes"):
         edge_smoothness(*[torch.zeros(1, 1, 4, 4)] * 3, axes="x")  # type: ignore[arg-type]
+
+
+def test_mixed_precision_never_meets_an_entropy_of_probabilities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CUDA refuses it in autocast, processors do not."""
+    entropy = torch.nn.functional.binary_cross_entropy
+    seen = []
+
+    def spy(*args: Tensor, reduction: str) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        seen.append([x.dtype for x in args])
+        return entropy(*args, reduction=reduction)
+
+    monkeypatch.setattr("rscd.methods.scene_losses.F.binary_cross_entropy", spy)
+    logit = torch.randn(1, 1, 4, 4, requires_grad=True)
+    edge = (torch.rand(1, 1, 8, 8) > 0.5).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = edge_smoothness(torch.ones(1, 1, 4, 4), (logit * 1).bfloat16(), edge)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert logit.grad is not None
+    assert seen == [[torch.float32, torch.float32]] * 2

@@ -192,7 +192,7 @@ def test_weights_go_through_a_file(name, tmp_path, monkeypatch):
     network = network.to(memory_format=torch.channels_last)  # as loaded: the order of sums
     with torch.inference_mode():
         expected = network(image)["logits"]
-        found = loaded(path, "cpu")(image)["logits"]
+        found = loaded(path, "cpu", model.sha256)(image)["logits"]
     torch.testing.assert_close(found, expected)
     prob = model(image.numpy(), np.ones((2, 64, 64), dtype=bool))
     assert prob.shape == (2, 64, 64)

@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all, and what tells them apart; known to every layer."""
+
+import hashlib
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rscd.errors import DataError
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A hidden path beside, to be written; it becomes `path` on success and goes on failure."""
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write text in UTF-8; folders that lack are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def by_stem(folder: Path, suffixes: Container[str]) -> dict[str, Path]:
+    """The files of a folder by their names without suffix, sorted.
+
+    Args:
+        folder: not searched deeper.
+        suffixes: in lower case, with the dot; other files are passed over.
+
+    Raises:
+        DataError: for two files that differ in their suffix alone.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes):
+        if path.stem in found:
+            raise DataError(
+                f"{folder}: expected one file of each name, found {found[path.stem].name} and "
+                f"{path.name}; take one out"
+            )
+        found[path.stem] = path
+    return found
