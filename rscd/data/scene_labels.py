@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
@@ -24,15 +23,10 @@ from rasterio.vrt import WarpedVRT
 
 from rscd.data.images import MaskRule, apply_rule
 from rscd.errors import DataError
-from rscd.geo.grid import crs_name, shape_hw
-from rscd.geo.source import LOCAL_CRS, WARP_TOLERANCE_PX
+from rscd.geo.grid import crs_name, gdal_crs, shape_hw
+from rscd.geo.source import WARP_TOLERANCE_PX
+from rscd.geo.vectors import carried, exist, is_vector, read_layer
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray
-
-VECTOR_SUFFIXES = frozenset(
-    {".gpkg", ".geojson", ".json", ".shp", ".fgb", ".gml", ".kml", ".sqlite"}
-)
-LAYER_WORD = "|layername="
-"""``file.gpkg|layername=NAME`` chooses one of several layers, spelled as in QGIS."""
 
 
 class LabelLayer(Protocol):
@@ -67,7 +61,7 @@ def open_layer(
     Raises:
         DataError: when the file cannot be read or its values do not fit the rule.
     """
-    if Path(path.partition(LAYER_WORD)[0]).suffix.lower() in VECTOR_SUFFIXES:
+    if is_vector(path):
         return Polygons(path, where, id_field)
     if where is not None or id_field is not None:
         raise DataError(
@@ -151,31 +145,19 @@ def _burn(geometries: Sequence[Any], grid: GeoBox) -> ByteArray:
 def _read_vector(
     layer: Polygons, bounds: Bounds, crs: CRS | None
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    import pyogrio
-    from pyogrio.errors import DataLayerError, DataSourceError
-
-    path, _, name = layer.path.partition(LAYER_WORD)
-    chosen = name or _only_layer(path)
-    try:
-        stored = pyogrio.read_info(path, layer=chosen)["crs"]
-        source = None if stored is None else CRS(stored)
-        if (source is None) != (crs is None):
-            raise DataError(
-                f"{layer.path}: labels have {crs_name(source)}, the scene has {crs_name(crs)}; "
-                "write the CRS into the file that lacks it"
-            )
-        frame = pyogrio.read_dataframe(
-            path,
-            layer=chosen,
-            bbox=_carried_bounds(bounds, crs, source),
-            where=layer.where,
-            columns=[] if layer.id_field is None else [layer.id_field],
+    frame = read_layer(
+        layer.path,
+        "polygons in",
+        columns=[] if layer.id_field is None else [layer.id_field],
+        where=layer.where,
+        within=(bounds, crs),
+    )
+    source = None if frame.crs is None else CRS(frame.crs)
+    if (source is None) != (crs is None):
+        raise DataError(
+            f"{layer.path}: labels have {crs_name(source)}, the scene has {crs_name(crs)}; "
+            "write the CRS into the file that lacks it"
         )
-    except (DataSourceError, DataLayerError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        reason = " ".join(str(error).split())
-        raise DataError(f"{layer.path}: cannot be read as polygons ({reason})") from error
     return _kept(layer, frame, source, crs)
 
 
@@ -192,48 +174,10 @@ def _kept(
     if len(geometries) and not areal.any():
         kind = geometries[0].geom_type
         raise DataError(f"{layer.path}: expected polygons, found {kind}; give a polygon layer")
-    ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[areal]
-    return _carry(geometries[areal], source, crs), ids
-
-
-def _only_layer(path: str) -> str:
-    import pyogrio
-    from pyogrio.errors import DataSourceError
-
-    try:
-        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-    except (DataSourceError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as polygons ({reason})") from error
-    if len(layers) != 1:
-        raise DataError(
-            f"{path}: expected one layer with geometries, found {', '.join(layers) or 'none'}; "
-            f"choose one with {path}{LAYER_WORD}NAME"
-        )
-    return layers[0]
-
-
-def _carried_bounds(bounds: Bounds, source: CRS | None, target: CRS | None) -> Bounds | None:
-    if source == target or source is None or target is None:
-        return bounds
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-    left, bottom, right, top = transformer.transform_bounds(*bounds, densify_pts=33)
-    if not np.isfinite((left, bottom, right, top)).all() or left > right:
-        return None  # across the antimeridian or beyond the projection: read everything
-    # a sliver more, as straight edges bend under way
-    dx, dy = 0.01 * (right - left), 0.01 * (top - bottom)
-    return left - dx, bottom - dy, right + dx, top + dy
-
-
-def _carry(geometries: NDArray[Any], source: CRS | None, target: CRS | None) -> NDArray[Any]:
-    if source == target or source is None or target is None:
-        return geometries
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-
-    def carry(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
-
-    return np.asarray(shapely.transform(geometries, carry), dtype=object)
+    moved = carried(geometries[areal], source, crs)
+    here = exist(moved)
+    ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[areal][here]
+    return moved[here], ids
 
 
 @dataclass(frozen=True)
@@ -292,11 +236,6 @@ class LabelRaster:
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
         return mask
-
-
-def gdal_crs(grid: GeoBox) -> rasterio.crs.CRS:
-    """The CRS of a grid for GDAL, which must be given one even for a plain plane."""
-    return rasterio.crs.CRS.from_wkt(LOCAL_CRS if grid.crs is None else CRS(grid.crs).to_wkt())
 
 
 def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:

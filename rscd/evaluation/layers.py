@@ -15,7 +15,7 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
@@ -28,20 +28,17 @@ from rscd.geo.grid import (
     crop_to_pixels,
     crs_name,
     footprint_px,
+    gdal_crs,
     grid_text,
     whole_pixel_offset,
 )
-from rscd.geo.source import LOCAL_CRS, WARP_TOLERANCE_PX, Source, inspect
+from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect
 from rscd.geo.tiles import Box
+from rscd.geo.vectors import carried, exist, read_layer
 from rscd.types import IGNORE, BoolArray, ByteArray
-
-VECTOR_SUFFIXES = (".geojson", ".json", ".gpkg", ".fgb", ".parquet", ".shp", ".kml", ".gml")
 
 MOST_CLASSES = 64
 """A raster with more distinct values than this holds no classes."""
-
-EDGE_SHARE = 1000
-"""Edges longer than this part of a layer's extent are cut before they change CRS."""
 
 Reader = Callable[[Box], ByteArray]
 """Box of the grid -> (h,w): 0 no change, 1 change, 255 not known."""
@@ -50,11 +47,6 @@ BandReader = Callable[[Box], tuple[NDArray[Any], BoolArray]]
 """Box of the grid -> (C,h,w) stored values, (h,w) whether the raster covers the pixel."""
 
 log = logging.getLogger(__name__)
-
-
-def is_vector(path: str | Path) -> bool:
-    """Whether a file holds polygons, by its suffix."""
-    return Path(path).suffix.lower() in VECTOR_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -249,14 +241,10 @@ def _usable(dataset: Any, source: Source, window: Window) -> Any:
 
 def _warped(dataset: Any, source: Source, grid: GeoBox, resampling: Resampling) -> Any:
     height, width = grid.shape
-
-    def crs_of(box: GeoBox) -> rasterio.crs.CRS:
-        return rasterio.crs.CRS.from_wkt(LOCAL_CRS if box.crs is None else CRS(box.crs).to_wkt())
-
     return WarpedVRT(
         dataset,
-        src_crs=crs_of(source.grid),
-        crs=crs_of(grid),
+        src_crs=gdal_crs(source.grid),
+        crs=gdal_crs(grid),
         transform=grid.affine,
         width=width,
         height=height,
@@ -316,7 +304,8 @@ class PolygonLayer:
         crs = None if pixels else crs
         check_same_world(role, crs, path, grid)
         if crs is not None and crs != CRS(grid.crs):
-            shapes = _carried(shapes, crs, CRS(grid.crs))
+            shapes = carried(shapes, crs, CRS(grid.crs))
+            shapes = shapes[exist(shapes)]
         inverse = ~grid.affine
 
         def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -350,7 +339,8 @@ def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS
     Raises:
         DataError: it cannot be read, or has features but no polygon.
     """
-    geometries, crs = _read_geometries(role, path)
+    frame = read_layer(path, f"polygons in {role}", columns=[])
+    geometries = frame.geometry.to_numpy()
     present = geometries[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))]
     parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(present)))
     polygons = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
@@ -359,58 +349,7 @@ def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS
             f"expected polygons in {role} {path}, found {present[0].geom_type} and the like; give "
             "a layer of polygons"
         )
-    return polygons, crs
-
-
-def _read_geometries(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS | None]:
-    import geopandas
-    import pyogrio
-    from pyarrow import ArrowException
-    from pyogrio.errors import DataLayerError, DataSourceError
-
-    try:
-        if Path(path).suffix.lower() == ".parquet":
-            frame = geopandas.read_parquet(path)
-        else:
-            layers = pyogrio.list_layers(path)
-            layer = _only_layer(role, path, [name for name, kind in layers if kind is not None])
-            frame = pyogrio.read_dataframe(path, layer=layer, columns=[])
-    except DataError:
-        raise
-    except (DataSourceError, DataLayerError, ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"expected polygons in {role} {path}, found: {' '.join(str(error).split())}; check the "
-            "file"
-        ) from error
-    return frame.geometry.to_numpy(), None if frame.crs is None else CRS(frame.crs)
-
-
-def _only_layer(role: str, path: str | Path, names: list[str]) -> str:
-    """The layer with geometries; GeoPackages hold tables of styles besides."""
-    if len(names) != 1:
-        found = ", ".join(names) or "none"
-        raise DataError(
-            f"expected one layer of polygons in {role} {path}, found {found}; write the one to "
-            "compare into a file of its own (ogr2ogr one.gpkg FILE LAYER)"
-        )
-    return names[0]
-
-
-def _carried(polygons: NDArray[np.object_], source: CRS, target: CRS) -> NDArray[np.object_]:
-    """Polygons in another CRS; those that do not exist there are left out."""
-    if not len(polygons):
-        return polygons
-    left, bottom, right, top = shapely.total_bounds(polygons)
-    longest = max(right - left, top - bottom) / EDGE_SHARE
-    dense = shapely.segmentize(polygons, longest) if longest > 0 else polygons
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-
-    def carry(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
-
-    carried = shapely.transform(dense, carry)
-    kept: NDArray[np.object_] = carried[np.isfinite(shapely.bounds(carried)).all(axis=1)]
-    return kept
+    return polygons, None if frame.crs is None else CRS(frame.crs)
 
 
 def check_probability(what: str, values: NDArray[Any]) -> None:

@@ -23,7 +23,6 @@ from rscd.evaluation.layers import (
     check_overlap,
     check_probability,
     distinct_values,
-    is_vector,
     open_source,
     raster_on,
     resolve_coding,
@@ -35,6 +34,7 @@ from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import grid_text, pixel_size_m, shape_hw
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
+from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
 from rscd.inference.tiled import Progress, silent
 from rscd.metrics import ChangeMetrics, count

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
-from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from rscd.errors import OutputError
 from rscd.export.atomic import atomic_folder
+from rscd.geo.grid import stored_crs
 from rscd.geo.tiles import Box
 from rscd.types import FloatArray, Provenance
 
@@ -45,7 +45,7 @@ def write_flow(
         "count": 2,
         "dtype": "float32",
         "nodata": float("nan"),
-        "crs": None if grid.crs is None else CRS(grid.crs).to_wkt(),
+        "crs": stored_crs(grid),
         "transform": grid.affine,
         "tiled": True,
         "blockxsize": BLOCK_SIZE,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from pyproj import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy
 from rasterio.windows import Window
@@ -18,6 +17,7 @@ from rasterio.windows import Window
 from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap, RawRaster
+from rscd.geo.grid import stored_crs
 from rscd.types import IGNORE
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
@@ -113,7 +113,7 @@ def _write_plain(
         "count": 1,
         "dtype": raster.dtype,
         "nodata": nodata,
-        "crs": None if grid.crs is None else CRS(grid.crs).to_wkt(),
+        "crs": stored_crs(grid),
         "transform": grid.affine,
         "BIGTIFF": "IF_SAFER",
     }

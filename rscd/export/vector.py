@@ -33,6 +33,7 @@ from rscd.export.atomic import atomic_folder
 from rscd.export.style import change_qml
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
+from rscd.geo.vectors import cut_edges
 from rscd.types import Provenance
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,6 @@ _DTYPES = {
 }
 
 _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
-_STRAIGHT_M = 1000.0  # a longer edge bends visibly in longitude and latitude
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
 
 _DRIVER_ERRORS = (
@@ -344,9 +344,7 @@ def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
     crs = polygons.crs
     geometry = polygons.geometry.to_numpy()
     if not crs.is_geographic:
-        geometry = shapely.segmentize(
-            geometry, _STRAIGHT_M / crs.axis_info[0].unit_conversion_factor
-        )
+        geometry = cut_edges(geometry, pyproj.CRS(crs))
     transformer = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     points, owner = shapely.get_coordinates(geometry, return_index=True)
     lon, lat = transformer.transform(*points.T)

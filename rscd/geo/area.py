@@ -3,20 +3,17 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
 from odc.geo.geobox import GeoBox
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from rscd.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import crs_name
-
-EDGE_PARTS = 32
-"""Sides are cut into this many parts before they are carried into another CRS."""
+from rscd.geo.vectors import carried, read_layer
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,8 @@ class Area:
         Raises:
             DataError: when it cannot be read or holds no polygon.
         """
-        import pyogrio
-        from pyogrio.errors import DataLayerError, DataSourceError
-
-        try:
-            frame = pyogrio.read_dataframe(path, columns=[])
-        except (DataSourceError, DataLayerError) as error:
-            raise DataError(
-                f"expected polygons in --aoi {path}, found: {' '.join(str(error).split())}"
-            ) from error
-        shapes = frame.geometry.to_numpy() if "geometry" in frame else []
-        geometry = shapely.union_all(shapely.make_valid(shapes))
+        frame = read_layer(path, "polygons in --aoi", columns=[])
+        geometry = shapely.union_all(shapely.make_valid(frame.geometry.to_numpy()))
         if geometry.area == 0:
             raise DataError(f"expected polygons in --aoi {path}, found none; check the file")
         return cls(geometry, None if frame.crs is None else CRS(frame.crs))
@@ -93,17 +81,10 @@ class Area:
 
 
 def _carried(geometry: BaseGeometry, source: CRS, target: CRS) -> BaseGeometry:
-    left, bottom, right, top = geometry.bounds
-    dense = shapely.segmentize(geometry, max(right - left, top - bottom) / EDGE_PARTS)
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-
-    def carry(points: Any) -> Any:
-        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
-
-    carried = shapely.transform(dense, carry)
-    if not np.isfinite(shapely.get_coordinates(carried)).all():
+    found = carried(np.asarray([geometry], dtype=object), source, target)[0]
+    if not np.isfinite(shapely.get_coordinates(found)).all():
         raise GridMismatchError(
             f"expected an area that exists in {crs_name(target)}, found one in {crs_name(source)} "
             "beyond that projection; give its coordinates in the CRS of the scene"
         )
-    return shapely.make_valid(carried)
+    return shapely.make_valid(found)

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -21,6 +22,12 @@ FloatingArray = NDArray[np.floating[Any]]
 
 SAME_GRID_PX = 0.01
 """Two grids are one when no corner differs by more than this many pixels."""
+
+LOCAL_CRS = (
+    'ENGCRS["local",EDATUM["unknown"],CS[Cartesian,2],'
+    'AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
+)
+"""Stands for "one and the same unknown plane" where GDAL must be given a CRS."""
 
 EDGE_POINTS = 33
 """Points per side when a footprint is carried into another CRS: straight edges bend."""
@@ -192,3 +199,13 @@ def shape_hw(grid: GeoBox) -> ShapeHW:
     """(height, width) as plain integers."""
     height, width = grid.shape
     return int(height), int(width)
+
+
+def gdal_crs(grid: GeoBox) -> rasterio.CRS:
+    """The CRS of a grid for GDAL's warper, which must be given one even for a plain plane."""
+    return rasterio.CRS.from_wkt(LOCAL_CRS) if grid.crs is None else stored_crs(grid)
+
+
+def stored_crs(grid: GeoBox) -> rasterio.CRS | None:
+    """The CRS of a grid as it is written into rasters."""
+    return None if grid.crs is None else rasterio.CRS.from_wkt(CRS(grid.crs).to_wkt())

@@ -19,16 +19,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from rscd.errors import SceneError, UsageError
-from rscd.geo.grid import shape_hw
+from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.tiles import Box
 from rscd.types import BoolArray
 
 MAX_BANDS = 16
-LOCAL_CRS = (
-    'ENGCRS["local",EDATUM["unknown"],CS[Cartesian,2],'
-    'AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
-)
-"""Stands for "one and the same unknown plane" where GDAL must be given a CRS."""
 MAX_HANDLES = 64
 """Open datasets per thread; beyond that all are closed and opened again as needed."""
 WARP_TOLERANCE_PX = 1e-3
@@ -215,10 +210,6 @@ def _dataset(source: Source) -> Any:
     return _handles.open[key]
 
 
-def _rasterio_crs(grid: GeoBox) -> rasterio.crs.CRS:
-    return rasterio.crs.CRS.from_wkt(LOCAL_CRS if grid.crs is None else CRS(grid.crs).to_wkt())
-
-
 def _warped(source: Source, grid: GeoBox) -> Any:
     key = (source, grid)
     if key not in _handles.open:
@@ -228,8 +219,8 @@ def _warped(source: Source, grid: GeoBox) -> Any:
             options |= {"src_nodata": source.nodata}
         _handles.open[key] = WarpedVRT(
             _dataset(source),
-            src_crs=_rasterio_crs(source.grid),
-            crs=_rasterio_crs(grid),
+            src_crs=gdal_crs(source.grid),
+            crs=gdal_crs(grid),
             transform=grid.affine,
             width=width,
             height=height,

@@ -9,17 +9,15 @@ from typing import Any
 import geopandas
 import numpy as np
 import pandas as pd
-import pyogrio
 import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyarrow import ArrowException
-from pyogrio.errors import DataLayerError, DataSourceError
 
 from rscd.errors import DataError, UsageError
 from rscd.geo.grid import bounds_text, crs_name
 from rscd.geo.measure import Ground
+from rscd.geo.vectors import carried, exist, read_layer
 from rscd.pseudo.events import DELTA
 from rscd.pseudo.overlaps import Array
 from rscd.pseudo.polygon_events import Polygons, polygon_events, repaired
@@ -43,9 +41,6 @@ COLUMNS = {
     "feature": "string",
 }
 """Columns of `footprint_events` before those of the sources."""
-
-_STRAIGHT_M = 1000.0  # a longer edge bends visibly in another projection
-_EARTH_RADIUS_M = 6_371_000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +75,9 @@ def read_footprints(
             are not those of its CRS.
         UsageError: ``crs`` is none.
     """
-    frame = _read(path, layer)
+    frame = read_layer(
+        path, "footprints in", layer=layer, choose="name it with --layer-t1 or --layer-t2"
+    )
     name = str(path) if layer is None else f"{path} ({layer})"
     own = frame.crs if frame.crs is not None else _named_crs(crs)
     if own is None:
@@ -116,22 +113,13 @@ def in_crs(footprints: Footprints, crs: pyproj.CRS) -> Footprints:
     """
     if footprints.crs == crs or not len(footprints.polygons):
         return replace(footprints, crs=crs)
-    polygons = footprints.polygons
-    unit = footprints.crs.axis_info[0].unit_conversion_factor  # to metres or radians
-    longest = _STRAIGHT_M / (unit * _EARTH_RADIUS_M if footprints.crs.is_geographic else unit)
-    dense = shapely.segmentize(polygons, longest)
-    transformer = pyproj.Transformer.from_crs(footprints.crs, crs, always_xy=True)
-
-    def carry(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
-
-    carried = shapely.transform(dense, carry)
-    if not np.isfinite(shapely.bounds(carried)).all():
+    moved = carried(footprints.polygons, footprints.crs, crs)
+    if not exist(moved).all():
         raise DataError(
             f"expected footprints inside the area of {crs_name(crs)}, found others in "
             f"{footprints.name}; reproject both layers to one CRS first"
         )
-    return replace(footprints, polygons=repaired(carried)[0], crs=crs)
+    return replace(footprints, polygons=repaired(moved)[0], crs=crs)
 
 
 def footprint_events(
@@ -202,31 +190,6 @@ def footprint_events(
     table, geometry = table[wanted].reset_index(drop=True), geometry[wanted]
     table["id"] = np.arange(1, len(table) + 1)
     return geopandas.GeoDataFrame(table.astype(COLUMNS), geometry=geometry, crs=first.crs)
-
-
-def _read(path: str | Path, layer: str | None) -> geopandas.GeoDataFrame:
-    virtual = str(path).startswith("/vsi") or "://" in str(path)
-    if not virtual and not Path(path).exists():
-        raise DataError(f"expected footprints in {path}, found no such file; check the path")
-    try:
-        if Path(path).suffix.lower() == ".parquet":
-            return geopandas.read_parquet(path)
-        names = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if layer is None and len(names) != 1:
-            found = ", ".join(names) or "none"
-            raise DataError(
-                f"expected one layer of polygons in {path}, found {found}; name it with --layer-t1 "
-                "or --layer-t2"
-            )
-        if layer is not None and layer not in names:
-            raise DataError(f"expected layer {layer} in {path}, found {', '.join(names) or 'none'}")
-        return pyogrio.read_dataframe(path, layer=layer or names[0], fid_as_index=True)
-    except DataError:
-        raise
-    except (DataSourceError, DataLayerError, ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"expected footprints in {path}, found: {' '.join(str(error).split())}; check the file"
-        ) from error
 
 
 def _named_crs(crs: str | None) -> pyproj.CRS | None:

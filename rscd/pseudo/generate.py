@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
@@ -21,7 +20,7 @@ import rscd
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
 from rscd.errors import DataError, OutputError, UsageError
-from rscd.geo.grid import pixel_size_m
+from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 from rscd.pseudo.events import (
@@ -453,7 +452,7 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             placed = pair.suffix == ".tif" and not grid.affine.is_identity
-            where = (_rasterio_crs(grid), grid.affine) if placed else (None, None)
+            where = (stored_crs(grid), grid.affine) if placed else (None, None)
             write_picture(path, mask[None], *where)
         except OSError as error:
             raise OutputError(
@@ -505,7 +504,3 @@ def _objects(date: SemanticPrediction, least: float, least_px: float) -> list[In
     else:
         found = [instance for instance in date.instances if instance.score >= least]
     return [instance for instance in found if instance.area_px >= max(least_px, 1)]
-
-
-def _rasterio_crs(grid: GeoBox) -> Any:
-    return None if grid.crs is None else rasterio.CRS.from_wkt(CRS(grid.crs).to_wkt())

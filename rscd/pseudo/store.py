@@ -33,7 +33,7 @@ from shapely.geometry import shape as to_shape
 from rscd.data.images import open_raster
 from rscd.errors import DataError, OutputError
 from rscd.files import appearing, write_whole
-from rscd.geo.grid import apply, compose
+from rscd.geo.grid import apply, compose, stored_crs
 from rscd.pseudo.instances import Instance
 from rscd.pseudo.segmenter import DateName, SemanticPrediction
 from rscd.types import Provenance
@@ -263,8 +263,7 @@ def _write_prob(
     count, height, width = stored.shape
     options: dict[str, Any] = {"compress": "deflate", "photometric": "minisblack", "alpha": "no"}
     if grid is not None and not grid.affine.is_identity:
-        crs = None if grid.crs is None else rasterio.CRS.from_wkt(CRS(grid.crs).to_wkt())
-        options |= {"transform": grid.affine, "crs": crs}
+        options |= {"transform": grid.affine, "crs": stored_crs(grid)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(
