@@ -35,9 +35,10 @@ from rscd.inference.shipped import shipped_path
 from rscd.inference.weights import read_card, read_tensors
 from rscd.metrics import ChangeMetrics, count, summarise
 from rscd.models.networks import build_network
-from rscd.pseudo.generate import LAYERS, LabelOptions, labels_of
+from rscd.pseudo.generate import LabelOptions, labels_of
 from rscd.pseudo.segmenter import SemanticPrediction
 from rscd.task import ChangeTask
+from rscd.types import LAYERS
 
 GAMMA = 0.8
 WIDTH = 32

@@ -41,16 +41,14 @@ from rscd.inference.predictor import MAX_PICTURE, Model, Predictor
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
     Mapper,
-    Progress,
     Seam,
     fit_model,
     measure_seam,
     predict_scene,
-    silent,
     thread_mapper,
 )
 from rscd.provenance import describe_raster
-from rscd.types import Align, Provenance
+from rscd.types import Align, Progress, Provenance, silent
 
 MAX_WORKERS = 8
 """More threads than this wait for the disk and for each other."""

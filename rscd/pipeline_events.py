@@ -28,19 +28,17 @@ from rscd.pseudo.events import ChangeLabels
 from rscd.pseudo.generate import (
     DATES,
     LabelOptions,
-    Told,
     check_patience,
     fingerprint,
     labels_of,
     scene_pair,
-    silent,
     view_of,
 )
 from rscd.pseudo.prompts import PromptSet
 from rscd.pseudo.scene_events import event_polygons
 from rscd.pseudo.segmenter import Segmenter, SemanticPrediction
 from rscd.pseudo.stitch import segment
-from rscd.types import Provenance
+from rscd.types import Progress, Provenance, silent
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def predict_events(
     options: Options | None = None,
     *,
     allow_slow: bool = False,
-    progress: Told = silent,
+    progress: Progress = silent,
 ) -> EventResult:
     """Look for words in each date and write the objects that are there at one date only.
 

@@ -92,7 +92,6 @@ class ChangeTask(LightningModule):
         self._validations_without_change = 0
         self._parts: Iterator[dict[str, Tensor]] = iter(())
         self._terms: dict[str, Tensor] = {}
-        self._steps_seen = 0
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:
@@ -137,15 +136,12 @@ class ChangeTask(LightningModule):
         return torch.stack(list(terms.values())).sum()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the losses; let the method move its teacher, once per optimiser step."""
+        """Log the losses."""
         size = max(len(stream["image"]) for stream in batch.values())
         for name, value in self._terms.items():
             self.log(f"train/{name}", value, batch_size=size)
         loss = torch.stack(list(self._terms.values())).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
-        if self.global_step > self._steps_seen:
-            self._steps_seen = self.global_step
-            self.method.after_step(self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Pool the counts; returns the change probabilities (B,1,H,W)."""

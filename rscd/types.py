@@ -1,6 +1,6 @@
 """Words shared by every layer: constants, the batch, small aliases."""
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,11 @@ IGNORE = 255
 CARD_KEY = "rscd_card"
 """Where weights and checkpoints keep their card: all that prediction needs beside the tensors."""
 CARD_FORMAT = 1
+NETWORK_PREFIX = "method.network."
+"""Where a training checkpoint keeps the tensors of the network that predicts."""
+
+LAYERS = ("vl_change", "vl_t1", "vl_t2")
+"""Labels a vision-language model made: of change, and of the foreground at each date."""
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -29,6 +34,18 @@ Align = Literal["t1", "t2", "none"]
 
 Provenance = dict[str, Any]
 """Plain JSON data: inputs, parameters, versions."""
+
+
+class Progress(Protocol):
+    """Told what is done; the command line draws a bar."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` units of `stage`."""
+        ...
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` that says nothing."""
 
 
 class Batch(TypedDict, total=False):

@@ -81,7 +81,7 @@ def _run_pair(
     event_targets(pair, args.output, options)  # before weights are loaded
     segmenter = load()
     if args.dry_run:
-        _say_plan(args, pair, segmenter, rules.filled(segmenter))
+        _say_plan(args, pair, rules.filled(segmenter))
         return
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = asdict(
@@ -129,9 +129,7 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _say_plan(
-    args: argparse.Namespace, pair: "ScenePair", segmenter: "Segmenter", rules: "LabelOptions"
-) -> None:
+def _say_plan(args: argparse.Namespace, pair: "ScenePair", rules: "LabelOptions") -> None:
     from rscd.pseudo.stitch import windows
 
     height, width = pair.shape_hw

@@ -14,14 +14,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-import rscd.inference.tiled as engine
+import rscd.types as words
 
 
 @contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[engine.Progress]:
+def progress_bar(*, quiet: bool) -> Iterator[words.Progress]:
     """A bar per stage with windows done, time passed and time left; shown with the first news."""
     if quiet:
-        yield engine.silent
+        yield words.silent
         return
     bars: dict[str, TaskID] = {}
     columns = (

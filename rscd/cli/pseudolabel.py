@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from rscd.evaluation.thresholds import Found
     from rscd.inference.multiscale import ImageMaps
     from rscd.inference.network import Network
-    from rscd.pseudo.from_checkpoint import Progress
-    from rscd.types import Provenance
+    from rscd.types import Progress, Provenance
 
 log = logging.getLogger(__name__)
 

@@ -34,8 +34,7 @@ CHANGESIM_COLOURS = {
     (25, 48, 16): 3,
     (131, 192, 13): 4,
 }
-"""RGB of ChangeSim's change maps to class."""
-CHANGESIM_CLASSES = ("static", "new", "missing", "rotated", "replaced")
+"""RGB of ChangeSim's change maps to class: static, new, missing, rotated, replaced."""
 CONDITIONS = {"normal": "", "dusty": "_dust", "dark": "_dark"}
 CROP, STRIDE, WIDTH = 224, 56, 1024
 """PCD's crops in pixels: 15 windows of 224 x 224 along a panorama of 224 x 1024."""

@@ -20,10 +20,10 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, batches, plan_tiles, reflect
 from rscd.inference.predictor import Model
 from rscd.inference.shipped import SceneFacts
-from rscd.inference.tiled import Progress, fit_model, run_block, silent
+from rscd.inference.tiled import fit_model, run_block
 from rscd.metrics import ChangeMetrics, count
 from rscd.objects import ObjectCounts
-from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, ShapeHW
+from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
 
 
 @dataclass(frozen=True)

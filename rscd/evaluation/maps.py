@@ -36,9 +36,8 @@ from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
-from rscd.inference.tiled import Progress, silent
 from rscd.metrics import ChangeMetrics, count
-from rscd.types import IGNORE, ByteArray, FloatArray
+from rscd.types import IGNORE, ByteArray, FloatArray, Progress, silent
 
 SQUARE_PX = 256
 """Side of the squares that a map is read by and that a sheet shows."""

@@ -51,11 +51,17 @@ class Ground:
         """Measure polygons in square metres.
 
         Args:
-            polygons: (N,) polygons in pixel coordinates (col, row).
+            polygons: (N,) polygons or multipolygons in pixel coordinates (col, row).
 
         Returns:
-            (N,) areas on the ellipsoid, NaN where neither CRS nor ``gsd_m`` tells them.
+            (N,) areas on the ellipsoid, all parts together; NaN where neither CRS nor ``gsd_m``
+            tells them.
         """
+        parts, owner = shapely.get_parts(polygons, return_index=True)
+        areas: Array = np.bincount(owner, self._areas_of_parts(parts), len(polygons)).astype(float)
+        return areas
+
+    def _areas_of_parts(self, polygons: Polygons) -> Array:
         lonlat = self._lonlat()
         if lonlat is None:
             (a, b), (d, e) = self._planar_jacobian()

@@ -19,7 +19,7 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
 from rscd.inference.predictor import Block, Model, Predictor
-from rscd.types import FloatArray
+from rscd.types import FloatArray, Progress, silent
 
 BLOCK_SIZE = 512
 """Side of the blocks over which global statistics are gathered; fixed, see `Block`."""
@@ -37,18 +37,6 @@ class Mapper(Protocol):
     def __call__(self, function: Callable[[T], R], jobs: Iterable[T], /) -> Iterator[R]:
         """Yield ``function(job)`` for each job, in order."""
         ...
-
-
-class Progress(Protocol):
-    """Told what is done; the command line draws a bar."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` units of `stage`."""
-        ...
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that says nothing."""
 
 
 def bounded_map(

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from rscd.errors import ModelError
 from rscd.files import appearing
-from rscd.types import CARD_FORMAT, CARD_KEY, Provenance
+from rscd.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
 
 CHECKPOINT = ".ckpt"
-
-NETWORK_PREFIX = "method.network."
-"""Where a training checkpoint keeps the tensors of the network that predicts."""
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> None:

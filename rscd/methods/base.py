@@ -66,9 +66,6 @@ class Method(nn.Module, ABC):
         """
         return {}
 
-    def after_step(self, step: int) -> None:
-        """Called after each optimiser step, e.g. to move a teacher."""
-
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for the optimiser; the default is one group of all that learns."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]

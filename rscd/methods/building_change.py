@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rscd.methods.draws import view_generator
-from rscd.methods.losses import mask_loss
 from rscd.methods.supervised import Supervised
 from rscd.models.logits import change_logit
 from rscd.types import IGNORE, Batch
@@ -58,11 +57,7 @@ class BuildingChange(Supervised):
         generator = view_generator(torch.initial_seed(), OTHER_PLACES)
         batch = with_other_places(self._view(batches["train"]), self.other_place, generator)
         outputs = self.network(batch["image"])
-        logit = change_logit(outputs["logits"])
-        terms = {
-            name: weight * mask_loss(logit, batch["mask"], name, self.loss_args.get(name))
-            for name, weight in self.weights.items()
-        }
+        terms = self._mask_terms(change_logit(outputs["logits"]), batch["mask"])
         terms["buildings"] = self.buildings_weight * buildings_loss(
             outputs["buildings"], buildings_of(batch)
         )

@@ -9,8 +9,6 @@ from torch.nn import functional as F
 
 from rscd.types import IGNORE
 
-PixelLoss = Callable[[Tensor, Tensor], Tensor]
-
 
 def binary_cross_entropy(
     logit: Tensor, truth: Tensor, class_weights: tuple[float, float] = (1.0, 1.0)

@@ -96,7 +96,7 @@ def msi(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
         (B,1,H,W) float32 in (0,1).
     """
     image, size = _laid_out(image, views)
-    total = image.new_zeros(len(image), 1, *_map_size(image, views))
+    total = image.new_zeros(len(image), 1, *_map_size(image))
     for maps in _by_scale(network, image, views, lambda logits: logits.sigmoid()):
         total += resize(torch.stack(maps).mean(0), _hw(total))
     return _cropped(total / len(views.scales), size)
@@ -119,7 +119,7 @@ def mi(
         (B,1,H,W) float32 in [0,1).
     """
     image, size = _laid_out(image, views)
-    total = image.new_zeros(len(image), 1, *_map_size(image, views))
+    total = image.new_zeros(len(image), 1, *_map_size(image))
     each: LogitMap = (lambda logits: logits) if relu_after_sum else torch.relu
     for maps in _by_scale(network, image, views, each):
         total += resize(torch.stack(maps).sum(0), _hw(total))
@@ -238,7 +238,7 @@ def _by_scale(
 
 def _one_pass(network: LogitMap, image: Tensor, views: Views, each: LogitMap) -> Tensor:
     image, size = _laid_out(image, views)
-    return _cropped(resize(each(network(image)), _map_size(image, views)), size)
+    return _cropped(resize(each(network(image)), _map_size(image)), size)
 
 
 def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
@@ -262,7 +262,7 @@ def _reflected(side: int, padded: int) -> Tensor:
     return torch.minimum(phase, period - phase)
 
 
-def _map_size(image: Tensor, views: Views) -> ShapeHW:
+def _map_size(image: Tensor) -> ShapeHW:
     """Size to which maps are resized before they are added: whole cells."""
     height, width = _hw(image)
     return -(-height // CELL) * CELL, -(-width // CELL) * CELL

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable
 
-Schedule = Callable[[int], float]
-
 
 def constant(step: int, total: int) -> float:
     """1."""

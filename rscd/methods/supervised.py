@@ -70,15 +70,19 @@ class Supervised(Method):
         """Each loss by its name, and ``swap``."""
         batch = self._view(batches["train"])
         logit = change_logit(self.network(batch["image"])["logits"])
-        terms = {
-            name: weight * mask_loss(logit, batch["mask"], name, self.loss_args.get(name))
-            for name, weight in self.weights.items()
-        }
+        terms = self._mask_terms(logit, batch["mask"])
         if self.swap_weight:
             swapped = change_logit(self.network(batch["image"].flip(1))["logits"])
             gap = (logit.sigmoid() - swapped.sigmoid()) ** 2
             terms["swap"] = self.swap_weight * gap.mean()
         return terms
+
+    def _mask_terms(self, logit: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Each loss by its name, weighted."""
+        return {
+            name: weight * mask_loss(logit, mask, name, self.loss_args.get(name))
+            for name, weight in self.weights.items()
+        }
 
     def _view(self, batch: Batch) -> Batch:
         """The batch as trained on; draws follow from the seed of the step."""

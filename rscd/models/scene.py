@@ -29,14 +29,12 @@ from rscd.models.downloads import SUFFIXES, read_tensors
 from rscd.models.flow import convert_unit, resize_flow, warp
 from rscd.models.inputs import check_image
 from rscd.models.logits import change_logit
-from rscd.types import ShapeHW
+from rscd.types import NETWORK_PREFIX, ShapeHW
 
 MULTIPLE = 8
 """Of which sides of images are: the grid of level 1 is twice that of level 2."""
 SLOPE = 0.1
 """Of the leaky ReLU on correlations and in flow heads."""
-CHECKPOINT_PREFIX = "method.network."
-"""Where a training checkpoint keeps the network."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +264,7 @@ def load_scene_weights(network: SceneNetwork, path: str) -> None:
         ModelError: when tensors are missing or do not fit.
     """
     tensors = read_tensors(Path(path))
-    prefix = CHECKPOINT_PREFIX if any(k.startswith(CHECKPOINT_PREFIX) for k in tensors) else ""
+    prefix = NETWORK_PREFIX if any(k.startswith(NETWORK_PREFIX) for k in tensors) else ""
     own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     try:
         network.load_state_dict(own)

@@ -162,7 +162,8 @@ def footprint_events(
         raise UsageError(f"expected kinds {', '.join(KINDS)}, found {', '.join(unknown)}")
     second = in_crs(second, first.crs)
     _check_overlap(first, second)
-    area1, area2 = (_areas_m2(date.polygons, first.crs) for date in (first, second))
+    ground = Ground(first.crs, Affine.identity())  # the coordinates are those of the CRS already
+    area1, area2 = (ground.areas_m2(date.polygons) for date in (first, second))
     # from square metres into square units of the plane, at each footprint
     least = min_overlap_m2 * shapely.area(first.polygons) / area1
     events = polygon_events(
@@ -224,14 +225,6 @@ def _check_overlap(first: Footprints, second: Footprints) -> None:
             f"{bounds_text(tuple(bounds1))} and {second.name} at {bounds_text(tuple(bounds2))} in "
             f"{crs_name(first.crs)}; check the files and their CRS"
         )
-
-
-def _areas_m2(polygons: Polygons, crs: pyproj.CRS) -> Array:
-    """(N,) square metres on the ellipsoid, all parts of a polygon together."""
-    parts, owner = shapely.get_parts(polygons, return_index=True)
-    # the coordinates are those of the CRS already
-    areas = Ground(crs, Affine.identity()).areas_m2(parts)
-    return np.bincount(owner, areas, len(polygons)).astype(float)
 
 
 def _fields(first: Footprints, second: Footprints, wanted: Sequence[str] | None) -> list[str]:

@@ -17,7 +17,7 @@ from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
 from rscd.errors import DataError, UsageError
 from rscd.files import write_whole
-from rscd.types import IGNORE, ByteArray, FloatArray, Provenance
+from rscd.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 
 RUN = "run.json"
 
@@ -27,14 +27,6 @@ class ChangeMaps(Protocol):
 
     def __call__(self, image: FloatArray, /) -> FloatArray:
         """(2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
-        ...
-
-
-class Progress(Protocol):
-    """Told what is done."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` pairs of `stage`."""
         ...
 
 

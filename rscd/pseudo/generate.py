@@ -38,9 +38,8 @@ from rscd.pseudo.rgb import PERCENTILES, to_rgb8
 from rscd.pseudo.segmenter import DateName, Segmenter, SemanticPrediction, View
 from rscd.pseudo.stitch import check_windows, segment, windows
 from rscd.pseudo.store import Store, open_store, source_of, write_json
-from rscd.types import BoolArray, ByteArray, Provenance
+from rscd.types import LAYERS, BoolArray, ByteArray, Progress, Provenance, silent
 
-LAYERS = ("vl_change", "vl_t1", "vl_t2")
 """Label folders, as keys of a sample too."""
 
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
@@ -55,11 +54,6 @@ SLOW_SECONDS = 600.0
 DATES: tuple[DateName, DateName] = ("t1", "t2")
 
 log = logging.getLogger(__name__)
-Told = Callable[[str, int, int], None]
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """No progress."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +259,7 @@ def generate(
     *,
     allow_slow: bool = False,
     overwrite: bool = False,
-    told: Told = silent,
+    told: Progress = silent,
 ) -> Summary:
     """Segment what the store does not hold yet, and write the labels of every pair.
 

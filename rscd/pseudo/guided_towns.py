@@ -18,7 +18,7 @@ from rscd.pseudo.events import ChangeLabels, change_labels
 from rscd.pseudo.fake import FakeSegmenter, Faults
 from rscd.pseudo.prompts import PromptSet, parse_prompts
 from rscd.pseudo.segmenter import View
-from rscd.types import ByteArray, FloatArray
+from rscd.types import LAYERS, ByteArray, FloatArray
 
 Sample = dict[str, Any]
 
@@ -32,7 +32,6 @@ COVERS: Mapping[str, tuple[str, ...]] = {
 }
 """Kinds of land cover by prompt, the one of the foreground first."""
 
-LAYERS = ("vl_change", "vl_t1", "vl_t2")
 
 FAULTS = {
     "missed": 0.15,

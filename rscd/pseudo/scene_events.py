@@ -10,7 +10,6 @@ import pandas as pd
 import rasterio.features
 import shapely
 from affine import Affine
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
@@ -103,7 +102,7 @@ def event_polygons(
         if row.kind in kinds and row.instance.score >= min_score
     ]
     outlines = _array([outline(row.instance) for row in wanted])
-    areas = _areas_m2(ground, outlines)
+    areas = ground.areas_m2(outlines)
     large = areas >= min_area_m2 if min_area_m2 > 0 else np.ones(len(wanted), bool)
     rows = [row for row, keep in zip(wanted, large, strict=True) if keep]
     columns = {
@@ -177,12 +176,6 @@ def _at_edge(instances: Sequence[Instance], valid: BoolArray) -> BoolArray:
         valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
     )
     return share_inside(instances, ~inner) > 0
-
-
-def _areas_m2(ground: Ground, outlines: Polygons) -> NDArray[np.float64]:
-    """(N,) square metres, all parts of an outline together; NaN where unknown."""
-    parts, owner = shapely.get_parts(outlines, return_index=True)
-    return np.bincount(owner, ground.areas_m2(parts), len(outlines)).astype(float)
 
 
 def _array(geometries: list[Any]) -> Polygons:
