@@ -92,7 +92,10 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
         found = f"unknown {', '.join(unknown)}" if unknown else "no stages"
         raise UsageError(f"expected folder and stages (by name) in {path}, found {found}")
     given = _split(overrides, list(stages))
-    root = Path(given.pop("", {}).get("folder") or content.get("folder") or "runs/chain")
+    folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
+    if not isinstance(folder, str):
+        raise UsageError(f"expected the name of a folder in {path}, found folder: {folder!r}")
+    root = Path(folder)
     folders = {name: root / name for name in stages}
     return [
         _stage(name, folders, stages[name], given.get(name, {}), given[TRAIN + ":"])

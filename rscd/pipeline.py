@@ -383,6 +383,7 @@ def _model(pair: ScenePair, options: Options) -> Model:
         gsd_m=pixel_size_m(pair.grid) or options.gsd_m,
         georeferenced=is_georeferenced(pair.grid),
         eight_bit=pair.t1.dtype == pair.t2.dtype == "uint8",
+        one_type=pair.t1.dtype == pair.t2.dtype,
     )
     threads = max(1, (os.cpu_count() or 1) // _workers(options))
     return scene_model(

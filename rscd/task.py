@@ -66,7 +66,8 @@ class ChangeTask(LightningModule):
             card: whatever else a user of the weights should know (bands, data, licence).
 
         Raises:
-            UsageError: for an unknown name, or a halo that leaves nothing of a patch.
+            UsageError: for an unknown name, a negative rate, or a halo that leaves nothing of a
+                patch.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -77,6 +78,8 @@ class ChangeTask(LightningModule):
         ):
             if name not in known:
                 raise UsageError(f"expected one of {', '.join(known)}, found {name!r}")
+        if not lr >= 0:
+            raise UsageError(f"expected a learning rate of 0 or more, found lr {lr}")
         if 2 * halo >= patch_size:
             raise UsageError(
                 f"expected a halo below half of patch_size {patch_size}, found {halo}: nothing "

@@ -6,6 +6,7 @@ checkpoints.
 """
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -88,6 +90,10 @@ def panel(batch: Batch, change_prob: Tensor) -> Tensor:
     return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1)
 
 
+CHECKPOINT_WORDS = ("last", "best", "hpc")
+"""What Lightning takes as ``--ckpt_path`` instead of a file."""
+
+
 class KeepConfig(SaveConfigCallback):
     """Saves the resolved configuration as ``config.yaml`` in the run's folder."""
 
@@ -137,9 +143,11 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Take up the weights to begin with."""
-        begin = self._get(self.config, "begin")
-        if begin is not None and self._get(self.config, "ckpt_path") is None:
+        """Take up the weights to begin with; look at the checkpoint to go on from."""
+        begin, checkpoint = (self._get(self.config, name) for name in ("begin", "ckpt_path"))
+        if checkpoint is not None and checkpoint not in CHECKPOINT_WORDS:
+            read_card(Path(checkpoint))
+        if begin is not None and checkpoint is None:
             begin_with(self.model.method.network, begin)
 
 
@@ -243,6 +251,7 @@ def train(args: Sequence[str]) -> Trainer:
     """
     if not args:
         raise UsageError("expected a configuration, found none; try rscd train -c FILE.yaml")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
     try:
         with warnings.catch_warnings():
             # ours are those of the command line; logs and checkpoints share the run's folder
@@ -256,6 +265,16 @@ def train(args: Sequence[str]) -> Trainer:
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"expected a configuration that fits, found: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"expected a configuration in UTF-8, found: {error}") from error
+    except MisconfigurationException as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"expected a run that this machine can do, found: {reason}") from error
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning is about the run: it also recommends other products."""
+    return "Tip:" not in record.getMessage()
 
 
 def _run(args: list[str]) -> Trainer:

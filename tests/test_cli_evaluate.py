@@ -149,7 +149,8 @@ def test_a_map_against_a_reference(capsys, scene, tmp_path):
     assert code == 0
     assert re.search(r"area of change: [\d,]+ m2 true", out)
     assert cv2.imread(str(sheet)).shape[1] > 900  # three columns
-    code, _, _ = run(capsys, scene["change.tif"], scene["truth"], *values, "-o", sheet, "-q")
+    replacing = ("-o", sheet, "--overwrite", "-q")
+    code, _, _ = run(capsys, scene["change.tif"], scene["truth"], *values, *replacing)
     assert code == 0
     assert cv2.imread(str(sheet)).shape[1] < 400  # one
 
@@ -175,7 +176,7 @@ def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
         (r"expected --model only with a folder of image pairs, .*", change, truth, "-m", "cva"),
         (r"expected a raster or vector as prediction .*", folder, truth),
         (r"expected -o SHEET.png with --images, .*", change, truth, "--images", change, change),
-        (r"expected a file ending in .png for --output, .*", change, truth, "-o", "a.tif"),
+        (r"expected a file ending in .png for -o, .*", change, truth, "-o", "a.tif"),
         (
             r"expected probabilities for --reliability, .*",
             change, truth, "--unlabelled", "127", "--reliability", tmp_path / "r.png",
@@ -256,3 +257,20 @@ def test_options_of_street_sets_and_of_others(tmp_path, folder, capsys):
     code, _, err = run(capsys, folder, "--size", "0,5")
     assert code == 2
     assert "expected HEIGHT,WIDTH in pixels, found '0,5'" in err
+
+
+def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
+    pair = folder / "test" / "A" / "pair_0.png"
+    before = pair.read_bytes()
+    for more in ((), ("--overwrite",)):
+        for option in ("-o", "--reliability"):
+            pattern = "expected an output beside the inputs, .*pair_0.png itself.*"
+            refused(capsys, 1, pattern, folder, "--split", "test", "-m", "cva", option, pair, *more)
+    assert pair.read_bytes() == before
+    there = tmp_path / "sheet.png"
+    there.write_text("mine")
+    maps = (scene["change.tif"], scene["truth"], "--unlabelled", "127", "--change-value", "255")
+    refused(capsys, 1, r".*sheet\.png already there; add --overwrite", *maps, "-o", there)
+    refused(capsys, 2, ".*one named twice.*", *maps, "-o", there, "--reliability", there)
+    assert run(capsys, *maps, "-o", there, "--overwrite")[0] == 0
+    assert there.read_bytes()[:4] == b"\x89PNG"

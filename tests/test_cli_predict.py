@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections import namedtuple
+from pathlib import Path
 
 import cv2
 import geopandas
@@ -325,6 +326,8 @@ class TestRefusals:
             (["--prob", "{}/p.png"], r"expected a .*\.tif.* for --prob.*"),
             (["--prob", "{}/a.gpkg"], r"expected a .*\.tif.* for --prob.*"),
             (["-o", "{}/a.gpkg"], "expected different output files.*"),
+            (["-o", ""], "expected a file name for each output, found an empty one.*"),
+            (["--bbox-crs", "EPSG:4326"], "expected --bbox with --bbox-crs, found none.*"),
         ],
     )
     def test_wrong_usage_ends_with_2(self, scene, tmp_path, capsys, options, pattern):
@@ -350,7 +353,7 @@ class TestRefusals:
     def test_arguments_that_cannot_be_parsed_end_with_2(self, scene, tmp_path, capsys, options):
         code, out, err = run(capsys, "predict", *scene, "-o", tmp_path / "a.gpkg", *options)
         assert (code, out) == (2, "")
-        assert re.search(r"^rscd predict: error: |^rscd: error: ", err, re.MULTILINE)
+        assert re.fullmatch(r"rscd: .*; see rscd( predict)? --help\n", err)
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -361,6 +364,7 @@ class TestRefusals:
             (["-b", "1,9"], "expected band numbers from 1 to 3 for t1 .*found 9.*"),
             (["--aoi", "none.gpkg"], r"expected polygons in --aoi none\.gpkg.*"),
             (["--bbox", "0,0,1,1"], "expected an area of interest that touches the scene.*"),
+            (["--bbox", "-97.5,30,-97,31", "--bbox-crs", "EPSG:4326"], "expected an area .*"),
             (["--bbox", "9,9,9.1,9.1", "--bbox-crs", "EPSG:4326"], "expected an area .*"),
             (["-o", "{}/none/a.gpkg"], r"expected a folder for .*none/a\.gpkg, found none.*"),
         ],
@@ -454,6 +458,42 @@ class TestRefusals:
             copies[1],
             "--overwrite",
         )
+
+    def test_the_area_of_interest_is_never_overwritten(self, scene, tmp_path, capsys):
+        area = tmp_path / "area.gpkg"
+        square = shapely.box(500_100, 4_999_300, 500_500, 4_999_800)
+        geopandas.GeoSeries([square], crs=32633).to_file(area)
+        refused(
+            capsys, tmp_path, 1, "expected an output beside the inputs.*area.gpkg.*", "predict",
+            *scene, "--aoi", area, "-o", area, "--overwrite",
+        )  # fmt: skip
+
+    def test_styles_of_others_are_never_lost(self, scene, tmp_path, capsys):
+        (tmp_path / "a.qml").write_text("mine")
+        outputs = ["-m", "cva", "-o", tmp_path / "a.geojson"]
+        refused(capsys, tmp_path, 1, r".*a\.qml already there.*", "predict", *scene, *outputs)
+        (tmp_path / "a.qml").unlink()
+        for suffix in (".geojson", ".tif"):  # they share one style, which is ours
+            outputs = ["-m", "cva", "-o", tmp_path / f"a{suffix}"]
+            assert run(capsys, "predict", *scene, *outputs)[0] == 0
+
+    def test_numbers_of_a_colour_table_are_no_values(self, scene, tmp_path, write_tif, capsys):
+        path = write_tif(tmp_path / "p.tif", np.ones((90, 120), np.uint8))
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_colormap(1, {1: (255, 0, 0, 255)})
+        refused(
+            capsys, tmp_path, 1, "expected measured values in t1 .*gdal_translate -expand rgb.*",
+            "predict", path, path, "-o", tmp_path / "a.tif",
+        )  # fmt: skip
+
+    def test_a_full_stdout_is_one_line(self, scene, tmp_path):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "rscd", "model", "list"],
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 1
+        assert re.fullmatch(r"rscd: expected to read and write files, found: .*\n", done.stderr)
 
     def test_a_full_disk_is_found_out_before_the_work(self, scene, tmp_path, capsys, monkeypatch):
         usage = namedtuple("usage", "total used free")

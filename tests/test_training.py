@@ -11,7 +11,7 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 import rscd.training
-from rscd.errors import ModelError, UsageError
+from rscd.errors import ModelError, RscdError, UsageError
 from rscd.training import panel, train, with_deep_dots
 from rscd.types import CARD_KEY
 
@@ -266,6 +266,41 @@ def test_weights_of_another_network_are_refused(tmp_path):
         train(["-c", path, "--begin", "buildings"])
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "run").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--ckpt_path", "none.ckpt"], "found none at none.ckpt"),
+        (["--ckpt_path", "plain.ckpt"], "found a file without its card"),
+        (["--trainer.devices", "0"], "expected a run that this machine can do, found: .*devices"),
+        (["--data.batch_size", "0"], "expected batch_size of 1 or more"),
+        (["--model.lr", "-1"], "expected a learning rate of 0 or more"),
+    ],
+)
+def test_runs_that_cannot_be_are_one_line(tmp_path, monkeypatch, options, pattern):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}}, "plain.ckpt")
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    with pytest.raises(RscdError, match=pattern) as error:
+        train(["-c", path, *options])
+    assert "\n" not in str(error.value)
+
+
+def test_a_configuration_that_is_no_text(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(UsageError, match="expected a configuration in UTF-8"):
+        train(["-c", str(tmp_path / "run.yaml")])
+
+
+def test_a_run_may_do_without_logs(tmp_path):
+    trainer = train(
+        ["-c", write(tmp_path / "run.yaml", config(tmp_path / "run", length=4, max_epochs=1)),
+         "--trainer.logger", "false"]
+    )  # fmt: skip
+    assert trainer.loggers == []
+    assert not (tmp_path / "run/metrics.csv").exists()
+    assert (tmp_path / "run/best.ckpt").exists()
 
 
 def test_dots_reach_into_methods_and_streams(tmp_path):

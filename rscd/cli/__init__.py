@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import rscd
 from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
@@ -20,9 +21,18 @@ COMMANDS = (predict, train, pseudolabel, evaluate, events, sample, data, model)
 log = logging.getLogger("rscd")
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong; commands are parsed by their kind of parser too."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with exit code 2."""
+        _say(f"{message}; see {self.prog} --help")
+        sys.exit(2)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rscd",
         description="Find what changed between two images of one place.",
         epilog="rscd COMMAND --help tells more; exit codes: 0 done, 2 wrong usage, 1 something to "
@@ -45,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    words = with_negative_numbers(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(words)
     args.rest = rest
     if rest and not getattr(args, "takes_rest", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -65,11 +76,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of stdout went away
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        raise
+        if error.errno != errno.EPIPE:  # else the reader of stdout went away
+            where = "" if error.filename is None else f": {error.filename}"
+            _say(
+                f"expected to read and write files, found: {error.strerror or error}{where}; check "
+                "path, permissions and free space"
+            )
+        _leave_stdout()
+        return 1
     return 0
+
+
+def with_negative_numbers(argv: Sequence[str]) -> list[str]:
+    """``--bbox -97.5,...`` as ``--bbox=-97.5,...``: else the numbers are taken for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1] == "--bbox":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _leave_stdout() -> None:
+    """Throw away what stdout still holds, if it cannot be written: it would be tried at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _log_to_stderr(verbosity: int) -> None:

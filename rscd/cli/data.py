@@ -3,7 +3,17 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import add_action, add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import (
+    add_action,
+    add_json,
+    add_verbosity,
+    count,
+    emit,
+    emit_json,
+    fraction,
+    positive,
+    whole,
+)
 
 SETS = ("whu", "levir", "dsifn")
 
@@ -42,8 +52,9 @@ def _add_show(actions: Any) -> argparse.ArgumentParser:
     parser = add_action(actions, "show", "a contact sheet: t1, t2 and mask of some pairs as a PNG")
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.png")
-    parser.add_argument("-n", type=int, default=8, help="most pairs shown (default 8)")
+    parser.add_argument("-n", type=count, default=8, help="most pairs shown (default 8)")
     parser.add_argument("--split", help="one split only")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.set_defaults(run=run_show)
     return parser
 
@@ -53,8 +64,8 @@ def _add_prepare(actions: Any) -> argparse.ArgumentParser:
     parser.add_argument("name", choices=SETS)
     parser.add_argument("--src", required=True, metavar="DIR", help="the set as distributed")
     parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--patch", type=int, default=256, help="side of a tile (default 256)")
-    parser.add_argument("--seed", type=int, default=0, help="of random splits (default 0)")
+    parser.add_argument("--patch", type=count, default=256, help="side of a tile (default 256)")
+    parser.add_argument("--seed", type=whole, default=0, help="of random splits (default 0)")
     parser.set_defaults(run=run_prepare)
     add_json(parser)
     return parser
@@ -65,14 +76,14 @@ def _add_towns(actions: Any) -> argparse.ArgumentParser:
         actions, "towns", "write synthetic towns as a folder of pairs with image-level labels"
     )
     parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
-    for split, count in (("train", 400), ("val", 100), ("test", 100)):
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"pairs ({count})")
-    parser.add_argument("--patch", type=int, default=128, help="side of a pair (default 128)")
-    parser.add_argument("--empty", type=float, default=0.5, help="share without change (0.5)")
-    parser.add_argument("--gsd", type=float, default=0.5, help="metres per pixel (0.5)")
-    parser.add_argument("--change", type=float, default=0.4, help="share of lots changed (0.4)")
-    parser.add_argument("--nuisance", type=float, default=0.5, help="strength, 0 to 1 (0.5)")
-    parser.add_argument("--seed", type=int, default=0)
+    for split, pairs in (("train", 400), ("val", 100), ("test", 100)):
+        parser.add_argument(f"--{split}", type=whole, default=pairs, help=f"pairs ({pairs})")
+    parser.add_argument("--patch", type=count, default=128, help="side of a pair (default 128)")
+    parser.add_argument("--empty", type=fraction, default=0.5, help="share without change (0.5)")
+    parser.add_argument("--gsd", type=positive, default=0.5, help="metres per pixel (0.5)")
+    parser.add_argument("--change", type=fraction, default=0.4, help="share of lots changed (0.4)")
+    parser.add_argument("--nuisance", type=fraction, default=0.5, help="strength, 0 to 1 (0.5)")
+    parser.add_argument("--seed", type=whole, default=0)
     parser.set_defaults(run=run_towns)
     return parser
 
@@ -116,8 +127,14 @@ def run_info(args: argparse.Namespace) -> None:
 
 def run_show(args: argparse.Namespace) -> None:
     """Write the sheet."""
-    from rscd.data.show import show
+    from pathlib import Path
 
+    from rscd.data.show import show
+    from rscd.export.preview import SUFFIXES
+    from rscd.export.targets import check_outputs, of_kind
+
+    output = of_kind(Path(args.output), SUFFIXES[:1], "-o")
+    check_outputs([output], [args.folder], overwrite=args.overwrite)
     emit(str(show(args.folder, args.output, n=args.n, split=args.split)))
 
 
@@ -140,5 +157,5 @@ def run_prepare(args: argparse.Namespace) -> None:
         return
     for note in manifest.content["notes"]:
         emit(f"note: {note}")
-    for part, count in manifest.counts.items():
-        emit(f"{part}: {count} tiles, {100 * manifest.change_share[part]:.2f} % changed")
+    for part, tiles in manifest.counts.items():
+        emit(f"{part}: {tiles} tiles, {100 * manifest.change_share[part]:.2f} % changed")

@@ -15,7 +15,7 @@ from rscd.cli.options import (
     positive,
     size_hw,
 )
-from rscd.errors import OutputError, UsageError
+from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,6 +64,9 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--reliability", metavar="FILE.png", help="also write a reliability diagram"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace pictures that are there already"
     )
     parser.add_argument(
         "--threshold",
@@ -137,8 +140,7 @@ MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    for option in ("output", "reliability"):
-        _check_picture(option, getattr(args, option))
+    _check_pictures(args)
     if args.truth is None:
         _check_unused(args, MAPS_ONLY, "a prediction and a truth")
         report = _evaluate_split(args)
@@ -259,13 +261,16 @@ def _write_reliability(report: "Report", path: Path) -> None:
     write_reliability(report.probabilities, path)
 
 
-def _check_picture(option: str, path: str | None) -> None:
-    if path is not None and Path(path).suffix.lower() != ".png":
-        raise UsageError(f"expected a file ending in .png for --{option}, found {path}")
-    if path is not None and not Path(path).parent.is_dir():
-        raise OutputError(
-            f"expected a folder for {path}, found none at {Path(path).parent}; create it first"
-        )
+def _check_pictures(args: argparse.Namespace) -> None:
+    from rscd.export.targets import check_outputs, of_kind
+
+    pictures = [
+        of_kind(Path(path), (".png",), option)
+        for option, path in (("-o", args.output), ("--reliability", args.reliability))
+        if path is not None
+    ]
+    inputs = [args.source, args.truth, args.like, args.model, *(args.images or ())]
+    check_outputs(pictures, [path for path in inputs if path], overwrite=args.overwrite)
 
 
 def _check_unused(args: argparse.Namespace, names: tuple[str, ...], use: str) -> None:

@@ -88,6 +88,14 @@ def count(text: str) -> int:
     return value
 
 
+def whole(text: str) -> int:
+    """A whole number of 0 or more, as the ``type`` of an argument."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, found {text}")
+    return value
+
+
 def positive(text: str) -> float:
     """A number above 0, as the ``type`` of an argument."""
     value = float(text)

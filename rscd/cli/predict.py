@@ -170,12 +170,22 @@ def run(args: argparse.Namespace) -> None:
 
     def run_one(one: argparse.Namespace) -> None:
         options = _options(one)
+        _keep_inputs(one)
         run_pair(one, open_pair(one.t1, one.t2, options, _area(one)), options)
 
     if predict_folders.are_folders(args.t1, args.t2):
         predict_folders.run_folders(args, run_one)
     else:
         run_one(args)
+
+
+def _keep_inputs(args: argparse.Namespace) -> None:
+    """Refuse to write over the area of interest or the weights; the images are looked at later."""
+    from rscd.export.targets import keep_inputs
+
+    named = [path for path in (args.prob, args.preview, args.flow, *args.output) if path]
+    inputs = [path for path in (args.aoi, args.model) if path]
+    keep_inputs(named, inputs)
 
 
 def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> None:
@@ -279,6 +289,8 @@ def _area(args: argparse.Namespace) -> Any:
 
     if args.bbox is not None and args.aoi is not None:
         raise UsageError("expected one of --bbox and --aoi, found both; drop one")
+    if args.bbox_crs is not None and args.bbox is None:
+        raise UsageError("expected --bbox with --bbox-crs, found none; add it")
     if args.aoi is not None:
         return Area.from_file(args.aoi)
     if args.bbox is not None:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json, size_hw
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json, size_hw, whole
 
 
 def add(commands: Any) -> None:
@@ -16,7 +16,9 @@ def add(commands: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("folder", metavar="DIR", help="created if missing")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another town (default 0)")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="another town (default 0)"
+    )
     parser.add_argument(
         "--size", type=size_hw, default="1024,1024", metavar="H,W", help="pixels of half a metre"
     )

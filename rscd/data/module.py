@@ -113,6 +113,11 @@ class ChangeDataModule(LightningDataModule):
         self.streams = {name: _stream(name, given) for name, given in streams.items()}
         if seed < 0:
             raise DataError(f"expected a seed of 0 or more, found {seed}")
+        if batch_size < 1 or num_workers < 0:
+            raise DataError(
+                "expected batch_size of 1 or more and num_workers of 0 or more, found "
+                f"{batch_size} and {num_workers}"
+            )
         if on_error not in ("stop", "skip"):
             raise DataError(f"expected on_error stop or skip, found {on_error!r}")
         self.batch_size = batch_size

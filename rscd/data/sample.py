@@ -101,7 +101,7 @@ def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
         folder = next(iter(paths.values())).parent
         raise OutputError(
             f"expected a folder without {present[0]}, found {len(present)} file(s) of a sample in "
-            f"{folder}; choose another folder or ask to overwrite"
+            f"{folder}; choose another folder or add --overwrite"
         )
 
 

@@ -11,7 +11,7 @@ from rscd.export.picture import write_mask_picture
 from rscd.export.raster import write_mask
 from rscd.export.style import change_qml
 from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
-from rscd.export.vector import write_vector
+from rscd.export.vector import vector_files, write_vector
 from rscd.geo.changemap import ChangeMap
 
 RASTER_SUFFIXES = (".tif", ".tiff")
@@ -20,6 +20,13 @@ RASTER_SUFFIXES = (".tif", ".tiff")
 def is_vector(path: Path) -> bool:
     """Whether an output holds polygons."""
     return path.suffix.lower() in VECTOR_SUFFIXES
+
+
+def files_beside(path: Path) -> list[Path]:
+    """Files that are written with an output: its style, its provenance."""
+    if is_vector(path):
+        return vector_files(path)[:-1]
+    return [path.with_suffix(".qml")] if path.suffix.lower() in RASTER_SUFFIXES else []
 
 
 def check_output(path: Path, *, has_crs: bool, pixel_coordinates: bool) -> None:

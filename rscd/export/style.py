@@ -5,6 +5,7 @@ and polygons ``change.geojson`` therefore share one ``change.qml``: `change_qml`
 layer reads its own part.
 """
 
+from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 Colour = tuple[int, int, int]
@@ -166,3 +167,9 @@ def _fill_symbol(name: str, colour: Colour) -> str:
 
 def _hex(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def is_own_style(path: Path) -> bool:
+    """Whether a file is one of the styles made here, so that nobody's work is lost with it."""
+    own = (change_qml(), event_qml(), probability_qml())
+    return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rscd.errors import OutputError, UsageError
-from rscd.export.outputs import RASTER_SUFFIXES, check_output, is_vector
+from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
+from rscd.export.style import is_own_style
 
 StrPath = str | Path
 
@@ -38,16 +39,17 @@ class Targets:
         """
         targets = cls(
             tuple(Path(path) for path in outputs),
-            None if prob is None else _of_kind(Path(prob), RASTER_SUFFIXES, "--prob"),
-            None if preview is None else _of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"),
-            None if flow is None else _of_kind(Path(flow), RASTER_SUFFIXES, "--flow"),
+            None if prob is None else of_kind(Path(prob), RASTER_SUFFIXES, "--prob"),
+            None if preview is None else of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"),
+            None if flow is None else of_kind(Path(flow), RASTER_SUFFIXES, "--flow"),
         )
+        if any(not path.name for path in targets.all):
+            raise UsageError("expected a file name for each output, found an empty one; name it")
         if not targets.all:
             raise UsageError(
                 "expected at least one output, found none; name it with -o change.geojson"
             )
-        if len({path.absolute() for path in targets.all}) < len(targets.all):
-            raise UsageError("expected different output files, found one named twice; rename one")
+        _check_different(targets.all)
         targets._check_styles()
         return targets
 
@@ -90,13 +92,7 @@ class Targets:
         Raises:
             OutputError: otherwise.
         """
-        read = {Path(path).resolve() for path in inputs}
-        for path in self.all:
-            _check_folder(path)
-            if path.resolve() in read:
-                raise OutputError(
-                    f"expected an output beside the inputs, found the input {path} itself"
-                )
+        _check_places(self.all, inputs)
         # outputs are copies of the scratch rasters, compressed; as much again is the safe side
         need, free = 2 * scratch_bytes, shutil.disk_usage(self.all[0].parent).free
         if free < need:
@@ -115,14 +111,81 @@ class Targets:
             OutputError: for a file that is somebody else's.
         """
         ours = set(mine)
-        for path in self.all:
-            if path.exists() and str(path.absolute()) not in ours:
-                raise OutputError(
-                    f"expected a new file, found {path} already there; add --overwrite"
-                )
+        _check_new(
+            made
+            for path in self.all
+            if str(path.absolute()) not in ours
+            for made in (path, *self._beside(path))
+        )
+
+    def _beside(self, path: Path) -> list[Path]:
+        """Files that come with an output, but for styles that are ours."""
+        beside = files_beside(path) if path in (*self.outputs, self.prob) else []
+        return [file for file in beside if not is_own_style(file)]
 
 
-def _of_kind(path: Path, suffixes: tuple[str, ...], option: str) -> Path:
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwrite: bool) -> None:
+    """Find out whether files may be written: folder there, not an input, new or to be replaced.
+
+    Args:
+        outputs: files.
+        inputs: files that must not be overwritten, and folders of which no file must be.
+        overwrite: whether files that are there already may be replaced.
+
+    Raises:
+        OutputError: otherwise.
+        UsageError: for one file named twice.
+    """
+    files = list(outputs)
+    _check_different(files)
+    _check_places(files, inputs)
+    if not overwrite:
+        _check_new(files)
+
+
+def _check_different(files: Sequence[Path]) -> None:
+    if len({path.absolute() for path in files}) < len(files):
+        raise UsageError("expected different output files, found one named twice; rename one")
+
+
+def _check_places(files: Sequence[Path], inputs: Iterable[StrPath]) -> None:
+    for path in files:
+        _check_folder(path)
+    keep_inputs(files, inputs)
+
+
+def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
+    """Refuse to write over what is read.
+
+    Args:
+        outputs: files.
+        inputs: files that must not be overwritten, and folders of which no file must be.
+
+    Raises:
+        OutputError: for an output that is an input.
+    """
+    read = {Path(path).resolve() for path in inputs}
+    for path in map(Path, outputs):
+        place = path.resolve()
+        if place in read or (place.exists() and not read.isdisjoint(place.parents)):
+            raise OutputError(
+                f"expected an output beside the inputs, found the input {path} itself; choose "
+                "another name"
+            )
+
+
+def _check_new(files: Iterable[Path]) -> None:
+    for path in files:
+        if path.exists():
+            raise OutputError(f"expected a new file, found {path} already there; add --overwrite")
+
+
+def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
+    """The path, if it ends in one of the suffixes.
+
+    Raises:
+        UsageError: otherwise.
+    """
     if path.suffix.lower() not in suffixes:
         raise UsageError(
             f"expected a file ending in {' or '.join(suffixes)} for {option}, found {path}"

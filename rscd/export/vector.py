@@ -28,7 +28,7 @@ import shapely
 from affine import Affine
 from pyarrow import ArrowException
 
-from rscd.errors import UsageError
+from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
 from rscd.export.style import change_qml
 from rscd.geo.measure import Ground
@@ -352,6 +352,11 @@ def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
         # The transformer jumps from 180 to -180; keep each polygon in one piece.
         first = lon[np.searchsorted(owner, np.arange(len(geometry)))][owner]
         lon = first + (lon - first + 180) % 360 - 180
+        if (np.abs(np.diff(lon))[owner[1:] == owner[:-1]] > 180).any():
+            raise OutputError(
+                "expected polygons with an outline in longitude and latitude, found one around "
+                "a pole; write .gpkg, which keeps the CRS of the scene"
+            )
     degrees = shapely.set_coordinates(geometry.copy(), np.column_stack([lon, lat]))
     rounded = shapely.transform(_cut_at_antimeridian(degrees), lambda p: np.round(p, _DECIMALS))
     return _repaired(rounded)  # the driver turns the rings right-handed
@@ -368,7 +373,7 @@ def _cut_at_antimeridian(polygons: Polygons) -> Polygons:
             piece = shapely.intersection(polygons[index], world)
             shifted = shapely.transform(piece, lambda p, turn=turn: p - [turn, 0])
             # Where it only touches the line, a point or a segment is left, or nothing.
-            parts += [part for part in shapely.get_parts(shifted) if part.area > 0]
+            parts += [p for p in shapely.get_parts(shapely.get_parts(shifted)) if p.area > 0]
         cut[index] = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
     return cut
 

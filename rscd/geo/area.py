@@ -13,7 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rscd.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import crs_name
-from rscd.geo.vectors import carried, read_layer
+from rscd.geo.vectors import carried, carried_bounds, read_layer
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,18 @@ class Area:
                 " leave out --bbox-crs and give pixel coordinates"
             )
         else:
-            geometry = _carried(self.geometry, self.crs, target)
+            geometry = _carried(_near(self.geometry, self.crs, grid), self.crs, target)
         return geometry, bool(geometry.equals(shapely.box(*geometry.bounds)))
+
+
+def _near(geometry: BaseGeometry, crs: CRS, grid: GeoBox) -> BaseGeometry:
+    """The part of an area around a grid: what lies far away may not exist in the grid's CRS."""
+    left, bottom, right, top = grid.boundingbox.bbox
+    bounds = carried_bounds((left, bottom, right, top), CRS(grid.crs), crs)
+    if bounds is None:
+        return geometry
+    near = shapely.intersection(geometry, shapely.box(*bounds))
+    return geometry if near.is_empty else near
 
 
 def _carried(geometry: BaseGeometry, source: CRS, target: CRS) -> BaseGeometry:

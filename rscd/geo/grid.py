@@ -93,8 +93,22 @@ def footprint_px(source: GeoBox, onto: GeoBox) -> Bounds:
             f"expected two scenes of one place, found a footprint in {crs_name(source.crs)} that "
             f"does not exist in {crs_name(onto.crs)}; check the CRS of both files"
         )
-    cols, rows = apply(~onto.affine, x[inside], y[inside])
+    x, y = x[inside], y[inside]
+    if source.crs != onto.crs and CRS(onto.crs).is_geographic:
+        x = _in_one_piece(x, onto)
+    cols, rows = apply(~onto.affine, x, y)
     return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
+
+
+def _in_one_piece(lon: FloatingArray, onto: GeoBox) -> FloatingArray:
+    """Longitudes along an outline without the jump at +-180, in the turn nearest to a grid."""
+    degrees = np.degrees(CRS(onto.crs).axis_info[0].unit_conversion_factor)  # of a unit
+    turn = 360 / degrees
+    whole = np.unwrap(lon, period=turn)
+    height, width = onto.shape
+    centre, _ = apply(onto.affine, np.array([width / 2]), np.array([height / 2]))
+    away: FloatingArray = turn * np.round((centre - (whole.min() + whole.max()) / 2) / turn)
+    return whole + away
 
 
 def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:

@@ -73,6 +73,13 @@ class ScenePair:
                 f"expected the same bands at both dates, found {len(first.bands)} in {t1} and "
                 f"{len(second.bands)} in {t2}; choose common ones with --bands 1,2,3"
             )
+        for source in (first, second):
+            if source.palette:
+                raise SceneError(
+                    f"expected measured values in {source.date} {source.path}, found numbers of a "
+                    f"colour table; write the colours first: gdal_translate -expand rgb "
+                    f"{source.path} out.tif"
+                )
         _check_comparable(first, second)
         anchor, other = (second, first) if align == "t2" else (first, second)
         if align == "none":

@@ -46,6 +46,8 @@ class Source:
     has_mask: bool
     """Whether the file carries a mask of its own (internal or .msk)."""
     dtype: str
+    palette: bool
+    """Whether values are numbers of a colour table."""
     stamp: tuple[int, int] | None
     """Time of change in ns and size of the file, None for URLs: a file replaced is opened anew."""
 
@@ -132,6 +134,7 @@ def _inspect(
         and src_nodata is None
         and MaskFlags.per_dataset in dataset.mask_flag_enums[0],
         dtype=dtype,
+        palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
         stamp=_stamp(path),
     )
 

@@ -45,8 +45,11 @@ class Adapted:
     """Pixels of the network per pixel of the scene."""
     eight_bit: bool
     """Whether the scene's values are display values of 0 to 255 already."""
-    brightest: float | None = None
-    """Of the scene; found by `fit` where it is needed."""
+    one_type: bool = True
+    """Whether both dates are stored in one type: then one rule, that of the brighter one, is for
+    both."""
+    brightest: tuple[float, float] | None = None
+    """Of each date over the whole scene; found by `fit` where it is needed."""
 
     @property
     def name(self) -> str:
@@ -90,7 +93,8 @@ class Adapted:
         if self.eight_bit:
             return self
         tops = [_brightest(block) for block in blocks]
-        return replace(self, brightest=max(tops, default=0.0))
+        t1, t2 = (max((top[date] for top in tops), default=0.0) for date in (0, 1))
+        return replace(self, brightest=(max(t1, t2),) * 2 if self.one_type else (t1, t2))
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``.
@@ -105,7 +109,8 @@ class Adapted:
             )
         shown = image[:, :, : self.n_bands]
         if self.brightest is not None:
-            shown = to_eight_bit(shown, self.brightest)
+            dates = zip(np.moveaxis(shown, 1, 0), self.brightest, strict=True)
+            shown = np.stack([to_eight_bit(date, top) for date, top in dates], axis=1)
         if self.scale == 1:
             return self._predictor(np.ascontiguousarray(shown), valid)
         height, width = valid.shape[1:]
@@ -123,7 +128,9 @@ class Adapted:
         return self.model  # type: ignore[return-value]
 
 
-def adapted(model: Model, n_bands: int, gsd_m: float | None, *, eight_bit: bool) -> Model:
+def adapted(
+    model: Model, n_bands: int, gsd_m: float | None, *, eight_bit: bool, one_type: bool = True
+) -> Model:
     """A model as a scene needs it.
 
     Args:
@@ -131,6 +138,7 @@ def adapted(model: Model, n_bands: int, gsd_m: float | None, *, eight_bit: bool)
         n_bands: of the scene.
         gsd_m: side of the scene's pixels in metres; None is that of the network.
         eight_bit: whether both dates are of 8 bit.
+        one_type: whether both dates are stored in one type.
 
     Returns:
         The model itself where there is nothing to do, or nothing is known about it.
@@ -142,7 +150,7 @@ def adapted(model: Model, n_bands: int, gsd_m: float | None, *, eight_bit: bool)
     scale = scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
     if scale == 1 and eight_bit and n_bands == wanted:
         return model
-    return Adapted(model, wanted, scale, eight_bit)
+    return Adapted(model, wanted, scale, eight_bit, one_type)
 
 
 def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:
@@ -164,7 +172,8 @@ def resized(planes: Tensor, shape_hw: ShapeHW) -> Tensor:
 def to_eight_bit(image: FloatArray, brightest: float) -> FloatArray:
     """Values of any range as display values of 0 to 255.
 
-    The range is told from the brightest values of the whole scene, one rule for all of it:
+    The range is told from the brightest values of the whole scene, one rule for all of it (for each
+    date of it, where they are stored in different types):
 
     * up to 1: shares of full scale;
     * up to 255: display values stored in a larger type;
@@ -187,7 +196,9 @@ def to_eight_bit(image: FloatArray, brightest: float) -> FloatArray:
     return np.clip(shown, 0, 255).astype(np.float32)
 
 
-def _brightest(block: Block) -> float:
-    """A high percentile of a block's valid values: single hot pixels do not count."""
-    values = block.image[:, :, block.valid]
-    return float(np.percentile(values, BRIGHTEST_PERCENTILE)) if block.valid.any() else 0.0
+def _brightest(block: Block) -> tuple[float, float]:
+    """A high percentile of each date's valid values: single hot pixels do not count."""
+    if not block.valid.any():
+        return 0.0, 0.0
+    t1, t2 = np.percentile(block.image[:, :, block.valid], BRIGHTEST_PERCENTILE, axis=(1, 2))
+    return float(t1), float(t2)

@@ -51,7 +51,13 @@ def scene_model(
         return model
     from rscd.inference.adapted import adapted  # imports torch
 
-    return adapted(model, scene.n_bands, scene.gsd_m, eight_bit=scene.eight_bit)
+    return adapted(
+        model,
+        scene.n_bands,
+        scene.gsd_m,
+        eight_bit=scene.eight_bit,
+        one_type=scene.one_type,
+    )
 
 
 def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:

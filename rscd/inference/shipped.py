@@ -33,6 +33,9 @@ class SceneFacts:
     """Side of a pixel in metres, from its georeferencing or as the user says."""
     georeferenced: bool
     eight_bit: bool
+    """Whether both dates are."""
+    one_type: bool = True
+    """Whether both dates are stored in one type, so that one rule brings both to 8 bit."""
 
 
 def default_model(scene: SceneFacts) -> tuple[str, str]:

@@ -397,6 +397,13 @@ def test_polygons_are_cut_at_the_antimeridian(tmp_path, epsg, box):
     assert difference.area < 1e-3 * polygon.area
 
 
+def test_polygons_around_a_pole_have_no_outline_in_degrees(tmp_path):
+    around = shapely.box(-5000, -4000, 5000, 6000)
+    with pytest.raises(OutputError, match=r"found one around a pole; write \.gpkg"):
+        geojson(tmp_path / "a.geojson", [around], CRS.from_epsg(3413))
+    assert not list(tmp_path.iterdir())
+
+
 def test_long_edges_follow_the_ground(tmp_path):
     crs = CRS.from_epsg(32631)
     document = geojson(tmp_path / "a.geojson", [shapely.box(6e5, 6e6, 7e5, 6.1e6)], crs)

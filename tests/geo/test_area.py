@@ -40,7 +40,7 @@ def test_an_unknown_crs():
 
 def test_a_rectangle_of_degrees_is_carried_edge_by_edge():
     """Points along the bent sides agree with the transformation of each of them."""
-    west, south, east, north = 15.0, 45.0, 15.07, 45.14
+    west, south, east, north = 15.005, 45.12, 15.07, 45.15
     geometry, is_box = Area.from_text(f"{west},{south},{east},{north}", "EPSG:4326").on(GRID)
     assert not is_box
     to_utm = Transformer.from_crs("EPSG:4326", "EPSG:32633", always_xy=True)
@@ -48,7 +48,7 @@ def test_a_rectangle_of_degrees_is_carried_edge_by_edge():
     for lat in (south, north):
         sides = shapely.points(*to_utm.transform(lon, np.full_like(lon, lat)))
         assert shapely.distance(geometry.boundary, sides).max() < 0.05  # metres
-    inside = shapely.points(*to_utm.transform([15.001, 15.069], [45.001, 45.139]))
+    inside = shapely.points(*to_utm.transform([15.006, 15.069], [45.121, 45.149]))
     assert geometry.contains(inside).all()
 
 
@@ -118,3 +118,8 @@ def test_an_area_beyond_the_projection():
     pole = Area(shapely.box(-10, 80, 10, 91), CRS("EPSG:4326"))
     with pytest.raises(GridMismatchError, match="area that exists in EPSG:3857"):
         pole.on(mercator)
+
+
+def test_the_whole_world_is_cut_to_the_scene():
+    geometry, _ = Area.from_text("-180,-90,180,90", "EPSG:4326").on(GRID)
+    assert geometry.contains(shapely.box(*GRID.boundingbox.bbox))

@@ -164,6 +164,17 @@ def test_footprint_follows_edges_that_bend():
     np.testing.assert_allclose(box, (x0, y0, x1, y1), atol=1.0)
 
 
+def test_a_footprint_across_the_antimeridian_stays_in_one_piece():
+    degrees = GeoBox((200, 220), Affine(1e-4, 0, 179.99, 0, -1e-4, 10), "EPSG:4326")
+    x, y = Transformer.from_crs(4326, 32660, always_xy=True).transform(179.985, 10.005)
+    utm = GeoBox((300, 300), Affine(11, 0, x, 0, -11, y), "EPSG:32660")
+    x0, _, x1, _ = footprint_px(utm, degrees)
+    assert x1 - x0 == pytest.approx(302, abs=3)  # pixels of 11 m, not round the earth
+    assert shape_hw(intersection(degrees, utm)) == shape_hw(degrees)
+    west = GeoBox((200, 220), Affine(1e-4, 0, -180.01, 0, -1e-4, 10), "EPSG:4326")
+    assert shape_hw(intersection(west, utm)) == shape_hw(west)
+
+
 def test_a_footprint_that_does_not_exist_in_the_other_crs_is_an_error():
     mars = 'GEOGCRS["Mars",DATUM["Mars",ELLIPSOID["Mars",3396190,169.894,LENGTHUNIT["metre",1]]],'
     mars += 'CS[ellipsoidal,2],AXIS["latitude",north],AXIS["longitude",east],'
