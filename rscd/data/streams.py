@@ -156,8 +156,13 @@ def pack(tensor: Tensor) -> Tensor | Packed:
 
 
 def unpack(batch: Sample) -> Sample:
-    """The batch as it was stacked."""
-    return {k: v.values.to(v.dtype) if isinstance(v, Packed) else v for k, v in batch.items()}
+    """The batch as it was stacked; pinned where it came pinned."""
+    return {k: _unpacked(v) if isinstance(v, Packed) else v for k, v in batch.items()}
+
+
+def _unpacked(packed: Packed) -> Tensor:
+    values = packed.values.to(packed.dtype)
+    return values.pin_memory() if packed.values.is_pinned() else values
 
 
 def order_of(

@@ -37,7 +37,6 @@ class LightHead(nn.Module):
         *,
         width: int = WIDTH,
         n_classes: int = 2,
-        dual: bool = False,
         skip: int = 0,
     ) -> None:
         """Build a head.
@@ -45,9 +44,7 @@ class LightHead(nn.Module):
         Args:
             channels: of the levels it is given, finest first.
             width: of projections and fused features.
-            n_classes: of each classifier.
-            dual: whether there is a second classifier, for the guidance of a vision-language
-                model.
+            n_classes: of the classifier.
             skip: levels of a pyramid to leave out at its fine end.
         """
         super().__init__()
@@ -57,8 +54,6 @@ class LightHead(nn.Module):
         self.conv_seg = nn.Conv2d(width, n_classes, 1)
         nn.init.normal_(self.conv_seg.weight, std=0.01)
         nn.init.constant_(cast(Tensor, self.conv_seg.bias), 0.0)
-        if dual:
-            self.conv_seg_for_vl = nn.Conv2d(width, n_classes, 1)
 
     def features(self, levels: Sequence[Tensor]) -> Tensor:
         """Fused features q: (B,width,h,w) at the size of the finest level used."""
@@ -70,7 +65,7 @@ class LightHead(nn.Module):
         return fused
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Logits of the first classifier, (B,K,h,w)."""
+        """Logits (B,K,h,w)."""
         logits: Tensor = self.conv_seg(self.features(levels))
         return logits
 

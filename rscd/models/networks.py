@@ -11,7 +11,7 @@ from rscd.errors import ModelError
 from rscd.models.cam import cam_classifier
 from rscd.models.scene_compact import scene_compact
 from rscd.models.semantic import SemanticChangeNet
-from rscd.models.siamese import diffmatch_network, siamese_deeplab, siamese_mlp, siamese_unet
+from rscd.models.siamese import siamese_deeplab, siamese_mlp, siamese_unet
 from rscd.models.simsac import simsac
 from rscd.models.tiny import TinyChangeNet
 from rscd.models.torchgeo_nets import btc, change_vit, fc_siam_conc, fc_siam_diff
@@ -22,7 +22,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "siamese-unet": siamese_unet,
     "siamese-mlp": siamese_mlp,
     "siamese-deeplab": siamese_deeplab,
-    "diffmatch": diffmatch_network,
     "cam": cam_classifier,
     "simsac": simsac,
     "scene-compact": scene_compact,

@@ -1,7 +1,7 @@
 """Siamese networks: one encoder for both dates, fused features, one decoder."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationHead
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rscd.errors import ModelError
 from rscd.models.deeplab import DeepLabDecoder, kdmsi_statistics
 from rscd.models.encoders import (
-    ENCODE_ORDERS,
     STRIDE_16,
     Backbone,
     build_encoder,
@@ -38,7 +37,6 @@ class Siamese(nn.Module):
         decoder: nn.Module,
         head: nn.Module | None = None,
         align_corners: bool = False,
-        order: str = "joint",
         batch_norm: str = "normal",
     ) -> None:
         """Take the parts.
@@ -50,16 +48,18 @@ class Siamese(nn.Module):
             decoder: list of fused levels -> map.
             head: map -> logits; None where the decoder gives logits.
             align_corners: how logits of another size are resized to the image, bilinearly.
-            order: one of `ENCODE_ORDERS`.
             batch_norm: one of `BATCH_NORMS`.
 
+        Attributes:
+            order: one of `rscd.models.encoders.ENCODE_ORDERS`, in which the dates are encoded; a
+                method may set another than ``joint``.
+
         Raises:
-            ModelError: for an unknown order or batch norm.
+            ModelError: for an unknown batch norm.
         """
         super().__init__()
-        for value, known in ((order, ENCODE_ORDERS), (batch_norm, BATCH_NORMS)):
-            if value not in known:
-                raise ModelError(f"expected one of {', '.join(known)}, found {value!r}")
+        if batch_norm not in BATCH_NORMS:
+            raise ModelError(f"expected one of {', '.join(BATCH_NORMS)}, found {batch_norm!r}")
         self.n_bands = backbone.channels[0]
         self.channels = backbone.channels
         self.multiple = backbone.multiple
@@ -70,7 +70,7 @@ class Siamese(nn.Module):
         self.decoder = decoder
         self.head = head or nn.Identity()
         self.align_corners = align_corners
-        self.order = order
+        self.order = "joint"
         self.batch_norm = batch_norm
         self.train(self.training)
 
@@ -113,46 +113,6 @@ class Siamese(nn.Module):
         return {"logits": self.decode(*self.encode(image))}
 
 
-class DiffMatchNetwork(Siamese):
-    """A siamese network with the light head, and the heads that only training needs.
-
-    Its decoder has a second classifier; one more head segments each date on its own.
-    """
-
-    decoder: LightHead
-
-    def __init__(self, *, segmentation: LightHead, **parts: Any) -> None:
-        """Take the parts of `Siamese`, the decoder a dual `LightHead`, and the head per date."""
-        super().__init__(**parts)
-        self.segmentation = segmentation
-
-    def forward(self, image: Tensor, *, auxiliary: bool = False) -> dict[str, Tensor]:
-        """Predict change.
-
-        In train mode the batch norms of encoder and heads see one date at a time, t1 first.
-
-        Args:
-            image: (B,2,C,H,W) float32 raw values.
-            auxiliary: whether to evaluate the heads for training as well.
-
-        Returns:
-            ``logits`` (B,2,H,W) of the classifier used for prediction; and, if asked for:
-            ``vl_logits`` (B,2,H,W) of the one guided by vision-language labels; ``sem_t1`` and
-            ``sem_t2`` (B,2,H,W), background and foreground of each date; ``embed_t1`` and
-            ``embed_t2`` (B,256,H/4,W/4), their features; ``distance`` (B,H,W) between those.
-        """
-        t1, t2 = self.encode(image)
-        if not auxiliary:
-            return {"logits": self.decode(t1, t2)}
-        return self.heads(t1, t2, image)
-
-    def heads(self, t1: Sequence[Tensor], t2: Sequence[Tensor], image: Tensor) -> dict[str, Tensor]:
-        """All outputs from the maps of both dates; see `forward`. Of `image` only the size."""
-        return training_outputs(
-            self, self.decoder.conv_seg_for_vl, self.segmentation, t1, t2, image
-        )
-
-
 def training_heads(network: Siamese) -> tuple[nn.Conv2d, LightHead]:
     """What DiffMatch's training puts beside a `siamese_mlp`, with fresh weights.
 
@@ -173,7 +133,7 @@ def training_outputs(
     t2: Sequence[Tensor],
     image: Tensor,
 ) -> dict[str, Tensor]:
-    """All that DiffMatch's losses look at; see `DiffMatchNetwork.forward`.
+    """All that DiffMatch's losses look at.
 
     Args:
         network: with a light head as decoder.
@@ -182,6 +142,12 @@ def training_outputs(
         t1: maps of `Siamese.encode`.
         t2: maps of the other date.
         image: of which only the size counts.
+
+    Returns:
+        ``logits`` (B,2,H,W) of the classifier used for prediction; ``vl_logits`` (B,2,H,W) of the
+        one guided by vision-language labels; ``sem_t1`` and ``sem_t2`` (B,2,H,W), background and
+        foreground of each date; ``embed_t1`` and ``embed_t2`` (B,256,H/4,W/4), their features;
+        ``distance`` (B,H,W) between those.
     """
     decoder = cast(LightHead, network.decoder)
     q = decoder.features(fuse(network.fusion, t1, t2))
@@ -280,43 +246,6 @@ def siamese_mlp(
             fused_channels(fusion, backbone.channels), width=width, n_classes=n_classes, skip=SKIP
         ),
         batch_norm=batch_norm,
-    )
-
-
-def diffmatch_network(
-    n_bands: int = 3,
-    encoder: str = "tu-resnet50",
-    fusion: str = "abs",
-    weights: str | None = None,
-    output_stride: int = 16,
-    width: int = 256,
-    order: str = "t1-first",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> DiffMatchNetwork:
-    """`siamese_mlp` with DiffMatch's second classifier and its segmentation head per date.
-
-    Args:
-        n_bands: bands per date.
-        encoder: see `siamese_mlp`.
-        fusion: one of `rscd.models.fusion.FUSIONS`.
-        weights: of the encoder; None: random.
-        output_stride: see `siamese_mlp`.
-        width: of both heads.
-        order: ``t1-first`` as published; ``joint`` encodes both dates in one batch, faster, with
-            batch statistics over both.
-        mean: per band; default: what the weights expect, else 0.
-        std: per band; default: what the weights expect, else 1.
-    """
-    backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, output_stride=output_stride)
-    fused = fused_channels(fusion, backbone.channels)
-    return DiffMatchNetwork(
-        normalize=normalize_layer(n_bands, mean, std, backbone.statistics),
-        backbone=backbone,
-        fusion=fusion,
-        decoder=LightHead(fused, width=width, dual=True, skip=SKIP),
-        segmentation=LightHead(backbone.channels, width=width, skip=SKIP),
-        order=order,
     )
 
 

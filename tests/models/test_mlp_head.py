@@ -1,7 +1,5 @@
 """DiffMatch's heads against the reference arrays."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,7 @@ from torch import nn
 from rscd.models.encoders import Backbone
 from rscd.models.mlp_head import LightHead, feature_distance, resize_distance
 from rscd.models.networks import build_network
-from rscd.models.siamese import DiffMatchNetwork
+from rscd.models.siamese import Siamese, training_heads, training_outputs
 
 
 def part(arrays, prefix):
@@ -21,24 +19,24 @@ def part(arrays, prefix):
     }
 
 
-def network_of(arrays):
-    """The heads of a file behind no encoder."""
-    diff, seg = part(arrays, "diff."), part(arrays, "seg.")
+def parts_of(arrays, *, training):
+    """The heads of a file behind no encoder: network, second classifier, segmentation head."""
+    diff, seg, second = (part(arrays, name) for name in ("diff.", "seg.", "diff.conv_seg_for_vl."))
     count = sum(1 for key in arrays if key.startswith("feat1_"))
     channels = [arrays[f"feat1_{k}"].shape[1] for k in range(count)]
-    width = diff["conv_seg.weight"].shape[1]
-    classes = diff["conv_seg.weight"].shape[0]
-    decoder = LightHead(channels, width=width, n_classes=classes, dual=True)
-    segmentation = LightHead(channels, width=width, n_classes=classes)
-    decoder.load_state_dict(diff)
+    classes, width = diff["conv_seg.weight"].shape[:2]
+    decoder, segmentation = (LightHead(channels, width=width, n_classes=classes) for _ in range(2))
+    decoder.load_state_dict({k: v for k, v in diff.items() if "for_vl" not in k})
     segmentation.load_state_dict(seg)
-    return DiffMatchNetwork(
+    classifier = nn.Conv2d(width, classes, 1)
+    classifier.load_state_dict(second)
+    network = Siamese(
         normalize=nn.Identity(),
         backbone=Backbone(nn.Identity(), (3,), 1, any_size=True, statistics=((), ())),
         fusion="abs",
         decoder=decoder,
-        segmentation=segmentation,
     )
+    return network.train(training), classifier, segmentation.train(training)
 
 
 @pytest.mark.golden
@@ -48,14 +46,15 @@ def test_heads_match_the_reference_arrays(golden, mode):
     assert files
     for file in files:
         arrays = np.load(file)
-        network = network_of(arrays).train(mode == "train")
+        network, classifier, segmentation = parts_of(arrays, training=mode == "train")
         count = len(network.decoder.convs)
         t1, t2 = (
             [torch.from_numpy(arrays[f"feat{date}_{k}"]) for k in range(count)] for date in (1, 2)
         )
         size = arrays[f"{mode}_logits_cr"].shape[-2:]
         with torch.no_grad():
-            out = network.heads(t1, t2, SimpleNamespace(shape=(1, *size)))
+            image = torch.empty(1, *size)
+            out = training_outputs(network, classifier, segmentation, t1, t2, image)
             stretched = feature_distance(out["embed_t1"], out["embed_t2"], axis=-1)
             found = {
                 "logits_cr": out["logits"],
@@ -69,11 +68,11 @@ def test_heads_match_the_reference_arrays(golden, mode):
                 "dist_authors_lastaxis": resize_distance(stretched, size),
             }
             # once more from the start: in train mode the first call has moved running statistics
-            again = network_of(arrays).train(mode == "train").decoder
+            again = parts_of(arrays, training=mode == "train")[0].decoder
             diffs = [(b - a).abs() for a, b in zip(t1, t2, strict=True)]
             q = again.features(diffs)
             found["lowres_logits_cr"] = again.conv_seg(q)
-            found["lowres_logits_vl"] = again.conv_seg_for_vl(q)
+            found["lowres_logits_vl"] = classifier(q)
         for name, value in found.items():
             np.testing.assert_allclose(
                 value.numpy(),
@@ -85,27 +84,37 @@ def test_heads_match_the_reference_arrays(golden, mode):
 
 
 def test_parameters_are_those_of_the_paper():
-    network = build_network("diffmatch", {})
-    count = {
-        name: sum(p.numel() for p in child.parameters()) for name, child in network.named_children()
+    network = build_network("siamese-mlp", {})
+    classifier, segmentation = training_heads(network)
+    parts = {
+        "encoder": network.encoder,
+        "decoder": network.decoder,
+        "classifier": classifier,
+        "segmentation": segmentation,
     }
-    assert count["encoder"] == 23_508_032
-    assert count["decoder"] == 1_248_772
-    assert count["segmentation"] == 1_248_258
+    count = {name: sum(p.numel() for p in x.parameters()) for name, x in parts.items()}
+    assert count == {
+        "encoder": 23_508_032,
+        "decoder": 1_248_772 - 514,
+        "classifier": 514,  # the paper counts it to the decoder
+        "segmentation": 1_248_258,
+    }
     assert sum(count.values()) == 26_005_062
 
 
 def test_encoder_dilates_as_the_paper_does():
-    layers = build_network("diffmatch", {}).encoder.model.layer4
+    layers = build_network("siamese-mlp", {}).encoder.model.layer4
     assert [block.conv2.dilation[0] for block in layers] == [1, 2, 2]
     assert [block.conv2.stride[0] for block in layers] == [1, 1, 1]
 
 
-def test_auxiliary_outputs_do_not_change_the_prediction():
-    network = build_network("diffmatch", {"encoder": "tu-resnet18", "width": 16}).eval()
+def test_outputs_for_training_hold_the_prediction():
+    network = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16}).eval()
+    classifier, segmentation = (part.eval() for part in training_heads(network))
     image = torch.rand(2, 2, 3, 64, 96) * 255
     with torch.inference_mode():
-        plain, full = network(image), network(image, auxiliary=True)
+        plain = network(image)
+        full = training_outputs(network, classifier, segmentation, *network.encode(image), image)
     assert set(plain) == {"logits"}
     assert torch.equal(plain["logits"], full["logits"])
     shapes = {name: tuple(value.shape) for name, value in full.items()}
@@ -117,13 +126,16 @@ def test_auxiliary_outputs_do_not_change_the_prediction():
 
 
 def test_batch_norm_sees_one_date_at_a_time():
-    network = build_network("diffmatch", {"encoder": "tu-resnet18", "width": 16})
-    network(torch.rand(2, 2, 3, 64, 64), auxiliary=True)
+    network = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16})
+    network.order = "t1-first"
+    classifier, segmentation = training_heads(network)
+    image = torch.rand(2, 2, 3, 64, 64)
+    training_outputs(network, classifier, segmentation, *network.encode(image), image)
     assert network.encoder.model.bn1.num_batches_tracked == 2
     assert network.decoder.fusion_conv.bn.num_batches_tracked == 1
-    assert network.segmentation.fusion_conv.bn.num_batches_tracked == 2
-    joint = build_network("diffmatch", {"encoder": "tu-resnet18", "width": 16, "order": "joint"})
-    joint(torch.rand(2, 2, 3, 64, 64))
+    assert segmentation.fusion_conv.bn.num_batches_tracked == 2
+    joint = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16})
+    joint(image)
     assert joint.encoder.model.bn1.num_batches_tracked == 1
 
 

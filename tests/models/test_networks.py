@@ -21,7 +21,6 @@ SMALL = {
     "siamese-unet": UNET,
     "siamese-mlp": LIGHT,
     "siamese-deeplab": {"encoder": "tu-resnet18", "batch_norm": "normal"},
-    "diffmatch": LIGHT,
     "cam": {"encoder": "tu-resnet18", "combination": "abs"},
     "simsac": {"low_size": 64},
     "scene-compact": {"low_size": 64},
@@ -72,7 +71,7 @@ def test_logits_have_the_size_of_the_image(name, n_bands):
 
 @pytest.mark.parametrize("name", FAST)
 def test_n_classes_is_free_where_it_is_an_argument(name):
-    if name not in ("tiny", "semantic", "diffmatch", "cam"):
+    if name not in ("tiny", "semantic", "cam"):
         for n_classes in (1, 2):
             network = build(name, n_classes=n_classes).eval()
             with torch.inference_mode():
@@ -106,8 +105,7 @@ def test_gradients_reach_every_parameter(name):
         for parameter in network.parameters():
             if not parameter.any():  # last scales of residual blocks start at zero
                 parameter.fill_(0.1)
-    options = {"auxiliary": True} if name == "diffmatch" else {}
-    out = network(pairs(2, 4), **options)
+    out = network(pairs(2, 4))
     maps = [value for value in out.values() if value.ndim == 4]
     # squares: the mean of a normalised map has no gradient
     sum(value.square().mean() for value in maps).backward()
@@ -135,7 +133,6 @@ def test_btc_trains_on_two_pairs_at_least():
         ("tiny", {}),
         ("cam", {"combination": "abs"}),
         *((name, {"fusion": "abs"}) for name in SMALL if name.startswith("siamese")),
-        ("diffmatch", {"fusion": "abs"}),
     ],
 )
 def test_exchanged_dates_give_the_same_logits(name, more):
