@@ -177,7 +177,7 @@ def predict(
     """
     started = time.monotonic()
     targets = Targets.of(outputs, prob, preview, flow)
-    _check(pair, targets, options)
+    check_targets(pair, targets, options)
     model = _model(pair, options)
     if targets.flow is not None:
         check_flow(model, pair.n_bands)
@@ -434,7 +434,13 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
     }
 
 
-def _check(pair: ScenePair, targets: Targets, options: Options) -> None:
+def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
+    """Find out before any work whether the outputs of a run can be.
+
+    Raises:
+        UsageError: for formats, or measures in metres, that need georeferencing.
+        OutputError: for places that cannot be written, and inputs.
+    """
     has_crs = pair.grid.crs is not None
     targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
     if (options.min_area_m2 or options.simplify_m) and not has_crs and options.gsd_m is None:

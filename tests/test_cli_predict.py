@@ -196,6 +196,15 @@ class TestResults:
         assert json.loads(run(capsys, *arguments, "--json")[1])["size"] == [120, 90]
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_dry_run_refuses_what_a_run_would(self, scene, tmp_path, capsys):
+        for output, said in (
+            (tmp_path / "a.shp", "ending in one of"),
+            (scene[0], "the input"),
+        ):
+            code, _, err = run(capsys, "predict", *scene, "-o", output, "--dry-run")
+            assert code
+            assert re.search(said, err)
+
     def test_the_alignment_is_said_and_kept(self, scene, tmp_path, write_tif, capsys):
         t2 = write_tif(
             tmp_path / "t2.tif", next(images()), transform=Affine(9, 0, 500_003, 0, -9, 4_999_998)

@@ -192,9 +192,12 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
-    from rscd.pipeline import plan, predict
+    from rscd.export.targets import Targets
+    from rscd.pipeline import check_targets, plan, predict
 
     if args.dry_run:
+        targets = Targets.of(args.output, args.prob, args.preview, args.flow)
+        check_targets(pair, targets, options)
         _show_plan(asdict(plan(pair, options)), args.json)
         return
     _say_alignment(pair.alignment)
