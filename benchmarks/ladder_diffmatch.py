@@ -92,16 +92,12 @@ def groups() -> tuple[list[Run], ...]:
         ],
         [Run("abroad", variant, variant, 5, 0, abroad=True) for variant in LADDER[1:]],
         [
-            Run(
-                "tuned",
-                f"lambda_c {TUNED}",
-                "diffmatch",
-                percent,
-                0,
-                {"lambda_c": TUNED},
-                abroad=far,
-            )
+            Run("tuned", row, variant, percent, 0, recipe, abroad=far)
             for percent, far in ((10, False), (5, True))
+            for row, variant, recipe in (
+                (f"lambda_c {TUNED}", "diffmatch", {"lambda_c": TUNED}),
+                ("decoupled", "decoupled", {}),
+            )
         ],
     )
 

@@ -272,6 +272,7 @@ def change_labels(
     delta: float = DELTA,
     duplicate_iou: float | None = None,
     instance_threshold: float = 0.0,
+    min_area_px: float = 0.0,
     max_nodata_share: float = MAX_NODATA_SHARE,
 ) -> ChangeLabels:
     """Pixel, instance and mixed level of two segmented dates on one grid.
@@ -284,8 +285,10 @@ def change_labels(
         delta: IoU sum up to which an instance is an event.
         duplicate_iou: drop instances of one date that overlap a better one more than this; default
             none.
-        instance_threshold: where a date has no instances, they are the connected components of its
-            foreground with at least this probability; ``gamma`` takes the reliable part alone.
+        instance_threshold: instances of a lower score are left out. Where a date has none, they
+            are the connected components of its foreground with at least this probability; ``gamma``
+            takes the reliable part alone.
+        min_area_px: smaller instances are left out.
         max_nodata_share: see `instance_events`.
 
     Raises:
@@ -306,7 +309,7 @@ def change_labels(
         concept_prob(date.prob, range(date.n_foreground)) for date in (first, second)
     )
     instances1, instances2 = (
-        _instances(date, concepts, seen, instance_threshold, duplicate_iou)
+        _instances(date, concepts, seen, instance_threshold, min_area_px, duplicate_iou)
         for date, concepts, seen in ((first, concepts1, valid1), (second, concepts2, valid2))
     )
     events = instance_events(
@@ -358,6 +361,7 @@ def _instances(
     concepts: Floating,
     seen: BoolArray,
     threshold: float,
+    min_area_px: float,
     duplicate_iou: float | None,
 ) -> list[Instance]:
     if date.instances is None:
@@ -365,7 +369,12 @@ def _instances(
         front &= concepts[FOREGROUND] >= concepts.dtype.type(threshold)
         found = components(front, date.prob[: date.n_foreground])
     else:
-        found = [i for i in date.instances if i.class_index < date.n_foreground and i.mask.any()]
+        found = [
+            instance
+            for instance in date.instances
+            if instance.class_index < date.n_foreground and instance.score >= threshold
+        ]
+    found = [instance for instance in found if instance.area_px >= max(min_area_px, 1)]
     return found if duplicate_iou is None else without_duplicates(found, duplicate_iou)
 
 

@@ -25,14 +25,11 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 from rscd.pseudo.events import (
     DELTA,
-    FOREGROUND,
     ChangeLabels,
     change_labels,
-    concept_prob,
     reliable_shares,
-    semantic,
 )
-from rscd.pseudo.instances import DUPLICATE_IOU, Instance, components
+from rscd.pseudo.instances import DUPLICATE_IOU
 from rscd.pseudo.prompts import PromptSet
 from rscd.pseudo.rgb import PERCENTILES, to_rgb8
 from rscd.pseudo.segmenter import DateName, Segmenter, SemanticPrediction, View
@@ -473,28 +470,12 @@ def labels_of(
             "expected a pixel size for --min-area, found images without georeferencing; give "
             "--gsd METRES"
         )
-    least_px = options.min_area_m2 / gsd_m**2 if gsd_m else 0.0
-    least = options.instance_threshold or 0.0
-    first, second = (replace(date, instances=_objects(date, least, least_px)) for date in dates)
     return change_labels(
-        first,
-        second,
+        *dates,
+        instance_threshold=options.instance_threshold or 0.0,
+        min_area_px=options.min_area_m2 / gsd_m**2 if gsd_m else 0.0,
         gamma=options.gamma or 0.0,
         gamma_seg=options.gamma_seg,
         delta=options.delta,
         duplicate_iou=options.duplicate_iou,
     )
-
-
-def _objects(date: SemanticPrediction, least: float, least_px: float) -> list[Instance]:
-    """Objects of one date with enough score and pixels: the model's own, or components."""
-    found: Sequence[Instance]
-    if date.instances is None:
-        concepts = concept_prob(date.prob, range(date.n_foreground))
-        front = (semantic(concepts) == 1) & (concepts[FOREGROUND] >= np.float32(least))
-        if date.valid is not None:
-            front &= date.valid
-        found = components(front, date.prob[: date.n_foreground])
-    else:
-        found = [instance for instance in date.instances if instance.score >= least]
-    return [instance for instance in found if instance.area_px >= max(least_px, 1)]

@@ -66,7 +66,7 @@ def from_masks(
 
 
 def components(
-    foreground: BoolArray, prob: NDArray[np.floating[Any]] | None = None, *, min_pixels: int = 1
+    foreground: BoolArray, prob: NDArray[np.floating[Any]] | None = None
 ) -> list[Instance]:
     """Objects of a semantic map: its 8-connected components, holes kept.
 
@@ -78,7 +78,6 @@ def components(
         prob: (K,H,W) probabilities of the foreground prompts in [0,1]: a component belongs to the
             one with the highest mean, its score is the mean of the best plane. Default: class 0,
             score 1.
-        min_pixels: smaller components are dropped.
 
     Returns:
         Instances ordered by their first pixel, row by row.
@@ -87,8 +86,6 @@ def components(
     found = []
     for number, where in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels[where] == number
-        if np.count_nonzero(mask) < min_pixels:
-            continue
         index, score = 0, 1.0
         if prob is not None:
             inside = prob[(slice(None), *where)][:, mask]
