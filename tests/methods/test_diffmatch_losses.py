@@ -260,6 +260,7 @@ def test_reductions_are_ordered_and_nothing_confident_costs_nothing(seed):
 
 def test_variants_are_what_the_ablation_names():
     assert VARIANTS["diffmatch"] == Recipe()
+    assert VARIANTS["diffmatch-rescaled"] == Recipe(lambda_c=Recipe().lambda_c / 4)
     assert VARIANTS["supervised"].layers == VARIANTS["fixmatch"].layers == frozenset()
     assert VARIANTS["guided"].layers == VARIANTS["dual-contrast"].layers == {"vl_change"}
     assert VARIANTS["decoupled"].layers == {"vl_change", "vl_t1", "vl_t2"}
@@ -278,7 +279,10 @@ def test_variants_are_what_the_ablation_names():
         "dual": fixmatch | {"vl_x", "vl_s"},
         "dual-contrast": fixmatch | {"vl_x", "vl_s", "con_x", "con_s"},
         "decoupled": fixmatch | {"vl_x", "vl_s", "seg_x", "seg_s"},
-        "diffmatch": fixmatch | {"vl_x", "vl_s", "seg_x", "seg_s", "con_x", "con_s"},
+        **dict.fromkeys(
+            ["diffmatch", "diffmatch-rescaled"],
+            fixmatch | {"vl_x", "vl_s", "seg_x", "seg_s", "con_x", "con_s"},
+        ),
     }
 
 
