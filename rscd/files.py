@@ -37,13 +37,14 @@ def by_stem(folder: Path, suffixes: Container[str]) -> dict[str, Path]:
 
     Args:
         folder: not searched deeper.
-        suffixes: in lower case, with the dot; other files are passed over.
+        suffixes: in lower case, with the dot; other files are passed over, as are hidden ones.
 
     Raises:
         DataError: for two files that differ in their suffix alone.
     """
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes):
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    for path in sorted(path for path in files if path.suffix.lower() in suffixes):
         if path.stem in found:
             raise DataError(
                 f"{folder}: expected one file of each name, found {found[path.stem].name} and "
