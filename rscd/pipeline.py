@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -33,6 +32,7 @@ from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
+from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
@@ -374,7 +374,7 @@ def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) 
 
 
 def _workers(options: Options) -> int:
-    return options.workers or max(1, min(MAX_WORKERS, os.cpu_count() or 1))
+    return options.workers or max(1, min(MAX_WORKERS, usable_cores()))
 
 
 def _model(pair: ScenePair, options: Options) -> Model:
@@ -385,7 +385,7 @@ def _model(pair: ScenePair, options: Options) -> Model:
         eight_bit=pair.t1.dtype == pair.t2.dtype == "uint8",
         one_type=pair.t1.dtype == pair.t2.dtype,
     )
-    threads = max(1, (os.cpu_count() or 1) // _workers(options))
+    threads = network_threads(_workers(options))
     return scene_model(
         options.model, scene, options.device, threads, msi=options.msi, tta=options.tta
     )

@@ -1,7 +1,6 @@
 """``rscd evaluate``: a model on a labelled split, or a finished map against a reference."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +166,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
     from rscd.cli.progress import progress_bar
     from rscd.evaluation.dataset import Split, evaluate_split, facts
     from rscd.evaluation.report import extremes
+    from rscd.inference.cores import network_threads
     from rscd.inference.models import scene_model
 
     data, conditions = _labelled_pairs(args)
@@ -174,7 +174,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         args.model,
         facts(data, args.gsd),
         args.device or "auto",
-        os.cpu_count() or 1,
+        network_threads(),
         msi=args.msi,
         tta=args.tta,
     )

@@ -102,7 +102,7 @@ def test_one_seed_is_one_set_of_bytes(sample, tmp_path):
 def test_files_are_replaced_only_when_asked(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     first = digest(write_sample(tmp_path, seed=1, shape_hw=(33, 47)))
-    with pytest.raises(OutputError, match=r"8 file.*ask to overwrite"):
+    with pytest.raises(OutputError, match=r"8 file.*add --overwrite"):
         write_sample(tmp_path, seed=2, shape_hw=(33, 47))
     assert digest({k: tmp_path / p for k, p in _names(tmp_path).items()}) == first
     second = digest(write_sample(tmp_path, seed=2, shape_hw=(33, 47), overwrite=True))
