@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.rscd-installed
 
-.PHONY: help setup demo test suite lint format clean
+.PHONY: help setup demo test lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -26,10 +26,10 @@ demo: setup  ## synthetic scene pair -> change polygons and a picture
 	@echo "picture:  demo/preview.png (t1, t2, change outlined)"
 	@echo "truth:    demo/truth.geojson"
 
-test: setup  ## lint, types and the whole test suite, side by side
-	@$(MAKE) --no-print-directory -j2 lint suite
-
-suite: setup
+test: setup  ## lint, types and the whole test suite
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup  ## style and types only

@@ -25,11 +25,6 @@ def _folder(variable: str, default: str, what: str) -> Path:
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first: what is left at the end is then shared out evenly among processes."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return _folder("RSCD_GOLDEN", "golden", "golden arrays")
