@@ -19,7 +19,7 @@ from rscd.geo.grid import shape_hw
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, ByteArray, FloatArray, Provenance, ShapeHW
 
-STRIP_BYTES = 16 << 20
+STRIP_BYTES = 4 << 20
 """Rows are streamed in strips of about this size."""
 
 PADDING = 16
@@ -140,5 +140,6 @@ class ChangeMap:
 
 def binarise(prob: FloatArray, threshold: float) -> ByteArray:
     """Probability -> 1 where at or above the threshold (compared in float32), 255 where NaN."""
-    change = prob >= np.float32(threshold)
-    return np.where(np.isnan(prob), IGNORE, change).astype(np.uint8)
+    mask = (prob >= np.float32(threshold)).view(np.uint8)
+    mask[np.isnan(prob)] = IGNORE
+    return mask

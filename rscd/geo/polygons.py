@@ -32,7 +32,7 @@ CHANGE = 1
 
 _CHUNK_VERTICES = 200_000  # vertices turned into shapely polygons at a time
 _CHUNK_POLYGONS = 50_000  # polygons taken apart at a time
-_STRIP_BYTES = 16_000_000  # rows held at a time, as float64
+_STRIP_BYTES = 4_000_000  # rows held at a time, as float64
 _CACHE_BYTES = 16_000_000  # GDAL's block cache beyond the blocks of one row
 
 
