@@ -10,6 +10,7 @@ town, and what is not named is drawn as real archives vary:
       style: {urban: [0.4, 1.0], roofs: tile}
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -142,15 +143,15 @@ class TownPairs(Dataset[Sample]):
         if index < 0:
             raise IndexError(f"towns are numbered from 0, found {index}")
         sample: Sample = {"name": f"town {self.seed}/{index}"}
-        town = self.plan(index)
-        sample["gsd_m"] = town.gsd_m
+        sample["gsd_m"] = self._gsd_m(index)
+        town = functools.cache(lambda: self.plan(index))  # kept pixels need none
         if self.keys - {"changes", "buildings"}:
             sample |= self._tensors(index, town)
         if "changes" in self.keys:
-            sample["changes"] = [(c.kind, _in_pixels(c.polygon, town)) for c in town.changes]
+            sample["changes"] = [(c.kind, _in_pixels(c.polygon, town())) for c in town().changes]
         if "buildings" in self.keys:
             sample["buildings"] = tuple(
-                [_in_pixels(b.footprint, town) for b in town.standing(date)] for date in (1, 2)
+                [_in_pixels(b.footprint, town()) for b in town().standing(date)] for date in (1, 2)
             )
         return self.transforms(sample) if self.transforms is not None else sample
 
@@ -164,7 +165,7 @@ class TownPairs(Dataset[Sample]):
         return plan_town(
             number,
             self.shape_hw,
-            _draw(self._rng(index, "gsd_m"), self.gsd_m),
+            self._gsd_m(index),
             change_share=_draw(self._rng(index, "change_share"), self.change_share),
             style=style,
         )
@@ -193,6 +194,10 @@ class TownPairs(Dataset[Sample]):
 
         return plot_samples([sample], rgb)
 
+    def _gsd_m(self, index: int) -> float:
+        gsd_m: float = _draw(self._rng(index, "gsd_m"), self.gsd_m)
+        return gsd_m
+
     def _rng(self, index: int, purpose: str) -> np.random.Generator:
         """Chance of its own for every knob, so that turning one leaves the others alone."""
         return np.random.default_rng((self.seed, index, zlib.crc32(purpose.encode())))
@@ -219,7 +224,7 @@ class TownPairs(Dataset[Sample]):
         text = json.dumps(recipe, sort_keys=True, default=list)
         return f"towns-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def _tensors(self, index: int, town: Town) -> Sample:
+    def _tensors(self, index: int, town: Callable[[], Town]) -> Sample:
         image, mask, land_cover = self._pixels(index, town)
         made: Sample = {}
         if "image" in self.keys:
@@ -234,12 +239,14 @@ class TownPairs(Dataset[Sample]):
             made["land_cover"] = torch.from_numpy(land_cover.astype(np.int64))
         return made
 
-    def _pixels(self, index: int, town: Town) -> tuple[NDArray[Any], ByteArray, ByteArray]:
+    def _pixels(
+        self, index: int, town: Callable[[], Town]
+    ) -> tuple[NDArray[Any], ByteArray, ByteArray]:
         path = None if self.cache is None else self.cache / f"{index}.npz"
         if path is not None and path.exists():
             with np.load(path) as kept:
                 return kept["image"], kept["mask"], kept["land_cover"]
-        pair = render_town(town, self.conditions(index), bands=self.bands, dtype=self.dtype)
+        pair = render_town(town(), self.conditions(index), bands=self.bands, dtype=self.dtype)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{index}.{os.getpid()}.npz")

@@ -168,6 +168,15 @@ def test_a_cache_returns_the_same_pixels(tmp_path: Path) -> None:
     assert (kept[1]["image"] == 7).all()  # read, not drawn again
 
 
+def test_kept_pixels_need_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = towns(cache=tmp_path, gsd_m=[0.3, 0.8])
+    first = kept[1]
+    monkeypatch.setattr(TownPairs, "plan", lambda *_: pytest.fail("planned"))
+    again = kept[1]
+    assert again["gsd_m"] == first["gsd_m"]
+    assert torch.equal(again["image"], first["image"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
