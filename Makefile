@@ -26,16 +26,13 @@ demo: setup  ## synthetic scene pair -> change polygons and a picture
 	@echo "picture:  demo/preview.png (t1, t2, change outlined)"
 	@echo "truth:    demo/truth.geojson"
 
-test: setup  ## lint, types and the whole test suite
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+test: lint  ## lint, types and the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup  ## style and types only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/mypy -n 2
 
 format: setup  ## rewrite files in the project's style
 	@$(BIN)/ruff check --fix .

@@ -1,6 +1,7 @@
 """Runs through the command line: stopped and resumed, on two processes, averaged, logged."""
 
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 import rscd.training
 from rscd.errors import ModelError, RscdError, UsageError
+from rscd.models.networks import NETWORKS
 from rscd.training import panel, train, with_deep_dots
 from rscd.types import CARD_KEY
 
@@ -55,7 +57,7 @@ def config(folder, method_args=None, length=12, **trainer):
 
 VIEWS = {
     "network": "siamese-mlp",  # has dropout
-    "network_args": {"encoder": "resnet18", "std": [50.0] * 3},
+    "network_args": {"encoder": "tu-mobilenetv3_small_050", "std": [50.0] * 3},
     "weak": {"patch_size": 64, "rot90": True},
     "photometric": {"p_jitter": 0.8, "brightness": 0.3, "p_blur": 0.5},
 }
@@ -154,7 +156,7 @@ def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_measure_like_one(tmp_path):
+def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch):
     script = tmp_path / "plain.py"
     script.write_text(PLAIN)
     found = {}
@@ -166,13 +168,19 @@ def test_two_processes_train_and_measure_like_one(tmp_path):
         run["data"]["batch_size"] = 4 // processes
         run["data"]["streams"]["val"]["init_args"]["length"] = 3  # does not go round
         path = write(tmp_path / f"{processes}.yaml", run)
-        subprocess.run(
-            [sys.executable, str(script), "-c", path],
-            check=True,
-            timeout=300,
-            capture_output=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        if processes == 1:
+            with monkeypatch.context() as patch:
+                patch.setitem(NETWORKS, "plain", None)
+                runpy.run_path(str(script))
+                train(["-c", path])
+        else:
+            subprocess.run(
+                [sys.executable, str(script), "-c", path],
+                check=True,
+                timeout=300,
+                capture_output=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         found[processes] = torch.load(folder / "last.ckpt", weights_only=True)
     one, two = found[1], found[2]
     assert one["global_step"] == two["global_step"] == 2

@@ -67,7 +67,7 @@ def fitted(batch: Batch, steps: int, until: tuple[float, float]) -> tuple[SceneP
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
-        if step % 40 == 0 or step == steps:
+        if step % 20 == 0 or step == steps:
             error, f1 = measured(method, batch)
             if error < until[0] and f1 > until[1]:
                 break
