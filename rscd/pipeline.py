@@ -353,7 +353,7 @@ def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
     """What is asked for, else what the model's card names: below it, its polygons mean nothing."""
     if options.min_area_m2 is not None:
         return options.min_area_m2
-    known = options.gsd_m or pixel_size_m(pair.grid)
+    known = pixel_size_m(pair.grid, options.gsd_m)
     return float(model.card().get("min_area_m2", 0.0)) if known else 0.0
 
 
@@ -365,7 +365,7 @@ def _min_score(model: Model, options: Options) -> float:
 
 
 def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:
-    side = pixel_size_m(pair.grid) or gsd_m
+    side = pixel_size_m(pair.grid, gsd_m)
     if side is None:
         return None
     if polygons is not None:
@@ -380,7 +380,7 @@ def _workers(options: Options) -> int:
 def _model(pair: ScenePair, options: Options) -> Model:
     scene = SceneFacts(
         n_bands=pair.n_bands,
-        gsd_m=pixel_size_m(pair.grid) or options.gsd_m,
+        gsd_m=pixel_size_m(pair.grid, options.gsd_m),
         georeferenced=is_georeferenced(pair.grid),
         eight_bit=pair.t1.dtype == pair.t2.dtype == "uint8",
         one_type=pair.t1.dtype == pair.t2.dtype,
@@ -448,7 +448,7 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"
         )
-    targets.check_places((pair.t1.path, pair.t2.path), _scratch_bytes(pair))
+    targets.check_places(pair.files, _scratch_bytes(pair))
 
 
 def _scratch_bytes(pair: ScenePair) -> int:

@@ -109,7 +109,7 @@ def predict_events(
             found.append(replace(seen, valid=image.valid))
     finally:
         close_handles()
-    labels = labels_of(found, rules, pixel_size_m(pair.grid) or options.gsd_m)
+    labels = labels_of(found, rules, pixel_size_m(pair.grid, options.gsd_m))
     table = _table(labels, pair.grid, segmenter, prompts, options)
     provenance = _provenance(pair, fingerprint(segmenter, prompts, rules), rules)
     for path in targets.outputs:
@@ -145,7 +145,8 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     targets.check_formats(
         has_crs=pair.grid.crs is not None, pixel_coordinates=options.pixel_coordinates
     )
-    targets.check_places((pair.t1.path, pair.t2.path), 0)
+    targets.check_places(pair.files, 0)
+    pixel_size_m(pair.grid, options.gsd_m)  # before weights are loaded
     if not options.overwrite:
         targets.check_new(())
     return targets

@@ -19,8 +19,10 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
+from rasterio.vrt import WarpedVRT
 from scipy.ndimage import uniform_filter
 
 import rscd
@@ -338,6 +340,9 @@ class TestRefusals:
             (["-o", "{}/a.gpkg"], "expected different output files.*"),
             (["-o", ""], "expected a file name for each output, found an empty one.*"),
             (["--bbox-crs", "EPSG:4326"], "expected --bbox with --bbox-crs, found none.*"),
+            (["--gsd", "0.5"], "expected --gsd with images without georef.* of 10 m .*"),
+            (["--gamma", "0.5"], "expected --gamma with -m ceg:BACKEND alone.*"),
+            (["--so", "model=a"], "expected --so with -m ceg:BACKEND alone.*"),
         ],
     )
     def test_wrong_usage_ends_with_2(self, scene, tmp_path, capsys, options, pattern):
@@ -468,6 +473,15 @@ class TestRefusals:
             copies[1],
             "--overwrite",
         )
+
+    def test_what_a_vrt_is_made_of_is_never_overwritten(self, scene, tmp_path, capsys):
+        t2 = Path(shutil.copy(scene[1], tmp_path))
+        with rasterio.open(t2) as dataset, WarpedVRT(dataset) as warped:
+            rasterio.shutil.copy(warped, tmp_path / "mosaic.vrt", driver="VRT")
+        refused(
+            capsys, tmp_path, 1, "expected an output beside the inputs.*", "predict", scene[0],
+            tmp_path / "mosaic.vrt", "-o", t2, "--overwrite",
+        )  # fmt: skip
 
     def test_the_area_of_interest_is_never_overwritten(self, scene, tmp_path, capsys):
         area = tmp_path / "area.gpkg"

@@ -21,6 +21,7 @@ from rscd.cli.segmenting import add_segmenting
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
+    from rscd.cli.predict_events import Runner
     from rscd.geo.scene import ScenePair
     from rscd.pipeline import Options
 
@@ -166,7 +167,11 @@ def run(args: argparse.Namespace) -> None:
     from rscd.pipeline import open_pair
 
     backend = predict_events.backend_of(args.model)
-    run_pair = _run_pair if backend is None else predict_events.runner(args, backend)
+    if backend is None:
+        predict_events.refuse_options(args)
+        run_pair: Runner = _run_pair
+    else:
+        run_pair = predict_events.runner(args, backend)
 
     def run_one(one: argparse.Namespace) -> None:
         options = _options(one)

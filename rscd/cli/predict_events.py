@@ -109,6 +109,28 @@ def _run_pair(
         emit(path)
 
 
+def refuse_options(args: argparse.Namespace) -> None:
+    """What only segmenters understand, where none looks.
+
+    Raises:
+        UsageError: for such an option.
+    """
+    from rscd.inference.models import CEG
+
+    given = {
+        "--foreground": args.foreground is not None,
+        "--background": args.background is not None,
+        "--so": bool(args.so),
+        "--gamma": args.gamma is not None,
+        "--delta": args.delta != 0,
+        "--instance-threshold": args.instance_threshold is not None,
+        "--overlap": args.overlap is not None,
+        "--allow-slow-cpu": args.allow_slow_cpu,
+    }
+    if wrong := [name for name, there in given.items() if there]:
+        raise UsageError(f"expected {wrong[0]} with -m {CEG}:BACKEND alone; add that, or drop it")
+
+
 def _check_options(args: argparse.Namespace) -> None:
     from rscd.inference.models import CEG
 
@@ -120,12 +142,15 @@ def _check_options(args: argparse.Namespace) -> None:
         "--flow": args.flow is not None,
         "--msi": args.msi is not None,
         "--tta": args.tta is not None,
+        "--co": bool(args.co),
+        "--batch-size": args.batch_size is not None,
+        "--workers": args.workers is not None,
+        "--max-memory": args.max_memory is not None,
     }
-    wrong = [name for name, there in given.items() if there]
-    if wrong:
+    if wrong := [name for name, there in given.items() if there]:
         raise UsageError(
-            f"expected no {wrong[0]} with -m {CEG}:..., which reports whole objects; drop it, "
-            "or use rscd pseudolabel T1 T2 -o STORE for rasters"
+            f"expected no {wrong[0]} with -m {CEG}:..., which compares whole objects; drop it (for "
+            "rasters: rscd pseudolabel T1 T2 -o STORE)"
         )
 
 

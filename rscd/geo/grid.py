@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from rscd.errors import GridMismatchError
+from rscd.errors import GridMismatchError, UsageError
 from rscd.types import Bounds, ShapeHW
 
 FloatingArray = NDArray[np.floating[Any]]
@@ -192,8 +192,31 @@ def is_georeferenced(grid: GeoBox) -> bool:
     return grid.crs is not None
 
 
-def pixel_size_m(grid: GeoBox) -> float | None:
-    """Side of a pixel on the ground at the grid's centre in metres; None without a CRS."""
+def pixel_size_m(grid: GeoBox, stated: float | None = None) -> float | None:
+    """Side of a pixel on the ground in metres.
+
+    Args:
+        grid: measured at its centre.
+        stated: by the user, for images without georeferencing.
+
+    Returns:
+        None where neither tells.
+
+    Raises:
+        UsageError: for a size stated where the grid has its own.
+    """
+    own = _own_pixel_size_m(grid)
+    if own is None:
+        return stated
+    if stated is not None:
+        raise UsageError(
+            f"expected --gsd with images without georeferencing alone, found pixels of {own:.3g} m "
+            "in the file; drop it"
+        )
+    return own
+
+
+def _own_pixel_size_m(grid: GeoBox) -> float | None:
     if grid.crs is None:
         return None
     height, width = grid.shape

@@ -41,6 +41,11 @@ class ScenePair:
     aoi: BaseGeometry | None = None
     """Area of interest in the grid's CRS; pixels whose centre lies outside are not valid."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that either date is read from."""
+        return (*self.t1.files, *self.t2.files)
+
     @classmethod
     def open(
         cls,

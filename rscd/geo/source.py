@@ -37,6 +37,8 @@ class Source:
     date: str
     """``t1`` or ``t2``, for messages."""
     path: str
+    files: tuple[str, ...]
+    """All that is read through ``path``: the file, what lies beside it, what a VRT is made of."""
     grid: GeoBox
     bands: tuple[int, ...]
     """1-based numbers of the bands read."""
@@ -126,6 +128,7 @@ def _inspect(
     return Source(
         date=date,
         path=path,
+        files=(path, *dataset.files),
         grid=_grid_of(date, path, dataset),
         bands=chosen,
         alpha=alpha,

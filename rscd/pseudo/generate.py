@@ -348,8 +348,8 @@ def check_patience(
 
 def view_of(image: DateImage, name: str, date: DateName, gsd_m: float | None) -> View:
     """A date as segmenters see it."""
-    side = None if image.grid is None else pixel_size_m(image.grid)
-    return View(image.rgb, name, date, image.grid, None, side or gsd_m)
+    side = gsd_m if image.grid is None else pixel_size_m(image.grid, gsd_m)
+    return View(image.rgb, name, date, image.grid, None, side)
 
 
 def _segment_one(
@@ -436,7 +436,7 @@ def _doubts(share: float, first: int, second: int, gamma: float) -> Iterator[str
 def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _Totals) -> None:
     dates = [store.read(pair.name, date) for date in DATES]
     grid = store.grid(pair.name, "t1")
-    labels = labels_of(dates, options, pixel_size_m(grid) or options.gsd_m)
+    labels = labels_of(dates, options, pixel_size_m(grid, options.gsd_m))
     totals.add(labels, dates, options.gamma or 0.0)
     for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
         path = pair.label_path(layer)

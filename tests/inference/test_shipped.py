@@ -6,6 +6,7 @@ import geopandas
 import numpy as np
 import pytest
 import torch
+from affine import Affine
 from torch.utils.flop_counter import FlopCounterMode
 
 from rscd import Options, open_pair, predict
@@ -63,10 +64,13 @@ def test_run_takes_it_and_says_so(tmp_path, write_tif, caplog):
     caplog.set_level("INFO", logger="rscd")
     rng = np.random.default_rng(0)
     dates = rng.integers(1, 200, (2, 3, 40, 50)).astype(np.uint8)
-    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
-    result = predict(open_pair(*paths), [tmp_path / "out.tif"], Options(gsd_m=0.5))
-    assert result.model in {SHIPPED, DEFAULT_DETECTOR}
-    assert f"model {result.model}: " in caplog.text
+    grid = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+    paths = [
+        write_tif(tmp_path / f"t{i + 1}.tif", date, transform=grid) for i, date in enumerate(dates)
+    ]
+    result = predict(open_pair(*paths), [tmp_path / "out.tif"], Options())
+    assert result.model == SHIPPED
+    assert f"model {SHIPPED}: " in caplog.text
 
 
 def test_specks_below_the_smallest_building_are_no_polygons(tmp_path, write_tif):

@@ -120,6 +120,8 @@ def test_a_plan(scene, capsys):
         (["-o", "{}/a.tif"], 2, r"expected vector files .* found .*a\.tif"),
         (["-o", "{}/a.gpkg", "--prob", "{}/p.tif"], 2, "expected no --prob with -m ceg"),
         (["-o", "{}/a.gpkg", "--threshold", "0.5"], 2, "expected no --threshold with -m ceg"),
+        (["-o", "{}/a.gpkg", "--max-memory", "2GB"], 2, "expected no --max-memory with -m ceg"),
+        (["-o", "{}/a.gpkg", "--gsd", "3"], 2, "expected --gsd with images without georef"),
         (["-o", "{}/a.gpkg", "--background", ""], 2, "found an empty one"),
         (["-o", "{}/t1.tif.gpkg", "--so", "folder=/no/such"], 1, "expected a folder of segment"),
         (["-o", "{}/a.gpkg", "-m", "ceg"], 2, "expected -m ceg:BACKEND with one of sam3"),
