@@ -16,7 +16,6 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
-import rscd
 from rscd.errors import OutputError, RscdError, UsageError
 from rscd.export.atomic import output_error
 from rscd.export.flow import write_flow
@@ -47,7 +46,7 @@ from rscd.inference.tiled import (
     predict_scene,
     thread_mapper,
 )
-from rscd.provenance import describe_raster
+from rscd.provenance import describe_pair
 from rscd.types import Align, Progress, Provenance, silent
 
 MAX_WORKERS = 8
@@ -423,11 +422,7 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
         del computed[name]  # these do not change the result
     computed["min_area_m2"] = _min_area_m2(pair, model, options)
     computed["min_score"] = _min_score(model, options)
-    return {
-        "software": f"rscd {rscd.__version__}",
-        "t1": describe_raster(pair.t1.path) | {"bands": list(pair.t1.bands)},
-        "t2": describe_raster(pair.t2.path) | {"bands": list(pair.t2.bands)},
-        "alignment": pair.alignment,
+    return describe_pair(pair) | {
         "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
         "model": model.card(),
         "parameters": computed,

@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 from odc.geo.geobox import GeoBox
 
-import rscd
 from rscd.errors import UsageError
 from rscd.export.outputs import is_vector
 from rscd.export.style import event_qml
@@ -23,7 +22,7 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.inference.models import CEG
 from rscd.pipeline import Options
-from rscd.provenance import describe_raster
+from rscd.provenance import describe_pair
 from rscd.pseudo.events import ChangeLabels
 from rscd.pseudo.generate import (
     DATES,
@@ -232,13 +231,6 @@ def _write(table: Any, path: Path, options: Options, provenance: Provenance) -> 
 
 
 def _provenance(pair: ScenePair, how: Provenance, rules: LabelOptions) -> Provenance:
-    plain = {
-        "software": f"rscd {rscd.__version__}",
-        "t1": describe_raster(pair.t1.path) | {"bands": list(pair.t1.bands)},
-        "t2": describe_raster(pair.t2.path) | {"bands": list(pair.t2.bands)},
-        "alignment": pair.alignment,
-        "segmentation": how,
-        "rules": asdict(rules),
-    }
+    plain = describe_pair(pair) | {"segmentation": how, "rules": asdict(rules)}
     found: Provenance = json.loads(json.dumps(plain))
     return found

@@ -1,25 +1,31 @@
 """What a result was made from: plain data that is the same for the same inputs."""
 
-import warnings
 from pathlib import Path
 
-import rasterio
-from rasterio.errors import NotGeoreferencedWarning
-
+import rscd
 from rscd.files import sha256_of
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import Source
 from rscd.types import Provenance
 
 
-def describe_raster(path: str | Path) -> Provenance:
-    """`describe_file`, and the hashes of what belongs to it: sources of a VRT, masks, sidecars."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as dataset:
-            others = [name for name in dataset.files if Path(name) != Path(path)]
-    found = describe_file(path)
+def describe_pair(pair: ScenePair) -> Provenance:
+    """This software, both dates with their bands, and how they were brought onto one grid."""
+    return {
+        "software": f"rscd {rscd.__version__}",
+        "t1": _describe_source(pair.t1),
+        "t2": _describe_source(pair.t2),
+        "alignment": pair.alignment,
+    }
+
+
+def _describe_source(source: Source) -> Provenance:
+    # with the hashes of what belongs to it: sources of a VRT, masks, sidecars
+    found = describe_file(source.path)
+    others = sorted(name for name in source.files if Path(name) != Path(source.path))
     if others:
-        found["with"] = [describe_file(name) for name in sorted(others)]
-    return found
+        found["with"] = [describe_file(name) for name in others]
+    return found | {"bands": list(source.bands)}
 
 
 def describe_file(path: str | Path) -> Provenance:

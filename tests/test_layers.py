@@ -25,7 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "pseudo": {"geo", "data"},
     "inference": {"geo"},
     "export": {"geo"},
-    "provenance": set(),
+    "provenance": {"geo"},
     "chain": set(),
     "types": set(),
     "errors": set(),

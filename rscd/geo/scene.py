@@ -42,9 +42,9 @@ class ScenePair:
     """Area of interest in the grid's CRS; pixels whose centre lies outside are not valid."""
 
     @property
-    def files(self) -> tuple[str, ...]:
+    def files(self) -> set[str]:
         """All that either date is read from."""
-        return (*self.t1.files, *self.t2.files)
+        return {self.t1.path, self.t2.path, *self.t1.files, *self.t2.files}
 
     @classmethod
     def open(

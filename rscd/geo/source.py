@@ -128,7 +128,7 @@ def _inspect(
     return Source(
         date=date,
         path=path,
-        files=(path, *dataset.files),
+        files=tuple(dataset.files),
         grid=_grid_of(date, path, dataset),
         bands=chosen,
         alpha=alpha,
