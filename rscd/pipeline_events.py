@@ -131,7 +131,8 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     """The outputs, checked before any work.
 
     Raises:
-        UsageError: not a vector format, or one that this scene cannot be written in.
+        UsageError: not a vector format, one that this scene cannot be written in, or a pixel size
+            stated where the scene has its own.
         OutputError: a place that cannot be written, or a file already there.
     """
     targets = Targets.of(outputs, None, None)

@@ -1,7 +1,6 @@
 """Runs through the command line: stopped and resumed, on two processes, averaged, logged."""
 
 import os
-import runpy
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 
 import rscd.training
 from rscd.errors import ModelError, RscdError, UsageError
-from rscd.models.networks import NETWORKS
 from rscd.training import panel, train, with_deep_dots
 from rscd.types import CARD_KEY
 
@@ -156,7 +154,7 @@ def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch):
+def test_two_processes_train_and_measure_like_one(tmp_path):
     script = tmp_path / "plain.py"
     script.write_text(PLAIN)
     found = {}
@@ -168,19 +166,13 @@ def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch):
         run["data"]["batch_size"] = 4 // processes
         run["data"]["streams"]["val"]["init_args"]["length"] = 3  # does not go round
         path = write(tmp_path / f"{processes}.yaml", run)
-        if processes == 1:
-            with monkeypatch.context() as patch:
-                patch.setitem(NETWORKS, "plain", None)
-                runpy.run_path(str(script))
-                train(["-c", path])
-        else:
-            subprocess.run(
-                [sys.executable, str(script), "-c", path],
-                check=True,
-                timeout=300,
-                capture_output=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+        subprocess.run(
+            [sys.executable, str(script), "-c", path],
+            check=True,
+            timeout=300,
+            capture_output=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         found[processes] = torch.load(folder / "last.ckpt", weights_only=True)
     one, two = found[1], found[2]
     assert one["global_step"] == two["global_step"] == 2

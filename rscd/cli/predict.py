@@ -17,7 +17,7 @@ from rscd.cli.options import (
     parse_pairs,
     positive,
 )
-from rscd.cli.segmenting import add_segmenting
+from rscd.cli.segmenting import add_segmenting, refuse_segmenting
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def run(args: argparse.Namespace) -> None:
 
     backend = predict_events.backend_of(args.model)
     if backend is None:
-        predict_events.refuse_options(args)
+        refuse_segmenting(args)
         run_pair: Runner = _run_pair
     else:
         run_pair = predict_events.runner(args, backend)

@@ -109,28 +109,6 @@ def _run_pair(
         emit(path)
 
 
-def refuse_options(args: argparse.Namespace) -> None:
-    """What only segmenters understand, where none looks.
-
-    Raises:
-        UsageError: for such an option.
-    """
-    from rscd.inference.models import CEG
-
-    given = {
-        "--foreground": args.foreground is not None,
-        "--background": args.background is not None,
-        "--so": bool(args.so),
-        "--gamma": args.gamma is not None,
-        "--delta": args.delta != 0,
-        "--instance-threshold": args.instance_threshold is not None,
-        "--overlap": args.overlap is not None,
-        "--allow-slow-cpu": args.allow_slow_cpu,
-    }
-    if wrong := [name for name, there in given.items() if there]:
-        raise UsageError(f"expected {wrong[0]} with -m {CEG}:BACKEND alone; add that, or drop it")
-
-
 def _check_options(args: argparse.Namespace) -> None:
     from rscd.inference.models import CEG
 

@@ -63,6 +63,28 @@ def add_segmenting(parser: argparse.ArgumentParser, title: str = "segmentation")
     return group
 
 
+def refuse_segmenting(args: argparse.Namespace) -> None:
+    """Refuse what `add_segmenting` declares where no segmenter looks.
+
+    Raises:
+        UsageError: for such an option.
+    """
+    from rscd.inference.models import CEG
+
+    given = {
+        "--foreground": args.foreground is not None,
+        "--background": args.background is not None,
+        "--so": bool(args.so),
+        "--gamma": args.gamma is not None,
+        "--delta": args.delta != 0,
+        "--instance-threshold": args.instance_threshold is not None,
+        "--overlap": args.overlap is not None,
+        "--allow-slow-cpu": args.allow_slow_cpu,
+    }
+    if wrong := [name for name, there in given.items() if there]:
+        raise UsageError(f"expected {wrong[0]} with -m {CEG}:BACKEND alone; add that, or drop it")
+
+
 def prompts_of(args: argparse.Namespace) -> "PromptSet":
     """The classes to look for."""
     from rscd.pseudo.prompts import BACKGROUND, FOREGROUND, parse_prompts
