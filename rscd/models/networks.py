@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rscd.errors import ModelError
 from rscd.models.cam import cam_classifier
+from rscd.models.lite import LiteChangeNet
 from rscd.models.scene_compact import scene_compact
 from rscd.models.semantic import SemanticChangeNet
 from rscd.models.siamese import siamese_deeplab, siamese_mlp, siamese_unet
@@ -19,6 +20,7 @@ from rscd.models.torchgeo_nets import btc, change_vit, fc_siam_conc, fc_siam_dif
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "tiny": TinyChangeNet,
     "semantic": SemanticChangeNet,
+    "semantic-lite": LiteChangeNet,
     "siamese-unet": siamese_unet,
     "siamese-mlp": siamese_mlp,
     "siamese-deeplab": siamese_deeplab,
