@@ -34,6 +34,7 @@ from rscd.geo.tiles import plan_tiles
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, open_journal
+from rscd.inference.kinds import BYTES_PER_PIXEL, MARGIN, find_standing
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import MAX_PICTURE, Model, Predictor
@@ -194,10 +195,12 @@ def predict(
             load = replace(load, tile_size=journal.tile_size or load.tile_size)
             threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
             with threads as run:
-                change_map, seam = _predict(
+                change_map, seam, predictor = _predict(
                     pair, model, journal, provenance, options, load, run, progress
                 )
-            result = _export(pair, change_map, model, targets, load, journal, options, progress)
+            result = _export(
+                pair, change_map, model, predictor, targets, load, journal, options, progress
+            )
             journal.remove()
     except OutputError:
         raise
@@ -276,7 +279,7 @@ def _predict(
     load: Load,
     mapper: Mapper,
     progress: Progress,
-) -> tuple[ChangeMap, Seam | None]:
+) -> tuple[ChangeMap, Seam | None, Predictor]:
     if journal.resumed:
         log.info("going on with the interrupted run in %s", journal.folder)
     predictor: Predictor = fit_model(pair, model, mapper, progress)
@@ -294,13 +297,15 @@ def _predict(
         mapper=mapper,
         progress=progress,
     )
-    return change_map, measure_seam(pair, predictor, change_map, load.tile_size, mapper)
+    seam = measure_seam(pair, predictor, change_map, load.tile_size, mapper)
+    return change_map, seam, predictor
 
 
 def _export(
     pair: ScenePair,
     change_map: ChangeMap,
     model: Model,
+    predictor: Predictor,
     targets: Targets,
     load: Load,
     journal: Journal,
@@ -309,7 +314,11 @@ def _export(
 ) -> dict[str, Any]:
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
-    polygons = _polygons(pair, change_map, model, options) if targets.has_vectors else None
+    polygons = None
+    if targets.has_vectors:
+        margin = model.card().get(MARGIN)
+        kinds_of = find_standing(pair, predictor, change_map, margin, load.tile_size, progress)
+        polygons = _polygons(pair, change_map, model, options, kinds_of)
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
@@ -332,7 +341,9 @@ def _export(
     }
 
 
-def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Options) -> Any:
+def _polygons(
+    pair: ScenePair, change_map: ChangeMap, model: Model, options: Options, kinds_of: Any
+) -> Any:
     return change_polygons(
         change_map.mask.path,
         change_map.prob.path,
@@ -345,6 +356,7 @@ def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Opt
         model=model.name,
         t1=options.t1_date,
         t2=options.t2_date,
+        kinds_of=kinds_of,
     )
 
 
@@ -448,4 +460,5 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
 
 def _scratch_bytes(pair: ScenePair) -> int:
     height, width = pair.shape_hw
-    return height * width * 5  # float32 probabilities and the uint8 mask
+    # float32 probabilities, the uint8 mask, and what tells kinds
+    return height * width * (5 + BYTES_PER_PIXEL)

@@ -87,6 +87,7 @@ def change_polygons(
     t1: str | None = None,
     t2: str | None = None,
     kind: str = "changed",
+    kinds_of: Callable[[Polygons], Any] | None = None,
 ) -> geopandas.GeoDataFrame:
     """Vectorise a change mask on disk, scored and measured.
 
@@ -105,6 +106,7 @@ def change_polygons(
         t1: ISO date of the earlier image.
         t2: ISO date of the later image.
         kind: One of `KINDS`.
+        kinds_of: Gives the kinds of polygons in pixel coordinates, (N,), instead of ``kind``.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
@@ -136,7 +138,7 @@ def change_polygons(
         polygons, areas, scores = polygons[sure], areas[sure], scores[sure]
     columns = {
         "id": np.arange(1, len(polygons) + 1),
-        "kind": kind,
+        "kind": kind if kinds_of is None else kinds_of(polygons),
         "class": class_name,
         "score": np.round(scores, 4),
         "area_m2": np.round(areas, 4),
