@@ -131,6 +131,9 @@ class TopDown(nn.Module):
 class LiteChangeNet(nn.Module):
     """See the module."""
 
+    probe_size = 768
+    """Side of a picture wide enough to measure how far a pixel sees."""
+
     def __init__(
         self,
         n_bands: int = 3,

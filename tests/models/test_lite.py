@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rscd.errors import ModelError
 from rscd.models import lite
 from rscd.models.lite import IMAGENET, lite_encoder
-from rscd.models.networks import build_network
+from rscd.models.networks import build_network, receptive_radius
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,10 @@ def test_buildings_of_a_date_depend_on_that_date_alone(network):
     torch.testing.assert_close(second[0, 0], first[0, 0])
     torch.testing.assert_close(second[1], first[1])
     assert (second[0, 1] - first[0, 1]).abs().max() > 1e-4
+
+
+def test_it_is_local(network):
+    assert receptive_radius(network, 3) <= 272
 
 
 def test_it_costs_little_and_pools_nothing(network):
