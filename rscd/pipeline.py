@@ -76,6 +76,9 @@ class Options:
     threshold: with another ``threshold`` all are kept."""
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
+    regularize: bool | None = None
+    """Whether polygons get right angles; None takes what the model's card says, unless they are
+    simplified."""
     align: Align = "t1"
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None
@@ -352,6 +355,7 @@ def _polygons(
         min_area_m2=_min_area_m2(pair, model, options),
         min_score=_min_score(model, options),
         simplify_m=options.simplify_m,
+        regularize=_regularize(model, options),
         gsd_m=options.gsd_m,
         model=model.name,
         t1=options.t1_date,
@@ -373,6 +377,13 @@ def _min_score(model: Model, options: Options) -> float:
     if options.min_score is not None:
         return options.min_score
     return float(model.card().get("min_score", 0.0)) if options.threshold is None else 0.0
+
+
+def _regularize(model: Model, options: Options) -> bool:
+    """What is asked for, else what the model's card says of the shape of its objects."""
+    if options.regularize is not None:
+        return options.regularize
+    return options.simplify_m == 0 and bool(model.card().get("regularize", False))
 
 
 def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:
@@ -434,6 +445,7 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
         del computed[name]  # these do not change the result
     computed["min_area_m2"] = _min_area_m2(pair, model, options)
     computed["min_score"] = _min_score(model, options)
+    computed["regularize"] = _regularize(model, options)
     return describe_pair(pair) | {
         "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
         "model": model.card(),

@@ -81,6 +81,7 @@ def change_polygons(
     min_area_m2: float = 0.0,
     min_score: float = 0.0,
     simplify_m: float = 0.0,
+    regularize: bool = False,
     gsd_m: float | None = None,
     model: str | None = None,
     class_name: str | None = None,
@@ -100,6 +101,7 @@ def change_polygons(
         min_area_m2: Polygons smaller than this are dropped, before simplification.
         min_score: Polygons of a lower score are dropped; those without a score are kept.
         simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
+        regularize: Give polygons right angles, see `rscd.geo.regularize`.
         gsd_m: Metres per pixel where there is no CRS; without it ``area_m2`` is null.
         model: Name of the model that made the mask.
         class_name: Class of the changed objects, where the model knows one.
@@ -147,7 +149,8 @@ def change_polygons(
         "model": model,
     }
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(_DTYPES)
-    geometry = to_world(ground.simplify(polygons, simplify_m), transform)
+    outlines = ground.simplify(polygons, simplify_m)
+    geometry = to_world(ground.regularize(outlines) if regularize else outlines, transform)
     return geopandas.GeoDataFrame(table, geometry=geometry, crs=crs)
 
 
