@@ -1,8 +1,8 @@
 """What a few real building pairs bring to a network trained on synthetic towns.
 
     python benchmarks/train_on_real_pairs.py DATA OUT [--steps 600] [--start CHECKPOINT]
-    python benchmarks/train_on_real_pairs.py DATA OUT --network semantic-lite --lr 0.0005 --mixes real \
-        --start rscd/weights/buildings.safetensors
+    python benchmarks/train_on_real_pairs.py DATA OUT --network semantic-lite --lr 0.0005 \
+        --mixes real --start rscd/weights/buildings.safetensors
 
 DATA holds ``levir-cd``, ``levir-cd-grid``, ``fotbcd-binary`` and ``fotbcd-instances`` as
 ``<set>/{train,test}/{A,B,label}``. All are brought to about 0.5 m per pixel (FOTBCD is halved) and

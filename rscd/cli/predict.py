@@ -114,8 +114,8 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
-        help="give polygons right angles, as buildings have them; --no-regularize keeps pixel edges "
-        "(default: the model's own, see rscd model show; no with --simplify)",
+        help="give polygons right angles, as buildings have them; --no-regularize keeps pixel "
+        "edges (default: the model's own, see rscd model show; no with --simplify)",
     )
 
 
