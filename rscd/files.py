@@ -52,7 +52,8 @@ def output_error(target: Path, error: Exception) -> OutputError:
     system = isinstance(error, OSError) and error.strerror
     reason = system or " ".join(str(error.__cause__ or error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        reason += f" ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free)"
+        disk = next(folder for folder in target.absolute().parents if folder.exists())
+        reason += f" ({shutil.disk_usage(disk).free / 1e6:.0f} MB free)"
     return OutputError(
         f"expected to write {target}, found: {reason}; choose a folder that exists, is writable "
         "and has space"

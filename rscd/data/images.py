@@ -20,7 +20,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 
 from rscd.errors import DataError
-from rscd.files import appearing
+from rscd.files import appearing, write_bytes
+from rscd.geo.encode import geotiff
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -226,11 +227,12 @@ def write_picture(
     Raises:
         DataError: if PNG cannot hold the bands or dtype.
     """
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        content = _geotiff(pixels, crs, transform, nodata)
+    else:
+        content = _png(path.name, pixels)
     with appearing(path) as part:
-        if path.suffix.lower() in RASTER_SUFFIXES:
-            _write_geotiff(part, pixels, crs, transform, nodata)
-        else:
-            _write_png(part, pixels)
+        write_bytes(part, content)
 
 
 def fits_png(pixels: NDArray[Any]) -> bool:
@@ -243,35 +245,31 @@ def png_holds(bands: int, dtype: str) -> bool:
     return dtype in {"uint8", "uint16"} and bands in {1, 3}
 
 
-def _write_png(path: Path, pixels: NDArray[Any]) -> None:
+def _png(name: str, pixels: NDArray[Any]) -> bytes:
     if not fits_png(pixels):
         raise DataError(
-            f"{path.name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
+            f"{name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
             f"{pixels.dtype}; write .tif"
         )
     array = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)[:, :, ::-1]
     done, data = cv2.imencode(".png", np.ascontiguousarray(array))
     if not done:
-        raise DataError(f"{path.name}: could not be encoded as PNG")
-    path.write_bytes(data.tobytes())
+        raise DataError(f"{name}: could not be encoded as PNG")
+    return bytes(data.tobytes())
 
 
-def _write_geotiff(
-    path: Path,
+def _geotiff(
     pixels: NDArray[Any],
     crs: rasterio.crs.CRS | None,
     transform: rasterio.Affine | None,
     nodata: float | None,
-) -> None:
+) -> bytes:
     bands, height, width = pixels.shape
     options: dict[str, Any] = {"count": bands, "height": height, "width": width}
     options |= {"dtype": pixels.dtype, "crs": crs, "nodata": nodata, "compress": "deflate"}
     # without this GDAL takes the fourth of four 8-bit bands for alpha
     options |= {"photometric": "rgb" if bands == 3 else "minisblack", "alpha": "no"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", driver="GTiff", transform=transform, **options) as out:
-            out.write(pixels)
+    return geotiff(lambda out: out.write(pixels), transform=transform, **options)
 
 
 def _chosen(path: Path, count: int, alpha: bool, bands: Sequence[int] | None) -> list[int]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rscd.errors import ModelError
-from rscd.files import appearing
+from rscd.files import appearing, require_as_written, writing
 from rscd.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
 
 CHECKPOINT = ".ckpt"
@@ -27,11 +27,32 @@ def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> N
         path: ends in .safetensors.
         tensors: of the network.
         card: plain data.
+
+    Raises:
+        OutputError: when it cannot be written, or reads otherwise than it was written.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     full = {"format": CARD_FORMAT, **card}
-    with appearing(path) as part:
-        save_file(plain, part, {CARD_KEY: json.dumps(full, sort_keys=True)})
+    text = json.dumps(full, sort_keys=True)
+    with writing(path), appearing(path) as part:
+        save_file(plain, part, {CARD_KEY: text})
+        require_as_written(_same(part, plain, text), "the weights")
+
+
+def _same(path: Path, tensors: dict[str, Tensor], card: str) -> bool:
+    """Whether a file holds these tensors, one at a time in memory, and this card."""
+    with safe_open(path, framework="pt") as file:
+        return (
+            (file.metadata() or {}).get(CARD_KEY) == card
+            and set(file.keys()) == tensors.keys()
+            and all(_equal(file.get_tensor(name), tensors[name]) for name in tensors)
+        )
+
+
+def _equal(found: Tensor, meant: Tensor) -> bool:
+    same = found.dtype == meant.dtype and found.shape == meant.shape
+    # bytes are compared, as NaN is not equal to itself
+    return same and found.numpy().tobytes() == meant.numpy().tobytes()
 
 
 def read_card(path: Path) -> Provenance:
