@@ -14,8 +14,8 @@ SIDECARS = (".aux.xml", ".msk", ".msk.ovr", ".ovr", ".MSK", ".OVR", "-wal", "-sh
 """Behind the full name of a file: what GDAL and SQLite read together with it."""
 
 WRITING_LIBRARIES = frozenset(
-    {"cv2", "fiona", "geopandas", "PIL", "pyarrow", "pyogrio", "rasterio", "safetensors_rust"}
-    | {"sqlite3"}
+    {"cv2", "fiona", "geopandas", "PIL", "pyarrow", "pyogrio", "rasterio", "safetensors"}
+    | {"safetensors_rust", "sqlite3"}
 )
 """Packages whose own kinds of errors mean, while a file is written, that it cannot be."""
 
