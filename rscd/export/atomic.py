@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import rasterio
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rscd.errors import OutputError
 from rscd.export.database import replacing
@@ -114,6 +115,7 @@ def _read_along(made: Path, name: str, near: list[Path]) -> list[str]:
             (Path(room) / linked).symlink_to(path.absolute())
         try:
             with (
+                warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
                 rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"),
                 rasterio.open(Path(room) / name) as dataset,
             ):

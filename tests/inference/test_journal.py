@@ -17,6 +17,7 @@ from scipy.ndimage import uniform_filter
 from rscd.cli import main
 from rscd.errors import OutputError
 from rscd.geo.changemap import RawRaster
+from rscd.inference import journal as journal_module
 from rscd.inference.journal import open_journal
 
 
@@ -356,6 +357,104 @@ def _once_then(fail):
         return write_probability(*args, **kwargs) if len(calls) == 1 else fail()
 
     return write
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("done", b"\xff" * 17),
+        ("done", os.urandom(200)),
+        ("tile_size", b"51"),
+        ("tile_size", b"\xff\xfe"),
+        ("run.json", b"\xff{"),
+        ("published", b"\xff\n"),
+        ("prob.hdr", b"ENVI\nsamples = 7"),
+        ("prob.img", b"short"),
+    ],
+)
+def test_a_damaged_work_folder_costs_time_alone(
+    scene, uninterrupted, tmp_path, monkeypatch, name, content
+):
+    arguments = command(scene, tmp_path, "--tile-size", "50")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        assert main(arguments) == 130
+    (work,) = tmp_path.iterdir()
+    (work / name).write_bytes(content)
+    assert main(arguments) == 0
+    assert contents(tmp_path) == uninterrupted
+
+
+def test_pixels_that_the_disk_lost_are_computed_again(scene, uninterrupted, tmp_path, monkeypatch):
+    arguments = command(scene, tmp_path, "--tile-size", "50")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        assert main(arguments) == 130
+    (work,) = tmp_path.iterdir()
+    with (work / "prob.img").open("r+b") as file:  # of two of the nine tiles that are done
+        file.seek(4 * (220 * 10 + 45))
+        file.write(bytes(4 * 10))
+    with monkeypatch.context() as patch:
+        written = interrupt(patch, 1000)
+        assert main(arguments) == 0
+    assert len(written) == 25 - 7
+    assert contents(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("step", ["before", "within", "after"])
+def test_killed_while_it_clears_away_a_run_is_done(
+    scene, uninterrupted, tmp_path, monkeypatch, capsys, step
+):
+    arguments = command(scene, tmp_path, "--tile-size", "50", "--json")
+    remove = journal_module.Journal.remove
+
+    def killed(journal):
+        if step == "after":
+            remove(journal)
+        if step == "within":
+            (journal.folder / "run.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module.Journal, "remove", killed)
+        assert main(arguments) == 130
+    with monkeypatch.context() as patch:
+        written = interrupt(patch, 0)
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert written == []
+    assert len(json.loads(capsys.readouterr().out)["outputs"]) == len(OUTPUTS)
+    assert contents(tmp_path) == uninterrupted
+    assert main(arguments) == 1  # from now on they are files like any other
+    assert "already there" in capsys.readouterr().err
+
+
+def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
+    scene, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module.Journal, "remove", _interrupted)
+        assert main(command(scene, tmp_path, "--tile-size", "50")) == 130
+    capsys.readouterr()
+    assert main(command(scene, tmp_path, "--threshold", "0.9")) == 1
+    assert "already there" in capsys.readouterr().err
+
+
+def _interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_disk_that_fills_up_during_the_work_says_what_is_kept(
+    scene, uninterrupted, tmp_path, monkeypatch, capsys
+):
+    arguments = command(scene, tmp_path, "--tile-size", "50")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"rscd: expected .*; what was computed is kept in .*\.rscd, and.*\n", said)
+    assert main(arguments) == 0
+    assert contents(tmp_path) == uninterrupted
 
 
 RUN = (sys.executable, "-c", "import sys; from rscd.cli import main; sys.exit(main())")
