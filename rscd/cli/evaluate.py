@@ -120,7 +120,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         "--predicted-value",
         type=_values,
         metavar="V,V",
-        help="values of the prediction that mean change (default: as for the truth)",
+        help="values of the prediction that mean change (default: 255, or 1, beside 0)",
     )
     group.add_argument(
         "--missing-is-no-change",

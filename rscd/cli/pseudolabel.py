@@ -76,8 +76,8 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--maps",
         choices=("msi", "mi", "single", "cam"),
         default="msi",
-        help="multiscale sigmoid inference (default), the same of activation maps, one pass, or "
-        "the activation map of one pass",
+        help="of the checkpoint's network, which for kdmsi is the student: multiscale sigmoid "
+        "inference (default), the same of activation maps, one pass, or its activation map",
     )
     group.add_argument(
         "--scales", default="paper", metavar="0.5,1,1.5,2", help="or paper, readme, fast"

@@ -1,4 +1,4 @@
-"""What a training method is: four questions it answers, and nothing else."""
+"""What a training method is: what it reads, its losses, and how it predicts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping

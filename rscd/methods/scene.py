@@ -85,11 +85,12 @@ class ScenePretrain(Method):
             network: ``simsac`` or ``scene-compact``.
             network_args: of its builder; ``weights`` may name a checkpoint to go on from.
             freeze_encoder: keep the encoder as it is; published with ImageNet weights.
-            epe_reduction: of the end-point error; published ``sum_per_batch`` here.
+            epe_reduction: of the end-point error; the default is that of GLU-Net, on which SimSaC is
+                built: SimSaC's own losses are not published.
             mask_flow_loss: count flow only where t1 shows the place; needs the key ``valid``.
             use_flow: pairs say by their key ``use_flow`` whether their flow is known.
-            photometric: fields of `rscd.methods.photometric.Photometric`; default: the published
-                list, ``{}`` for none.
+            photometric: fields of `rscd.methods.photometric.Photometric`; default `STREET`, ``{}``
+                for none.
             value_range: (black, white) of the raw values.
 
         Raises:
@@ -212,7 +213,7 @@ class Scene(ScenePretrain):
             mask_invalid: leave places that t1 does not show out of the unsupervised loss.
             canny: thresholds of the edges of t2.
             freeze_encoder: see `ScenePretrain`.
-            epe_reduction: see `ScenePretrain`; published ``mean`` here.
+            epe_reduction: see `ScenePretrain`; the default is a choice, the paper does not say.
             mask_flow_loss: see `ScenePretrain`.
             use_flow: see `ScenePretrain`.
             photometric: see `ScenePretrain`; of labelled pairs and the student's target pairs.
