@@ -149,7 +149,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--tile-size", type=count, metavar="N", help="side of a tile in pixels")
     group.add_argument("--batch-size", type=count, metavar="N", help="tiles per step")
-    group.add_argument("--workers", type=count, metavar="N", help="threads (default: cores)")
+    group.add_argument(
+        "--workers", type=count, metavar="N", help="threads (default: cores, at most 8)"
+    )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")

@@ -42,8 +42,10 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("dataset", metavar="DIR|T1", help="folder of image pairs")
-    parser.add_argument("t2", nargs="?", help="with --backend: two rasters instead of a folder")
+    parser.add_argument(
+        "dataset", metavar="DIR|T1", help="folder of image pairs, or with --backend a raster"
+    )
+    parser.add_argument("t2", nargs="?", help="with --backend: the second of two rasters")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
     source.add_argument(

@@ -88,8 +88,8 @@ STREET = Photometric(
     p_shadow=0.5,
     p_flare=0.25,
 )
-"""Input of the scene branch's student, and its synthetic pairs: the operations that FMA names, in the
-strengths of SimSaC's release where it has them (scene change, section 7.3)."""
+"""Input of the scene branch's student, and its synthetic pairs: the operations that FMA names, in
+the strengths of SimSaC's release where it has them (scene change, section 7.3)."""
 
 
 def photometric_view(

@@ -85,8 +85,8 @@ class ScenePretrain(Method):
             network: ``simsac`` or ``scene-compact``.
             network_args: of its builder; ``weights`` may name a checkpoint to go on from.
             freeze_encoder: keep the encoder as it is; published with ImageNet weights.
-            epe_reduction: of the end-point error; the default is that of GLU-Net, on which SimSaC is
-                built: SimSaC's own losses are not published.
+            epe_reduction: of the end-point error; the default is that of GLU-Net, on which SimSaC
+                is built: SimSaC's own losses are not published.
             mask_flow_loss: count flow only where t1 shows the place; needs the key ``valid``.
             use_flow: pairs say by their key ``use_flow`` whether their flow is known.
             photometric: fields of `rscd.methods.photometric.Photometric`; default `STREET`, ``{}``
