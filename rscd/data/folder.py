@@ -17,6 +17,7 @@ from rscd.data.images import (
     Picture,
     fill_invalid,
     read_mask,
+    read_pair,
     read_picture,
 )
 from rscd.data.labels import image_label, labels_for, read_label_list
@@ -248,7 +249,7 @@ class PairFolder(NonGeoDataset):
 
     def _add_images(self, sample: Sample, files: PairFiles) -> BoolArray:
         """Add image, valid and georeferencing; return (H,W) validity at both dates."""
-        first, second = read_picture(files.t1, self.bands), read_picture(files.t2, self.bands)
+        first, second = read_pair(files.t1, files.t2, self.bands)
         if first.pixels.shape != second.pixels.shape:
             raise DataError(
                 f"{files.t2}: (bands, height, width) is {second.pixels.shape}, t1 has "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rscd.data.images import Picture, read_label_values, read_picture
+from rscd.data.images import Picture, read_label, read_picture
 from rscd.data.labels import image_label, read_label_list
 from rscd.data.layout import SPLIT_FOLDERS, Folders, Layout, PairDir, find_layout, read_names
 from rscd.data.leaks import NO_CONTENT, check_leaks, content_hash
@@ -196,13 +196,16 @@ def _mask(
 ) -> Mapping[str, int]:
     """Pixels by stored value; nothing if the mask cannot be read."""
     try:
-        values = read_label_values(path)
+        label = read_label(path)
     except DataError as error:
         findings.add("unreadable", path, _reason(error, path))
         return {}
+    values = label.values
     if shape_hw is not None and values.shape != shape_hw:
         detail = f"the mask is {_size(values.shape)}, t1 {_size(shape_hw)}"
         findings.add("size", title, detail)
+    if label.unlabelled is not None:
+        values = values[~label.unlabelled]
     found, counts = np.unique(values, return_counts=True)
     stored = {str(v): int(n) for v, n in zip(found, counts, strict=True)}
     if not (set(stored) <= {"0", "255"} or set(stored) <= {"0", "1"}):
