@@ -207,7 +207,8 @@ def _mask(
     if label.unlabelled is not None:
         values = values[~label.unlabelled]
     found, counts = np.unique(values, return_counts=True)
-    stored = {str(v): int(n) for v, n in zip(found, counts, strict=True)}
+    names = (str(int(v)) if v == np.trunc(v) else str(v) for v in found)
+    stored = {name: int(n) for name, n in zip(names, counts, strict=True)}
     if not (set(stored) <= {"0", "255"} or set(stored) <= {"0", "1"}):
         some = ", ".join(list(stored)[:MOST]) + (", ..." if len(stored) > MOST else "")
         findings.add("label values", path, f"{some}: reading needs mask_values=")
@@ -282,7 +283,8 @@ def _split_of(layout: Layout) -> Split | None:
             pairs = layout.select(split)
         except DataError:
             continue  # a list that names absent pairs is reported with the lists
-        chosen[split] = tuple(layout.title(part, name) for part, name in pairs)
+        whole = [(part, name) for part, name in pairs if name in layout.parts[part].pairs]
+        chosen[split] = tuple(layout.title(part, name) for part, name in whole)
     return Split(chosen, "as found") if len(chosen) > 1 else None
 
 

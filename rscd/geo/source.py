@@ -295,7 +295,7 @@ def _warped(source: Source, grid: GeoBox) -> Any:
         if source.nodata is not None and source.alpha is None:
             options |= {"src_nodata": source.nodata}
         _handles.open[key] = WarpedVRT(
-            _dataset(source) if not _hides_alpha(source) else _untagged(source),
+            _picked(source) if _needs_picking(source) else _dataset(source),
             src_crs=gdal_crs(source.grid),
             crs=gdal_crs(grid),
             transform=grid.affine,
@@ -309,14 +309,22 @@ def _warped(source: Source, grid: GeoBox) -> Any:
     return _handles.open[key]
 
 
-def _hides_alpha(source: Source) -> bool:
-    """Whether the file has an alpha band that must not count as such."""
-    return source.alpha is None and source.said.alpha is not None
+def _needs_picking(source: Source) -> bool:
+    """Whether bands that are not read would have a say in what GDAL's warper takes for nodata.
+
+    It obeys any band tagged alpha, and a pixel is nodata to it where all bands of the file are.
+    """
+    if source.alpha is not None:
+        return False
+    others = set(source.bands) != set(source.said.data)
+    return source.said.alpha is not None or (
+        others and source.nodata is not None and not source.has_mask
+    )
 
 
-def _untagged(source: Source) -> Any:
-    """The bands read, without their colours: GDAL's warper obeys any band tagged alpha."""
-    key = (source, "untagged")
+def _picked(source: Source) -> Any:
+    """A dataset of the bands read alone, without their colours."""
+    key = (source, "picked")
     if key not in _handles.open:
         with _quiet():
             _handles.open[key] = rasterio.open(_vrt_of(_dataset(source), source))
@@ -364,7 +372,7 @@ def _read(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any
     if place.offset is None:
         dataset = _warped(source, grid)
         window = Window(box.col, box.row, box.width, box.height)
-        bands = range(1, dataset.count) if _hides_alpha(source) else source.bands
+        bands = range(1, dataset.count) if _needs_picking(source) else source.bands
         values = dataset.read([*bands, source.alpha or dataset.count], window=window)
         return values[:-1], values[-1] != 0
     dataset = _dataset(source)
