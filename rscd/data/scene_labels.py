@@ -171,35 +171,14 @@ def _kept(
             "out building_id"
         )
     geometries = np.asarray(frame.geometry.values, dtype=object)
-    parts, feature = areal_parts(geometries)
-    if len(geometries) and not len(parts):
-        kinds = sorted({str(shape.geom_type) for shape in geometries if shape is not None})
-        found = ", ".join(kinds) or "features without geometry"
-        raise DataError(f"{layer.path}: expected polygons, found {found}; give a polygon layer")
-    moved = carried(parts, source, crs)
+    areal = np.isin(shapely.get_type_id(geometries), (3, 6)) & ~shapely.is_empty(geometries)
+    if len(geometries) and not areal.any():
+        kind = geometries[0].geom_type
+        raise DataError(f"{layer.path}: expected polygons, found {kind}; give a polygon layer")
+    moved = carried(geometries[areal], source, crs)
     here = exist(moved)
-    ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[feature][here]
+    ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[areal][here]
     return moved[here], ids
-
-
-def areal_parts(geometries: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """The polygons of geometries of any kind, collections of collections included.
-
-    Returns:
-        (M,) polygons and multipolygons that are not empty, and (M,) the index of the geometry that
-        each belongs to.
-    """
-    owner = np.arange(len(geometries))
-    while (
-        nested := shapely.get_type_id(geometries) == shapely.GeometryType.GEOMETRYCOLLECTION
-    ).any():
-        inner, index = shapely.get_parts(geometries[nested], return_index=True)
-        owner = np.concatenate([owner[~nested], owner[nested][index]])
-        geometries = np.concatenate([geometries[~nested], inner])
-    kinds = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
-    areal = np.isin(shapely.get_type_id(geometries), kinds) & ~shapely.is_empty(geometries)
-    order = np.flatnonzero(areal)[np.argsort(owner[areal], kind="stable")]
-    return geometries[order], owner[order]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
 from rscd.data.sample import write_sample
 from rscd.data.samplers import Guarded, grid_queries, random_queries
-from rscd.data.scene_labels import areal_parts
 from rscd.data.scenes import Scene, ScenePairs, scene_series
 from rscd.errors import DataError, SceneError
 from rscd.geo.grid import apply
@@ -338,15 +337,6 @@ def test_polygons_inside_collections_count(scene: Scene, tmp_path: Path, suffix:
         moved.to_file(path, engine="pyogrio")
     mask = ScenePairs([Scene(scene.t2, scene.t2, path)])[:, :]["mask"][0].numpy()
     np.testing.assert_array_equal(mask, burnt(squares))
-
-
-def test_parts_of_collections_keep_the_number_of_their_feature() -> None:
-    one, two, three = (shapely.box(i, 0, i + 1, 1) for i in range(3))
-    nested = shapely.GeometryCollection([two, shapely.GeometryCollection([three])])
-    shapes = np.array([nested, None, shapely.Point(0, 0), one, shapely.Polygon()], dtype=object)
-    parts, feature = areal_parts(shapes)
-    assert list(parts) == [two, three, one]
-    assert list(feature) == [0, 0, 3]
 
 
 def test_rasters_that_nothing_of_the_other_date_meets_are_named(
