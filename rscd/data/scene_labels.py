@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import rasterio
 import shapely
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from rscd.errors import DataError
 from rscd.geo.bands import Bands, has_own_mask, usable_pixels
 from rscd.geo.grid import crs_name, gdal_crs, shape_hw
 from rscd.geo.source import WARP_TOLERANCE_PX
-from rscd.geo.vectors import carried, exist, is_vector, read_layer
+from rscd.geo.vectors import carried, exist, is_vector, polygonal, read_layer
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray
 
 
@@ -171,11 +172,12 @@ def _kept(
             "out building_id"
         )
     geometries = np.asarray(frame.geometry.values, dtype=object)
-    areal = np.isin(shapely.get_type_id(geometries), (3, 6)) & ~shapely.is_empty(geometries)
+    polygons = polygonal(geometries)
+    areal = ~shapely.is_empty(polygons)
     if len(geometries) and not areal.any():
-        kind = geometries[0].geom_type
+        kind = getattr(geometries[0], "geom_type", "features without geometry")
         raise DataError(f"{layer.path}: expected polygons, found {kind}; give a polygon layer")
-    moved = carried(geometries[areal], source, crs)
+    moved = carried(polygons[areal], source, crs)
     here = exist(moved)
     ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[areal][here]
     return moved[here], ids
@@ -353,11 +355,17 @@ class BuildingDifference:
         return change
 
 
+def _among(ids: NDArray[Any], others: NDArray[Any]) -> BoolArray:
+    """Which ids are among others; a missing one is nobody's."""
+    mine = pd.Series(ids)
+    return np.asarray(mine.notna() & mine.isin(others), bool)
+
+
 def _standing_once(t1: LabelLayer, t2: LabelLayer) -> LoadedPolygons | None:
     if not (isinstance(t1, LoadedPolygons) and isinstance(t2, LoadedPolygons)):
         return None
     if t1.ids is None or t2.ids is None:
         return None
-    parts = (t1.only(~np.isin(t1.ids, t2.ids)), t2.only(~np.isin(t2.ids, t1.ids)))
+    parts = (t1.only(~_among(t1.ids, t2.ids)), t2.only(~_among(t2.ids, t1.ids)))
     geometries = np.concatenate([part.geometries for part in parts])
     return LoadedPolygons(f"{t1.path} and {t2.path}", geometries)
