@@ -46,6 +46,9 @@ class Source:
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
     nodata: float | None = None
+    colorinterp: tuple[Any, ...] = ()
+    units: tuple[tuple[float, float], ...] = ()
+    """(scale, offset) by band, empty where nothing is declared."""
     fits_png: bool = True
     """True if bands and dtype go into a PNG without loss."""
 
@@ -103,6 +106,8 @@ def open_source(path: Path) -> Iterator[Source]:
             crs=dataset.crs,
             transform=None if identity else dataset.transform,
             nodata=dataset.nodata,
+            colorinterp=dataset.colorinterp,
+            units=tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             fits_png=png_holds(dataset.count, dataset.dtypes[0]),
         )
 

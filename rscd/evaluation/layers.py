@@ -34,7 +34,7 @@ from rscd.geo.grid import (
 )
 from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect
 from rscd.geo.tiles import Box
-from rscd.geo.vectors import carried, exist, read_layer
+from rscd.geo.vectors import carried, exist, polygonal, read_layer
 from rscd.types import IGNORE, BoolArray, ByteArray
 
 MOST_CLASSES = 64
@@ -342,8 +342,8 @@ def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS
     frame = read_layer(path, f"polygons in {role}", columns=[])
     geometries = frame.geometry.to_numpy()
     present = geometries[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))]
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(present)))
-    polygons = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    polygons = shapely.get_parts(polygonal(present))
+    polygons = polygons[~shapely.is_empty(polygons)]
     if len(present) and not len(polygons):
         raise DataError(
             f"expected polygons in {role} {path}, found {present[0].geom_type} and the like; give "
