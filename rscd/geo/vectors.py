@@ -1,6 +1,7 @@
 """Polygons from vector files, and the way into another coordinate reference system."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
+from rscd.border import border, found_in
 from rscd.errors import DataError
 from rscd.types import BoolArray, Bounds
 
@@ -67,13 +69,9 @@ def read_layer(
     """
     import geopandas
     import pyogrio
-    from pyarrow import ArrowException
-    from pyogrio.errors import DataLayerError, DataSourceError
 
     file, _, named = str(path).partition(LAYER_WORD)
-    if not (file.startswith("/vsi") or "://" in file or Path(file).exists()):
-        raise DataError(f"expected {what} {file}, found no such file; check the path")
-    try:
+    with vector_border(what, file):
         if Path(file).suffix.lower() == ".parquet":
             return _of_parquet(geopandas.read_parquet(file), file, columns, where, within)
         names = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
@@ -88,11 +86,23 @@ def read_layer(
             bbox=None if within is None else carried_bounds(*within, source),
             fid_as_index=True,
         )
-    except DataError:
-        raise
-    except (DataSourceError, DataLayerError, ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"expected {what} {file}, found: {reason}; check the file") from error
+
+
+def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
+    """The border to what reads vector files.
+
+    Args:
+        what: is read, for the message: ``polygons in --aoi``.
+        path: of the file.
+
+    Raises:
+        DataError: for whatever is raised within.
+    """
+
+    def told(error: Exception) -> DataError:
+        return DataError(f"expected {what}, {found_in(path, error, 'check the file', 'vector')}")
+
+    return border(told)
 
 
 def _layer(file: str, what: str, names: list[str], asked: str | None, choose: str | None) -> str:
