@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def emit(line: str) -> None:
     """One line of a result on stdout."""
-    sys.stdout.write(line + "\n")
+    try:
+        sys.stdout.write(line + "\n")
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8: its bytes, as they are
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(line) + b"\n")
     sys.stdout.flush()
 
 

@@ -7,7 +7,7 @@ GDAL is not asked for PNG: it returns a truncated file as if it were whole.
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,10 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import array_bounds
 
+from rscd.border import border, found_in, shown
 from rscd.errors import DataError
 from rscd.files import appearing
 from rscd.geo.bands import (
@@ -86,15 +87,21 @@ class Picture:
 @contextmanager
 def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
     """Open a raster with GDAL; a file that cannot be read becomes a DataError with its name."""
-    try:
+    with _image_border(path):
         with warnings.catch_warnings():
             # pixel coordinates are legal here, so the missing transform is no news
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(path)
         with dataset:
             yield dataset
-    except (RasterioError, OSError) as error:
-        raise DataError(_unreadable(path, str(error))) from error
+
+
+def _image_border(path: Path) -> AbstractContextManager[None]:
+    def told(error: Exception) -> DataError:
+        found = found_in(path, error, "copy or download the file again")
+        return DataError(f"{shown(path)}: cannot be read, {found}")
+
+    return border(told)
 
 
 def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
@@ -431,18 +438,14 @@ def _plain_picture(path: Path, bands: Sequence[int] | None) -> Picture:
 
 
 def _decode(path: Path) -> NDArray[Any]:
-    try:
+    with _image_border(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(_unreadable(path, error.strerror or str(error))) from error
     if _truncated(path.suffix.lower(), data[-1024:]):
-        raise DataError(_unreadable(path, "the file is truncated"))
-    try:
+        raise _cut_short(path)
+    with _image_border(path):
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise DataError(_unreadable(path, "the file is empty or damaged")) from error
-    if array is None:
-        raise DataError(_unreadable(path, "the file is damaged or not an image"))
+        if array is None:
+            raise ValueError("no image")
     return np.asarray(array)
 
 
@@ -452,14 +455,11 @@ def check_end(path: Path) -> None:
     Raises:
         DataError: if the file is missing or truncated.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 1024))
-            tail = file.read()
-    except OSError as error:
-        raise DataError(_unreadable(path, error.strerror or str(error))) from error
+    with _image_border(path), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1024))
+        tail = file.read()
     if _truncated(path.suffix.lower(), tail):
-        raise DataError(_unreadable(path, "the file is truncated"))
+        raise _cut_short(path)
 
 
 def _truncated(suffix: str, tail: bytes) -> bool:
@@ -496,6 +496,6 @@ def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:
     return Picture(pixels, valid, crs, transform)
 
 
-def _unreadable(path: Path, reason: str) -> str:
-    hint = "check the folder" if not path.exists() else "copy or download the file again"
-    return f"{path}: cannot be read ({' '.join(reason.split())}); {hint}"
+def _cut_short(path: Path) -> DataError:
+    found = found_in(path, ValueError("the file is truncated"), "copy or download the file again")
+    return DataError(f"{shown(path)}: cannot be read, {found}")

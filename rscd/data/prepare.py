@@ -44,7 +44,7 @@ from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
 from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
 from rscd.errors import DataError
-from rscd.files import write_whole
+from rscd.files import read_note, write_whole
 from rscd.types import IGNORE, ByteArray, ShapeHW
 
 log = logging.getLogger(__name__)
@@ -333,7 +333,7 @@ def _claim(dst: Path, settings: Mapping[str, Any]) -> None:
         dst.mkdir(parents=True, exist_ok=True)
         _write_json(path, dict(settings))
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_note(path, "the settings of prepared tiles", "give a new folder")
     changed = sorted(key for key in settings if before.get(key) != settings[key])
     if changed:
         raise DataError(

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 
+from rscd.border import border, found_in
 from rscd.data.images import MaskRule, apply_rule, names_as_change
 from rscd.errors import DataError
 from rscd.geo.bands import Bands, has_own_mask, usable_pixels
@@ -277,15 +278,16 @@ def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """Like ``open_raster``, for anything GDAL opens: a URL is no Path."""
-    try:
+
+    def told(error: Exception) -> DataError:
+        return DataError(f"expected labels, {found_in(path, error, 'check the file')}")
+
+    with border(told):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(path)
         with dataset:
             yield dataset
-    except RasterioError as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as labels ({reason}); check the file") from error
 
 
 def _label_grid(path: str, dataset: Any, like: GeoBox) -> GeoBox:

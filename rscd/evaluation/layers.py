@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.errors import DataError, GridMismatchError, SceneError, UsageError
+from rscd.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import (
     apply,
     bounds_text,
@@ -32,7 +32,7 @@ from rscd.geo.grid import (
     grid_text,
     whole_pixel_offset,
 )
-from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect
+from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect, raster_border
 from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried, exist, polygonal, read_layer
 from rscd.types import IGNORE, BoolArray, ByteArray
@@ -202,16 +202,9 @@ def raster_on(
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
     """Errors of GDAL say which file is damaged; a missing georeferencing is no news."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except RasterioError as error:
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise SceneError(
-            f"expected {source.date} to be readable, found damage in {source.path} ({cause}); "
-            "copy it again"
-        ) from error
+    with raster_border(source.date, source.path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def _read_direct(

@@ -5,7 +5,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from rscd.border import border, found_in
 from rscd.errors import SceneError, UsageError
 from rscd.geo.bands import (
     Bands,
@@ -113,21 +114,26 @@ def inspect(
     Raises:
         SceneError: a file that cannot serve as one date of a scene.
     """
-    try:
-        with _quiet(), rasterio.open(path) as dataset:
-            return _inspect(date, path, dataset, bands, src_nodata)
-    except RasterioError as error:
-        raise SceneError(_unreadable(date, path, error)) from error
+    with _quiet(), raster_border(date, path), rasterio.open(path) as dataset:
+        return _inspect(date, path, dataset, bands, src_nodata)
 
 
-def _unreadable(date: str, path: str, error: Exception) -> str:
-    if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
-        return f"expected a raster for {date}, found no file at {path}; check the path"
-    cause = " ".join(str(error.__cause__ or error).split())
-    return (
-        f"expected a readable raster for {date}, found damage or an unknown format in {path} "
-        f"({cause}); check it with gdalinfo or copy it again"
-    )
+def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
+    """The border to what reads rasters, GDAL and PROJ among them.
+
+    Args:
+        what: the raster is, for the message: ``t1``, ``the truth``.
+        path: of the raster.
+
+    Raises:
+        SceneError: for whatever is raised within.
+    """
+
+    def told(error: Exception) -> SceneError:
+        found = found_in(path, error, "check it with gdalinfo or copy it again")
+        return SceneError(f"expected a readable raster for {what}, {found}")
+
+    return border(told)
 
 
 def _inspect(
@@ -363,7 +369,7 @@ def read_source(source: Source, place: Placement, grid: GeoBox, box: Box) -> tup
     Raises:
         SceneError: when the file turns out to be damaged.
     """
-    with _reading(source):
+    with raster_border(source.date, source.path):
         values, usable = _read(source, place, grid, box)
     return converted(values, source.into), usable
 
@@ -394,11 +400,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
-
-
-@contextmanager
-def _reading(source: Source) -> Iterator[None]:
-    try:
-        yield
-    except RasterioError as error:
-        raise SceneError(_unreadable(source.date, source.path, error)) from error

@@ -7,7 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
@@ -17,6 +17,7 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
+from rscd.border import border, found_in
 from rscd.errors import DataError
 from rscd.geo.wkb import from_wkb, unknown
 from rscd.types import BoolArray, Bounds
@@ -145,30 +146,32 @@ def read_layer(
     Raises:
         DataError: no such file or layer, several layers, or not readable.
     """
-    from pyarrow import ArrowException
-    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
-    from pyproj.exceptions import ProjError
-
     file, _, named = str(path).partition(LAYER_WORD)
     if not (_is_remote(file) or Path(file).exists()):
         raise DataError(f"expected {what} {file}, found no such file; check the path")
-    damage = (
-        *(DataSourceError, DataLayerError, FeatureError, GeometryError, ArrowException),
-        *(OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError),
-        *(shapely.errors.ShapelyError, ProjError),
-    )
-    link = file
-    try:
+    with vector_border(what, file):
         if _is_parquet(file):
             return _of_parquet(_read_parquet(file), file, columns, where, within)
         with gdal_path(file) as link, _heeding_gdal(file):
             asked = layer or named or None
             return _of_gdal(file, link, what, asked, columns, where, within, choose)
-    except DataError:
-        raise
-    except damage as error:
-        reason = " ".join(str(error).replace(link, file).split())
-        raise DataError(f"expected {what} {file}, found: {reason}; check the file") from error
+
+
+def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
+    """The border to what reads vector files.
+
+    Args:
+        what: is read, for the message: ``polygons in --aoi``.
+        path: of the file.
+
+    Raises:
+        DataError: for whatever is raised within.
+    """
+
+    def told(error: Exception) -> DataError:
+        return DataError(f"expected {what}, {found_in(path, error, 'check the file', 'vector')}")
+
+    return border(told)
 
 
 def _of_gdal(
