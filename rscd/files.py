@@ -1,11 +1,14 @@
 """Files that appear whole or not at all, and what tells them apart; known to every layer."""
 
 import hashlib
+import json
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rscd.border import border, reason, shown
 from rscd.errors import DataError
+from rscd.types import Provenance
 
 
 @contextmanager
@@ -24,6 +27,28 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def read_note(path: Path, what: str, fix: str) -> Provenance:
+    """What a run noted of itself in a file of JSON.
+
+    Args:
+        path: of the file, which is there.
+        what: it says, for the message: ``the settings of a stage``.
+        fix: what to do where it is damaged.
+
+    Raises:
+        DataError: for anything but a JSON object.
+    """
+
+    def told(error: Exception) -> DataError:
+        return DataError(f"expected {what}, found damage in {shown(path)} ({reason(error)}); {fix}")
+
+    with border(told):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"{type(content).__name__} instead of an object")
+        return content
 
 
 def sha256_of(path: Path) -> str:

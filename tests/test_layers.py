@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rscd"
 
-FREE = {"types", "errors", "files", "__version__"}
+FREE = {"types", "errors", "border", "files", "__version__"}
 """Known to every layer."""
 
 LAYERS: dict[str, set[str]] = {
@@ -29,6 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "chain": set(),
     "types": set(),
     "errors": set(),
+    "border": set(),
     "files": set(),
 }
 """Parts of rscd that a part may import, beside itself and `FREE`."""

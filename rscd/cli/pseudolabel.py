@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rscd.border import border, reason
 from rscd.cli import pseudolabel_backend
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json
-from rscd.errors import UsageError
+from rscd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rscd.data.folder import PairFolder
@@ -137,9 +138,19 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
         found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
         note(data, args.name, {"recipe": recipe, "found": asdict(found), **_versions()})
     else:
-        found = Found(**earlier["found"])
+        with border(lambda error: _not_noted(args.name, error)):
+            found = Found(**earlier["found"])
+            if not 0 <= found.threshold <= 1:
+                raise ValueError(f"threshold {found.threshold}")
     summary = write_pseudo_masks(data, maps, found.threshold, args.name, progress=progress)
     return asdict(summary) | asdict(found)
+
+
+def _not_noted(name: str, error: Exception) -> DataError:
+    return DataError(
+        f"expected the threshold of an earlier run in run.json of {name}, found damage "
+        f"({reason(error)}); remove that file"
+    )
 
 
 def _choose(

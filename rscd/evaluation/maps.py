@@ -14,6 +14,7 @@ import torch
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
+from rscd.border import border, reason, shown
 from rscd.errors import DataError, UsageError
 from rscd.evaluation.judge import Scratch, only_counted
 from rscd.evaluation.layers import (
@@ -196,9 +197,20 @@ def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> 
 
 def _own_threshold(path: str) -> float:
     """The threshold that `rscd predict` wrote into a raster, else `DEFAULT_THRESHOLD`."""
-    with rasterio.open(path) as dataset:
-        text = dataset.tags().get("rscd_provenance", "{}")
-    return float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
+
+    def told(error: Exception) -> DataError:
+        return DataError(
+            f"expected the threshold that rscd predict wrote into {shown(path)}, found damage "
+            f"({reason(error)}); give --threshold"
+        )
+
+    with border(told):
+        with rasterio.open(path) as dataset:
+            text = dataset.tags().get("rscd_provenance", "{}")
+        threshold = float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"{threshold} instead of 0 to 1")
+        return threshold
 
 
 def _classes(

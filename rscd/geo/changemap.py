@@ -47,13 +47,21 @@ class RawRaster:
         Raises:
             OSError: when there is no room.
         """
-        height, width = self.shape_hw
         with self.path.open("wb") as file:
             size = self.nbytes + PADDING
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
+        self.write_header()
+
+    def is_laid_out(self) -> bool:
+        """Whether the file is there in its full size."""
+        return self.path.is_file() and self.path.stat().st_size == self.nbytes + PADDING
+
+    def write_header(self) -> None:
+        """Write what tells GDAL how to read the file."""
+        height, width = self.shape_hw
         self.path.with_suffix(".hdr").write_text(
             f"ENVI\nsamples = {width}\nlines = {height}\nbands = 1\nheader offset = 0\n"
             f"file type = ENVI Standard\ndata type = {ENVI_TYPES[self.dtype]}\n"

@@ -141,7 +141,9 @@ def predict_scene(
         mapper: how blocks of tiles are carried out.
         progress: told after each block.
     """
-    if not journal.resumed:
+    if journal.resumed and change_map.prob.is_laid_out():
+        change_map.prob.write_header()
+    else:
         change_map.prob.create()
         journal.start(tile_size)
     tiling = predictor.tiling

@@ -15,8 +15,8 @@ import numpy as np
 
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
-from rscd.errors import DataError, UsageError
-from rscd.files import write_whole
+from rscd.errors import UsageError
+from rscd.files import read_note, write_whole
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 
 RUN = "run.json"
@@ -101,7 +101,7 @@ def prepare(
     earlier: Provenance | None = None
     for folder in _folders(data, name):
         noted = _read(folder / RUN)
-        if noted is not None and noted["recipe"] == recipe:
+        if noted is not None and noted.get("recipe") == recipe:
             earlier = noted
             continue
         if any(folder.glob("*.png")) and not overwrite:
@@ -168,12 +168,4 @@ def _folders(data: PairFolder, name: str) -> list[Path]:
 
 
 def _read(path: Path) -> Provenance | None:
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected the notes of a run, found damage ({error}); remove the folder"
-        ) from error
-    return dict(noted)
+    return read_note(path, "the notes of a run", "remove the folder") if path.exists() else None

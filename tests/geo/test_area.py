@@ -89,7 +89,7 @@ def test_files_without_polygons(tmp_path):
     with pytest.raises(DataError, match=r"expected polygons in --aoi .*none\.geojson, found"):
         Area.from_file(missing)
     text = tmp_path / "text.geojson"
-    text.write_text("nothing")
+    with pytest.raises(DataError, match=r"expected polygons in --aoi, found text at .*text\.geojson"):
     with pytest.raises(DataError, match=r"expected polygons in --aoi .*text\.geojson, found"):
         Area.from_file(text)
     points = tmp_path / "points.geojson"

@@ -222,7 +222,7 @@ def test_tiles_that_were_half_written_are_written_again(
         interrupt(patch, 9)
         assert main(arguments) == 130
     (work,) = tmp_path.iterdir()
-    done = np.fromfile(work / "done", "<u4")
+    done = np.fromfile(work / "done", "<u8")
     with (work / "prob.img").open("r+b") as file:  # the last rows: of a tile that is not done
         file.seek(4 * 220 * 210)
         file.write(os.urandom(400))
