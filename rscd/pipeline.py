@@ -36,7 +36,7 @@ from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
-from rscd.inference.predictor import MAX_PICTURE, Model, Predictor
+from rscd.inference.predictor import MAX_PICTURE, Model, Predictor, least_object
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
     Mapper,
@@ -349,18 +349,19 @@ def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Opt
 
 
 def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
-    """What is asked for, else what the model's card names: below it, its polygons mean nothing."""
-    if options.min_area_m2 is not None:
-        return options.min_area_m2
-    known = pixel_size_m(pair.grid, options.gsd_m)
-    return float(model.card().get("min_area_m2", 0.0)) if known else 0.0
+    """What is asked for, else what the model's card names."""
+    known = pixel_size_m(pair.grid, options.gsd_m) is not None
+    return least_object(
+        model.card(), size_known=known, own_threshold=True, min_area_m2=options.min_area_m2
+    )[0]
 
 
 def _min_score(model: Model, options: Options) -> float:
     """What is asked for, else what the model's card names beside the threshold it belongs to."""
-    if options.min_score is not None:
-        return options.min_score
-    return float(model.card().get("min_score", 0.0)) if options.threshold is None else 0.0
+    own = options.threshold is None
+    return least_object(
+        model.card(), size_known=False, own_threshold=own, min_score=options.min_score
+    )[1]
 
 
 def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:

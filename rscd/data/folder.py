@@ -184,9 +184,15 @@ class PairFolder(NonGeoDataset):
 
     @property
     def eight_bit(self) -> bool:
-        """Whether the first pair is stored as 8-bit values."""
-        first = self.files[0]
-        return all(read_picture(path).pixels.dtype == np.uint8 for path in (first.t1, first.t2))
+        """Whether the first pair that can be read is stored as 8-bit values."""
+        for files in self.files:
+            try:
+                return all(
+                    read_picture(path).pixels.dtype == np.uint8 for path in (files.t1, files.t2)
+                )
+            except DataError:
+                continue  # whoever reads that pair says so
+        return True
 
     def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
         """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""

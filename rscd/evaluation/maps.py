@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio
 import torch
@@ -73,6 +74,7 @@ def evaluate_maps(
     *,
     images: tuple[str, str] | None = None,
     sheet: Callable[[Sequence[tuple[str, Sample, Row]]], None] | None = None,
+    errors: Callable[[geopandas.GeoDataFrame], None] | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Compare a predicted raster or vector with a truth raster or vector.
@@ -89,6 +91,7 @@ def evaluate_maps(
         options: what stored values mean.
         images: t1 and t2 for the sheet.
         sheet: given the group, sample and picture of the best, median and worst squares.
+        errors: given the objects, see `rscd.evaluation.judge.Judged.table`.
         progress: told after each square.
 
     Raises:
@@ -111,6 +114,8 @@ def evaluate_maps(
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
         report = tally.report(_subject(prediction, truth, grid), grid, squares, scratch)
+        if errors is not None:
+            errors(scratch.judged().table(Path(prediction).name, grid))
         if sheet is not None:
             sheet(
                 [

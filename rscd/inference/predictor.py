@@ -55,6 +55,30 @@ POINTWISE = Tiling()
 """Of models that look at one pixel at a time."""
 
 
+def least_object(
+    card: Provenance,
+    *,
+    size_known: bool,
+    own_threshold: bool,
+    min_area_m2: float | None = None,
+    min_score: float | None = None,
+) -> tuple[float, float]:
+    """Area in square metres and score below which polygons of a model are left out.
+
+    Args:
+        card: of the model, which may name both: below them its polygons mean nothing.
+        size_known: whether the size of a pixel is known; without it no area is.
+        own_threshold: whether change is taken at the model's threshold, to which its score belongs.
+        min_area_m2: asked for instead.
+        min_score: asked for instead.
+    """
+    if min_area_m2 is None:
+        min_area_m2 = float(card.get("min_area_m2", 0.0)) if size_known else 0.0
+    if min_score is None:
+        min_score = float(card.get("min_score", 0.0)) if own_threshold else 0.0
+    return min_area_m2, min_score
+
+
 class Predictor(Protocol):
     """A ready model. Picklable; safe to call from several threads."""
 
