@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rscd"
 
-FREE = {"types", "errors", "files", "__version__"}
+FREE = {"types", "errors", "files", "redact", "__version__"}
 """Known to every layer."""
 
 LAYERS: dict[str, set[str]] = {
@@ -30,6 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
     "files": set(),
+    "redact": set(),
 }
 """Parts of rscd that a part may import, beside itself and `FREE`."""
 

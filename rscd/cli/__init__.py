@@ -15,6 +15,7 @@ from typing import NoReturn
 import rscd
 from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
 from rscd.errors import RscdError
+from rscd.redact import redacted
 
 COMMANDS = (predict, train, pseudolabel, evaluate, events, sample, data, model)
 
@@ -109,7 +110,7 @@ def _leave_stdout() -> None:
 def _log_to_stderr(verbosity: int) -> None:
     level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Discreet("%(message)s"))
     log.handlers = [handler]
     log.setLevel(level)
     if verbosity <= 0:
@@ -118,5 +119,13 @@ def _log_to_stderr(verbosity: int) -> None:
         warnings.simplefilter("ignore")  # libraries' advice to programmers
 
 
+class _Discreet(logging.Formatter):
+    """Log lines without the secrets of links."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def _say(message: object) -> None:
-    print(f"rscd: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+    line = " ".join(redacted(str(message)).split())
+    print(f"rscd: {line}", file=sys.stderr)  # noqa: T201
