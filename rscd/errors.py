@@ -1,6 +1,7 @@
 """Errors a user can act on.
 
-Each message is one line: what was expected, what was found, how to fix it.
+Each message is one line: what was expected, what was found, how to fix it. Messages hold no
+secrets: URLs lose their query and password.
 
     RscdError
     ├── UsageError         the command line or a function's arguments (exit code 2)
@@ -11,11 +12,16 @@ Each message is one line: what was expected, what was found, how to fix it.
     └── OutputError        a place that cannot be written (also OSError)
 """
 
+from rscd.redact import redacted
+
 
 class RscdError(Exception):
     """Anything the user must fix in data or environment (exit code 1)."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(RscdError, ValueError):

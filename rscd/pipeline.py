@@ -47,6 +47,7 @@ from rscd.inference.tiled import (
     thread_mapper,
 )
 from rscd.provenance import describe_pair
+from rscd.redact import mark, redacted_data
 from rscd.types import Align, Progress, Provenance, silent
 
 MAX_WORKERS = 8
@@ -186,7 +187,7 @@ def predict(
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=load.gdal_cache),
-            open_journal(folder, provenance | {"tile_size": options.tile_size}) as journal,
+            open_journal(folder, _identity(pair, provenance, options)) as journal,
         ):
             if not options.overwrite:
                 targets.check_new(journal.published())
@@ -425,9 +426,16 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
     computed["min_score"] = _min_score(model, options)
     return describe_pair(pair) | {
         "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
-        "model": model.card(),
-        "parameters": computed,
+        "model": redacted_data(model.card()),
+        "parameters": redacted_data(computed),
     }
+
+
+def _identity(pair: ScenePair, provenance: Provenance, options: Options) -> Provenance:
+    """What tells a run from another: two signed links may differ in what no result shows."""
+    marks = [mark(pair.t1.path), mark(pair.t2.path)]
+    hidden = {"links": marks} if any(marks) else {}
+    return provenance | {"tile_size": options.tile_size} | hidden
 
 
 def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:

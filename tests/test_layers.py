@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rscd"
 
-FREE = {"types", "errors", "border", "files", "__version__"}
+FREE = {"types", "errors", "border", "files", "redact", "__version__"}
 """Known to every layer."""
 
 LAYERS: dict[str, set[str]] = {
@@ -31,6 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "border": set(),
     "files": set(),
+    "redact": set(),
 }
 """Parts of rscd that a part may import, beside itself and `FREE`."""
 

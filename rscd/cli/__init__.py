@@ -18,6 +18,7 @@ from rscd.border import shown, system_trouble
 from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
 from rscd.cli.proj import own_proj_database
 from rscd.errors import RscdError
+from rscd.redact import redacted
 
 COMMANDS = (predict, train, pseudolabel, evaluate, events, sample, data, model)
 
@@ -134,7 +135,7 @@ def _leave_stdout() -> None:
 def _log_to_stderr(verbosity: int) -> None:
     level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Discreet("%(message)s"))
     log.handlers = [handler]
     log.setLevel(level)
     if verbosity <= 0:
@@ -143,5 +144,13 @@ def _log_to_stderr(verbosity: int) -> None:
         warnings.simplefilter("ignore")  # libraries' advice to programmers
 
 
+class _Discreet(logging.Formatter):
+    """Log lines without the secrets of links."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def _say(message: object) -> None:
-    print(f"rscd: {shown(' '.join(str(message).split()))}", file=sys.stderr)  # noqa: T201
+    line = shown(" ".join(redacted(str(message)).split()))
+    print(f"rscd: {line}", file=sys.stderr)  # noqa: T201

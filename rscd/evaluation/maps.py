@@ -39,6 +39,7 @@ from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
 from rscd.metrics import ChangeMetrics, count
+from rscd.redact import redacted
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, silent
 
 SQUARE_PX = 256
@@ -364,4 +365,5 @@ def _window(raster: RawRaster, box: Box) -> ByteArray:
 
 
 def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:
-    return {"prediction": str(prediction), "truth": str(truth), "grid": grid_text(grid)}
+    paths = {"prediction": redacted(str(prediction)), "truth": redacted(str(truth))}
+    return paths | {"grid": grid_text(grid)}

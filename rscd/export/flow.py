@@ -16,6 +16,7 @@ from rscd.errors import OutputError
 from rscd.export.atomic import atomic_folder
 from rscd.geo.grid import stored_crs
 from rscd.geo.tiles import Box
+from rscd.redact import redacted_data
 from rscd.types import FloatArray, Provenance
 
 BLOCK_SIZE = 256
@@ -60,7 +61,7 @@ def write_flow(
             with rasterio.open(folder / path.name, "w", **profile) as dataset:
                 for band, text in enumerate(DESCRIPTIONS, 1):
                     dataset.set_band_description(band, text)
-                dataset.update_tags(rscd_provenance=json.dumps(provenance))
+                dataset.update_tags(rscd_provenance=json.dumps(redacted_data(provenance)))
                 for box, flow in pieces:
                     window = Window(box.col, box.row, box.width, box.height)
                     dataset.write(np.asarray(flow, np.float32), window=window)

@@ -18,6 +18,7 @@ from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
+from rscd.redact import redacted_data
 from rscd.types import IGNORE
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
@@ -125,7 +126,7 @@ def _write_plain(
                 names = {f"class_{value}": name for value, name in CLASS_NAMES.items()}
                 dataset.update_tags(1, **names)
             dataset.set_band_description(1, description)
-            dataset.update_tags(rscd_provenance=json.dumps(change_map.provenance))
+            dataset.update_tags(rscd_provenance=json.dumps(redacted_data(change_map.provenance)))
             for strip in raster.strips():
                 rows = raster.read_rows(strip.row, strip.row + strip.height)
                 window = Window(0, strip.row, width, strip.height)
