@@ -3,6 +3,7 @@
 Each message is one line: what was expected, what was found, how to fix it.
 
     RscdError
+    ├── Interrupted        a training stopped by hand (exit code 130)
     ├── UsageError         the command line or a function's arguments (exit code 2)
     ├── SceneError         a raster that cannot be used (also ValueError)
     │   └── GridMismatchError  two scenes that do not lie on one grid
@@ -16,6 +17,12 @@ class RscdError(Exception):
     """Anything the user must fix in data or environment (exit code 1)."""
 
     exit_code = 1
+
+
+class Interrupted(RscdError):
+    """A training that was stopped by hand and can be resumed."""
+
+    exit_code = 130
 
 
 class UsageError(RscdError, ValueError):

@@ -18,7 +18,7 @@ from rscd.evaluation.sheet import Row
 from rscd.geo.changemap import binarise
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, batches, plan_tiles, reflect
-from rscd.inference.predictor import Model
+from rscd.inference.predictor import Model, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, run_block
 from rscd.metrics import ChangeMetrics, count
@@ -59,6 +59,8 @@ def predict_pair(
 ) -> tuple[FloatArray, float]:
     """Predict one pair by the road that scenes take: fitted to it, tile by tile.
 
+    A picture is taken in one piece by networks that want that, as `rscd.pipeline.predict` does.
+
     Args:
         model: fitted to this pair alone.
         image: (2,C,H,W) raw values.
@@ -72,7 +74,8 @@ def predict_pair(
     pair = cast(ScenePair, MemoryPair(image, valid))
     predictor = fit_model(pair, model)
     tiling = predictor.tiling
-    tiles = plan_tiles(valid.shape, tiling.tile_size, tiling.halo, tiling.multiple)
+    side = tile_side(tiling, pair.shape_hw, picture=True)
+    tiles = plan_tiles(valid.shape, side, tiling.halo, tiling.multiple)
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
         for tile, piece in run_block(pair, predictor, group):
