@@ -4,6 +4,7 @@ Each message is one line: what was expected, what was found, how to fix it. Mess
 secrets: URLs lose their query and password.
 
     RscdError
+    ├── Interrupted        a training stopped by hand (exit code 130)
     ├── UsageError         the command line or a function's arguments (exit code 2)
     ├── SceneError         a raster that cannot be used (also ValueError)
     │   └── GridMismatchError  two scenes that do not lie on one grid
@@ -22,6 +23,12 @@ class RscdError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+class Interrupted(RscdError):
+    """A training that was stopped by hand and can be resumed."""
+
+    exit_code = 130
 
 
 class UsageError(RscdError, ValueError):

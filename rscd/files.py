@@ -1,7 +1,9 @@
 """Files that appear whole or not at all, and what tells them apart; known to every layer."""
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +12,38 @@ from rscd.border import border, reason, shown
 from rscd.errors import DataError
 from rscd.types import Provenance
 
+PART = ".part"
+
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A hidden path beside, to be written; it becomes `path` on success and goes on failure."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}{PART}{path.suffix}")
     try:
         yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def parts_in(folder: Path, suffix: str) -> list[Path]:
+    """What killed runs left of `appearing` for files of a suffix."""
+    return sorted(folder.glob(f".*{PART}{suffix}"))
+
+
+def write_verified(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that appears whole, once it is on the disk and reads back as `content`.
+
+    Raises:
+        OSError: where it cannot be written, or what is read back is something else.
+    """
+    with appearing(path) as part:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if sha256_of(part) != hashlib.sha256(content).hexdigest():
+            raise OSError(errno.EIO, "what was written reads back as something else", str(path))
 
 
 def write_whole(path: Path, text: str) -> None:

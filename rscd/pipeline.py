@@ -36,7 +36,7 @@ from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
-from rscd.inference.predictor import MAX_PICTURE, Model, Predictor, least_object
+from rscd.inference.predictor import Model, Predictor, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
     Mapper,
@@ -393,11 +393,7 @@ def _model(pair: ScenePair, options: Options) -> Model:
 
 
 def _tile_size(pair: ScenePair, model: Model) -> int:
-    """A picture in one piece, where the model wants that; else the model's own size."""
-    longest = max(pair.shape_hw)
-    if model.tiling.whole_pictures and pair.grid.crs is None and longest <= MAX_PICTURE:
-        return longest
-    return model.tiling.tile_size
+    return tile_side(model.tiling, pair.shape_hw, picture=pair.grid.crs is None)
 
 
 def _load(pair: ScenePair, model: Model, options: Options) -> Load:

@@ -26,7 +26,7 @@ from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, batches, plan_tiles, reflect
-from rscd.inference.predictor import Model, least_object
+from rscd.inference.predictor import Model, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, run_block
 from rscd.metrics import ChangeMetrics, count
@@ -72,6 +72,8 @@ def predict_pair(
 ) -> tuple[FloatArray, float]:
     """Predict one pair by the road that scenes take: fitted to it, tile by tile.
 
+    A picture is taken in one piece by networks that want that, as `rscd.pipeline.predict` does.
+
     Args:
         model: fitted to this pair alone.
         image: (2,C,H,W) raw values.
@@ -85,7 +87,8 @@ def predict_pair(
     pair = cast(ScenePair, MemoryPair(image, valid))
     predictor = fit_model(pair, model)
     tiling = predictor.tiling
-    tiles = plan_tiles(valid.shape, tiling.tile_size, tiling.halo, tiling.multiple)
+    side = tile_side(tiling, pair.shape_hw, picture=True)
+    tiles = plan_tiles(valid.shape, side, tiling.halo, tiling.multiple)
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
         for tile, piece in run_block(pair, predictor, group):

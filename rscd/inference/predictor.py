@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from rscd.types import BoolArray, FloatArray, Provenance
+from rscd.types import BoolArray, FloatArray, Provenance, ShapeHW
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,22 @@ class Tiling:
 
 MAX_PICTURE = 2048
 """Longest side of a picture that is taken in one piece."""
+
+
+def tile_side(tiling: Tiling, shape_hw: ShapeHW, *, picture: bool) -> int:
+    """Side of the tiles by which something is predicted when the user does not choose one.
+
+    Args:
+        tiling: of the model.
+        shape_hw: of the whole.
+        picture: whether it is one without georeferencing: then it is taken in one piece where the
+            model wants that, up to `MAX_PICTURE`.
+    """
+    longest = max(shape_hw)
+    if tiling.whole_pictures and picture and longest <= MAX_PICTURE:
+        return longest
+    return tiling.tile_size
+
 
 POINTWISE = Tiling()
 """Of models that look at one pixel at a time."""

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rscd.border import border, found_in, shown
 from rscd.errors import ModelError
-from rscd.files import appearing
+from rscd.files import write_verified
 from rscd.inference.card import checked_card
+from rscd.models.finite import non_finite
 from rscd.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
 
 CHECKPOINT = ".ckpt"
@@ -31,11 +32,15 @@ def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> N
         path: ends in .safetensors.
         tensors: of the network.
         card: plain data.
+
+    Raises:
+        ModelError: for tensors that hold NaN or infinity.
+        OSError: where the file cannot be written, or does not read back as it was written.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    _check_finite(plain, path)
     full = {"format": CARD_FORMAT, **card}
-    with appearing(path) as part:
-        save_file(plain, part, {CARD_KEY: json.dumps(full, sort_keys=True)})
+    write_verified(path, save(plain, {CARD_KEY: json.dumps(full, sort_keys=True)}))
 
 
 def read_card(path: Path) -> Provenance:
@@ -61,11 +66,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of the network that predicts, by the network's own names.
 
     Raises:
-        ModelError: when it is no such file.
+        ModelError: when it is no such file, or its tensors hold NaN or infinity.
     """
-    if not _is_checkpoint(path):
+    if _is_checkpoint(path):
+        tensors = _network_state(path)
+    else:
         with _weights_border(path, "a safetensors file"):
-            return dict(load_file(path))
+            tensors = dict(load_file(path))
+    _check_finite(tensors, path)
+    return tensors
+
+
+def _network_state(path: Path) -> dict[str, Tensor]:
     state = _checkpoint(path).get("state_dict")
     found = state.items() if isinstance(state, dict) else ()
     cut = len(NETWORK_PREFIX)
@@ -74,6 +86,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         for key, value in found
         if isinstance(value, Tensor) and str(key).startswith(NETWORK_PREFIX)
     }
+
+
+def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    broken = non_finite(tensors)
+    if broken:
+        raise ModelError(
+            f"expected weights that are numbers in {path}, found NaN or infinity in "
+            f"{len(broken)} of {len(tensors)} tensors, such as {broken[0]}: their training "
+            "diverged; take an earlier checkpoint, or train again with a lower model.lr"
+        )
 
 
 def _is_checkpoint(path: Path) -> bool:
