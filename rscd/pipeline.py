@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import rasterio
-from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj import CRS
 
 from rscd.errors import OutputError, RscdError, UsageError
 from rscd.export.atomic import output_error
@@ -33,7 +31,7 @@ from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
-from rscd.inference.journal import Journal, open_journal
+from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import Model, Predictor, least_object, tile_side
@@ -184,22 +182,38 @@ def predict(
     load = _load(pair, model, options)
     provenance = _provenance(pair, model, options)
     folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
+    identity = _identity(pair, provenance, options)
+    if (past := finished(folder, identity, targets.all)) is not None:
+        log.info("all of it had been written before this run")
+        return Result(**past)
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=load.gdal_cache),
-            open_journal(folder, _identity(pair, provenance, options)) as journal,
+            open_journal(folder, identity) as journal,
         ):
             if not options.overwrite:
                 targets.check_new(journal.published())
-            _rehearse(journal.folder, targets, options)
-            load = replace(load, tile_size=journal.tile_size or load.tile_size)
-            threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
-            with threads as run:
-                change_map, seam = _predict(
-                    pair, model, journal, provenance, options, load, run, progress
+            with journal.explaining(targets.all[0]):
+                _rehearse(journal.folder, pair.grid, targets, options)
+                load = replace(load, tile_size=journal.tile_size or load.tile_size)
+                threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
+                with threads as run:
+                    change_map, seam = _predict(
+                        pair, model, journal, provenance, options, load, run, progress
+                    )
+                exported = _export(
+                    pair, change_map, model, targets, load, journal, options, progress
                 )
-            result = _export(pair, change_map, model, targets, load, journal, options, progress)
-            journal.remove()
+            result = Result(
+                **exported,
+                outputs=[str(path) for path in targets.all],
+                model=model.name,
+                alignment=pair.alignment,
+                seam=None if seam is None else asdict(seam),
+                seconds=round(time.monotonic() - started, 3),
+                resumed=journal.resumed,
+            )
+            journal.finish(targets.all, asdict(result))
     except OutputError:
         raise
     except RscdError:
@@ -209,22 +223,13 @@ def predict(
         raise output_error(targets.all[0], error) from error
     finally:
         close_handles()
-    seconds = round(time.monotonic() - started, 3)
-    return Result(
-        **result,
-        outputs=[str(path) for path in targets.all],
-        model=model.name,
-        alignment=pair.alignment,
-        seam=None if seam is None else asdict(seam),
-        seconds=seconds,
-        resumed=journal.resumed,
-    )
+    return result
 
 
-def _rehearse(folder: Path, targets: Targets, options: Options) -> None:
-    """Write every output once for a scene of one pixel: wrong options show before the work."""
+def _rehearse(folder: Path, scene: GeoBox, targets: Targets, options: Options) -> None:
+    """Write every output once for one pixel of the scene: wrong options show before the work."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        grid = GeoBox((1, 1), Affine.identity(), CRS("EPSG:3857"))
+        grid = GeoBox((1, 1), scene.affine, scene.crs)
         tiny = ChangeMap(Path(scratch), grid, 0.5, {})
         tiny.prob.create()
         tiny.threshold_mask()

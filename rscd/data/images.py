@@ -22,7 +22,7 @@ from rasterio.transform import array_bounds
 
 from rscd.border import border, found_in, shown
 from rscd.errors import DataError
-from rscd.files import appearing
+from rscd.files import appearing, write_bytes
 from rscd.geo.bands import (
     Bands,
     conversion,
@@ -33,6 +33,7 @@ from rscd.geo.bands import (
     units_text,
     usable_pixels,
 )
+from rscd.geo.encode import geotiff
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -359,11 +360,12 @@ def write_picture(
     Raises:
         DataError: if PNG cannot hold the bands or dtype.
     """
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        content = _geotiff(pixels, crs, transform, nodata, colorinterp, units)
+    else:
+        content = _png(path.name, pixels)
     with appearing(path) as part:
-        if path.suffix.lower() in RASTER_SUFFIXES:
-            _write_geotiff(part, pixels, crs, transform, nodata, colorinterp, units)
-        else:
-            _write_png(part, pixels)
+        write_bytes(part, content)
 
 
 def fits_png(pixels: NDArray[Any]) -> bool:
@@ -376,41 +378,41 @@ def png_holds(bands: int, dtype: str) -> bool:
     return dtype in {"uint8", "uint16"} and bands in {1, 3}
 
 
-def _write_png(path: Path, pixels: NDArray[Any]) -> None:
+def _png(name: str, pixels: NDArray[Any]) -> bytes:
     if not fits_png(pixels):
         raise DataError(
-            f"{path.name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
+            f"{name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
             f"{pixels.dtype}; write .tif"
         )
     array = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)[:, :, ::-1]
     done, data = cv2.imencode(".png", np.ascontiguousarray(array))
     if not done:
-        raise DataError(f"{path.name}: could not be encoded as PNG")
-    path.write_bytes(data.tobytes())
+        raise DataError(f"{name}: could not be encoded as PNG")
+    return bytes(data.tobytes())
 
 
-def _write_geotiff(
-    path: Path,
+def _geotiff(
     pixels: NDArray[Any],
     crs: rasterio.crs.CRS | None,
     transform: rasterio.Affine | None,
     nodata: float | None,
     colorinterp: Sequence[ColorInterp],
     units: Sequence[tuple[float, float]],
-) -> None:
+) -> bytes:
     bands, height, width = pixels.shape
     options: dict[str, Any] = {"count": bands, "height": height, "width": width}
     options |= {"dtype": pixels.dtype, "crs": crs, "nodata": nodata, "compress": "deflate"}
     # without this GDAL takes the fourth of four 8-bit bands for alpha
     options |= {"photometric": "rgb" if bands == 3 else "minisblack", "alpha": "no"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", driver="GTiff", transform=transform, **options) as out:
-            if colorinterp and tuple(colorinterp) != out.colorinterp:
-                out.colorinterp = colorinterp
-            if any(unit != (1.0, 0.0) for unit in units):
-                out.scales, out.offsets = zip(*units, strict=True)
-            out.write(pixels)
+
+    def fill(out: Any) -> None:
+        if colorinterp and tuple(colorinterp) != out.colorinterp:
+            out.colorinterp = colorinterp
+        if any(unit != (1.0, 0.0) for unit in units):
+            out.scales, out.offsets = zip(*units, strict=True)
+        out.write(pixels)
+
+    return geotiff(fill, transform=transform, **options)
 
 
 def _chosen(path: Path, count: int, alpha: bool, bands: Sequence[int] | None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from rscd.data.plots import to_rgb
 from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder
+from rscd.files import write_bytes
 from rscd.types import IGNORE, ByteArray, FloatArray
 
 COLOURS = {
@@ -125,5 +127,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
     with atomic_folder(path) as folder:
-        figure.savefig(folder / path.name, format="png")
+        write_bytes(folder / path.name, picture.getvalue())

@@ -7,6 +7,7 @@ import numpy as np
 
 from rscd.errors import OutputError
 from rscd.export.atomic import atomic_folder
+from rscd.files import write_bytes
 from rscd.geo.changemap import ChangeMap
 from rscd.types import IGNORE
 
@@ -37,4 +38,4 @@ def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
     grays[list(GRAYS)] = list(GRAYS.values())
     _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read_rows(0, height)])
     with atomic_folder(path) as folder:
-        (folder / path.name).write_bytes(picture.tobytes())
+        write_bytes(folder / path.name, picture.tobytes())

@@ -11,6 +11,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rscd.export.atomic import atomic_folder
+from rscd.files import write_bytes
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
@@ -55,7 +56,7 @@ def write_preview(
     sheet = np.hstack([t1, gap, t2, gap, outlined])
     _, picture = cv2.imencode(path.suffix.lower(), sheet[:, :, ::-1])
     with atomic_folder(path) as folder:
-        (folder / path.name).write_bytes(picture.tobytes())
+        write_bytes(folder / path.name, picture.tobytes())
 
 
 def _rings(polygons: geopandas.GeoDataFrame, transform: Affine) -> Sequence[NDArray[np.int32]]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rscd.errors import OutputError, UsageError
+from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
+from rscd.files import sidecars
 
 StrPath = str | Path
 
@@ -111,12 +113,9 @@ class Targets:
             OutputError: for a file that is somebody else's.
         """
         ours = set(mine)
-        _check_new(
-            made
-            for path in self.all
-            if str(path.absolute()) not in ours
-            for made in (path, *self._beside(path))
-        )
+        for path in self.all:
+            if str(path.absolute()) not in ours:
+                _check_new(path, self._beside(path))
 
     def _beside(self, path: Path) -> list[Path]:
         """Files that come with an output, but for styles that are ours."""
@@ -140,7 +139,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwri
     _check_different(files)
     _check_places(files, inputs)
     if not overwrite:
-        _check_new(files)
+        for path in files:
+            _check_new(path)
 
 
 def _check_different(files: Sequence[Path]) -> None:
@@ -152,6 +152,8 @@ def _check_places(files: Sequence[Path], inputs: Iterable[StrPath]) -> None:
     for path in files:
         _check_folder(path)
     keep_inputs(files, inputs)
+    for path in files:
+        require_free(path)
 
 
 def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
@@ -174,10 +176,15 @@ def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
             )
 
 
-def _check_new(files: Iterable[Path]) -> None:
-    for path in files:
-        if path.exists():
-            raise OutputError(f"expected a new file, found {path} already there; add --overwrite")
+def _check_new(path: Path, beside: Iterable[Path] = ()) -> None:
+    for file in (path, *beside):
+        if os.path.lexists(file):
+            raise OutputError(f"expected a new file, found {file} already there; add --overwrite")
+    for file in sidecars(path):
+        raise OutputError(
+            f"expected nothing that would be read with a new {path}, found {file} of an older "
+            "file; add --overwrite to replace it too, or move it away"
+        )
 
 
 def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:

@@ -5,7 +5,6 @@ provenance. Otherwise the style lies in ``<stem>.qml`` and the provenance in
 ``<name>.json`` (``change.geojson.json``) beside the file.
 """
 
-import errno
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pyogrio
-import pyogrio.errors
 import pyproj
 import shapely
 from affine import Affine
-from pyarrow import ArrowException
 
 from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
+from rscd.export.readback import check_geopackage, check_layer
 from rscd.export.style import change_qml
+from rscd.files import require_as_written, write_text
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.vectors import cut_edges
@@ -61,16 +61,8 @@ _DTYPES = {
 _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
 
-_DRIVER_ERRORS = (
-    OSError,
-    sqlite3.Error,
-    ArrowException,
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.GeometryError,
-    pyogrio.errors.FieldError,
-)
+_EXACT = 12
+"""Decimals of coordinates in any CRS: finer than any file keeps them apart."""
 
 
 def change_polygons(
@@ -209,11 +201,11 @@ def write_vector(
     style = change_qml() if style is None else style
     job = _Job(provenance=text, options=dict(layer_options or {}), style=style)
     files = vector_files(path)
-    with atomic_folder(path, _DRIVER_ERRORS) as staging:
+    with atomic_folder(path) as staging:
         if form.style_beside:
-            (staging / path.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+            write_text(staging / path.with_suffix(".qml").name, style)
         if form.provenance_beside:
-            (staging / f"{path.name}.json").write_text(text + "\n", encoding="utf-8")
+            write_text(staging / f"{path.name}.json", text + "\n")
         form.write(polygons, staging / path.name, job)
     return files
 
@@ -229,42 +221,52 @@ class _Job:
 
 def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     options = {}
+    decimals: int | None = _DECIMALS
     if polygons.crs is not None:
         polygons = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
+    if "COORDINATE_PRECISION" in job.options:
+        decimals = None  # the driver then repairs what rounding spoils
     _write_ogr(polygons, path, job, "GeoJSON", options)
     with path.open("rb") as file:
         file.seek(-2, os.SEEK_END)
-        _require_whole(file.read() == b"}\n")
+        require_as_written(file.read() == b"}\n", "the end")
+    check_layer(path, polygons, LAYER, decimals)
 
 
 def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     _write_ogr(polygons, path, job, "FlatGeobuf", {}, **_one_type(polygons))
-    if len(polygons):
-        fids, _ = pyogrio.read_bounds(path)
-        _require_whole(len(fids) == len(polygons))
-
-
-def _require_whole(whole: bool) -> None:
-    """Raise where a driver lost its last bytes: GDAL drops errors of closing such a file."""
-    if not whole:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    check_layer(path, polygons, LAYER, _EXACT)
 
 
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
-    # On the layer: GDAL answers metadata of the whole file with an .aux.xml on every reading.
-    metadata = {PROVENANCE_KEY: job.provenance}
+    keywords = _one_type(polygons)
+    _write_package(polygons, path, job, keywords)
+    with closing(sqlite3.connect(path)) as package, package:
+        _embed_style(package, job.style)
+    empty = BytesIO()
+    _write_package(polygons[:0], empty, job, keywords)
+    with closing(sqlite3.connect(":memory:")) as package:
+        package.deserialize(empty.getvalue())
+        with package:
+            _embed_style(package, job.style)
+        check_geopackage(path, package, len(polygons), LAYER)
+    check_layer(path, polygons, LAYER, _EXACT)
+
+
+def _write_package(
+    polygons: geopandas.GeoDataFrame, where: Path | BytesIO, job: _Job, keywords: dict[str, Any]
+) -> None:
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
     try:
+        # On the layer: GDAL answers metadata of the whole file with an .aux.xml on every reading.
+        metadata = {PROVENANCE_KEY: job.provenance}
         # GDAL before 3.7, and so QGIS 3.22, warns of versions above 1.3.
         version = {"VERSION": "1.3"}
-        _write_ogr(
-            polygons, path, job, "GPKG", version, layer_metadata=metadata, **_one_type(polygons)
-        )
+        _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
-    _embed_style(path, job.style)
 
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
@@ -275,7 +277,7 @@ def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
 
 def _write_ogr(
     polygons: geopandas.GeoDataFrame,
-    path: Path,
+    where: Path | BytesIO,
     job: _Job,
     driver: str,
     options: dict[str, str],
@@ -287,38 +289,37 @@ def _write_ogr(
             # No CRS means pixel coordinates, and the caller knows.
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.write_dataframe(
-                polygons, path, driver=driver, layer=LAYER, **keywords, **options
+                polygons, where, driver=driver, layer=LAYER, **keywords, **options
             )
     except ValueError as error:
         if not job.options:
             raise
-        raise UsageError(f"{path.name}: {error}; correct --lco") from error
+        raise UsageError(f"{driver}: {error}; correct --lco") from error
 
 
-def _embed_style(path: Path, style: str) -> None:
+def _embed_style(package: sqlite3.Connection, style: str) -> None:
     """Add the table ``layer_styles`` as QGIS makes it; QGIS applies its default row by itself."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(
-            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
-            " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
-            " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
-            " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
-            " update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-        )
-        connection.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description,"
-            " last_change, srs_id) VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?, 0)",
-            (_GPKG_DATE,),
-        )
-        (geometry_column,) = connection.execute(
-            "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)
-        ).fetchone()
-        connection.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
-            " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner,"
-            " update_time) VALUES ('', '', ?, ?, 'change', ?, '', 1, 'Score of change', '', ?)",
-            (LAYER, geometry_column, style, _GPKG_DATE),
-        )
+    package.execute(
+        "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+        " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+        " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+        " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+        " update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+    )
+    package.execute(
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, description,"
+        " last_change, srs_id) VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?, 0)",
+        (_GPKG_DATE,),
+    )
+    (geometry_column,) = package.execute(
+        "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)
+    ).fetchone()
+    package.execute(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
+        " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner,"
+        " update_time) VALUES ('', '', ?, ?, 'change', ?, '', 1, 'Score of change', '', ?)",
+        (LAYER, geometry_column, style, _GPKG_DATE),
+    )
 
 
 def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
@@ -337,7 +338,10 @@ def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     # geopandas writes no metadata of ours: read the table back and add it.
     table = pyarrow.parquet.read_table(path)
     metadata = {**table.schema.metadata, PROVENANCE_KEY.encode(): job.provenance.encode()}
-    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path, **keywords)
+    table = table.replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, path, **keywords)
+    same = pyarrow.parquet.read_table(path).equals(table, check_metadata=True)
+    require_as_written(same, "the table")
 
 
 def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from rscd.errors import ModelError
+from rscd.files import write_text
 from rscd.geo.grid import shape_hw
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Provenance, ShapeHW
@@ -54,19 +55,22 @@ class RawRaster:
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
-        self.write_header()
+        self._write_header()
 
-    def is_laid_out(self) -> bool:
-        """Whether the file is there in its full size."""
-        return self.path.is_file() and self.path.stat().st_size == self.nbytes + PADDING
+    def restore(self) -> bool:
+        """Take up a raster that an interrupted run left; false when it is not whole."""
+        if not self.path.is_file() or self.path.stat().st_size != self.nbytes + PADDING:
+            return False
+        self._write_header()
+        return True
 
-    def write_header(self) -> None:
-        """Write what tells GDAL how to read the file."""
+    def _write_header(self) -> None:
         height, width = self.shape_hw
-        self.path.with_suffix(".hdr").write_text(
+        write_text(
+            self.path.with_suffix(".hdr"),
             f"ENVI\nsamples = {width}\nlines = {height}\nbands = 1\nheader offset = 0\n"
             f"file type = ENVI Standard\ndata type = {ENVI_TYPES[self.dtype]}\n"
-            "interleave = bsq\nbyte order = 0\n"
+            "interleave = bsq\nbyte order = 0\n",
         )
 
     def write(self, box: Box, values: NDArray[Any]) -> None:
@@ -79,6 +83,13 @@ class RawRaster:
                 return
             for i, row in enumerate(rows):
                 _write_all(file.fileno(), row, self._offset(box.row + i, box.col))
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """A box as (h,w)."""
+        kind = np.dtype(self.dtype).newbyteorder("<")
+        whole = np.memmap(self.path, kind, "r", shape=self.shape_hw)
+        rows, cols = slice(box.row, box.row + box.height), slice(box.col, box.col + box.width)
+        return np.array(whole[rows, cols])
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows start..stop-1 as (stop - start, width)."""

@@ -120,8 +120,8 @@ def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:
         if one is not None and is_local(CRS(one)):
             raise GridMismatchError(
                 f"expected two scenes in one CRS, found {crs_name(one)}, a local plane that "
-                f"nothing ties to the Earth, and {crs_name(other)}; if its coordinates are those of "
-                f"{crs_name(other)}, say so: gdal_edit.py -a_srs {crs_name(other)} FILE"
+                f"nothing ties to the Earth, and {crs_name(other)}; if its coordinates are those "
+                f"of {crs_name(other)}, say so: gdal_edit.py -a_srs {crs_name(other)} FILE"
             )
 
     def told(error: Exception) -> GridMismatchError:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rscd.border import border, found_in, shown
 from rscd.errors import ModelError
-from rscd.files import write_verified
+from rscd.files import write_verified, writing
 from rscd.inference.card import checked_card
 from rscd.models.finite import non_finite
 from rscd.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
@@ -35,12 +35,13 @@ def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> N
 
     Raises:
         ModelError: for tensors that hold NaN or infinity.
-        OSError: where the file cannot be written, or does not read back as it was written.
+        OutputError: when it cannot be written, or reads otherwise than it was written.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     _check_finite(plain, path)
     full = {"format": CARD_FORMAT, **card}
-    write_verified(path, save(plain, {CARD_KEY: json.dumps(full, sort_keys=True)}))
+    with writing(path):
+        write_verified(path, save(plain, {CARD_KEY: json.dumps(full, sort_keys=True)}))
 
 
 def read_card(path: Path) -> Provenance:

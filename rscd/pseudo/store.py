@@ -14,26 +14,25 @@ import hashlib
 import json
 import logging
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
-import rasterio
 import rasterio.features
 import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
-from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry import shape as to_shape
 
 from rscd.data.images import open_raster
 from rscd.errors import DataError, OutputError
-from rscd.files import appearing, read_note, write_whole
+from rscd.files import appearing, read_note, write_bytes, write_whole, writing
+from rscd.geo.encode import geotiff
 from rscd.geo.grid import apply, compose, stored_crs
 from rscd.geo.vectors import vector_border
 from rscd.pseudo.instances import Instance
@@ -106,18 +105,14 @@ class Store:
         """
         has_objects = prediction.instances is not None
         tag = {"digest": self.digest, "source": source, "instances": has_objects}
-        try:
+        with writing(self.prob_path(name, date)):
             if prediction.instances is not None:
-                table = self._table(prediction.instances, grid)
+                objects = BytesIO()
+                self._table(prediction.instances, grid).to_parquet(objects)
                 with appearing(_in_folder(self.instances_path(name, date))) as part:
-                    table.to_parquet(part)
+                    write_bytes(part, objects.getvalue())
             with appearing(_in_folder(self.prob_path(name, date))) as part:
-                _write_prob(part, prediction, grid, tag)
-        except OSError as error:
-            raise OutputError(
-                f"expected to write into {self.folder}, found: {error}; choose a folder with space "
-                "that may be written"
-            ) from error
+                write_bytes(part, _scores(prediction, grid, tag))
 
     def read(self, name: str, date: DateName) -> SemanticPrediction:
         """One prediction, its scores rounded to `STEPS`.
@@ -280,9 +275,7 @@ def _instances(
     return found
 
 
-def _write_prob(
-    path: Path, prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance
-) -> None:
+def _scores(prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance) -> bytes:
     stored = np.rint(prediction.prob * STEPS).astype(np.uint8)
     if prediction.valid is not None:
         stored[:, ~prediction.valid] = EMPTY
@@ -290,23 +283,15 @@ def _write_prob(
     options: dict[str, Any] = {"compress": "deflate", "photometric": "minisblack", "alpha": "no"}
     if grid is not None and not grid.affine.is_identity:
         options |= {"transform": grid.affine, "crs": stored_crs(grid)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            count=count,
-            height=height,
-            width=width,
-            dtype="uint8",
-            nodata=EMPTY,
-            **options,
-        ) as out:
-            out.write(stored)
-            out.scales = (1 / STEPS,) * count
-            out.descriptions = prediction.classes
-            out.update_tags(**{TAG: json.dumps(tag)})
+
+    def fill(out: Any) -> None:
+        out.write(stored)
+        out.scales = (1 / STEPS,) * count
+        out.descriptions = prediction.classes
+        out.update_tags(**{TAG: json.dumps(tag)})
+
+    shape = {"count": count, "height": height, "width": width}
+    return geotiff(fill, **shape, dtype="uint8", nodata=EMPTY, **options)
 
 
 def _in_folder(path: Path) -> Path:

@@ -88,5 +88,5 @@ def test_failures(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least one pair"):
         show(root, tmp_path / "x.png", n=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="expected to write"):
         write_sheet([{"image": torch.zeros(2, 1, 4, 4)}], tmp_path / "file" / "x.png")

@@ -24,35 +24,35 @@ class TestJournal:
     def test_tiles_are_remembered(self, tmp_path):
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             assert not journal.resumed
-            assert journal.done() == set()
+            assert journal.done() == {}
             journal.start(64)
-            journal.add([3, 1])
-            journal.add([70_000])
+            journal.add({3: 30, 1: 0})
+            journal.add({70_000: 2**32 - 1})
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             assert journal.resumed
-            assert journal.done() == {1, 3, 70_000}
+            assert journal.done() == {3: 30, 1: 0, 70_000: 2**32 - 1}
             journal.remove()
         assert list(tmp_path.iterdir()) == []
 
-    def test_part_of_a_number_is_no_tile(self, tmp_path):
+    def test_part_of_a_record_is_no_tile(self, tmp_path):
         with open_journal(tmp_path / "work", {}) as journal:
             journal.start(64)
-            journal.add([1, 2])
+            journal.add({1: 11, 2: 22})
         with (tmp_path / "work" / "done").open("ab") as file:
             file.write(b"\x07\x00")
         with open_journal(tmp_path / "work", {}) as journal:
-            assert journal.done() == {1, 2}
-            journal.add([5])
-            assert journal.done() == {1, 2, 5}
+            assert journal.done() == {1: 11, 2: 22}
+            journal.add({5: 55})
+            assert journal.done() == {1: 11, 2: 22, 5: 55}
 
     def test_another_identity_starts_anew_and_says_so(self, tmp_path, caplog):
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             journal.start(64)
-            journal.add([1])
+            journal.add({1: 11})
             (tmp_path / "work" / "prob.img").write_bytes(b"old")
         with open_journal(tmp_path / "work", {"a": 2}) as journal:
             assert not journal.resumed
-            assert journal.done() == set()
+            assert journal.done() == {}
             assert not (tmp_path / "work" / "prob.img").exists()
         assert "starting anew" in caplog.text
 
@@ -401,7 +401,7 @@ def test_a_process_killed_three_times_ends_with_the_same_bytes(larger_scene, tmp
     subprocess.run(slow_command(larger_scene, through), check=True)
     arguments = slow_command(larger_scene, killed)
     done = killed / ".a.gpkg.rscd" / "done"
-    total = 4 * (-(-SIDE // TILE)) ** 2
+    total = 8 * (-(-SIDE // TILE)) ** 2
     progress = []
     for share in (0, 0.2, 0.6):
         assert kill_at(arguments, done, total * share)
