@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from rscd.errors import UsageError
-from rscd.files import write_whole
+from rscd.files import read_note, write_whole
 
 BEGUN = "begun.json"
 DONE = "done.json"
@@ -144,12 +144,17 @@ def arguments(stage: Stage) -> list[str]:
 def _is_done(stage: Stage) -> bool:
     notes = [stage.folder / name for name in (BEGUN, DONE)]
     for note in notes:
-        if note.exists() and json.loads(note.read_text(encoding="utf-8"))["key"] != stage.key:
+        if note.exists() and _key_in(note) != stage.key:
             raise UsageError(
                 f"expected the settings with which stage {stage.name} was begun, found others; "
                 f"give another --folder, or remove {stage.folder} to do it again"
             )
     return notes[1].exists()
+
+
+def _key_in(note: Path) -> Any:
+    fix = f"remove {note.parent} to do its stage again"
+    return read_note(note, "the settings of a stage", fix).get("key")
 
 
 def _note(stage: Stage, name: str) -> None:

@@ -2,13 +2,18 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rscd.border import border, reason, shown
 from rscd.errors import DataError, OutputError, RscdError
+from rscd.types import Provenance
+
+PART = ".part"
 
 SIDECARS = (".aux.xml", ".msk", ".msk.ovr", ".ovr", ".MSK", ".OVR", "-wal", "-shm", "-journal")
 """Behind the full name of a file: what GDAL and SQLite read together with it."""
@@ -50,12 +55,12 @@ def output_error(target: Path, error: Exception) -> OutputError:
     if isinstance(error, OutputError):
         return error
     system = isinstance(error, OSError) and error.strerror
-    reason = system or " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    found = system or " ".join(str(error.__cause__ or error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         disk = next(folder for folder in target.absolute().parents if folder.exists())
-        reason += f" ({shutil.disk_usage(disk).free / 1e6:.0f} MB free)"
+        found += f" ({shutil.disk_usage(disk).free / 1e6:.0f} MB free)"
     return OutputError(
-        f"expected to write {target}, found: {reason}; choose a folder that exists, is writable "
+        f"expected to write {target}, found: {found}; choose a folder that exists, is writable "
         "and has space"
     )
 
@@ -96,7 +101,7 @@ def appearing(path: Path) -> Iterator[Path]:
     Whoever writes it through a library reads it back before leaving the block: libraries do not
     report every failure. What lay beside a file that is replaced (`SIDECARS`) goes with that.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}{PART}{path.suffix}")
     try:
         yield part
         place([part], [path])
@@ -105,6 +110,25 @@ def appearing(path: Path) -> Iterator[Path]:
             if left.exists():
                 with suppress(OSError):
                     left.unlink()
+
+
+def parts_in(folder: Path, suffix: str) -> list[Path]:
+    """What killed runs left of `appearing` for files of a suffix."""
+    return sorted(folder.glob(f".*{PART}{suffix}"))
+
+
+def write_verified(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that appears whole, once it is on the disk and reads back as `content`.
+
+    Raises:
+        OSError: where it cannot be written, or what is read back is something else.
+    """
+    with appearing(path) as part:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        require_as_written(sha256_of(part) == hashlib.sha256(content).hexdigest(), path.name)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -167,6 +191,28 @@ def remove_tree(folder: Path) -> bool:
         if not folder.exists():
             return True
     return False
+
+
+def read_note(path: Path, what: str, fix: str) -> Provenance:
+    """What a run noted of itself in a file of JSON.
+
+    Args:
+        path: of the file, which is there.
+        what: it says, for the message: ``the settings of a stage``.
+        fix: what to do where it is damaged.
+
+    Raises:
+        DataError: for anything but a JSON object.
+    """
+
+    def told(error: Exception) -> DataError:
+        return DataError(f"expected {what}, found damage in {shown(path)} ({reason(error)}); {fix}")
+
+    with border(told):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"{type(content).__name__} instead of an object")
+        return content
 
 
 def sha256_of(path: Path) -> str:

@@ -34,7 +34,7 @@ from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
-from rscd.inference.predictor import MAX_PICTURE, Model, Predictor
+from rscd.inference.predictor import Model, Predictor, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
     Mapper,
@@ -45,6 +45,7 @@ from rscd.inference.tiled import (
     thread_mapper,
 )
 from rscd.provenance import describe_pair
+from rscd.redact import mark, redacted_data
 from rscd.types import Align, Progress, Provenance, silent
 
 MAX_WORKERS = 8
@@ -181,7 +182,7 @@ def predict(
     load = _load(pair, model, options)
     provenance = _provenance(pair, model, options)
     folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
-    identity = provenance | {"tile_size": options.tile_size}
+    identity = _identity(pair, provenance, options)
     if (past := finished(folder, identity, targets.all)) is not None:
         log.info("all of it had been written before this run")
         return Result(**past)
@@ -354,18 +355,19 @@ def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Opt
 
 
 def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
-    """What is asked for, else what the model's card names: below it, its polygons mean nothing."""
-    if options.min_area_m2 is not None:
-        return options.min_area_m2
-    known = pixel_size_m(pair.grid, options.gsd_m)
-    return float(model.card().get("min_area_m2", 0.0)) if known else 0.0
+    """What is asked for, else what the model's card names."""
+    known = pixel_size_m(pair.grid, options.gsd_m) is not None
+    return least_object(
+        model.card(), size_known=known, own_threshold=True, min_area_m2=options.min_area_m2
+    )[0]
 
 
 def _min_score(model: Model, options: Options) -> float:
     """What is asked for, else what the model's card names beside the threshold it belongs to."""
-    if options.min_score is not None:
-        return options.min_score
-    return float(model.card().get("min_score", 0.0)) if options.threshold is None else 0.0
+    own = options.threshold is None
+    return least_object(
+        model.card(), size_known=False, own_threshold=own, min_score=options.min_score
+    )[1]
 
 
 def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:
@@ -396,11 +398,7 @@ def _model(pair: ScenePair, options: Options) -> Model:
 
 
 def _tile_size(pair: ScenePair, model: Model) -> int:
-    """A picture in one piece, where the model wants that; else the model's own size."""
-    longest = max(pair.shape_hw)
-    if model.tiling.whole_pictures and pair.grid.crs is None and longest <= MAX_PICTURE:
-        return longest
-    return model.tiling.tile_size
+    return tile_side(model.tiling, pair.shape_hw, picture=pair.grid.crs is None)
 
 
 def _load(pair: ScenePair, model: Model, options: Options) -> Load:
@@ -429,9 +427,16 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
     computed["min_score"] = _min_score(model, options)
     return describe_pair(pair) | {
         "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
-        "model": model.card(),
-        "parameters": computed,
+        "model": redacted_data(model.card()),
+        "parameters": redacted_data(computed),
     }
+
+
+def _identity(pair: ScenePair, provenance: Provenance, options: Options) -> Provenance:
+    """What tells a run from another: two signed links may differ in what no result shows."""
+    marks = [mark(pair.t1.path), mark(pair.t2.path)]
+    hidden = {"links": marks} if any(marks) else {}
+    return provenance | {"tile_size": options.tile_size} | hidden
 
 
 def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:

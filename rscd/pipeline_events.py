@@ -37,6 +37,7 @@ from rscd.pseudo.prompts import PromptSet
 from rscd.pseudo.scene_events import event_polygons
 from rscd.pseudo.segmenter import Segmenter, SemanticPrediction
 from rscd.pseudo.stitch import segment
+from rscd.redact import redacted_data
 from rscd.types import Progress, Provenance, silent
 
 
@@ -233,5 +234,5 @@ def _write(table: Any, path: Path, options: Options, provenance: Provenance) -> 
 
 def _provenance(pair: ScenePair, how: Provenance, rules: LabelOptions) -> Provenance:
     plain = describe_pair(pair) | {"segmentation": how, "rules": asdict(rules)}
-    found: Provenance = json.loads(json.dumps(plain))
+    found: Provenance = redacted_data(json.loads(json.dumps(plain)))
     return found

@@ -193,7 +193,8 @@ def test_the_test_split_is_measured_at_the_stored_threshold(tmp_path):
 
 def test_what_a_checkpoint_builds_downloads_nothing(tmp_path, monkeypatch):
     module, run = fit(tmp_path)
-    module.hparams["method_args"]["network_args"]["weights"] = "imagenet"
+    for args in (module.hparams["method_args"]["network_args"], module.method.network_args):
+        args["weights"] = "imagenet"
     run.save_checkpoint(tmp_path / "run.ckpt")
     again = ChangeTask.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
     assert again.hparams["method_args"]["network_args"]["weights"] is None

@@ -129,7 +129,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypa
         two = write(tmp_path / f"{step}.yaml", config(folder, VIEWS))
         with monkeypatch.context() as patch:
             patch.setattr(rscd.training, "Panels", lambda at=step, e=error: Stop(at, e("stop")))
-            with pytest.raises((RuntimeError, SystemExit)):
+            with pytest.raises(RscdError, match=f"resume with --ckpt_path .*{step}/last.ckpt"):
                 train(["-c", two])
         assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == step
         train(["-c", two, "--ckpt_path", str(folder / "last.ckpt")])
@@ -257,7 +257,8 @@ def test_a_run_begins_with_trained_weights(tmp_path):
     trained.unlink()  # a run that goes on has its own
     train(["-c", path, "--ckpt_path", str(tmp_path / "again/last.ckpt"), "--trainer.max_epochs=2"])
     with pytest.raises(ModelError, match=r"found none at .*first/last.ckpt"):
-        train(["-c", path])
+        train(["-c", path, "--overwrite"])
+    assert (tmp_path / "again/last.ckpt").exists(), "replaced only once a run begins"
 
 
 def test_weights_of_another_network_are_refused(tmp_path):

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.cli import predict_events, predict_folders
 from rscd.cli.options import (
+    Shown,
     add_json,
     add_verbosity,
     add_views,
     count,
-    emit,
-    emit_json,
     fraction,
     not_negative,
     parse_pairs,
@@ -149,7 +148,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--tile-size", type=count, metavar="N", help="side of a tile in pixels")
     group.add_argument("--batch-size", type=count, metavar="N", help="tiles per step")
-    group.add_argument("--workers", type=count, metavar="N", help="threads (default: cores)")
+    group.add_argument(
+        "--workers", type=count, metavar="N", help="threads (default: cores, at most 8)"
+    )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
@@ -173,15 +174,17 @@ def run(args: argparse.Namespace) -> None:
     else:
         run_pair = predict_events.runner(args, backend)
 
-    def run_one(one: argparse.Namespace) -> None:
-        options = _options(one)
+    def open_one(one: argparse.Namespace) -> "ScenePair":
+        return open_pair(one.t1, one.t2, _options(one), _area(one))
+
+    def run_one(one: argparse.Namespace) -> Shown:
         _keep_inputs(one)
-        run_pair(one, open_pair(one.t1, one.t2, options, _area(one)), options)
+        return run_pair(one, open_one(one), _options(one))
 
     if predict_folders.are_folders(args.t1, args.t2):
-        predict_folders.run_folders(args, run_one)
+        predict_folders.run_folders(args, open_one, run_one)
     else:
-        run_one(args)
+        run_one(args).emit(as_json=args.json)
 
 
 def _keep_inputs(args: argparse.Namespace) -> None:
@@ -193,7 +196,7 @@ def _keep_inputs(args: argparse.Namespace) -> None:
     keep_inputs(named, inputs)
 
 
-def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> None:
+def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
@@ -203,8 +206,8 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
     if args.dry_run:
         targets = Targets.of(args.output, args.prob, args.preview, args.flow)
         check_targets(pair, targets, options)
-        _show_plan(asdict(plan(pair, options)), args.json)
-        return
+        planned = asdict(plan(pair, options))
+        return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
     _say_alignment(pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = predict(
@@ -216,12 +219,9 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
             flow=args.flow,
             progress=progress,
         )
-    if args.json:
-        emit_json(asdict(result))
-        return
-    _say_result(result)
-    for path in result.outputs:
-        emit(path)
+    if not args.json:
+        _say_result(result)
+    return Shown(asdict(result), result.outputs)
 
 
 def _say_alignment(alignment: dict[str, str]) -> None:
@@ -251,14 +251,6 @@ def _say_result(result: Any) -> None:
             "fewer edges",
             result.seam,
         )
-
-
-def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        emit_json(plan)
-        return
-    for name, value in plan.items():
-        emit(f"{name}: {value}")
 
 
 def _options(args: argparse.Namespace) -> "Options":

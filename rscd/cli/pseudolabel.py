@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rscd.border import border, reason
 from rscd.cli import pseudolabel_backend
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json
-from rscd.errors import UsageError
+from rscd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rscd.data.folder import PairFolder
@@ -42,8 +43,10 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("dataset", metavar="DIR|T1", help="folder of image pairs")
-    parser.add_argument("t2", nargs="?", help="with --backend: two rasters instead of a folder")
+    parser.add_argument(
+        "dataset", metavar="DIR|T1", help="folder of image pairs, or with --backend a raster"
+    )
+    parser.add_argument("t2", nargs="?", help="with --backend: the second of two rasters")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
     source.add_argument(
@@ -76,8 +79,8 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--maps",
         choices=("msi", "mi", "single", "cam"),
         default="msi",
-        help="multiscale sigmoid inference (default), the same of activation maps, one pass, or "
-        "the activation map of one pass",
+        help="of the checkpoint's network, which for kdmsi is the student: multiscale sigmoid "
+        "inference (default), the same of activation maps, one pass, or its activation map",
     )
     group.add_argument(
         "--scales", default="paper", metavar="0.5,1,1.5,2", help="or paper, readme, fast"
@@ -135,9 +138,19 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
         found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
         note(data, args.name, {"recipe": recipe, "found": asdict(found), **_versions()})
     else:
-        found = Found(**earlier["found"])
+        with border(lambda error: _not_noted(args.name, error)):
+            found = Found(**earlier["found"])
+            if not 0 <= found.threshold <= 1:
+                raise ValueError(f"threshold {found.threshold}")
     summary = write_pseudo_masks(data, maps, found.threshold, args.name, progress=progress)
     return asdict(summary) | asdict(found)
+
+
+def _not_noted(name: str, error: Exception) -> DataError:
+    return DataError(
+        f"expected the threshold of an earlier run in run.json of {name}, found damage "
+        f"({reason(error)}); remove that file"
+    )
 
 
 def _choose(

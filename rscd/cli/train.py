@@ -17,10 +17,14 @@ def add(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     from rscd.chain import is_chain, read_chain, run_chain
+    from rscd.errors import Interrupted
 
     match args.rest:
         case ["-c" | "--config", path, *overrides] if is_chain(path):
-            run_chain(read_chain(path, overrides), run_command)
+            try:
+                run_chain(read_chain(path, overrides), run_command)
+            except Interrupted as error:  # a chain is resumed by its own command
+                raise KeyboardInterrupt from error
         case rest:
             from rscd.training import train
 

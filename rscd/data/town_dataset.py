@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from rscd.border import border, reason, shown
 from rscd.data.labels import image_label
 from rscd.data.towns import Conditions, Nuisance, Town, TownStyle, plan_town, render_town
 from rscd.errors import DataError, UsageError
@@ -246,7 +247,7 @@ class TownPairs(Dataset[Sample]):
     ) -> tuple[NDArray[Any], ByteArray, ByteArray]:
         path = None if self.cache is None else self.cache / f"{index}.npz"
         if path is not None and path.exists():
-            with np.load(path) as found:
+            with border(lambda error: _damaged(path, error)), np.load(path) as found:
                 return found["image"], found["mask"], found["land_cover"]
         pair = render_town(town(), self.conditions(index), bands=self.bands, dtype=self.dtype)
         if path is not None:
@@ -285,6 +286,13 @@ class TownStream(IterableDataset[Sample]):
         while True:
             yield self.towns[index]
             index += self.world_size * workers
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"expected a drawn town in {shown(path)}, found damage ({reason(error)}); remove it and it "
+        "is drawn again"
+    )
 
 
 def _checked(knobs: Mapping[str, Any] | None, what: str, known: Sequence[str]) -> dict[str, Any]:

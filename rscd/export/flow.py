@@ -18,6 +18,7 @@ from rscd.export.readback import check_blocks, checksum
 from rscd.files import require_as_written
 from rscd.geo.grid import stored_crs
 from rscd.geo.tiles import Box
+from rscd.redact import redacted_data
 from rscd.types import FloatArray, Provenance
 
 BLOCK_SIZE = 256
@@ -62,7 +63,7 @@ def write_flow(
         with rasterio.open(folder / path.name, "w", **profile) as dataset:
             for band, text in enumerate(DESCRIPTIONS, 1):
                 dataset.set_band_description(band, text)
-            dataset.update_tags(rscd_provenance=json.dumps(provenance))
+            dataset.update_tags(rscd_provenance=json.dumps(redacted_data(provenance)))
             for box, piece in pieces:
                 flow = np.asarray(piece, np.float32)
                 dataset.write(flow, window=_window(box))
@@ -74,7 +75,9 @@ def _check(path: Path, made: Iterable[tuple[Box, int]], provenance: Provenance) 
     check_blocks(path)
     with rasterio.open(path) as dataset:
         said = json.loads(dataset.tags().get("rscd_provenance", "null"))
-        require_as_written(said == json.loads(json.dumps(provenance)), "the provenance")
+        require_as_written(
+            said == json.loads(json.dumps(redacted_data(provenance))), "the provenance"
+        )
         for box, wanted in made:
             found = dataset.read(window=_window(box))
             require_as_written(checksum(found) == wanted, "pixels")

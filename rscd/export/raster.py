@@ -24,6 +24,7 @@ from rscd.files import require_as_written, write_text, writing
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
 from rscd.geo.tiles import Box
+from rscd.redact import redacted_data
 from rscd.types import IGNORE
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
@@ -154,7 +155,7 @@ def _describe(dataset: Any, change_map: ChangeMap, kind: _Kind) -> None:
         dataset.write_colormap(1, MASK_COLOURS)
         dataset.update_tags(1, **{f"class_{value}": name for value, name in CLASS_NAMES.items()})
     dataset.set_band_description(1, kind.description)
-    dataset.update_tags(rscd_provenance=json.dumps(change_map.provenance))
+    dataset.update_tags(rscd_provenance=json.dumps(redacted_data(change_map.provenance)))
 
 
 def _strips(raster: RawRaster) -> Iterator[tuple[Box, NDArray[Any]]]:

@@ -29,6 +29,13 @@ KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
 )
 """(kind, RGB) of change events: what came is magenta, what went cyan."""
 
+ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
+    ("true", (255, 255, 255)),
+    ("false", (230, 56, 41)),
+    ("missed", (51, 140, 255)),
+)
+"""(kind, RGB) of the objects of an evaluation, as in its picture of pixels."""
+
 MASK_COLOUR: Colour = (255, 0, 170)
 """RGB of changed pixels: a magenta that neither vegetation, soil nor roofs have."""
 
@@ -60,13 +67,24 @@ def event_qml() -> str:
     Returns:
         QML text: a nearly transparent fill and a strong outline, without labels.
     """
+    return _by_kind(KIND_COLOURS)
+
+
+def error_qml() -> str:
+    """Style of the objects of an evaluation, coloured by their ``kind`` (`ERROR_COLOURS`).
+
+    Returns:
+        QML text, as `event_qml`.
+    """
+    return _by_kind(ERROR_COLOURS)
+
+
+def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
     categories = "".join(
         f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
-        for index, (kind, _) in enumerate(KIND_COLOURS)
+        for index, (kind, _) in enumerate(colours)
     )
-    symbols = "".join(
-        _fill_symbol(str(index), colour) for index, (_, colour) in enumerate(KIND_COLOURS)
-    )
+    symbols = "".join(_fill_symbol(str(index), colour) for index, (_, colour) in enumerate(colours))
     return _document(
         '<renderer-v2 type="categorizedSymbol" attr="kind" symbollevels="0" enableorderby="0" '
         f'forceraster="0">\n<categories>\n{categories}</categories>\n'
@@ -171,5 +189,5 @@ def _hex(colour: Colour) -> str:
 
 def is_own_style(path: Path) -> bool:
     """Whether a file is one of the styles made here, so that nobody's work is lost with it."""
-    own = (change_qml(), event_qml(), probability_qml())
+    own = (change_qml(), event_qml(), error_qml(), probability_qml())
     return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own

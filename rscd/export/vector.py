@@ -34,6 +34,7 @@ from rscd.files import require_as_written, write_text
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.vectors import cut_edges
+from rscd.redact import redacted_data
 from rscd.types import Provenance
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def write_vector(
     """
     path = Path(path)
     form = _format(path)
-    text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(redacted_data(provenance), indent=2, sort_keys=True, ensure_ascii=False)
     if form.lonlat and polygons.crs is None and not pixel_coordinates:
         raise UsageError(
             f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, got none; "

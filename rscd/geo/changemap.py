@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from rscd.errors import ModelError
 from rscd.files import write_text
 from rscd.geo.grid import shape_hw
 from rscd.geo.tiles import Box
-from rscd.types import IGNORE, ByteArray, FloatArray, Provenance, ShapeHW
+from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Provenance, ShapeHW
 
 STRIP_BYTES = 4 << 20
 """Rows are streamed in strips of about this size."""
@@ -155,6 +156,28 @@ class ChangeMap:
             changed += int(np.count_nonzero(mask == 1))
             valid += int(np.count_nonzero(mask != IGNORE))
         return changed, valid
+
+
+def check_numbers(values: FloatArray, valid: BoolArray, what: str) -> None:
+    """Find out whether something predicted is a number wherever both dates can be used.
+
+    Anything else would pass for a place without data, or for no change.
+
+    Args:
+        values: (...,h,w).
+        valid: (h,w), or of the shape of `values`.
+        what: whose values they are, for the message.
+
+    Raises:
+        ModelError: for NaN or infinity at a valid pixel.
+    """
+    broken = ~np.isfinite(values) & valid
+    if broken.any():
+        raise ModelError(
+            f"expected numbers from {what}, found NaN or infinity at {np.count_nonzero(broken):,} "
+            f"of {np.count_nonzero(valid):,} pixels that have data; its weights are broken or the "
+            "values of the images lie far beyond those it was made for"
+        )
 
 
 def binarise(prob: FloatArray, threshold: float) -> ByteArray:

@@ -5,6 +5,7 @@ no coordinate reference system is known; with an identity transform the unit is 
 """
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
-from pyproj.exceptions import ProjError
 
+from rscd.border import border, reason
 from rscd.errors import GridMismatchError, UsageError
 from rscd.types import Bounds, ShapeHW
 
@@ -28,6 +29,9 @@ LOCAL_CRS = (
     'AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
 )
 """Stands for "one and the same unknown plane" where GDAL must be given a CRS."""
+
+UNITS_OF_NO_LENGTH = frozenset({"unknown", "pixel", "unity", "degree", "radian", "grad"})
+"""Of the axes of local CRS."""
 
 EDGE_POINTS = 33
 """Points per side when a footprint is carried into another CRS: straight edges bend."""
@@ -112,14 +116,41 @@ def _in_one_piece(lon: FloatingArray, onto: GeoBox) -> FloatingArray:
 
 
 def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:
-    try:
+    for one, other in ((src, dst), (dst, src)):
+        if one is not None and is_local(CRS(one)):
+            raise GridMismatchError(
+                f"expected two scenes in one CRS, found {crs_name(one)}, a local plane that "
+                f"nothing ties to the Earth, and {crs_name(other)}; if its coordinates are those "
+                f"of {crs_name(other)}, say so: gdal_edit.py -a_srs {crs_name(other)} FILE"
+            )
+
+    def told(error: Exception) -> GridMismatchError:
+        return GridMismatchError(
+            f"expected coordinates of {crs_name(src)} to be convertible to {crs_name(dst)}, "
+            f"found: {reason(error)}; {_proj_advice()}"
+        )
+
+    with border(told):
         transformer = Transformer.from_crs(CRS(src), CRS(dst), always_xy=True)
         return transformer.transform(x, y)
-    except ProjError as error:
-        raise GridMismatchError(
-            f"expected coordinates of {crs_name(src)} to be convertible to {crs_name(dst)}, "
-            f"found: {error}; reproject one file first (gdalwarp -t_srs)"
-        ) from error
+
+
+def _proj_advice() -> str:
+    given = next((name for name in ("PROJ_DATA", "PROJ_LIB") if os.environ.get(name)), None)
+    if given is not None:
+        return f"unset {given}={os.environ[given]}, the database of another installation of PROJ"
+    return "reproject one file first (gdalwarp -t_srs)"
+
+
+def is_local(crs: CRS) -> bool:
+    """Whether a CRS is a plane of its own: of a mine, a building site, a drawing."""
+    return bool(crs.is_engineering or (crs.is_bound and crs.geodetic_crs is None))
+
+
+def is_length(crs: CRS) -> bool:
+    """Whether the unit of a CRS is a length, of which the factor to metres is known."""
+    axes = crs.axis_info
+    return bool(axes) and axes[0].unit_name.lower() not in UNITS_OF_NO_LENGTH
 
 
 def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
@@ -224,9 +255,13 @@ def _own_pixel_size_m(grid: GeoBox) -> float | None:
     rows = height / 2 + np.array([0.0, 0.0, -0.5, 0.5])
     x, y = apply(grid.affine, cols, rows)
     crs = CRS(grid.crs)
-    lon, lat = _reproject(x, y, crs, crs.geodetic_crs or CRS("EPSG:4326"))
     geod = crs.get_geod()
-    if geod is None or not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+    if crs.geodetic_crs is None or geod is None:
+        unit = crs.axis_info[0].unit_conversion_factor if is_length(crs) else math.nan
+        side = math.sqrt(abs(grid.affine.determinant)) * unit
+        return side if math.isfinite(side) and side > 0 else None
+    lon, lat = _reproject(x, y, crs, crs.geodetic_crs)
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         return None
     _, _, length = geod.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
     return float(math.sqrt(length[0] * length[1]))

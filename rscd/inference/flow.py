@@ -6,6 +6,7 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 
 from rscd.errors import UsageError
+from rscd.geo.changemap import check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, plan_tiles, round_up
 from rscd.inference.predictor import Model, Tiling
@@ -61,10 +62,14 @@ def scene_flow(
 
     Yields:
         The box of a tile and its flow (2,h,w) in pixels.
+
+    Raises:
+        ModelError: when the model gives no number where both dates have data.
     """
     tiles = plan_tiles(pair.shape_hw, tile_size, model.tiling.halo, model.tiling.multiple)
     for tile in tiles:
         image, valid = pair.read(tile.read)
         found = cast(FloatArray, model.flow(image[None]))
+        check_numbers(found[0], valid, "the network's flow")
         flow = np.where(valid, found[0], np.float32(np.nan))
         yield tile.write, flow[:, tile.inner[0], tile.inner[1]]

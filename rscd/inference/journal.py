@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,13 +76,13 @@ class Journal:
 
     def publish(self, path: Path) -> None:
         """Note that this run is about to write one of its outputs."""
-        with (self.folder / "published").open("a", encoding="utf-8") as file:
-            file.write(f"{path.absolute()}\n")
+        with (self.folder / "published").open("ab") as file:
+            file.write(os.fsencode(path.absolute()) + b"\n")
 
     def published(self) -> list[str]:
         """Outputs that this run, interrupted, began to write: it may write them again."""
         file = self.folder / "published"
-        return file.read_text("utf-8", "replace").splitlines() if file.exists() else []
+        return os.fsdecode(file.read_bytes()).split("\n") if file.is_file() else []
 
     def finish(self, outputs: Sequence[Path], result: dict[str, Any]) -> None:
         """Delete the work folder; killed while it goes, the run is found to be `finished`.
@@ -200,6 +201,8 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
         if tile_size is None:
             if run.exists() and not same:
                 log.warning("inputs or parameters changed since the interrupted run: starting anew")
+            elif same and (folder / "done").exists():
+                log.warning("what the interrupted run noted is damaged: starting anew")
             _empty(folder)
             write_text(run, wanted)
         journal = Journal(folder, wanted, tile_size)

@@ -15,7 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
-from rscd.geo.changemap import ChangeMap, RawRaster
+from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
@@ -88,6 +88,9 @@ def run_block(
 
     Returns:
         Each tile with its (h,w) float32 probabilities, NaN where either date has no data.
+
+    Raises:
+        ModelError: when the predictor gives no number where both dates have data.
     """
     pieces = [pair.read(tile.read) for tile in tiles]
     image = np.stack([image for image, _ in pieces])
@@ -97,7 +100,9 @@ def run_block(
     prob = predictor(image, valid) if valid.any() else np.zeros(valid.shape, np.float32)
     for tile, tile_prob, tile_valid in zip(tiles, prob, valid, strict=True):
         inner = tile_prob[tile.inner].astype(np.float32, copy=True)
-        inner[~tile_valid[tile.inner]] = np.nan
+        inner_valid = tile_valid[tile.inner]
+        check_numbers(inner, inner_valid, getattr(predictor, "name", "the model"))
+        inner[~inner_valid] = np.nan
         results.append((tile, inner))
     return results
 

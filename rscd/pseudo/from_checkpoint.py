@@ -6,17 +6,18 @@ with ``mask_from`` of `rscd.data.folder.PairFolder`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
-from rscd.errors import DataError, UsageError
-from rscd.files import write_whole
+from rscd.errors import UsageError
+from rscd.files import read_note, write_whole
+from rscd.geo.changemap import check_numbers
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 
 RUN = "run.json"
@@ -66,7 +67,7 @@ def labelled_maps(
         if gated and not changed:
             yield np.zeros(mask.shape, np.float32), mask
         else:
-            yield make_map(sample["image"].numpy()), mask
+            yield _map_of(sample, make_map), mask
         progress(stage, index + 1, len(data))
 
 
@@ -77,7 +78,7 @@ def positive_maps(
     for index in range(len(data)):
         sample = data[index]
         if bool(sample.get("label", 1)):
-            yield make_map(sample["image"].numpy())
+            yield _map_of(sample, make_map)
         progress("threshold", index + 1, len(data))
 
 
@@ -101,7 +102,7 @@ def prepare(
     earlier: Provenance | None = None
     for folder in _folders(data, name):
         noted = _read(folder / RUN)
-        if noted is not None and noted["recipe"] == recipe:
+        if noted is not None and noted.get("recipe") == recipe:
             earlier = noted
             continue
         if any(folder.glob("*.png")) and not overwrite:
@@ -149,7 +150,7 @@ def write_pseudo_masks(
             valid = sample["valid"][0].numpy()
             mask = np.zeros(valid.shape, np.uint8)
             if bool(sample.get("label", 1)):
-                mask[make_map(sample["image"].numpy()) > np.float32(threshold)] = 1
+                mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
                 predicted += 1
             mask[~valid] = IGNORE
             write_picture(path, mask[None])
@@ -161,6 +162,13 @@ def write_pseudo_masks(
     return Summary(folders, len(data), written, predicted, changed / usable if usable else 0.0)
 
 
+def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:
+    """The map of a sample: numbers everywhere, as pixels without data hold 0 in its images."""
+    found = make_map(sample["image"].numpy())
+    check_numbers(found, np.ones(found.shape, bool), f"the network for pair {sample['name']}")
+    return found
+
+
 def _folders(data: PairFolder, name: str) -> list[Path]:
     if Path(name).name != name or name in ("", ".", ".."):
         raise UsageError(f"expected the name of a folder beside the dates, found {name!r}")
@@ -168,12 +176,4 @@ def _folders(data: PairFolder, name: str) -> list[Path]:
 
 
 def _read(path: Path) -> Provenance | None:
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected the notes of a run, found damage ({error}); remove the folder"
-        ) from error
-    return dict(noted)
+    return read_note(path, "the notes of a run", "remove the folder") if path.exists() else None

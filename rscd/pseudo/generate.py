@@ -22,6 +22,7 @@ from rscd.data.layout import find_layout
 from rscd.errors import DataError, OutputError, UsageError
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.scene import ScenePair
+from rscd.geo.source import Source
 from rscd.geo.tiles import Box
 from rscd.pseudo.events import (
     DELTA,
@@ -35,6 +36,7 @@ from rscd.pseudo.rgb import PERCENTILES, to_rgb8
 from rscd.pseudo.segmenter import DateName, Segmenter, SemanticPrediction, View
 from rscd.pseudo.stitch import check_windows, segment, windows
 from rscd.pseudo.store import Store, open_store, source_of, write_json
+from rscd.redact import mark, redacted
 from rscd.types import LAYERS, BoolArray, ByteArray, Progress, Provenance, silent
 
 """Label folders, as keys of a sample too."""
@@ -215,11 +217,11 @@ class _FolderReader:
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
     """Two rasters on one grid as one pair, named by their stems; read whole at its turn."""
-    stems = dict.fromkeys(Path(date.path).stem for date in (pair.t1, pair.t2))
+    stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
     name = name or "_".join(stems)
     sources: Mapping[DateName, Provenance] = {
-        "t1": {"file": pair.t1.path, "stamp": list(pair.t1.stamp or ())},
-        "t2": {"file": pair.t2.path, "stamp": list(pair.t2.stamp or ())},
+        "t1": {"file": redacted(pair.t1.path), "stamp": _stamp(pair.t1)},
+        "t2": {"file": redacted(pair.t2.path), "stamp": _stamp(pair.t2)},
     }
     where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
     return PairInput(
@@ -230,6 +232,12 @@ def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput
         read=_SceneReader(pair),
         sources={date: dict(source) | where for date, source in sources.items()},
     )
+
+
+def _stamp(source: Source) -> list[int | str]:
+    """What changes when the image does."""
+    hidden = mark(source.path)
+    return [*(source.stamp or ()), *([hidden] if hidden else [])]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ labels are always made from what is in the store.
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,12 +31,15 @@ from shapely.geometry import shape as to_shape
 
 from rscd.data.images import open_raster
 from rscd.errors import DataError, OutputError
-from rscd.files import appearing, write_bytes, write_whole, writing
+from rscd.files import appearing, read_note, write_bytes, write_whole, writing
 from rscd.geo.encode import geotiff
 from rscd.geo.grid import apply, compose, stored_crs
+from rscd.geo.vectors import vector_border
 from rscd.pseudo.instances import Instance
 from rscd.pseudo.segmenter import DateName, SemanticPrediction
 from rscd.types import Provenance
+
+log = logging.getLogger(__name__)
 
 STEPS = 200
 """Levels of a stored score."""
@@ -71,9 +75,13 @@ class Store:
         path = self.prob_path(name, date)
         if not path.is_file():
             return False
-        with open_raster(path) as dataset:
-            tag = json.loads(dataset.tags().get(TAG, "{}"))
-        return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+        try:
+            with open_raster(path) as dataset:
+                tag = json.loads(dataset.tags().get(TAG, "{}"))
+                return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+        except DataError as error:
+            log.warning("%s; it is made anew", error)
+            return False
 
     def write(
         self,
@@ -110,19 +118,23 @@ class Store:
         """One prediction, its scores rounded to `STEPS`.
 
         Raises:
-            DataError: it is not in the store.
+            DataError: it is not in the store, or damaged.
         """
         with open_raster(self.prob_path(name, date)) as dataset:
             stored = dataset.read()
-            tag = json.loads(dataset.tags()[TAG])
+            has_objects = json.loads(dataset.tags()[TAG])["instances"]
             transform = dataset.transform
+            if stored.dtype != np.uint8 or len(stored) != len(self.classes):
+                raise ValueError(f"{len(stored)} bands of {stored.dtype}")
         valid = (stored != EMPTY).all(axis=0)
         prob = np.where(valid, stored, 0).astype(np.float32) / np.float32(STEPS)
         instances = None
-        if tag["instances"]:
-            table = geopandas.read_parquet(self.instances_path(name, date))
+        if has_objects:
             height, width = stored.shape[1:]
-            instances = _instances(table, transform, (height, width))
+            path = self.instances_path(name, date)
+            with vector_border("segmented objects in", path):
+                table = geopandas.read_parquet(path)
+                instances = _instances(table, transform, (height, width), len(self.classes))
         return SemanticPrediction(
             prob, self.classes, self.n_foreground, instances, None if valid.all() else valid
         )
@@ -175,10 +187,10 @@ def open_store(
     digest = digest_of(fingerprint)
     manifest = folder / "manifest.json"
     try:
-        before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+        before = _manifest(manifest, overwrite=overwrite) if manifest.is_file() else None
         if before is not None and before.get("digest") != digest:
             if not overwrite and _holds_any(folder):
-                differs = ", ".join(_differences(before.get("fingerprint", {}), fingerprint))
+                differs = ", ".join(_differences(before["fingerprint"], fingerprint))
                 raise OutputError(
                     f"expected a store made with the same settings in {folder}, found other "
                     f"{differs}; choose another folder with -o, or add --overwrite to begin anew"
@@ -197,6 +209,18 @@ def open_store(
             "with -o"
         ) from error
     return Store(folder, digest, classes, n_foreground)
+
+
+def _manifest(path: Path, *, overwrite: bool) -> Provenance:
+    """What a store says of itself; nothing where it is damaged and may be replaced."""
+    try:
+        found = read_note(path, "the manifest of a store", "add --overwrite to begin anew")
+    except DataError:
+        if not overwrite:
+            raise
+        found = {}
+    known = found.get("fingerprint")
+    return found | {"fingerprint": known if isinstance(known, dict) else {}}
 
 
 def _holds_any(folder: Path) -> bool:
@@ -234,11 +258,13 @@ def outline(instance: Instance, transform: Affine) -> Any:
 
 
 def _instances(
-    table: geopandas.GeoDataFrame, transform: Affine, shape_hw: tuple[int, int]
+    table: geopandas.GeoDataFrame, transform: Affine, shape_hw: tuple[int, int], n_classes: int
 ) -> list[Instance]:
     back = ~transform
     found = []
     for row in table.itertuples():
+        if not (0 <= row.class_index < n_classes and 0 <= row.score <= 1):
+            raise ValueError(f"an object of class {row.class_index} and score {row.score}")
         pixels = shapely.transform(row.geometry, lambda p: np.stack(apply(back, *p.T), axis=1))
         x0, y0, x1, y1 = (round(value) for value in pixels.bounds)
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, shape_hw[1]), min(y1, shape_hw[0])
