@@ -185,7 +185,7 @@ def place(made: Sequence[Path], final: Sequence[Path], stale: Iterable[Path] = (
 
 
 def remove_tree(folder: Path) -> bool:
-    """Delete a folder and all in it; whether it is gone."""
+    """Delete a folder and all in it, if it is there; whether it is gone."""
     for _ in range(2):  # one failure is not yet a broken disk
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

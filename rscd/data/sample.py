@@ -1,6 +1,5 @@
 """``write_sample``: a town as the files a user has: two GeoTIFFs, and the truth beside them."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -15,7 +14,7 @@ from rscd.data.towns.conditions import Nuisance
 from rscd.data.towns.materials import LAND_COVER, LAND_COVER_COLOURS
 from rscd.data.towns.parts import BOTH, Building, Town, TownStyle
 from rscd.errors import OutputError
-from rscd.files import place, sidecars, write_bytes, writing
+from rscd.files import place, remove_tree, sidecars, write_bytes, writing
 from rscd.geo.encode import geotiff
 from rscd.types import ShapeHW
 
@@ -63,11 +62,17 @@ def write_sample(
     pair = render_town(town, Nuisance.moderate())
     with writing(folder / "."):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".rscd-sample-", dir=folder) as beside:
-            _write_rasters(Path(beside), town, pair)
-            _write_vectors(Path(beside), town, pair)
+        # a fixed name: what a killed run leaves, the next run removes
+        beside = folder / ".rscd-sample"
+        remove_tree(beside)
+        try:
+            beside.mkdir()
+            _write_rasters(beside, town, pair)
+            _write_vectors(beside, town, pair)
             final = list(paths.values())
-            place([Path(beside) / path.name for path in final], final)
+            place([beside / path.name for path in final], final)
+        finally:
+            remove_tree(beside)
     return paths
 
 

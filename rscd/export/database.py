@@ -7,12 +7,12 @@ the old one open.
 
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rscd.errors import OutputError
+from rscd.files import remove_tree
 
 SUFFIX = ".gpkg"
 PATIENCE_S = 1.0
@@ -27,16 +27,23 @@ def require_free(path: Path) -> None:
     """
     if not _is_database(path):
         return
-    with tempfile.TemporaryDirectory(prefix=".rscd-", dir=path.parent) as room:
-        # under another name the database has the same locks, but not the files beside it, which
-        # opening would fold into it
-        other = Path(room) / path.name
-        try:
-            os.link(path, other)
-        except OSError:
-            return  # no second names on this disk; `replacing` will find out
+    # a fixed name: what a killed run leaves, the next run removes
+    room = path.with_name(f".{path.name}.looked-at")
+    remove_tree(room)
+    # under another name the database has the same locks, but not the files beside it, which
+    # opening would fold into it
+    other = room / path.name
+    try:
+        room.mkdir()
+        os.link(path, other)
         with _alone(path, other, "PRAGMA locking_mode = EXCLUSIVE"):
             pass
+    except OutputError:
+        raise
+    except OSError:
+        pass  # no second names on this disk; `replacing` will find out
+    finally:
+        remove_tree(room)
 
 
 @contextmanager

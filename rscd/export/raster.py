@@ -92,7 +92,7 @@ def _write_cog(
     kind: _Kind,
 ) -> None:
     _check_options(options, kind)
-    full = _defaults(options, kind) | options
+    full = {**_defaults(options, kind), **options}
     with atomic_folder(path) as folder:
         scratch, made = folder / "scratch", folder / path.name
         scratch.mkdir()

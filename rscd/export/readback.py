@@ -221,7 +221,7 @@ def _same_level(path: Path, other: Path, level: int | None) -> bool:
 
 def checksum(values: NDArray[Any]) -> int:
     """CRC-32 of an array's bytes."""
-    return crc32(np.ascontiguousarray(values))
+    return crc32(np.ascontiguousarray(values).data)
 
 
 def check_blocks(path: Path) -> None:

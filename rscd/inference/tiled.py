@@ -172,7 +172,7 @@ def _is_done(tile: Tile, done: Mapping[int, int], raster: RawRaster) -> bool:
 
 
 def _checksum(prob: FloatArray) -> int:
-    return crc32(np.ascontiguousarray(prob, "<f4"))
+    return crc32(np.ascontiguousarray(prob, "<f4").data)
 
 
 @dataclass(frozen=True)
