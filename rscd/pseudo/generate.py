@@ -19,7 +19,7 @@ from pyproj import CRS
 import rscd
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
-from rscd.errors import DataError, OutputError, UsageError
+from rscd.errors import DataError, OutputError, SceneError, UsageError
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
@@ -157,6 +157,8 @@ class Summary:
     gamma: float = 0.0
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no labels yet."""
 
 
 def folder_pairs(
@@ -284,11 +286,17 @@ def generate(
     totals = _Totals()
     for done, pair in enumerate(pairs):
         told("segmenting", done, len(pairs))
-        for date in DATES:
-            if not store.is_complete(pair.name, date, pair.sources[date]):
-                _segment_one(store, segmenter, prompts, pair, date, options)
-                summary.segmented += 1
-        _label_one(store, pair, options, totals)
+        try:
+            for date in DATES:
+                if not store.is_complete(pair.name, date, pair.sources[date]):
+                    _segment_one(store, segmenter, prompts, pair, date, options)
+                    summary.segmented += 1
+            _label_one(store, pair, options, totals)
+        except (DataError, SceneError) as error:
+            summary.failed[pair.name] = str(error)
+            if len(summary.failed) == len(pairs):
+                raise
+            log.error("pair %s failed: %s", pair.name, error)
         told("segmenting", done + 1, len(pairs))
     totals.report(summary, options)
     summary.pairs = len(pairs)
