@@ -120,6 +120,10 @@ class DateImage:
     """What became 0 and 255 of each band, None where nothing was stretched."""
 
 
+class UnreadablePair(DataError):
+    """One pair is damaged; what else fails is wrong with all of them."""
+
+
 @dataclass(frozen=True)
 class PairInput:
     """A pair to label: where it comes from and where its labels go."""
@@ -292,7 +296,7 @@ def generate(
                     _segment_one(store, segmenter, prompts, pair, date, options)
                     summary.segmented += 1
             _label_one(store, pair, options, totals)
-        except (DataError, SceneError) as error:
+        except UnreadablePair as error:
             summary.failed[pair.name] = str(error)
             if len(summary.failed) == len(pairs):
                 raise
@@ -369,7 +373,10 @@ def _segment_one(
     options: LabelOptions,
 ) -> None:
     started = time.monotonic()
-    image = pair.read(date)
+    try:
+        image = pair.read(date)
+    except (DataError, SceneError) as error:
+        raise UnreadablePair(str(error)) from error
     view = view_of(image, pair.name, date, options.gsd_m)
     if view.gsd_m is not None and view.gsd_m > COARSE_M:
         log.warning(
