@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.border import border, reason
 from rscd.cli import pseudolabel_backend
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json, refuse_failed
 from rscd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-A stopped run goes on where it stopped. Train on the masks with mask_from: pseudo of PairFolder.
+A stopped run goes on where it stopped; pairs that cannot be read are left out and named. Train on
+the masks with mask_from: pseudo of PairFolder.
 
 Examples:
   rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
@@ -115,12 +116,12 @@ def run(args: argparse.Namespace) -> None:
         result = label_by_checkpoint(args, progress)
     if args.json:
         emit_json(result)
-        return
-    log.info(
-        "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s", result
-    )
-    for folder in result["folders"]:
-        emit(folder)
+    else:
+        text = "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s"
+        log.info(text, result)
+        for folder in result["folders"]:
+            emit(folder)
+    refuse_failed(list(result["failed"]), result["pairs"])
 
 
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:

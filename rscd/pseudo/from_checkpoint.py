@@ -6,8 +6,9 @@ with ``mask_from`` of `rscd.data.folder.PairFolder`.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from rscd.geo.changemap import check_numbers
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 
 RUN = "run.json"
+
+log = logging.getLogger(__name__)
 
 
 class ChangeMaps(Protocol):
@@ -43,6 +46,8 @@ class Summary:
     """Maps computed: pairs without change need none."""
     changed_share: float
     """Of all valid pixels of the masks written in this run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no mask yet."""
 
 
 def labelled_maps(
@@ -132,7 +137,7 @@ def write_pseudo_masks(
     *,
     progress: Progress,
 ) -> Summary:
-    """Write the masks that are not there yet.
+    """Write the masks that are not there yet; a pair that cannot be read does not stop the others.
 
     Args:
         data: with keys ``image``, ``valid``, and ``label`` where pairs known to hold no change get
@@ -143,10 +148,16 @@ def write_pseudo_masks(
         progress: told after each pair.
     """
     written = predicted = changed = usable = 0
+    failed: dict[str, str] = {}
     for index, files in enumerate(data.files):
         path = files.base / name / f"{files.stem}.png"
         if not path.exists():
-            sample = data[index]
+            try:
+                sample = data[index]
+            except DataError as error:
+                log.error("pair %s failed: %s", files.name, error)
+                failed[files.name] = str(error)
+                continue
             valid = sample["valid"][0].numpy()
             mask = np.zeros(valid.shape, np.uint8)
             if bool(sample.get("label", 1)):
@@ -159,7 +170,8 @@ def write_pseudo_masks(
             usable += int(np.count_nonzero(valid))
         progress("masks", index + 1, len(data))
     folders = [str(folder) for folder in _folders(data, name)]
-    return Summary(folders, len(data), written, predicted, changed / usable if usable else 0.0)
+    share = changed / usable if usable else 0.0
+    return Summary(folders, len(data), written, predicted, share, failed)
 
 
 def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:
