@@ -1,5 +1,6 @@
 """Sources: what one raster on disk holds, and how its pixels are read onto a grid."""
 
+import datetime
 import os
 import threading
 import warnings
@@ -19,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from rscd.errors import SceneError, UsageError
+from rscd.geo.dates import tagged_date
 from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.tiles import Box
 from rscd.types import BoolArray
@@ -52,6 +54,8 @@ class Source:
     """Whether values are numbers of a colour table."""
     stamp: tuple[int, int] | None
     """Time of change in ns and size of the file, None for URLs: a file replaced is opened anew."""
+    day: datetime.date | None = None
+    """When the image was made, as the file's TIFFTAG_DATETIME says."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ def _inspect(
         dtype=dtype,
         palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
         stamp=_stamp(path),
+        day=tagged_date(dataset.tags().get("TIFFTAG_DATETIME")),
     )
 
 
