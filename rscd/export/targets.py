@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rscd.errors import OutputError, UsageError
+from rscd.export.crs import check_crs
 from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
@@ -83,6 +85,20 @@ class Targets:
         """
         for path in self.outputs:
             check_output(path, has_crs=has_crs, pixel_coordinates=pixel_coordinates)
+
+    def check_crs(self, crs: Any, at: tuple[float, float]) -> None:
+        """Find out whether each output will be read with the CRS it is written in.
+
+        Args:
+            crs: of the result, or None.
+            at: coordinates of a place of the result.
+
+        Raises:
+            UsageError: see `rscd.export.crs.check_crs`.
+        """
+        for path in self.all:
+            if path != self.preview:
+                check_crs(path, crs, at)
 
     def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int) -> None:
         """Find out whether the folders are there, may be written and have room.

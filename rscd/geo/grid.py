@@ -273,6 +273,13 @@ def shape_hw(grid: GeoBox) -> ShapeHW:
     return int(height), int(width)
 
 
+def middle(grid: GeoBox) -> tuple[float, float]:
+    """Coordinates of the middle of a grid."""
+    height, width = shape_hw(grid)
+    x, y = apply(grid.affine, np.array([width / 2]), np.array([height / 2]))
+    return float(x[0]), float(y[0])
+
+
 def gdal_crs(grid: GeoBox) -> rasterio.CRS:
     """The CRS of a grid for GDAL's warper, which must be given one even for a plain plane."""
     return rasterio.CRS.from_wkt(LOCAL_CRS) if grid.crs is None else stored_crs(grid)

@@ -16,7 +16,7 @@ import numpy as np
 
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
-from rscd.errors import UsageError
+from rscd.errors import DataError, UsageError
 from rscd.files import read_note, write_whole
 from rscd.geo.changemap import check_numbers
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, Provenance

@@ -119,7 +119,7 @@ def test_fields_never_hide_columns():
         "house",
         "f",
     ]
-    assert found["tags"].tolist() == ["['a', 'b']"]
+    assert [list(tags) for tags in found["tags"]] == [["a", "b"]]
 
 
 def test_slivers_do_not_keep_a_neighbour():
