@@ -12,6 +12,8 @@ from rscd.cli.options import add_json, add_verbosity, emit, emit_json
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rscd.data.folder import PairFolder
     from rscd.evaluation.thresholds import Found
     from rscd.inference.multiscale import ImageMaps
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-A stopped run goes on where it stopped. Train on the masks with mask_from: pseudo of PairFolder.
+A stopped run goes on where it stopped. Train on the masks with mask_from of PairFolder: pseudo, or
+the folder that -o names.
 
 Examples:
   rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
@@ -61,7 +64,9 @@ def add(commands: Any) -> None:
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with --checkpoint")
-    group.add_argument("--name", default="pseudo", help="folder beside the dates (pseudo)")
+    group.add_argument(
+        "--name", help="folder beside the dates (pseudo); -o FOLDER: one elsewhere, such as a run's"
+    )
     group.add_argument(
         "--labels",
         metavar="FILE",
@@ -130,14 +135,26 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
     data = _pairs(args, args.split, keys)
     maps = _maps(args, eight_bit=data.eight_bit)
     recipe = _recipe(args, maps.network, data)
-    earlier = prepare(data, args.name, recipe, overwrite=args.overwrite)
+    place = _place(args)
+    earlier = prepare(data, place, recipe, overwrite=args.overwrite)
     if earlier is None:
         found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
-        note(data, args.name, {"recipe": recipe, "found": asdict(found), **_versions()})
+        note(data, place, {"recipe": recipe, "found": asdict(found), **_versions()})
     else:
         found = Found(**earlier["found"])
-    summary = write_pseudo_masks(data, maps, found.threshold, args.name, progress=progress)
+    summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
     return asdict(summary) | asdict(found)
+
+
+def _place(args: argparse.Namespace) -> "str | Path":
+    """The name of a folder beside the dates, or a folder elsewhere."""
+    from pathlib import Path
+
+    if args.output is None:
+        return args.name or "pseudo"
+    if args.name is not None:
+        raise UsageError("expected one of -o and --name, found both; drop one")
+    return Path(args.output)
 
 
 def _choose(
