@@ -35,7 +35,10 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that go with ``--backend``."""
     group = add_segmenting(parser, "with --backend")
     group.add_argument(
-        "-o", "--output", metavar="STORE", help="folder for the result (default: in the dataset)"
+        "-o",
+        "--output",
+        metavar="STORE",
+        help="folder for the result, also with --checkpoint (default: in the dataset)",
     )
     group.add_argument(
         "--gamma-seg",
