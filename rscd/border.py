@@ -32,6 +32,11 @@ READABLE = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".gpkg", ".geojson"
 
 Told = Callable[[Exception], RscdError]
 Wanted = Literal["raster", "vector", "weights"]
+_NAMES: dict[Wanted, str] = {
+    "raster": "raster",
+    "vector": "vector file",
+    "weights": "file of weights",
+}
 
 
 @contextmanager
@@ -84,7 +89,7 @@ def found_in(path: str | Path, error: BaseException, advice: str, wanted: Wanted
     content = _content(str(path))
     if content is None or content.kind == wanted:
         return f"found damage or an unknown format in {name} ({reason(error)}); {advice}"
-    return f"found {content.what} at {name}; {content.fix or f'give a {wanted} file'}"
+    return f"found {content.what} at {name}; {content.fix or f'check the file, it is no {_NAMES[wanted]}'}"
 
 
 def shown(path: str | Path) -> str:

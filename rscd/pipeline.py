@@ -27,7 +27,7 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
-from rscd.geo.grid import is_georeferenced, pixel_size_m
+from rscd.geo.grid import crs_name, is_georeferenced, is_local, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
@@ -438,7 +438,14 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
     """
     has_crs = pair.grid.crs is not None
     targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
-    if (options.min_area_m2 or options.simplify_m) and not has_crs and options.gsd_m is None:
+    lonlat = [path for path in targets.outputs if path.suffix.lower() == ".geojson"]
+    if lonlat and has_crs and is_local(CRS(pair.grid.crs)):
+        raise UsageError(
+            f"expected images with a CRS on the Earth for longitude and latitude in {lonlat[0]}, "
+            f"found the local plane {crs_name(pair.grid.crs)}; write .gpkg, which keeps it"
+        )
+    sized = options.min_area_m2 or options.simplify_m
+    if sized and pixel_size_m(pair.grid, options.gsd_m) is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"

@@ -100,7 +100,8 @@ def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
     """
 
     def told(error: Exception) -> DataError:
-        return DataError(f"expected {what}, {found_in(path, error, 'check the file', 'vector')}")
+        found = found_in(path, error, "check the file", "vector")
+        return DataError(f"expected {what.removesuffix(' in')}, {found}")
 
     return border(told)
 

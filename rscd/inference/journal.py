@@ -1,9 +1,9 @@
 """The journal that lets an interrupted run go on.
 
 A run works in a folder beside its first output. ``run.json`` says what is being computed,
-``done`` lists the finished tiles (`ENTRY` bytes each, appended after the tile's pixels are written),
-so that a run killed at any moment goes on where it stopped, and never with other inputs. Each entry
-carries a checksum: a tile is finished only where the disk says so beyond doubt.
+``done`` lists the finished tiles (`ENTRY` bytes each, appended after the tile's pixels are
+written), so that a run killed at any moment goes on where it stopped, and never with other inputs.
+Each entry carries a checksum: a tile counts as finished only where that is beyond doubt.
 """
 
 import fcntl
