@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rscd.border import is_utf8, shown
 from rscd.errors import OutputError, UsageError
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
 
 StrPath = str | Path
+
+MOST_NAME_BYTES = 255
+"""Of common file systems."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,21 @@ def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
     return path
 
 
+def _check_name(path: Path) -> None:
+    if not is_utf8(path):
+        raise OutputError(
+            f"expected a name in UTF-8 for an output, found {shown(path)}; rename it or its folder"
+        )
+    most = MOST_NAME_BYTES - len("..partial")  # what a scratch folder adds
+    if len(os.fsencode(path.name)) > most:
+        raise OutputError(
+            f"expected a file name of at most {most} bytes for an output, found "
+            f"{len(os.fsencode(path.name))} in {path}; shorten it"
+        )
+
+
 def _check_folder(path: Path) -> None:
+    _check_name(path)
     if not path.parent.is_dir():
         raise OutputError(
             f"expected a folder for {path}, found none at {path.parent}; create it first"

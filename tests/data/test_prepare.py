@@ -184,7 +184,7 @@ def test_large_plain_files_are_streamed(tmp_path: Path, monkeypatch) -> None:
     broken = tmp_path / "before" / "before.png"
     broken.write_bytes(broken.read_bytes()[:-30])
     with pytest.raises(
-        DataError, match=r"before\.png: cannot be read, found damage .*\(the file is truncated\)"
+        DataError, match=r"before\.png: cannot be read, .*\(the file is truncated\)"
     ):
         prepare("whu", tmp_path, tmp_path / "dst", patch=PATCH)
 
