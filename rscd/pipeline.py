@@ -476,7 +476,8 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
     has_crs = pair.grid.crs is not None
     targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
     targets.check_crs(pair.grid.crs, middle(pair.grid))
-    if (options.min_area_m2 or options.simplify_m) and not has_crs and options.gsd_m is None:
+    sized = options.min_area_m2 or options.simplify_m
+    if sized and pixel_size_m(pair.grid, options.gsd_m) is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"

@@ -198,7 +198,11 @@ def test_what_is_wrong_with_data_is_one_line(capsys, folder, scene, tmp_path, wr
     cases = [
         (r"expected values 0 and 255 .* found 0, 127, 255; name those .*", change, truth),
         (r"expected a folder for .*, found none at .*", change, truth, "-o", "none/a.png"),
-        (r"expected a raster for the truth, found no file at .*", change, tmp_path / "no.tif"),
+        (
+            r"expected a readable raster for the truth, .* no file at .*",
+            change,
+            tmp_path / "no.tif",
+        ),
         (r".*split 'val'.*", folder, "--split", "val"),
         (r"expected a model among .*", folder, "-m", "nonesuch"),
     ]

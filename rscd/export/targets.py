@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rscd.border import is_utf8, shown
 from rscd.errors import OutputError, UsageError
 from rscd.export.crs import check_crs
 from rscd.export.database import require_free
@@ -16,6 +17,9 @@ from rscd.export.style import is_own_style
 from rscd.files import sidecars
 
 StrPath = str | Path
+
+MOST_NAME_BYTES = 255
+"""Of common file systems."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,21 @@ def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
     return path
 
 
+def _check_name(path: Path) -> None:
+    if not is_utf8(path):
+        raise OutputError(
+            f"expected a name in UTF-8 for an output, found {shown(path)}; rename it or its folder"
+        )
+    most = MOST_NAME_BYTES - len("..partial")  # what a scratch folder adds
+    if len(os.fsencode(path.name)) > most:
+        raise OutputError(
+            f"expected a file name of at most {most} bytes for an output, found "
+            f"{len(os.fsencode(path.name))} in {path}; shorten it"
+        )
+
+
 def _check_folder(path: Path) -> None:
+    _check_name(path)
     if not path.parent.is_dir():
         raise OutputError(
             f"expected a folder for {path}, found none at {path.parent}; create it first"
