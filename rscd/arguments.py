@@ -8,7 +8,8 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from rscd.errors import UsageError
 
-LOOSE = ConfigDict(arbitrary_types_allowed=True)
+LOOSE = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+"""What pydantic is told where an annotation is a type of its own, such as a network."""
 
 
 def fitted(

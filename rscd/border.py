@@ -32,6 +32,11 @@ READABLE = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".gpkg", ".geojson"
 
 Told = Callable[[Exception], RscdError]
 Wanted = Literal["raster", "vector", "weights"]
+_NAMES: dict[Wanted, str] = {
+    "raster": "raster",
+    "vector": "vector file",
+    "weights": "file of weights",
+}
 
 
 @contextmanager
@@ -84,7 +89,8 @@ def found_in(path: str | Path, error: BaseException, advice: str, wanted: Wanted
     content = _content(str(path))
     if content is None or content.kind == wanted:
         return f"found damage or an unknown format in {name} ({reason(error)}); {advice}"
-    return f"found {content.what} at {name}; {content.fix or f'give a {wanted} file'}"
+    fix = content.fix or f"check the file, it is no {_NAMES[wanted]}"
+    return f"found {content.what} at {name}; {fix}"
 
 
 def shown(path: str | Path) -> str:
@@ -95,6 +101,15 @@ def shown(path: str | Path) -> str:
     except UnicodeEncodeError:  # no name of this system, but of a list or a configuration
         stored = text.encode("utf-8", "surrogatepass")
     return stored.decode("utf-8", "backslashreplace")
+
+
+def is_utf8(path: str | Path) -> bool:
+    """Whether a name is UTF-8, without which most libraries refuse it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def system_trouble(error: BaseException) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@
           args: [data/whu256]
           checkpoint: "{kd}/best.ckpt"
           split: train
+          output: "{masks}"
       detector:
         train: {...}
 
@@ -111,7 +112,8 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
         run: carries out one command.
 
     Raises:
-        UsageError: for a stage that was begun with other settings.
+        UsageError: for a stage that was begun with other settings, or whose folder holds another
+            run.
     """
     again = False
     for number, stage in enumerate(stages, 1):
@@ -119,6 +121,7 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
         if not again and _is_done(stage):
             log.info("%s: finished before, in %s", title, stage.folder)
             continue
+        _check_own(stage)
         if again:  # what it was made from is new
             (stage.folder / LAST).unlink(missing_ok=True)
         again = True
@@ -138,7 +141,8 @@ def arguments(stage: Stage) -> list[str]:
     line = [TRAIN, "-c", str(config), "--trainer.default_root_dir", str(stage.folder)]
     line += stage.overrides
     last = stage.folder / LAST
-    return [*line, "--ckpt_path", str(last)] if last.exists() else line
+    # without it, what lies there is of the same stage, stopped early or to be done again
+    return [*line, "--ckpt_path", str(last)] if last.exists() else [*line, "--overwrite"]
 
 
 def _is_done(stage: Stage) -> bool:
@@ -155,6 +159,16 @@ def _is_done(stage: Stage) -> bool:
 def _key_in(note: Path) -> Any:
     fix = f"remove {note.parent} to do its stage again"
     return read_note(note, "the settings of a stage", fix).get("key")
+
+
+def _check_own(stage: Stage) -> None:
+    """Refuse to train in the folder of a run that is none of this chain."""
+    found = sorted(path.name for path in stage.folder.glob("*.ckpt"))
+    if stage.command == TRAIN and found and not (stage.folder / BEGUN).exists():
+        raise UsageError(
+            f"expected an empty folder for stage {stage.name}, found {', '.join(found)} of another "
+            f"run in {stage.folder}; give another --folder, or remove it"
+        )
 
 
 def _note(stage: Stage, name: str) -> None:

@@ -25,7 +25,8 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
-from rscd.geo.grid import is_georeferenced, pixel_size_m
+from rscd.geo.dates import dates_of
+from rscd.geo.grid import is_georeferenced, middle, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import plan_tiles
@@ -78,7 +79,9 @@ class Options:
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None
     t1_date: str | None = None
+    """ISO date of the earlier image for the column t1; None takes the file's TIFFTAG_DATETIME."""
     t2_date: str | None = None
+    """The same of the later image."""
     gsd_m: float | None = None
     """Side of a pixel in metres, for images without georeferencing; networks made for one
     resolution see the scene at it."""
@@ -174,6 +177,7 @@ def predict(
         RscdError: anything the user must fix; no output exists then that did not before.
     """
     started = time.monotonic()
+    options = dated(pair, options)
     targets = Targets.of(outputs, prob, preview, flow)
     check_targets(pair, targets, options)
     model = _model(pair, options)
@@ -224,6 +228,29 @@ def predict(
     finally:
         close_handles()
     return result
+
+
+def dated(pair: ScenePair, options: Options) -> Options:
+    """Options with the dates of the images: those given, else those the files carry.
+
+    Raises:
+        UsageError: one that is no date, or t1 after t2.
+    """
+    days = dates_of((options.t1_date, options.t2_date), (pair.t1.day, pair.t2.day))
+    told = [
+        f"{date} {day}"
+        for date, day, given in zip(
+            ("t1", "t2"), days, (options.t1_date, options.t2_date), strict=True
+        )
+        if day is not None and given is None
+    ]
+    if told:
+        log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(told))
+    t1, t2 = (
+        given if given is not None or day is None else day.isoformat()
+        for given, day in zip((options.t1_date, options.t2_date), days, strict=True)
+    )
+    return replace(options, t1_date=t1, t2_date=t2)
 
 
 def _rehearse(folder: Path, scene: GeoBox, targets: Targets, options: Options) -> None:
@@ -448,7 +475,9 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
     """
     has_crs = pair.grid.crs is not None
     targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
-    if (options.min_area_m2 or options.simplify_m) and not has_crs and options.gsd_m is None:
+    targets.check_crs(pair.grid.crs, middle(pair.grid))
+    sized = options.min_area_m2 or options.simplify_m
+    if sized and pixel_size_m(pair.grid, options.gsd_m) is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"

@@ -177,7 +177,7 @@ def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
         (r"expected --model only with a folder of image pairs, .*", change, truth, "-m", "cva"),
         (r"expected a raster or vector as prediction .*", folder, truth),
         (r"expected -o SHEET.png with --images, .*", change, truth, "--images", change, change),
-        (r"expected a file ending in .png for -o, .*", change, truth, "-o", "a.tif"),
+        (r"expected a file ending in .png or .geojson .* for -o, .*", change, truth, "-o", "a.tif"),
         (
             r"expected probabilities for --reliability, .*",
             change, truth, "--unlabelled", "127", "--reliability", tmp_path / "r.png",
@@ -198,7 +198,11 @@ def test_what_is_wrong_with_data_is_one_line(capsys, folder, scene, tmp_path, wr
     cases = [
         (r"expected values 0 and 255 .* found 0, 127, 255; name those .*", change, truth),
         (r"expected a folder for .*, found none at .*", change, truth, "-o", "none/a.png"),
-        (r"expected a raster for the truth, found no file at .*", change, tmp_path / "no.tif"),
+        (
+            r"expected a readable raster for the truth, .* no file at .*",
+            change,
+            tmp_path / "no.tif",
+        ),
         (r".*split 'val'.*", folder, "--split", "val"),
         (r"expected a model among .*", folder, "-m", "nonesuch"),
     ]
@@ -281,10 +285,8 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
 def town(tmp_path_factory):
     """A town as a folder of one pair of GeoTIFFs, and what ``rscd predict`` writes for it."""
     root = tmp_path_factory.mktemp("town")
-    assert (
-        main(["sample", "town", "--size", "256,256", "--seed", "3", "-q", "-o", str(root / "s")])
-        == 0
-    )
+    sample = ["sample", str(root / "s"), "--size", "256,256", "--seed", "5", "-q"]
+    assert main(sample) == 0
     for folder_name, file in (("A", "scene_t1"), ("B", "scene_t2"), ("label", "truth_mask")):
         (root / "data" / folder_name).mkdir(parents=True)
         shutil.copy(root / "s" / f"{file}.tif", root / "data" / folder_name / "town.tif")

@@ -438,7 +438,7 @@ class TestRefusals:
             capsys,
             tmp_path,
             1,
-            "expected a raster for t2, found no file at .*",
+            "expected a readable raster for t2, found no file at .*",
             "predict",
             scene[0],
             inputs / "none.tif",

@@ -393,9 +393,9 @@ def test_the_damaged_file_of_the_two_is_named(tmp_path, write_tif):
     mask = np.random.default_rng(0).integers(0, 2, (300, 300), np.uint8)
     good, bad = (write_tif(tmp_path / f"{n}.tif", mask) for n in ("good", "bad"))
     bad.write_bytes(bad.read_bytes()[:40_000])
-    with pytest.raises(SceneError, match=r"the truth .* found damage in .*bad.tif"):
+    with pytest.raises(SceneError, match=r"the truth, found damage .*bad.tif"):
         evaluate_maps(good, bad)
-    with pytest.raises(SceneError, match=r"the prediction .* found damage in .*bad.tif"):
+    with pytest.raises(SceneError, match=r"the prediction, found damage .*bad.tif"):
         evaluate_maps(bad, good)
     with pytest.raises(SceneError, match=r"expected a .*raster for t2, .*none.tif"):
         evaluate_maps(good, good, images=(str(good), str(tmp_path / "none.tif")))

@@ -129,8 +129,12 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
     )
-    group.add_argument("--t1-date", metavar="ISO", help="date for column t1, such as 2019-07-14")
-    group.add_argument("--t2-date", metavar="ISO", help="date for column t2")
+    group.add_argument(
+        "--t1-date",
+        metavar="ISO",
+        help="date for column t1, such as 2019-07-14 (default: the file's own, TIFFTAG_DATETIME)",
+    )
+    group.add_argument("--t2-date", metavar="ISO", help="date for column t2, not before t1")
     group.add_argument(
         "--gsd",
         type=positive,
@@ -201,9 +205,10 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
 
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import Targets
-    from rscd.pipeline import check_targets, plan, predict
+    from rscd.pipeline import check_targets, dated, plan, predict
 
     if args.dry_run:
+        options = dated(pair, options)
         targets = Targets.of(args.output, args.prob, args.preview, args.flow)
         check_targets(pair, targets, options)
         planned = asdict(plan(pair, options))
@@ -254,10 +259,12 @@ def _say_result(result: Any) -> None:
 
 
 def _options(args: argparse.Namespace) -> "Options":
+    from rscd.geo.dates import dates_of
     from rscd.geo.source import parse_bands
     from rscd.inference.memory import parse_memory
     from rscd.pipeline import Options
 
+    dates_of((args.t1_date, args.t2_date))  # before images are opened
     return Options(
         model=args.model,
         msi=args.msi,
@@ -269,8 +276,8 @@ def _options(args: argparse.Namespace) -> "Options":
         align=args.align,
         bands=None if args.bands is None else parse_bands(args.bands),
         src_nodata=args.src_nodata,
-        t1_date=_date(args.t1_date),
-        t2_date=_date(args.t2_date),
+        t1_date=args.t1_date,
+        t2_date=args.t2_date,
         gsd_m=args.gsd,
         pixel_coordinates=args.pixel_coordinates,
         tile_size=args.tile_size,
@@ -308,15 +315,3 @@ def _threshold(text: str) -> float | None:
     if not 0 <= value <= 1:
         raise UsageError(f"expected --threshold auto or a number from 0 to 1, found {text!r}")
     return value
-
-
-def _date(text: str | None) -> str | None:
-    import datetime
-
-    if text is None:
-        return None
-    try:
-        datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"expected an ISO date such as 2019-07-14, found {text!r}") from None
-    return text

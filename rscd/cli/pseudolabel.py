@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.border import border, reason
 from rscd.cli import pseudolabel_backend
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json, refuse_failed
 from rscd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rscd.data.folder import PairFolder
     from rscd.evaluation.thresholds import Found
     from rscd.inference.multiscale import ImageMaps
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-A stopped run goes on where it stopped. Train on the masks with mask_from: pseudo of PairFolder.
+A stopped run resumes where it was; pairs that cannot be read are left out and named. Train on the
+masks with mask_from of PairFolder: pseudo, or the folder that -o names.
 
 Examples:
   rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
@@ -64,7 +67,9 @@ def add(commands: Any) -> None:
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with --checkpoint")
-    group.add_argument("--name", default="pseudo", help="folder beside the dates (pseudo)")
+    group.add_argument(
+        "--name", help="folder beside the dates (pseudo); -o FOLDER: one elsewhere, such as a run's"
+    )
     group.add_argument(
         "--labels",
         metavar="FILE",
@@ -115,12 +120,12 @@ def run(args: argparse.Namespace) -> None:
         result = label_by_checkpoint(args, progress)
     if args.json:
         emit_json(result)
-        return
-    log.info(
-        "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s", result
-    )
-    for folder in result["folders"]:
-        emit(folder)
+    else:
+        text = "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s"
+        log.info(text, result)
+        for folder in result["folders"]:
+            emit(folder)
+    refuse_failed(list(result["failed"]), result["pairs"])
 
 
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
@@ -133,24 +138,36 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
     data = _pairs(args, args.split, keys)
     maps = _maps(args, eight_bit=data.eight_bit)
     recipe = _recipe(args, maps.network, data)
-    earlier = prepare(data, args.name, recipe, overwrite=args.overwrite)
+    place = _place(args)
+    earlier = prepare(data, place, recipe, overwrite=args.overwrite)
     if earlier is None:
         found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
-        note(data, args.name, {"recipe": recipe, "found": asdict(found), **_versions()})
+        note(data, place, {"recipe": recipe, "found": asdict(found), **_versions()})
     else:
-        with border(lambda error: _not_noted(args.name, error)):
+        with border(lambda error: _not_noted(place, error)):
             found = Found(**earlier["found"])
             if not 0 <= found.threshold <= 1:
                 raise ValueError(f"threshold {found.threshold}")
-    summary = write_pseudo_masks(data, maps, found.threshold, args.name, progress=progress)
+    summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
     return asdict(summary) | asdict(found)
 
 
-def _not_noted(name: str, error: Exception) -> DataError:
+def _not_noted(place: "str | Path", error: Exception) -> DataError:
     return DataError(
-        f"expected the threshold of an earlier run in run.json of {name}, found damage "
+        f"expected the threshold of an earlier run in run.json of {place}, found damage "
         f"({reason(error)}); remove that file"
     )
+
+
+def _place(args: argparse.Namespace) -> "str | Path":
+    """The name of a folder beside the dates, or a folder elsewhere."""
+    from pathlib import Path
+
+    if args.output is None:
+        return args.name or "pseudo"
+    if args.name is not None:
+        raise UsageError("expected one of -o and --name, found both; drop one")
+    return Path(args.output)
 
 
 def _choose(

@@ -3,15 +3,19 @@
 import argparse
 from typing import Any
 
+from rscd.cli.options import add_verbosity
+
 
 def add(commands: Any) -> None:
     """Declare the command; its options are those of LightningCLI and are parsed there."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "train",
         add_help=False,
+        allow_abbrev=False,
         help="train a detector: rscd train -c FILE.yaml [--model.lr 1e-4 ...]",
     )
     parser.set_defaults(run=run, takes_rest=True)
+    add_verbosity(parser)
 
 
 def run(args: argparse.Namespace) -> None:

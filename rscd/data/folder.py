@@ -122,8 +122,9 @@ class PairFolder(NonGeoDataset):
             bands: 1-based bands to keep.
             transforms: applied to each sample.
             mask_from: folder beside the dates whose files are the ``mask`` instead of the true
-                ones, such as ``pseudo``, in the coding of ``layers``; true masks are never opened
-                then. None or ``true``: the label folder.
+                ones, such as ``pseudo``, in the coding of ``layers``, or the path of a folder
+                elsewhere that ``rscd pseudolabel -o`` made; true masks are never opened then. None
+                or ``true``: the label folder.
 
         Raises:
             DataError: if the folder, split, a partner file or a label is missing.
@@ -218,13 +219,20 @@ class PairFolder(NonGeoDataset):
     def _mask_file(self, here: PairDir, name: str) -> Path:
         if self.mask_from is None:
             return here.mask[name]
-        return self._layer_file(here, self.mask_from, name)
+        folder = here.base / self._layer(self.mask_from).folder
+        elsewhere = Path(self.mask_from) / here.base.relative_to(self.root)
+        if not folder.is_dir() and Path(self.mask_from).name != self.mask_from:
+            folder = elsewhere
+        return self._file_in(folder, self.mask_from, name)
 
     def _layer(self, key: str) -> Layer:
         return self.layers.get(key, Layer(key, IGNORE_CODED))
 
     def _layer_file(self, here: PairDir, key: str, name: str) -> Path:
-        folder = here.base / self._layer(key).folder
+        return self._file_in(here.base / self._layer(key).folder, key, name)
+
+    @staticmethod
+    def _file_in(folder: Path, key: str, name: str) -> Path:
         for suffix in (".png", ".tif", ".tiff"):
             if (folder / f"{name}{suffix}").is_file():
                 return folder / f"{name}{suffix}"

@@ -16,7 +16,7 @@ from rscd.data.towns.parts import BOTH, Building, Town, TownStyle
 from rscd.errors import OutputError
 from rscd.files import place, remove_tree, sidecars, write_bytes, writing
 from rscd.geo.encode import geotiff
-from rscd.types import ShapeHW
+from rscd.types import CHANGE_RGB, ShapeHW
 
 SAMPLE_CRS = "EPSG:32633"
 SAMPLE_ORIGIN = (398_400.0, 5_822_400.0)
@@ -127,7 +127,7 @@ def _write_rasters(folder: Path, town: Town, pair: TownPair) -> None:
             {**tags, **classes}, {k: (*rgb, 255) for k, rgb in LAND_COVER_COLOURS.items()},
         )  # fmt: skip
     meaning = {"class_0": "no change", "class_1": "change"}
-    colours = {0: (0, 0, 0, 255), 1: (220, 40, 40, 255)}
+    colours = {0: (0, 0, 0, 255), 1: (*CHANGE_RGB, 255)}
     _write_raster(folder / "truth_mask.tif", pair.mask, town, {**tags, **meaning}, colours)
 
 

@@ -15,13 +15,13 @@ from rscd.files import write_bytes
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
-from rscd.types import ByteArray, FloatArray
+from rscd.types import CHANGE_RGB, ByteArray, FloatArray
 
 PANEL_PX = 1024
 """Longest side of a panel; larger scenes are thinned out."""
 SUFFIXES = (".png", ".jpg")
 GAP_PX = 8
-OUTLINE_RGB = (255, 40, 80)
+OUTLINE_RGB = CHANGE_RGB
 
 
 def write_preview(

@@ -25,11 +25,11 @@ from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
 from rscd.geo.tiles import Box
 from rscd.redact import redacted_data
-from rscd.types import IGNORE
+from rscd.types import CHANGE_RGB, IGNORE
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
-MASK_COLOURS = {0: (0, 0, 0, 0), 1: (230, 25, 75, 255), IGNORE: (0, 0, 0, 0)}
-"""Change in a red that stands out on imagery; everything else transparent."""
+MASK_COLOURS = {0: (0, 0, 0, 0), 1: (*CHANGE_RGB, 255), IGNORE: (0, 0, 0, 0)}
+"""Change as in the styles; everything else transparent."""
 
 BLOCK_SIZE = 512
 

@@ -8,6 +8,8 @@ layer reads its own part.
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from rscd.types import CHANGE_RGB
+
 Colour = tuple[int, int, int]
 
 SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
@@ -16,13 +18,13 @@ SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
     (0.6, 0.7, (255, 140, 0)),
     (0.7, 0.8, (255, 70, 0)),
     (0.8, 0.9, (255, 0, 70)),
-    (0.9, 1.0, (215, 0, 150)),
+    (0.9, 1.0, CHANGE_RGB),
 )
 """(lower, upper, RGB) of the polygons' score: yellow is unsure, magenta sure; saturated, since
 vegetation, soil and roofs are not."""
 
 KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
-    ("appeared", (255, 0, 170)),
+    ("appeared", CHANGE_RGB),
     ("vanished", (0, 190, 255)),
     ("kept", (255, 247, 80)),
     ("undecidable", (255, 255, 255)),
@@ -36,8 +38,8 @@ ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
 )
 """(kind, RGB) of the objects of an evaluation, as in its picture of pixels."""
 
-MASK_COLOUR: Colour = (255, 0, 170)
-"""RGB of changed pixels: a magenta that neither vegetation, soil nor roofs have."""
+MASK_COLOUR: Colour = CHANGE_RGB
+"""RGB of changed pixels."""
 
 PROBABILITY_RAMP: tuple[tuple[float, Colour, int], ...] = (
     (0.0, SCORE_CLASSES[0][2], 0),

@@ -5,8 +5,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rscd.border import is_utf8, shown
 from rscd.errors import OutputError, UsageError
+from rscd.export.crs import check_crs
 from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
@@ -14,6 +17,9 @@ from rscd.export.style import is_own_style
 from rscd.files import sidecars
 
 StrPath = str | Path
+
+MOST_NAME_BYTES = 255
+"""Of common file systems."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,20 @@ class Targets:
         """
         for path in self.outputs:
             check_output(path, has_crs=has_crs, pixel_coordinates=pixel_coordinates)
+
+    def check_crs(self, crs: Any, at: tuple[float, float]) -> None:
+        """Find out whether each output will be read with the CRS it is written in.
+
+        Args:
+            crs: of the result, or None.
+            at: coordinates of a place of the result.
+
+        Raises:
+            UsageError: see `rscd.export.crs.check_crs`.
+        """
+        for path in self.all:
+            if path != self.preview:
+                check_crs(path, crs, at)
 
     def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int) -> None:
         """Find out whether the folders are there, may be written and have room.
@@ -200,7 +220,21 @@ def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
     return path
 
 
+def _check_name(path: Path) -> None:
+    if not is_utf8(path):
+        raise OutputError(
+            f"expected a name in UTF-8 for an output, found {shown(path)}; rename it or its folder"
+        )
+    most = MOST_NAME_BYTES - len("..partial")  # what a scratch folder adds
+    if len(os.fsencode(path.name)) > most:
+        raise OutputError(
+            f"expected a file name of at most {most} bytes for an output, found "
+            f"{len(os.fsencode(path.name))} in {path}; shorten it"
+        )
+
+
 def _check_folder(path: Path) -> None:
+    _check_name(path)
     if not path.parent.is_dir():
         raise OutputError(
             f"expected a folder for {path}, found none at {path.parent}; create it first"

@@ -28,12 +28,15 @@ from affine import Affine
 
 from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
+from rscd.export.crs import check_crs
 from rscd.export.readback import check_geopackage, check_layer
 from rscd.export.style import change_qml
 from rscd.files import require_as_written, write_text
+from rscd.geo.columns import DAY, distinct_names, for_ogr
+from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
-from rscd.geo.vectors import cut_edges
+from rscd.geo.vectors import cut_edges, gdal_path
 from rscd.redact import redacted_data
 from rscd.types import Provenance
 
@@ -53,8 +56,8 @@ _DTYPES = {
     "class": "string",
     "score": "float64",
     "area_m2": "float64",
-    "t1": "string",
-    "t2": "string",
+    "t1": DAY,
+    "t2": DAY,
     "model": "string",
 }
 
@@ -95,22 +98,24 @@ def change_polygons(
         gsd_m: Metres per pixel where there is no CRS; without it ``area_m2`` is null.
         model: Name of the model that made the mask.
         class_name: Class of the changed objects, where the model knows one.
-        t1: ISO date of the earlier image.
+        t1: ISO date of the earlier image, with or without time.
         t2: ISO date of the later image.
         kind: One of `KINDS`.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
         ``class``, ``score`` (mean probability of its pixels, 4 decimals), ``area_m2`` (of its
-        pixels, before simplification), ``t1``, ``t2``, ``model``, ``geometry``. The same columns
-        and types when nothing changed.
+        pixels, before simplification), ``t1``, ``t2`` (days), ``model``, ``geometry``. The same
+        columns and types when nothing changed.
 
     Raises:
-        UsageError: Unknown kind, or metres are asked for and nothing tells them.
+        UsageError: Unknown kind, dates that are none or in reverse, or metres are asked for and
+            nothing tells them.
         SceneError: A raster cannot be read.
     """
     if kind not in KINDS:
         raise UsageError(f"expected kind {', '.join(KINDS)}, got {kind!r}; choose one of them")
+    days = dates_of((t1, t2))
     ground = Ground(crs, transform, gsd_m)
     if min_area_m2 > 0:
         ground.require_metres("filter by area")
@@ -133,8 +138,8 @@ def change_polygons(
         "class": class_name,
         "score": np.round(scores, 4),
         "area_m2": np.round(areas, 4),
-        "t1": t1,
-        "t2": t2,
+        "t1": days[0],
+        "t2": days[1],
         "model": model,
     }
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(_DTYPES)
@@ -187,7 +192,8 @@ def write_vector(
         The files written, as `vector_files` lists them.
 
     Raises:
-        UsageError: Unknown suffix or option, or ``.geojson`` without CRS.
+        UsageError: Unknown suffix or option, ``.geojson`` without CRS, or a CRS that the format
+            cannot hold.
         OutputError: The files cannot be written.
     """
     path = Path(path)
@@ -198,6 +204,10 @@ def write_vector(
             f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, got none; "
             "write .gpkg, or pass --pixel-coordinates"
         )
+    if len(polygons) and polygons.crs is not None:
+        left, bottom, right, top = polygons.geometry.iloc[0].bounds
+        check_crs(path, polygons.crs, ((left + right) / 2, (bottom + top) / 2))
+    polygons = _fitted(polygons, path, form)
     style = change_qml() if style is None else style
     job = _Job(provenance=text, options=dict(layer_options or {}), style=style)
     files = vector_files(path)
@@ -206,8 +216,34 @@ def write_vector(
             write_text(staging / path.with_suffix(".qml").name, style)
         if form.provenance_beside:
             write_text(staging / f"{path.name}.json", text + "\n")
-        form.write(polygons, staging / path.name, job)
+        # written under a name that every library takes literally
+        made = staging / f"table{path.suffix}"
+        with gdal_path(made) as plain:
+            form.write(polygons, Path(plain), job)
+        made.replace(staging / path.name)
     return files
+
+
+def _fitted(
+    polygons: geopandas.GeoDataFrame, path: Path, form: "_Format"
+) -> geopandas.GeoDataFrame:
+    """The table with columns that the format can hold; what becomes of others is said."""
+    if form.write is _write_parquet:
+        return polygons
+    own = polygons.geometry.name
+    names = [name for name in polygons.columns if name != own]
+    columns, notes = {}, []
+    for name, written in zip(names, distinct_names(list(map(str, names)), (), ""), strict=True):
+        column, became = for_ogr(polygons[name], binary=form.binary)
+        columns[written] = column
+        if became is not None:
+            notes.append(f"{name}: {became}")
+        if written != name:
+            notes.append(f"{name}: named {written}")
+    if notes:
+        logger.warning("%s cannot hold every column as it is: %s", path, "; ".join(notes))
+    table = pd.DataFrame(columns, index=polygons.index)
+    return geopandas.GeoDataFrame(table, geometry=polygons.geometry.to_numpy(), crs=polygons.crs)
 
 
 @dataclass(frozen=True)
@@ -289,7 +325,7 @@ def _write_ogr(
             # No CRS means pixel coordinates, and the caller knows.
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.write_dataframe(
-                polygons, where, driver=driver, layer=LAYER, **keywords, **options
+                polygons, where, driver=driver, layer=LAYER, use_arrow=True, **keywords, **options
             )
     except ValueError as error:
         if not job.options:
@@ -403,10 +439,12 @@ class _Format:
     style_beside: bool = True
     provenance_beside: bool = True
     lonlat: bool = False
+    binary: bool = True
+    """Whether it has a type for bytes."""
 
 
 _FORMATS = {
-    ".geojson": _Format(_write_geojson, lonlat=True),
+    ".geojson": _Format(_write_geojson, lonlat=True, binary=False),
     ".gpkg": _Format(_write_geopackage, style_beside=False, provenance_beside=False),
     ".fgb": _Format(_write_flatgeobuf),
     ".parquet": _Format(_write_parquet, provenance_beside=False),

@@ -30,6 +30,9 @@ LOCAL_CRS = (
 )
 """Stands for "one and the same unknown plane" where GDAL must be given a CRS."""
 
+SAME_SIZE = 0.01
+"""Two sizes of a pixel are one when they differ by no more than this share."""
+
 UNITS_OF_NO_LENGTH = frozenset({"unknown", "pixel", "unity", "degree", "radian", "grad"})
 """Of the axes of local CRS."""
 
@@ -119,9 +122,9 @@ def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:
     for one, other in ((src, dst), (dst, src)):
         if one is not None and is_local(CRS(one)):
             raise GridMismatchError(
-                f"expected two scenes in one CRS, found {crs_name(one)}, a local plane that "
-                f"nothing ties to the Earth, and {crs_name(other)}; if its coordinates are those "
-                f"of {crs_name(other)}, say so: gdal_edit.py -a_srs {crs_name(other)} FILE"
+                f"expected two scenes in one CRS, found {crs_name(one)}, a local plane that no "
+                f"rule ties to {crs_name(other)}; if its coordinates are those of "
+                f"{crs_name(other)}, say so: gdal_edit.py -a_srs {crs_name(other)} FILE"
             )
 
     def told(error: Exception) -> GridMismatchError:
@@ -150,7 +153,7 @@ def is_local(crs: CRS) -> bool:
 def is_length(crs: CRS) -> bool:
     """Whether the unit of a CRS is a length, of which the factor to metres is known."""
     axes = crs.axis_info
-    return bool(axes) and axes[0].unit_name.lower() not in UNITS_OF_NO_LENGTH
+    return bool(axes) and str(axes[0].unit_name).lower() not in UNITS_OF_NO_LENGTH
 
 
 def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
@@ -239,12 +242,16 @@ def pixel_size_m(grid: GeoBox, stated: float | None = None) -> float | None:
     own = _own_pixel_size_m(grid)
     if own is None:
         return stated
-    if stated is not None:
+    if stated is not None and not (is_local(CRS(grid.crs)) and _agree(stated, own)):
         raise UsageError(
             f"expected --gsd with images without georeferencing alone, found pixels of {own:.3g} m "
             "in the file; drop it"
         )
     return own
+
+
+def _agree(stated: float, own: float) -> bool:
+    return abs(stated - own) <= SAME_SIZE * own
 
 
 def _own_pixel_size_m(grid: GeoBox) -> float | None:
@@ -271,6 +278,13 @@ def shape_hw(grid: GeoBox) -> ShapeHW:
     """(height, width) as plain integers."""
     height, width = grid.shape
     return int(height), int(width)
+
+
+def middle(grid: GeoBox) -> tuple[float, float]:
+    """Coordinates of the middle of a grid."""
+    height, width = shape_hw(grid)
+    x, y = apply(grid.affine, np.array([width / 2]), np.array([height / 2]))
+    return float(x[0]), float(y[0])
 
 
 def gdal_crs(grid: GeoBox) -> rasterio.CRS:

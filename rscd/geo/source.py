@@ -1,5 +1,6 @@
 """Sources: what one raster on disk holds, and how its pixels are read onto a grid."""
 
+import datetime
 import logging
 import os
 import threading
@@ -34,6 +35,7 @@ from rscd.geo.bands import (
     units_text,
     usable_pixels,
 )
+from rscd.geo.dates import tagged_date
 from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.tiles import Box
 from rscd.types import BoolArray
@@ -75,6 +77,8 @@ class Source:
     """What the file says of all its bands."""
     into: Conversion | None = None
     """What is done to stored values, band by band, to bring them into the units of t1."""
+    day: datetime.date | None = None
+    """When the image was made, as the file's TIFFTAG_DATETIME says."""
 
     @property
     def colours(self) -> tuple[str, ...]:
@@ -172,6 +176,7 @@ def _inspect(
         palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
         stamp=_stamp(path),
         said=said,
+        day=tagged_date(dataset.tags().get("TIFFTAG_DATETIME")),
     )
 
 

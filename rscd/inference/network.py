@@ -225,7 +225,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         ModelError: for a file that cannot be used, or a GPU that is not there.
     """
     card = read_card(path)
-    if "receptive_radius" not in card:
+    if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():
         card |= _measured(_build(path, card), card)
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")

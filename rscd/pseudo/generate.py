@@ -19,7 +19,7 @@ from pyproj import CRS
 import rscd
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
-from rscd.errors import DataError, OutputError, UsageError
+from rscd.errors import DataError, OutputError, SceneError, UsageError
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Source
@@ -122,6 +122,10 @@ class DateImage:
     """What became 0 and 255 of each band, None where nothing was stretched."""
 
 
+class UnreadablePair(DataError):
+    """One pair is damaged; what else fails is wrong with all of them."""
+
+
 @dataclass(frozen=True)
 class PairInput:
     """A pair to label: where it comes from and where its labels go."""
@@ -159,6 +163,8 @@ class Summary:
     gamma: float = 0.0
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no labels yet."""
 
 
 def folder_pairs(
@@ -292,11 +298,17 @@ def generate(
     totals = _Totals()
     for done, pair in enumerate(pairs):
         told("segmenting", done, len(pairs))
-        for date in DATES:
-            if not store.is_complete(pair.name, date, pair.sources[date]):
-                _segment_one(store, segmenter, prompts, pair, date, options)
-                summary.segmented += 1
-        _label_one(store, pair, options, totals)
+        try:
+            for date in DATES:
+                if not store.is_complete(pair.name, date, pair.sources[date]):
+                    _segment_one(store, segmenter, prompts, pair, date, options)
+                    summary.segmented += 1
+            _label_one(store, pair, options, totals)
+        except UnreadablePair as error:
+            summary.failed[pair.name] = str(error)
+            if len(summary.failed) == len(pairs):
+                raise
+            log.error("pair %s failed: %s", pair.name, error)
         told("segmenting", done + 1, len(pairs))
     totals.report(summary, options)
     summary.pairs = len(pairs)
@@ -369,7 +381,10 @@ def _segment_one(
     options: LabelOptions,
 ) -> None:
     started = time.monotonic()
-    image = pair.read(date)
+    try:
+        image = pair.read(date)
+    except (DataError, SceneError) as error:
+        raise UnreadablePair(str(error)) from error
     view = view_of(image, pair.name, date, options.gsd_m)
     if view.gsd_m is not None and view.gsd_m > COARSE_M:
         log.warning(

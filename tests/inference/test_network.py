@@ -102,16 +102,16 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"state_dict": {}, CARD_KEY: Malicious(trap)}, tmp_path / "evil.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Malicious(trap), protocol=2))
     for name in ("evil.ckpt", "plain.ckpt"):
-        with pytest.raises(ModelError, match=r"would run code|damage or another format"):
+        with pytest.raises(ModelError, match="would run code"):
             load_network(tmp_path / name, "cpu", 1)
     assert not trap.exists()
 
 
 def test_what_cannot_be_used_is_one_clear_line(tmp_path, network, pair):
-    with pytest.raises(ModelError, match="found none at"):
+    with pytest.raises(ModelError, match="no file at"):
         read_card(tmp_path / "absent.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(ModelError, match="damage or another format"):
+    with pytest.raises(ModelError, match="found text at"):
         read_card(tmp_path / "text.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match="without its card"):

@@ -35,3 +35,24 @@ def test_change_is_strictly_above_the_threshold_in_float32(
     mask = read_label_values(tmp_path / "pseudo" / "p0.png")
     np.testing.assert_array_equal(mask, prob > at)
     assert mask.sum() == (prob == values[2]).sum()
+
+
+def test_a_damaged_pair_stops_nothing_and_gets_its_mask_when_mended(tmp_path: Path) -> None:
+    data = PairFolder(pairs(tmp_path), keys={"image", "valid"})
+    damaged = tmp_path / "B" / "p1.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(b"no picture")
+    maps = []
+
+    def some_map(image: np.ndarray) -> np.ndarray:
+        maps.append(image)
+        return np.full((SIDE, SIDE), 0.9, np.float32)
+
+    assert prepare(data, "pseudo", {"a": 1}) is None
+    found = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
+    assert (found.written, found.pairs, len(maps)) == (2, 3, 2)
+    assert list(found.failed) == ["p1"]
+    assert "p1.png: cannot be read" in found.failed["p1"]
+    damaged.write_bytes(whole)
+    again = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
+    assert (again.written, len(maps), again.failed) == (1, 3, {})
