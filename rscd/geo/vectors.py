@@ -65,6 +65,10 @@ _LOSSES = re.compile("clamp|out of range|truncat|overflow|lossy", re.IGNORECASE)
 
 _POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
+_OF_PARTS = tuple(
+    range(shapely.GeometryType.MULTIPOINT, shapely.GeometryType.GEOMETRYCOLLECTION + 1)
+)
+
 
 def is_vector(path: str | Path) -> bool:
     """Whether a file holds polygons, by its suffix; a layer may be named behind it."""
@@ -460,7 +464,7 @@ def polygonal(geometries: Geometries) -> Geometries:
 
 def _polygons_of(geometries: Geometries) -> Geometries:
     parts = shapely.get_parts(geometries)
-    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
+    while np.isin(shapely.get_type_id(parts), _OF_PARTS).any():
         parts = shapely.get_parts(parts)
     polygons: Geometries = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
     return polygons
