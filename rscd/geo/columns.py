@@ -12,13 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rscd.geo.vectors import exact_type
+from rscd.geo.vectors import MOST_EXACT, exact_type
 
 DAY = pd.ArrowDtype(pa.date32())
 """A calendar day: OGR's Date, Arrow's date32."""
-
-SAFE_INTEGER = 2**53
-"""Up to here floating-point numbers hold every whole number."""
 
 Column = Any
 """A pandas Series; pandas is untyped."""
@@ -106,7 +103,7 @@ def _common_number(arrays: Sequence[Any]) -> Any:
     most = max(limit["max"] for limit in limits) if limits else 0
     if len(limits) == len(arrays):
         return pa.int64() if most < 2**63 else pa.uint64() if least >= 0 else None
-    return pa.float64() if max(-least, most) <= SAFE_INTEGER else None
+    return pa.float64() if max(-least, most) <= MOST_EXACT else None
 
 
 def as_text(values: Column) -> Column:
@@ -172,7 +169,8 @@ def for_ogr(values: Column, *, binary: bool) -> tuple[Column, str | None]:
         if test(values):
             if word == _BASE64 and binary:
                 return values, None
-            return convert(values)
+            found: tuple[Column, str | None] = convert(values)
+            return found
     return values, None
 
 

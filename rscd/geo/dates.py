@@ -31,10 +31,11 @@ def parse_date(text: str, option: str) -> datetime.date:
     except ValueError:
         part = re.fullmatch(r"\d{4}(-\d{2})?", text)
         found = f"the {'month' if part[1] else 'year'} {text}" if part else repr(text)
-        example = f"{text}-15" if part and part[1] else f"{text}-07-01" if part else "2019-07-14"
+        day = "-15" if part and part[1] else "-07-01"
+        example = f", such as {text}{day}" if part else ""
         raise UsageError(
-            f"expected {option} as the ISO date of a day, found {found}; write it as YYYY-MM-DD, "
-            f"such as {example}"
+            f"expected an ISO date such as 2019-07-14 for {option}, found {found}; give the day as "
+            f"YYYY-MM-DD{example}"
         ) from None
 
 

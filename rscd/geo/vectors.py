@@ -44,6 +44,8 @@ STRAIGHT_M = 1000.0
 """A longer edge bends visibly in another projection."""
 MOST_PARTS = 10_000
 """Into more parts no layer's extent is cut, whatever its coordinates say."""
+MOST_EXACT = 2**53
+"""Up to here floating-point numbers hold every whole number."""
 EARTH_RADIUS_M = 6_371_000.0
 EDGE_POINTS = 33
 MARGIN = 0.01
@@ -63,6 +65,10 @@ _LOSSES = re.compile("clamp|out of range|truncat|overflow|lossy", re.IGNORECASE)
 """Words of GDAL's warnings that a value has become another."""
 
 _POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+
+_OF_PARTS = tuple(
+    range(shapely.GeometryType.MULTIPOINT, shapely.GeometryType.GEOMETRYCOLLECTION + 1)
+)
 
 
 def is_vector(path: str | Path) -> bool:
@@ -154,7 +160,9 @@ def read_layer(
             return _of_parquet(_read_parquet(file), file, columns, where, within)
         with gdal_path(file) as link, _heeding_gdal(file):
             asked = layer or named or None
-            return _of_gdal(file, link, what, asked, columns, where, within, choose)
+            frame = _of_gdal(file, link, what, asked, columns, where, within, choose)
+        _say_rounded(file, frame)
+        return frame
 
 
 def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
@@ -311,6 +319,24 @@ def _heeding_gdal(file: str) -> Iterator[None]:
             log.debug("%s: %s", file, " ".join(text.split()))
 
 
+def _say_rounded(file: str, frame: Any) -> None:
+    """JSON knows one kind of number; GDAL takes floating-point ones for a column that needs it."""
+    if "json" not in Path(_name(file)).suffix:
+        return
+    rounded = [
+        str(name)
+        for name, values in frame.items()
+        if values.dtype == "float64" and (values.abs() > MOST_EXACT).any()
+    ]
+    if rounded:
+        log.warning(
+            "%s: numbers beyond 2^53 may have been rounded in %s, where some are larger than 64 "
+            "bits or have decimals; write identifiers as text",
+            file,
+            ", ".join(rounded),
+        )
+
+
 def exact_type(kind: Any) -> Any:
     """The pandas type that holds what an Arrow type does; None leaves the choice to pyarrow.
 
@@ -442,9 +468,10 @@ def polygonal(geometries: Geometries) -> Geometries:
 
 def _polygons_of(geometries: Geometries) -> Geometries:
     parts = shapely.get_parts(geometries)
-    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
+    while np.isin(shapely.get_type_id(parts), _OF_PARTS).any():
         parts = shapely.get_parts(parts)
-    return parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    polygons: Geometries = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    return polygons
 
 
 def _united(geometries: Geometries) -> Any:

@@ -138,9 +138,9 @@ def test_a_polygon_of_just_the_least_area_is_kept(rasters):
     ("t1", "t2", "said"),
     [
         ("2023-01-01", "2019-01-01", "t1 no later than t2, found 2023-01-01 and 2019-01-01; swap"),
-        ("2020", None, "--t1-date as the ISO date of a day, found the year 2020; .* 2020-07-01"),
+        ("2020", None, "2019-07-14 for --t1-date, found the year 2020; .* 2020-07-01"),
         (None, "2020-05", "found the month 2020-05; .* such as 2020-05-15"),
-        (None, "July", "--t2-date .* found 'July'; write it as YYYY-MM-DD"),
+        (None, "July", "--t2-date, found 'July'; give the day as YYYY-MM-DD"),
         ("20190714", None, "found '20190714'"),
         ("2019-02-30", None, "found '2019-02-30'"),
     ],

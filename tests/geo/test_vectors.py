@@ -203,7 +203,7 @@ def test_any_path(tmp_path: Path, place: str, suffix: str) -> None:
     for file in tmp_path.glob("source.*"):
         file.rename(path.with_name(path.stem + file.suffix))
     assert not plain.exists()
-    other = tmp_path / place.rsplit("!", maxsplit=1)[-1]  # the file that was taken in its place
+    other = tmp_path / place.rpartition("!")[2]  # the file that was taken in its place
     other.parent.mkdir(parents=True, exist_ok=True)
     assert sorted(read_layer(path, "it")["n"]) == [0, 1, 2]
     if suffix == ".shp":
@@ -220,6 +220,7 @@ def test_formats_are_known_by_suffix_and_content(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             for file in tmp_path.glob("s.*"):
                 archive.write(file, file.name)
+    table = table.astype({"n": "int32"})
     pyogrio.write_dataframe(table, tmp_path / "v.gdb", driver="OpenFileGDB", layer="b")
     pyogrio.write_dataframe(table.to_crs(4326), tmp_path / "v.geojsonl", driver="GeoJSONSeq")
     suffixes = ("geoparquet", "pq", "parq", "shp.zip", "zip", "gdb", "geojsonl")
@@ -248,7 +249,7 @@ def test_numbers_that_gdal_changes_are_said(tmp_path: Path, caplog) -> None:
     (tmp_path / "big.geojson").write_text(text)
     with caplog.at_level("WARNING"):
         read_layer(tmp_path / "big.geojson", "it")
-    assert "values are lost while reading" in caplog.text
+    assert "numbers beyond 2^53 may have been rounded in n" in caplog.text
 
 
 def test_overlapping_parts_are_united() -> None:
