@@ -47,26 +47,20 @@ def fitted(
 def _parameters(takes: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Parameters by name with resolved annotations; of a class that hands others on, theirs too."""
     known: dict[str, inspect.Parameter] = {}
-    steps = (
-        [c.__init__ for c in takes.__mro__ if "__init__" in vars(c)]
-        if _is_class(takes)
-        else [takes]
-    )
+    steps: list[Callable[..., Any]] = [takes]
+    if inspect.isclass(takes):
+        steps = [kind.__init__ for kind in takes.__mro__ if "__init__" in vars(kind)]
     for step in steps:
         hints = get_type_hints(step)
         parameters = list(inspect.signature(step).parameters.values())
         rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
-        for parameter in parameters[1 if _is_class(takes) else 0 :]:
+        for parameter in parameters[1 if inspect.isclass(takes) else 0 :]:
             if parameter not in rest:
                 hint = hints.get(parameter.name, Any)
                 known.setdefault(parameter.name, parameter.replace(annotation=hint))
         if not rest:
             break
     return known
-
-
-def _is_class(takes: Any) -> bool:
-    return inspect.isclass(takes)
 
 
 def _value(annotation: Any, value: Any, what: str, name: str) -> Any:

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import torch
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from lightning.pytorch import Trainer
+from PIL import Image
 from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import reproject
 
 import rscd.evaluation.dataset as dataset
@@ -30,10 +34,12 @@ from rscd.geo.polygons import to_world, trace
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 from rscd.inference.baselines import DETECTORS
+from rscd.inference.network import load_network
 from rscd.inference.predictor import Tiling
 from rscd.metrics import ChangeMetrics, Counts, count, summarise
 from rscd.objects import ObjectCounts, count_objects
 from rscd.pipeline import Options, open_pair, predict
+from rscd.task import ChangeTask
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 CRS = "EPSG:32633"
@@ -609,3 +615,54 @@ def test_the_default_detector_on_the_landsat_pair_of_taizhou(realdata, tmp_path)
     assert summarise(raster.counts)["kappa"] >= 0.93
     for found in polygons:
         assert (found.counts, found.objects) == (raster.counts, raster.objects)
+
+
+@pytest.mark.parametrize("method", ["scene-pretrain", "supervised"])
+def test_a_picture_is_seen_whole_by_networks_that_want_that(tmp_path, method):
+    """As `rscd predict` sees it, with a checkpoint that training made."""
+    args = {
+        "scene-pretrain": {"network": "scene-compact", "network_args": {"low_size": 64}},
+        "supervised": {"network": "tiny"},
+    }[method]
+    torch.manual_seed(0)
+    halo = 0 if method == "scene-pretrain" else 16
+    task = ChangeTask(method, args, patch_size=64, halo=halo)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    model = load_network(tmp_path / "run.ckpt", "cpu", 1)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (2, 3, 96, 128)).astype(np.float32)
+    seen = []
+    watched = Watched(model, seen)
+    prob, _ = predict_pair(watched, image, np.ones((96, 128), bool))
+    assert (len(seen) == 1) == (method == "scene-pretrain")
+    if method == "scene-pretrain":
+        whole = task.eval().method.predict(torch.from_numpy(image)[None])[0, 0].detach().numpy()
+        np.testing.assert_allclose(prob, whole, atol=1e-5)
+    paths = [tmp_path / f"{date}.png" for date in ("t1", "t2")]
+    for path, date in zip(paths, image, strict=True):
+        Image.fromarray(date.transpose(1, 2, 0).astype(np.uint8)).save(path)
+    options = Options(model=str(tmp_path / "run.ckpt"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        predict(open_pair(*paths), [tmp_path / "c.tif"], options, prob=tmp_path / "p.tif")
+        with rasterio.open(tmp_path / "p.tif") as raster:
+            np.testing.assert_allclose(raster.read(1), prob, atol=1e-6)
+
+
+class Watched:
+    """A network that notes what it is shown."""
+
+    def __init__(self, network, seen):
+        self.network, self.seen = network, seen
+
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def fit(self, blocks, n_pixels):
+        return self
+
+    def __call__(self, image, valid):
+        self.seen.append(image.shape)
+        return self.network(image, valid)
