@@ -181,14 +181,14 @@ def run(args: argparse.Namespace) -> None:
     def open_one(one: argparse.Namespace) -> "ScenePair":
         return open_pair(one.t1, one.t2, _options(one), _area(one))
 
-    def run_one(one: argparse.Namespace) -> Shown:
+    def run_one(one: argparse.Namespace, pair: "ScenePair") -> Shown:
         _keep_inputs(one)
-        return run_pair(one, open_one(one), _options(one))
+        return run_pair(one, pair, _options(one))
 
     if predict_folders.are_folders(args.t1, args.t2):
         predict_folders.run_folders(args, open_one, run_one)
     else:
-        run_one(args).emit(as_json=args.json)
+        run_one(args, open_one(args)).emit(as_json=args.json)
 
 
 def _keep_inputs(args: argparse.Namespace) -> None:

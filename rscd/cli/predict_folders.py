@@ -61,7 +61,7 @@ def are_folders(t1: str, t2: str) -> bool:
 def run_folders(
     args: argparse.Namespace,
     open_one: "Callable[[argparse.Namespace], ScenePair]",
-    run_one: Callable[[argparse.Namespace], Shown],
+    run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
 ) -> None:
     """Carry out the command for every pair: one that fails does not stop the others.
 
@@ -129,19 +129,20 @@ def _run_or_skip(
     name: str,
     finished: "Finished",
     open_one: "Callable[[argparse.Namespace], ScenePair]",
-    run_one: Callable[[argparse.Namespace], Shown],
+    run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
 ) -> tuple[str, Shown]:
+    pair = open_one(one)
     if one.dry_run:
-        return "planned", run_one(one)
+        return "planned", run_one(one, pair)
     outputs = _outputs(one)
-    recipe = _recipe(one, open_one(one))
+    recipe = _recipe(one, pair)
     if not one.overwrite:
         ours = finished.state(name, recipe, outputs)
         if ours == "whole":
             return "skipped", Shown({"outputs": outputs}, outputs)
         # what is left of an earlier run of the same recipe may be written again
         one.overwrite = ours == "part"
-    shown = run_one(one)
+    shown = run_one(one, pair)
     finished.add(name, recipe, outputs)
     return "done", shown
 

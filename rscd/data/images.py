@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,8 @@ Pixels that a raster declares to be nodata are 255 whatever the rule, see `Store
 
 IGNORE_CODED: Mapping[int, int] = {0: 0, 1: 1, IGNORE: IGNORE}
 """Mapping of files that already hold 0, 1 and 255 = ignore, as pseudo labels do."""
+
+RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 log = logging.getLogger(__name__)
 
@@ -146,17 +149,23 @@ def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[P
     if len(chosen[0]) != len(chosen[1]):
         return first, second
     if problem := order_problem(*said, chosen):
-        log.warning("%s and %s: %s", t1, t2, problem)
+        _warn_of_folder(t1.parent, problem)
     units = [[own.units[b - 1] for b in numbers] for own, numbers in zip(said, chosen, strict=True)]
     into = conversion(*units)
     if into is None:
         return first, second
-    log.warning(
-        "%s: declares other units than t1 (t1 %s, t2 %s) and is brought into those of t1",
-        t2,
-        *map(units_text, units),
+    own, other = map(units_text, units)
+    text = (
+        f"the dates declare different units: t1 {own}, t2 {other}; t2 is brought into those of t1"
     )
+    _warn_of_folder(t2.parent, text)
     return first, replace(second, pixels=converted(second.pixels, into))
+
+
+@cache
+def _warn_of_folder(folder: Path, text: str) -> None:
+    """Once for a folder and text: training reads each pair many times."""
+    log.warning("%s: %s", folder, text)
 
 
 def said_of(path: Path) -> Bands:
@@ -403,7 +412,8 @@ def _geotiff(
     options: dict[str, Any] = {"count": bands, "height": height, "width": width}
     options |= {"dtype": pixels.dtype, "crs": crs, "nodata": nodata, "compress": "deflate"}
     # without this GDAL takes the fourth of four 8-bit bands for alpha
-    options |= {"photometric": "rgb" if bands == 3 else "minisblack", "alpha": "no"}
+    own = bands == 3 and tuple(colorinterp) in ((), RGB_KINDS)
+    options |= {"photometric": "rgb" if own else "minisblack", "alpha": "no"}
 
     def fill(out: Any) -> None:
         if colorinterp and tuple(colorinterp) != out.colorinterp:

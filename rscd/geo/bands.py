@@ -147,7 +147,8 @@ def converted(values: NDArray[Any], by: Conversion | None) -> NDArray[Any]:
         return values
     shape = (-1, *[1] * (values.ndim - 1))
     gain, bias = (np.array(part).reshape(shape) for part in zip(*by, strict=True))
-    return (values * gain + bias).astype(np.float32)
+    found: NDArray[np.float32] = (values * gain + bias).astype(np.float32)
+    return found
 
 
 def has_own_mask(dataset: Any) -> bool:
