@@ -31,6 +31,7 @@ from pyarrow import ArrowException
 from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
 from rscd.export.style import change_qml
+from rscd.geo.grid import is_local
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.vectors import cut_edges
@@ -204,6 +205,11 @@ def write_vector(
         raise UsageError(
             f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, got none; "
             "write .gpkg, or pass --pixel-coordinates"
+        )
+    if form.lonlat and polygons.crs is not None and is_local(pyproj.CRS(polygons.crs)):
+        raise UsageError(
+            f"{path}: GeoJSON is in longitude and latitude, expected a CRS on the Earth, found the "
+            f"local plane {polygons.crs.name}; write .gpkg, which keeps it"
         )
     style = change_qml() if style is None else style
     job = _Job(provenance=text, options=dict(layer_options or {}), style=style)
