@@ -119,23 +119,44 @@ def _in_one_piece(lon: FloatingArray, onto: GeoBox) -> FloatingArray:
 
 
 def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:
-    for one, other in ((src, dst), (dst, src)):
-        if one is not None and is_local(CRS(one)):
-            raise GridMismatchError(
-                f"expected two scenes in one CRS, found {crs_name(one)}, a local plane that no "
-                f"rule ties to {crs_name(other)}; if its coordinates are those of "
-                f"{crs_name(other)}, say so: gdal_edit.py -a_srs {crs_name(other)} FILE"
-            )
+    with border(lambda error: _not_carried(CRS(src), CRS(dst), error)):
+        return transformer_between(CRS(src), CRS(dst)).transform(x, y)
 
-    def told(error: Exception) -> GridMismatchError:
-        return GridMismatchError(
-            f"expected coordinates of {crs_name(src)} to be convertible to {crs_name(dst)}, "
-            f"found: {reason(error)}; {_proj_advice()}"
+
+def transformer_between(source: CRS, target: CRS) -> Transformer:
+    """The way from one CRS to another, x or longitude first.
+
+    Raises:
+        GridMismatchError: when there is none, as to and from local planes.
+    """
+    if is_local(source) or is_local(target):
+        if _is_same_plane(source, target):
+            return Transformer.from_crs(LOCAL_CRS, LOCAL_CRS, always_xy=True)
+        local, other = (source, target) if is_local(source) else (target, source)
+        raise GridMismatchError(
+            f"expected coordinates in one CRS, found {crs_name(local)}, a local plane that no "
+            f"rule ties to {crs_name(other)}; if its coordinates are those of "
+            f"{crs_name(other)}, say so: gdal_edit.py (ogr2ogr for polygons) -a_srs "
+            f"{crs_name(other)} FILE"
         )
+    with border(lambda error: _not_carried(source, target, error)):
+        return Transformer.from_crs(source, target, always_xy=True)
 
-    with border(told):
-        transformer = Transformer.from_crs(CRS(src), CRS(dst), always_xy=True)
-        return transformer.transform(x, y)
+
+def _is_same_plane(source: CRS, target: CRS) -> bool:
+    """Whether two local planes are one: formats write what they know of it in different words."""
+
+    def known(crs: CRS) -> tuple[Any, ...]:
+        return crs.name, is_local(crs), *(axis.unit_conversion_factor for axis in crs.axis_info)
+
+    return known(source) == known(target)
+
+
+def _not_carried(source: CRS, target: CRS, error: Exception) -> GridMismatchError:
+    return GridMismatchError(
+        f"expected coordinates of {crs_name(source)} to be convertible to {crs_name(target)}, "
+        f"found: {reason(error)}; {_proj_advice()}"
+    )
 
 
 def _proj_advice() -> str:

@@ -15,10 +15,11 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 
 from rscd.border import border, found_in
 from rscd.errors import DataError
+from rscd.geo.grid import transformer_between
 from rscd.geo.wkb import from_wkb, unknown
 from rscd.types import BoolArray, Bounds
 
@@ -489,7 +490,7 @@ def carried(geometries: Geometries, source: CRS | None, target: CRS | None) -> G
     """
     if source == target or source is None or target is None or not len(geometries):
         return geometries
-    transformer = Transformer.from_crs(source, target, always_xy=True)
+    transformer = transformer_between(source, target)
 
     def carry(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
@@ -518,7 +519,7 @@ def carried_bounds(bounds: Bounds, source: CRS | None, target: CRS | None) -> Bo
     """A rectangle around a rectangle in another CRS, a little wider; None where there is none."""
     if source == target or source is None or target is None:
         return bounds
-    transformer = Transformer.from_crs(source, target, always_xy=True)
+    transformer = transformer_between(source, target)
     left, bottom, right, top = transformer.transform_bounds(*bounds, densify_pts=EDGE_POINTS)
     if not np.isfinite((left, bottom, right, top)).all() or left > right:
         return None  # across the antimeridian or beyond the projection: read everything
