@@ -30,7 +30,6 @@ from rscd.geo.changemap import ChangeMap
 from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
-from rscd.geo.tiles import plan_tiles
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, open_journal
@@ -44,6 +43,7 @@ from rscd.inference.tiled import (
     fit_model,
     measure_seam,
     predict_scene,
+    scene_tiles,
     thread_mapper,
 )
 from rscd.provenance import describe_pair
@@ -256,9 +256,7 @@ def plan(pair: ScenePair, options: Options) -> Plan:
         model=model.name,
         alignment=pair.alignment,
         size=(width, height),
-        tiles=len(
-            plan_tiles(pair.shape_hw, load.tile_size, model.tiling.halo, model.tiling.multiple)
-        ),
+        tiles=len(scene_tiles(pair, load.tile_size, model.tiling)),
         tile_size=load.tile_size,
         batch_size=load.batch_size,
         workers=load.workers,
@@ -392,7 +390,7 @@ def _model(pair: ScenePair, options: Options) -> Model:
 
 def _tile_size(pair: ScenePair, model: Model) -> int:
     """A picture in one piece, where the model wants that; else the model's own size."""
-    longest = max(pair.shape_hw)
+    longest = max(pair.whole.shape_hw)
     if model.tiling.whole_pictures and pair.grid.crs is None and longest <= MAX_PICTURE:
         return longest
     return model.tiling.tile_size

@@ -30,9 +30,9 @@ from rscd.data.scene_labels import (
 )
 from rscd.errors import DataError, GridMismatchError
 from rscd.files import by_stem
-from rscd.geo.grid import apply, compose, crs_name, footprint_px, grid_text, intersection, shape_hw
+from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
 from rscd.geo.scene import ScenePair
-from rscd.geo.source import Placement, inspect
+from rscd.geo.source import inspect
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, Align, BoolArray, ByteArray
 
@@ -469,12 +469,7 @@ def place(
     right, bottom = (int(np.ceil(value - SAME_RES)) for value in box[2:])
     transform = Affine(res[0], 0, origin[0] + left * res[0], 0, -res[1], origin[1] - top * res[1])
     target = GeoBox((max(bottom - top, 1), max(right - left, 1)), transform, crs)
-    return replace(
-        pair,
-        grid=target,
-        place_t1=Placement(None, f"resampled (bilinear) from {grid_text(pair.t1.grid)}"),
-        place_t2=Placement(None, f"resampled (bilinear) from {grid_text(pair.t2.grid)}"),
-    )
+    return pair.resampled(target)
 
 
 def _endless(crs: CRS | None, res: tuple[float, float], origin: tuple[float, float]) -> GeoBox:

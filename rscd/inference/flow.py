@@ -7,8 +7,9 @@ import numpy as np
 
 from rscd.errors import UsageError
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Box, plan_tiles, round_up
+from rscd.geo.tiles import Box, round_up
 from rscd.inference.predictor import Model, Tiling
+from rscd.inference.tiled import scene_tiles
 from rscd.types import FloatArray
 
 
@@ -62,9 +63,8 @@ def scene_flow(
     Yields:
         The box of a tile and its flow (2,h,w) in pixels.
     """
-    tiles = plan_tiles(pair.shape_hw, tile_size, model.tiling.halo, model.tiling.multiple)
-    for tile in tiles:
-        image, valid = pair.read(tile.read)
-        found = cast(FloatArray, model.flow(image[None]))
-        flow = np.where(valid, found[0], np.float32(np.nan))
-        yield tile.write, flow[:, tile.inner[0], tile.inner[1]]
+    for tile in scene_tiles(pair, tile_size, model.tiling):
+        image, valid = pair.context(tile.read)
+        found = cast(FloatArray, model.flow(image[None]))[0][:, tile.inner[0], tile.inner[1]]
+        wanted = valid[tile.inner] & pair.inside(tile.write)
+        yield tile.write, np.where(wanted, found, np.float32(np.nan))
