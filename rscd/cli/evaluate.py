@@ -32,7 +32,8 @@ their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measu
 A prediction and a truth: rasters or vectors in any CRS, compared on the pixels of the truth raster
 (or of the prediction where the truth is a vector). Labelled pixels that the prediction does not
 cover, or where it has nodata, are left out and their share is reported. Objects are the connected
-regions of change; those with an IoU of 0.5 or more are one.
+regions of change; those with an IoU of 0.5 or more are one. Polygons of pictures without
+georeferencing have x = column, y = -row, as QGIS shows them; rows that count downwards are told.
 
 Examples:
   rscd evaluate levir-cd --split test -m weights.safetensors -o sheet.png

@@ -21,6 +21,7 @@ from rasterio.transform import array_bounds
 
 from rscd.errors import DataError
 from rscd.files import appearing
+from rscd.geo.settings import beside
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -75,7 +76,8 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
         with warnings.catch_warnings():
             # pixel coordinates are legal here, so the missing transform is no news
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path)
+            with beside(str(path)):
+                dataset = rasterio.open(path)
         with dataset:
             yield dataset
     except (RasterioError, OSError) as error:

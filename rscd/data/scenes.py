@@ -31,6 +31,7 @@ from rscd.data.scene_labels import (
 from rscd.errors import DataError, GridMismatchError
 from rscd.files import by_stem
 from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
+from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import inspect
 from rscd.geo.tiles import Box
@@ -198,7 +199,8 @@ class ScenePairs(GeoDataset):
         Args:
             query: ``[xmin:xmax, ymin:ymax, tmin:tmax]`` in the dataset's CRS, all optional. Among
                 several scenes the one nearest to these dates is read; if that leaves a choice, the
-                one that covers most of the box.
+                one that covers most of the box. Pictures without georeferencing lie at y = -row;
+                rows that count downwards (y from 0 on) are understood too.
 
         Raises:
             IndexError: when no scene is there.
@@ -206,6 +208,8 @@ class ScenePairs(GeoDataset):
             SceneError: for an image that cannot be read; the message names it.
         """
         x, y, t = self._disambiguate_slice(query)
+        if 0 <= y.start < y.stop and has_pixel_coordinates(self._pairs[0].grid):
+            y = slice(-y.stop, -y.start, y.step)
         placed = self._placed[self._hit(x, y, t, query)]
         if not _close((x.step, y.step), self.res):
             raise DataError(

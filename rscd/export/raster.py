@@ -18,6 +18,7 @@ from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
+from rscd.geo.settings import own_files
 from rscd.types import IGNORE
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
@@ -84,7 +85,7 @@ def _write_cog(
         plain = folder / "plain.tif"
         try:
             _write_plain(change_map, raster, plain, nodata, description)
-            with warnings.catch_warnings(), _heeding_option_warnings():
+            with warnings.catch_warnings(), own_files(), _heeding_option_warnings():
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 copy(
                     plain,

@@ -1,7 +1,8 @@
 """Pixel grids: what `odc.geo.geobox.GeoBox` lacks for pairs of scenes.
 
 The grid type is GeoBox itself: immutable, hashable, shape + affine + CRS. ``crs=None`` means that
-no coordinate reference system is known; with an identity transform the unit is then the pixel.
+no coordinate reference system is known; the unit is then the pixel, or that of a world file (see
+`rscd.geo.pictures`).
 """
 
 import math

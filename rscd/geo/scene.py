@@ -21,6 +21,7 @@ from rscd.geo.grid import (
     shape_hw,
     whole_pixel_offset,
 )
+from rscd.geo.pictures import is_picture
 from rscd.geo.source import Placement, Source, inspect, read_source
 from rscd.geo.tiles import Box, reflect
 from rscd.types import Align, BoolArray, FloatArray, ShapeHW
@@ -129,11 +130,11 @@ class ScenePair:
 
     def resampled(self, grid: GeoBox) -> "ScenePair":
         """The whole pair on another grid, onto which both dates are resampled from their files."""
-        places = (
+        first, second = (
             Placement(None, f"resampled (bilinear) from {grid_text(source.grid)}")
             for source in (self.t1, self.t2)
         )
-        return ScenePair(self.t1, self.t2, grid, *places, _whole(grid))
+        return ScenePair(self.t1, self.t2, grid, first, second, _whole(grid))
 
     def crop(self, geometry: BaseGeometry, *, mask: bool) -> "ScenePair":
         """The pair over the bounding box of a geometry in the grid's CRS.
@@ -267,8 +268,8 @@ def _check_comparable(t1: Source, t2: Source) -> None:
             f"{with_crs.path} and none in {without.path}; assign it: gdal_edit.py -a_srs "
             f"{crs_name(with_crs.grid.crs)} {without.path}"
         )
-    both_pixels = t1.grid.affine.is_identity and t2.grid.affine.is_identity
-    if t1.grid.crs is None and both_pixels and t1.grid.shape != t2.grid.shape:
+    both_pixels = is_picture(t1.grid) and is_picture(t2.grid)
+    if both_pixels and t1.grid.shape != t2.grid.shape:
         raise GridMismatchError(
             "expected two images of one size where there is no georeferencing, found "
             f"{t1.grid.shape[1]} x {t1.grid.shape[0]} and {t2.grid.shape[1]} x "

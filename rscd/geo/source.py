@@ -20,6 +20,8 @@ from rasterio.windows import Window
 
 from rscd.errors import SceneError, UsageError
 from rscd.geo.grid import gdal_crs, shape_hw
+from rscd.geo.pictures import PICTURE, is_picture
+from rscd.geo.settings import beside
 from rscd.geo.tiles import Box
 from rscd.types import BoolArray
 
@@ -87,7 +89,7 @@ def inspect(
         SceneError: a file that cannot serve as one date of a scene.
     """
     try:
-        with _quiet(), rasterio.open(path) as dataset:
+        with _quiet(), beside(path), rasterio.open(path) as dataset:
             return _inspect(date, path, dataset, bands, src_nodata)
     except RasterioError as error:
         raise SceneError(_unreadable(date, path, error)) from error
@@ -182,7 +184,8 @@ def _grid_of(date: str, path: str, dataset: Any) -> GeoBox:
             f"{tuple(dataset.transform)[:6]}; repair its georeferencing (gdal_edit.py -a_ullr)"
         )
     crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
-    return GeoBox((dataset.height, dataset.width), dataset.transform, crs)
+    transform = PICTURE if identity and crs is None else dataset.transform
+    return GeoBox((dataset.height, dataset.width), transform, crs)
 
 
 class _Handles(threading.local):
@@ -211,7 +214,7 @@ def _dataset(source: Source) -> Any:
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
-        with _quiet():
+        with _quiet(), beside(source.path):
             _handles.open[key] = rasterio.open(source.path)
     return _handles.open[key]
 
@@ -223,6 +226,8 @@ def _warped(source: Source, grid: GeoBox) -> Any:
         options: dict[str, Any] = {"add_alpha": True} if source.alpha is None else {}
         if source.nodata is not None and source.alpha is None:
             options |= {"src_nodata": source.nodata}
+        if is_picture(source.grid):
+            options |= {"src_transform": PICTURE}  # GDAL would count its rows upwards
         _handles.open[key] = WarpedVRT(
             _dataset(source),
             src_crs=gdal_crs(source.grid),

@@ -28,6 +28,11 @@ class Box:
         """(height, width)."""
         return self.height, self.width
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """(row, column) of the upper left pixel."""
+        return self.row, self.col
+
     def moved(self, rows: int, cols: int) -> "Box":
         """The same box so many rows further down and columns to the right."""
         return Box(self.row + rows, self.col + cols, self.height, self.width)
