@@ -139,6 +139,7 @@ def test_the_seam_of_a_part_is_measured_inside_it(pair, tmp_path):
     assert probabilities(inner, Phases(), tmp_path / "run")[1] is None  # within one tile
 
 
+@settings(deadline=None)
 @given(
     st.tuples(st.integers(1, 90), st.integers(1, 90)), st.data(), st.integers(1, 60),
     st.integers(0, 20), st.sampled_from([1, 8, 12]), st.booleans(),
