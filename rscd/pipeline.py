@@ -29,13 +29,13 @@ from rscd.geo.dates import dates_of
 from rscd.geo.grid import is_georeferenced, middle, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
-from rscd.geo.tiles import plan_tiles
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import Model, Predictor, least_object, tile_side
+from rscd.inference.registration import warn_of_shift
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
     Mapper,
@@ -43,6 +43,7 @@ from rscd.inference.tiled import (
     fit_model,
     measure_seam,
     predict_scene,
+    scene_tiles,
     thread_mapper,
 )
 from rscd.provenance import describe_pair
@@ -127,10 +128,17 @@ class Result:
     changed_share: float
     """Of the valid pixels."""
     area_m2: float | None
-    """Of the polygons written, or of the changed pixels; None when the pixel size is unknown."""
+    """Of the polygons written; without vector output of the changed pixels, as
+    ``changed_area_m2``. None when the pixel size is unknown."""
+    changed_area_m2: float | None
+    """Of all changed pixels of the mask, those of polygons that are left out included; None when
+    the pixel size is unknown."""
     model: str
     threshold: float
     alignment: dict[str, str]
+    shift: dict[str, float] | None
+    """Where t2 lies against t1 in pixels, see `rscd.inference.registration.Shift`; None where it
+    cannot be told."""
     seam: dict[str, float] | None
     """Error at tile edges, see `rscd.inference.tiled.Seam`; None where there is none."""
     seconds: float
@@ -200,10 +208,15 @@ def predict(
             with journal.explaining(targets.all[0]):
                 _rehearse(journal.folder, pair.grid, targets, options)
                 load = replace(load, tile_size=journal.tile_size or load.tile_size)
+                shift = None if model.tiling.whole_pictures else warn_of_shift(pair)
+                shifted = (
+                    None if shift is None else {k: round(v, 2) for k, v in asdict(shift).items()}
+                )
+                computed = provenance | {"shift": shifted}
                 threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
                 with threads as run:
                     change_map, seam = _predict(
-                        pair, model, journal, provenance, options, load, run, progress
+                        pair, model, journal, computed, options, load, run, progress
                     )
                 exported = _export(
                     pair, change_map, model, targets, load, journal, options, progress
@@ -213,6 +226,7 @@ def predict(
                 outputs=[str(path) for path in targets.all],
                 model=model.name,
                 alignment=pair.alignment,
+                shift=shifted,
                 seam=None if seam is None else asdict(seam),
                 seconds=round(time.monotonic() - started, 3),
                 resumed=journal.resumed,
@@ -289,9 +303,7 @@ def plan(pair: ScenePair, options: Options) -> Plan:
         model=model.name,
         alignment=pair.alignment,
         size=(width, height),
-        tiles=len(
-            plan_tiles(pair.shape_hw, load.tile_size, model.tiling.halo, model.tiling.multiple)
-        ),
+        tiles=len(scene_tiles(pair, load.tile_size, model.tiling)),
         tile_size=load.tile_size,
         batch_size=load.batch_size,
         workers=load.workers,
@@ -342,6 +354,8 @@ def _export(
 ) -> dict[str, Any]:
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
+    changed_m2 = change_map.changed_area_m2(options.gsd_m)
+    changed_m2 = None if changed_m2 is None else round(changed_m2, 2)
     polygons = _polygons(pair, change_map, model, options) if targets.has_vectors else None
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
@@ -360,7 +374,8 @@ def _export(
         "changed_pixels": changed,
         "valid_pixels": valid,
         "changed_share": changed / valid if valid else 0.0,
-        "area_m2": _area_m2(pair, polygons, changed, options.gsd_m),
+        "area_m2": changed_m2 if polygons is None else _area_m2(polygons, changed_m2),
+        "changed_area_m2": changed_m2,
         "threshold": change_map.threshold,
     }
 
@@ -397,13 +412,8 @@ def _min_score(model: Model, options: Options) -> float:
     )[1]
 
 
-def _area_m2(pair: ScenePair, polygons: Any, changed: int, gsd_m: float | None) -> float | None:
-    side = pixel_size_m(pair.grid, gsd_m)
-    if side is None:
-        return None
-    if polygons is not None:
-        return round(float(polygons["area_m2"].sum()), 2)
-    return round(changed * side**2, 2)
+def _area_m2(polygons: Any, changed_m2: float | None) -> float | None:
+    return None if changed_m2 is None else round(float(polygons["area_m2"].sum()), 2)
 
 
 def _workers(options: Options) -> int:
@@ -425,7 +435,7 @@ def _model(pair: ScenePair, options: Options) -> Model:
 
 
 def _tile_size(pair: ScenePair, model: Model) -> int:
-    return tile_side(model.tiling, pair.shape_hw, picture=pair.grid.crs is None)
+    return tile_side(model.tiling, pair.whole.shape_hw, picture=pair.grid.crs is None)
 
 
 def _load(pair: ScenePair, model: Model, options: Options) -> Load:

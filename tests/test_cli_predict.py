@@ -322,7 +322,7 @@ class TestPictures:
         features = json.loads((tmp_path / "a.geojson").read_text())["features"]
         largest = max(features, key=lambda f: f["properties"]["area_m2"])
         left, top, right, bottom = shapely.geometry.shape(largest["geometry"]).bounds
-        assert (left, top, right, bottom) == pytest.approx((40, 30, 70, 50), abs=3)
+        assert (left, top, right, bottom) == pytest.approx((40, -50, 70, -30), abs=3)
 
     def test_square_metres_need_a_pixel_size(self, pictures, tmp_path, capsys):
         refused(

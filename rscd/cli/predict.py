@@ -30,9 +30,10 @@ EPILOG = """\
 Without -m, images of three bands or more (red, green and blue first) with pixels of 0.2 to 1 m are
 given to the network that ships with rscd, which finds buildings that came or went; images without
 georeferencing are taken to be such, unless --gsd says otherwise. All others are given to a
-training-free detector. Those (cva, irmad, pca-kmeans) find what differs in colour beyond a change
-of light: good on multispectral scenes of 10 m and coarser, nearly useless for buildings on
-half-metre images, where most of what differs is not change.
+training-free detector: irmad, or pca-kmeans where there is one band (irmad needs two). Those (cva,
+irmad, pca-kmeans) find what differs in colour beyond a change of light: good on multispectral
+scenes of 10 m and coarser, nearly useless for buildings on half-metre images, where most of what
+differs is not change.
 
 Examples:
   rscd predict scene_t1.tif scene_t2.tif -o change.geojson
@@ -122,10 +123,16 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
-        "--bbox", metavar="XMIN,YMIN,XMAX,YMAX", help="only this rectangle, in --bbox-crs"
+        "--bbox",
+        metavar="XMIN,YMIN,XMAX,YMAX",
+        help="write only this rectangle, in --bbox-crs; what lies around is looked at as well",
     )
     group.add_argument("--bbox-crs", metavar="CRS", help="default: the CRS of the result")
-    group.add_argument("--aoi", metavar="FILE", help="only inside the polygons of a vector file")
+    group.add_argument(
+        "--aoi",
+        metavar="FILE",
+        help="write only what lies inside the polygons of a vector file; likewise",
+    )
     group.add_argument(
         "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
     )
@@ -144,7 +151,8 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pixel-coordinates",
         action="store_true",
-        help="write polygons in pixels where the images have no CRS",
+        help="write polygons where the images have no CRS: in the coordinates of a world file, "
+        "else x = column and y = -row, where QGIS shows the picture",
     )
 
 

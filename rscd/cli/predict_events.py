@@ -129,14 +129,14 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace, pair: "ScenePair", rules: "LabelOptions") -> Shown:
-    from rscd.pseudo.stitch import windows
+    from rscd.pipeline_events import seen_around
 
     height, width = pair.shape_hw
     plan = {
         "model": args.model,
         "alignment": pair.alignment,
         "size": [width, height],
-        "windows_per_date": len(windows((height, width), rules.tile, rules.overlap or 0)),
+        "windows_per_date": len(seen_around(pair, rules).windows),
         "tile_size": rules.tile,
         "gamma": rules.gamma,
     }

@@ -35,6 +35,7 @@ from rscd.geo.bands import (
     usable_pixels,
 )
 from rscd.geo.encode import geotiff
+from rscd.geo.settings import beside
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -95,7 +96,8 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
         with warnings.catch_warnings():
             # pixel coordinates are legal here, so the missing transform is no news
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path)
+            with beside(str(path)):
+                dataset = rasterio.open(path)
         with dataset:
             yield dataset
 

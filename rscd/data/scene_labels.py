@@ -27,6 +27,8 @@ from rscd.data.images import MaskRule, apply_rule, names_as_change
 from rscd.errors import DataError
 from rscd.geo.bands import Bands, has_own_mask, usable_pixels
 from rscd.geo.grid import crs_name, gdal_crs, shape_hw
+from rscd.geo.pictures import PICTURE, on_picture
+from rscd.geo.settings import beside
 from rscd.geo.source import WARP_TOLERANCE_PX
 from rscd.geo.vectors import carried, exist, is_vector, polygonal, read_layer
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray
@@ -153,7 +155,8 @@ def _read_vector(
         "polygons in",
         columns=[] if layer.id_field is None else [layer.id_field],
         where=layer.where,
-        within=(bounds, crs),
+        # rows of pictures may count downwards: where polygons lie is known once they are read
+        within=None if crs is None else (bounds, crs),
     )
     source = None if frame.crs is None else CRS(frame.crs)
     if (source is None) != (crs is None):
@@ -161,7 +164,12 @@ def _read_vector(
             f"{layer.path}: labels have {crs_name(source)}, the scene has {crs_name(crs)}; "
             "write the CRS into the file that lacks it"
         )
-    return _kept(layer, frame, source, crs)
+    polygons, ids = _kept(layer, frame, source, crs)
+    bottom, top = bounds[1], bounds[3]
+    if crs is None and bottom < top <= 0:
+        height = int(np.ceil(-bottom))
+        polygons = on_picture(polygons, GeoBox((height, 1), PICTURE, None), layer.path)
+    return polygons, ids
 
 
 def _kept(
@@ -285,7 +293,8 @@ def _opened(path: str) -> Iterator[Any]:
     with border(told):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            dataset = rasterio.open(path)
+            with beside(path):
+                dataset = rasterio.open(path)
         with dataset:
             yield dataset
 

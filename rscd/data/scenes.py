@@ -31,9 +31,10 @@ from rscd.data.scene_labels import (
 )
 from rscd.errors import DataError, GridMismatchError
 from rscd.files import by_stem
-from rscd.geo.grid import apply, compose, crs_name, footprint_px, grid_text, intersection, shape_hw
+from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
+from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
-from rscd.geo.source import Placement, inspect
+from rscd.geo.source import inspect
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, Align, BoolArray, ByteArray
 
@@ -203,7 +204,8 @@ class ScenePairs(GeoDataset):
         Args:
             query: ``[xmin:xmax, ymin:ymax, tmin:tmax]`` in the dataset's CRS, all optional. Among
                 several scenes the one nearest to these dates is read; if that leaves a choice, the
-                one that covers most of the box.
+                one that covers most of the box. Pictures without georeferencing lie at y = -row;
+                rows that count downwards (y from 0 on) are understood too.
 
         Raises:
             IndexError: when no scene is there.
@@ -211,6 +213,8 @@ class ScenePairs(GeoDataset):
             SceneError: for an image that cannot be read; the message names it.
         """
         x, y, t = self._disambiguate_slice(query)
+        if 0 <= y.start < y.stop and has_pixel_coordinates(self._pairs[0].grid):
+            y = slice(-y.stop, -y.start, y.step)
         placed = self._placed[self._hit(x, y, t, query)]
         if not _close((x.step, y.step), self.res):
             raise DataError(
@@ -482,12 +486,7 @@ def place(
     right, bottom = (int(np.ceil(value - SAME_RES)) for value in box[2:])
     transform = Affine(res[0], 0, origin[0] + left * res[0], 0, -res[1], origin[1] - top * res[1])
     target = GeoBox((max(bottom - top, 1), max(right - left, 1)), transform, crs)
-    return replace(
-        pair,
-        grid=target,
-        place_t1=Placement(None, f"resampled (bilinear) from {grid_text(pair.t1.grid)}"),
-        place_t2=Placement(None, f"resampled (bilinear) from {grid_text(pair.t2.grid)}"),
-    )
+    return pair.resampled(target)
 
 
 def _endless(crs: CRS | None, res: tuple[float, float], origin: tuple[float, float]) -> GeoBox:

@@ -41,7 +41,7 @@ DATA_FAULTS = (DataError, SceneError, OSError)
 
 @dataclass(frozen=True)
 class MemoryPair:
-    """Two dates in memory, read by boxes as `rscd.geo.scene.ScenePair` is."""
+    """Two dates in memory, read by boxes as a whole `rscd.geo.scene.ScenePair` is."""
 
     image: FloatArray
     """(2,C,H,W) raw values, 0 where not valid."""
@@ -52,6 +52,19 @@ class MemoryPair:
     def shape_hw(self) -> ShapeHW:
         """(height, width) in pixels."""
         return self.valid.shape[0], self.valid.shape[1]
+
+    @property
+    def whole(self) -> "MemoryPair":
+        """There is no part of it."""
+        return self
+
+    def inside(self, box: Box) -> BoolArray:
+        """(h,w) true: all of it is asked for."""
+        return np.ones(box.shape_hw, bool)
+
+    def context(self, box: Box) -> tuple[FloatArray, BoolArray]:
+        """The same as `read`: there is nothing around it."""
+        return self.read(box)
 
     def read(self, box: Box) -> tuple[FloatArray, BoolArray]:
         """Raw values and validity of a box; beyond the edges reflected and not valid."""
@@ -83,7 +96,7 @@ def predict_pair(
     Returns:
         (H,W) float32 probability, NaN where not valid; and the model's threshold.
     """
-    # the engine only asks for shape_hw and read, which both kinds of pairs have
+    # of this the engine asks for what `MemoryPair` has, which plans its tiles itself
     pair = cast(ScenePair, MemoryPair(image, valid))
     predictor = fit_model(pair, model)
     tiling = predictor.tiling

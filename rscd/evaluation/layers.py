@@ -32,6 +32,8 @@ from rscd.geo.grid import (
     grid_text,
     whole_pixel_offset,
 )
+from rscd.geo.pictures import PICTURE, is_picture, on_picture
+from rscd.geo.settings import beside
 from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect, raster_border
 from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried, exist, polygonal, read_layer
@@ -153,8 +155,8 @@ def check_overlap(source: Source, grid: GeoBox) -> None:
         GridMismatchError: it does not, or there is no georeferencing and the sizes differ.
     """
     check_same_world(source.date, source.grid.crs, source.path, grid)
-    pixels_only = source.grid.affine.is_identity and grid.affine.is_identity
-    if grid.crs is None and pixels_only and source.grid.shape != grid.shape:
+    pixels_only = is_picture(source.grid) and is_picture(grid)
+    if pixels_only and source.grid.shape != grid.shape:
         raise GridMismatchError(
             "expected prediction and truth of one size where there is no georeferencing, found "
             f"{grid_text(source.grid)} in {source.path} and {grid_text(grid)}; crop one"
@@ -185,7 +187,8 @@ def raster_on(
     offset = whole_pixel_offset(grid, source.grid)
     with ExitStack() as stack:
         with _naming(source):
-            dataset = stack.enter_context(rasterio.open(source.path))
+            with beside(source.path):
+                dataset = stack.enter_context(rasterio.open(source.path))
             warped = _warped(dataset, source, grid, resampling) if offset is None else None
         if warped is not None:
             stack.enter_context(warped)
@@ -247,6 +250,7 @@ def _warped(dataset: Any, source: Source, grid: GeoBox, resampling: Resampling) 
         src_nodata=None,
         nodata=None,
         **({"add_alpha": True} if source.alpha is None else {}),
+        **({"src_transform": PICTURE} if is_picture(source.grid) else {}),
     )
 
 
@@ -299,6 +303,8 @@ class PolygonLayer:
         if crs is not None and crs != CRS(grid.crs):
             shapes = carried(shapes, crs, CRS(grid.crs))
             shapes = shapes[exist(shapes)]
+        if crs is None:
+            shapes = on_picture(shapes, grid, f"{role} {path}")
         inverse = ~grid.affine
 
         def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extrem
 from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
 from rscd.geo.changemap import RawRaster, binarise
-from rscd.geo.grid import grid_text, pixel_size_m, shape_hw
+from rscd.geo.grid import grid_text, shape_hw
+from rscd.geo.measure import PixelAreas, ground_of
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
@@ -110,7 +112,7 @@ def evaluate_maps(
         read_truth = stack.enter_context(_truth_on(truth, grid, squares, options))
         predict = stack.enter_context(_prediction_on(prediction, grid, squares, options))
         read_images = stack.enter_context(_images_on(images, grid))
-        tally = _Tally.empty(predict.threshold)
+        tally = _Tally.empty(predict.threshold, grid)
         for number, box in enumerate(squares):
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
@@ -258,13 +260,16 @@ class _Tally:
     threshold: float | None
     metrics: ChangeMetrics
     samples: list[Sample]
+    pixel_areas: PixelAreas
+    area_m2: dict[str, float]
     unlabelled: int = 0
     without_prediction: int = 0
 
     @classmethod
-    def empty(cls, threshold: float | None) -> "_Tally":
+    def empty(cls, threshold: float | None, grid: GeoBox) -> "_Tally":
         at = DEFAULT_THRESHOLD if threshold is None else threshold
-        return cls(threshold, ChangeMetrics(at), [])
+        areas = ground_of(grid).pixel_areas_m2(shape_hw(grid))
+        return cls(threshold, ChangeMetrics(at), [], areas, defaultdict(float))
 
     def add(
         self,
@@ -292,6 +297,9 @@ class _Tally:
             self.metrics.update(torch.from_numpy(prob), torch.from_numpy(true))
         name = f"row {box.row}, column {box.col}"
         self.samples.append(Sample(name, number, count(classes, true)))
+        found, there = classes == 1, true == 1
+        for kind, mask in (("predicted", found), ("true", there), ("hit", found & there)):
+            self.area_m2[kind] += self.pixel_areas.total(mask, box.row, box.col)
         scratch.write(box, classes, true)
 
     def report(
@@ -314,26 +322,15 @@ class _Tally:
             objects=scratch.objects(),
             samples=self.samples,
             probabilities=None if self.threshold is None else Probabilities.of(self.metrics),
-            area_m2=_areas(self.samples, grid, squares),
+            area_m2=_areas(self.area_m2),
         )
 
 
-def _areas(
-    samples: Sequence[Sample], grid: GeoBox, squares: Sequence[Box]
-) -> dict[str, float] | None:
-    """Square metres of change; the size of a pixel is taken anew for each row of squares."""
-    total = dict.fromkeys(("predicted", "true", "hit"), 0.0)
-    pixel_m2: dict[int, float] = {}
-    for sample in samples:
-        row = squares[sample.index].row
-        if row not in pixel_m2:
-            side = pixel_size_m(grid[row : row + SQUARE_PX, :])
-            if side is None:
-                return None
-            pixel_m2[row] = side**2
-        for name in total:
-            total[name] += getattr(sample.counts, name)[1] * pixel_m2[row]
-    return total | {
+def _areas(total: Mapping[str, float]) -> dict[str, float] | None:
+    """Square metres of change by kind; None where the size of a pixel is not known."""
+    if not np.isfinite(list(total.values())).all():
+        return None
+    return dict(total) | {
         "false_positive": total["predicted"] - total["hit"],
         "false_negative": total["true"] - total["hit"],
     }

@@ -116,7 +116,7 @@ def _defaults(options: Mapping[str, str], kind: _Kind) -> dict[str, str]:
 
 
 def _copy(plain: Path | str, made: Path | str, options: Mapping[str, str]) -> None:
-    with _quiet(), heeding_gdal("--co (see gdal.org/drivers/raster/cog.html)"):
+    with _quiet(), own_files(), heeding_gdal("--co (see gdal.org/drivers/raster/cog.html)"):
         copy(plain, made, driver="COG", **options)
 
 

@@ -185,7 +185,8 @@ def write_vector(
         provenance: JSON data that says how the result was made.
         layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
             ROW_GROUP_SIZE.
-        pixel_coordinates: Accept polygons without CRS in ``.geojson``: (col, row), rows down.
+        pixel_coordinates: Accept polygons without CRS in ``.geojson``: those of a picture without
+            georeferencing have x = column, y = -row, as QGIS shows it.
         style: QML text; default `change_qml`.
 
     Returns:

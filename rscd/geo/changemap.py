@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from rscd.errors import ModelError
 from rscd.files import write_text
 from rscd.geo.grid import shape_hw
+from rscd.geo.measure import ground_of
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Provenance, ShapeHW
 
@@ -156,6 +157,22 @@ class ChangeMap:
             changed += int(np.count_nonzero(mask == 1))
             valid += int(np.count_nonzero(mask != IGNORE))
         return changed, valid
+
+    def changed_area_m2(self, gsd_m: float | None = None) -> float | None:
+        """Square metres on the ground of the changed pixels, strip by strip.
+
+        Args:
+            gsd_m: side of a pixel in metres, for images without georeferencing.
+
+        Returns:
+            None where the size of a pixel is not known.
+        """
+        areas = ground_of(self.grid, gsd_m).pixel_areas_m2(self.mask.shape_hw)
+        total = sum(
+            areas.total(self.mask.read_rows(strip.row, strip.row + strip.height) == 1, strip.row)
+            for strip in self.mask.strips()
+        )
+        return total if np.isfinite(total) else None
 
 
 def check_numbers(values: FloatArray, valid: BoolArray, what: str) -> None:

@@ -1,7 +1,8 @@
 """Pixel grids: what `odc.geo.geobox.GeoBox` lacks for pairs of scenes.
 
 The grid type is GeoBox itself: immutable, hashable, shape + affine + CRS. ``crs=None`` means that
-no coordinate reference system is known; with an identity transform the unit is then the pixel.
+no coordinate reference system is known; the unit is then the pixel, or that of a world file (see
+`rscd.geo.pictures`).
 """
 
 import math
@@ -17,6 +18,7 @@ from pyproj import CRS, Transformer
 
 from rscd.border import border, reason
 from rscd.errors import GridMismatchError, UsageError
+from rscd.geo.tiles import Box
 from rscd.types import Bounds, ShapeHW
 
 FloatingArray = NDArray[np.floating[Any]]
@@ -177,13 +179,17 @@ def is_length(crs: CRS) -> bool:
     return bool(axes) and str(axes[0].unit_name).lower() not in UNITS_OF_NO_LENGTH
 
 
-def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
-    """The part of `grid` whose pixel centres lie within a box of its own pixel coordinates.
+def pixels_within(shape: ShapeHW, box_px: Bounds) -> Box | None:
+    """The pixels of a grid whose centres lie within a box of its pixel coordinates.
+
+    Args:
+        shape: (height, width) of the grid.
+        box_px: left, top, right, bottom; fractions count.
 
     Returns:
         None when no pixel centre lies within the box.
     """
-    height, width = grid.shape
+    height, width = shape
     tolerance = SAME_GRID_PX
     x0 = max(0, math.ceil(box_px[0] - 0.5 - tolerance))
     y0 = max(0, math.ceil(box_px[1] - 0.5 - tolerance))
@@ -191,7 +197,18 @@ def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
     y1 = min(height, math.floor(box_px[3] - 0.5 + tolerance) + 1)
     if x1 <= x0 or y1 <= y0:
         return None
-    return grid[y0:y1, x0:x1]
+    return Box(y0, x0, y1 - y0, x1 - x0)
+
+
+def cut(grid: GeoBox, box: Box) -> GeoBox:
+    """The grid of a box of pixels inside a grid."""
+    return grid[box.row : box.row + box.height, box.col : box.col + box.width]
+
+
+def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
+    """The part of `grid` that `pixels_within` finds, None where there is none."""
+    box = pixels_within(shape_hw(grid), box_px)
+    return None if box is None else cut(grid, box)
 
 
 def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:

@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from rscd.border import border, reason
 from rscd.errors import SceneError
+from rscd.geo.settings import own_files
 
 Polygons = NDArray[np.object_]
 """(N,) shapely polygons."""
@@ -326,7 +327,7 @@ def _first_pixel_order(polygons: Polygons) -> NDArray[np.intp]:
 def _reading(path: str | Path) -> Iterator[Any]:
     """Open a raster with a block cache that holds one row of its blocks and little more."""
     with border(lambda error: _unreadable(path, reason(error))):
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), own_files():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixel coordinates are enough
             dataset = rasterio.open(path)
         rows = dataset.block_shapes[0][0]

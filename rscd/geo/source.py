@@ -37,6 +37,8 @@ from rscd.geo.bands import (
 )
 from rscd.geo.dates import tagged_date
 from rscd.geo.grid import gdal_crs, shape_hw
+from rscd.geo.pictures import PICTURE, is_picture
+from rscd.geo.settings import beside
 from rscd.geo.tiles import Box
 from rscd.types import BoolArray
 
@@ -118,7 +120,7 @@ def inspect(
     Raises:
         SceneError: a file that cannot serve as one date of a scene.
     """
-    with _quiet(), raster_border(date, path), rasterio.open(path) as dataset:
+    with _quiet(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
         return _inspect(date, path, dataset, bands, src_nodata)
 
 
@@ -264,7 +266,8 @@ def _grid_of(date: str, path: str, dataset: Any) -> GeoBox:
             f"{tuple(dataset.transform)[:6]}; repair its georeferencing (gdal_edit.py -a_ullr)"
         )
     crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
-    return GeoBox((dataset.height, dataset.width), dataset.transform, crs)
+    transform = PICTURE if identity and crs is None else dataset.transform
+    return GeoBox((dataset.height, dataset.width), transform, crs)
 
 
 class _Handles(threading.local):
@@ -293,7 +296,7 @@ def _dataset(source: Source) -> Any:
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
-        with _quiet():
+        with _quiet(), beside(source.path):
             _handles.open[key] = rasterio.open(source.path)
     return _handles.open[key]
 
@@ -305,6 +308,8 @@ def _warped(source: Source, grid: GeoBox) -> Any:
         options: dict[str, Any] = {"add_alpha": True} if source.alpha is None else {}
         if source.nodata is not None and source.alpha is None:
             options |= {"src_nodata": source.nodata}
+        if is_picture(source.grid):
+            options |= {"src_transform": PICTURE}  # GDAL would count its rows upwards
         _handles.open[key] = WarpedVRT(
             _picked(source) if _needs_picking(source) else _dataset(source),
             src_crs=gdal_crs(source.grid),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
@@ -32,12 +33,12 @@ from rscd.pseudo.events import (
 )
 from rscd.pseudo.instances import DUPLICATE_IOU
 from rscd.pseudo.prompts import PromptSet
-from rscd.pseudo.rgb import PERCENTILES, to_rgb8
+from rscd.pseudo.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.pseudo.segmenter import DateName, Segmenter, SemanticPrediction, View
 from rscd.pseudo.stitch import check_windows, segment, windows
 from rscd.pseudo.store import Store, open_store, source_of, write_json
 from rscd.redact import mark, redacted
-from rscd.types import LAYERS, BoolArray, ByteArray, Progress, Provenance, silent
+from rscd.types import LAYERS, BoolArray, ByteArray, FloatArray, Progress, Provenance, silent
 
 """Label folders, as keys of a sample too."""
 
@@ -246,19 +247,36 @@ def _stamp(source: Source) -> list[int | str]:
     return [*(source.stamp or ()), *([hidden] if hidden else [])]
 
 
+MOST_STRETCHED = 1 << 22
+"""Pixels of a scene that tell how a part of it is stretched; of larger ones every n-th row."""
+
+
 @dataclass(frozen=True)
 class _SceneReader:
     pair: ScenePair
 
     def __call__(self, date: DateName) -> DateImage:
         image, valid = self.pair.read(Box(0, 0, *self.pair.shape_hw))
-        source = self.pair.t1 if date == "t1" else self.pair.t2
-        pixels = image[DATES.index(date)]
-        if source.dtype == "uint8":
-            pixels = np.rint(pixels).astype(np.uint8)
-        rgb, limits = to_rgb8(pixels, valid)
+        rgb, limits = to_rgb8(self._pixels(image, date), valid, self._stretch(date))
         grid = self.pair.grid
         return DateImage(rgb, None if valid.all() else valid, grid, limits)
+
+    def _pixels(self, image: FloatArray, date: DateName) -> NDArray[Any]:
+        source = self.pair.t1 if date == "t1" else self.pair.t2
+        pixels: NDArray[Any] = image[DATES.index(date)]
+        return np.rint(pixels).astype(np.uint8) if source.dtype == "uint8" else pixels
+
+    def _stretch(self, date: DateName) -> Limits | None:
+        """How the whole scene is stretched, where only a part of it is read."""
+        scene = self.pair.whole
+        if self.pair == scene:
+            return None
+        height, width = scene.shape_hw
+        step = -(-height * width // MOST_STRETCHED)
+        rows = [scene.read(Box(row, 0, 1, width)) for row in range(0, height, step)]
+        image = np.concatenate([image for image, _ in rows], axis=2)
+        valid = np.concatenate([valid for _, valid in rows])
+        return to_rgb8(self._pixels(image, date), valid)[1]
 
 
 def generate(

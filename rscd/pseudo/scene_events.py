@@ -1,7 +1,8 @@
 """Change events of two segmented dates as polygons: the table that `rscd predict -m ceg` writes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import geopandas
@@ -55,6 +56,7 @@ def event_polygons(
     t1: str | None = None,
     t2: str | None = None,
     model: str | None = None,
+    inside: BoolArray | None = None,
 ) -> geopandas.GeoDataFrame:
     """Outline the objects that appeared or vanished, along their pixel edges.
 
@@ -74,6 +76,8 @@ def event_polygons(
         t1: ISO date of the earlier image.
         t2: ISO date of the later image.
         model: name of the segmenter.
+        inside: (H,W), where events are asked for: objects are judged by all that is there, and
+            their outlines cut (and flagged ``edge``). None: everywhere.
 
     Returns:
         One row per object, those of t2 before those of t1: ``id`` (from 1), ``kind``, ``class``
@@ -102,8 +106,8 @@ def event_polygons(
     wanted = [
         row
         for event, date in (("appeared", labels.events.t2), ("vanished", labels.events.t1))
-        for row in _rows(labels, date, event)
-        if row.kind in kinds and row.instance.score >= min_score
+        for row in map(partial(_cut, inside=inside), _rows(labels, date, event))
+        if row is not None and row.kind in kinds and row.instance.score >= min_score
     ]
     outlines = _array([outline(row.instance) for row in wanted])
     areas = ground.areas_m2(outlines)
@@ -116,7 +120,7 @@ def event_polygons(
         "score": np.round([row.instance.score for row in rows], 4),
         "iou_sum": np.round([row.iou_sum for row in rows], 6),
         "area_m2": np.round(areas[large], 4),
-        "flags": [row.flags for row in rows],
+        "flags": [",".join(row.flags) for row in rows],
         "t1": days[0],
         "t2": days[1],
         "model": model,
@@ -147,7 +151,20 @@ class _Row:
     kind: str
     instance: Instance
     iou_sum: float
-    flags: str
+    flags: tuple[str, ...]
+
+
+def _cut(row: _Row, inside: BoolArray | None) -> _Row | None:
+    """The part of an object that is asked for, None where there is none."""
+    if inside is None:
+        return row
+    mask = row.instance.mask & inside[row.instance.slices]
+    if not mask.any():
+        return None
+    if np.array_equal(mask, row.instance.mask):
+        return row
+    flags = row.flags if "edge" in row.flags else (*row.flags, "edge")
+    return replace(row, instance=replace(row.instance, mask=mask), flags=flags)
 
 
 def _rows(labels: ChangeLabels, date: DateEvents, event: str) -> list[_Row]:
@@ -167,8 +184,8 @@ def _rows(labels: ChangeLabels, date: DateEvents, event: str) -> list[_Row]:
             "undecidable": unseen,
         }
         kind = event if changed else "undecidable" if unseen else "kept"
-        text = ",".join(name for name, raised in flags.items() if raised)
-        rows.append(_Row(kind, instance, float(date.iou_sum[index]), text))
+        raised = tuple(name for name, is_raised in flags.items() if is_raised)
+        rows.append(_Row(kind, instance, float(date.iou_sum[index]), raised))
     return rows
 
 
