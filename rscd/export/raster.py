@@ -23,6 +23,7 @@ from rscd.export.readback import largest_difference, same_rasters
 from rscd.files import require_as_written, write_text, writing
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
+from rscd.geo.settings import own_files
 from rscd.geo.tiles import Box
 from rscd.redact import redacted_data
 from rscd.types import CHANGE_RGB, IGNORE
@@ -116,13 +117,13 @@ def _defaults(options: Mapping[str, str], kind: _Kind) -> dict[str, str]:
 
 
 def _copy(plain: Path | str, made: Path | str, options: Mapping[str, str]) -> None:
-    with _quiet(), own_files(), heeding_gdal("--co (see gdal.org/drivers/raster/cog.html)"):
+    with _quiet(), heeding_gdal("--co (see gdal.org/drivers/raster/cog.html)"):
         copy(plain, made, driver="COG", **options)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), own_files():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

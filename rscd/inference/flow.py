@@ -72,7 +72,8 @@ def scene_flow(
         whole = cast(FloatArray, model.flow(image[None]))[0]
         check_numbers(whole, valid, "the network's flow")
         wanted = valid[tile.inner] & pair.inside(tile.write)
+        inner = whole[:, tile.inner[0], tile.inner[1]]
         yield (
             tile.write,
-            np.where(wanted, whole[:, tile.inner[0], tile.inner[1]], np.float32(np.nan)),
+            np.where(wanted, inner, np.float32(np.nan)),
         )
