@@ -8,10 +8,13 @@ import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rscd.border import border, reason, shown
 from rscd.errors import DataError, OutputError, RscdError
-from rscd.types import Provenance
+
+if TYPE_CHECKING:
+    from rscd.types import Provenance
 
 PART = ".part"
 
@@ -193,7 +196,7 @@ def remove_tree(folder: Path) -> bool:
     return False
 
 
-def read_note(path: Path, what: str, fix: str) -> Provenance:
+def read_note(path: Path, what: str, fix: str) -> "Provenance":
     """What a run noted of itself in a file of JSON.
 
     Args:
