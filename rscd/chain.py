@@ -32,7 +32,7 @@ from typing import Any
 import yaml
 
 from rscd.errors import UsageError
-from rscd.files import read_note, write_whole
+from rscd.files import read_note, read_value, write_whole
 
 BEGUN = "begun.json"
 DONE = "done.json"
@@ -193,7 +193,7 @@ def _stage(
         extra = {**shared, **options}
         line = tuple(part for key, value in extra.items() for part in (f"--{key}", value))
         return Stage(name, folders[name], command, filled, line)
-    values = {key: yaml.safe_load(value) for key, value in options.items()}
+    values = {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
     return Stage(name, folders[name], command, filled | values)
 
 

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rscd.border import border, reason, shown
-from rscd.errors import DataError, OutputError, RscdError
+from rscd.errors import DataError, OutputError, RscdError, UsageError
 
 if TYPE_CHECKING:
     from rscd.types import Provenance
@@ -216,6 +216,21 @@ def read_note(path: Path, what: str, fix: str) -> "Provenance":
         if not isinstance(content, dict):
             raise ValueError(f"{type(content).__name__} instead of an object")
         return content
+
+
+def read_value(option: str, text: str) -> Any:
+    """A value of the command line as YAML, as configurations hold them.
+
+    Raises:
+        UsageError: for text that is none, naming the option.
+    """
+    import yaml  # commands that need none start without it
+
+    def told(error: Exception) -> UsageError:
+        return UsageError(f"expected a value for --{option}, found {text!r} ({reason(error)})")
+
+    with border(told):
+        return yaml.safe_load(text)
 
 
 def sha256_of(path: Path) -> str:

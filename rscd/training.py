@@ -283,7 +283,8 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
             found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except yaml.YAMLError:
             return list(args)
-        content = merged(content, found or {})
+        if isinstance(found, Mapping):
+            content = merged(content, found)
     for name, text in given:
         *path, last = name.split(".")
         inner = content
@@ -296,7 +297,7 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
                 )
             inner[step] = dict(known)
             inner = inner[step]
-        inner[last] = yaml.safe_load(text)
+        inner[last] = read_value(name, text)
     touched = [p for p in PLAIN_DATA if any(name.startswith(f"{p}.") for name, _ in given)]
     values = {place: content[place.split(".")[0]][place.split(".")[1]] for place in touched}
     return [*rest, *(f"--{place}={json.dumps(value)}" for place, value in values.items())]

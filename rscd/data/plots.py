@@ -92,4 +92,4 @@ def _plot_row(row: Sequence[Any], sample: Mapping[str, Any], rgb: Sequence[int] 
     caption = str(sample.get("name", ""))
     if "label" in sample:
         caption += f"\nlabel {int(sample['label'])}"
-    row[0].set_ylabel(caption, fontsize=7)
+    row[0].set_ylabel(shown(caption), fontsize=7)

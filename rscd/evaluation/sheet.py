@@ -77,7 +77,7 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_color("0.6")
-        line[0].set_ylabel(caption, fontsize=8)
+        line[0].set_ylabel(shown(caption), fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     legend = [Patch(facecolor=c, edgecolor="0.6", label=name) for name, c in COLOURS.items()]

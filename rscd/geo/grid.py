@@ -133,7 +133,7 @@ def transformer_between(source: CRS, target: CRS) -> Transformer:
     """
     if is_local(source) or is_local(target):
         if _is_same_plane(source, target):
-            return Transformer.from_crs(LOCAL_CRS, LOCAL_CRS, always_xy=True)
+            return Transformer.from_pipeline("+proj=noop")
         local, other = (source, target) if is_local(source) else (target, source)
         raise GridMismatchError(
             f"expected coordinates in one CRS, found {crs_name(local)}, a local plane that no "

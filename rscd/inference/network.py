@@ -99,12 +99,18 @@ def _build(path: Path, card: Provenance) -> nn.Module:
             f"({reason(error)[:200]}); export the weights again, or ask whoever made them"
         )
 
+    def built() -> nn.Module:
+        try:
+            return build_network(name, args)
+        except RscdError as error:  # it does not know where the arguments come from
+            raise not_built(error) from error
+
     with border(not_built), torch.device("meta"):  # takes no memory, whatever the sizes are
-        plan = build_network(name, args)
+        plan = built()
     with border(not_loaded):
         _check_shapes(plan, tensors)
     with border(not_built):
-        network = build_network(name, args)
+        network = built()
     with border(not_loaded):
         network.load_state_dict(tensors)
     return network.eval()

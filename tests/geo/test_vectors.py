@@ -75,7 +75,7 @@ def test_layers_are_named_behind_the_file(tmp_path: Path) -> None:
     for wrong, said in (
         (str(path), r"expected one layer of polygons in .*two\.gpkg, found a, b; choose one with"),
         (f"{path}|layername=c", "expected layer c in .*found a, b"),
-        (str(tmp_path / "none.gpkg"), "no file at"),
+        (str(tmp_path / "none.gpkg"), "no such file"),
     ):
         with pytest.raises(DataError, match=said):
             read_layer(wrong, "polygons in")
