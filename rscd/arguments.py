@@ -49,7 +49,7 @@ def _parameters(takes: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     known: dict[str, inspect.Parameter] = {}
     steps: list[Callable[..., Any]] = [takes]
     if inspect.isclass(takes):
-        steps = [kind.__init__ for kind in takes.__mro__ if "__init__" in vars(kind)]
+        steps = [vars(kind)["__init__"] for kind in takes.__mro__ if "__init__" in vars(kind)]
     for step in steps:
         hints = get_type_hints(step)
         parameters = list(inspect.signature(step).parameters.values())
