@@ -385,7 +385,12 @@ def _explained(error: Exception) -> RscdError:
 
 def _ways_on(error: BaseException) -> str:
     """What `WaysOn` noted."""
-    return "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    # a log that fails as well while the run ends hides the error that carries the note
+    chain: list[BaseException] = [error]
+    while (earlier := chain[-1].__context__) is not None and earlier not in chain:
+        chain.append(earlier)
+    notes = [note for one in chain for note in getattr(one, "__notes__", ())]
+    return f"; {notes[0]}" if notes else ""
 
 
 @contextmanager

@@ -295,7 +295,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         (["--model.lr", "-1"], "expected a learning rate of 0 or more"),
         (["--ckpt_path", "text.ckpt"], "expected a checkpoint, found damage or another format"),
         (["--ckpt_path", "w.safetensors"], "begin a new run with --begin w.safetensors"),
-        (["--trainer.logger", "lightning.pytorch.loggers.CometLogger"], "found: .*comet"),
+        (["--trainer.logger", "lightning.pytorch.loggers.CometLogger"], "Requirement 'comet-ml"),
         (["--model.optimizer_args", "{betas: 3}"], "can be trained, found TypeError"),
         (["--data.streams.val.batch_size", "two"], "stream 'val': .* for batch_size, found 'two'"),
     ],

@@ -115,8 +115,7 @@ def prepare(
         if any(folder.glob("*.png")) and not overwrite:
             raise UsageError(
                 f"expected no masks or those of this recipe in {folder}, found others, which a "
-                "training may still need; give -o FOLDER or another --name, or --overwrite to "
-                "replace them"
+                "training may still need; give --overwrite, or another --name or -o FOLDER"
             )
         if noted is not None:
             log.warning("%s: masks of another recipe are replaced", folder)
