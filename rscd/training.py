@@ -41,6 +41,7 @@ from rscd.checkpoints import (
 from rscd.data.module import ChangeDataModule
 from rscd.data.plots import to_colours, to_rgb
 from rscd.errors import Interrupted, ModelError, OutputError, RscdError, UsageError
+from rscd.files import read_value
 from rscd.inference.shipped import SHIPPED, shipped_path
 from rscd.inference.weights import read_card, read_tensors
 from rscd.methods.base import Method
@@ -174,16 +175,25 @@ class TrainingCLI(LightningCLI):
             trainer.strategy.checkpoint_io = VerifiedIO()
         return trainer
 
-    def before_fit(self) -> None:
-        """Take up the weights to begin with; look at the checkpoint to resume and at the folder.
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint to resume before Lightning reads its arguments.
 
         Raises:
-            ModelError: for a checkpoint or weights that cannot be used.
+            ModelError: for one that cannot be used.
+        """
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint is not None and checkpoint not in WORDS:
+            check_resumable(Path(checkpoint))
+        super()._parse_ckpt_path()
+
+    def before_fit(self) -> None:
+        """Take up the weights to begin with; look at the folder.
+
+        Raises:
+            ModelError: for weights that cannot be used.
             OutputError: where checkpoints of another run would be replaced.
         """
         begin, checkpoint = (self._get(self.config, name) for name in ("begin", "ckpt_path"))
-        if checkpoint is not None and checkpoint not in WORDS:
-            check_resumable(Path(checkpoint))
         if begin is not None and checkpoint is None:
             begin_with(self.model.method, begin)
         if self.trainer.is_global_zero:
@@ -215,12 +225,12 @@ def check_resumable(path: Path) -> None:
     Raises:
         ModelError: otherwise.
     """
-    read_card(path)
-    if path.suffix != SUFFIX:
+    if path.suffix == ".safetensors":
         raise ModelError(
             f"expected a training checkpoint ({SUFFIX}) for --ckpt_path, found the exported "
             f"weights {path}, which hold no state of a run; begin a new run with --begin {path}"
         )
+    read_card(path)
     read_tensors(path)
 
 
@@ -277,14 +287,10 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
             rest.append(word)
     if not given:
         return list(args)
-    content: dict[str, Any] = {}
-    for file in filter(os.path.isfile, files):  # the parser says what is wrong with others
-        try:
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except yaml.YAMLError:
-            return list(args)
-        if isinstance(found, Mapping):
-            content = merged(content, found)
+    try:
+        content = _merged_files(files)
+    except yaml.YAMLError:  # the parser says what is wrong
+        return list(args)
     for name, text in given:
         *path, last = name.split(".")
         inner = content
@@ -301,6 +307,16 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
     touched = [p for p in PLAIN_DATA if any(name.startswith(f"{p}.") for name, _ in given)]
     values = {place: content[place.split(".")[0]][place.split(".")[1]] for place in touched}
     return [*rest, *(f"--{place}={json.dumps(value)}" for place, value in values.items())]
+
+
+def _merged_files(files: Sequence[str]) -> dict[str, Any]:
+    """What configuration files say, the later on top of the earlier; others are passed over."""
+    content: dict[str, Any] = {}
+    for file in filter(os.path.isfile, files):
+        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        if isinstance(found, Mapping):
+            content = merged(content, found)
+    return content
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

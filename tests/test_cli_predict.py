@@ -656,7 +656,9 @@ class TestProcess:
     def test_errors_of_a_real_process(self, scene, tmp_path):
         done = in_process("predict", scene[0], tmp_path / "none.tif", "-o", tmp_path / "a.gpkg")
         assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(r"rscd: expected a raster for t2, found no file .*\n", done.stderr)
+        assert re.fullmatch(
+            r"rscd: expected a readable raster for t2, found no file .*\n", done.stderr
+        )
 
     def test_relative_paths(self, scene, tmp_path):
         for path in scene:

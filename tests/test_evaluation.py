@@ -372,7 +372,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, write_tif):
     far = write_tif(tmp_path / "far.tif", PREDICTED, transform=moved(9000, 0))
     with pytest.raises(GridMismatchError, match="to overlap its counterpart, found none"):
         evaluate_maps(far, truth)
-    with pytest.raises(SceneError, match="expected a raster for the prediction, found no file"):
+    with pytest.raises(
+        SceneError, match="expected a readable raster for the prediction, found no file"
+    ):
         evaluate_maps(tmp_path / "none.tif", truth)
     with pytest.raises(DataError, match=r"expected polygons in the prediction .*none.gpkg"):
         evaluate_maps(tmp_path / "none.gpkg", truth)

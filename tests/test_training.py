@@ -240,7 +240,7 @@ def test_panel_shows_what_it_is_given():
     t1, t2, mask, prob = shown.split(5, 2)
     assert t1.max() == 0
     assert t2.min() == 1
-    assert mask.sum() == 3
+    assert (mask.amax(0) > 0).sum() == 1
     assert mask[0, 1, 2] == 1
     assert (prob == 0.25).all()
 
@@ -258,7 +258,7 @@ def test_a_run_begins_with_trained_weights(tmp_path):
     assert_equal({n: before[n] for n in learnt}, {n: after[n] for n in learnt})
     trained.unlink()  # a run that goes on has its own
     train(["-c", path, "--ckpt_path", str(tmp_path / "again/last.ckpt"), "--trainer.max_epochs=2"])
-    with pytest.raises(ModelError, match=r"found none at .*first/last.ckpt"):
+    with pytest.raises(ModelError, match=r"found no file at .*first/last.ckpt"):
         train(["-c", path, "--overwrite"])
     assert (tmp_path / "again/last.ckpt").exists(), "replaced only once a run begins"
 
@@ -288,12 +288,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        (["--ckpt_path", "none.ckpt"], "found none at none.ckpt"),
+        (["--ckpt_path", "none.ckpt"], "found no file at none.ckpt"),
         (["--ckpt_path", "plain.ckpt"], "found a file without its card"),
         (["--trainer.devices", "0"], "expected a run that this machine can do, found: .*devices"),
         (["--data.batch_size", "0"], "expected batch_size of 1 or more"),
         (["--model.lr", "-1"], "expected a learning rate of 0 or more"),
-        (["--ckpt_path", "text.ckpt"], "expected a checkpoint, found damage or another format"),
+        (["--ckpt_path", "text.ckpt"], "expected a checkpoint, found text at text.ckpt"),
         (["--ckpt_path", "w.safetensors"], "begin a new run with --begin w.safetensors"),
         (["--trainer.logger", "lightning.pytorch.loggers.CometLogger"], "Requirement 'comet-ml"),
         (["--model.optimizer_args", "{betas: 3}"], "can be trained, found TypeError"),

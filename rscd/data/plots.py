@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from rscd.border import shown as printable
 from rscd.types import CHANGE_RGB, IGNORE
 
 MASK_COLOURS = {
@@ -92,4 +93,4 @@ def _plot_row(row: Sequence[Any], sample: Mapping[str, Any], rgb: Sequence[int] 
     caption = str(sample.get("name", ""))
     if "label" in sample:
         caption += f"\nlabel {int(sample['label'])}"
-    row[0].set_ylabel(shown(caption), fontsize=7)
+    row[0].set_ylabel(printable(caption), fontsize=7)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from rscd.border import shown
 from rscd.data.plots import to_rgb
 from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder

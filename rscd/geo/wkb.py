@@ -119,6 +119,9 @@ class _Reader:
 
 
 def _polygon(rings: list[Points]) -> Any:
+    # shapely would close them, with an edge that nobody drew
+    if any(len(ring) and (ring[0] != ring[-1]).any() for ring in rings):
+        raise ValueError("a ring that does not close")
     return shapely.Polygon(rings[0], rings[1:]) if rings else shapely.Polygon()
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rscd.border import border, reason, shown
-from rscd.errors import ModelError
+from rscd.errors import ModelError, RscdError
 from rscd.files import sha256_of, write_whole
 from rscd.inference.predictor import Block, Tiling
 from rscd.inference.weights import read_card, read_tensors, write_weights

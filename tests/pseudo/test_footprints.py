@@ -347,7 +347,7 @@ def test_user_mistakes(tmp_path, t1, t2, capsys):
     t2.to_file(tmp_path / "two.gpkg", layer="b")
     out = tmp_path / "out.gpkg"
     one_date = [
-        ("missing.gpkg", "no file at", 1),
+        ("missing.gpkg", "no such file", 1),
         ("points.gpkg", "found Point", 1),
         ("bare.gpkg", "found none; name it with --crs", 1),
         ("far.gpkg", "two layers of one place", 1),
