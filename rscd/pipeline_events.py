@@ -17,11 +17,13 @@ from rscd.export.outputs import is_vector
 from rscd.export.style import event_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
-from rscd.geo.grid import pixel_size_m
+from rscd.geo.grid import middle, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
+from rscd.geo.tiles import Box, Tile
 from rscd.inference.models import CEG
-from rscd.pipeline import Options
+from rscd.inference.registration import warn_of_shift
+from rscd.pipeline import Options, dated
 from rscd.provenance import describe_pair
 from rscd.pseudo.events import ChangeLabels
 from rscd.pseudo.generate import (
@@ -33,11 +35,13 @@ from rscd.pseudo.generate import (
     scene_pair,
     view_of,
 )
+from rscd.pseudo.instances import share_inside
 from rscd.pseudo.prompts import PromptSet
 from rscd.pseudo.scene_events import event_polygons
 from rscd.pseudo.segmenter import Segmenter, SemanticPrediction
-from rscd.pseudo.stitch import segment
-from rscd.types import Progress, Provenance, silent
+from rscd.pseudo.stitch import around, segment, windows
+from rscd.redact import redacted_data
+from rscd.types import BoolArray, Progress, Provenance, silent
 
 
 @dataclass(frozen=True)
@@ -86,44 +90,83 @@ def predict_events(
         RscdError: anything the user must fix; no output exists then that did not before.
     """
     started = time.monotonic()
-    options = options or Options()
+    options = dated(pair, options or Options())
     targets = event_targets(pair, outputs, options)
     rules = replace(rules or LabelOptions(), min_area_m2=0.0).filled(segmenter)
-    check_memory(pair, prompts)
-    source = scene_pair(pair, targets.outputs[0].parent)
+    view = seen_around(pair, rules)
+    whole_needed = rules.tile is None
+    check_memory(view.pair, prompts, CUT_ADVICE if whole_needed else BOX_ADVICE)
+    source = scene_pair(view.pair, targets.outputs[0].parent)
     check_patience(segmenter, [source], prompts, rules, allow_slow=allow_slow)
     _rehearse(pair, targets, segmenter, prompts, rules, options)
     found = []
     try:
+        warn_of_shift(pair)
         for date in DATES:
             image = source.read(date)
+            shown = view_of(image, source.name, date, options.gsd_m)
             seen = segment(
                 segmenter,
-                view_of(image, source.name, date, options.gsd_m),
+                replace(shown, grid=pair.scene, box=view.box),
                 prompts,
-                tile=rules.tile,
-                overlap=rules.overlap,
+                plan=view.windows,
                 told=lambda done, total, date=date: progress(date, done, total),  # type: ignore[misc]
             )
             found.append(replace(seen, valid=image.valid))
     finally:
         close_handles()
     labels = labels_of(found, rules, pixel_size_m(pair.grid, options.gsd_m))
-    table = _table(labels, pair.grid, segmenter, prompts, options)
+    table = _table(labels, view.pair.grid, segmenter, prompts, options, view.wanted)
     provenance = _provenance(pair, fingerprint(segmenter, prompts, rules), rules)
     for path in targets.outputs:
         _write(table, path, options, provenance)
-    valid = max(int(labels.valid.sum()), 1)
+    counted = labels.valid & view.wanted
+    objects = [
+        int(np.count_nonzero(share_inside(date.instances, view.wanted)))
+        for date in (labels.events.t1, labels.events.t2)
+    ]
     return EventResult(
         outputs=[str(path) for path in targets.outputs],
         model=_model_name(segmenter),
         appeared=int((table["kind"] == "appeared").sum()),
         vanished=int((table["kind"] == "vanished").sum()),
-        objects_t1=len(labels.events.t1.instances),
-        objects_t2=len(labels.events.t2.instances),
-        reliable=round(100 * int(labels.reliable.sum()) / valid, 2),
+        objects_t1=objects[0],
+        objects_t2=objects[1],
+        reliable=round(
+            100 * int((labels.reliable & counted).sum()) / max(int(counted.sum()), 1), 2
+        ),
         gamma=rules.gamma or 0.0,
         seconds=round(time.monotonic() - started, 3),
+    )
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a segmenter looks at so that a part of a scene comes out as it does in the whole."""
+
+    pair: ScenePair
+    """Over the windows of the whole scene that see some of the part."""
+    box: Box | None
+    """Where they lie in the scene; None: they are all of it."""
+    windows: Sequence[Tile]
+    """In pixels of the scene."""
+    wanted: BoolArray
+    """(H,W) of ``pair``, where events are asked for."""
+
+
+def seen_around(pair: ScenePair, rules: LabelOptions) -> Surroundings:
+    """The windows that a part of a scene asks for.
+
+    Args:
+        pair: two dates, perhaps cropped.
+        rules: with windows filled in (`LabelOptions.filled`).
+    """
+    tiles = windows(pair.whole.shape_hw, rules.tile, rules.overlap or 0, pair.window)
+    box = around(tiles)
+    view = replace(pair.whole, window=box)
+    row, col = pair.window.corner
+    return Surroundings(
+        view, None if view == pair.whole else box, tiles, pair.inside(box.moved(-row, -col))
     )
 
 
@@ -145,6 +188,7 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     targets.check_formats(
         has_crs=pair.grid.crs is not None, pixel_coordinates=options.pixel_coordinates
     )
+    targets.check_crs(pair.grid.crs, middle(pair.grid))
     targets.check_places(pair.files, 0)
     pixel_size_m(pair.grid, options.gsd_m)  # before weights are loaded
     if not options.overwrite:
@@ -152,11 +196,14 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     return targets
 
 
-def check_memory(
-    pair: ScenePair,
-    prompts: PromptSet,
-    advice: str = "take a part with --bbox or --aoi, or fewer prompts",
-) -> None:
+BOX_ADVICE = "take a part with --bbox or --aoi, or fewer prompts"
+CUT_ADVICE = (
+    "cut the rasters into parts, or take fewer prompts; to take a part with --bbox or --aoi does "
+    "not help, as this backend looks at the whole image, unless --tile-size gives it windows"
+)
+
+
+def check_memory(pair: ScenePair, prompts: PromptSet, advice: str = BOX_ADVICE) -> None:
     """Refuse a scene whose scores of both dates do not fit: objects are compared as wholes.
 
     Args:
@@ -206,6 +253,7 @@ def _table(
     segmenter: Segmenter,
     prompts: PromptSet,
     options: Options,
+    wanted: BoolArray | None = None,
 ) -> Any:
     return event_polygons(
         labels,
@@ -217,6 +265,7 @@ def _table(
         t1=options.t1_date,
         t2=options.t2_date,
         model=_model_name(segmenter),
+        inside=wanted,
     )
 
 
@@ -233,5 +282,5 @@ def _write(table: Any, path: Path, options: Options, provenance: Provenance) -> 
 
 def _provenance(pair: ScenePair, how: Provenance, rules: LabelOptions) -> Provenance:
     plain = describe_pair(pair) | {"segmentation": how, "rules": asdict(rules)}
-    found: Provenance = json.loads(json.dumps(plain))
+    found: Provenance = redacted_data(json.loads(json.dumps(plain)))
     return found

@@ -1,4 +1,4 @@
-"""``rscd model``: what models there are."""
+"""``rscd model``: what models there are, and weights out of checkpoints."""
 
 import argparse
 from typing import Any
@@ -9,7 +9,9 @@ from rscd.cli.predict_events import backend_of
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("model", help="list and show models")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "model", help="list, show and export models"
+    )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = add_action(actions, "list", "names for -m, the defaults first")
     listing.set_defaults(run=run_list)
@@ -29,14 +31,18 @@ def add(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> None:
     """Names and one line each."""
-    from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS
+    from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
     from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
     from rscd.pseudo.segmenter import SEGMENTERS
 
     low, high = GSD_RANGE_M
     first = f"default for {MIN_BANDS} bands or more of {low:g} to {high:g} m"
-    defaults = {SHIPPED: first, DEFAULT_DETECTOR: "default otherwise"}
+    defaults = {
+        SHIPPED: first,
+        DEFAULT_DETECTOR: "default otherwise",
+        ONE_BAND_DETECTOR: "default for one band",
+    }
     summaries = {SHIPPED: str(shipped_card()["summary"])}
     summaries |= {name: DETECTORS[name]().summary for name in model_names()[1:]}
     summaries |= {

@@ -1,5 +1,6 @@
 """Georeferenced scenes as a TorchGeo dataset: two dates on one grid, with labels of any kind."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -30,17 +31,22 @@ from rscd.data.scene_labels import (
 )
 from rscd.errors import DataError, GridMismatchError
 from rscd.files import by_stem
-from rscd.geo.grid import apply, compose, crs_name, footprint_px, grid_text, intersection, shape_hw
+from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
+from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
-from rscd.geo.source import Placement, inspect
+from rscd.geo.source import inspect
 from rscd.geo.tiles import Box
 from rscd.types import IGNORE, Align, BoolArray, ByteArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
 Sample = dict[str, Any]
 KEYS = frozenset({"image", "mask", "valid", "label"})
+MOST_NAMED = 5
+"""Rasters without partner that a message names."""
 SAME_RES = 1e-6
 """Two pixel sizes are one when they differ by less than this share."""
 
@@ -198,7 +204,8 @@ class ScenePairs(GeoDataset):
         Args:
             query: ``[xmin:xmax, ymin:ymax, tmin:tmax]`` in the dataset's CRS, all optional. Among
                 several scenes the one nearest to these dates is read; if that leaves a choice, the
-                one that covers most of the box.
+                one that covers most of the box. Pictures without georeferencing lie at y = -row;
+                rows that count downwards (y from 0 on) are understood too.
 
         Raises:
             IndexError: when no scene is there.
@@ -206,6 +213,8 @@ class ScenePairs(GeoDataset):
             SceneError: for an image that cannot be read; the message names it.
         """
         x, y, t = self._disambiguate_slice(query)
+        if 0 <= y.start < y.stop and has_pixel_coordinates(self._pairs[0].grid):
+            y = slice(-y.stop, -y.start, y.step)
         placed = self._placed[self._hit(x, y, t, query)]
         if not _close((x.step, y.step), self.res):
             raise DataError(
@@ -393,17 +402,25 @@ def _rasters(folder: str) -> dict[str, str]:
 def _by_place(scene: Scene, first: Mapping[str, str], second: Mapping[str, str]) -> list[Scene]:
     grids = {path: inspect("t2", path, None, None).grid for path in second.values()}
     found = []
+    alone, met = [], set()
     for name, path in first.items():
         grid = inspect("t1", path, None, None).grid
-        found += [
-            _part(scene, f"{name}+{other}", path, later, name)
-            for other, later in second.items()
-            if _overlap(grid, grids[later])
-        ]
+        partners = [other for other, later in second.items() if _overlap(grid, grids[later])]
+        if not partners:
+            alone.append(path)
+        met |= set(partners)
+        found += [_part(scene, f"{name}+{other}", path, second[other], name) for other in partners]
     if not found:
         raise DataError(
             f"{scene.t1} and {scene.t2}: the rasters share neither names nor places; give the two "
             "dates of one place"
+        )
+    alone += [path for other, path in second.items() if other not in met]
+    if alone:
+        log.warning(
+            "left out, since nothing of the other date lies there: %s%s",
+            ", ".join(alone[:MOST_NAMED]),
+            f" and {len(alone) - MOST_NAMED} more" if len(alone) > MOST_NAMED else "",
         )
     return found
 
@@ -469,12 +486,7 @@ def place(
     right, bottom = (int(np.ceil(value - SAME_RES)) for value in box[2:])
     transform = Affine(res[0], 0, origin[0] + left * res[0], 0, -res[1], origin[1] - top * res[1])
     target = GeoBox((max(bottom - top, 1), max(right - left, 1)), transform, crs)
-    return replace(
-        pair,
-        grid=target,
-        place_t1=Placement(None, f"resampled (bilinear) from {grid_text(pair.t1.grid)}"),
-        place_t2=Placement(None, f"resampled (bilinear) from {grid_text(pair.t2.grid)}"),
-    )
+    return pair.resampled(target)
 
 
 def _endless(crs: CRS | None, res: tuple[float, float], origin: tuple[float, float]) -> GeoBox:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.errors import DataError, GridMismatchError, SceneError, UsageError
+from rscd.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import (
     apply,
     bounds_text,
@@ -32,9 +32,11 @@ from rscd.geo.grid import (
     grid_text,
     whole_pixel_offset,
 )
-from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect
+from rscd.geo.pictures import PICTURE, is_picture, on_picture
+from rscd.geo.settings import beside
+from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect, raster_border
 from rscd.geo.tiles import Box
-from rscd.geo.vectors import carried, exist, read_layer
+from rscd.geo.vectors import carried, exist, polygonal, read_layer
 from rscd.types import IGNORE, BoolArray, ByteArray
 
 MOST_CLASSES = 64
@@ -153,8 +155,8 @@ def check_overlap(source: Source, grid: GeoBox) -> None:
         GridMismatchError: it does not, or there is no georeferencing and the sizes differ.
     """
     check_same_world(source.date, source.grid.crs, source.path, grid)
-    pixels_only = source.grid.affine.is_identity and grid.affine.is_identity
-    if grid.crs is None and pixels_only and source.grid.shape != grid.shape:
+    pixels_only = is_picture(source.grid) and is_picture(grid)
+    if pixels_only and source.grid.shape != grid.shape:
         raise GridMismatchError(
             "expected prediction and truth of one size where there is no georeferencing, found "
             f"{grid_text(source.grid)} in {source.path} and {grid_text(grid)}; crop one"
@@ -185,7 +187,8 @@ def raster_on(
     offset = whole_pixel_offset(grid, source.grid)
     with ExitStack() as stack:
         with _naming(source):
-            dataset = stack.enter_context(rasterio.open(source.path))
+            with beside(source.path):
+                dataset = stack.enter_context(rasterio.open(source.path))
             warped = _warped(dataset, source, grid, resampling) if offset is None else None
         if warped is not None:
             stack.enter_context(warped)
@@ -202,16 +205,9 @@ def raster_on(
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
     """Errors of GDAL say which file is damaged; a missing georeferencing is no news."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except RasterioError as error:
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise SceneError(
-            f"expected {source.date} to be readable, found damage in {source.path} ({cause}); "
-            "copy it again"
-        ) from error
+    with raster_border(source.date, source.path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def _read_direct(
@@ -254,6 +250,7 @@ def _warped(dataset: Any, source: Source, grid: GeoBox, resampling: Resampling) 
         src_nodata=None,
         nodata=None,
         **({"add_alpha": True} if source.alpha is None else {}),
+        **({"src_transform": PICTURE} if is_picture(source.grid) else {}),
     )
 
 
@@ -306,6 +303,8 @@ class PolygonLayer:
         if crs is not None and crs != CRS(grid.crs):
             shapes = carried(shapes, crs, CRS(grid.crs))
             shapes = shapes[exist(shapes)]
+        if crs is None:
+            shapes = on_picture(shapes, grid, f"{role} {path}")
         inverse = ~grid.affine
 
         def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -342,8 +341,8 @@ def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS
     frame = read_layer(path, f"polygons in {role}", columns=[])
     geometries = frame.geometry.to_numpy()
     present = geometries[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))]
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(present)))
-    polygons = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    polygons = shapely.get_parts(polygonal(present))
+    polygons = polygons[~shapely.is_empty(polygons)]
     if len(present) and not len(polygons):
         raise DataError(
             f"expected polygons in {role} {path}, found {present[0].geom_type} and the like; give "

@@ -2,18 +2,21 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio
 import torch
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
+from rscd.border import border, reason, shown
 from rscd.errors import DataError, UsageError
 from rscd.evaluation.judge import Scratch, only_counted
 from rscd.evaluation.layers import (
@@ -31,12 +34,14 @@ from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extrem
 from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
 from rscd.geo.changemap import RawRaster, binarise
-from rscd.geo.grid import grid_text, pixel_size_m, shape_hw
+from rscd.geo.grid import grid_text, shape_hw
+from rscd.geo.measure import PixelAreas, ground_of
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
 from rscd.metrics import ChangeMetrics, count
+from rscd.redact import redacted
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, silent
 
 SQUARE_PX = 256
@@ -72,6 +77,7 @@ def evaluate_maps(
     *,
     images: tuple[str, str] | None = None,
     sheet: Callable[[Sequence[tuple[str, Sample, Row]]], None] | None = None,
+    errors: Callable[[geopandas.GeoDataFrame], None] | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Compare a predicted raster or vector with a truth raster or vector.
@@ -88,6 +94,7 @@ def evaluate_maps(
         options: what stored values mean.
         images: t1 and t2 for the sheet.
         sheet: given the group, sample and picture of the best, median and worst squares.
+        errors: given the objects, see `rscd.evaluation.judge.Judged.table`.
         progress: told after each square.
 
     Raises:
@@ -105,11 +112,13 @@ def evaluate_maps(
         read_truth = stack.enter_context(_truth_on(truth, grid, squares, options))
         predict = stack.enter_context(_prediction_on(prediction, grid, squares, options))
         read_images = stack.enter_context(_images_on(images, grid))
-        tally = _Tally.empty(predict.threshold)
+        tally = _Tally.empty(predict.threshold, grid)
         for number, box in enumerate(squares):
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
         report = tally.report(_subject(prediction, truth, grid), grid, squares, scratch)
+        if errors is not None:
+            errors(scratch.judged().table(Path(prediction).name, grid))
         if sheet is not None:
             sheet(
                 [
@@ -196,9 +205,20 @@ def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> 
 
 def _own_threshold(path: str) -> float:
     """The threshold that `rscd predict` wrote into a raster, else `DEFAULT_THRESHOLD`."""
-    with rasterio.open(path) as dataset:
-        text = dataset.tags().get("rscd_provenance", "{}")
-    return float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
+
+    def told(error: Exception) -> DataError:
+        return DataError(
+            f"expected the threshold that rscd predict wrote into {shown(path)}, found damage "
+            f"({reason(error)}); give --threshold"
+        )
+
+    with border(told):
+        with rasterio.open(path) as dataset:
+            text = dataset.tags().get("rscd_provenance", "{}")
+        threshold = float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"{threshold} instead of 0 to 1")
+        return threshold
 
 
 def _classes(
@@ -240,13 +260,16 @@ class _Tally:
     threshold: float | None
     metrics: ChangeMetrics
     samples: list[Sample]
+    pixel_areas: PixelAreas
+    area_m2: dict[str, float]
     unlabelled: int = 0
     without_prediction: int = 0
 
     @classmethod
-    def empty(cls, threshold: float | None) -> "_Tally":
+    def empty(cls, threshold: float | None, grid: GeoBox) -> "_Tally":
         at = DEFAULT_THRESHOLD if threshold is None else threshold
-        return cls(threshold, ChangeMetrics(at), [])
+        areas = ground_of(grid).pixel_areas_m2(shape_hw(grid))
+        return cls(threshold, ChangeMetrics(at), [], areas, defaultdict(float))
 
     def add(
         self,
@@ -274,6 +297,9 @@ class _Tally:
             self.metrics.update(torch.from_numpy(prob), torch.from_numpy(true))
         name = f"row {box.row}, column {box.col}"
         self.samples.append(Sample(name, number, count(classes, true)))
+        found, there = classes == 1, true == 1
+        for kind, mask in (("predicted", found), ("true", there), ("hit", found & there)):
+            self.area_m2[kind] += self.pixel_areas.total(mask, box.row, box.col)
         scratch.write(box, classes, true)
 
     def report(
@@ -296,26 +322,15 @@ class _Tally:
             objects=scratch.objects(),
             samples=self.samples,
             probabilities=None if self.threshold is None else Probabilities.of(self.metrics),
-            area_m2=_areas(self.samples, grid, squares),
+            area_m2=_areas(self.area_m2),
         )
 
 
-def _areas(
-    samples: Sequence[Sample], grid: GeoBox, squares: Sequence[Box]
-) -> dict[str, float] | None:
-    """Square metres of change; the size of a pixel is taken anew for each row of squares."""
-    total = dict.fromkeys(("predicted", "true", "hit"), 0.0)
-    pixel_m2: dict[int, float] = {}
-    for sample in samples:
-        row = squares[sample.index].row
-        if row not in pixel_m2:
-            side = pixel_size_m(grid[row : row + SQUARE_PX, :])
-            if side is None:
-                return None
-            pixel_m2[row] = side**2
-        for name in total:
-            total[name] += getattr(sample.counts, name)[1] * pixel_m2[row]
-    return total | {
+def _areas(total: Mapping[str, float]) -> dict[str, float] | None:
+    """Square metres of change by kind; None where the size of a pixel is not known."""
+    if not np.isfinite(list(total.values())).all():
+        return None
+    return dict(total) | {
         "false_positive": total["predicted"] - total["hit"],
         "false_negative": total["true"] - total["hit"],
     }
@@ -347,4 +362,5 @@ def _window(raster: RawRaster, box: Box) -> ByteArray:
 
 
 def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:
-    return {"prediction": str(prediction), "truth": str(truth), "grid": grid_text(grid)}
+    paths = {"prediction": redacted(str(prediction)), "truth": redacted(str(truth))}
+    return paths | {"grid": grid_text(grid)}

@@ -7,7 +7,7 @@ import geopandas
 
 from rscd.errors import UsageError
 from rscd.export.picture import SUFFIX as PICTURE_SUFFIX
-from rscd.export.picture import write_mask_picture
+from rscd.export.picture import WORLD_SUFFIX, write_mask_picture
 from rscd.export.raster import write_mask
 from rscd.export.style import change_qml
 from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
@@ -23,9 +23,11 @@ def is_vector(path: Path) -> bool:
 
 
 def files_beside(path: Path) -> list[Path]:
-    """Files that are written with an output: its style, its provenance."""
+    """Files that are, or may be, written with an output: its style, provenance, world file."""
     if is_vector(path):
         return vector_files(path)[:-1]
+    if path.suffix.lower() == PICTURE_SUFFIX:
+        return [path.with_suffix(WORLD_SUFFIX)]
     return [path.with_suffix(".qml")] if path.suffix.lower() in RASTER_SUFFIXES else []
 
 

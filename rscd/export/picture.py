@@ -4,13 +4,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from odc.geo.geobox import GeoBox
 
 from rscd.errors import OutputError
 from rscd.export.atomic import atomic_folder
+from rscd.files import write_bytes, write_text
 from rscd.geo.changemap import ChangeMap
+from rscd.geo.pictures import is_picture, world_file
 from rscd.types import IGNORE
 
 SUFFIX = ".png"
+WORLD_SUFFIX = ".pgw"
 GRAYS = {0: 0, 1: 255, IGNORE: 127}
 """Of no change, change and no data."""
 MAX_PIXELS = 1 << 28
@@ -19,6 +23,9 @@ MAX_PIXELS = 1 << 28
 
 def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
     """Write the change mask as 8-bit gray PNG: 0 no change, 255 change, 127 no data.
+
+    Where it lies elsewhere than a picture without georeferencing does, a world file (``.pgw``)
+    beside it says so.
 
     Args:
         change_map: with its mask made.
@@ -37,4 +44,12 @@ def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
     grays[list(GRAYS)] = list(GRAYS.values())
     _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read_rows(0, height)])
     with atomic_folder(path) as folder:
-        (folder / path.name).write_bytes(picture.tobytes())
+        write_bytes(folder / path.name, picture.tobytes())
+        if has_world_file(change_map.grid):
+            text = world_file(change_map.grid.affine)
+            write_text(folder / path.with_suffix(WORLD_SUFFIX).name, text)
+
+
+def has_world_file(grid: GeoBox) -> bool:
+    """Whether a picture of a grid needs a world file to lie where it belongs."""
+    return not (is_picture(grid) or (grid.crs is None and grid.affine.is_identity))

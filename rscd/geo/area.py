@@ -13,7 +13,8 @@ from shapely.geometry.base import BaseGeometry
 
 from rscd.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import crs_name
-from rscd.geo.vectors import carried, carried_bounds, read_layer
+from rscd.geo.pictures import on_picture
+from rscd.geo.vectors import carried, carried_bounds, polygonal, read_layer
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Area:
             DataError: when it cannot be read or holds no polygon.
         """
         frame = read_layer(path, "polygons in --aoi", columns=[])
-        geometry = shapely.union_all(shapely.make_valid(frame.geometry.to_numpy()))
+        geometry = shapely.union_all(polygonal(frame.geometry.to_numpy()))
         if geometry.area == 0:
             raise DataError(f"expected polygons in --aoi {path}, found none; check the file")
         return cls(geometry, None if frame.crs is None else CRS(frame.crs))
@@ -66,9 +67,13 @@ class Area:
 
         Raises:
             GridMismatchError: when only one of area and grid has a CRS, or it cannot be carried.
+            DataError: pixel coordinates of a picture that count both ways.
         """
         target = None if grid.crs is None else CRS(grid.crs)
-        if self.crs is None or self.crs == target:
+        if self.crs is None and target is None:
+            what = "the area of interest (--bbox, --aoi)"
+            geometry = on_picture(np.asarray([self.geometry], dtype=object), grid, what)[0]
+        elif self.crs is None or self.crs == target:
             geometry = self.geometry
         elif target is None:
             raise GridMismatchError(

@@ -16,8 +16,11 @@ import pyproj
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from scipy.sparse import csr_array
 
 from rscd.errors import UsageError
+from rscd.geo.grid import is_length, is_local
 from rscd.geo.polygons import (
     Polygons,
     apply_affine,
@@ -27,6 +30,7 @@ from rscd.geo.polygons import (
     signed_ring_areas,
 )
 from rscd.geo.regularize import Square, regularize
+from rscd.types import BoolArray, ShapeHW
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,9 @@ Array = NDArray[np.float64]
 ASSUMED_GSD_M = 0.5
 """Of images of which nothing is known, where only shapes are asked for."""
 
+_NODE_PX = 64  # between pixels whose area is computed
+_FEWEST_NODES = 128  # per side, where there are as many pixels: degrees may be coarse
+_MOST_NODES = 1024
 _LONGEST_EDGE_PX = 16  # a straight pixel edge bends in another projection: cut it into pieces
 
 
@@ -69,10 +76,34 @@ class Ground:
     def _areas_of_parts(self, polygons: Polygons) -> Array:
         lonlat = self._lonlat()
         if lonlat is None:
-            (a, b), (d, e) = self._planar_jacobian()
-            areas: Array = pixel_counts(polygons) * abs(a * e - b * d)
+            areas: Array = pixel_counts(polygons).astype(np.float64) * self._planar_pixel_m2()
             return areas
         return self._ellipsoidal_areas(polygons, lonlat)
+
+    def pixel_areas_m2(self, shape_hw: ShapeHW) -> "PixelAreas":
+        """Areas of the pixels of a grid of this many rows and columns."""
+        height, width = shape_hw
+        steps = [
+            max(1, min(_NODE_PX, size // _FEWEST_NODES), size // _MOST_NODES) for size in shape_hw
+        ]
+        row, col = (
+            np.append(np.arange(0, size - 1, step), size - 1)
+            for size, step in zip(shape_hw, steps, strict=True)
+        )
+        lonlat = self._lonlat()
+        if lonlat is None:
+            nodes = np.full((len(row), len(col)), self._planar_pixel_m2())
+            return PixelAreas(row, col, nodes)
+        middle = apply_affine(self.transform, np.array(width / 2), np.array(height / 2))
+        project = lonlat.equal_area(*middle)
+        # the corners of each pixel, one after the other
+        corner_col = col[:, None] + np.array([0.0, 1.0, 1.0, 0.0])
+        corner_row = row[:, None, None] + np.array([0.0, 0.0, 1.0, 1.0])
+        corner_col, corner_row = np.broadcast_arrays(corner_col, corner_row)
+        x, y = project(*lonlat.degrees(*apply_affine(self.transform, corner_col, corner_row)))
+        across = (x[..., 0] - x[..., 2]) * (y[..., 1] - y[..., 3])
+        along = (x[..., 1] - x[..., 3]) * (y[..., 0] - y[..., 2])
+        return PixelAreas(row, col, np.abs(across - along) / 2)
 
     def simplify(self, polygons: Polygons, tolerance_m: float) -> Polygons:
         """Drop vertices that deviate less than a tolerance (Douglas-Peucker, topology kept).
@@ -124,11 +155,19 @@ class Ground:
 
     def require_metres(self, what: str) -> None:
         """Raise UsageError where ``what`` needs metres and nothing tells them."""
-        if self.crs is None and self.gsd_m is None:
+        if not self._has_metres and self.gsd_m is None:
             raise UsageError(
                 f"expected images with a CRS to {what} in metres, got none; "
                 "give the metres per pixel (--gsd)"
             )
+
+    @property
+    def _has_metres(self) -> bool:
+        """Whether the CRS tells metres: a local plane may count in pixels, or in nothing known."""
+        if self.crs is None:
+            return False
+        crs = pyproj.CRS.from_user_input(self.crs)
+        return not is_local(crs) or is_length(crs)
 
     def _simplify(self, polygons: Polygons, tolerance_m: float) -> Polygons:
         jacobians = self._jacobians(polygons)
@@ -145,11 +184,15 @@ class Ground:
 
     def _planar_jacobian(self) -> Array:
         """(2,2) metres per pixel where no ellipsoid is involved; NaN where unknown."""
-        if self.crs is None:
+        if not self._has_metres:
             return np.eye(2) * (np.nan if self.gsd_m is None else self.gsd_m)
         unit = pyproj.CRS.from_user_input(self.crs).axis_info[0].unit_conversion_factor
         t = self.transform
         return np.array([[t.a, t.b], [t.d, t.e]]) * unit
+
+    def _planar_pixel_m2(self) -> float:
+        (a, b), (d, e) = self._planar_jacobian()
+        return float(abs(a * e - b * d))
 
     def _jacobians(self, polygons: Polygons) -> Array:
         """(N,2,2) metres east and north per pixel, at the middle of each polygon."""
@@ -180,6 +223,58 @@ class Ground:
             ring_areas, _ = signed_ring_areas(plane, ring_start, owner)
             areas[part] = np.bincount(owner, weights=ring_areas)
         return areas
+
+
+def ground_of(grid: GeoBox, gsd_m: float | None = None) -> Ground:
+    """How the pixels of a grid lie on the ground; ``gsd_m`` where it has no CRS."""
+    return Ground(None if grid.crs is None else pyproj.CRS(grid.crs), grid.affine, gsd_m)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelAreas:
+    """Areas of the pixels of a grid in square metres, on the ellipsoid.
+
+    They are computed at some pixels and interpolated between: what a pixel measures changes so
+    slowly that this is right to about 1e-5.
+    """
+
+    rows: NDArray[np.intp]
+    """(R,) of the pixels that were computed, rising."""
+    cols: NDArray[np.intp]
+    """(C,) likewise."""
+    nodes: Array
+    """(R,C) square metres; NaN where nothing tells them."""
+
+    def total(self, mask: BoolArray, row: int = 0, col: int = 0) -> float:
+        """Sum over the pixels of a box that are chosen.
+
+        A sum over many boxes is the same however they are cut, but for rounding.
+
+        Args:
+            mask: (h,w).
+            row: of the grid, where the box begins.
+            col: likewise.
+
+        Returns:
+            Square metres; NaN where nothing tells them.
+        """
+        height, width = mask.shape
+        # how much each node column weighs in each row, times its value in that row
+        weight = mask.astype(np.float64) @ _shares(self.cols, col, width)
+        value = _shares(self.rows, row, height) @ self.nodes
+        return float((weight * value).sum())
+
+
+def _shares(nodes: NDArray[np.intp], start: int, length: int) -> csr_array:
+    """(length, N) share of each node in the value at the places from start on, linear between."""
+    place = np.arange(start, start + length)
+    if len(nodes) == 1:
+        return csr_array(np.ones((length, 1)))
+    right = np.clip(np.searchsorted(nodes, place, side="right"), 1, len(nodes) - 1)
+    share = (place - nodes[right - 1]) / (nodes[right] - nodes[right - 1])
+    values = np.column_stack([1 - share, share]).ravel()
+    columns = np.column_stack([right - 1, right]).ravel()
+    return csr_array((values, columns, 2 * np.arange(length + 1)), shape=(length, len(nodes)))
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,16 @@ from rscd.errors import GridMismatchError, SceneError
 from rscd.geo.grid import (
     apply,
     compose,
-    crop_to_pixels,
     crs_name,
+    cut,
     grid_text,
     intersection,
+    pixels_within,
     shape_hw,
     whole_pixel_offset,
 )
-from rscd.geo.source import Placement, Source, inspect, read_source
+from rscd.geo.pictures import is_picture
+from rscd.geo.source import Placement, Source, comparable, inspect, read_source
 from rscd.geo.tiles import Box, reflect
 from rscd.types import Align, BoolArray, FloatArray, ShapeHW
 
@@ -35,11 +37,25 @@ class ScenePair:
 
     t1: Source
     t2: Source
-    grid: GeoBox
+    scene: GeoBox
+    """The grid over all that both dates cover: where pixels are resampled and tiles begin."""
     place_t1: Placement
+    """How ``t1`` comes onto ``scene``."""
     place_t2: Placement
+    window: Box
+    """The pixels of ``scene`` that are asked for. What lies around them can be read as well."""
     aoi: BaseGeometry | None = None
     """Area of interest in the grid's CRS; pixels whose centre lies outside are not valid."""
+
+    @property
+    def grid(self) -> GeoBox:
+        """The grid of the result: ``window`` of ``scene``."""
+        return cut(self.scene, self.window)
+
+    @property
+    def whole(self) -> "ScenePair":
+        """The pair over all that both dates cover, without an area of interest."""
+        return replace(self, window=_whole(self.scene), aoi=None)
 
     @property
     def files(self) -> set[str]:
@@ -63,7 +79,8 @@ class ScenePair:
             t2: the later date.
             align: whose grid carries the result; the other date is resampled (bilinear) onto it
                 where its pixels do not coincide. ``none`` accepts only equal grids.
-            bands: 1-based band numbers, the same for both dates; default all but alpha.
+            bands: 1-based band numbers, the same for both dates; default all but alpha, red, green
+                and blue first where both files say which they are.
             src_nodata: value that means "no data" in both files, instead of what they declare.
 
         Raises:
@@ -86,16 +103,18 @@ class ScenePair:
                     f"{source.path} out.tif"
                 )
         _check_comparable(first, second)
+        first, second = comparable(first, second, named=bands is not None)
         anchor, other = (second, first) if align == "t2" else (first, second)
         if align == "none":
             _check_equal_grids(first, second)
-        grid = intersection(anchor.grid, other.grid)
-        return cls(first, second, grid, _placement(first, grid), _placement(second, grid))
+        scene = intersection(anchor.grid, other.grid)
+        places = _placement(first, scene), _placement(second, scene)
+        return cls(first, second, scene, *places, _whole(scene))
 
     @property
     def shape_hw(self) -> ShapeHW:
         """(height, width) of the grid in pixels."""
-        return shape_hw(self.grid)
+        return self.window.shape_hw
 
     @property
     def n_bands(self) -> int:
@@ -107,12 +126,23 @@ class ScenePair:
         """What was done to bring both dates onto one grid, in words."""
         return {
             "grid": grid_text(self.grid),
-            "t1": self.place_t1.text,
-            "t2": self.place_t2.text,
+            "t1": _words(self.place_t1, self.t1, self.window),
+            "t2": _words(self.place_t2, self.t2, self.window),
         }
+
+    def resampled(self, grid: GeoBox) -> "ScenePair":
+        """The whole pair on another grid, onto which both dates are resampled from their files."""
+        first, second = (
+            Placement(None, f"resampled (bilinear) from {grid_text(source.grid)}")
+            for source in (self.t1, self.t2)
+        )
+        return ScenePair(self.t1, self.t2, grid, first, second, _whole(grid))
 
     def crop(self, geometry: BaseGeometry, *, mask: bool) -> "ScenePair":
         """The pair over the bounding box of a geometry in the grid's CRS.
+
+        Only the result is cut: its surroundings can still be seen (`context`), and each pixel is
+        the one that the whole scene has.
 
         Args:
             geometry: area of interest.
@@ -121,7 +151,7 @@ class ScenePair:
         Raises:
             GridMismatchError: when the geometry does not touch the scene.
         """
-        grid = None
+        part = None
         if not geometry.is_empty:
             left, bottom, right, top = geometry.bounds
             cols, rows = apply(
@@ -129,27 +159,55 @@ class ScenePair:
                 np.array([left, right, left, right]),
                 np.array([bottom, bottom, top, top]),
             )
-            grid = crop_to_pixels(self.grid, (cols.min(), rows.min(), cols.max(), rows.max()))
-        if grid is None:
+            bounds = (cols.min(), rows.min(), cols.max(), rows.max())
+            part = pixels_within(self.shape_hw, bounds)
+        if part is None:
             raise GridMismatchError(
                 "expected an area of interest that touches the scene, found "
                 f"{'an empty one' if geometry.is_empty else geometry.bounds} for a scene over "
                 f"{tuple(self.grid.boundingbox.bbox)} ({crs_name(self.grid.crs)}); "
                 "check its coordinates and --bbox-crs"
             )
-        return replace(
-            self,
-            grid=grid,
-            place_t1=_placement(self.t1, grid),
-            place_t2=_placement(self.t2, grid),
-            aoi=geometry if mask else self.aoi,
-        )
+        window = part.moved(self.window.row, self.window.col)
+        return replace(self, window=window, aoi=geometry if mask else self.aoi)
 
     def read(self, box: Box) -> tuple[FloatArray, BoolArray]:
-        """Raw values and validity of a box of the grid.
+        """Raw values of a box of the grid, and which of its pixels count.
 
         Args:
-            box: pixels of the grid; where it reaches beyond, the scene is reflected.
+            box: see `context`.
+
+        Returns:
+            image: see `context`: what lies outside the area of interest is there too.
+            valid: (h,w) bool, true where both dates can be used, inside grid and area.
+
+        Raises:
+            SceneError: when a file turns out to be damaged.
+        """
+        image, valid = self.context(box)
+        valid &= self.inside(box)
+        return image, valid
+
+    def inside(self, box: Box) -> BoolArray:
+        """(h,w) whether the pixels of a box lie in the grid and in the area of interest."""
+        height, width = self.shape_hw
+        inside = _within(box.row, box.height, height)[:, None] & _within(box.col, box.width, width)
+        if self.aoi is not None and inside.any():
+            place = box.moved(self.window.row, self.window.col)
+            inside &= geometry_mask(
+                [self.aoi],
+                box.shape_hw,
+                compose(self.scene.affine, Affine.translation(place.col, place.row)),
+                invert=True,
+            )
+        return inside
+
+    def context(self, box: Box) -> tuple[FloatArray, BoolArray]:
+        """Raw values and validity of a box, whatever part of the scene is asked for.
+
+        Args:
+            box: pixels of the grid; where it reaches beyond, the scene goes on, and where it
+                reaches beyond the scene, that is reflected.
 
         Returns:
             image: (2,C,h,w) float32, t1 first, 0 where not valid.
@@ -158,7 +216,8 @@ class ScenePair:
         Raises:
             SceneError: when a file turns out to be damaged.
         """
-        height, width = self.shape_hw
+        height, width = shape_hw(self.scene)
+        box = box.moved(self.window.row, self.window.col)
         rows = reflect(box.row, box.row + box.height, height)
         cols = reflect(box.col, box.col + box.width, width)
         inside = Box(
@@ -174,8 +233,8 @@ class ScenePair:
         cols -= inside.col
         image = np.ascontiguousarray(image[:, :, rows[:, None], cols])
         valid = valid[rows[:, None], cols]
-        valid &= _inside(box.row, box.height, height)[:, None]
-        valid &= _inside(box.col, box.width, width)
+        valid &= _within(box.row, box.height, height)[:, None]
+        valid &= _within(box.col, box.width, width)
         return image, valid
 
     def _read_inside(self, box: Box) -> tuple[FloatArray, BoolArray]:
@@ -185,23 +244,20 @@ class ScenePair:
             (0, self.t1, self.place_t1),
             (1, self.t2, self.place_t2),
         ):
-            values, usable = read_source(source, place, self.grid, box)
+            values, usable = read_source(source, place, self.scene, box)
             image[date] = values
             valid &= usable
-        if self.aoi is not None:
-            valid &= geometry_mask(
-                [self.aoi],
-                box.shape_hw,
-                compose(self.grid.affine, Affine.translation(box.col, box.row)),
-                invert=True,
-            )
         np.logical_and(valid, np.isfinite(image).all(axis=(0, 1)), out=valid)
         if not valid.all():
             image[:, :, ~valid] = 0
         return image, valid
 
 
-def _inside(start: int, length: int, size: int) -> BoolArray:
+def _whole(grid: GeoBox) -> Box:
+    return Box(0, 0, *shape_hw(grid))
+
+
+def _within(start: int, length: int, size: int) -> BoolArray:
     index = np.arange(start, start + length)
     return (index >= 0) & (index < size)
 
@@ -214,8 +270,8 @@ def _check_comparable(t1: Source, t2: Source) -> None:
             f"{with_crs.path} and none in {without.path}; assign it: gdal_edit.py -a_srs "
             f"{crs_name(with_crs.grid.crs)} {without.path}"
         )
-    both_pixels = t1.grid.affine.is_identity and t2.grid.affine.is_identity
-    if t1.grid.crs is None and both_pixels and t1.grid.shape != t2.grid.shape:
+    both_pixels = is_picture(t1.grid) and is_picture(t2.grid)
+    if both_pixels and t1.grid.shape != t2.grid.shape:
         raise GridMismatchError(
             "expected two images of one size where there is no georeferencing, found "
             f"{t1.grid.shape[1]} x {t1.grid.shape[0]} and {t2.grid.shape[1]} x "
@@ -243,6 +299,18 @@ def _placement(source: Source, grid: GeoBox) -> Placement:
     offset = whole_pixel_offset(grid, source.grid)
     if offset is None:
         return Placement(None, f"resampled (bilinear) from {grid_text(source.grid)}")
-    if offset == (0, 0) and grid.shape == source.grid.shape:
-        return Placement(offset, "read as it is")
-    return Placement(offset, f"cropped at column {offset[0]}, row {offset[1]}, not resampled")
+    return Placement(offset, _shifted(offset, source, shape_hw(grid)))
+
+
+def _words(place: Placement, source: Source, window: Box) -> str:
+    """How a window of the scene is taken from a source."""
+    if place.offset is None:
+        return place.text
+    offset = place.offset[0] + window.col, place.offset[1] + window.row
+    return _shifted(offset, source, window.shape_hw)
+
+
+def _shifted(offset: tuple[int, int], source: Source, size: ShapeHW) -> str:
+    if offset == (0, 0) and size == shape_hw(source.grid):
+        return "read as it is"
+    return f"cropped at column {offset[0]}, row {offset[1]}, not resampled"

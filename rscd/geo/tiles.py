@@ -28,6 +28,22 @@ class Box:
         """(height, width)."""
         return self.height, self.width
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """(row, column) of the upper left pixel."""
+        return self.row, self.col
+
+    def moved(self, rows: int, cols: int) -> "Box":
+        """The same box so many rows further down and columns to the right."""
+        return Box(self.row + rows, self.col + cols, self.height, self.width)
+
+    def common(self, other: "Box") -> "Box":
+        """What two boxes share; without height or width where they do not meet."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        bottom = min(self.row + self.height, other.row + other.height)
+        right = min(self.col + self.width, other.col + other.width)
+        return Box(row, col, max(0, bottom - row), max(0, right - col))
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -46,14 +62,29 @@ class Tile:
         top, left = self.write.row - self.read.row, self.write.col - self.read.col
         return slice(top, top + self.write.height), slice(left, left + self.write.width)
 
+    def moved(self, rows: int, cols: int) -> "Tile":
+        """The same tile with both boxes so many rows further down and columns to the right."""
+        return Tile(self.index, self.read.moved(rows, cols), self.write.moved(rows, cols))
+
 
 def round_up(value: int, multiple: int) -> int:
     """Smallest multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple
 
 
-def plan_tiles(shape_hw: ShapeHW, tile_size: int, halo: int = 0, multiple: int = 1) -> list[Tile]:
-    """Cut a scene into tiles, row by row.
+def plan_tiles(
+    shape_hw: ShapeHW,
+    tile_size: int,
+    halo: int = 0,
+    multiple: int = 1,
+    window: Box | None = None,
+    *,
+    trim: bool = True,
+) -> list[Tile]:
+    """Cut a scene, or a part of it, into tiles, row by row.
+
+    A part is cut along the lattice of the whole scene: a model sees each of its pixels at the
+    phase, and with the surroundings, that it has when the whole scene is predicted.
 
     Args:
         shape_hw: size of the scene, at least 1 x 1.
@@ -61,18 +92,28 @@ def plan_tiles(shape_hw: ShapeHW, tile_size: int, halo: int = 0, multiple: int =
             the same phase of a strided network and results do not depend on the tile size.
         halo: context per side; rounded up likewise.
         multiple: sizes the model accepts are multiples of this.
+        window: the part of the scene that is wanted, inside it; default all of it.
+        trim: read around the wanted part of a tile only; False reads what the tile of the whole
+            scene reads, for models whose result depends on more than the halo.
+
+    Returns:
+        Tiles in pixels of the scene; their write boxes cover the window, each pixel once.
     """
     height, width = shape_hw
     step, halo = round_up(tile_size, multiple), round_up(halo, multiple)
+    part = Box(0, 0, height, width) if window is None else window
     tiles: list[Tile] = []
-    for row in range(0, height, step):
-        for col in range(0, width, step):
-            write = Box(row, col, min(step, height - row), min(step, width - col))
+    for row in range(part.row // step * step, part.row + part.height, step):
+        for col in range(part.col // step * step, part.col + part.width, step):
+            cell = Box(row, col, min(step, height - row), min(step, width - col))
+            write = cell.common(part)
+            seen = write if trim else cell
+            top, left = (start // multiple * multiple for start in (seen.row, seen.col))
             read = Box(
-                row - halo,
-                col - halo,
-                round_up(write.height, multiple) + 2 * halo,
-                round_up(write.width, multiple) + 2 * halo,
+                top - halo,
+                left - halo,
+                round_up(seen.row + seen.height - top, multiple) + 2 * halo,
+                round_up(seen.col + seen.width - left, multiple) + 2 * halo,
             )
             tiles.append(Tile(len(tiles), read, write))
     return tiles

@@ -6,9 +6,11 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 
 from rscd.errors import UsageError
+from rscd.geo.changemap import check_numbers
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Box, plan_tiles, round_up
+from rscd.geo.tiles import Box, round_up
 from rscd.inference.predictor import Model, Tiling
+from rscd.inference.tiled import scene_tiles
 from rscd.types import FloatArray
 
 
@@ -61,10 +63,17 @@ def scene_flow(
 
     Yields:
         The box of a tile and its flow (2,h,w) in pixels.
+
+    Raises:
+        ModelError: when the model gives no number where both dates have data.
     """
-    tiles = plan_tiles(pair.shape_hw, tile_size, model.tiling.halo, model.tiling.multiple)
-    for tile in tiles:
-        image, valid = pair.read(tile.read)
-        found = cast(FloatArray, model.flow(image[None]))
-        flow = np.where(valid, found[0], np.float32(np.nan))
-        yield tile.write, flow[:, tile.inner[0], tile.inner[1]]
+    for tile in scene_tiles(pair, tile_size, model.tiling):
+        image, valid = pair.context(tile.read)
+        whole = cast(FloatArray, model.flow(image[None]))[0]
+        check_numbers(whole, valid, "the network's flow")
+        wanted = valid[tile.inner] & pair.inside(tile.write)
+        inner = whole[:, tile.inner[0], tile.inner[1]]
+        yield (
+            tile.write,
+            np.where(wanted, inner, np.float32(np.nan)),
+        )

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.polygons import Polygons, mean_under
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Tile, plan_tiles
+from rscd.geo.tiles import Tile
 from rscd.inference.predictor import Tiling
+from rscd.inference.tiled import scene_tiles
 from rscd.types import BoolArray, FloatArray, Progress, silent
 
 MARGIN = "kind_margin"
@@ -103,11 +104,10 @@ def find_standing(
     standing = Standing(_raster(change_map, "t1"), _raster(change_map, "t2"), margin)
     for raster in (standing.t1, standing.t2):
         raster.create()
-    tiling = model.tiling
-    tiles = plan_tiles(pair.shape_hw, tile_size, tiling.halo, tiling.multiple)
+    tiles = scene_tiles(pair, tile_size, model.tiling)
     for done, tile in enumerate(tiles, 1):
         if _changed(change_map.mask, tile):
-            image, valid = pair.read(tile.read)
+            image, valid = pair.context(tile.read)
             found = model.buildings(image[None], valid[None])[0]
             stored = np.rint(found[:, *tile.inner] * FULL).astype(np.uint8)
             standing.t1.write(tile.write, stored[0])

@@ -56,7 +56,7 @@ def sample_pixels(
     if total < at_least:
         raise SceneError(
             f"needs at least {at_least} pixels usable at both dates, found {total}: "
-            "check nodata, masks and the area asked for"
+            "check nodata and masks"
         )
     return np.concatenate([values for _, values in kept], axis=-1)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rscd.errors import ModelError
 from rscd.files import sha256_of
-from rscd.inference.baselines import DEFAULT_DETECTOR
+from rscd.inference.baselines import DEFAULT_DETECTOR, ONE_BAND_DETECTOR
 from rscd.types import Provenance
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def default_model(scene: SceneFacts) -> tuple[str, str]:
     """
     low, high = GSD_RANGE_M
     range_text = f"{low:g} to {high:g} m"
+    if scene.n_bands == 1:
+        return ONE_BAND_DETECTOR, f"images of one band; {DEFAULT_DETECTOR} needs two"
     if scene.n_bands < MIN_BANDS:
         return DEFAULT_DETECTOR, f"{SHIPPED} needs {MIN_BANDS} bands, found {scene.n_bands}"
     if scene.gsd_m is None:

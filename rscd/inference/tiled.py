@@ -5,20 +5,21 @@ size, batch size, workers or order. One writer; memory is what is in flight.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
+from zlib import crc32
 
 import numpy as np
 
-from rscd.geo.changemap import ChangeMap
+from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
-from rscd.inference.predictor import Block, Model, Predictor
+from rscd.inference.predictor import Block, Model, Predictor, Tiling
 from rscd.types import FloatArray, Progress, silent
 
 BLOCK_SIZE = 512
@@ -67,14 +68,27 @@ def thread_mapper(workers: int) -> Iterator[Mapper]:
 
 
 def scene_blocks(pair: ScenePair, halo: int, mapper: Mapper = map) -> Iterator[Block]:
-    """The scene as fixed blocks for `Model.fit`."""
-    tiles = plan_tiles(pair.shape_hw, BLOCK_SIZE, halo)
-    yield from mapper(partial(_read_block, pair, halo), tiles)
+    """The whole scene as fixed blocks for `Model.fit`, whatever part of it is asked for."""
+    scene = pair.whole
+    tiles = plan_tiles(scene.shape_hw, BLOCK_SIZE, halo)
+    yield from mapper(partial(_read_block, scene, halo), tiles)
 
 
 def _read_block(pair: ScenePair, halo: int, tile: Tile) -> Block:
-    image, valid = pair.read(tile.read)
+    image, valid = pair.context(tile.read)
     return Block(tile.index, image, valid, halo)
+
+
+def scene_tiles(pair: ScenePair, tile_size: int, tiling: Tiling) -> list[Tile]:
+    """The tiles by which a model takes what is asked for of a scene, in pixels of ``pair.grid``.
+
+    They lie on the lattice of the whole scene, so a part of it comes out as it does in the whole.
+    """
+    window = pair.window
+    tiles = plan_tiles(
+        pair.whole.shape_hw, tile_size, tiling.halo, tiling.multiple, window, trim=tiling.exact
+    )
+    return [tile.moved(-window.row, -window.col) for tile in tiles]
 
 
 def run_block(
@@ -85,27 +99,45 @@ def run_block(
     A top-level function of picklable arguments, so that it runs in a thread, a process or on a
     cluster alike.
 
+    The model sees all that lies around a tile; only the result is restricted to the area of
+    interest.
+
     Returns:
-        Each tile with its (h,w) float32 probabilities, NaN where either date has no data.
+        Each tile with its (h,w) float32 probabilities, NaN where either date has no data or
+        nothing is asked for.
+
+    Raises:
+        ModelError: when the predictor gives no number where both dates have data.
     """
-    pieces = [pair.read(tile.read) for tile in tiles]
+    wanted = [pair.inside(tile.write) for tile in tiles]
+    results = [(tile, np.full(tile.write.shape_hw, np.nan, np.float32)) for tile in tiles]
+    if not any(area.any() for area in wanted):
+        return results
+    pieces = [pair.context(tile.read) for tile in tiles]
     image = np.stack([image for image, _ in pieces])
     valid = np.stack([valid for _, valid in pieces])
     del pieces
-    results: list[tuple[Tile, FloatArray]] = []
-    prob = predictor(image, valid) if valid.any() else np.zeros(valid.shape, np.float32)
-    for tile, tile_prob, tile_valid in zip(tiles, prob, valid, strict=True):
-        inner = tile_prob[tile.inner].astype(np.float32, copy=True)
-        inner[~tile_valid[tile.inner]] = np.nan
-        results.append((tile, inner))
+    wanted = [
+        area & usable[tile.inner] for tile, area, usable in zip(tiles, wanted, valid, strict=True)
+    ]
+    if any(area.any() for area in wanted):
+        prob = predictor(image, valid)
+        for (tile, found), area, tile_prob in zip(results, wanted, prob, strict=True):
+            inner = tile_prob[tile.inner]
+            check_numbers(inner, area, getattr(predictor, "name", "the model"))
+            found[area] = inner[area]
     return results
 
 
 def fit_model(
     pair: ScenePair, model: Model, mapper: Mapper = map, progress: Progress = silent
 ) -> Predictor:
-    """Give the model its pass over the scene for global statistics, if it needs one."""
-    height, width = pair.shape_hw
+    """Give the model its pass over the scene for global statistics, if it needs one.
+
+    Statistics are those of the whole scene, also where a part of it is asked for: an area of
+    interest says what to write, not what is normal.
+    """
+    height, width = pair.whole.shape_hw
     total = -(-height // BLOCK_SIZE) * -(-width // BLOCK_SIZE)
 
     def counted() -> Iterator[Block]:
@@ -129,7 +161,8 @@ def predict_scene(
 ) -> None:
     """Fill the probability raster of `change_map`, tile by tile.
 
-    Tiles that the journal has are not computed again. Writing stays in this process.
+    Tiles that the journal has, and that are on disk as they were written, are not computed again.
+    Writing stays in this process.
 
     Args:
         pair: the two dates on one grid.
@@ -141,22 +174,31 @@ def predict_scene(
         mapper: how blocks of tiles are carried out.
         progress: told after each block.
     """
-    if not journal.resumed:
-        change_map.prob.create()
+    raster = change_map.prob
+    if not (journal.resumed and raster.restore()):
+        raster.create()
         journal.start(tile_size)
     tiling = predictor.tiling
-    tiles = plan_tiles(pair.shape_hw, tile_size, tiling.halo, tiling.multiple)
+    tiles = scene_tiles(pair, tile_size, tiling)
     done = journal.done()
-    todo = [tile for tile in tiles if tile.index not in done]
+    todo = [tile for tile in tiles if not _is_done(tile, done, raster)]
     finished = len(tiles) - len(todo)
     progress("change", finished, len(tiles))
     work = partial(run_block, pair, predictor)
     for results in mapper(work, batches(todo, batch_size)):
         for tile, prob in results:
-            change_map.prob.write(tile.write, prob)
-        journal.add([tile.index for tile, _ in results])
+            raster.write(tile.write, prob)
+        journal.add({tile.index: _checksum(prob) for tile, prob in results})
         finished += len(results)
         progress("change", finished, len(tiles))
+
+
+def _is_done(tile: Tile, done: Mapping[int, int], raster: RawRaster) -> bool:
+    return tile.index in done and done[tile.index] == _checksum(raster.read(tile.write))
+
+
+def _checksum(prob: FloatArray) -> int:
+    return crc32(np.ascontiguousarray(prob, "<f4").data)
 
 
 @dataclass(frozen=True)
@@ -183,11 +225,15 @@ def measure_seam(
         None when the model's halo covers its receptive field, or the scene is a single tile.
     """
     tiling = predictor.tiling
-    tiles = plan_tiles(pair.shape_hw, tile_size, tiling.halo, tiling.multiple)
+    tiles = scene_tiles(pair, tile_size, tiling)
     inner = [tile for tile in tiles if tile.write.col > 0]
     if tiling.exact or not inner:
         return None
-    jobs = [[_at_edge(tile, tiling.multiple)] for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]]
+    edges = [_at_edge(tile, tiling.multiple) for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]]
+    # of a narrow tile at the end of a scene, what is moved may not reach as far as its edge
+    jobs = [[edge] for edge in edges if edge.write.common(edge.read) == edge.write]
+    if not jobs:
+        return None
     found, wanted = [], []
     for [(edge, prob)] in mapper(partial(run_block, pair, predictor), jobs):
         box = edge.write

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
 import rscd
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
-from rscd.errors import DataError, OutputError, UsageError
+from rscd.errors import DataError, OutputError, SceneError, UsageError
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.scene import ScenePair
+from rscd.geo.source import Source
 from rscd.geo.tiles import Box
 from rscd.pseudo.events import (
     DELTA,
@@ -31,11 +33,12 @@ from rscd.pseudo.events import (
 )
 from rscd.pseudo.instances import DUPLICATE_IOU
 from rscd.pseudo.prompts import PromptSet
-from rscd.pseudo.rgb import PERCENTILES, to_rgb8
+from rscd.pseudo.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.pseudo.segmenter import DateName, Segmenter, SemanticPrediction, View
 from rscd.pseudo.stitch import check_windows, segment, windows
 from rscd.pseudo.store import Store, open_store, source_of, write_json
-from rscd.types import LAYERS, BoolArray, ByteArray, Progress, Provenance, silent
+from rscd.redact import mark, redacted
+from rscd.types import LAYERS, BoolArray, ByteArray, FloatArray, Progress, Provenance, silent
 
 """Label folders, as keys of a sample too."""
 
@@ -120,6 +123,10 @@ class DateImage:
     """What became 0 and 255 of each band, None where nothing was stretched."""
 
 
+class UnreadablePair(DataError):
+    """One pair is damaged; what else fails is wrong with all of them."""
+
+
 @dataclass(frozen=True)
 class PairInput:
     """A pair to label: where it comes from and where its labels go."""
@@ -157,6 +164,8 @@ class Summary:
     gamma: float = 0.0
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no labels yet."""
 
 
 def folder_pairs(
@@ -215,11 +224,11 @@ class _FolderReader:
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
     """Two rasters on one grid as one pair, named by their stems; read whole at its turn."""
-    stems = dict.fromkeys(Path(date.path).stem for date in (pair.t1, pair.t2))
+    stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
     name = name or "_".join(stems)
     sources: Mapping[DateName, Provenance] = {
-        "t1": {"file": pair.t1.path, "stamp": list(pair.t1.stamp or ())},
-        "t2": {"file": pair.t2.path, "stamp": list(pair.t2.stamp or ())},
+        "t1": {"file": redacted(pair.t1.path), "stamp": _stamp(pair.t1)},
+        "t2": {"file": redacted(pair.t2.path), "stamp": _stamp(pair.t2)},
     }
     where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
     return PairInput(
@@ -232,19 +241,42 @@ def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput
     )
 
 
+def _stamp(source: Source) -> list[int | str]:
+    """What changes when the image does."""
+    hidden = mark(source.path)
+    return [*(source.stamp or ()), *([hidden] if hidden else [])]
+
+
+MOST_STRETCHED = 1 << 22
+"""Pixels of a scene that tell how a part of it is stretched; of larger ones every n-th row."""
+
+
 @dataclass(frozen=True)
 class _SceneReader:
     pair: ScenePair
 
     def __call__(self, date: DateName) -> DateImage:
         image, valid = self.pair.read(Box(0, 0, *self.pair.shape_hw))
-        source = self.pair.t1 if date == "t1" else self.pair.t2
-        pixels = image[DATES.index(date)]
-        if source.dtype == "uint8":
-            pixels = np.rint(pixels).astype(np.uint8)
-        rgb, limits = to_rgb8(pixels, valid)
+        rgb, limits = to_rgb8(self._pixels(image, date), valid, self._stretch(date))
         grid = self.pair.grid
         return DateImage(rgb, None if valid.all() else valid, grid, limits)
+
+    def _pixels(self, image: FloatArray, date: DateName) -> NDArray[Any]:
+        source = self.pair.t1 if date == "t1" else self.pair.t2
+        pixels: NDArray[Any] = image[DATES.index(date)]
+        return np.rint(pixels).astype(np.uint8) if source.dtype == "uint8" else pixels
+
+    def _stretch(self, date: DateName) -> Limits | None:
+        """How the whole scene is stretched, where only a part of it is read."""
+        scene = self.pair.whole
+        if self.pair == scene:
+            return None
+        height, width = scene.shape_hw
+        step = -(-height * width // MOST_STRETCHED)
+        rows = [scene.read(Box(row, 0, 1, width)) for row in range(0, height, step)]
+        image = np.concatenate([image for image, _ in rows], axis=2)
+        valid = np.concatenate([valid for _, valid in rows])
+        return to_rgb8(self._pixels(image, date), valid)[1]
 
 
 def generate(
@@ -284,11 +316,17 @@ def generate(
     totals = _Totals()
     for done, pair in enumerate(pairs):
         told("segmenting", done, len(pairs))
-        for date in DATES:
-            if not store.is_complete(pair.name, date, pair.sources[date]):
-                _segment_one(store, segmenter, prompts, pair, date, options)
-                summary.segmented += 1
-        _label_one(store, pair, options, totals)
+        try:
+            for date in DATES:
+                if not store.is_complete(pair.name, date, pair.sources[date]):
+                    _segment_one(store, segmenter, prompts, pair, date, options)
+                    summary.segmented += 1
+            _label_one(store, pair, options, totals)
+        except UnreadablePair as error:
+            summary.failed[pair.name] = str(error)
+            if len(summary.failed) == len(pairs):
+                raise
+            log.error("pair %s failed: %s", pair.name, error)
         told("segmenting", done + 1, len(pairs))
     totals.report(summary, options)
     summary.pairs = len(pairs)
@@ -361,7 +399,10 @@ def _segment_one(
     options: LabelOptions,
 ) -> None:
     started = time.monotonic()
-    image = pair.read(date)
+    try:
+        image = pair.read(date)
+    except (DataError, SceneError) as error:
+        raise UnreadablePair(str(error)) from error
     view = view_of(image, pair.name, date, options.gsd_m)
     if view.gsd_m is not None and view.gsd_m > COARSE_M:
         log.warning(

@@ -12,15 +12,20 @@ PERCENTILES = (1.0, 99.0)
 """Of the whole image, band by band: windows of one image must look alike."""
 
 
+Limits = list[tuple[float, float]]
+"""(low, high) of each band: what becomes 0 and 255."""
+
+
 def to_rgb8(
-    pixels: NDArray[Any], valid: BoolArray | None = None
-) -> tuple[ByteArray, list[tuple[float, float]] | None]:
+    pixels: NDArray[Any], valid: BoolArray | None = None, limits: Limits | None = None
+) -> tuple[ByteArray, Limits | None]:
     """Three bands as uint8.
 
     Args:
         pixels: (C,H,W) with C = 1 (shown grey) or at least 3 (the first three are red, green,
             blue).
         valid: (H,W), False where there is no image; shown black.
+        limits: of an image that this is a part of; default its own.
 
     Returns:
         (H,W,3) uint8, and the limits (low, high) of each band that became 0 and 255; None where
@@ -35,9 +40,10 @@ def to_rgb8(
             "with --bands"
         )
     bands = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels[:1], 3, axis=0)
-    limits = None
-    if bands.dtype != np.uint8:
-        limits = [_limits(band, valid) for band in bands]
+    if bands.dtype == np.uint8:
+        limits = None
+    else:
+        limits = limits or [_limits(band, valid) for band in bands]
         bands = np.stack([_stretched(b, *limit) for b, limit in zip(bands, limits, strict=True)])
     rgb = np.ascontiguousarray(np.moveaxis(bands, 0, 2))
     if valid is not None:

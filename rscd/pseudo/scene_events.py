@@ -1,7 +1,8 @@
 """Change events of two segmented dates as polygons: the table that `rscd predict -m ceg` writes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import geopandas
@@ -14,6 +15,8 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
 from rscd.errors import DataError, UsageError
+from rscd.geo.columns import DAY
+from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import to_world
 from rscd.pseudo.events import ChangeLabels, DateEvents
@@ -24,7 +27,7 @@ from rscd.types import BoolArray
 KINDS = ("appeared", "vanished", "kept", "undecidable")
 """What became of an object; ``kept`` and ``undecidable`` only where they are asked for."""
 
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "id": "int64",
     "kind": "string",
     "class": "string",
@@ -32,8 +35,8 @@ COLUMNS = {
     "iou_sum": "float64",
     "area_m2": "float64",
     "flags": "string",
-    "t1": "string",
-    "t2": "string",
+    "t1": DAY,
+    "t2": DAY,
     "model": "string",
 }
 
@@ -53,6 +56,7 @@ def event_polygons(
     t1: str | None = None,
     t2: str | None = None,
     model: str | None = None,
+    inside: BoolArray | None = None,
 ) -> geopandas.GeoDataFrame:
     """Outline the objects that appeared or vanished, along their pixel edges.
 
@@ -72,6 +76,8 @@ def event_polygons(
         t1: ISO date of the earlier image.
         t2: ISO date of the later image.
         model: name of the segmenter.
+        inside: (H,W), where events are asked for: objects are judged by all that is there, and
+            their outlines cut (and flagged ``edge``). None: everywhere.
 
     Returns:
         One row per object, those of t2 before those of t1: ``id`` (from 1), ``kind``, ``class``
@@ -80,11 +86,13 @@ def event_polygons(
         MultiPolygon). The same columns and types when nothing changed.
 
     Raises:
-        UsageError: an unknown kind, or metres are asked for and nothing tells them.
+        UsageError: an unknown kind, dates that are none or in reverse, or metres are
+            asked for and nothing tells them.
         DataError: the grid has another shape than the labels.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"expected kinds {', '.join(KINDS)}, found {', '.join(unknown)}")
+    days = dates_of((t1, t2))
     if grid is not None and tuple(grid.shape) != labels.mixed.shape:
         raise DataError(
             f"expected a grid of {labels.mixed.shape} pixels as the labels have, found "
@@ -98,8 +106,8 @@ def event_polygons(
     wanted = [
         row
         for event, date in (("appeared", labels.events.t2), ("vanished", labels.events.t1))
-        for row in _rows(labels, date, event)
-        if row.kind in kinds and row.instance.score >= min_score
+        for row in map(partial(_cut, inside=inside), _rows(labels, date, event))
+        if row is not None and row.kind in kinds and row.instance.score >= min_score
     ]
     outlines = _array([outline(row.instance) for row in wanted])
     areas = ground.areas_m2(outlines)
@@ -112,9 +120,9 @@ def event_polygons(
         "score": np.round([row.instance.score for row in rows], 4),
         "iou_sum": np.round([row.iou_sum for row in rows], 6),
         "area_m2": np.round(areas[large], 4),
-        "flags": [row.flags for row in rows],
-        "t1": t1,
-        "t2": t2,
+        "flags": [",".join(row.flags) for row in rows],
+        "t1": days[0],
+        "t2": days[1],
         "model": model,
     }
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(rows))).astype(COLUMNS)
@@ -143,7 +151,20 @@ class _Row:
     kind: str
     instance: Instance
     iou_sum: float
-    flags: str
+    flags: tuple[str, ...]
+
+
+def _cut(row: _Row, inside: BoolArray | None) -> _Row | None:
+    """The part of an object that is asked for, None where there is none."""
+    if inside is None:
+        return row
+    mask = row.instance.mask & inside[row.instance.slices]
+    if not mask.any():
+        return None
+    if np.array_equal(mask, row.instance.mask):
+        return row
+    flags = row.flags if "edge" in row.flags else (*row.flags, "edge")
+    return replace(row, instance=replace(row.instance, mask=mask), flags=flags)
 
 
 def _rows(labels: ChangeLabels, date: DateEvents, event: str) -> list[_Row]:
@@ -163,8 +184,8 @@ def _rows(labels: ChangeLabels, date: DateEvents, event: str) -> list[_Row]:
             "undecidable": unseen,
         }
         kind = event if changed else "undecidable" if unseen else "kept"
-        text = ",".join(name for name, raised in flags.items() if raised)
-        rows.append(_Row(kind, instance, float(date.iou_sum[index]), text))
+        raised = tuple(name for name, is_raised in flags.items() if is_raised)
+        rows.append(_Row(kind, instance, float(date.iou_sum[index]), raised))
     return rows
 
 

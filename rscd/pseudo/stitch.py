@@ -23,25 +23,32 @@ SAME_SHARE = 0.5
 """Two halves are one object when they share this much of the smaller one inside the zone."""
 
 
-def windows(shape_hw: ShapeHW, tile: int | None, overlap: int) -> list[Tile]:
+def windows(
+    shape_hw: ShapeHW, tile: int | None, overlap: int, part: Box | None = None
+) -> list[Tile]:
     """Full-size windows with their cores, row by row.
 
     Args:
         shape_hw: of the image.
         tile: side of a window; None for the whole image.
         overlap: pixels that neighbours share; the last window of a row or column shares more.
+        part: only those windows of the image that see some of this box.
 
     Returns:
         Tiles whose read boxes lie inside the image and are ``tile`` wide where the image is, and
-        whose write boxes cover each pixel once: the cut is at the middle of each overlap.
+        whose write boxes cover each pixel that is read once: the cut is at the middle of each
+        overlap.
 
     Raises:
         UsageError: see `check_windows`.
     """
+    whole = Box(0, 0, *shape_hw)
     if tile is None:
-        return [Tile(0, Box(0, 0, *shape_hw), Box(0, 0, *shape_hw))]
+        return [Tile(0, whole, whole)]
     check_windows(tile, overlap)
-    rows, cols = (_spans(size, tile, overlap) for size in shape_hw)
+    seen = part or whole
+    rows = _spans(shape_hw[0], tile, overlap, (seen.row, seen.row + seen.height))
+    cols = _spans(shape_hw[1], tile, overlap, (seen.col, seen.col + seen.width))
     boxes = [
         (Box(r0, c0, r1 - r0, c1 - c0), Box(kr0, kc0, kr1 - kr0, kc1 - kc0))
         for (r0, r1), (kr0, kr1) in rows
@@ -70,13 +77,22 @@ def check_windows(tile: int | None, overlap: int) -> None:
 Span = tuple[int, int]
 
 
-def _spans(size: int, tile: int, overlap: int) -> list[tuple[Span, Span]]:
-    """(window, core) of one axis as (start, stop)."""
+def _spans(size: int, tile: int, overlap: int, part: Span) -> list[tuple[Span, Span]]:
+    """(window, core) of one axis as (start, stop), of the windows that see some of a part."""
     last = max(size - tile, 0)
     starts = [*range(0, last, tile - overlap), last]
-    reads = [(start, min(start + tile, size)) for start in starts]
+    every = [(start, min(start + tile, size)) for start in starts]
+    reads = [read for read in every if read[0] < part[1] and part[0] < read[1]]
     cuts = [(a[1] + b[0]) // 2 for a, b in pairwise(reads)]
-    return list(zip(reads, zip([0, *cuts], [*cuts, size], strict=True), strict=True))
+    cores = zip([reads[0][0], *cuts], [*cuts, reads[-1][1]], strict=True)
+    return list(zip(reads, cores, strict=True))
+
+
+def around(tiles: Sequence[Tile]) -> Box:
+    """The rectangle that windows cover together."""
+    first, last = tiles[0].read, tiles[-1].read
+    height, width = last.row + last.height - first.row, last.col + last.width - first.col
+    return Box(first.row, first.col, height, width)
 
 
 def segment(
@@ -86,25 +102,31 @@ def segment(
     *,
     tile: int | None = None,
     overlap: int | None = None,
+    plan: Sequence[Tile] | None = None,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> SemanticPrediction:
-    """Segment a whole image window by window.
+    """Segment an image, or the part of one that windows cover, window by window.
 
     Args:
         segmenter: the backend.
-        view: the whole image.
+        view: the whole image; or with ``plan`` what its windows cover (`around`), ``box`` telling
+            where that lies in the image.
         prompts: the classes.
         tile: side of a window; default what the backend likes.
         overlap: pixels shared by neighbours; default likewise.
+        plan: the windows, in pixels of the whole image; default all of them.
         told: called with windows done and their total.
 
     Returns:
-        Scores (C,H,W) and instances in coordinates of the image.
+        Scores (C,H,W) and instances in coordinates of the view.
     """
     info = segmenter.info
     shape_hw = (view.rgb.shape[0], view.rgb.shape[1])
     side = info.tile if tile is None else tile
-    plan = windows(shape_hw, side, info.overlap if overlap is None else overlap)
+    if plan is None:
+        plan = windows(shape_hw, side, info.overlap if overlap is None else overlap)
+    elif view.box is not None:
+        plan = [one.moved(-view.box.row, -view.box.col) for one in plan]
     prob = np.empty((len(prompts.classes), *shape_hw), np.float32)
     objects: list[list[Instance]] = []
     for start in range(0, len(plan), info.images_per_call):
@@ -123,7 +145,9 @@ def segment(
 
 def _window(view: View, box: Box) -> View:
     part = view.rgb[box.row : box.row + box.height, box.col : box.col + box.width]
-    return replace(view, rgb=part, box=None if part.shape == view.rgb.shape else box)
+    if part.shape == view.rgb.shape:
+        return view
+    return replace(view, rgb=part, box=box if view.box is None else box.moved(*view.box.corner))
 
 
 def _write_core(prob: FloatArray, tile: Tile, found: FloatArray) -> None:

@@ -1,0 +1,114 @@
+"""A shift between the dates is seen, and none is seen where there is none."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from affine import Affine
+from scipy import ndimage
+
+from rscd import Options, open_pair, predict
+from rscd.data.towns import Nuisance, plan_town, render_town
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import close_handles
+from rscd.geo.tiles import Box
+from rscd.inference.registration import estimate_shift, sample_boxes, warn_of_shift
+
+MARGIN = 16
+HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    close_handles()
+
+
+@pytest.fixture(scope="module")
+def town():
+    """Two dates with other light, season and sensor, and a fifth of the buildings changed."""
+    plan = plan_town(5, (384, 416), 0.5, change_share=0.2)
+    drawn = replace(Nuisance.draw(np.random.default_rng(5)), shift_px=(0.0, 0.0))
+    return render_town(plan, drawn).image
+
+
+def inner(image, cols=0.0, rows=0.0):
+    """A date without its margin, its content moved to the right and down."""
+    moved = ndimage.shift(image.astype(np.float32), (0, rows, cols), order=1, mode="nearest")
+    cut = slice(MARGIN, -MARGIN)
+    return np.rint(moved[:, cut, cut]).astype(np.uint8)
+
+
+def opened(folder, write_tif, t1, t2):
+    paths = [
+        write_tif(folder / f"{name}.tif", image, transform=HALF_METRE)
+        for name, image in (("t1", t1), ("t2", t2))
+    ]
+    return ScenePair.open(*paths)
+
+
+@pytest.mark.parametrize(("cols", "rows"), [(6, 4), (-3, 0), (0, -2.5), (11, -9)])
+def test_a_shift_between_changed_dates_is_found(tmp_path, write_tif, town, caplog, cols, rows):
+    pair = opened(tmp_path, write_tif, inner(town[0]), inner(town[1], cols, rows))
+    found = warn_of_shift(pair)
+    assert found is not None
+    assert np.hypot(found.cols - cols, found.rows - rows) < 1
+    assert "t2 seems to lie" in caplog.text
+    assert ("to the left" in caplog.text) == (found.cols < 0)
+    assert ("below" in caplog.text) == (found.rows > 0)
+
+
+def test_a_town_against_itself(tmp_path, write_tif, town):
+    pair = opened(tmp_path, write_tif, inner(town[0]), inner(town[0], 6, 4))
+    found = estimate_shift(pair)
+    assert (found.cols, found.rows) == pytest.approx((6, 4), abs=0.2)
+    assert found.agreeing == found.windows
+
+
+def test_dates_that_fit_are_not_warned_of(tmp_path, write_tif, town, caplog):
+    found = warn_of_shift(opened(tmp_path, write_tif, inner(town[0]), inner(town[1])))
+    assert found.pixels < 1
+    assert not caplog.text
+
+
+def test_noise_says_nothing(tmp_path, write_tif):
+    rng = np.random.default_rng(0)
+    t1, t2 = rng.integers(0, 255, (2, 3, 300, 300)).astype(np.uint8)
+    assert estimate_shift(opened(tmp_path, write_tif, t1, t2)) is None
+    flat = np.full((3, 300, 300), 9, np.uint8)
+    assert estimate_shift(opened(tmp_path, write_tif, flat, flat)) is None
+    assert estimate_shift(opened(tmp_path, write_tif, flat[:, :40, :50], flat[:, :40, :50])) is None
+
+
+def test_of_a_huge_scene_few_windows_are_read():
+    boxes = sample_boxes((60_000, 90_000))
+    assert len(boxes) == 16
+    assert {box.shape_hw for box in boxes} == {(256, 256)}
+    assert Box(0, 0, 256, 256) in boxes
+    assert Box(60_000 - 256, 90_000 - 256, 256, 256) in boxes
+
+
+def test_a_run_says_it_in_its_result_and_in_what_it_writes(tmp_path, write_tif, town, caplog):
+    pair = opened(tmp_path, write_tif, inner(town[0]), inner(town[0], 6, 4))
+    result = predict(pair, [tmp_path / "a.geojson"], Options(model="cva"))
+    assert (result.shift["cols"], result.shift["rows"]) == pytest.approx((6, 4), abs=0.2)
+    assert "register the images first" in caplog.text
+    assert '"cols": 6.0' in (tmp_path / "a.geojson.json").read_text()
+
+
+@pytest.mark.realdata
+def test_registered_real_pairs_are_not_warned_of(realdata, caplog):
+    geotiffs = realdata / "geotiff"
+    dates = sorted((geotiffs / "naip").glob("*.tif"))
+    pairs = [
+        *((a, a.parents[1] / "B" / a.name) for a in (realdata / "levir-cd").rglob("A/*.png")),
+        *((a, a.with_name(a.name.replace("_A", "_B"))) for a in geotiffs.glob("fotbcd/*_A.tif")),
+        (geotiffs / "landsat-taizhou/A_2000TM.tif", geotiffs / "landsat-taizhou/B_2003TM.tif"),
+        *pairwise(dates),
+    ]
+    assert len(pairs) == 15
+    for t1, t2 in pairs:
+        warn_of_shift(open_pair(t1, t2))
+        close_handles()
+    assert not caplog.text
