@@ -213,7 +213,11 @@ def measure_seam(
     inner = [tile for tile in tiles if tile.write.col > 0]
     if tiling.exact or not inner:
         return None
-    jobs = [[_at_edge(tile, tiling.multiple)] for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]]
+    edges = [_at_edge(tile, tiling.multiple) for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]]
+    # of a narrow tile at the end of a scene, what is moved may not reach as far as its edge
+    jobs = [[edge] for edge in edges if edge.write.common(edge.read) == edge.write]
+    if not jobs:
+        return None
     found, wanted = [], []
     for [(edge, prob)] in mapper(partial(run_block, pair, predictor), jobs):
         box = edge.write
