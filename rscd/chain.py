@@ -11,6 +11,7 @@
           args: [data/whu256]
           checkpoint: "{kd}/best.ckpt"
           split: train
+          output: "{masks}"
       detector:
         train: {...}
 
@@ -31,7 +32,7 @@ from typing import Any
 import yaml
 
 from rscd.errors import UsageError
-from rscd.files import write_whole
+from rscd.files import read_note, read_value, write_whole
 
 BEGUN = "begun.json"
 DONE = "done.json"
@@ -111,7 +112,8 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
         run: carries out one command.
 
     Raises:
-        UsageError: for a stage that was begun with other settings.
+        UsageError: for a stage that was begun with other settings, or whose folder holds another
+            run.
     """
     again = False
     for number, stage in enumerate(stages, 1):
@@ -119,6 +121,7 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
         if not again and _is_done(stage):
             log.info("%s: finished before, in %s", title, stage.folder)
             continue
+        _check_own(stage)
         if again:  # what it was made from is new
             (stage.folder / LAST).unlink(missing_ok=True)
         again = True
@@ -138,18 +141,34 @@ def arguments(stage: Stage) -> list[str]:
     line = [TRAIN, "-c", str(config), "--trainer.default_root_dir", str(stage.folder)]
     line += stage.overrides
     last = stage.folder / LAST
-    return [*line, "--ckpt_path", str(last)] if last.exists() else line
+    # without it, what lies there is of the same stage, stopped early or to be done again
+    return [*line, "--ckpt_path", str(last)] if last.exists() else [*line, "--overwrite"]
 
 
 def _is_done(stage: Stage) -> bool:
     notes = [stage.folder / name for name in (BEGUN, DONE)]
     for note in notes:
-        if note.exists() and json.loads(note.read_text(encoding="utf-8"))["key"] != stage.key:
+        if note.exists() and _key_in(note) != stage.key:
             raise UsageError(
                 f"expected the settings with which stage {stage.name} was begun, found others; "
                 f"give another --folder, or remove {stage.folder} to do it again"
             )
     return notes[1].exists()
+
+
+def _key_in(note: Path) -> Any:
+    fix = f"remove {note.parent} to do its stage again"
+    return read_note(note, "the settings of a stage", fix).get("key")
+
+
+def _check_own(stage: Stage) -> None:
+    """Refuse to train in the folder of a run that is none of this chain."""
+    found = sorted(path.name for path in stage.folder.glob("*.ckpt"))
+    if stage.command == TRAIN and found and not (stage.folder / BEGUN).exists():
+        raise UsageError(
+            f"expected an empty folder for stage {stage.name}, found {', '.join(found)} of another "
+            f"run in {stage.folder}; give another --folder, or remove it"
+        )
 
 
 def _note(stage: Stage, name: str) -> None:
@@ -174,7 +193,7 @@ def _stage(
         extra = {**shared, **options}
         line = tuple(part for key, value in extra.items() for part in (f"--{key}", value))
         return Stage(name, folders[name], command, filled, line)
-    values = {key: yaml.safe_load(value) for key, value in options.items()}
+    values = {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
     return Stage(name, folders[name], command, filled | values)
 
 

@@ -144,10 +144,11 @@ class ChangeMetrics(Metric):
         """Add a batch.
 
         Args:
-            change_prob: any shape, float in [0,1].
+            change_prob: any shape, float in [0,1]; NaN and infinity say nothing and count as
+                neither class: whoever predicts must refuse them.
             mask: same shape, 0 or 1; 255 is left out.
         """
-        used = mask != IGNORE
+        used = (mask != IGNORE) & torch.isfinite(change_prob)
         prob, truth = change_prob[used].float(), mask[used].long()
         edges = torch.tensor(self.edges, dtype=torch.float32, device=prob.device)
         reached = torch.bucketize(prob, edges, right=True)

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import rasterio
-from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj import CRS
 
 from rscd.errors import OutputError, RscdError, UsageError
 from rscd.export.atomic import output_error
@@ -27,15 +25,16 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
-from rscd.geo.grid import is_georeferenced, pixel_size_m
+from rscd.geo.dates import dates_of
+from rscd.geo.grid import is_georeferenced, middle, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
-from rscd.inference.journal import Journal, open_journal
+from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
-from rscd.inference.predictor import MAX_PICTURE, Model, Predictor
+from rscd.inference.predictor import Model, Predictor, least_object, tile_side
 from rscd.inference.registration import warn_of_shift
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
@@ -48,6 +47,7 @@ from rscd.inference.tiled import (
     thread_mapper,
 )
 from rscd.provenance import describe_pair
+from rscd.redact import mark, redacted_data
 from rscd.types import Align, Progress, Provenance, silent
 
 MAX_WORKERS = 8
@@ -80,7 +80,9 @@ class Options:
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None
     t1_date: str | None = None
+    """ISO date of the earlier image for the column t1; None takes the file's TIFFTAG_DATETIME."""
     t2_date: str | None = None
+    """The same of the later image."""
     gsd_m: float | None = None
     """Side of a pixel in metres, for images without georeferencing; networks made for one
     resolution see the scene at it."""
@@ -183,6 +185,7 @@ def predict(
         RscdError: anything the user must fix; no output exists then that did not before.
     """
     started = time.monotonic()
+    options = dated(pair, options)
     targets = Targets.of(outputs, prob, preview, flow)
     check_targets(pair, targets, options)
     model = _model(pair, options)
@@ -191,31 +194,44 @@ def predict(
     load = _load(pair, model, options)
     provenance = _provenance(pair, model, options)
     folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
+    identity = _identity(pair, provenance, options)
+    if (past := finished(folder, identity, targets.all)) is not None:
+        log.info("all of it had been written before this run")
+        return Result(**past)
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=load.gdal_cache),
-            open_journal(folder, provenance | {"tile_size": options.tile_size}) as journal,
+            open_journal(folder, identity) as journal,
         ):
             if not options.overwrite:
                 targets.check_new(journal.published())
-            _rehearse(journal.folder, targets, options)
-            load = replace(load, tile_size=journal.tile_size or load.tile_size)
-            threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
-            shift = None if model.tiling.whole_pictures else warn_of_shift(pair)
-            shifted = None if shift is None else {k: round(v, 2) for k, v in asdict(shift).items()}
-            with threads as run:
-                change_map, seam = _predict(
-                    pair,
-                    model,
-                    journal,
-                    provenance | {"shift": shifted},
-                    options,
-                    load,
-                    run,
-                    progress,
+            with journal.explaining(targets.all[0]):
+                _rehearse(journal.folder, pair.grid, targets, options)
+                load = replace(load, tile_size=journal.tile_size or load.tile_size)
+                shift = None if model.tiling.whole_pictures else warn_of_shift(pair)
+                shifted = (
+                    None if shift is None else {k: round(v, 2) for k, v in asdict(shift).items()}
                 )
-            result = _export(pair, change_map, model, targets, load, journal, options, progress)
-            journal.remove()
+                computed = provenance | {"shift": shifted}
+                threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
+                with threads as run:
+                    change_map, seam = _predict(
+                        pair, model, journal, computed, options, load, run, progress
+                    )
+                exported = _export(
+                    pair, change_map, model, targets, load, journal, options, progress
+                )
+            result = Result(
+                **exported,
+                outputs=[str(path) for path in targets.all],
+                model=model.name,
+                alignment=pair.alignment,
+                shift=shifted,
+                seam=None if seam is None else asdict(seam),
+                seconds=round(time.monotonic() - started, 3),
+                resumed=journal.resumed,
+            )
+            journal.finish(targets.all, asdict(result))
     except OutputError:
         raise
     except RscdError:
@@ -225,23 +241,36 @@ def predict(
         raise output_error(targets.all[0], error) from error
     finally:
         close_handles()
-    seconds = round(time.monotonic() - started, 3)
-    return Result(
-        **result,
-        outputs=[str(path) for path in targets.all],
-        model=model.name,
-        alignment=pair.alignment,
-        shift=shifted,
-        seam=None if seam is None else asdict(seam),
-        seconds=seconds,
-        resumed=journal.resumed,
+    return result
+
+
+def dated(pair: ScenePair, options: Options) -> Options:
+    """Options with the dates of the images: those given, else those the files carry.
+
+    Raises:
+        UsageError: one that is no date, or t1 after t2.
+    """
+    days = dates_of((options.t1_date, options.t2_date), (pair.t1.day, pair.t2.day))
+    told = [
+        f"{date} {day}"
+        for date, day, given in zip(
+            ("t1", "t2"), days, (options.t1_date, options.t2_date), strict=True
+        )
+        if day is not None and given is None
+    ]
+    if told:
+        log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(told))
+    t1, t2 = (
+        given if given is not None or day is None else day.isoformat()
+        for given, day in zip((options.t1_date, options.t2_date), days, strict=True)
     )
+    return replace(options, t1_date=t1, t2_date=t2)
 
 
-def _rehearse(folder: Path, targets: Targets, options: Options) -> None:
-    """Write every output once for a scene of one pixel: wrong options show before the work."""
+def _rehearse(folder: Path, scene: GeoBox, targets: Targets, options: Options) -> None:
+    """Write every output once for one pixel of the scene: wrong options show before the work."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        grid = GeoBox((1, 1), Affine.identity(), CRS("EPSG:3857"))
+        grid = GeoBox((1, 1), scene.affine, scene.crs)
         tiny = ChangeMap(Path(scratch), grid, 0.5, {})
         tiny.prob.create()
         tiny.threshold_mask()
@@ -368,18 +397,19 @@ def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Opt
 
 
 def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
-    """What is asked for, else what the model's card names: below it, its polygons mean nothing."""
-    if options.min_area_m2 is not None:
-        return options.min_area_m2
-    known = pixel_size_m(pair.grid, options.gsd_m)
-    return float(model.card().get("min_area_m2", 0.0)) if known else 0.0
+    """What is asked for, else what the model's card names."""
+    known = pixel_size_m(pair.grid, options.gsd_m) is not None
+    return least_object(
+        model.card(), size_known=known, own_threshold=True, min_area_m2=options.min_area_m2
+    )[0]
 
 
 def _min_score(model: Model, options: Options) -> float:
     """What is asked for, else what the model's card names beside the threshold it belongs to."""
-    if options.min_score is not None:
-        return options.min_score
-    return float(model.card().get("min_score", 0.0)) if options.threshold is None else 0.0
+    own = options.threshold is None
+    return least_object(
+        model.card(), size_known=False, own_threshold=own, min_score=options.min_score
+    )[1]
 
 
 def _area_m2(polygons: Any, changed_m2: float | None) -> float | None:
@@ -405,11 +435,7 @@ def _model(pair: ScenePair, options: Options) -> Model:
 
 
 def _tile_size(pair: ScenePair, model: Model) -> int:
-    """A picture in one piece, where the model wants that; else the model's own size."""
-    longest = max(pair.whole.shape_hw)
-    if model.tiling.whole_pictures and pair.grid.crs is None and longest <= MAX_PICTURE:
-        return longest
-    return model.tiling.tile_size
+    return tile_side(model.tiling, pair.whole.shape_hw, picture=pair.grid.crs is None)
 
 
 def _load(pair: ScenePair, model: Model, options: Options) -> Load:
@@ -438,9 +464,16 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
     computed["min_score"] = _min_score(model, options)
     return describe_pair(pair) | {
         "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
-        "model": model.card(),
-        "parameters": computed,
+        "model": redacted_data(model.card()),
+        "parameters": redacted_data(computed),
     }
+
+
+def _identity(pair: ScenePair, provenance: Provenance, options: Options) -> Provenance:
+    """What tells a run from another: two signed links may differ in what no result shows."""
+    marks = [mark(pair.t1.path), mark(pair.t2.path)]
+    hidden = {"links": marks} if any(marks) else {}
+    return provenance | {"tile_size": options.tile_size} | hidden
 
 
 def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
@@ -452,7 +485,9 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
     """
     has_crs = pair.grid.crs is not None
     targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
-    if (options.min_area_m2 or options.simplify_m) and not has_crs and options.gsd_m is None:
+    targets.check_crs(pair.grid.crs, middle(pair.grid))
+    sized = options.min_area_m2 or options.simplify_m
+    if sized and pixel_size_m(pair.grid, options.gsd_m) is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"

@@ -17,13 +17,13 @@ from rscd.export.outputs import is_vector
 from rscd.export.style import event_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
-from rscd.geo.grid import pixel_size_m
+from rscd.geo.grid import middle, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, Tile
 from rscd.inference.models import CEG
 from rscd.inference.registration import warn_of_shift
-from rscd.pipeline import Options
+from rscd.pipeline import Options, dated
 from rscd.provenance import describe_pair
 from rscd.pseudo.events import ChangeLabels
 from rscd.pseudo.generate import (
@@ -40,6 +40,7 @@ from rscd.pseudo.prompts import PromptSet
 from rscd.pseudo.scene_events import event_polygons
 from rscd.pseudo.segmenter import Segmenter, SemanticPrediction
 from rscd.pseudo.stitch import around, segment, windows
+from rscd.redact import redacted_data
 from rscd.types import BoolArray, Progress, Provenance, silent
 
 
@@ -89,7 +90,7 @@ def predict_events(
         RscdError: anything the user must fix; no output exists then that did not before.
     """
     started = time.monotonic()
-    options = options or Options()
+    options = dated(pair, options or Options())
     targets = event_targets(pair, outputs, options)
     rules = replace(rules or LabelOptions(), min_area_m2=0.0).filled(segmenter)
     view = seen_around(pair, rules)
@@ -187,6 +188,7 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     targets.check_formats(
         has_crs=pair.grid.crs is not None, pixel_coordinates=options.pixel_coordinates
     )
+    targets.check_crs(pair.grid.crs, middle(pair.grid))
     targets.check_places(pair.files, 0)
     pixel_size_m(pair.grid, options.gsd_m)  # before weights are loaded
     if not options.overwrite:
@@ -280,5 +282,5 @@ def _write(table: Any, path: Path, options: Options, provenance: Provenance) -> 
 
 def _provenance(pair: ScenePair, how: Provenance, rules: LabelOptions) -> Provenance:
     plain = describe_pair(pair) | {"segmentation": how, "rules": asdict(rules)}
-    found: Provenance = json.loads(json.dumps(plain))
+    found: Provenance = redacted_data(json.loads(json.dumps(plain)))
     return found

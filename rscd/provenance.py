@@ -6,17 +6,21 @@ import rscd
 from rscd.files import sha256_of
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Source
+from rscd.redact import redacted, redacted_data
 from rscd.types import Provenance
 
 
 def describe_pair(pair: ScenePair) -> Provenance:
     """This software, both dates with their bands, and how they were brought onto one grid."""
-    return {
-        "software": f"rscd {rscd.__version__}",
-        "t1": _describe_source(pair.t1),
-        "t2": _describe_source(pair.t2),
-        "alignment": pair.alignment,
-    }
+    described: Provenance = redacted_data(
+        {
+            "software": f"rscd {rscd.__version__}",
+            "t1": _describe_source(pair.t1),
+            "t2": _describe_source(pair.t2),
+            "alignment": pair.alignment,
+        }
+    )
+    return described
 
 
 def _describe_source(source: Source) -> Provenance:
@@ -29,8 +33,11 @@ def _describe_source(source: Source) -> Provenance:
 
 
 def describe_file(path: str | Path) -> Provenance:
-    """Name, size in bytes and SHA-256 of a file; name alone for URLs and GDAL's virtual paths."""
+    """Name, size in bytes and SHA-256 of a file; name alone for URLs and GDAL's virtual paths.
+
+    Names hold no secrets: see `rscd.redact.redacted`.
+    """
     file = Path(path)
     if "://" in str(path) or not file.is_file():
-        return {"path": str(path)}
+        return {"path": redacted(path)}
     return {"path": str(path), "bytes": file.stat().st_size, "sha256": sha256_of(file)}

@@ -1,5 +1,6 @@
 """ChangeTask: the one LightningModule. It never asks which method it holds."""
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from rscd.errors import UsageError
+from rscd.arguments import fitted
+from rscd.errors import ModelError, RscdError, UsageError
 from rscd.methods.registry import METHODS
 from rscd.methods.schedules import SCHEDULES, warmed_up
 from rscd.metrics import ChangeMetrics
+from rscd.models.finite import all_finite, non_finite
 from rscd.types import CARD_FORMAT, CARD_KEY, Batch, Provenance
 
 log = logging.getLogger(__name__)
@@ -78,14 +81,26 @@ class ChangeTask(LightningModule):
         ):
             if name not in known:
                 raise UsageError(f"expected one of {', '.join(known)}, found {name!r}")
-        if not lr >= 0:
+        if not 0 <= lr < float("inf"):
             raise UsageError(f"expected a learning rate of 0 or more, found lr {lr}")
+        if halo < 0 or warmup_steps < 0:
+            raise UsageError(
+                f"expected halo and warmup_steps of 0 or more, found {halo} and {warmup_steps}"
+            )
         if 2 * halo >= patch_size:
             raise UsageError(
                 f"expected a halo below half of patch_size {patch_size}, found {halo}: nothing "
                 "would be left of a patch"
             )
-        self.method = METHODS[method](**(method_args or {}))
+        self._schedule_args = fitted(
+            SCHEDULES[schedule],
+            schedule_args or {},
+            f"schedule_args of {schedule}",
+            without=("step", "total"),
+        )
+        _check_plain(card or {})
+        kind = METHODS[method]
+        self.method = kind(**fitted(kind, method_args or {}, f"method_args of {method}"))
         if channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)
         self.metrics = ChangeMetrics()
@@ -134,9 +149,24 @@ class ChangeTask(LightningModule):
         strategy.backward(loss, None)
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Sum of some losses, each noted by its name."""
+        """Sum of some losses, each noted by its name.
+
+        Raises:
+            RscdError: when it is no number: everything learnt from it would be none either.
+        """
         self._terms |= {name: value.detach() for name, value in terms.items()}
-        return torch.stack(list(terms.values())).sum()
+        loss = torch.stack(list(terms.values())).sum()
+        finite = all_finite(loss.detach())
+        if self.trainer.world_size > 1:  # all processes stop, or none would hear of it
+            finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if not finite:
+            found = ", ".join(f"{name} {float(value):g}" for name, value in self._terms.items())
+            raise RscdError(
+                f"expected a loss that is a number, found {found} at step {self.global_step} "
+                f"(epoch {self.current_epoch}); lower model.lr, clip gradients with "
+                "trainer.gradient_clip_val, or look for values in the images that are none"
+            )
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the losses."""
@@ -148,7 +178,7 @@ class ChangeTask(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Pool the counts; returns the change probabilities (B,1,H,W)."""
-        change_prob = self.method.evaluate(batch)
+        change_prob = self._numbers(self.method.evaluate(batch), "validation")
         self.metrics.update(change_prob, batch["mask"])
         for name, other in self.method.beside(batch).items():
             if name not in self.others:
@@ -179,7 +209,18 @@ class ChangeTask(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Pool the counts of what prediction gives; nothing of the mask is used for it."""
-        self.test_metrics.update(self.method.predict(batch["image"]), batch["mask"])
+        change_prob = self._numbers(self.method.predict(batch["image"]), "test")
+        self.test_metrics.update(change_prob, batch["mask"])
+
+    def _numbers(self, change_prob: Tensor, split: str) -> Tensor:
+        """The probabilities, which must be numbers: nothing could be measured by others."""
+        if not all_finite(change_prob):
+            raise ModelError(
+                f"expected probabilities from the network, found NaN in {split} at step "
+                f"{self.global_step}: its weights, or values of the images, are too large; lower "
+                "model.lr or clip gradients with trainer.gradient_clip_val"
+            )
+        return change_prob
 
     def on_test_epoch_end(self) -> None:
         """Log all metrics of the test split."""
@@ -207,7 +248,7 @@ class ChangeTask(LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:
-            value = SCHEDULES[h["schedule"]](step, total, **(h["schedule_args"] or {}))
+            value = SCHEDULES[h["schedule"]](step, total, **self._schedule_args)
             return warmed_up(value, step, h["warmup_steps"])
 
         scheduler = LambdaLR(optimizer, factor)
@@ -221,15 +262,34 @@ class ChangeTask(LightningModule):
 
         What the file builds when it is loaded gets its weights from the file, so the recipe it
         holds no longer names those it began with; the card does.
+
+        Raises:
+            ModelError: for weights that are no numbers; nothing is written then.
         """
+        self._check_weights(checkpoint, "to save")
         checkpoint[CARD_KEY] = self.card()
         kept = dict(checkpoint["hyper_parameters"])
         kept["method_args"] = _without_weights(kept["method_args"])
         checkpoint["hyper_parameters"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the metrics, and with them the threshold."""
+        """Take up the metrics, and with them the threshold.
+
+        Raises:
+            ModelError: for weights that are no numbers.
+        """
+        self._check_weights(checkpoint, "in the checkpoint")
         self.best = dict(checkpoint[CARD_KEY]["metrics"])
+
+    def _check_weights(self, checkpoint: Mapping[str, Any], where: str) -> None:
+        broken = non_finite(checkpoint["state_dict"])
+        if broken:
+            raise ModelError(
+                f"expected weights {where} that are numbers, found NaN or infinity in "
+                f"{len(broken)} of them, such as {broken[0]}, at step "
+                f"{checkpoint['global_step']}; lower model.lr or clip gradients with "
+                "trainer.gradient_clip_val, and resume from an earlier checkpoint"
+            )
 
     def _split_hashes(self) -> dict[str, str]:
         trainer = self._trainer
@@ -237,21 +297,29 @@ class ChangeTask(LightningModule):
 
     def card(self) -> Provenance:
         """Plain data about the network, how to tile it, its threshold and its metrics."""
-        args: Mapping[str, Any] = self.hparams["method_args"] or {}
         return {
             "format": CARD_FORMAT,
             "method": self.hparams["method"],
-            "network": args.get("network", "siamese-unet"),
-            "network_args": dict(args.get("network_args") or {}),
+            **self.method.card(),
             "patch_size": self.hparams["patch_size"],
             "halo": self.hparams["halo"],
-            "multiple": int(getattr(self.method.network, "multiple", 32)),
             "threshold": self.best.get("best_threshold", 0.5),
             "metrics": self.best,
             "splits": self._split_hashes(),
             "versions": {name: version(name) for name in ("rscd", "torch", "lightning")},
             **(self.hparams["card"] or {}),
         }
+
+
+def _check_plain(card: Mapping[str, Any]) -> None:
+    """Checkpoints load without running code only if what they hold is plain data."""
+    try:
+        json.dumps(card)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"expected plain data in card (texts, numbers, lists), found {card}: {error}; put "
+            "quotes around dates"
+        ) from error
 
 
 def _without_weights(method_args: dict[str, Any] | None) -> dict[str, Any]:

@@ -8,8 +8,11 @@ checkpoints.
 import json
 import logging
 import os
+import threading
+import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +20,36 @@ import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
+from rscd.checkpoints import (
+    LAST,
+    SUFFIX,
+    WORDS,
+    LastCheckpoint,
+    VerifiedIO,
+    check_own,
+    remove_parts,
+    written_by,
+)
 from rscd.data.module import ChangeDataModule
 from rscd.data.plots import to_colours, to_rgb
-from rscd.errors import UsageError
+from rscd.errors import Interrupted, ModelError, OutputError, RscdError, UsageError
+from rscd.files import read_value
 from rscd.inference.shipped import SHIPPED, shipped_path
 from rscd.inference.weights import read_card, read_tensors
+from rscd.methods.base import Method
 from rscd.metrics import MODE, MONITOR
 from rscd.task import ChangeTask
 from rscd.types import Batch
+
+log = logging.getLogger(__name__)
 
 RESUME_STEPS = 100
 """Optimiser steps between two savings of ``last.ckpt``."""
@@ -45,6 +63,8 @@ DESCRIPTION = (
     "Train a detector by one YAML file. Every key of it can be given here with dots, such as "
     "--model.lr 1e-4. A stopped run goes on with --ckpt_path."
 )
+
+OVERWRITE = "replace the checkpoints of an earlier run in the run's folder"
 
 PLAIN_DATA = ("model.method_args", "data.streams")
 """Where a configuration holds plain data that the parser has no arguments for."""
@@ -90,19 +110,31 @@ def panel(batch: Batch, change_prob: Tensor) -> Tensor:
     return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1)
 
 
-CHECKPOINT_WORDS = ("last", "best", "hpc")
-"""What Lightning takes as ``--ckpt_path`` instead of a file."""
-
-
 class KeepConfig(SaveConfigCallback):
     """Saves the resolved configuration as ``config.yaml`` in the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it where the checkpoints lie."""
+        """Write it where the checkpoints lie; to overwrite is asked for once, not kept."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        kept = self.config.clone()
+        kept.pop("overwrite", None)
         self.parser.save(
-            self.config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False
+            kept, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False
+        )
+
+
+class WaysOn(Callback):
+    """Notes on whatever ends a run early how it is resumed."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Add the note."""
+        folders = [s.dirpath for s in _savers(trainer) if isinstance(s, LastCheckpoint)]
+        last = [path for path in (Path(f or ".") / LAST for f in folders) if path.is_file()]
+        exception.add_note(
+            f"resume with --ckpt_path {last[0]}" if last else "nothing was saved: begin again"
         )
 
 
@@ -112,8 +144,9 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Best checkpoint by the declared measure and direction; the last one every few steps."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(ModelCheckpoint, "last")
+        parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.add_argument("--begin", type=str | None, default=None, help=BEGIN)
+        parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -132,30 +165,80 @@ class TrainingCLI(LightningCLI):
         asked = self._get(self.config_init, "trainer")
         folder = Path(asked["default_root_dir"] or "runs")
         if asked["logger"] is None:
-            _set_aside(folder / "metrics.csv")
             kwargs["logger"] = [CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "")]
         trainer = super().instantiate_trainer(**kwargs)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(folder)
+        for callback in _savers(trainer):
+            callback.dirpath = callback.dirpath or str(folder)
         rates = [LearningRateMonitor("step")] if trainer.loggers else []
-        trainer.callbacks += [*rates, Panels()]  # type: ignore[attr-defined]
+        trainer.callbacks += [*rates, Panels(), WaysOn()]  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no strategy's own
+            trainer.strategy.checkpoint_io = VerifiedIO()
         return trainer
 
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint to resume before Lightning reads its arguments.
+
+        Raises:
+            ModelError: for one that cannot be used.
+        """
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint is not None and checkpoint not in WORDS:
+            check_resumable(Path(checkpoint))
+        super()._parse_ckpt_path()
+
     def before_fit(self) -> None:
-        """Take up the weights to begin with; look at the checkpoint to go on from."""
+        """Take up the weights to begin with; look at the folder.
+
+        Raises:
+            ModelError: for weights that cannot be used.
+            OutputError: where checkpoints of another run would be replaced.
+        """
         begin, checkpoint = (self._get(self.config, name) for name in ("begin", "ckpt_path"))
-        if checkpoint is not None and checkpoint not in CHECKPOINT_WORDS:
-            read_card(Path(checkpoint))
         if begin is not None and checkpoint is None:
-            begin_with(self.model.method.network, begin)
+            begin_with(self.model.method, begin)
+        if self.trainer.is_global_zero:
+            self._take_folder(checkpoint)
+
+    def _take_folder(self, checkpoint: str | None) -> None:
+        """Make sure that the run's folder is this run's."""
+        savers = _savers(self.trainer)
+        found = written_by(savers)
+        if not self._get(self.config, "overwrite"):
+            check_own(found, checkpoint)
+        elif checkpoint is None:  # else a run stopped early would be resumed as the old one
+            for path in found:
+                path.unlink()
+        remove_parts({Path(saver.dirpath) for saver in savers if saver.dirpath is not None})
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                _set_aside(Path(logger.log_dir) / "metrics.csv")
 
 
-def begin_with(network: nn.Module, name: str) -> None:
-    """Give a network trained weights.
+def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+
+
+def check_resumable(path: Path) -> None:
+    """Find out whether a file is a training checkpoint of rscd.
+
+    Raises:
+        ModelError: otherwise.
+    """
+    if path.suffix == ".safetensors":
+        raise ModelError(
+            f"expected a training checkpoint ({SUFFIX}) for --ckpt_path, found the exported "
+            f"weights {path}, which hold no state of a run; begin a new run with --begin {path}"
+        )
+    read_card(path)
+    read_tensors(path)
+
+
+def begin_with(method: Method, name: str) -> None:
+    """Give a method's network, and all that the method made from it, trained weights.
 
     Args:
-        network: of the same kind, bands and sizes as the trained one.
+        method: whose network is of the same kind, bands and sizes as the trained one.
         name: file, or the network that ships with rscd.
 
     Raises:
@@ -165,7 +248,7 @@ def begin_with(network: nn.Module, name: str) -> None:
     path = shipped_path() if name == SHIPPED else Path(name)
     trained = read_card(path)
     try:
-        network.load_state_dict(read_tensors(path))
+        method.begin(read_tensors(path))
     except RuntimeError as error:
         mismatch = str(error).split("\n")[1].strip()
         raise UsageError(
@@ -204,13 +287,10 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
             rest.append(word)
     if not given:
         return list(args)
-    content: dict[str, Any] = {}
-    for file in filter(os.path.isfile, files):  # the parser says what is wrong with others
-        try:
-            found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except yaml.YAMLError:
-            return list(args)
-        content = merged(content, found or {})
+    try:
+        content = _merged_files(files)
+    except yaml.YAMLError:  # the parser says what is wrong
+        return list(args)
     for name, text in given:
         *path, last = name.split(".")
         inner = content
@@ -223,10 +303,20 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
                 )
             inner[step] = dict(known)
             inner = inner[step]
-        inner[last] = yaml.safe_load(text)
+        inner[last] = read_value(name, text)
     touched = [p for p in PLAIN_DATA if any(name.startswith(f"{p}.") for name, _ in given)]
     values = {place: content[place.split(".")[0]][place.split(".")[1]] for place in touched}
     return [*rest, *(f"--{place}={json.dumps(value)}" for place, value in values.items())]
+
+
+def _merged_files(files: Sequence[str]) -> dict[str, Any]:
+    """What configuration files say, the later on top of the earlier; others are passed over."""
+    content: dict[str, Any] = {}
+    for file in filter(os.path.isfile, files):
+        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        if isinstance(found, Mapping):
+            content = merged(content, found)
+    return content
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,15 +351,80 @@ def train(args: Sequence[str]) -> Trainer:
             warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
             # frozen batch norms are meant to be
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-            return _run(["fit", *with_deep_dots(args)])
-    except ArgumentError as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"expected a configuration that fits, found: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"expected a configuration in UTF-8, found: {error}") from error
-    except MisconfigurationException as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"expected a run that this machine can do, found: {reason}") from error
+            with log_failures_in_one_line():
+                return _run(["fit", *with_deep_dots(args)])
+    except RscdError:
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns one into the other
+            raise Interrupted(f"interrupted{_ways_on(error.__context__)}") from error
+        raise
+    except Exception as error:
+        log.debug("the run failed", exc_info=True)
+        raise _explained(error) from error
+
+
+def _explained(error: Exception) -> RscdError:
+    """What any library raised, as one line for the user: the border of a training."""
+    reason = " ".join(str(error).split()) or "nothing more"
+    kind: type[RscdError] = UsageError
+    match error:
+        case ArgumentError():
+            text = f"expected a configuration that fits, found: {reason}"
+        case UnicodeDecodeError():
+            text = f"expected a configuration in UTF-8, found: {reason}"
+        case MisconfigurationException():
+            text = f"expected a run that this machine can do, found: {reason}"
+        case ImportError():
+            text = (
+                f"expected an installed package, found: {reason}; install it, or choose other "
+                "loggers, callbacks and classes in the configuration"
+            )
+        case OSError():
+            kind, name = OutputError, os.fsdecode(error.filename or "files")
+            text = (
+                f"expected to read and write {name}, found: {error.strerror or reason}; check "
+                "path, permissions and free space"
+            )
+        case torch.OutOfMemoryError() | MemoryError():
+            kind = RscdError
+            text = f"expected enough memory, found: {reason}; reduce data.batch_size"
+        case _:
+            own = [f for f in traceback.extract_tb(error.__traceback__) if "rscd" in f.filename]
+            place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+            text = (
+                f"expected a configuration that can be trained, found {type(error).__name__}: "
+                f"{reason}{place}; check the values of model and data"
+            )
+    return kind(text + _ways_on(error))
+
+
+def _ways_on(error: BaseException) -> str:
+    """What `WaysOn` noted."""
+    # a log that fails as well while the run ends hides the error that carries the note
+    chain: list[BaseException] = [error]
+    while (earlier := chain[-1].__context__) is not None and earlier not in chain:
+        chain.append(earlier)
+    notes = [note for one in chain for note in getattr(one, "__notes__", ())]
+    return f"; {notes[0]}" if notes else ""
+
+
+@contextmanager
+def log_failures_in_one_line() -> Iterator[None]:
+    """Let background writers of logs fail in one line: the run meets their error as well."""
+    usual = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError):
+            log.warning("a log could not be written: %s", args.exc_value)
+        else:
+            usual(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
 
 
 def is_news(record: logging.LogRecord) -> bool:

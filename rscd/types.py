@@ -17,6 +17,10 @@ CARD_FORMAT = 1
 NETWORK_PREFIX = "method.network."
 """Where a training checkpoint keeps the tensors of the network that predicts."""
 
+CHANGE_RGB = (255, 0, 170)
+"""The colour of change in whatever is drawn: a magenta that neither vegetation, soil nor roofs
+have."""
+
 LAYERS = ("vl_change", "vl_t1", "vl_t2")
 """Labels a vision-language model made: of change, and of the foreground at each date."""
 

@@ -41,7 +41,7 @@ def test_stages_become_command_lines(chain, tmp_path):
     run = tmp_path / "run"
     config = ["-c", str(run / "first" / "stage.yaml")]
     place = ["--trainer.default_root_dir", str(run / "first")]
-    assert arguments(first) == ["train", *config, *place]
+    assert arguments(first) == ["train", *config, *place, "--overwrite"]
     assert yaml.safe_load((run / "first" / "stage.yaml").read_text()) == {"model": {"lr": 0.1}}
     assert arguments(masks) == [
         "pseudolabel", "data", "--checkpoint", f"{run}/first/best.ckpt", "--no-gate", "--so", "a=1",
@@ -91,6 +91,17 @@ def test_a_stage_done_again_makes_what_follows_anew(chain):
     run_chain(stages(chain), seen.append)
     assert [line[0] for line in seen[3:]] == ["pseudolabel", "train"]
     assert "--ckpt_path" not in seen[-1], "a training on new masks must not go on from old ones"
+
+
+def test_a_folder_with_checkpoints_of_another_run_is_refused(chain):
+    folder = chain.parent / "run" / "first"
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").touch()
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"empty folder for stage first, found best\.ckpt"):
+            run_chain(stages(chain), lambda line: None)
+    (folder / "best.ckpt").unlink()
+    run_chain(stages(chain), lambda line: None)
 
 
 def test_other_settings_than_those_finished_with_are_refused(chain):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import geopandas
@@ -176,7 +177,7 @@ def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
         (r"expected --model only with a folder of image pairs, .*", change, truth, "-m", "cva"),
         (r"expected a raster or vector as prediction .*", folder, truth),
         (r"expected -o SHEET.png with --images, .*", change, truth, "--images", change, change),
-        (r"expected a file ending in .png for -o, .*", change, truth, "-o", "a.tif"),
+        (r"expected a file ending in .png or .geojson .* for -o, .*", change, truth, "-o", "a.tif"),
         (
             r"expected probabilities for --reliability, .*",
             change, truth, "--unlabelled", "127", "--reliability", tmp_path / "r.png",
@@ -197,7 +198,11 @@ def test_what_is_wrong_with_data_is_one_line(capsys, folder, scene, tmp_path, wr
     cases = [
         (r"expected values 0 and 255 .* found 0, 127, 255; name those .*", change, truth),
         (r"expected a folder for .*, found none at .*", change, truth, "-o", "none/a.png"),
-        (r"expected a raster for the truth, found no file at .*", change, tmp_path / "no.tif"),
+        (
+            r"expected a readable raster for the truth, .* no file at .*",
+            change,
+            tmp_path / "no.tif",
+        ),
         (r".*split 'val'.*", folder, "--split", "val"),
         (r"expected a model among .*", folder, "-m", "nonesuch"),
     ]
@@ -274,3 +279,123 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
     refused(capsys, 2, ".*one named twice.*", *maps, "-o", there, "--reliability", there)
     assert run(capsys, *maps, "-o", there, "--overwrite")[0] == 0
     assert there.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    """A town as a folder of one pair of GeoTIFFs, and what ``rscd predict`` writes for it."""
+    root = tmp_path_factory.mktemp("town")
+    sample = ["sample", str(root / "s"), "--size", "256,256", "--seed", "5", "-q"]
+    assert main(sample) == 0
+    for folder_name, file in (("A", "scene_t1"), ("B", "scene_t2"), ("label", "truth_mask")):
+        (root / "data" / folder_name).mkdir(parents=True)
+        shutil.copy(root / "s" / f"{file}.tif", root / "data" / folder_name / "town.tif")
+    pair = [str(root / "data" / date / "town.tif") for date in "AB"]
+    for name, more in (("own", []), ("all", ["--min-area", "0", "--min-score", "0"])):
+        command = ["predict", *pair, "-o", str(root / f"{name}.gpkg"), "-q", *more]
+        assert main([*command, "-o", str(root / f"{name}.tif")]) == 0
+    return root
+
+
+def kinds(layer):
+    found = layer["kind"].value_counts()
+    return {kind: int(found.get(kind, 0)) for kind in ("true", "false", "missed")}
+
+
+def expected_kinds(objects):
+    matched = objects["matched"]
+    return {
+        "true": matched,
+        "false": objects["predicted"] - matched,
+        "missed": objects["true"] - matched,
+    }
+
+
+def shapes(layer):
+    return {shape.normalize().wkb for shape in layer.geometry.to_numpy()}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("own", ()), ("all", ("--min-area", 0, "--min-score", 0))]
+)
+def test_objects_are_the_polygons_that_predict_writes(capsys, town, tmp_path, name, more):
+    layer = tmp_path / "errors.gpkg"
+    code, out, _ = run(capsys, town / "data", *more, "--json", "-q", "-o", layer)
+    assert code == 0
+    delivered = geopandas.read_file(town / f"{name}.gpkg")
+    report = json.loads(out)
+    assert report["objects"]["predicted"] == len(delivered)
+    assert report["objects"]["min_area_m2"] == (14 if name == "own" else 0)
+    errors = geopandas.read_file(layer)
+    assert kinds(errors) == expected_kinds(report["objects"])
+    assert errors.crs == delivered.crs
+    found = errors[errors["kind"] != "missed"]
+    assert shapes(found) == shapes(delivered)
+    assert sorted(found["score"]) == pytest.approx(sorted(delivered["score"]), abs=2e-4)
+    assert sorted(found["area_m2"]) == pytest.approx(sorted(delivered["area_m2"]), rel=1e-6)
+    assert (errors["iou"].dropna() >= 0.5).all()
+    assert errors["iou"].notna().sum() == report["objects"]["matched"]
+
+
+def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(capsys, town):
+    own, whole = (
+        json.loads(run(capsys, town / "data", *more, "--json", "-q")[1])
+        for more in ((), ("--min-area", 0, "--min-score", 0))
+    )
+    assert own["objects"]["predicted"] < whole["objects"]["predicted"]
+    assert own["confusion"] == whole["confusion"]
+    _, out, _ = run(capsys, town / "data", "-q")
+    assert "predicted of at least 14 m2 and score 0.6" in out
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
+def test_the_objects_of_a_map_as_a_layer(capsys, scene, tmp_path, suffix):
+    layer = tmp_path / f"errors{suffix}"
+    arguments = (scene["change.tif"], scene["truth"], "--unlabelled", 127)
+    code, out, _ = run(capsys, *arguments, "--json", "-q", "-o", layer)
+    assert code == 0
+    read = geopandas.read_parquet if suffix == ".parquet" else geopandas.read_file
+    errors = read(layer)
+    assert kinds(errors) == expected_kinds(json.loads(out)["objects"])
+    wanted = "EPSG:4326" if suffix == ".geojson" else "EPSG:32633"
+    assert errors.crs == wanted
+    refused(capsys, 1, f"expected a new file, found .*errors{suffix}.*", *arguments, "-o", layer)
+    assert run(capsys, *arguments, "-q", "-o", layer, "--overwrite")[0] == 0
+
+
+def test_the_objects_of_pictures_lie_in_pixels_by_name(capsys, folder, tmp_path):
+    layer = tmp_path / "errors.gpkg"
+    sheet = tmp_path / "sheet.png"
+    arguments = ("--split", "test", "-m", "cva", "--json", "-q", "-o", layer, "-o", sheet)
+    code, out, _ = run(capsys, folder, *arguments)
+    assert code == 0
+    errors = geopandas.read_file(layer)
+    assert kinds(errors) == expected_kinds(json.loads(out)["objects"])
+    assert errors.crs is None
+    assert set(errors["name"]) == {f"pair_{i}" for i in range(5)}
+    assert cv2.imread(str(sheet)) is not None
+
+
+def test_a_damaged_pair_is_left_out_and_named(capsys, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "data")
+    for damaged in ("A/pair_0.png", "label/pair_3.png"):
+        (tmp_path / "data" / "test" / damaged).write_bytes(b"no picture")
+    code, out, err = run(capsys, tmp_path / "data", "--split", "test", "-m", "cva", "--json", "-q")
+    assert code == 1
+    report = json.loads(out)
+    assert list(report["failed"]) == ["pair_0", "pair_3"]
+    assert report["pairs"] == 3
+    assert "found 2 that failed: pair_0, pair_3" in err.splitlines()[-1]
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "data", whole)
+    for kind in ("A", "B", "label"):
+        for number in (0, 3):
+            (whole / "test" / kind / f"pair_{number}.png").unlink()
+    rest = json.loads(run(capsys, whole, "--split", "test", "-m", "cva", "--json", "-q")[1])
+    assert rest["confusion"] == report["confusion"]
+    assert rest["objects"] == report["objects"]
+    for number in range(5):
+        (tmp_path / "data" / "test" / "B" / f"pair_{number}.png").write_bytes(b"no picture")
+    code, out, err = run(capsys, tmp_path / "data", "--split", "test", "-m", "cva", "-q")
+    assert (code, out) == (1, "")
+    assert "pair_0.png: cannot be read" in err.splitlines()[-1]

@@ -229,6 +229,29 @@ class TestResults:
         frame = geopandas.read_file(tmp_path / "a.gpkg")
         assert set(frame["t1"].astype(str)) == {"2019-07-14"}
 
+    def test_dates_of_the_files_are_taken(self, tmp_path, write_tif, capsys):
+        paths = []
+        for name, pixels, tag in zip(
+            ("a", "b"), images(), ("2019:07:14 10:11:12", "2023:05:02 00:00:00"), strict=True
+        ):
+            paths.append(write_tif(tmp_path / f"{name}.tif", pixels))
+            with rasterio.open(paths[-1], "r+") as dataset:
+                dataset.update_tags(TIFFTAG_DATETIME=tag)
+        out = tmp_path / "a.gpkg"
+        assert run(capsys, "predict", *paths, "-o", out, "-m", "cva")[0] == 0
+        frame = geopandas.read_file(out)
+        assert set(frame["t1"].astype(str)) == {"2019-07-14"}
+        assert set(frame["t2"].astype(str)) == {"2023-05-02"}
+        again = ["-o", out, "-m", "cva", "--overwrite", "--t1-date", "2020-02-03"]
+        assert run(capsys, "predict", *paths, *again)[0] == 0
+        assert set(geopandas.read_file(out)["t1"].astype(str)) == {"2020-02-03"}
+        for extra in ([], ["--dry-run"]):
+            code, _, err = run(capsys, "predict", *paths[::-1], *again[:-2], *extra)
+            assert code == 2
+            assert re.search("found 2023-05-02 .its TIFFTAG_DATETIME. and 2019-07-14", err)
+        given = ["--t1-date", "2019-01-01", "--t2-date", "2020-01-01"]
+        assert run(capsys, "predict", *paths[::-1], *again[:-2], *given)[0] == 0
+
     def test_an_area_of_interest(self, scene, tmp_path, capsys):
         box = ["--bbox", "500300,4999400,500800,4999800"]
         assert run(capsys, "predict", *scene, "-o", tmp_path / "a.tif", *box)[0] == 0
@@ -325,6 +348,14 @@ class TestRefusals:
             (["--threshold", "1.5"], "expected --threshold auto or a number from 0 to 1.*"),
             (["--threshold", "high"], "expected --threshold auto or a number from 0 to 1.*"),
             (["--threshold", "nan"], "expected --threshold auto or a number from 0 to 1.*"),
+            (
+                ["--t2-date", "2020"],
+                "expected an ISO date .* for --t2-date, found the year.*",
+            ),
+            (
+                ["--t1-date", "2023-01-01", "--t2-date", "2019-01-01"],
+                "expected t1 no later than t2.*",
+            ),
             (["-b", "0"], "expected band numbers such as 1,2,3, found '0'.*"),
             (["--bbox", "1,2,3"], "expected --bbox xmin,ymin,xmax,ymax, found '1,2,3'.*"),
             (["--bbox", "1,2,3,4", "--aoi", "a.gpkg"], "expected one of --bbox and --aoi.*"),
@@ -438,7 +469,7 @@ class TestRefusals:
             capsys,
             tmp_path,
             1,
-            "expected a raster for t2, found no file at .*",
+            "expected a readable raster for t2, found no file at .*",
             "predict",
             scene[0],
             inputs / "none.tif",
@@ -625,7 +656,9 @@ class TestProcess:
     def test_errors_of_a_real_process(self, scene, tmp_path):
         done = in_process("predict", scene[0], tmp_path / "none.tif", "-o", tmp_path / "a.gpkg")
         assert (done.returncode, done.stdout) == (1, "")
-        assert re.fullmatch(r"rscd: expected a raster for t2, found no file .*\n", done.stderr)
+        assert re.fullmatch(
+            r"rscd: expected a readable raster for t2, found no file .*\n", done.stderr
+        )
 
     def test_relative_paths(self, scene, tmp_path):
         for path in scene:

@@ -129,7 +129,7 @@ def test_folders_go_pair_by_pair(weights: Path, tmp_path: Path) -> None:
         str(tmp_path / "out" / "{name}.tif"),
         "-q",
     )
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == {
         "2.png",
         "10.png",
         "2.tif",

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import rasterio
 import shapely
+import torch
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from lightning.pytorch import Trainer
+from PIL import Image
 from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import reproject
 
 import rscd.evaluation.dataset as dataset
@@ -30,10 +34,12 @@ from rscd.geo.polygons import to_world, trace
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 from rscd.inference.baselines import DETECTORS
+from rscd.inference.network import load_network
 from rscd.inference.predictor import Tiling
 from rscd.metrics import ChangeMetrics, Counts, count, summarise
 from rscd.objects import ObjectCounts, count_objects
 from rscd.pipeline import Options, open_pair, predict
+from rscd.task import ChangeTask
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 CRS = "EPSG:32633"
@@ -366,7 +372,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, write_tif):
     far = write_tif(tmp_path / "far.tif", PREDICTED, transform=moved(9000, 0))
     with pytest.raises(GridMismatchError, match="to overlap its counterpart, found none"):
         evaluate_maps(far, truth)
-    with pytest.raises(SceneError, match="expected a raster for the prediction, found no file"):
+    with pytest.raises(
+        SceneError, match="expected a readable raster for the prediction, found no file"
+    ):
         evaluate_maps(tmp_path / "none.tif", truth)
     with pytest.raises(DataError, match=r"expected polygons in the prediction .*none.gpkg"):
         evaluate_maps(tmp_path / "none.gpkg", truth)
@@ -393,9 +401,9 @@ def test_the_damaged_file_of_the_two_is_named(tmp_path, write_tif):
     mask = np.random.default_rng(0).integers(0, 2, (300, 300), np.uint8)
     good, bad = (write_tif(tmp_path / f"{n}.tif", mask) for n in ("good", "bad"))
     bad.write_bytes(bad.read_bytes()[:40_000])
-    with pytest.raises(SceneError, match=r"the truth .* found damage in .*bad.tif"):
+    with pytest.raises(SceneError, match=r"the truth, found damage .*bad.tif"):
         evaluate_maps(good, bad)
-    with pytest.raises(SceneError, match=r"the prediction .* found damage in .*bad.tif"):
+    with pytest.raises(SceneError, match=r"the prediction, found damage .*bad.tif"):
         evaluate_maps(bad, good)
     with pytest.raises(SceneError, match=r"expected a .*raster for t2, .*none.tif"):
         evaluate_maps(good, good, images=(str(good), str(tmp_path / "none.tif")))
@@ -609,3 +617,54 @@ def test_the_default_detector_on_the_landsat_pair_of_taizhou(realdata, tmp_path)
     assert summarise(raster.counts)["kappa"] >= 0.93
     for found in polygons:
         assert (found.counts, found.objects) == (raster.counts, raster.objects)
+
+
+@pytest.mark.parametrize("method", ["scene-pretrain", "supervised"])
+def test_a_picture_is_seen_whole_by_networks_that_want_that(tmp_path, method):
+    """As `rscd predict` sees it, with a checkpoint that training made."""
+    args = {
+        "scene-pretrain": {"network": "scene-compact", "network_args": {"low_size": 64}},
+        "supervised": {"network": "tiny"},
+    }[method]
+    torch.manual_seed(0)
+    halo = 0 if method == "scene-pretrain" else 16
+    task = ChangeTask(method, args, patch_size=64, halo=halo)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    model = load_network(tmp_path / "run.ckpt", "cpu", 1)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (2, 3, 96, 128)).astype(np.float32)
+    seen = []
+    watched = Watched(model, seen)
+    prob, _ = predict_pair(watched, image, np.ones((96, 128), bool))
+    assert (len(seen) == 1) == (method == "scene-pretrain")
+    if method == "scene-pretrain":
+        whole = task.eval().method.predict(torch.from_numpy(image)[None])[0, 0].detach().numpy()
+        np.testing.assert_allclose(prob, whole, atol=1e-5)
+    paths = [tmp_path / f"{date}.png" for date in ("t1", "t2")]
+    for path, date in zip(paths, image, strict=True):
+        Image.fromarray(date.transpose(1, 2, 0).astype(np.uint8)).save(path)
+    options = Options(model=str(tmp_path / "run.ckpt"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        predict(open_pair(*paths), [tmp_path / "c.tif"], options, prob=tmp_path / "p.tif")
+        with rasterio.open(tmp_path / "p.tif") as raster:
+            np.testing.assert_allclose(raster.read(1), prob, atol=1e-6)
+
+
+class Watched:
+    """A network that notes what it is shown."""
+
+    def __init__(self, network, seen):
+        self.network, self.seen = network, seen
+
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def fit(self, blocks, n_pixels):
+        return self
+
+    def __call__(self, image, valid):
+        self.seen.append(image.shape)
+        return self.network(image, valid)

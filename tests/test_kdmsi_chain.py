@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 
+import rscd.training
 from rscd.cli import main
 from rscd.data.town_folder import write_town_folder
+from rscd.training import Panels
 from rscd.types import CARD_KEY
 
 pytestmark = pytest.mark.filterwarnings(
@@ -58,9 +60,9 @@ def chain(tmp_path, pairs):
     kd = stage("kdmsi", root, "cam", ENCODER | {"combination": "cat"}, 2)
     masks = {
         "args": [str(root)], "checkpoint": "{kd}/best.ckpt", "split": "train", "device": "cpu",
-        "scales": "fast", "quiet": True,
+        "scales": "fast", "quiet": True, "output": "{masks}", "overwrite": True,
     }  # fmt: skip
-    detector = stage("supervised", root, "tiny", {}, 1, mask_from="pseudo")
+    detector = stage("supervised", root, "tiny", {}, 1, mask_from="{masks}")
     stages = {"kd": {"train": kd}, "masks": {"pseudolabel": masks}, "detector": {"train": detector}}
     path = tmp_path / "chain.yaml"
     content = {"folder": str(tmp_path / "run"), "stages": stages}
@@ -84,15 +86,19 @@ def test_masks_of_training_pairs_are_never_seen(chain, tmp_path):
     run = tmp_path / "run"
     card = torch.load(run / "kd" / "best.ckpt", weights_only=True)[CARD_KEY]
     assert (card["network"], card["network_args"]["combination"]) == ("cam", "cat")
-    noted = json.loads((tmp_path / "set" / "pseudo" / "run.json").read_text())
+    noted = json.loads((run / "masks" / "run.json").read_text())
     assert noted["found"]["rule"] == "val"
+    masks = {path.name: path.read_bytes() for path in (run / "masks").glob("*.png")}
 
     names = (tmp_path / "set" / "list" / "train.txt").read_text().split()
     for name in names:
         (tmp_path / "set" / "label" / name).unlink()
-    shutil.rmtree(tmp_path / "set" / "pseudo")
+    assert len(masks) == len(names)
+    assert not (tmp_path / "set" / "pseudo").exists()
     assert main(["train", "-c", str(chain), "--folder", str(tmp_path / "again")]) == 0
     again = tmp_path / "again"
+    kept = {path.name: path.read_bytes() for path in (run / "masks").glob("*.png")}
+    assert kept == masks, "a second chain leaves the masks of the first alone"
     assert losses(run / "kd") == losses(again / "kd")
     assert len(losses(run / "kd")) == 4
     for stage_name in ("kd", "detector"):
@@ -105,15 +111,20 @@ def test_masks_of_training_pairs_are_never_seen(chain, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_chain_goes_on(chain, tmp_path):
-    """As after a kill in the second epoch of the first stage: its last checkpoint is there."""
+def test_a_stopped_chain_goes_on(chain, tmp_path, monkeypatch, capsys):
+    """Ctrl-C in the second epoch of the first stage; what it saved last is gone on from."""
     run = tmp_path / "run"
-    content = yaml.safe_load(chain.read_text())
-    kd = content["stages"]["kd"]["train"]
-    (run / "kd").mkdir(parents=True)
-    (tmp_path / "half.yaml").write_text(yaml.safe_dump(kd))
-    place = ["--trainer.default_root_dir", str(run / "kd"), "--trainer.max_epochs", "1"]
-    assert main(["train", "-c", str(tmp_path / "half.yaml"), *place]) == 0
+
+    class Stop(Panels):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 3:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rscd.training, "Panels", Stop)
+        assert main(["train", "-c", str(chain)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert torch.load(run / "kd" / "last.ckpt", weights_only=True)["global_step"] == 2
     assert main(["train", "-c", str(chain)]) == 0
     assert torch.load(run / "kd" / "last.ckpt", weights_only=True)["global_step"] == 4
     stamps = {path: path.stat().st_mtime_ns for path in Path(run).rglob("*.ckpt")}

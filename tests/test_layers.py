@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rscd"
 
-FREE = {"types", "errors", "files", "__version__"}
+FREE = {"types", "errors", "arguments", "border", "files", "redact", "__version__"}
 """Known to every layer."""
 
 LAYERS: dict[str, set[str]] = {
@@ -20,21 +20,26 @@ LAYERS: dict[str, set[str]] = {
     "methods": {"models"},
     "metrics": set(),
     "objects": set(),
-    "task": {"methods", "metrics"},
-    "training": {"data", "methods", "metrics", "task", "inference"},
+    "task": {"methods", "metrics", "models"},
+    "checkpoints": set(),
+    "training": {"checkpoints", "data", "methods", "metrics", "task", "inference"},
     "pseudo": {"geo", "data"},
     "inference": {"geo"},
     "export": {"geo"},
     "provenance": {"geo"},
     "chain": set(),
     "types": set(),
+    "arguments": set(),
     "errors": set(),
+    "border": set(),
     "files": set(),
+    "redact": set(),
 }
 """Parts of rscd that a part may import, beside itself and `FREE`."""
 
 EXCEPTIONS: dict[str, set[str]] = {
     "inference/network.py": {"models", "methods"},
+    "inference/weights.py": {"models"},
     "inference/multiscale.py": {"models", "methods"},
 }
 """Single files that may import more."""
@@ -46,7 +51,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "torchgeo": ("data/", "models/torchgeo_nets.py"),
     "dask": ("inference/dask.py",),
     "distributed": ("inference/dask.py",),
-    "lightning": ("task.py", "training.py", "data/", "cli/"),
+    "lightning": ("task.py", "training.py", "checkpoints.py", "data/", "cli/"),
 }
 """Libraries that a single place knows of."""
 

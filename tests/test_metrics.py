@@ -186,3 +186,16 @@ def test_golden_scene(golden):
         # what nothing is counted for is 0 here and not a number there
         expected = {k: float(np.nan_to_num(v)) for k, v in expected.items()}
         assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_counts_as_neither_class(broken):
+    random = torch.Generator().manual_seed(0)
+    prob = torch.rand(200, generator=random)
+    mask = (torch.rand(200, generator=random) > 0.6).long()
+    mask[:20] = 255
+    lost = torch.rand(200, generator=random) > 0.5
+    some, without = ChangeMetrics(), ChangeMetrics()
+    some.update(torch.where(lost, broken, prob), mask)
+    without.update(prob[~lost], mask[~lost])
+    assert some.compute() == without.compute()

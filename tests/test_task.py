@@ -1,6 +1,8 @@
 import copy
+import datetime
 import logging
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -8,7 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
-from rscd.errors import UsageError
+from rscd.errors import ModelError, RscdError, UsageError
+from rscd.inference.network import export_weights, load_network
 from rscd.methods.losses import mask_loss
 from rscd.methods.registry import METHODS
 from rscd.methods.supervised import Supervised
@@ -193,7 +196,8 @@ def test_the_test_split_is_measured_at_the_stored_threshold(tmp_path):
 
 def test_what_a_checkpoint_builds_downloads_nothing(tmp_path, monkeypatch):
     module, run = fit(tmp_path)
-    module.hparams["method_args"]["network_args"]["weights"] = "imagenet"
+    for args in (module.hparams["method_args"]["network_args"], module.method.network_args):
+        args["weights"] = "imagenet"
     run.save_checkpoint(tmp_path / "run.ckpt")
     again = ChangeTask.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
     assert again.hparams["method_args"]["network_args"]["weights"] is None
@@ -245,3 +249,77 @@ def test_other_networks_are_measured_beside_the_selected_one(tmp_path, monkeypat
     assert float(logged["val/teacher/precision"]) == pytest.approx(float(masks.float().mean()))
     assert module.best[MONITOR] == pytest.approx(float(logged[f"val/{MONITOR}"]))
     assert not any(name.startswith("others") for name in module.state_dict())
+
+
+class Diverging(Supervised):
+    """Its loss stops being a number at one step."""
+
+    def losses(self, batches, step, total):
+        terms = super().losses(batches, step, total)
+        return terms | {"extra": terms["bce"] * float("nan")} if step == 3 else terms
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, monkeypatch):
+    monkeypatch.setitem(METHODS, "diverging", Diverging)
+    keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+    with pytest.raises(RscdError, match=r"found bce 0\.\d+, extra nan at step 3 \(epoch 1\)"):
+        fit(tmp_path, epochs=3, method="diverging", callbacks=[keep])
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {f"step={n}.ckpt" for n in (1, 2, 3)}
+
+
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path):
+    module, run = fit(tmp_path)
+    run.save_checkpoint(tmp_path / "good.ckpt")
+    content = torch.load(tmp_path / "good.ckpt", weights_only=True)
+    name = next(key for key in content["state_dict"] if key.endswith("bias"))
+    module.state_dict()[name][0] = float("nan")
+    with pytest.raises(ModelError, match=f"weights to save that are numbers.* such as {name}"):
+        run.save_checkpoint(tmp_path / "bad.ckpt")
+    assert not (tmp_path / "bad.ckpt").exists()
+    content["state_dict"][name][0] = float("inf")
+    torch.save(content, tmp_path / "bad.ckpt")
+    with pytest.raises(ModelError, match="weights in the checkpoint that are numbers"):
+        ChangeTask.load_from_checkpoint(tmp_path / "bad.ckpt", weights_only=True)
+    with pytest.raises(ModelError, match="expected probabilities from the network, found NaN"):
+        module.validation_step({k: v[None] for k, v in pairs()[0].items()}, 0)
+
+
+@pytest.mark.parametrize("method", ["supervised", "building-change", "scene-pretrain", "scene"])
+def test_a_method_says_itself_what_its_checkpoint_must(tmp_path, method):
+    args = {"network": "scene-compact", "network_args": {"low_size": 64}}
+    task = ChangeTask(method, args if method.startswith("scene") else {}, card={"licence": "MIT"})
+    trainer = quiet_trainer(tmp_path, max_steps=1)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    trained = load_network(tmp_path / "run.ckpt", "cpu", 1)
+    card = trained.card()
+    assert card["licence"] == "MIT"
+    assert trained.tiling.whole_pictures == method.startswith("scene")
+    assert trained.tiling.multiple == task.method.network.multiple
+    image = torch.rand(1, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    expected = task.eval().method.predict(image)[:, 0].detach().numpy()
+    found = trained(image.numpy(), np.ones((1, 64, 64), bool))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    if method.startswith("scene"):
+        exported = export_weights(tmp_path / "run.ckpt", tmp_path / "out.safetensors")
+        assert exported["whole_pictures"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method_args": {"networt": "tiny"}}, "method_args of supervised: expected network"),
+        ({"method_args": {"losses": {"bce": "much"}}}, "for losses.bce, found 'much'"),
+        ({"method_args": {"weak": {"scale": 2}}}, "weak view: expected .* for scale, found 2"),
+        ({"method_args": {"loss_args": {"bce": {"gamma": 2}}}}, "loss_args of bce: expected class"),
+        ({"method_args": {"network_args": {"n_bands": "three"}}}, "network_args of siamese-unet"),
+        ({"method_args": {"network_args": {"decoder_channels": [-8]}}}, "can be built"),
+        ({"schedule": "poly", "schedule_args": {"power": []}}, "schedule_args of poly"),
+        ({"card": {"date": datetime.date(2024, 1, 1)}}, "expected plain data in card"),
+        ({"halo": -1}, "expected halo and warmup_steps of 0 or more"),
+    ],
+)
+def test_values_of_another_type_are_one_line(wrong, message):
+    with pytest.raises(RscdError, match=message) as error:
+        ChangeTask(**wrong)
+    assert "\n" not in str(error.value)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 
 import rscd.training
-from rscd.errors import ModelError, RscdError, UsageError
+from rscd.errors import ModelError, OutputError, RscdError, UsageError
+from rscd.inference.weights import write_weights
 from rscd.training import panel, train, with_deep_dots
 from rscd.types import CARD_KEY
 
@@ -129,7 +131,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypa
         two = write(tmp_path / f"{step}.yaml", config(folder, VIEWS))
         with monkeypatch.context() as patch:
             patch.setattr(rscd.training, "Panels", lambda at=step, e=error: Stop(at, e("stop")))
-            with pytest.raises((RuntimeError, SystemExit)):
+            with pytest.raises(RscdError, match=f"resume with --ckpt_path .*{step}/last.ckpt"):
                 train(["-c", two])
         assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == step
         train(["-c", two, "--ckpt_path", str(folder / "last.ckpt")])
@@ -238,7 +240,7 @@ def test_panel_shows_what_it_is_given():
     t1, t2, mask, prob = shown.split(5, 2)
     assert t1.max() == 0
     assert t2.min() == 1
-    assert mask.sum() == 3
+    assert (mask.amax(0) > 0).sum() == 1
     assert mask[0, 1, 2] == 1
     assert (prob == 0.25).all()
 
@@ -256,8 +258,23 @@ def test_a_run_begins_with_trained_weights(tmp_path):
     assert_equal({n: before[n] for n in learnt}, {n: after[n] for n in learnt})
     trained.unlink()  # a run that goes on has its own
     train(["-c", path, "--ckpt_path", str(tmp_path / "again/last.ckpt"), "--trainer.max_epochs=2"])
-    with pytest.raises(ModelError, match=r"found none at .*first/last.ckpt"):
-        train(["-c", path])
+    with pytest.raises(ModelError, match=r"found no file at .*first/last.ckpt"):
+        train(["-c", path, "--overwrite"])
+    assert (tmp_path / "again/last.ckpt").exists(), "replaced only once a run begins"
+
+
+def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path):
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4, max_epochs=1))
+    train(["-c", path])
+    folder = tmp_path / "run"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert {"best.ckpt", "last.ckpt"} <= before.keys()
+    with pytest.raises(OutputError, match=r"found best.ckpt, last.ckpt in .*--ckpt_path .*last"):
+        train(["-c", path, "--seed_everything", "7"])
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name in before} == before
+    train(["-c", path, "--seed_everything", "7", "--overwrite"])
+    assert (folder / "last.ckpt").read_bytes() != before["last.ckpt"]
+    assert "overwrite" not in yaml.safe_load((folder / "config.yaml").read_text())
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
@@ -271,16 +288,23 @@ def test_weights_of_another_network_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        (["--ckpt_path", "none.ckpt"], "found none at none.ckpt"),
+        (["--ckpt_path", "none.ckpt"], "found no file at none.ckpt"),
         (["--ckpt_path", "plain.ckpt"], "found a file without its card"),
         (["--trainer.devices", "0"], "expected a run that this machine can do, found: .*devices"),
         (["--data.batch_size", "0"], "expected batch_size of 1 or more"),
         (["--model.lr", "-1"], "expected a learning rate of 0 or more"),
+        (["--ckpt_path", "text.ckpt"], "expected a checkpoint, found text at text.ckpt"),
+        (["--ckpt_path", "w.safetensors"], "begin a new run with --begin w.safetensors"),
+        (["--trainer.logger", "lightning.pytorch.loggers.CometLogger"], "Requirement 'comet-ml"),
+        (["--model.optimizer_args", "{betas: 3}"], "can be trained, found TypeError"),
+        (["--data.streams.val.batch_size", "two"], "stream 'val': .* for batch_size, found 'two'"),
     ],
 )
 def test_runs_that_cannot_be_are_one_line(tmp_path, monkeypatch, options, pattern):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}}, "plain.ckpt")
+    Path("text.ckpt").write_text("no checkpoint")
+    write_weights(Path("w.safetensors"), {"a": torch.zeros(1)}, {})
     path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
     with pytest.raises(RscdError, match=pattern) as error:
         train(["-c", path, *options])

@@ -9,12 +9,16 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import rscd
+from rscd.border import shown, system_trouble
 from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
+from rscd.cli.proj import own_proj_database
 from rscd.errors import RscdError
+from rscd.redact import redacted
 
 COMMANDS = (predict, train, pseudolabel, evaluate, events, sample, data, model)
 
@@ -56,26 +60,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     words = with_negative_numbers(sys.argv[1:] if argv is None else argv)
+    if any("\0" in word for word in words):
+        parser.error("expected arguments without NUL, found one with it")
     args, rest = parser.parse_known_args(words)
     args.rest = rest
     if rest and not getattr(args, "takes_rest", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _log_to_stderr(getattr(args, "verbosity", 0))
+    own_proj_database()
     try:
         args.run(args)
-    except RscdError as error:
-        _say(error)
-        return error.exit_code
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on where it stopped")
         return 130
-    except MemoryError as error:
+    except Exception as error:  # the last net: no command ends in a traceback
+        return _failed(error, verbose=getattr(args, "verbosity", 0) > 0)
+    return 0
+
+
+def _failed(error: Exception, *, verbose: bool) -> int:
+    """Say in one line what stopped a command; where it is, too, with ``-v``.
+
+    Returns:
+        The exit code.
+    """
+    if verbose:
+        traceback.print_exception(error)
+    if isinstance(error, RscdError):
+        _say(error)
+        return error.exit_code
+    trouble = system_trouble(error)
+    if isinstance(error, MemoryError):
         _say(
             f"expected enough memory, found it used up ({error}); set --max-memory or a smaller "
             "--tile-size"
         )
-        return 1
-    except OSError as error:
+    elif trouble is not None:
+        _say(f"expected to read and write files, found {trouble[0]}: {error}; {trouble[1]}")
+    elif isinstance(error, OSError):
         if error.errno != errno.EPIPE:  # else the reader of stdout went away
             where = "" if error.filename is None else f": {error.filename}"
             _say(
@@ -83,8 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "path, permissions and free space"
             )
         _leave_stdout()
-        return 1
-    return 0
+    else:
+        _say(
+            f"expected no such error, found {type(error).__name__}: {error}; this is a fault of "
+            "rscd: please report it with what -v adds"
+        )
+    return 1
 
 
 def with_negative_numbers(argv: Sequence[str]) -> list[str]:
@@ -109,7 +135,7 @@ def _leave_stdout() -> None:
 def _log_to_stderr(verbosity: int) -> None:
     level = {-1: logging.ERROR, 0: logging.INFO}.get(verbosity, logging.DEBUG)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Discreet("%(message)s"))
     log.handlers = [handler]
     log.setLevel(level)
     if verbosity <= 0:
@@ -118,5 +144,13 @@ def _log_to_stderr(verbosity: int) -> None:
         warnings.simplefilter("ignore")  # libraries' advice to programmers
 
 
+class _Discreet(logging.Formatter):
+    """Log lines without the secrets of links."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def _say(message: object) -> None:
-    print(f"rscd: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+    line = shown(" ".join(redacted(str(message)).split()))
+    print(f"rscd: {line}", file=sys.stderr)  # noqa: T201

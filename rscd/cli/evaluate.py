@@ -11,13 +11,17 @@ from rscd.cli.options import (
     emit,
     emit_json,
     fraction,
+    not_negative,
     positive,
+    refuse_failed,
     size_hw,
 )
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from geopandas import GeoDataFrame
 
     from rscd.evaluation.dataset import LabelledPairs
     from rscd.evaluation.report import Report
@@ -31,16 +35,20 @@ their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measu
 
 A prediction and a truth: rasters or vectors in any CRS, compared on the pixels of the truth raster
 (or of the prediction where the truth is a vector). Labelled pixels that the prediction does not
-cover, or where it has nodata, are left out and their share is reported. Objects are the connected
-regions of change; those with an IoU of 0.5 or more are one. Polygons of pictures without
-georeferencing have x = column, y = -row, as QGIS shows them; rows that count downwards are told.
+cover, or where it has nodata, are left out and their share is reported.
+
+Objects are the connected regions of change: of a model those that rscd predict would write as
+polygons (its least area and score), of a raster all, of the truth all. Two with an IoU of 0.5 or
+more are one. In a folder, a pair that is damaged is left out and named, and the exit code is 1.
+Polygons of pictures without georeferencing have x = column, y = -row, as QGIS shows them; rows that
+count downwards are recognised and said.
 
 Examples:
   rscd evaluate levir-cd --split test -m weights.safetensors -o sheet.png
   rscd evaluate levir-cd --split test -m irmad --json
   rscd evaluate ChangeSim -m scene.ckpt --size 520,520
   rscd evaluate change.tif reference.tif --unlabelled 127 --change-value 255
-  rscd evaluate change.geojson buildings.gpkg --like 2023.tif
+  rscd evaluate change.geojson buildings.gpkg --like 2023.tif -o errors.gpkg
 """
 
 
@@ -59,14 +67,18 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        metavar="SHEET.png",
-        help="also write a picture of the best, median and worst samples",
+        action="append",
+        default=[],
+        metavar="OUT",
+        help="also write a picture of the best, median and worst samples (.png), or the objects as "
+        "polygons, true, false and missed, styled for QGIS (.gpkg .geojson .fgb .parquet); may be "
+        "repeated",
     )
     parser.add_argument(
         "--reliability", metavar="FILE.png", help="also write a reliability diagram"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace pictures that are there already"
+        "--overwrite", action="store_true", help="replace files that are there already"
     )
     parser.add_argument(
         "--threshold",
@@ -107,6 +119,18 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         help="pixel size, for networks made for one resolution (default: that of the network)",
     )
     group.add_argument(
+        "--min-area",
+        type=not_negative,
+        metavar="M2",
+        help="smaller polygons are no objects (default: the model's own, as in rscd predict)",
+    )
+    group.add_argument(
+        "--min-score",
+        type=fraction,
+        metavar="0..1",
+        help="polygons of a lower score are no objects (default: likewise)",
+    )
+    group.add_argument(
         "--size",
         type=size_hw,
         metavar="H,W",
@@ -121,7 +145,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
         "--predicted-value",
         type=_values,
         metavar="V,V",
-        help="values of the prediction that mean change (default: as for the truth)",
+        help="values of the prediction that mean change (default: 255, or 1, beside 0)",
     )
     group.add_argument(
         "--missing-is-no-change",
@@ -134,13 +158,16 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SPLIT_ONLY = ("split", "model", "msi", "tta", "bands", "gsd", "size", "device")
+SHEET = ".png"
+SPLIT_ONLY = (
+    *("split", "model", "msi", "tta", "bands", "gsd", "min_area", "min_score", "size", "device"),
+)
 MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    _check_pictures(args)
+    _check_outputs(args)
     if args.truth is None:
         _check_unused(args, MAPS_ONLY, "a prediction and a truth")
         report = _evaluate_split(args)
@@ -151,11 +178,11 @@ def run(args: argparse.Namespace) -> None:
         _write_reliability(report, Path(args.reliability))
     if args.json:
         emit_json(report.json())
-        return
-    emit(report.text())
-    for path in (args.output, args.reliability):
-        if path is not None:
+    else:
+        emit(report.text())
+        for path in (*args.output, *filter(None, (args.reliability,))):
             emit(path)
+    refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
 
 
 def _evaluate_split(args: argparse.Namespace) -> "Report":
@@ -179,12 +206,23 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         msi=args.msi,
         tta=args.tta,
     )
-    split = Split(data, model, args.threshold, conditions)
+    split = Split(
+        data,
+        model,
+        args.threshold,
+        conditions,
+        min_area_m2=args.min_area,
+        min_score=args.min_score,
+        gsd_m=args.gsd,
+    )
+    tables: list[GeoDataFrame] = []
+    layers = _layers(args)
     with progress_bar(quiet=args.verbosity < 0) as progress:
-        report = evaluate_split(split, progress)
-    if args.output is not None:
+        report = evaluate_split(split, progress, errors=tables.append if layers else None)
+    for sheet in _sheets(args):
         chosen = extremes(report.samples)
-        _write_sheet([(group, s, split.row(s)) for group, s in chosen], args.output)
+        _write_sheet([(group, s, split.row(s)) for group, s in chosen], sheet)
+    _write_layers(tables, layers, report)
     return report
 
 
@@ -212,7 +250,8 @@ def _evaluate_maps(args: argparse.Namespace) -> "Report":
             f"expected a raster or vector as prediction beside the truth {args.truth}, found the "
             f"folder {args.source}; for a folder of image pairs name no truth"
         )
-    if args.images is not None and args.output is None:
+    sheets, layers = _sheets(args), _layers(args)
+    if args.images is not None and not sheets:
         raise UsageError("expected -o SHEET.png with --images, found none; add it")
     from functools import partial
 
@@ -227,15 +266,34 @@ def _evaluate_maps(args: argparse.Namespace) -> "Report":
         missing_is_no_change=args.missing_is_no_change,
         like=args.like,
     )
+    tables: list[GeoDataFrame] = []
     with progress_bar(quiet=args.verbosity < 0) as progress:
-        return evaluate_maps(
+        report = evaluate_maps(
             args.source,
             args.truth,
             options,
             images=None if args.images is None else tuple(args.images),
-            sheet=None if args.output is None else partial(_write_sheet, path=args.output),
+            sheet=partial(_write_sheet, path=sheets[0]) if sheets else None,
+            errors=tables.append if layers else None,
             progress=progress,
         )
+    _write_layers(tables, layers, report)
+    return report
+
+
+def _sheets(args: argparse.Namespace) -> list[str]:
+    return [path for path in args.output if Path(path).suffix.lower() == SHEET]
+
+
+def _layers(args: argparse.Namespace) -> list[str]:
+    return [path for path in args.output if Path(path).suffix.lower() != SHEET]
+
+
+def _write_layers(tables: "Sequence[GeoDataFrame]", paths: list[str], report: "Report") -> None:
+    from rscd.evaluation.judge import write_errors
+
+    for path in paths:
+        write_errors(tables, Path(path), report.json())
 
 
 def _write_sheet(chosen: Any, path: str) -> None:
@@ -262,16 +320,21 @@ def _write_reliability(report: "Report", path: Path) -> None:
     write_reliability(report.probabilities, path)
 
 
-def _check_pictures(args: argparse.Namespace) -> None:
+def _check_outputs(args: argparse.Namespace) -> None:
+    from rscd.export.outputs import files_beside
+    from rscd.export.style import is_own_style
     from rscd.export.targets import check_outputs, of_kind
+    from rscd.export.vector import SUFFIXES as VECTORS
 
-    pictures = [
-        of_kind(Path(path), (".png",), option)
-        for option, path in (("-o", args.output), ("--reliability", args.reliability))
-        if path is not None
-    ]
+    if len(_sheets(args)) > 1:
+        raise UsageError(f"expected one picture, found {' and '.join(_sheets(args))}; drop one")
+    files = [of_kind(Path(path), (SHEET, *VECTORS), "-o") for path in args.output]
+    if args.reliability is not None:
+        files.append(of_kind(Path(args.reliability), (SHEET,), "--reliability"))
+    beside = (file for path in _layers(args) for file in files_beside(Path(path)))
+    files += [file for file in beside if not is_own_style(file)]
     inputs = [args.source, args.truth, args.like, args.model, *(args.images or ())]
-    check_outputs(pictures, [path for path in inputs if path], overwrite=args.overwrite)
+    check_outputs(files, [path for path in inputs if path], overwrite=args.overwrite)
 
 
 def _check_unused(args: argparse.Namespace, names: tuple[str, ...], use: str) -> None:

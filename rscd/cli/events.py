@@ -128,6 +128,9 @@ def run(args: argparse.Namespace) -> None:
     first = read_footprints(args.t1, layer=args.layer_t1, crs=args.crs)
     second = read_footprints(args.t2, layer=args.layer_t2, crs=args.crs)
     _say_layers(first, second)
+    if len(first.polygons):
+        left, bottom, right, top = first.polygons[0].bounds
+        targets.check_crs(first.crs, ((left + right) / 2, (bottom + top) / 2))
     rule: dict[str, Any] = {
         "delta": args.delta,
         "min_overlap_m2": MIN_OVERLAP_M2 if args.min_overlap is None else args.min_overlap,
@@ -138,6 +141,7 @@ def run(args: argparse.Namespace) -> None:
     }
     table = footprint_events(first, second, **rule)
     _say_outside(first, second)
+    _say_names(first, second, rule["fields"])
     counts = {
         kind: {
             "number": int((table["kind"] == kind).sum()),
@@ -208,6 +212,19 @@ def _say_outside(first: "Footprints", second: "Footprints") -> None:
                 beyond.sum(),
                 len(beyond),
             )
+
+
+def _say_names(first: "Footprints", second: "Footprints", fields: Sequence[str] | None) -> None:
+    from rscd.pseudo.footprints import kept_fields, written_names
+
+    kept = kept_fields(first, second, fields)
+    renamed = [f"{a} as {b}" for a, b in zip(kept, written_names(kept), strict=True) if a != b]
+    if renamed:
+        log.info("fields with a name that is taken: %s", ", ".join(renamed))
+    if fields is None:
+        every = dict.fromkeys([*first.attributes.columns, *second.attributes.columns])
+        if lost := [str(name) for name in every if name not in kept]:
+            log.info("fields of one layer alone are left out: %s (see --fields)", ", ".join(lost))
 
 
 def _tell(counts: dict[str, dict[str, float]], targets: "Targets", *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""``rscd model``: what models there are."""
+"""``rscd model``: what models there are, and weights out of checkpoints."""
 
 import argparse
 from typing import Any
@@ -9,7 +9,9 @@ from rscd.cli.predict_events import backend_of
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser("model", help="list and show models")
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "model", help="list, show and export models"
+    )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = add_action(actions, "list", "names for -m, the defaults first")
     listing.set_defaults(run=run_list)

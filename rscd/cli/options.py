@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rscd.errors import UsageError
+from rscd.errors import DataError, UsageError
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
@@ -48,13 +50,51 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def emit(line: str) -> None:
     """One line of a result on stdout."""
-    sys.stdout.write(line + "\n")
+    try:
+        sys.stdout.write(line + "\n")
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8: its bytes, as they are
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(line) + b"\n")
     sys.stdout.flush()
 
 
 def emit_json(data: Mapping[str, Any]) -> None:
     """One JSON object on stdout."""
     emit(json.dumps(data, indent=2))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command has to say on stdout."""
+
+    data: Mapping[str, Any]
+    """With ``--json``."""
+    lines: Sequence[str]
+    """Without."""
+
+    def emit(self, *, as_json: bool) -> None:
+        """Say it."""
+        if as_json:
+            emit_json(self.data)
+            return
+        for line in self.lines:
+            emit(line)
+
+
+def refuse_failed(names: Sequence[str], of: int) -> None:
+    """End a run over many pairs.
+
+    Raises:
+        DataError: some failed; it names them.
+    """
+    if not names:
+        return
+    most = 10
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    raise DataError(
+        f"expected results for all of {of} pairs, found {len(names)} that failed: "
+        f"{', '.join(names[:most])}{more}; mend or remove them and give the same command again"
+    )
 
 
 def add_views(parser: Any) -> None:

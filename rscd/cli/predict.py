@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.cli import predict_events, predict_folders
 from rscd.cli.options import (
+    Shown,
     add_json,
     add_verbosity,
     add_views,
     count,
-    emit,
-    emit_json,
     fraction,
     not_negative,
     parse_pairs,
@@ -137,8 +136,12 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
     )
-    group.add_argument("--t1-date", metavar="ISO", help="date for column t1, such as 2019-07-14")
-    group.add_argument("--t2-date", metavar="ISO", help="date for column t2")
+    group.add_argument(
+        "--t1-date",
+        metavar="ISO",
+        help="date for column t1, such as 2019-07-14 (default: the file's own, TIFFTAG_DATETIME)",
+    )
+    group.add_argument("--t2-date", metavar="ISO", help="date for column t2, not before t1")
     group.add_argument(
         "--gsd",
         type=positive,
@@ -157,7 +160,9 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--tile-size", type=count, metavar="N", help="side of a tile in pixels")
     group.add_argument("--batch-size", type=count, metavar="N", help="tiles per step")
-    group.add_argument("--workers", type=count, metavar="N", help="threads (default: cores)")
+    group.add_argument(
+        "--workers", type=count, metavar="N", help="threads (default: cores, at most 8)"
+    )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
@@ -181,15 +186,17 @@ def run(args: argparse.Namespace) -> None:
     else:
         run_pair = predict_events.runner(args, backend)
 
-    def run_one(one: argparse.Namespace) -> None:
-        options = _options(one)
+    def open_one(one: argparse.Namespace) -> "ScenePair":
+        return open_pair(one.t1, one.t2, _options(one), _area(one))
+
+    def run_one(one: argparse.Namespace, pair: "ScenePair") -> Shown:
         _keep_inputs(one)
-        run_pair(one, open_pair(one.t1, one.t2, options, _area(one)), options)
+        return run_pair(one, pair, _options(one))
 
     if predict_folders.are_folders(args.t1, args.t2):
-        predict_folders.run_folders(args, run_one)
+        predict_folders.run_folders(args, open_one, run_one)
     else:
-        run_one(args)
+        run_one(args, open_one(args)).emit(as_json=args.json)
 
 
 def _keep_inputs(args: argparse.Namespace) -> None:
@@ -201,18 +208,19 @@ def _keep_inputs(args: argparse.Namespace) -> None:
     keep_inputs(named, inputs)
 
 
-def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> None:
+def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import Targets
-    from rscd.pipeline import check_targets, plan, predict
+    from rscd.pipeline import check_targets, dated, plan, predict
 
     if args.dry_run:
+        options = dated(pair, options)
         targets = Targets.of(args.output, args.prob, args.preview, args.flow)
         check_targets(pair, targets, options)
-        _show_plan(asdict(plan(pair, options)), args.json)
-        return
+        planned = asdict(plan(pair, options))
+        return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
     _say_alignment(pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = predict(
@@ -224,12 +232,9 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
             flow=args.flow,
             progress=progress,
         )
-    if args.json:
-        emit_json(asdict(result))
-        return
-    _say_result(result)
-    for path in result.outputs:
-        emit(path)
+    if not args.json:
+        _say_result(result)
+    return Shown(asdict(result), result.outputs)
 
 
 def _say_alignment(alignment: dict[str, str]) -> None:
@@ -261,19 +266,13 @@ def _say_result(result: Any) -> None:
         )
 
 
-def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        emit_json(plan)
-        return
-    for name, value in plan.items():
-        emit(f"{name}: {value}")
-
-
 def _options(args: argparse.Namespace) -> "Options":
+    from rscd.geo.dates import dates_of
     from rscd.geo.source import parse_bands
     from rscd.inference.memory import parse_memory
     from rscd.pipeline import Options
 
+    dates_of((args.t1_date, args.t2_date))  # before images are opened
     return Options(
         model=args.model,
         msi=args.msi,
@@ -285,8 +284,8 @@ def _options(args: argparse.Namespace) -> "Options":
         align=args.align,
         bands=None if args.bands is None else parse_bands(args.bands),
         src_nodata=args.src_nodata,
-        t1_date=_date(args.t1_date),
-        t2_date=_date(args.t2_date),
+        t1_date=args.t1_date,
+        t2_date=args.t2_date,
         gsd_m=args.gsd,
         pixel_coordinates=args.pixel_coordinates,
         tile_size=args.tile_size,
@@ -324,15 +323,3 @@ def _threshold(text: str) -> float | None:
     if not 0 <= value <= 1:
         raise UsageError(f"expected --threshold auto or a number from 0 to 1, found {text!r}")
     return value
-
-
-def _date(text: str | None) -> str | None:
-    import datetime
-
-    if text is None:
-        return None
-    try:
-        datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"expected an ISO date such as 2019-07-14, found {text!r}") from None
-    return text

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
-from rscd.cli.options import emit, emit_json
+from rscd.cli.options import Shown
 from rscd.cli.segmenting import label_options, prompts_of, segmenter_of
 from rscd.errors import UsageError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rscd.pseudo.generate import LabelOptions
     from rscd.pseudo.segmenter import Segmenter
 
-    Runner = Callable[[argparse.Namespace, ScenePair, Options], None]
+    Runner = Callable[[argparse.Namespace, ScenePair, Options], Shown]
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def runner(args: argparse.Namespace, backend: str) -> "Runner":
     _check_options(args)
     load = cache(partial(segmenter_of, args, backend))
 
-    def run(one: argparse.Namespace, pair: "ScenePair", options: "Options") -> None:
-        _run_pair(one, pair, options, load)
+    def run(one: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
+        return _run_pair(one, pair, options, load)
 
     return run
 
@@ -71,7 +71,7 @@ def _run_pair(
     pair: "ScenePair",
     options: "Options",
     load: "Callable[[], Segmenter]",
-) -> None:
+) -> Shown:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
@@ -81,8 +81,7 @@ def _run_pair(
     event_targets(pair, args.output, options)  # before weights are loaded
     segmenter = load()
     if args.dry_run:
-        _say_plan(args, pair, rules.filled(segmenter))
-        return
+        return _plan(args, pair, rules.filled(segmenter))
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = asdict(
             predict_events(
@@ -96,17 +95,14 @@ def _run_pair(
                 progress=progress,
             )
         )
-    if args.json:
-        emit_json(result)
-        return
-    log.info(
-        "%(appeared)d objects appeared, %(vanished)d vanished, of %(objects_t1)d at t1 and "
-        "%(objects_t2)d at t2; %(reliable).1f %% of the pixels are reliable at gamma %(gamma)g; "
-        "%(seconds).1f s",
-        result,
-    )
-    for path in result["outputs"]:
-        emit(path)
+    if not args.json:
+        log.info(
+            "%(appeared)d objects appeared, %(vanished)d vanished, of %(objects_t1)d at t1 and "
+            "%(objects_t2)d at t2; %(reliable).1f %% of the pixels are reliable at gamma "
+            "%(gamma)g; %(seconds).1f s",
+            result,
+        )
+    return Shown(result, result["outputs"])
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -132,7 +128,7 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _say_plan(args: argparse.Namespace, pair: "ScenePair", rules: "LabelOptions") -> None:
+def _plan(args: argparse.Namespace, pair: "ScenePair", rules: "LabelOptions") -> Shown:
     from rscd.pipeline_events import seen_around
 
     height, width = pair.shape_hw
@@ -144,8 +140,4 @@ def _say_plan(args: argparse.Namespace, pair: "ScenePair", rules: "LabelOptions"
         "tile_size": rules.tile,
         "gamma": rules.gamma,
     }
-    if args.json:
-        emit_json(plan)
-        return
-    for name, value in plan.items():
-        emit(f"{name}: {value}")
+    return Shown(plan, [f"{name}: {value}" for name, value in plan.items()])

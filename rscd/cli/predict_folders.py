@@ -1,22 +1,47 @@
 """``rscd predict FOLDER FOLDER``: every picture of one folder with that of the same name."""
 
 import argparse
+import hashlib
+import json
 import logging
+import os
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rscd.errors import UsageError
-from rscd.files import by_stem
+from rscd.cli.options import Shown, emit_json, refuse_failed
+from rscd.errors import RscdError, UsageError
+from rscd.files import by_stem, sha256_of
+
+if TYPE_CHECKING:
+    from rscd.geo.scene import ScenePair
 
 log = logging.getLogger(__name__)
 
 NAME = "{name}"
+STATES = ("done", "skipped", "failed")
+RECORD = ".rscd-folders.jsonl"
+WITHOUT_EFFECT = frozenset(
+    {
+        *("output", "prob", "preview", "flow"),
+        *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "run", "rest"),
+        *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
+    }
+)
+"""Arguments that do not decide what is written; t1 and t2 are described by their content."""
+
+FILES = frozenset({"model", "aoi", "so"})
+"""Arguments that may name files or folders, whose content decides too."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 EPILOG = """\
 Folders of pictures, such as the frames of two drives, go pair by pair; {name} in what is written
-becomes the name of the picture:
+becomes the name of the picture. A pair that fails does not stop the others; the same command again
+does what is missing:
   rscd predict day1/ day2/ -m scene.ckpt -o 'change/{name}.png' --flow 'flow/{name}.tif'
 """
 
@@ -33,17 +58,27 @@ def are_folders(t1: str, t2: str) -> bool:
     return all(found)
 
 
-def run_folders(args: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
-    """Carry out the command for every pair.
+def run_folders(
+    args: argparse.Namespace,
+    open_one: "Callable[[argparse.Namespace], ScenePair]",
+    run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
+) -> None:
+    """Carry out the command for every pair: one that fails does not stop the others.
+
+    Pairs that an earlier run finished with the same inputs and options are skipped, as long as
+    their files are what it wrote.
 
     Args:
         args: of the command, t1 and t2 being folders.
-        run: the command for one pair.
+        open_one: the pair of one command.
+        run_one: the command for one pair.
 
     Raises:
-        UsageError: when an output would be written twice, or pictures have no partner.
+        UsageError: when an output would be written twice, pictures have no partner, or the options
+            do not fit the first pair.
+        DataError: at the end, when pairs failed; it names them.
     """
-    named = [*args.output, *filter(None, (args.prob, args.preview, args.flow))]
+    named = _outputs(args)
     fixed = [path for path in named if NAME not in path]
     if fixed:
         raise UsageError(
@@ -51,18 +86,149 @@ def run_folders(args: argparse.Namespace, run: Callable[[argparse.Namespace], No
             f"'out/{NAME}{Path(fixed[0]).suffix}'"
         )
     pairs = pairs_of(Path(args.t1), Path(args.t2))
+    log_of_runs = Finished.beside(named[0])
+    told: list[dict[str, Any]] = []
     for number, (t1, t2) in enumerate(pairs, 1):
         log.info("pair %d of %d: %s", number, len(pairs), t1.stem)
-        one = {
-            name: None if (path := getattr(args, name)) is None else path.replace(NAME, t1.stem)
-            for name in ("prob", "preview", "flow")
-        }
-        output = [path.replace(NAME, t1.stem) for path in args.output]
-        run(
-            argparse.Namespace(
-                **vars(args) | one | {"t1": str(t1), "t2": str(t2), "output": output}
-            )
-        )
+        one = _of_pair(args, t1, t2)
+        try:
+            state, shown = _run_or_skip(one, t1.stem, log_of_runs, open_one, run_one)
+        except (RscdError, OSError) as error:
+            if number == 1 and isinstance(error, UsageError):
+                raise  # the others would fail alike
+            log.error("pair %s failed: %s", t1.stem, error)
+            told.append({"name": t1.stem, "state": "failed", "error": str(error)})
+            continue
+        told.append({"name": t1.stem, "state": state, **shown.data})
+        if not args.json:
+            shown.emit(as_json=False)
+    states = Counter(one["state"] for one in told)
+    if args.json:
+        emit_json({"pairs": told, **{state: states[state] for state in STATES}})
+    elif states["skipped"]:
+        log.info("%d of %d pairs were finished before", states["skipped"], len(pairs))
+    refuse_failed([one["name"] for one in told if one["state"] == "failed"], len(pairs))
+
+
+def _outputs(args: argparse.Namespace) -> list[str]:
+    return [*args.output, *filter(None, (args.prob, args.preview, args.flow))]
+
+
+def _of_pair(args: argparse.Namespace, t1: Path, t2: Path) -> argparse.Namespace:
+    """The command for one pair."""
+    one = {
+        name: None if (path := getattr(args, name)) is None else path.replace(NAME, t1.stem)
+        for name in ("prob", "preview", "flow")
+    }
+    output = [path.replace(NAME, t1.stem) for path in args.output]
+    return argparse.Namespace(**vars(args) | one | {"t1": str(t1), "t2": str(t2), "output": output})
+
+
+def _run_or_skip(
+    one: argparse.Namespace,
+    name: str,
+    finished: "Finished",
+    open_one: "Callable[[argparse.Namespace], ScenePair]",
+    run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
+) -> tuple[str, Shown]:
+    pair = open_one(one)
+    if one.dry_run:
+        return "planned", run_one(one, pair)
+    outputs = _outputs(one)
+    recipe = _recipe(one, pair)
+    if not one.overwrite:
+        ours = finished.state(name, recipe, outputs)
+        if ours == "whole":
+            return "skipped", Shown({"outputs": outputs}, outputs)
+        # what is left of an earlier run of the same recipe may be written again
+        one.overwrite = ours == "part"
+    shown = run_one(one, pair)
+    finished.add(name, recipe, outputs)
+    return "done", shown
+
+
+def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
+    """Hash of all that decides the results of a pair: inputs, options, files they name, version."""
+    from rscd.provenance import describe_pair
+
+    options = {
+        name: _with_content(value) if name in FILES else value
+        for name, value in sorted(vars(one).items())
+        if name not in WITHOUT_EFFECT
+    }
+    text = json.dumps([describe_pair(pair), options], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _with_content(value: Any) -> Any:
+    """An option, with the content of the file or folder that it names, perhaps after ``=``."""
+    from rscd.provenance import describe_file
+
+    if isinstance(value, list | tuple):
+        return [_with_content(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    path = Path(value.rpartition("=")[2])
+    if not path.name or not path.exists():
+        return value
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return [value, [describe_file(file) for file in files]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What earlier runs over folders finished, one line of JSON each, beside their outputs."""
+
+    path: Path
+    noted: Mapping[str, Mapping[str, Any]]
+    """The last line about each pair."""
+
+    @classmethod
+    def beside(cls, pattern: str) -> "Finished":
+        """Of the outputs of a pattern with `NAME`: in the folder that all of them share."""
+        path = Path(pattern.partition(NAME)[0] + NAME).parent / RECORD
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return cls(path, {one["name"]: one for one in map(_line, text.splitlines()) if one})
+
+    def state(self, name: str, recipe: str, outputs: Sequence[str]) -> str:
+        """``whole`` or ``part`` of these outputs were made by the recipe; else ``foreign``."""
+        noted = self.noted.get(name)
+        if noted is None or noted["recipe"] != recipe:
+            return "foreign"
+        known: dict[str, str] = noted["outputs"]
+        there = [path for path in _with_provenance(outputs) if path.exists()]
+        if any(known.get(self._key(path)) != sha256_of(path) for path in there):
+            return "foreign"
+        wanted = {self._key(Path(path)) for path in outputs} | known.keys()
+        return "whole" if wanted == {self._key(path) for path in there} else "part"
+
+    def add(self, name: str, recipe: str, outputs: Sequence[str]) -> None:
+        """Note a finished pair."""
+        made = {self._key(p): sha256_of(p) for p in _with_provenance(outputs) if p.exists()}
+        line = json.dumps({"name": name, "recipe": recipe, "outputs": made})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"\n{line}")  # on a line of its own also after one that was cut short
+
+    def _key(self, path: Path) -> str:
+        return os.path.relpath(path, self.path.parent)
+
+
+def _line(text: str) -> dict[str, Any] | None:
+    """A line of the record; None for one that a killed run cut short."""
+    try:
+        noted = json.loads(text)
+    except ValueError:
+        return None
+    whole = isinstance(noted, dict) and {"name", "recipe", "outputs"} <= noted.keys()
+    return noted if whole else None
+
+
+def _with_provenance(outputs: Sequence[str]) -> list[Path]:
+    """Outputs and what lies beside them, but for styles, which users change."""
+    from rscd.export.outputs import files_beside
+
+    beside = (file for path in outputs for file in files_beside(Path(path)))
+    return [*map(Path, outputs), *(file for file in beside if file.suffix != ".qml")]
 
 
 def pairs_of(t1: Path, t2: Path) -> list[tuple[Path, Path]]:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rscd.border import border, reason
 from rscd.cli import pseudolabel_backend
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json
-from rscd.errors import UsageError
+from rscd.cli.options import add_json, add_verbosity, emit, emit_json, refuse_failed
+from rscd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rscd.data.folder import PairFolder
     from rscd.evaluation.thresholds import Found
     from rscd.inference.multiscale import ImageMaps
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-A stopped run goes on where it stopped. Train on the masks with mask_from: pseudo of PairFolder.
+A stopped run resumes where it was; pairs that cannot be read are left out and named. Train on the
+masks with mask_from of PairFolder: pseudo, or the folder that -o names.
 
 Examples:
   rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
@@ -42,8 +46,10 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("dataset", metavar="DIR|T1", help="folder of image pairs")
-    parser.add_argument("t2", nargs="?", help="with --backend: two rasters instead of a folder")
+    parser.add_argument(
+        "dataset", metavar="DIR|T1", help="folder of image pairs, or with --backend a raster"
+    )
+    parser.add_argument("t2", nargs="?", help="with --backend: the second of two rasters")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
     source.add_argument(
@@ -61,7 +67,9 @@ def add(commands: Any) -> None:
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with --checkpoint")
-    group.add_argument("--name", default="pseudo", help="folder beside the dates (pseudo)")
+    group.add_argument(
+        "--name", help="folder beside the dates (pseudo); -o FOLDER: one elsewhere, such as a run's"
+    )
     group.add_argument(
         "--labels",
         metavar="FILE",
@@ -76,8 +84,8 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--maps",
         choices=("msi", "mi", "single", "cam"),
         default="msi",
-        help="multiscale sigmoid inference (default), the same of activation maps, one pass, or "
-        "the activation map of one pass",
+        help="of the checkpoint's network, which for kdmsi is the student: multiscale sigmoid "
+        "inference (default), the same of activation maps, one pass, or its activation map",
     )
     group.add_argument(
         "--scales", default="paper", metavar="0.5,1,1.5,2", help="or paper, readme, fast"
@@ -112,12 +120,12 @@ def run(args: argparse.Namespace) -> None:
         result = label_by_checkpoint(args, progress)
     if args.json:
         emit_json(result)
-        return
-    log.info(
-        "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s", result
-    )
-    for folder in result["folders"]:
-        emit(folder)
+    else:
+        text = "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s"
+        log.info(text, result)
+        for folder in result["folders"]:
+            emit(folder)
+    refuse_failed(list(result["failed"]), result["pairs"])
 
 
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
@@ -130,14 +138,36 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
     data = _pairs(args, args.split, keys)
     maps = _maps(args, eight_bit=data.eight_bit)
     recipe = _recipe(args, maps.network, data)
-    earlier = prepare(data, args.name, recipe, overwrite=args.overwrite)
+    place = _place(args)
+    earlier = prepare(data, place, recipe, overwrite=args.overwrite)
     if earlier is None:
         found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
-        note(data, args.name, {"recipe": recipe, "found": asdict(found), **_versions()})
+        note(data, place, {"recipe": recipe, "found": asdict(found), **_versions()})
     else:
-        found = Found(**earlier["found"])
-    summary = write_pseudo_masks(data, maps, found.threshold, args.name, progress=progress)
+        with border(lambda error: _not_noted(place, error)):
+            found = Found(**earlier["found"])
+            if not 0 <= found.threshold <= 1:
+                raise ValueError(f"threshold {found.threshold}")
+    summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
     return asdict(summary) | asdict(found)
+
+
+def _not_noted(place: "str | Path", error: Exception) -> DataError:
+    return DataError(
+        f"expected the threshold of an earlier run in run.json of {place}, found damage "
+        f"({reason(error)}); remove that file"
+    )
+
+
+def _place(args: argparse.Namespace) -> "str | Path":
+    """The name of a folder beside the dates, or a folder elsewhere."""
+    from pathlib import Path
+
+    if args.output is None:
+        return args.name or "pseudo"
+    if args.name is not None:
+        raise UsageError("expected one of -o and --name, found both; drop one")
+    return Path(args.output)
 
 
 def _choose(

@@ -4,14 +4,14 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
-from rscd.cli.options import emit, emit_json
+from rscd.cli.options import emit, emit_json, refuse_failed
 from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
 from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rscd.pseudo.generate import PairInput
+    from rscd.pseudo.generate import PairInput, Summary
     from rscd.pseudo.prompts import PromptSet
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,10 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that go with ``--backend``."""
     group = add_segmenting(parser, "with --backend")
     group.add_argument(
-        "-o", "--output", metavar="STORE", help="folder for the result (default: in the dataset)"
+        "-o",
+        "--output",
+        metavar="STORE",
+        help="folder for the result, also with --checkpoint (default: in the dataset)",
     )
     group.add_argument(
         "--gamma-seg",
@@ -79,7 +82,13 @@ def run_backend(args: argparse.Namespace) -> None:
         log.warning("%s", warning)
     if args.json:
         emit_json(asdict(summary))
-        return
+    else:
+        _say(summary)
+        emit(str(store))
+    refuse_failed(list(summary.failed), summary.pairs)
+
+
+def _say(summary: "Summary") -> None:
     shares = ", ".join(f"{gamma}: {share:.1%}" for gamma, share in summary.reliable.items())
     log.info("reliable at both dates by gamma: %s", shares)
     log.info(
@@ -93,7 +102,6 @@ def run_backend(args: argparse.Namespace) -> None:
         100 * summary.changed_share,
         summary.seconds,
     )
-    emit(str(store))
 
 
 def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "list[PairInput]":

@@ -17,10 +17,11 @@ from rscd.data.images import (
     Picture,
     fill_invalid,
     read_mask,
+    read_pair,
     read_picture,
 )
 from rscd.data.labels import image_label, labels_for, read_label_list
-from rscd.data.layout import Folders, PairDir, find_layout, image_id
+from rscd.data.layout import Folders, Layout, PairDir, find_layout, image_id
 from rscd.data.splits import read_split
 from rscd.errors import DataError
 from rscd.types import IGNORE, BoolArray
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Sample]
 OWN_KEYS = frozenset({"image", "mask", "label", "valid"})
+KINDS = ("t1", "t2", "mask")
+"""Files of a pair, as `PairDir` calls them."""
+MOST_NAMED = 5
+"""Pairs without partner that a message names."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,9 @@ class PairFolder(NonGeoDataset):
             bands: 1-based bands to keep.
             transforms: applied to each sample.
             mask_from: folder beside the dates whose files are the ``mask`` instead of the true
-                ones, such as ``pseudo``, in the coding of ``layers``; true masks are never opened
-                then. None or ``true``: the label folder.
+                ones, such as ``pseudo``, in the coding of ``layers``, or the path of a folder
+                elsewhere that ``rscd pseudolabel -o`` made; true masks are never opened then. None
+                or ``true``: the label folder.
 
         Raises:
             DataError: if the folder, split, a partner file or a label is missing.
@@ -141,7 +147,10 @@ class PairFolder(NonGeoDataset):
             raise DataError(
                 f"{self.root}: split {split!r} holds no pairs; check the lists and folders"
             )
+        _check_partners(self.layout, found, KINDS[:2])
         self.keys = frozenset(keys) if keys is not None else self._default_keys(found)
+        if "mask" in self.keys and self.mask_from is None:
+            _check_partners(self.layout, found, KINDS[2:])
         self.files = [self._files(part, name) for part, name in found]
         self.labels = self._labels(labels)
 
@@ -176,9 +185,15 @@ class PairFolder(NonGeoDataset):
 
     @property
     def eight_bit(self) -> bool:
-        """Whether the first pair is stored as 8-bit values."""
-        first = self.files[0]
-        return all(read_picture(path).pixels.dtype == np.uint8 for path in (first.t1, first.t2))
+        """Whether the first pair that can be read is stored as 8-bit values."""
+        for files in self.files:
+            try:
+                return all(
+                    read_picture(path).pixels.dtype == np.uint8 for path in (files.t1, files.t2)
+                )
+            except DataError:
+                continue  # whoever reads that pair says so
+        return True
 
     def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
         """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
@@ -190,12 +205,12 @@ class PairFolder(NonGeoDataset):
         part, name = found[0]
         here = self.layout.parts[part]
         keys = {"image"} | ({"mask"} if here.names[2] or self.mask_from else set())
-        first = [read_picture(side[name]) for side in (here.t1, here.t2) if name in side]
+        first = [read_picture(side[name]) for side in (here.t1, here.t2)]
         return frozenset(keys | ({"valid"} if any(p.valid is not None for p in first) else set()))
 
     def _files(self, part: str, name: str) -> PairFiles:
         here = self.layout.parts[part]
-        t1, t2 = (_partner(here, i, name) for i in (0, 1))
+        t1, t2 = here.t1[name], here.t2[name]
         mask = self._mask_file(here, name) if "mask" in self.keys else None
         layers = {key: self._layer_file(here, key, name) for key in sorted(self.keys - OWN_KEYS)}
         title = self.layout.title(part, name, self.split)
@@ -203,14 +218,21 @@ class PairFolder(NonGeoDataset):
 
     def _mask_file(self, here: PairDir, name: str) -> Path:
         if self.mask_from is None:
-            return _partner(here, 2, name)
-        return self._layer_file(here, self.mask_from, name)
+            return here.mask[name]
+        folder = here.base / self._layer(self.mask_from).folder
+        elsewhere = Path(self.mask_from) / here.base.relative_to(self.root)
+        if not folder.is_dir() and Path(self.mask_from).name != self.mask_from:
+            folder = elsewhere
+        return self._file_in(folder, self.mask_from, name)
 
     def _layer(self, key: str) -> Layer:
         return self.layers.get(key, Layer(key, IGNORE_CODED))
 
     def _layer_file(self, here: PairDir, key: str, name: str) -> Path:
-        folder = here.base / self._layer(key).folder
+        return self._file_in(here.base / self._layer(key).folder, key, name)
+
+    @staticmethod
+    def _file_in(folder: Path, key: str, name: str) -> Path:
         for suffix in (".png", ".tif", ".tiff"):
             if (folder / f"{name}{suffix}").is_file():
                 return folder / f"{name}{suffix}"
@@ -248,7 +270,7 @@ class PairFolder(NonGeoDataset):
 
     def _add_images(self, sample: Sample, files: PairFiles) -> BoolArray:
         """Add image, valid and georeferencing; return (H,W) validity at both dates."""
-        first, second = read_picture(files.t1, self.bands), read_picture(files.t2, self.bands)
+        first, second = read_pair(files.t1, files.t2, self.bands)
         if first.pixels.shape != second.pixels.shape:
             raise DataError(
                 f"{files.t2}: (bands, height, width) is {second.pixels.shape}, t1 has "
@@ -308,16 +330,23 @@ def _resized_normalised(image: "NDArray[np.uint8]", size: int) -> "NDArray[np.fl
     return np.ascontiguousarray(np.moveaxis(scaled, 2, 0))
 
 
-def _partner(here: PairDir, index: int, name: str) -> Path:
-    found = (here.t1, here.t2, here.mask)[index].get(name)
-    if found is None:
-        kind = ("t1", "t2", "mask")[index]
-        folder = here.names[index] or "a label folder such as label/"
+def _check_partners(layout: Layout, found: Sequence[tuple[str, str]], kinds: Sequence[str]) -> None:
+    """Raise DataError, with the names, where files of some kinds (t1, t2, mask) are missing."""
+    for kind in kinds:
+        alone = [
+            (part, name) for part, name in found if name not in getattr(layout.parts[part], kind)
+        ]
+        if not alone:
+            continue
+        names = [repr(layout.title(part, name)) for part, name in alone[:MOST_NAMED]]
+        more = f" and {len(alone) - MOST_NAMED} more" if len(alone) > MOST_NAMED else ""
+        nor = f", nor have {', '.join(names[1:])}{more}" if len(alone) > 1 else ""
+        here = layout.parts[alone[0][0]]
+        folder = here.names[KINDS.index(kind)] or "a label folder such as label/"
         raise DataError(
-            f"{here.base}: pair {name!r} has no {kind} file (looked in {folder}); add the file, "
-            "remove the pair, or do not ask for that key"
+            f"{here.base}: pair {names[0]} has no {kind} file{nor} (looked in {folder}); add the "
+            "files, remove the pairs, or do not ask for that key"
         )
-    return found
 
 
 def _part(split_file: Path | str, split: str | None, names: Sequence[str] | None) -> Sequence[str]:

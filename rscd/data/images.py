@@ -4,10 +4,12 @@ PNG, JPEG, BMP and WebP are decoded by OpenCV, everything else (GeoTIFF first of
 GDAL is not asked for PNG: it returns a truncated file as if it were whole.
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +17,24 @@ import cv2
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import array_bounds
 
+from rscd.border import border, found_in, shown
 from rscd.errors import DataError
-from rscd.files import appearing
+from rscd.files import appearing, write_bytes
+from rscd.geo.bands import (
+    Bands,
+    conversion,
+    converted,
+    has_own_mask,
+    order_problem,
+    pair_order,
+    units_text,
+    usable_pixels,
+)
+from rscd.geo.encode import geotiff
 from rscd.geo.settings import beside
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 
@@ -37,10 +51,16 @@ MaskRule = Literal["strict", "threshold", "nonzero", "reference"] | Mapping[int,
 ``reference``: change only where the value is 255, as the training loaders of KD-MSI and DiffMatch
 read labels (``floor(value / 255)``): a {0, 1} file becomes all no change.
 A mapping names every value that may occur, for example ``{0: 0, 255: 1, 127: 255}``.
+
+Pixels that a raster declares to be nodata are 255 whatever the rule, see `StoredLabel`.
 """
 
 IGNORE_CODED: Mapping[int, int] = {0: 0, 1: 1, IGNORE: IGNORE}
 """Mapping of files that already hold 0, 1 and 255 = ignore, as pseudo labels do."""
+
+RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +92,7 @@ class Picture:
 @contextmanager
 def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
     """Open a raster with GDAL; a file that cannot be read becomes a DataError with its name."""
-    try:
+    with _image_border(path):
         with warnings.catch_warnings():
             # pixel coordinates are legal here, so the missing transform is no news
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -80,8 +100,14 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
                 dataset = rasterio.open(path)
         with dataset:
             yield dataset
-    except (RasterioError, OSError) as error:
-        raise DataError(_unreadable(path, str(error))) from error
+
+
+def _image_border(path: Path) -> AbstractContextManager[None]:
+    def told(error: Exception) -> DataError:
+        found = found_in(path, error, "copy or download the file again")
+        return DataError(f"{shown(path)}: cannot be read, {found}")
+
+    return border(told)
 
 
 def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
@@ -89,8 +115,9 @@ def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
 
     Args:
         path: PNG, JPEG, BMP, WebP or anything GDAL opens.
-        bands: 1-based bands to keep, in this order; by default all but an alpha band. Naming the
-            alpha band makes it data: some writers flag the near infrared of RGB+NIR as alpha.
+        bands: 1-based bands to keep, in this order; by default all but an alpha band, red, green
+            and blue first where the file says which they are. Naming the alpha band makes it data:
+            some writers flag the near infrared of RGB+NIR as alpha.
 
     Returns:
         Pixels (C,H,W) in the file's dtype with validity and georeferencing where known.
@@ -103,43 +130,146 @@ def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
     return _raster_picture(path, bands)
 
 
-def read_label_values(path: Path) -> NDArray[Any]:
-    """Read the stored values of a label file as one band.
+def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[Picture, Picture]:
+    """Read both dates of a pair so that their bands hold the same colours in the same units.
+
+    As `rscd.geo.scene.ScenePair` does it: see `rscd.geo.source.comparable`.
+
+    Args:
+        t1: image of the earlier date.
+        t2: image of the later date.
+        bands: as in `read_picture`.
+
+    Raises:
+        DataError: see `read_picture`.
+    """
+    if t1.suffix.lower() in PLAIN_SUFFIXES and t2.suffix.lower() in PLAIN_SUFFIXES:
+        return _plain_picture(t1, bands), _plain_picture(t2, bands)
+    said = said_of(t1), said_of(t2)
+    chosen = pair_order(*said) if bands is None else (tuple(bands), tuple(bands))
+    first, second = read_picture(t1, chosen[0]), read_picture(t2, chosen[1])
+    if len(chosen[0]) != len(chosen[1]):
+        return first, second
+    if problem := order_problem(*said, chosen):
+        _warn_of_folder(t1.parent, problem)
+    units = [[own.units[b - 1] for b in numbers] for own, numbers in zip(said, chosen, strict=True)]
+    into = conversion(*units)
+    if into is None:
+        return first, second
+    own, other = map(units_text, units)
+    text = (
+        f"the dates declare different units: t1 {own}, t2 {other}; t2 is brought into those of t1"
+    )
+    _warn_of_folder(t2.parent, text)
+    return first, replace(second, pixels=converted(second.pixels, into))
+
+
+@cache
+def _warn_of_folder(folder: Path, text: str) -> None:
+    """Once for a folder and text: training reads each pair many times."""
+    log.warning("%s: %s", folder, text)
+
+
+def said_of(path: Path) -> Bands:
+    """What an image file says of its bands, from its header; pictures are gray or RGB.
+
+    Raises:
+        DataError: if the file is missing or damaged.
+    """
+    with open_raster(path) as dataset:
+        return Bands.of(dataset)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLabel:
+    """One decoded label file."""
+
+    values: NDArray[Any]
+    """(H,W) in the file's dtype."""
+    unlabelled: BoolArray | None = None
+    """(H,W) where the file declares nodata, masks pixels, or holds NaN; None where it does not.
+
+    A nodata of 0 is what drawing programs leave behind and viewers show as transparent: it is "no
+    change" like any other 0.
+    """
+    nodata: float | None = None
+    """Declared value, unless it is 0."""
+
+
+def read_label(path: Path) -> StoredLabel:
+    """Read a label file as one band, and what it declares of pixels without label.
 
     Returns:
-        (H,W) in the file's dtype; a colour file whose channels agree counts as one band.
+        The stored values; a colour file whose channels agree counts as one band.
 
     Raises:
         DataError: if the file is missing, damaged or coloured.
     """
+    unlabelled, nodata = None, None
     if path.suffix.lower() in PLAIN_SUFFIXES:
         pixels = _decode(path)
         pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)[:3]
     else:
         with open_raster(path) as dataset:
-            pixels = dataset.read()
+            said = Bands.of(dataset)
+            pixels = dataset.read(list(said.data))
+            nodata = None if dataset.nodata == 0 else dataset.nodata
+            labelled = usable_pixels(
+                dataset, pixels, alpha=said.alpha, nodata=nodata, own_mask=has_own_mask(dataset)
+            )
+        unlabelled = None if labelled is None else ~labelled
+        if np.issubdtype(pixels.dtype, np.floating):
+            nothing = np.isnan(pixels[0])
+            pixels = np.nan_to_num(pixels, nan=0.0)
+            unlabelled = nothing if unlabelled is None else unlabelled | nothing
     if not (pixels[1:] == pixels[:1]).all():
         raise DataError(
             f"{path}: expected a label with one band, found {len(pixels)} that differ; "
             "convert the colours to one band of class values"
         )
-    return np.asarray(pixels[0])
+    return StoredLabel(np.asarray(pixels[0]), unlabelled, nodata)
+
+
+def read_label_values(path: Path) -> NDArray[Any]:
+    """Only the stored values of `read_label`."""
+    return read_label(path).values
 
 
 def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
     """Read a label file.
 
     Returns:
-        (H,W) uint8: 0 no change, 1 change, 255 ignore.
+        (H,W) uint8: 0 no change, 1 change, 255 ignore, also where the file declares nodata.
 
     Raises:
         DataError: if the file cannot be read or holds values the rule does not cover.
     """
     try:
-        return apply_rule(read_label_values(path), rule)
+        return coded(read_label(path), rule)
     except DataError as error:
         text = str(error)
         raise DataError(text if str(path) in text else f"{path}: {text}") from error
+
+
+def coded(label: StoredLabel, rule: MaskRule = "strict") -> ByteArray:
+    """Turn a stored label into 0, 1 and 255; what the file declares to be no label is 255.
+
+    A value that a mapping names as change is change, also where it is the declared nodata.
+
+    Raises:
+        DataError: if the rule does not cover a value, which is named.
+    """
+    if label.unlabelled is None or names_as_change(rule, label.nodata):
+        return apply_rule(label.values, rule)
+    mask = np.full(label.values.shape, IGNORE, np.uint8)
+    known = ~label.unlabelled
+    mask[known] = apply_rule(label.values[known], rule)
+    return mask
+
+
+def names_as_change(rule: MaskRule, nodata: float | None) -> bool:
+    """Whether a mapping says that the declared nodata means change."""
+    return isinstance(rule, Mapping) and nodata is not None and rule.get(nodata) == 1  # type: ignore[call-overload]
 
 
 def apply_rule(values: NDArray[Any], rule: MaskRule = "strict") -> ByteArray:
@@ -222,17 +352,31 @@ def write_picture(
     crs: rasterio.crs.CRS | None = None,
     transform: rasterio.Affine | None = None,
     nodata: float | None = None,
+    *,
+    colorinterp: Sequence[ColorInterp] = (),
+    units: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Write (C,H,W) pixels as GeoTIFF (``.tif``) or PNG; the file appears by rename.
+
+    Args:
+        path: target.
+        pixels: to write.
+        crs: of a GeoTIFF.
+        transform: of a GeoTIFF.
+        nodata: of a GeoTIFF.
+        colorinterp: colour interpretation by band of a GeoTIFF; default red, green, blue for three
+            bands, gray otherwise.
+        units: (scale, offset) by band of a GeoTIFF.
 
     Raises:
         DataError: if PNG cannot hold the bands or dtype.
     """
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        content = _geotiff(pixels, crs, transform, nodata, colorinterp, units)
+    else:
+        content = _png(path.name, pixels)
     with appearing(path) as part:
-        if path.suffix.lower() in RASTER_SUFFIXES:
-            _write_geotiff(part, pixels, crs, transform, nodata)
-        else:
-            _write_png(part, pixels)
+        write_bytes(part, content)
 
 
 def fits_png(pixels: NDArray[Any]) -> bool:
@@ -245,35 +389,42 @@ def png_holds(bands: int, dtype: str) -> bool:
     return dtype in {"uint8", "uint16"} and bands in {1, 3}
 
 
-def _write_png(path: Path, pixels: NDArray[Any]) -> None:
+def _png(name: str, pixels: NDArray[Any]) -> bytes:
     if not fits_png(pixels):
         raise DataError(
-            f"{path.name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
+            f"{name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
             f"{pixels.dtype}; write .tif"
         )
     array = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)[:, :, ::-1]
     done, data = cv2.imencode(".png", np.ascontiguousarray(array))
     if not done:
-        raise DataError(f"{path.name}: could not be encoded as PNG")
-    path.write_bytes(data.tobytes())
+        raise DataError(f"{name}: could not be encoded as PNG")
+    return bytes(data.tobytes())
 
 
-def _write_geotiff(
-    path: Path,
+def _geotiff(
     pixels: NDArray[Any],
     crs: rasterio.crs.CRS | None,
     transform: rasterio.Affine | None,
     nodata: float | None,
-) -> None:
+    colorinterp: Sequence[ColorInterp],
+    units: Sequence[tuple[float, float]],
+) -> bytes:
     bands, height, width = pixels.shape
     options: dict[str, Any] = {"count": bands, "height": height, "width": width}
     options |= {"dtype": pixels.dtype, "crs": crs, "nodata": nodata, "compress": "deflate"}
     # without this GDAL takes the fourth of four 8-bit bands for alpha
-    options |= {"photometric": "rgb" if bands == 3 else "minisblack", "alpha": "no"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", driver="GTiff", transform=transform, **options) as out:
-            out.write(pixels)
+    own = bands == 3 and tuple(colorinterp) in ((), RGB_KINDS)
+    options |= {"photometric": "rgb" if own else "minisblack", "alpha": "no"}
+
+    def fill(out: Any) -> None:
+        if colorinterp and tuple(colorinterp) != out.colorinterp:
+            out.colorinterp = colorinterp
+        if any(unit != (1.0, 0.0) for unit in units):
+            out.scales, out.offsets = zip(*units, strict=True)
+        out.write(pixels)
+
+    return geotiff(fill, transform=transform, **options)
 
 
 def _chosen(path: Path, count: int, alpha: bool, bands: Sequence[int] | None) -> list[int]:
@@ -301,18 +452,14 @@ def _plain_picture(path: Path, bands: Sequence[int] | None) -> Picture:
 
 
 def _decode(path: Path) -> NDArray[Any]:
-    try:
+    with _image_border(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(_unreadable(path, error.strerror or str(error))) from error
     if _truncated(path.suffix.lower(), data[-1024:]):
-        raise DataError(_unreadable(path, "the file is truncated"))
-    try:
+        raise _cut_short(path)
+    with _image_border(path):
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise DataError(_unreadable(path, "the file is empty or damaged")) from error
-    if array is None:
-        raise DataError(_unreadable(path, "the file is damaged or not an image"))
+        if array is None:
+            raise ValueError("no image")
     return np.asarray(array)
 
 
@@ -322,14 +469,11 @@ def check_end(path: Path) -> None:
     Raises:
         DataError: if the file is missing or truncated.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 1024))
-            tail = file.read()
-    except OSError as error:
-        raise DataError(_unreadable(path, error.strerror or str(error))) from error
+    with _image_border(path), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1024))
+        tail = file.read()
     if _truncated(path.suffix.lower(), tail):
-        raise DataError(_unreadable(path, "the file is truncated"))
+        raise _cut_short(path)
 
 
 def _truncated(suffix: str, tail: bytes) -> bool:
@@ -343,13 +487,18 @@ def _truncated(suffix: str, tail: bytes) -> bool:
 
 def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:
     with open_raster(path) as dataset:
-        alpha = dataset.colorinterp[-1] == ColorInterp.alpha
-        chosen = _chosen(path, dataset.count, alpha, bands)
+        said = Bands.of(dataset)
+        chosen = list(said.by_colour() or said.data)
+        if bands is not None:
+            chosen = _chosen(path, dataset.count, alpha=False, bands=bands)
         pixels = dataset.read(chosen)
-        declared = any(MaskFlags.all_valid not in flags for flags in dataset.mask_flag_enums)
-        if alpha and dataset.count in chosen:
-            declared = dataset.nodata is not None
-        valid = dataset.dataset_mask() > 0 if declared else None
+        valid = usable_pixels(
+            dataset,
+            pixels,
+            alpha=None if said.alpha in chosen else said.alpha,
+            nodata=dataset.nodatavals[chosen[0] - 1],
+            own_mask=has_own_mask(dataset),
+        )
         transform = None if dataset.transform.is_identity else dataset.transform
         crs = dataset.crs
     if np.issubdtype(pixels.dtype, np.floating):
@@ -361,6 +510,6 @@ def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:
     return Picture(pixels, valid, crs, transform)
 
 
-def _unreadable(path: Path, reason: str) -> str:
-    hint = "check the folder" if not path.exists() else "copy or download the file again"
-    return f"{path}: cannot be read ({' '.join(reason.split())}); {hint}"
+def _cut_short(path: Path) -> DataError:
+    found = found_in(path, ValueError("the file is truncated"), "copy or download the file again")
+    return DataError(f"{shown(path)}: cannot be read, {found}")

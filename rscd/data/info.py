@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rscd.data.images import Picture, read_label_values, read_picture
+from rscd.data.images import Picture, read_label, read_picture
 from rscd.data.labels import image_label, read_label_list
 from rscd.data.layout import SPLIT_FOLDERS, Folders, Layout, PairDir, find_layout, read_names
 from rscd.data.leaks import NO_CONTENT, check_leaks, content_hash
@@ -196,15 +196,19 @@ def _mask(
 ) -> Mapping[str, int]:
     """Pixels by stored value; nothing if the mask cannot be read."""
     try:
-        values = read_label_values(path)
+        label = read_label(path)
     except DataError as error:
         findings.add("unreadable", path, _reason(error, path))
         return {}
+    values = label.values
     if shape_hw is not None and values.shape != shape_hw:
         detail = f"the mask is {_size(values.shape)}, t1 {_size(shape_hw)}"
         findings.add("size", title, detail)
+    if label.unlabelled is not None:
+        values = values[~label.unlabelled]
     found, counts = np.unique(values, return_counts=True)
-    stored = {str(v): int(n) for v, n in zip(found, counts, strict=True)}
+    names = (str(int(v)) if v == np.trunc(v) else str(v) for v in found)
+    stored = {name: int(n) for name, n in zip(names, counts, strict=True)}
     if not (set(stored) <= {"0", "255"} or set(stored) <= {"0", "1"}):
         some = ", ".join(list(stored)[:MOST]) + (", ..." if len(stored) > MOST else "")
         findings.add("label values", path, f"{some}: reading needs mask_values=")
@@ -279,7 +283,8 @@ def _split_of(layout: Layout) -> Split | None:
             pairs = layout.select(split)
         except DataError:
             continue  # a list that names absent pairs is reported with the lists
-        chosen[split] = tuple(layout.title(part, name) for part, name in pairs)
+        whole = [(part, name) for part, name in pairs if name in layout.parts[part].pairs]
+        chosen[split] = tuple(layout.title(part, name) for part, name in whole)
     return Split(chosen, "as found") if len(chosen) > 1 else None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.data.images import MaskRule, read_label_values, read_mask
+from rscd.data.images import MaskRule, read_label, read_mask
 from rscd.data.layout import Folders, find_layout, image_id
 from rscd.errors import DataError
 from rscd.files import write_whole
@@ -105,7 +105,7 @@ def labels_from_masks(
         split: one split, or None for all.
         min_change_pixels: see :func:`image_label`.
         mask_values: how stored values are read before counting; None counts every stored value
-            that is not 0, the published rule.
+            that is not 0 nor declared nodata, the published rule.
         folders: explicit folder names.
 
     Raises:
@@ -118,7 +118,11 @@ def labels_from_masks(
         if path is None:
             raise DataError(f"{root}: {name} has no mask, so its label cannot be counted; add it")
         if mask_values is None:
-            label = image_label(read_label_values(path), min_change_pixels)
+            stored = read_label(path)
+            values = stored.values
+            if stored.unlabelled is not None:
+                values = values[~stored.unlabelled]
+            label = image_label(values, min_change_pixels)
         else:
             label = image_label(read_mask(path, mask_values), min_change_pixels, IGNORE)
         labels[layout.title(part, name, split)] = label

@@ -68,6 +68,11 @@ class PairDir:
         """Names with both dates, sorted."""
         return tuple(sorted(self.t1.keys() & self.t2.keys()))
 
+    @property
+    def names_of_either(self) -> tuple[str, ...]:
+        """Names with a file at either date, sorted: one without partner must not go unnoticed."""
+        return tuple(sorted(self.t1.keys() | self.t2.keys()))
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -89,15 +94,17 @@ class Layout:
         return tuple(dict.fromkeys(found))
 
     def select(self, split: str | None = None) -> list[tuple[str, str]]:
-        """(part, name) of every pair of a split, or of everything.
+        """(part, name) of every pair of a split, or of everything; also where a date is missing.
 
         Raises:
             DataError: if there is no such split.
         """
         if split is None:
-            return [(part, name) for part, here in self.parts.items() for name in here.pairs]
+            return [
+                (part, name) for part, here in self.parts.items() for name in here.names_of_either
+            ]
         if split in self.parts:
-            return [(split, name) for name in self.parts[split].pairs]
+            return [(split, name) for name in self.parts[split].names_of_either]
         if split in self.lists:
             return self.locate(read_names(self.lists[split]))
         named = self._with_prefix(split)
@@ -130,7 +137,8 @@ class Layout:
         # the archives of LEVIR-CD unpack into one A/ B/ label/ with train_1.png, val_1.png, ...
         if "" not in self.parts or not split:
             return []
-        return [name for name in self.parts[""].pairs if name.startswith(f"{split}_")]
+        names = self.parts[""].names_of_either
+        return [name for name in names if name.startswith(f"{split}_")]
 
 
 def find_layout(root: Path | str, folders: Folders | None = None) -> Layout:

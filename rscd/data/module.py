@@ -31,10 +31,11 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from rscd.arguments import fitted
 from rscd.data.folder import PairFolder
 from rscd.data.splits import Split
 from rscd.data.streams import Failure, Reader, Sample, Share, StreamLoader, Turns, order_of
-from rscd.errors import DataError, RscdError
+from rscd.errors import DataError, RscdError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -388,7 +389,10 @@ def _stream(name: str, given: Stream | dict[str, Any]) -> Stream:
             f"stream {name!r}: expected class_path, init_args and perhaps "
             f"{', '.join(known[2:])}, found {found}; correct the configuration"
         )
-    return Stream(**given)
+    try:
+        return Stream(**fitted(Stream, given, f"stream {name!r}"))
+    except UsageError as error:
+        raise DataError(str(error)) from error
 
 
 def build_dataset(stream: Stream, keys: frozenset[str] | None = None) -> Dataset[Any]:

@@ -8,10 +8,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rscd.types import IGNORE
+from rscd.border import shown as printable
+from rscd.types import CHANGE_RGB, IGNORE
 
-MASK_COLOURS = {0: (0.0, 0.0, 0.0), 1: (1.0, 1.0, 1.0), IGNORE: (0.45, 0.35, 0.6)}
-"""No change black, change white, ignore violet."""
+MASK_COLOURS = {
+    0: (0.0, 0.0, 0.0),
+    1: tuple(value / 255 for value in CHANGE_RGB),
+    IGNORE: (0.45, 0.45, 0.45),
+}
+"""No change black, change as in every other picture, ignore gray."""
+UNKNOWN_COLOUR = (1.0, 0.6, 0.0)
+"""Orange: a value that no mask has."""
 
 
 def to_rgb(image: NDArray[Any], rgb: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -43,9 +50,9 @@ def _range(shown: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def to_colours(mask: NDArray[Any]) -> NDArray[np.float32]:
-    """A mask (H,W) as (H,W,3) float32 picture; values besides 0, 1 and 255 are red."""
+    """A mask (H,W) as (H,W,3) float32 picture; values besides 0, 1 and 255 are orange."""
     shown = np.zeros((*mask.shape, 3), np.float32)
-    shown[...] = (1.0, 0.0, 0.0)
+    shown[...] = UNKNOWN_COLOUR
     for value, colour in MASK_COLOURS.items():
         shown[mask == value] = colour
     return shown
@@ -82,8 +89,8 @@ def _plot_row(row: Sequence[Any], sample: Mapping[str, Any], rgb: Sequence[int] 
     for axis in row:
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.spines[:].set_color("0.6")  # white change at the border must not run into the page
+        axis.spines[:].set_color("0.6")
     caption = str(sample.get("name", ""))
     if "label" in sample:
         caption += f"\nlabel {int(sample['label'])}"
-    row[0].set_ylabel(caption, fontsize=7)
+    row[0].set_ylabel(printable(caption), fontsize=7)

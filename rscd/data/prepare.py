@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 import rscd
 from rscd.data.images import (
     MaskRule,
-    apply_rule,
+    StoredLabel,
+    coded,
     read_label_values,
     read_picture,
     write_picture,
@@ -43,7 +44,7 @@ from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
 from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
 from rscd.errors import DataError
-from rscd.files import write_whole
+from rscd.files import read_note, write_whole
 from rscd.types import IGNORE, ByteArray, ShapeHW
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ def _write_tiles(
                 if not all(path.is_file() for three in paths for path in three):
                     strips = [source.strip(row[0].row, patch) for source in (t1, t2, label)]
                     for cut, three in zip(row, paths, strict=True):
-                        _cut_one(cut, three, strips, t1, patch, rule)
+                        _cut_one(cut, three, strips, (t1, t2, label), patch, rule)
                 for cut, three in zip(row, paths, strict=True):
                     yield cut, _record(cut, three, patch)
 
@@ -191,19 +192,35 @@ def _paths(dst: Path, cut: Cut, t1: Source) -> Triple:
 
 
 def _cut_one(
-    cut: Cut, paths: Triple, strips: Sequence[NDArray[Any]], t1: Source, patch: int, rule: MaskRule
+    cut: Cut,
+    paths: Triple,
+    strips: Sequence[NDArray[Any]],
+    sources: Sequence[Source],
+    patch: int,
+    rule: MaskRule,
 ) -> None:
+    t1, _, label = sources
     window = slice(cut.column, cut.column + patch)
     transform = t1.tile_transform(cut.column, cut.row)
-    for path, strip in zip(paths[:2], strips[:2], strict=True):
-        write_picture(path, np.ascontiguousarray(strip[:, :, window]), t1.crs, transform, t1.nodata)
+    for path, strip, source in zip(paths[:2], strips[:2], sources[:2], strict=True):
+        write_picture(
+            path,
+            np.ascontiguousarray(strip[:, :, window]),
+            t1.crs,
+            transform,
+            source.nodata,
+            colorinterp=source.colorinterp,
+            units=source.units,
+        )
     values = strips[2][:, :, window]
     if not (values[1:] == values[:1]).all():
         raise DataError(
             f"{cut.files[2]}: expected a label with one band, found colours; convert it"
         )
     try:
-        mask = apply_rule(values[0], rule)
+        nodata = None if label.nodata == 0 else label.nodata
+        unlabelled = None if nodata is None else values[0] == nodata
+        mask = coded(StoredLabel(values[0], unlabelled, nodata), rule)
     except DataError as error:
         place = f"column {cut.column}, row {cut.row}"
         raise DataError(f"{cut.files[2]} at {place}: {error}") from error
@@ -316,7 +333,7 @@ def _claim(dst: Path, settings: Mapping[str, Any]) -> None:
         dst.mkdir(parents=True, exist_ok=True)
         _write_json(path, dict(settings))
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_note(path, "the settings of prepared tiles", "give a new folder")
     changed = sorted(key for key in settings if before.get(key) != settings[key])
     if changed:
         raise DataError(

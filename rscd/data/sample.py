@@ -1,8 +1,8 @@
 """``write_sample``: a town as the files a user has: two GeoTIFFs, and the truth beside them."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from rscd.data.towns.conditions import Nuisance
 from rscd.data.towns.materials import LAND_COVER, LAND_COVER_COLOURS
 from rscd.data.towns.parts import BOTH, Building, Town, TownStyle
 from rscd.errors import OutputError
-from rscd.types import ShapeHW
+from rscd.files import place, remove_tree, sidecars, write_bytes, writing
+from rscd.geo.encode import geotiff
+from rscd.types import CHANGE_RGB, ShapeHW
 
 SAMPLE_CRS = "EPSG:32633"
 SAMPLE_ORIGIN = (398_400.0, 5_822_400.0)
@@ -58,15 +60,19 @@ def write_sample(
     _check_free(paths, overwrite)
     town = sample_town(seed, shape_hw)
     pair = render_town(town, Nuisance.moderate())
-    try:
+    with writing(folder / "."):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".rscd-sample-", dir=folder) as beside:
-            _write_rasters(Path(beside), town, pair)
-            _write_vectors(Path(beside), town, pair)
-            for path in paths.values():
-                (Path(beside) / path.name).replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write the sample into {folder}: {error}") from error
+        # a fixed name: what a killed run leaves, the next run removes
+        beside = folder / ".rscd-sample"
+        remove_tree(beside)
+        try:
+            beside.mkdir()
+            _write_rasters(beside, town, pair)
+            _write_vectors(beside, town, pair)
+            final = list(paths.values())
+            place([beside / path.name for path in final], final)
+        finally:
+            remove_tree(beside)
     return paths
 
 
@@ -96,7 +102,8 @@ def _plan(seed: int, shape_hw: ShapeHW) -> Town:
 
 
 def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
-    present = sorted(path.name for path in paths.values() if path.exists())
+    old = (file for path in paths.values() for file in (path, *sidecars(path)) if file.exists())
+    present = sorted(file.name for file in old)
     if present and not overwrite:
         folder = next(iter(paths.values())).parent
         raise OutputError(
@@ -120,7 +127,7 @@ def _write_rasters(folder: Path, town: Town, pair: TownPair) -> None:
             {**tags, **classes}, {k: (*rgb, 255) for k, rgb in LAND_COVER_COLOURS.items()},
         )  # fmt: skip
     meaning = {"class_0": "no change", "class_1": "change"}
-    colours = {0: (0, 0, 0, 255), 1: (220, 40, 40, 255)}
+    colours = {0: (0, 0, 0, 255), 1: (*CHANGE_RGB, 255)}
     _write_raster(folder / "truth_mask.tif", pair.mask, town, {**tags, **meaning}, colours)
 
 
@@ -128,10 +135,8 @@ def _write_raster(
     path: Path, bands: np.ndarray[Any, np.dtype[Any]], town: Town, tags: dict[str, str],
     colours: dict[int, tuple[int, int, int, int]] | None = None,
 ) -> None:  # fmt: skip
-    import rasterio
-
     profile = {
-        "driver": "GTiff", "dtype": str(bands.dtype), "count": len(bands), "crs": SAMPLE_CRS,
+        "dtype": str(bands.dtype), "count": len(bands), "crs": SAMPLE_CRS,
         "height": bands.shape[1], "width": bands.shape[2],
         "transform": sample_transform(town.gsd_m),
         "compress": "deflate", "predictor": 2 if colours is None else 1, "tiled": True,
@@ -139,11 +144,14 @@ def _write_raster(
     }  # fmt: skip
     if colours is None:
         profile["photometric"] = "RGB"
-    with rasterio.open(path, "w", **profile) as target:
+
+    def fill(target: Any) -> None:
         target.write(bands)
         target.update_tags(**tags)
         if colours is not None:
             target.write_colormap(1, colours)
+
+    write_bytes(path, geotiff(fill, **profile))
 
 
 def _write_vectors(folder: Path, town: Town, pair: TownPair) -> None:
@@ -181,4 +189,7 @@ def _write_layer(
     frame_data = {"id": list(ids), **{name: list(values) for name, values in columns.items()}}
     table = geopandas.GeoDataFrame(frame_data, geometry=cut, crs=SAMPLE_CRS)
     table = table[~table.geometry.is_empty].to_crs("EPSG:4326")
-    table.to_file(path, driver="GeoJSON", engine="pyogrio", RFC7946="YES", COORDINATE_PRECISION=7)
+    content = BytesIO()
+    rules = {"RFC7946": "YES", "COORDINATE_PRECISION": 7}
+    table.to_file(content, driver="GeoJSON", engine="pyogrio", layer=path.stem, **rules)
+    write_bytes(path, content.getvalue())

@@ -11,23 +11,26 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import rasterio
 import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 
-from rscd.data.images import MaskRule, apply_rule
+from rscd.border import border, found_in
+from rscd.data.images import MaskRule, apply_rule, names_as_change
 from rscd.errors import DataError
+from rscd.geo.bands import Bands, has_own_mask, usable_pixels
 from rscd.geo.grid import crs_name, gdal_crs, shape_hw
 from rscd.geo.pictures import PICTURE, on_picture
 from rscd.geo.settings import beside
 from rscd.geo.source import WARP_TOLERANCE_PX
-from rscd.geo.vectors import carried, exist, is_vector, read_layer
+from rscd.geo.vectors import carried, exist, is_vector, polygonal, read_layer
 from rscd.types import IGNORE, BoolArray, Bounds, ByteArray
 
 
@@ -178,11 +181,12 @@ def _kept(
             "out building_id"
         )
     geometries = np.asarray(frame.geometry.values, dtype=object)
-    areal = np.isin(shapely.get_type_id(geometries), (3, 6)) & ~shapely.is_empty(geometries)
+    polygons = polygonal(geometries)
+    areal = ~shapely.is_empty(polygons)
     if len(geometries) and not areal.any():
-        kind = geometries[0].geom_type
+        kind = getattr(geometries[0], "geom_type", "features without geometry")
         raise DataError(f"{layer.path}: expected polygons, found {kind}; give a polygon layer")
-    moved = carried(geometries[areal], source, crs)
+    moved = carried(polygons[areal], source, crs)
     here = exist(moved)
     ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[areal][here]
     return moved[here], ids
@@ -197,6 +201,9 @@ class LabelRaster:
     values: Mapping[int, int] | MaskRule
     nodata: float | None
     """Stored value that means "not labelled"."""
+    band: int = 1
+    alpha: int | None = None
+    """1-based number of the alpha band, whose zeros mean "not labelled"."""
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LabelRaster":
         """The same: blocks are read when a patch asks for them.
@@ -231,14 +238,16 @@ class LabelRaster:
                 resampling=Resampling.nearest,
                 tolerance=WARP_TOLERANCE_PX,
                 src_nodata=self.nodata,
-                add_alpha=True,
+                add_alpha=self.alpha is None,
             ) as warped,
         ):
-            values, known = warped.read([1, 2])
+            values, known = warped.read([self.band, self.alpha or warped.count])
         return self._coded(values, known != 0)
 
     def _coded(self, values: NDArray[Any], known: BoolArray) -> ByteArray:
         mask = np.full(values.shape, IGNORE, np.uint8)
+        if np.issubdtype(values.dtype, np.floating):
+            known = known & ~np.isnan(values)
         try:
             mask[known] = apply_rule(values[known], self.values)
         except DataError as error:
@@ -257,33 +266,37 @@ def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
             georeferencing, or holds values the rule does not cover.
     """
     with _opened(path) as dataset:
-        if dataset.count != 1:
+        said = Bands.of(dataset)
+        if len(said.data) != 1:
             raise DataError(
-                f"{path}: expected a label raster with one band, found {dataset.count}; extract "
+                f"{path}: expected a label raster with one band, found {len(said.data)}; extract "
                 "the band of the labels (gdal_translate -b 1)"
             )
         source = _label_grid(path, dataset, like)
         # a declared nodata of 0 is what drawing programs leave behind: it still is "no change"
         nodata = None if dataset.nodata == 0 else dataset.nodata
+        if names_as_change(rule, nodata):
+            nodata = None
         values: Mapping[int, int] | MaskRule = rule
         if rule == "strict":
-            values = _strict_values(path, _distinct(dataset, nodata))
-    return LabelRaster(path, source, values, nodata)
+            values = _strict_values(path, _distinct(dataset, said, nodata))
+    return LabelRaster(path, source, values, nodata, said.data[0], said.alpha)
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """Like ``open_raster``, for anything GDAL opens: a URL is no Path."""
-    try:
+
+    def told(error: Exception) -> DataError:
+        return DataError(f"expected labels, {found_in(path, error, 'check the file')}")
+
+    with border(told):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with beside(path):
                 dataset = rasterio.open(path)
         with dataset:
             yield dataset
-    except RasterioError as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as labels ({reason}); check the file") from error
 
 
 def _label_grid(path: str, dataset: Any, like: GeoBox) -> GeoBox:
@@ -299,11 +312,17 @@ def _label_grid(path: str, dataset: Any, like: GeoBox) -> GeoBox:
     return GeoBox(size, dataset.transform, crs)
 
 
-def _distinct(dataset: Any, nodata: float | None) -> set[int]:
+def _distinct(dataset: Any, said: Bands, nodata: float | None) -> set[int]:
     found: set[int] = set()
+    own_mask = has_own_mask(dataset)
     for _, window in dataset.block_windows(1):
-        found |= set(np.unique(dataset.read(1, window=window)).tolist())
-    return {value for value in found if value != nodata}
+        values = dataset.read([said.data[0]], window=window)
+        known = usable_pixels(
+            dataset, values, alpha=said.alpha, nodata=nodata, own_mask=own_mask, window=window
+        )
+        labelled = values[0] if known is None else values[0][known]
+        found |= set(np.unique(labelled).tolist())
+    return {value for value in found if value != nodata and not np.isnan(value)}
 
 
 def _strict_values(path: str, found: set[int]) -> Mapping[int, int]:
@@ -347,11 +366,17 @@ class BuildingDifference:
         return change
 
 
+def _among(ids: NDArray[Any], others: NDArray[Any]) -> BoolArray:
+    """Which ids are among others; a missing one is nobody's."""
+    mine = pd.Series(ids)
+    return np.asarray(mine.notna() & mine.isin(others), bool)
+
+
 def _standing_once(t1: LabelLayer, t2: LabelLayer) -> LoadedPolygons | None:
     if not (isinstance(t1, LoadedPolygons) and isinstance(t2, LoadedPolygons)):
         return None
     if t1.ids is None or t2.ids is None:
         return None
-    parts = (t1.only(~np.isin(t1.ids, t2.ids)), t2.only(~np.isin(t2.ids, t1.ids)))
+    parts = (t1.only(~_among(t1.ids, t2.ids)), t2.only(~_among(t2.ids, t1.ids)))
     geometries = np.concatenate([part.geometries for part in parts])
     return LoadedPolygons(f"{t1.path} and {t2.path}", geometries)

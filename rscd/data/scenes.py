@@ -1,5 +1,6 @@
 """Georeferenced scenes as a TorchGeo dataset: two dates on one grid, with labels of any kind."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -40,8 +41,12 @@ from rscd.types import IGNORE, Align, BoolArray, ByteArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
 Sample = dict[str, Any]
 KEYS = frozenset({"image", "mask", "valid", "label"})
+MOST_NAMED = 5
+"""Rasters without partner that a message names."""
 SAME_RES = 1e-6
 """Two pixel sizes are one when they differ by less than this share."""
 
@@ -397,17 +402,25 @@ def _rasters(folder: str) -> dict[str, str]:
 def _by_place(scene: Scene, first: Mapping[str, str], second: Mapping[str, str]) -> list[Scene]:
     grids = {path: inspect("t2", path, None, None).grid for path in second.values()}
     found = []
+    alone, met = [], set()
     for name, path in first.items():
         grid = inspect("t1", path, None, None).grid
-        found += [
-            _part(scene, f"{name}+{other}", path, later, name)
-            for other, later in second.items()
-            if _overlap(grid, grids[later])
-        ]
+        partners = [other for other, later in second.items() if _overlap(grid, grids[later])]
+        if not partners:
+            alone.append(path)
+        met |= set(partners)
+        found += [_part(scene, f"{name}+{other}", path, second[other], name) for other in partners]
     if not found:
         raise DataError(
             f"{scene.t1} and {scene.t2}: the rasters share neither names nor places; give the two "
             "dates of one place"
+        )
+    alone += [path for other, path in second.items() if other not in met]
+    if alone:
+        log.warning(
+            "left out, since nothing of the other date lies there: %s%s",
+            ", ".join(alone[:MOST_NAMED]),
+            f" and {len(alone) - MOST_NAMED} more" if len(alone) > MOST_NAMED else "",
         )
     return found
 

@@ -1,6 +1,7 @@
 """Contact sheets: what the pairs of a folder look like."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from rscd.data.folder import PairFolder
 from rscd.data.images import MaskRule
 from rscd.data.layout import Folders
 from rscd.data.plots import plot_samples
-from rscd.errors import DataError, OutputError
-from rscd.files import appearing
+from rscd.errors import DataError
+from rscd.files import appearing, write_bytes, writing
 
 
 def show(
@@ -66,12 +67,10 @@ def write_sheet(samples: Sequence[dict[str, Any]], out_png: Path | str) -> Path:
         OutputError: if the PNG cannot be written.
     """
     out = Path(out_png)
-    try:
+    picture = BytesIO()
+    plot_samples(samples).savefig(picture, format="png")
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with appearing(out) as part:
-            plot_samples(samples).savefig(part, format="png")
-    except OSError as error:
-        raise OutputError(
-            f"{out}: cannot be written ({error.strerror}); choose another place"
-        ) from error
+            write_bytes(part, picture.getvalue())
     return out

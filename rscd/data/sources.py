@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from rscd.border import border, reason, shown
 from rscd.data.images import (
     IMAGE_SUFFIXES,
     PLAIN_SUFFIXES,
@@ -46,6 +46,9 @@ class Source:
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
     nodata: float | None = None
+    colorinterp: tuple[Any, ...] = ()
+    units: tuple[tuple[float, float], ...] = ()
+    """(scale, offset) by band, empty where nothing is declared."""
     fits_png: bool = True
     """True if bands and dtype go into a PNG without loss."""
 
@@ -70,15 +73,18 @@ class Source:
         """
         if self.pixels is not None:
             return self.pixels[:, row : row + height]
-        assert self.dataset is not None  # one of the two is set by open_source
+        dataset = self.dataset
+        assert dataset is not None  # one of the two is set by open_source
         window = Window(0, row, self.shape_hw[1], height)
-        try:
-            return np.asarray(self.dataset.read(window=window))
-        except RasterioError as error:
-            raise DataError(
-                f"{self.dataset.name}: rows {row} to {row + height} cannot be read; "
-                "copy or download the file again"
-            ) from error
+
+        def told(error: Exception) -> DataError:
+            return DataError(
+                f"{shown(dataset.name)}: rows {row} to {row + height} cannot be read "
+                f"({reason(error)}); copy or download the file again"
+            )
+
+        with border(told):
+            return np.asarray(dataset.read(window=window))
 
 
 @contextmanager
@@ -103,6 +109,8 @@ def open_source(path: Path) -> Iterator[Source]:
             crs=dataset.crs,
             transform=None if identity else dataset.transform,
             nodata=dataset.nodata,
+            colorinterp=dataset.colorinterp,
+            units=tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             fits_png=png_holds(dataset.count, dataset.dtypes[0]),
         )
 

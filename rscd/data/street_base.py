@@ -15,6 +15,7 @@ from torchgeo.datasets import NonGeoDataset
 from rscd.data.folder import Sample, Transform, stack_dates
 from rscd.data.images import IMAGE_SUFFIXES, Picture, read_label_values, read_picture
 from rscd.errors import DataError
+from rscd.files import by_stem
 from rscd.types import ByteArray, ShapeHW
 
 if TYPE_CHECKING:
@@ -173,17 +174,24 @@ def side_by_side(base: Path, group: Callable[[str], str]) -> list[StreetPair]:
     folders = [base / name for name in MASK_FOLDERS if (base / name).is_dir()]
     masks = _by_stem(folders[0]) if folders else {}
     later = _by_stem(base / "t1")
+    earlier = _by_stem(base / "t0")
+    for folder, other, names in (
+        ("t1", "t0", earlier.keys() - later.keys()),
+        ("t0", "t1", later.keys() - earlier.keys()),
+    ):
+        if names:
+            raise DataError(
+                f"{base / folder}: no picture {min(names)!r} beside {other}; complete the set"
+            )
     pairs = []
-    for name, first in _by_stem(base / "t0").items():
-        if name not in later:
-            raise DataError(f"{base / 't1'}: no picture {name!r} beside t0; complete the set")
+    for name, first in earlier.items():
         pairs.append(StreetPair(name, first, later[name], masks.get(name), group(name)))
     return pairs
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-    return {path.stem: path for path in sorted(found, key=natural_key)}
+    found = by_stem(folder, IMAGE_SUFFIXES)
+    return {name: found[name] for name in sorted(found, key=natural_key)}
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int | str]]:

@@ -167,8 +167,9 @@ def _plan_parts(src: Path, patch: int) -> tuple[dict[str, list[Cut]], dict[str, 
         parts[split] = []
         for part, name in chosen:
             here = layout.parts[part]
-            if name not in here.mask:
-                raise DataError(f"{here.base}: {name} has no label file; complete the set")
+            kinds = {"t1": here.t1, "t2": here.t2, "label": here.mask}
+            for kind in [kind for kind, there in kinds.items() if name not in there]:
+                raise DataError(f"{here.base}: {name} has no {kind} file; complete the set")
             files = (here.t1[name], here.t2[name], here.mask[name])
             parent = name if name.startswith(f"{split}_") else f"{split}_{name}"
             origins = tile_origins(_common_shape(files), patch)

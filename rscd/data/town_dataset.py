@@ -18,6 +18,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -27,9 +28,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from rscd.border import border, reason, shown
 from rscd.data.labels import image_label
 from rscd.data.towns import Conditions, Nuisance, Town, TownStyle, plan_town, render_town
 from rscd.errors import DataError, UsageError
+from rscd.files import write_bytes
 from rscd.types import ByteArray
 
 if TYPE_CHECKING:
@@ -244,13 +247,15 @@ class TownPairs(Dataset[Sample]):
     ) -> tuple[NDArray[Any], ByteArray, ByteArray]:
         path = None if self.cache is None else self.cache / f"{index}.npz"
         if path is not None and path.exists():
-            with np.load(path) as kept:
-                return kept["image"], kept["mask"], kept["land_cover"]
+            with border(lambda error: _damaged(path, error)), np.load(path) as found:
+                return found["image"], found["mask"], found["land_cover"]
         pair = render_town(town(), self.conditions(index), bands=self.bands, dtype=self.dtype)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{index}.{os.getpid()}.npz")
-            np.savez(part, image=pair.image, mask=pair.mask, land_cover=pair.land_cover)
+            kept = BytesIO()
+            np.savez(kept, image=pair.image, mask=pair.mask, land_cover=pair.land_cover)
+            write_bytes(part, kept.getvalue())
             part.replace(path)
         return pair.image, pair.mask, pair.land_cover
 
@@ -281,6 +286,13 @@ class TownStream(IterableDataset[Sample]):
         while True:
             yield self.towns[index]
             index += self.world_size * workers
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"expected a drawn town in {shown(path)}, found damage ({reason(error)}); remove it and it "
+        "is drawn again"
+    )
 
 
 def _checked(knobs: Mapping[str, Any] | None, what: str, known: Sequence[str]) -> dict[str, Any]:

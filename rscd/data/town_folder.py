@@ -10,6 +10,7 @@ from rscd.data.images import write_picture
 from rscd.data.labels import write_label_list
 from rscd.data.town_dataset import TownPairs
 from rscd.errors import DataError
+from rscd.files import write_whole
 
 FOLDERS = ("A", "B", "label")
 SEED_STEP = 1_000_003
@@ -66,8 +67,7 @@ def write_town_folder(
                 done += 1
                 progress(done, total)
         names = "".join(f"{name}.png\n" for name in labels)
-        (root / "list").mkdir(parents=True, exist_ok=True)
-        (root / "list" / f"{split}.txt").write_text(names, encoding="utf-8")
+        write_whole(root / "list" / f"{split}.txt", names)
         write_label_list(root / "list" / f"{split}_label.txt", labels)
     return root
 

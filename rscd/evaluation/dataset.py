@@ -1,29 +1,42 @@
 """A model on a labelled split: each pair is predicted as a small scene, counts are pooled."""
 
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import geopandas
 import numpy as np
 import torch
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+from rasterio.features import rasterize
 
 from rscd.data.folder import PairFolder
 from rscd.data.images import MaskRule
-from rscd.errors import DataError, RscdError
-from rscd.evaluation.judge import Scratch, only_counted
+from rscd.errors import DataError, RscdError, SceneError
+from rscd.evaluation.judge import Judged, Scratch, only_counted
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, pooled
 from rscd.evaluation.sheet import Row
-from rscd.geo.changemap import binarise
+from rscd.export.vector import change_polygons
+from rscd.geo.changemap import RawRaster, binarise
+from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, batches, plan_tiles, reflect
-from rscd.inference.predictor import Model
+from rscd.inference.predictor import Model, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, run_block
 from rscd.metrics import ChangeMetrics, count
 from rscd.objects import ObjectCounts
 from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
+
+log = logging.getLogger(__name__)
+
+DATA_FAULTS = (DataError, SceneError, OSError)
+"""What a single pair may have; anything else is wrong with all of them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,8 @@ def predict_pair(
 ) -> tuple[FloatArray, float]:
     """Predict one pair by the road that scenes take: fitted to it, tile by tile.
 
+    A picture is taken in one piece by networks that want that, as `rscd.pipeline.predict` does.
+
     Args:
         model: fitted to this pair alone.
         image: (2,C,H,W) raw values.
@@ -85,7 +100,8 @@ def predict_pair(
     pair = cast(ScenePair, MemoryPair(image, valid))
     predictor = fit_model(pair, model)
     tiling = predictor.tiling
-    tiles = plan_tiles(valid.shape, tiling.tile_size, tiling.halo, tiling.multiple)
+    side = tile_side(tiling, pair.shape_hw, picture=True)
+    tiles = plan_tiles(valid.shape, side, tiling.halo, tiling.multiple)
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
         for tile, piece in run_block(pair, predictor, group):
@@ -132,9 +148,40 @@ class LabelledPairs(Protocol):
 
 
 def facts(data: LabelledPairs, gsd_m: float | None) -> SceneFacts:
-    """What is known of the pairs of a folder; they count as images without georeferencing."""
-    n_bands = int(data[0]["image"].shape[1])
-    return SceneFacts(n_bands, gsd_m, georeferenced=False, eight_bit=data.eight_bit)
+    """What is known of the pairs of a folder, from the first that can be read.
+
+    Args:
+        data: the pairs.
+        gsd_m: side of a pixel in metres, instead of what the files say.
+    """
+    sample = _first_readable(data)
+    grid = grid_of(sample)
+    return SceneFacts(
+        int(sample["image"].shape[1]),
+        pixel_size_m(grid) if gsd_m is None else gsd_m,
+        georeferenced=is_georeferenced(grid),
+        eight_bit=data.eight_bit,
+    )
+
+
+def _first_readable(data: LabelledPairs) -> dict[str, Any]:
+    """The first pair that is not damaged; the error of the first where all are."""
+    problem: Exception | None = None
+    for index in range(len(data)):
+        try:
+            return data[index]
+        except DATA_FAULTS as error:
+            problem = problem or error
+    raise problem or DataError(f"{data.root}: no pairs; check the folder")
+
+
+def grid_of(sample: Mapping[str, Any]) -> GeoBox:
+    """The pixel grid of a sample: in the CRS of its files, else in pixels."""
+    height, width = sample["image"].shape[-2:]
+    crs = sample.get("crs")
+    if crs is None:
+        return GeoBox((height, width), Affine.identity(), None)
+    return GeoBox((height, width), sample["transform"], crs.to_wkt())
 
 
 @dataclass(frozen=True)
@@ -147,6 +194,12 @@ class Split:
     """Instead of the model's own."""
     conditions: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Numbers of pairs whose counts are also given apart, by name."""
+    min_area_m2: float | None = None
+    """Smaller polygons are no objects; None takes the model's own, as `rscd predict` does."""
+    min_score: float | None = None
+    """Polygons of a lower score are no objects; likewise."""
+    gsd_m: float | None = None
+    """Side of a pixel in metres, where files do not tell."""
 
     @classmethod
     def open(
@@ -185,6 +238,17 @@ class Split:
             raise type(error)(f"pair {sample['name']}: {error}") from error
         return sample, prob, own if self.threshold is None else self.threshold
 
+    def least_object(self, grid: GeoBox) -> tuple[float, float]:
+        """Area and score from which the polygons of a pair on a grid are delivered."""
+        known = is_georeferenced(grid) or self.gsd_m is not None
+        return least_object(
+            self.model.card(),
+            size_known=known and pixel_size_m(grid, None if grid.crs else self.gsd_m) is not None,
+            own_threshold=self.threshold is None,
+            min_area_m2=self.min_area_m2,
+            min_score=self.min_score,
+        )
+
     def row(self, sample: Sample) -> Row:
         """What a sheet shows of a sample: predicted once more, nothing was kept."""
         found, prob, threshold = self.predict(sample.index)
@@ -192,38 +256,66 @@ class Split:
         return Row(found["image"].numpy(), predicted, true)
 
 
-def evaluate_split(split: Split, progress: Progress = silent) -> Report:
+def evaluate_split(
+    split: Split,
+    progress: Progress = silent,
+    *,
+    errors: Callable[[geopandas.GeoDataFrame], None] | None = None,
+) -> Report:
     """Predict every pair of a split and pool the counts.
+
+    Objects are the polygons that `rscd predict` would write: those of the model's least area and
+    score. A pair that cannot be read is left out and named in the report.
 
     Args:
         split: pairs and model.
         progress: told after each pair.
+        errors: given the objects of each pair, see `rscd.evaluation.judge.Judged.table`.
 
     Raises:
-        DataError: a pair that cannot be read, or no labelled pixel in the whole split.
+        DataError: no pair that can be read, or no labelled pixel in the whole split.
         ModelError: bands that do not fit the model.
     """
     samples: list[Sample] = []
     objects = ObjectCounts()
     unlabelled = 0
     thresholds: set[float] = set()
+    least: set[tuple[float, float]] = set()
+    failed: dict[str, Exception] = {}
     metrics = ChangeMetrics()
     with tempfile.TemporaryDirectory(prefix="rscd-") as folder:
         for index, name in enumerate(split.data.names):
-            found, prob, threshold = split.predict(index)
-            predicted, true = only_counted(binarise(prob, threshold), _mask(found))
+            progress("pairs", index, len(split.data))
+            try:
+                found, prob, threshold = split.predict(index)
+            except DATA_FAULTS as error:
+                log.error("%s", error)
+                failed[name] = error
+                continue
+            mask = binarise(prob, threshold)
+            predicted, true = only_counted(mask, _mask(found))
             metrics.update(torch.from_numpy(np.nan_to_num(prob)), torch.from_numpy(true))
             samples.append(Sample(name, index, count(predicted, true)))
-            objects += _objects(Path(folder), predicted, true)
+            grid = grid_of(found)
+            least.add(split.least_object(grid))
+            scene = _Scene(Path(folder), grid, prob, mask, split)
+            judged = scene.judged(true)
+            objects += judged.counts
+            if errors is not None:
+                errors(judged.table(name, grid, split.gsd_m, scene.prob_path))
             unlabelled += int(np.count_nonzero(true == IGNORE))
             thresholds.add(threshold)
-            progress("pairs", index + 1, len(split.data))
+    progress("pairs", len(split.data), len(split.data))
+    if failed and not samples:
+        raise next(iter(failed.values()))
     counts = pooled(samples)
     if sum(counts.true) == 0:
         raise DataError(
             f"expected labelled pixels in {split.data.root}, found none in {len(samples)} pairs; "
             "check --unlabelled and the masks"
         )
+    kept = {sample.index for sample in samples}
+    by_index = {sample.index: sample for sample in samples}
     return Report(
         subject=_subject(split, samples),
         threshold=thresholds.pop() if len(thresholds) == 1 else None,
@@ -234,10 +326,64 @@ def evaluate_split(split: Split, progress: Progress = silent) -> Report:
         probabilities=Probabilities.of(metrics),
         area_m2=None,
         conditions={
-            name: pooled(samples[index] for index in indices)
+            name: pooled(by_index[index] for index in indices if index in kept)
             for name, indices in split.conditions.items()
         },
+        least_object=max(least),
+        failed={name: str(error) for name, error in failed.items()},
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """A predicted pair, whose polygons are wanted."""
+
+    folder: Path
+    grid: GeoBox
+    prob: FloatArray
+    mask: ByteArray
+    """(H,W) 0, 1, 255 where not valid."""
+    split: Split
+
+    @property
+    def prob_path(self) -> Path:
+        """Probabilities on disk; there after `judged`."""
+        return self._stored("prob", "float32").path
+
+    def judged(self, true: ByteArray) -> Judged:
+        """Delivered polygons against the truth, both where pixels count."""
+        predicted, true = only_counted(self._delivered(), true)
+        scratch = Scratch.create(self.folder, (true.shape[0], true.shape[1]))
+        scratch.write(Box(0, 0, *scratch.true.shape_hw), predicted, true)
+        return scratch.judged()
+
+    def _delivered(self) -> ByteArray:
+        """The mask without regions of which `rscd predict` would write no polygon."""
+        prob, mask = self._stored("prob", "float32"), self._stored("mask", "uint8")
+        box = Box(0, 0, *mask.shape_hw)
+        for raster, values in ((prob, self.prob), (mask, self.mask)):
+            raster.create()
+            raster.write(box, values)
+        area, score = self.split.least_object(self.grid)
+        crs, transform = self.grid.crs, self.grid.affine
+        polygons = change_polygons(
+            mask.path,
+            prob.path,
+            None if crs is None else CRS(crs),
+            transform,
+            min_area_m2=area,
+            min_score=score,
+            gsd_m=self.split.gsd_m if crs is None else None,
+        )
+        kept = np.zeros(mask.shape_hw, np.uint8)
+        if len(polygons):
+            kept = rasterize(polygons.geometry, mask.shape_hw, transform=transform, dtype="uint8")
+        kept[self.mask == IGNORE] = IGNORE
+        return np.asarray(kept, np.uint8)
+
+    def _stored(self, name: str, dtype: str) -> RawRaster:
+        shape = self.mask.shape
+        return RawRaster(self.folder / f"whole-{name}.img", (shape[0], shape[1]), dtype)
 
 
 def mask_rule(change: Sequence[int], unlabelled: Sequence[int]) -> MaskRule:
@@ -255,13 +401,6 @@ def mask_rule(change: Sequence[int], unlabelled: Sequence[int]) -> MaskRule:
         **dict.fromkeys(unlabelled, IGNORE),
     }
     return rule
-
-
-def _objects(folder: Path, predicted: ByteArray, true: ByteArray) -> ObjectCounts:
-    height, width = true.shape
-    scratch = Scratch.create(folder, (height, width))
-    scratch.write(Box(0, 0, height, width), predicted, true)
-    return scratch.objects()
 
 
 def _mask(sample: Mapping[str, Any]) -> ByteArray:

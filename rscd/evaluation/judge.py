@@ -1,15 +1,26 @@
 """One comparison of a change mask with its truth, in pixels and in objects."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import geopandas
 import numpy as np
+import pandas as pd
+import shapely
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
 
+from rscd.errors import DataError
+from rscd.export.style import error_qml
+from rscd.export.vector import write_vector
 from rscd.geo.changemap import RawRaster
-from rscd.geo.polygons import trace
+from rscd.geo.measure import Ground
+from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.tiles import Box
-from rscd.objects import ObjectCounts, count_objects
-from rscd.types import IGNORE, BoolArray, ByteArray, ShapeHW
+from rscd.objects import ObjectCounts, match
+from rscd.types import IGNORE, BoolArray, ByteArray, Provenance, ShapeHW
 
 
 @dataclass(frozen=True)
@@ -40,9 +51,106 @@ class Scratch:
         self.predicted.write(box, predicted)
         self.true.write(box, true)
 
-    def objects(self) -> ObjectCounts:
+    def judged(self) -> "Judged":
         """Compare the 4-connected regions of change of both."""
-        return count_objects(trace(self.predicted.path), trace(self.true.path))
+        return Judged.of(trace(self.predicted.path), trace(self.true.path))
+
+    def objects(self) -> ObjectCounts:
+        """How many there are, and how many are one."""
+        return self.judged().counts
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Objects of one image in pixel coordinates, predicted and true."""
+
+    predicted: Polygons
+    """(N,) shapely polygons."""
+    true: Polygons
+    """(M,) likewise."""
+    pairs: NDArray[np.intp]
+    """(K,2) indices of those that are one, see `rscd.objects.match`."""
+
+    @classmethod
+    def of(cls, predicted: Polygons, true: Polygons) -> "Judged":
+        """Match them."""
+        return cls(predicted, true, match(predicted, true))
+
+    @property
+    def counts(self) -> ObjectCounts:
+        """Numbers of objects."""
+        return ObjectCounts(len(self.true), len(self.predicted), len(self.pairs))
+
+    def table(
+        self, name: str, grid: GeoBox, gsd_m: float | None = None, prob: Path | None = None
+    ) -> geopandas.GeoDataFrame:
+        """The objects as features, in the CRS of a grid.
+
+        Args:
+            name: of the image.
+            grid: whose pixels they are in.
+            gsd_m: side of a pixel in metres, where the grid has no CRS.
+            prob: raster of probabilities on the grid.
+
+        Returns:
+            Columns ``kind`` (of `ERROR_KINDS`), ``name``, ``score`` (mean probability),
+            ``iou`` (of true ones with the true object), ``area_m2`` and ``geometry``: that of the
+            prediction, or of the truth where it was missed.
+        """
+        found, there = self.pairs.T
+        missed = np.setdiff1d(np.arange(len(self.true)), there)
+        polygons = np.concatenate([self.predicted, self.true[missed]])
+        kind = np.repeat(["false", "missed"], [len(self.predicted), len(missed)]).astype(object)
+        kind[found] = "true"
+        iou = np.full(len(polygons), np.nan)
+        common = shapely.area(shapely.intersection(self.predicted[found], self.true[there]))
+        both = shapely.area(self.predicted[found]) + shapely.area(self.true[there])
+        iou[found] = common / (both - common)
+        score = np.full(len(polygons), np.nan) if prob is None else mean_under(polygons, prob)
+        crs = None if grid.crs is None else CRS(grid.crs)
+        area = Ground(crs, grid.affine, gsd_m).areas_m2(polygons)
+        columns = {"kind": kind, "name": name, "score": np.round(score, 4)}
+        columns |= {"iou": np.round(iou, 4), "area_m2": np.round(area, 4)}
+        return geopandas.GeoDataFrame(
+            pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(ERROR_COLUMNS),
+            geometry=to_world(polygons, grid.affine),
+            crs=crs,
+        )
+
+
+ERROR_KINDS = ("true", "false", "missed")
+ERROR_COLUMNS = {
+    "kind": "string",
+    "name": "string",
+    "score": "float64",
+    "iou": "float64",
+    "area_m2": "float64",
+}
+
+
+def write_errors(
+    tables: Sequence[geopandas.GeoDataFrame], path: Path, provenance: Provenance
+) -> None:
+    """Write the objects of all images as one layer, in the CRS of the first.
+
+    Args:
+        tables: of `Judged.table`, at least one.
+        path: vector file.
+        provenance: plain data that says what was judged.
+
+    Raises:
+        DataError: some images have a CRS and others have none.
+        OutputError: the file cannot be written.
+    """
+    crs = tables[0].crs
+    if any((table.crs is None) != (crs is None) for table in tables):
+        raise DataError(
+            f"expected a CRS in all images or in none for {path}, found both; evaluate them apart"
+        )
+    moved = [table if table.crs == crs else table.to_crs(crs) for table in tables]
+    layer = geopandas.GeoDataFrame(pd.concat(moved, ignore_index=True), crs=crs)
+    layer.insert(0, "id", np.arange(1, len(layer) + 1))
+    write_vector(layer, path, provenance=provenance, pixel_coordinates=True, style=error_qml())
 
 
 def only_counted(predicted: ByteArray, true: ByteArray) -> tuple[ByteArray, ByteArray]:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.errors import DataError, GridMismatchError, SceneError, UsageError
+from rscd.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import (
     apply,
     bounds_text,
@@ -34,9 +34,9 @@ from rscd.geo.grid import (
 )
 from rscd.geo.pictures import PICTURE, is_picture, on_picture
 from rscd.geo.settings import beside
-from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect
+from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect, raster_border
 from rscd.geo.tiles import Box
-from rscd.geo.vectors import carried, exist, read_layer
+from rscd.geo.vectors import carried, exist, polygonal, read_layer
 from rscd.types import IGNORE, BoolArray, ByteArray
 
 MOST_CLASSES = 64
@@ -205,16 +205,9 @@ def raster_on(
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
     """Errors of GDAL say which file is damaged; a missing georeferencing is no news."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except RasterioError as error:
-        cause = " ".join(str(error.__cause__ or error).split())
-        raise SceneError(
-            f"expected {source.date} to be readable, found damage in {source.path} ({cause}); "
-            "copy it again"
-        ) from error
+    with raster_border(source.date, source.path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 def _read_direct(
@@ -348,8 +341,8 @@ def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS
     frame = read_layer(path, f"polygons in {role}", columns=[])
     geometries = frame.geometry.to_numpy()
     present = geometries[~(shapely.is_missing(geometries) | shapely.is_empty(geometries))]
-    parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(present)))
-    polygons = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    polygons = shapely.get_parts(polygonal(present))
+    polygons = polygons[~shapely.is_empty(polygons)]
     if len(present) and not len(polygons):
         raise DataError(
             f"expected polygons in {role} {path}, found {present[0].geom_type} and the like; give "

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
 import rasterio
 import torch
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
+from rscd.border import border, reason, shown
 from rscd.errors import DataError, UsageError
 from rscd.evaluation.judge import Scratch, only_counted
 from rscd.evaluation.layers import (
@@ -39,6 +41,7 @@ from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
 from rscd.metrics import ChangeMetrics, count
+from rscd.redact import redacted
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, silent
 
 SQUARE_PX = 256
@@ -74,6 +77,7 @@ def evaluate_maps(
     *,
     images: tuple[str, str] | None = None,
     sheet: Callable[[Sequence[tuple[str, Sample, Row]]], None] | None = None,
+    errors: Callable[[geopandas.GeoDataFrame], None] | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Compare a predicted raster or vector with a truth raster or vector.
@@ -90,6 +94,7 @@ def evaluate_maps(
         options: what stored values mean.
         images: t1 and t2 for the sheet.
         sheet: given the group, sample and picture of the best, median and worst squares.
+        errors: given the objects, see `rscd.evaluation.judge.Judged.table`.
         progress: told after each square.
 
     Raises:
@@ -112,6 +117,8 @@ def evaluate_maps(
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
         report = tally.report(_subject(prediction, truth, grid), grid, squares, scratch)
+        if errors is not None:
+            errors(scratch.judged().table(Path(prediction).name, grid))
         if sheet is not None:
             sheet(
                 [
@@ -198,9 +205,20 @@ def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> 
 
 def _own_threshold(path: str) -> float:
     """The threshold that `rscd predict` wrote into a raster, else `DEFAULT_THRESHOLD`."""
-    with rasterio.open(path) as dataset:
-        text = dataset.tags().get("rscd_provenance", "{}")
-    return float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
+
+    def told(error: Exception) -> DataError:
+        return DataError(
+            f"expected the threshold that rscd predict wrote into {shown(path)}, found damage "
+            f"({reason(error)}); give --threshold"
+        )
+
+    with border(told):
+        with rasterio.open(path) as dataset:
+            text = dataset.tags().get("rscd_provenance", "{}")
+        threshold = float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"{threshold} instead of 0 to 1")
+        return threshold
 
 
 def _classes(
@@ -344,4 +362,5 @@ def _window(raster: RawRaster, box: Box) -> ByteArray:
 
 
 def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:
-    return {"prediction": str(prediction), "truth": str(truth), "grid": grid_text(grid)}
+    paths = {"prediction": redacted(str(prediction)), "truth": redacted(str(truth))}
+    return paths | {"grid": grid_text(grid)}

@@ -102,6 +102,11 @@ class Report:
     where nothing tells the size of a pixel."""
     conditions: Mapping[str, Counts] = field(default_factory=dict)
     """Of parts of the samples, such as light or place, by name."""
+    least_object: tuple[float, float] | None = None
+    """Area in square metres and score from which predicted polygons are delivered, and so count as
+    objects; None where the regions of a finished map are counted as they are."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """What was wrong with samples that could not be measured, by name; they are left out."""
 
     @property
     def notes(self) -> list[str]:
@@ -124,12 +129,14 @@ class Report:
                 "least_iou": OBJECT_IOU,
                 **asdict(self.objects),
                 **summarise_objects(self.objects),
+                **self._least(),
             },
             "calibration": self._calibration(),
             "best_threshold_on_this_data": self._best(),
             "area_m2": None if self.area_m2 is None else dict(self.area_m2),
             "conditions": {name: summarise(own) for name, own in self.conditions.items()},
             "samples": self._sample_names(),
+            "failed": dict(self.failed),
             "notes": self.notes,
         }
 
@@ -145,9 +152,14 @@ class Report:
                 *self._object_lines(),
                 *self._area_lines(),
                 *self._condition_lines(),
+                *(f"failed: {name}: {reason}" for name, reason in self.failed.items()),
                 *(f"note: {note}" for note in self.notes),
             ]
         )
+
+    def _least(self) -> dict[str, float]:
+        names = ("min_area_m2", "min_score")
+        return {} if self.least_object is None else dict(zip(names, self.least_object, strict=True))
 
     def _calibration(self) -> dict[str, Any] | None:
         if self.probabilities is None:
@@ -197,9 +209,12 @@ class Report:
 
     def _object_lines(self) -> list[str]:
         counts, found = self.objects, summarise_objects(self.objects)
+        area, score = self.least_object or (0.0, 0.0)
+        asked = [f"{area:g} m2"] * (area > 0) + [f"score {score:g}"] * (score > 0)
+        least = f" of at least {' and '.join(asked)}" if asked else ""
         return [
             f"objects (IoU of {OBJECT_IOU:g} or more): {counts.matched:,} of {counts.true:,} "
-            f"found, {counts.predicted:,} predicted",
+            f"found, {counts.predicted:,} predicted{least}",
             f"{'object precision':<26}{found['object_precision']:>12.4f}",
             f"{'object recall':<26}{found['object_recall']:>12.4f}",
             f"{'object F1':<26}{found['object_f1']:>12.4f}",

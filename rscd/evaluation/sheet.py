@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from rscd.border import shown
 from rscd.data.plots import to_rgb
 from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder
+from rscd.files import write_bytes
 from rscd.types import IGNORE, ByteArray, FloatArray
 
 COLOURS = {
@@ -75,7 +78,7 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_color("0.6")
-        line[0].set_ylabel(caption, fontsize=8)
+        line[0].set_ylabel(shown(caption), fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     legend = [Patch(facecolor=c, edgecolor="0.6", label=name) for name, c in COLOURS.items()]
@@ -125,5 +128,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
     with atomic_folder(path) as folder:
-        figure.savefig(folder / path.name, format="png")
+        write_bytes(folder / path.name, picture.getvalue())

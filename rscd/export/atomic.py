@@ -1,50 +1,125 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and are then read as they were written."""
 
-import errno
+import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rscd.errors import OutputError
+from rscd.export.database import replacing
+from rscd.files import SIDECARS, output_error, place, remove_tree, sidecars, writing
+
+__all__ = ["atomic_folder", "output_error"]
+
+RASTERS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2"})
+"""Files that may share a world file and such, which are named after the stem alone."""
+
+_LEFTOVERS = (".tmp", *(suffix for suffix in SIDECARS if suffix.startswith("-")))
 
 
 @contextmanager
-def atomic_folder(target: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A scratch folder beside `target`; write files there under their final names.
 
     Args:
         target: the file to appear.
-        errors: what the writer raises when it cannot write.
 
-    On success everything in it moves beside `target`, the file named like `target` last, so that
-    whoever finds it finds its companions too. On failure the folder goes and nothing has changed.
+    Whoever writes reads the files back before leaving the block: libraries do not report every
+    failure. On success the files in the folder, none of its subfolders, move beside `target`, the
+    file named like `target` last, so that whoever finds it finds its companions too; what lay
+    beside a replaced file and would be read with the new one goes. On failure the folder goes and
+    nothing has changed.
 
     Raises:
-        OutputError: when the place cannot be written or the disk is full.
+        OutputError: when the place cannot be written, the disk is full, a GeoPackage of this name
+            is open in another program, or a file beside `target` that may belong to another one
+            would be read with it.
     """
     # a fixed name: what a killed run leaves, the next run removes
     scratch = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        yield scratch
-        for made in sorted(scratch.iterdir(), key=lambda path: path.name == target.name):
-            made.replace(target.parent / made.name)
-    except errors as error:
-        raise output_error(target, error) from error
+        with writing(target):
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            yield scratch
+            # what GDAL and SQLite leave behind when they fail is none of the result
+            made = [
+                path
+                for path in scratch.iterdir()
+                if path.is_file() and not path.name.endswith(_LEFTOVERS)
+            ]
+            made.sort(key=lambda path: path.name == target.name)
+            for path in made:
+                _flush(path)
+            final = [target.with_name(path.name) for path in made]
+            stale = _named_after_the_stem(made[-1], target, {path.name for path in made})
+            with replacing(target):
+                place(made, final, stale)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if scratch.exists():
+            remove_tree(scratch)
 
 
-def output_error(target: Path, error: Exception) -> OutputError:
-    """The clear line for a failed write."""
-    if isinstance(error, OutputError):
-        return error
-    reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        reason += f" ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free)"
-    return OutputError(
-        f"expected to write {target}, found: {reason}; choose a folder that exists, is writable "
-        "and has space"
+def _flush(path: Path) -> None:
+    """Have the system write a file now: some disks report only then that they are full."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _named_after_the_stem(made: Path, target: Path, own: set[str]) -> list[Path]:
+    """World files and such that would be read with a raster, and belong to the one it replaces.
+
+    Args:
+        made: the new raster, under another name.
+        target: where it is to be.
+        own: names of files that are written with it.
+
+    Raises:
+        OutputError: for one that may belong to another raster.
+    """
+    if target.suffix.lower() not in RASTERS:
+        return []
+    beside = set(sidecars(target)) | {target, *(target.with_name(name) for name in own)}
+    near = [path for path in _of_stem(target) if path not in beside]
+    found = [target.with_name(name) for name in _read_along(made, target.name, near)]
+    others = [path for path in near if path.suffix.lower() in RASTERS]
+    if found and (others or not target.exists()):
+        raise OutputError(
+            f"expected nothing beside {target} that is read with it, found {found[0]}; move it "
+            "away, or choose another name"
+        )
+    return found
+
+
+def _of_stem(target: Path) -> list[Path]:
+    stem = target.stem.lower()
+    return sorted(
+        path
+        for path in target.parent.iterdir()
+        if path.name.lower().startswith((f"{stem}.", f"{stem}_")) and path.is_file()
     )
+
+
+def _read_along(made: Path, name: str, near: list[Path]) -> list[str]:
+    """Names of the files that GDAL reads with a raster when these lie beside it."""
+    if not near:
+        return []
+    with TemporaryDirectory(prefix="rscd-") as room:
+        for path, linked in ((made, name), *((path, path.name) for path in near)):
+            (Path(room) / linked).symlink_to(path.absolute())
+        try:
+            with (
+                warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+                rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"),
+                rasterio.open(Path(room) / name) as dataset,
+            ):
+                found = {Path(file).name for file in dataset.files}
+        except RasterioError:
+            return []
+    return sorted(found - {name})

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from rscd.errors import OutputError
 from rscd.export.atomic import atomic_folder
+from rscd.export.gdal import heeding_gdal
+from rscd.export.readback import check_blocks, checksum
+from rscd.files import require_as_written
 from rscd.geo.grid import stored_crs
 from rscd.geo.tiles import Box
+from rscd.redact import redacted_data
 from rscd.types import FloatArray, Provenance
 
 BLOCK_SIZE = 256
@@ -54,18 +57,31 @@ def write_flow(
         "predictor": 3,
         "BIGTIFF": "IF_SAFER",
     }
-    with atomic_folder(path) as folder, warnings.catch_warnings():
+    made: list[tuple[Box, int]] = []
+    with atomic_folder(path) as folder, warnings.catch_warnings(), heeding_gdal():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            with rasterio.open(folder / path.name, "w", **profile) as dataset:
-                for band, text in enumerate(DESCRIPTIONS, 1):
-                    dataset.set_band_description(band, text)
-                dataset.update_tags(rscd_provenance=json.dumps(provenance))
-                for box, flow in pieces:
-                    window = Window(box.col, box.row, box.width, box.height)
-                    dataset.write(np.asarray(flow, np.float32), window=window)
-        except RasterioError as error:
-            cause = " ".join(str(error.__cause__ or error).split())
-            raise OutputError(
-                f"expected to write {path}, found: {cause}; check free space and permissions"
-            ) from error
+        with rasterio.open(folder / path.name, "w", **profile) as dataset:
+            for band, text in enumerate(DESCRIPTIONS, 1):
+                dataset.set_band_description(band, text)
+            dataset.update_tags(rscd_provenance=json.dumps(redacted_data(provenance)))
+            for box, piece in pieces:
+                flow = np.asarray(piece, np.float32)
+                dataset.write(flow, window=_window(box))
+                made.append((box, checksum(flow)))
+        _check(folder / path.name, made, provenance)
+
+
+def _check(path: Path, made: Iterable[tuple[Box, int]], provenance: Provenance) -> None:
+    check_blocks(path)
+    with rasterio.open(path) as dataset:
+        said = json.loads(dataset.tags().get("rscd_provenance", "null"))
+        require_as_written(
+            said == json.loads(json.dumps(redacted_data(provenance))), "the provenance"
+        )
+        for box, wanted in made:
+            found = dataset.read(window=_window(box))
+            require_as_written(checksum(found) == wanted, "pixels")
+
+
+def _window(box: Box) -> Window:
+    return Window(box.col, box.row, box.width, box.height)

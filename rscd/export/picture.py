@@ -8,6 +8,7 @@ from odc.geo.geobox import GeoBox
 
 from rscd.errors import OutputError
 from rscd.export.atomic import atomic_folder
+from rscd.files import write_bytes, write_text
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.pictures import is_picture, world_file
 from rscd.types import IGNORE
@@ -43,10 +44,10 @@ def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
     grays[list(GRAYS)] = list(GRAYS.values())
     _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read_rows(0, height)])
     with atomic_folder(path) as folder:
-        (folder / path.name).write_bytes(picture.tobytes())
+        write_bytes(folder / path.name, picture.tobytes())
         if has_world_file(change_map.grid):
             text = world_file(change_map.grid.affine)
-            (folder / path.with_suffix(WORLD_SUFFIX).name).write_text(text, encoding="ascii")
+            write_text(folder / path.with_suffix(WORLD_SUFFIX).name, text)
 
 
 def has_world_file(grid: GeoBox) -> bool:

@@ -11,16 +11,17 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rscd.export.atomic import atomic_folder
+from rscd.files import write_bytes
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
-from rscd.types import ByteArray, FloatArray
+from rscd.types import CHANGE_RGB, ByteArray, FloatArray
 
 PANEL_PX = 1024
 """Longest side of a panel; larger scenes are thinned out."""
 SUFFIXES = (".png", ".jpg")
 GAP_PX = 8
-OUTLINE_RGB = (255, 40, 80)
+OUTLINE_RGB = CHANGE_RGB
 
 
 def write_preview(
@@ -55,7 +56,7 @@ def write_preview(
     sheet = np.hstack([t1, gap, t2, gap, outlined])
     _, picture = cv2.imencode(path.suffix.lower(), sheet[:, :, ::-1])
     with atomic_folder(path) as folder:
-        (folder / path.name).write_bytes(picture.tobytes())
+        write_bytes(folder / path.name, picture.tobytes())
 
 
 def _rings(polygons: geopandas.GeoDataFrame, transform: Affine) -> Sequence[NDArray[np.int32]]:

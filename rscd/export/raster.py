@@ -1,31 +1,61 @@
 """Change masks and probabilities as cloud-optimised GeoTIFFs."""
 
 import json
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
+from rscd.export.gdal import heeding_gdal
+from rscd.export.readback import largest_difference, same_rasters
+from rscd.files import require_as_written, write_text, writing
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
 from rscd.geo.settings import own_files
-from rscd.types import IGNORE
+from rscd.geo.tiles import Box
+from rscd.redact import redacted_data
+from rscd.types import CHANGE_RGB, IGNORE
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
-MASK_COLOURS = {0: (0, 0, 0, 0), 1: (230, 25, 75, 255), IGNORE: (0, 0, 0, 0)}
-"""Change in a red that stands out on imagery; everything else transparent."""
+MASK_COLOURS = {0: (0, 0, 0, 0), 1: (*CHANGE_RGB, 255), IGNORE: (0, 0, 0, 0)}
+"""Change as in the styles; everything else transparent."""
 
 BLOCK_SIZE = 512
+
+LOSSLESS = frozenset({"NONE", "DEFLATE", "LZW", "ZSTD", "LZMA"})
+"""Ways of compression that keep every value, whatever else is asked for."""
+OVERSHOOTING = frozenset({"CUBIC", "LANCZOS"})
+"""Ways of resampling whose results lie beyond the values they are made from."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What masks and probabilities differ in."""
+
+    description: str
+    nodata: float
+    defaults: Mapping[str, str]
+    """Creation options, where the user does not say."""
+
+
+_MASK = _Kind("change", IGNORE, {"OVERVIEW_RESAMPLING": "MODE", "WARP_RESAMPLING": "NEAREST"})
+_PROBABILITY = _Kind(
+    "change probability",
+    float("nan"),
+    {"OVERVIEW_RESAMPLING": "AVERAGE", "WARP_RESAMPLING": "BILINEAR", "PREDICTOR": "YES"},
+)
 
 
 def write_mask(change_map: ChangeMap, path: Path, options: Mapping[str, str], qml: str) -> None:
@@ -34,22 +64,14 @@ def write_mask(change_map: ChangeMap, path: Path, options: Mapping[str, str], qm
     Args:
         change_map: with its mask made (`ChangeMap.threshold_mask`).
         path: ends in .tif or .tiff.
-        options: creation options of GDAL's COG driver, by name.
+        options: creation options of GDAL's COG driver, by name in upper case.
         qml: QGIS style, written beside as ``<stem>.qml``.
 
     Raises:
-        OutputError: when it cannot be written.
-        UsageError: for an option the driver does not take.
+        OutputError: when it cannot be written, or reads otherwise than it was written.
+        UsageError: for an option the driver does not take, or that would change what is written.
     """
-    _write_cog(
-        change_map,
-        change_map.mask,
-        path,
-        {"OVERVIEW_RESAMPLING": "MODE", **options},
-        qml,
-        nodata=IGNORE,
-        description="change",
-    )
+    _write_cog(change_map, change_map.mask, path, options, qml, _MASK)
 
 
 def write_probability(
@@ -59,15 +81,7 @@ def write_probability(
 
     Arguments and errors as for `write_mask`.
     """
-    _write_cog(
-        change_map,
-        change_map.prob,
-        path,
-        {"OVERVIEW_RESAMPLING": "AVERAGE", "PREDICTOR": "YES", **options},
-        qml,
-        nodata=float("nan"),
-        description="change probability",
-    )
+    _write_cog(change_map, change_map.prob, path, options, qml, _PROBABILITY)
 
 
 def _write_cog(
@@ -76,96 +90,159 @@ def _write_cog(
     path: Path,
     options: Mapping[str, str],
     qml: str,
-    *,
-    nodata: float,
-    description: str,
+    kind: _Kind,
 ) -> None:
-    _check_block_size(options)
+    _check_options(options, kind)
+    full = {**_defaults(options, kind), **options}
     with atomic_folder(path) as folder:
-        plain = folder / "plain.tif"
+        scratch, made = folder / "scratch", folder / path.name
+        scratch.mkdir()
+        plain = scratch / "plain.tif"
+        _write_plain(change_map, raster, plain, kind)
         try:
-            _write_plain(change_map, raster, plain, nodata, description)
-            with warnings.catch_warnings(), own_files(), _heeding_option_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                copy(
-                    plain,
-                    folder / path.name,
-                    driver="COG",
-                    **{"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **options},
-                )
-        except RasterioError as error:
-            cause = " ".join(str(error.__cause__ or error).split())
-            raise OutputError(
-                f"expected to write {path}, found: {cause}; check free space and permissions"
-            ) from error
-        plain.unlink()
-        (folder / path.with_suffix(".qml").name).write_text(qml, encoding="utf-8")
+            with writing(path):
+                _copy(plain, made, full)
+        except OutputError as error:
+            _check_driver_takes(change_map, raster.dtype, full, kind)
+            raise error from error.__cause__
+        _check(plain, made, raster, full)
+        write_text(folder / path.with_suffix(".qml").name, qml)
 
 
-def _write_plain(
-    change_map: ChangeMap, raster: RawRaster, plain: Path, nodata: float, description: str
-) -> None:
-    height, width = raster.shape_hw
-    grid = change_map.grid
-    profile: dict[str, Any] = {
+def _defaults(options: Mapping[str, str], kind: _Kind) -> dict[str, str]:
+    found = {"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **kind.defaults}
+    # RESAMPLING means both, and would go unheard beside them
+    said = ("OVERVIEW_RESAMPLING", "WARP_RESAMPLING") if "RESAMPLING" in options else ()
+    return {name: value for name, value in found.items() if name not in said}
+
+
+def _copy(plain: Path | str, made: Path | str, options: Mapping[str, str]) -> None:
+    with _quiet(), heeding_gdal("--co (see gdal.org/drivers/raster/cog.html)"):
+        copy(plain, made, driver="COG", **options)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), own_files():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+def _write_plain(change_map: ChangeMap, raster: RawRaster, plain: Path, kind: _Kind) -> None:
+    """The raster with all that belongs to it, not yet cloud-optimised."""
+    profile = _profile(change_map, raster, kind)
+    with _quiet(), heeding_gdal(), rasterio.open(plain, "w", **profile) as dataset:
+        _describe(dataset, change_map, kind)
+        for box, rows in _strips(raster):
+            dataset.write(rows, 1, window=Window(0, box.row, box.width, box.height))
+
+
+def _profile(change_map: ChangeMap, raster: RawRaster, kind: _Kind) -> dict[str, Any]:
+    return {
         "driver": "GTiff",
-        "height": height,
-        "width": width,
+        "height": raster.shape_hw[0],
+        "width": raster.shape_hw[1],
         "count": 1,
         "dtype": raster.dtype,
-        "nodata": nodata,
-        "crs": stored_crs(grid),
-        "transform": grid.affine,
+        "nodata": kind.nodata,
+        "crs": stored_crs(change_map.grid),
+        "transform": change_map.grid.affine,
         "BIGTIFF": "IF_SAFER",
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(plain, "w", **profile) as dataset:
-            if raster.dtype == "uint8":
-                dataset.write_colormap(1, MASK_COLOURS)
-                names = {f"class_{value}": name for value, name in CLASS_NAMES.items()}
-                dataset.update_tags(1, **names)
-            dataset.set_band_description(1, description)
-            dataset.update_tags(rscd_provenance=json.dumps(change_map.provenance))
-            for strip in raster.strips():
-                rows = raster.read_rows(strip.row, strip.row + strip.height)
-                window = Window(0, strip.row, width, strip.height)
-                dataset.write(np.asarray(rows, raster.dtype), 1, window=window)
 
 
-def _check_block_size(options: Mapping[str, str]) -> None:
+def _describe(dataset: Any, change_map: ChangeMap, kind: _Kind) -> None:
+    if kind is _MASK:
+        dataset.write_colormap(1, MASK_COLOURS)
+        dataset.update_tags(1, **{f"class_{value}": name for value, name in CLASS_NAMES.items()})
+    dataset.set_band_description(1, kind.description)
+    dataset.update_tags(rscd_provenance=json.dumps(redacted_data(change_map.provenance)))
+
+
+def _strips(raster: RawRaster) -> Iterator[tuple[Box, NDArray[Any]]]:
+    for strip in raster.strips():
+        rows = raster.read_rows(strip.row, strip.row + strip.height)
+        yield strip, np.asarray(rows, raster.dtype)
+
+
+def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str]) -> None:
+    """Read the result back: its pixels are those of the scene, or what the options make of them.
+
+    Raises:
+        OSError: it reads otherwise than it was written.
+        UsageError: for options that change the values more than they say.
+    """
+    with _quiet(), heeding_gdal():
+        require_as_written(largest_difference(plain, _strips(raster)) == 0, "pixels")
+        with rasterio.open(plain) as before, rasterio.open(made) as after:
+            require_as_written(_about(before) == _about(after), "tags, colours and nodata")
+            same_grid, reduced = _grid(before) == _grid(after), after.overviews(1)
+        if reduced or not same_grid:  # nothing to compare with but the same once more
+            again = plain.with_name("again.tif")
+            copy(plain, again, driver="COG", **options)
+            require_as_written(same_rasters(made, again), "pixels")
+        if not same_grid:
+            return
+        difference = largest_difference(made, _strips(raster))
+    compression = options["COMPRESS"].upper()
+    if compression in LOSSLESS:
+        require_as_written(difference == 0, "pixels")
+    elif difference > _allowed(options, raster.dtype):
+        raise UsageError(
+            f"expected creation options that keep the values, found COMPRESS={compression} "
+            f"changing them by up to {difference:g}; correct --co"
+        )
+
+
+def _about(dataset: Any) -> tuple[Any, ...]:
+    colours = dataset.colormap(1) if dataset.dtypes == ("uint8",) else None
+    return dataset.dtypes, str(dataset.nodata), dataset.tags(), dataset.tags(1), colours
+
+
+def _grid(dataset: Any) -> tuple[Any, ...]:
+    return dataset.shape, tuple(dataset.transform), dataset.crs
+
+
+def _allowed(options: Mapping[str, str], dtype: str) -> float:
+    """How far values may be off; classes never."""
+    asked = float(options.get("MAX_Z_ERROR", 0.0)) if dtype == "float32" else 0.0
+    return asked * (1 + 1e-4)
+
+
+def _check_options(options: Mapping[str, str], kind: _Kind) -> None:
     # GDAL divides by what it makes of this text, and takes the process along
     text = options.get("BLOCKSIZE", str(BLOCK_SIZE))
     if not text.isdigit() or int(text) < 16 or int(text) % 16:
         raise UsageError(
             f"expected BLOCKSIZE as a multiple of 16, found: {text}; correct --co BLOCKSIZE"
         )
+    for name in ("RESAMPLING", "WARP_RESAMPLING", "OVERVIEW_RESAMPLING"):
+        way = options.get(name, "")
+        if kind is _PROBABILITY and way.upper() in OVERSHOOTING:
+            raise UsageError(
+                f"expected a way of resampling that keeps probabilities between 0 and 1, found: "
+                f"{name}={way}; correct --co, for example {name}=BILINEAR"
+            )
 
 
-class _OptionWarnings(logging.Handler):
-    """Collects what GDAL says of creation options: it warns and goes on without them."""
+def _check_driver_takes(
+    change_map: ChangeMap, dtype: str, options: Mapping[str, str], kind: _Kind
+) -> None:
+    """Find out, in memory, whether it is the options that the driver fails with.
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.found: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        kind, _, text = record.getMessage().partition(" in ")
-        if kind in ("CPLE_NotSupported", "CPLE_IllegalArg"):
-            self.found.append(text)
-
-
-@contextmanager
-def _heeding_option_warnings() -> Iterator[None]:
-    logger = logging.getLogger("rasterio._env")
-    handler = _OptionWarnings()
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-    if handler.found:
-        raise UsageError(
-            f"expected creation options of GDAL's COG driver, found: {handler.found[0]}; correct "
-            "--co (see gdal.org/drivers/raster/cog.html)"
-        )
+    Raises:
+        UsageError: they are at fault.
+    """
+    pixel = RawRaster(Path(), (1, 1), dtype)
+    with MemoryFile(ext=".tif") as plain, MemoryFile(ext=".tif") as made:
+        with _quiet(), plain.open(**_profile(change_map, pixel, kind)) as dataset:
+            _describe(dataset, change_map, kind)
+        try:
+            with writing(Path(made.name)):
+                _copy(plain.name, made.name, options)
+        except OutputError as error:
+            cause = " ".join(str(error.__cause__).replace(f"{made.name}: ", "").split())
+            raise UsageError(
+                f"expected creation options of GDAL's COG driver, found: {cause}; correct --co "
+                "(see gdal.org/drivers/raster/cog.html)"
+            ) from error

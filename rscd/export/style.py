@@ -8,6 +8,8 @@ layer reads its own part.
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from rscd.types import CHANGE_RGB
+
 Colour = tuple[int, int, int]
 
 SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
@@ -16,21 +18,28 @@ SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
     (0.6, 0.7, (255, 140, 0)),
     (0.7, 0.8, (255, 70, 0)),
     (0.8, 0.9, (255, 0, 70)),
-    (0.9, 1.0, (215, 0, 150)),
+    (0.9, 1.0, CHANGE_RGB),
 )
 """(lower, upper, RGB) of the polygons' score: yellow is unsure, magenta sure; saturated, since
 vegetation, soil and roofs are not."""
 
 KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
-    ("appeared", (255, 0, 170)),
+    ("appeared", CHANGE_RGB),
     ("vanished", (0, 190, 255)),
     ("kept", (255, 247, 80)),
     ("undecidable", (255, 255, 255)),
 )
 """(kind, RGB) of change events: what came is magenta, what went cyan."""
 
-MASK_COLOUR: Colour = (255, 0, 170)
-"""RGB of changed pixels: a magenta that neither vegetation, soil nor roofs have."""
+ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
+    ("true", (255, 255, 255)),
+    ("false", (230, 56, 41)),
+    ("missed", (51, 140, 255)),
+)
+"""(kind, RGB) of the objects of an evaluation, as in its picture of pixels."""
+
+MASK_COLOUR: Colour = CHANGE_RGB
+"""RGB of changed pixels."""
 
 PROBABILITY_RAMP: tuple[tuple[float, Colour, int], ...] = (
     (0.0, SCORE_CLASSES[0][2], 0),
@@ -60,13 +69,24 @@ def event_qml() -> str:
     Returns:
         QML text: a nearly transparent fill and a strong outline, without labels.
     """
+    return _by_kind(KIND_COLOURS)
+
+
+def error_qml() -> str:
+    """Style of the objects of an evaluation, coloured by their ``kind`` (`ERROR_COLOURS`).
+
+    Returns:
+        QML text, as `event_qml`.
+    """
+    return _by_kind(ERROR_COLOURS)
+
+
+def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
     categories = "".join(
         f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
-        for index, (kind, _) in enumerate(KIND_COLOURS)
+        for index, (kind, _) in enumerate(colours)
     )
-    symbols = "".join(
-        _fill_symbol(str(index), colour) for index, (_, colour) in enumerate(KIND_COLOURS)
-    )
+    symbols = "".join(_fill_symbol(str(index), colour) for index, (_, colour) in enumerate(colours))
     return _document(
         '<renderer-v2 type="categorizedSymbol" attr="kind" symbollevels="0" enableorderby="0" '
         f'forceraster="0">\n<categories>\n{categories}</categories>\n'
@@ -171,5 +191,5 @@ def _hex(colour: Colour) -> str:
 
 def is_own_style(path: Path) -> bool:
     """Whether a file is one of the styles made here, so that nobody's work is lost with it."""
-    own = (change_qml(), event_qml(), probability_qml())
+    own = (change_qml(), event_qml(), error_qml(), probability_qml())
     return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own

@@ -5,13 +5,21 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rscd.border import is_utf8, shown
 from rscd.errors import OutputError, UsageError
+from rscd.export.crs import check_crs
+from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
+from rscd.files import sidecars
 
 StrPath = str | Path
+
+MOST_NAME_BYTES = 255
+"""Of common file systems."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,20 @@ class Targets:
         for path in self.outputs:
             check_output(path, has_crs=has_crs, pixel_coordinates=pixel_coordinates)
 
+    def check_crs(self, crs: Any, at: tuple[float, float]) -> None:
+        """Find out whether each output will be read with the CRS it is written in.
+
+        Args:
+            crs: of the result, or None.
+            at: coordinates of a place of the result.
+
+        Raises:
+            UsageError: see `rscd.export.crs.check_crs`.
+        """
+        for path in self.all:
+            if path != self.preview:
+                check_crs(path, crs, at)
+
     def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int) -> None:
         """Find out whether the folders are there, may be written and have room.
 
@@ -111,12 +133,9 @@ class Targets:
             OutputError: for a file that is somebody else's.
         """
         ours = set(mine)
-        _check_new(
-            made
-            for path in self.all
-            if str(path.absolute()) not in ours
-            for made in (path, *self._beside(path))
-        )
+        for path in self.all:
+            if str(path.absolute()) not in ours:
+                _check_new(path, self._beside(path))
 
     def _beside(self, path: Path) -> list[Path]:
         """Files that come with an output, but for styles that are ours."""
@@ -140,7 +159,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwri
     _check_different(files)
     _check_places(files, inputs)
     if not overwrite:
-        _check_new(files)
+        for path in files:
+            _check_new(path)
 
 
 def _check_different(files: Sequence[Path]) -> None:
@@ -152,6 +172,8 @@ def _check_places(files: Sequence[Path], inputs: Iterable[StrPath]) -> None:
     for path in files:
         _check_folder(path)
     keep_inputs(files, inputs)
+    for path in files:
+        require_free(path)
 
 
 def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
@@ -174,10 +196,15 @@ def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
             )
 
 
-def _check_new(files: Iterable[Path]) -> None:
-    for path in files:
-        if path.exists():
-            raise OutputError(f"expected a new file, found {path} already there; add --overwrite")
+def _check_new(path: Path, beside: Iterable[Path] = ()) -> None:
+    for file in (path, *beside):
+        if os.path.lexists(file):
+            raise OutputError(f"expected a new file, found {file} already there; add --overwrite")
+    for file in sidecars(path):
+        raise OutputError(
+            f"expected nothing that would be read with a new {path}, found {file} of an older "
+            "file; add --overwrite to replace it too, or move it away"
+        )
 
 
 def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
@@ -193,7 +220,21 @@ def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
     return path
 
 
+def _check_name(path: Path) -> None:
+    if not is_utf8(path):
+        raise OutputError(
+            f"expected a name in UTF-8 for an output, found {shown(path)}; rename it or its folder"
+        )
+    most = MOST_NAME_BYTES - len("..partial")  # what a scratch folder adds
+    if len(os.fsencode(path.name)) > most:
+        raise OutputError(
+            f"expected a file name of at most {most} bytes for an output, found "
+            f"{len(os.fsencode(path.name))} in {path}; shorten it"
+        )
+
+
 def _check_folder(path: Path) -> None:
+    _check_name(path)
     if not path.parent.is_dir():
         raise OutputError(
             f"expected a folder for {path}, found none at {path.parent}; create it first"

@@ -5,7 +5,6 @@ provenance. Otherwise the style lies in ``<stem>.qml`` and the provenance in
 ``<name>.json`` (``change.geojson.json``) beside the file.
 """
 
-import errno
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,22 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pyogrio
-import pyogrio.errors
 import pyproj
 import shapely
 from affine import Affine
-from pyarrow import ArrowException
 
 from rscd.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder
+from rscd.export.crs import check_crs
+from rscd.export.readback import check_geopackage, check_layer
 from rscd.export.style import change_qml
+from rscd.files import require_as_written, write_text
+from rscd.geo.columns import DAY, distinct_names, for_ogr
+from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
-from rscd.geo.vectors import cut_edges
+from rscd.geo.vectors import cut_edges, gdal_path
+from rscd.redact import redacted_data
 from rscd.types import Provenance
 
 logger = logging.getLogger(__name__)
@@ -52,24 +56,16 @@ _DTYPES = {
     "class": "string",
     "score": "float64",
     "area_m2": "float64",
-    "t1": "string",
-    "t2": "string",
+    "t1": DAY,
+    "t2": DAY,
     "model": "string",
 }
 
 _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
 
-_DRIVER_ERRORS = (
-    OSError,
-    sqlite3.Error,
-    ArrowException,
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.GeometryError,
-    pyogrio.errors.FieldError,
-)
+_EXACT = 12
+"""Decimals of coordinates in any CRS: finer than any file keeps them apart."""
 
 
 def change_polygons(
@@ -102,22 +98,24 @@ def change_polygons(
         gsd_m: Metres per pixel where there is no CRS; without it ``area_m2`` is null.
         model: Name of the model that made the mask.
         class_name: Class of the changed objects, where the model knows one.
-        t1: ISO date of the earlier image.
+        t1: ISO date of the earlier image, with or without time.
         t2: ISO date of the later image.
         kind: One of `KINDS`.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
         ``class``, ``score`` (mean probability of its pixels, 4 decimals), ``area_m2`` (of its
-        pixels, before simplification), ``t1``, ``t2``, ``model``, ``geometry``. The same columns
-        and types when nothing changed.
+        pixels, before simplification), ``t1``, ``t2`` (days), ``model``, ``geometry``. The same
+        columns and types when nothing changed.
 
     Raises:
-        UsageError: Unknown kind, or metres are asked for and nothing tells them.
+        UsageError: Unknown kind, dates that are none or in reverse, or metres are asked for and
+            nothing tells them.
         SceneError: A raster cannot be read.
     """
     if kind not in KINDS:
         raise UsageError(f"expected kind {', '.join(KINDS)}, got {kind!r}; choose one of them")
+    days = dates_of((t1, t2))
     ground = Ground(crs, transform, gsd_m)
     if min_area_m2 > 0:
         ground.require_metres("filter by area")
@@ -140,8 +138,8 @@ def change_polygons(
         "class": class_name,
         "score": np.round(scores, 4),
         "area_m2": np.round(areas, 4),
-        "t1": t1,
-        "t2": t2,
+        "t1": days[0],
+        "t2": days[1],
         "model": model,
     }
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(_DTYPES)
@@ -195,27 +193,58 @@ def write_vector(
         The files written, as `vector_files` lists them.
 
     Raises:
-        UsageError: Unknown suffix or option, or ``.geojson`` without CRS.
+        UsageError: Unknown suffix or option, ``.geojson`` without CRS, or a CRS that the format
+            cannot hold.
         OutputError: The files cannot be written.
     """
     path = Path(path)
     form = _format(path)
-    text = json.dumps(provenance, indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(redacted_data(provenance), indent=2, sort_keys=True, ensure_ascii=False)
     if form.lonlat and polygons.crs is None and not pixel_coordinates:
         raise UsageError(
             f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, got none; "
             "write .gpkg, or pass --pixel-coordinates"
         )
+    if len(polygons) and polygons.crs is not None:
+        left, bottom, right, top = polygons.geometry.iloc[0].bounds
+        check_crs(path, polygons.crs, ((left + right) / 2, (bottom + top) / 2))
+    polygons = _fitted(polygons, path, form)
     style = change_qml() if style is None else style
     job = _Job(provenance=text, options=dict(layer_options or {}), style=style)
     files = vector_files(path)
-    with atomic_folder(path, _DRIVER_ERRORS) as staging:
+    with atomic_folder(path) as staging:
         if form.style_beside:
-            (staging / path.with_suffix(".qml").name).write_text(style, encoding="utf-8")
+            write_text(staging / path.with_suffix(".qml").name, style)
         if form.provenance_beside:
-            (staging / f"{path.name}.json").write_text(text + "\n", encoding="utf-8")
-        form.write(polygons, staging / path.name, job)
+            write_text(staging / f"{path.name}.json", text + "\n")
+        # written under a name that every library takes literally
+        made = staging / f"table{path.suffix}"
+        with gdal_path(made) as plain:
+            form.write(polygons, Path(plain), job)
+        made.replace(staging / path.name)
     return files
+
+
+def _fitted(
+    polygons: geopandas.GeoDataFrame, path: Path, form: "_Format"
+) -> geopandas.GeoDataFrame:
+    """The table with columns that the format can hold; what becomes of others is said."""
+    if form.write is _write_parquet:
+        return polygons
+    own = polygons.geometry.name
+    names = [name for name in polygons.columns if name != own]
+    columns, notes = {}, []
+    for name, written in zip(names, distinct_names(list(map(str, names)), (), ""), strict=True):
+        column, became = for_ogr(polygons[name], binary=form.binary)
+        columns[written] = column
+        if became is not None:
+            notes.append(f"{name}: {became}")
+        if written != name:
+            notes.append(f"{name}: named {written}")
+    if notes:
+        logger.warning("%s cannot hold every column as it is: %s", path, "; ".join(notes))
+    table = pd.DataFrame(columns, index=polygons.index)
+    return geopandas.GeoDataFrame(table, geometry=polygons.geometry.to_numpy(), crs=polygons.crs)
 
 
 @dataclass(frozen=True)
@@ -229,42 +258,52 @@ class _Job:
 
 def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     options = {}
+    decimals: int | None = _DECIMALS
     if polygons.crs is not None:
         polygons = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
+    if "COORDINATE_PRECISION" in job.options:
+        decimals = None  # the driver then repairs what rounding spoils
     _write_ogr(polygons, path, job, "GeoJSON", options)
     with path.open("rb") as file:
         file.seek(-2, os.SEEK_END)
-        _require_whole(file.read() == b"}\n")
+        require_as_written(file.read() == b"}\n", "the end")
+    check_layer(path, polygons, LAYER, decimals)
 
 
 def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     _write_ogr(polygons, path, job, "FlatGeobuf", {}, **_one_type(polygons))
-    if len(polygons):
-        fids, _ = pyogrio.read_bounds(path)
-        _require_whole(len(fids) == len(polygons))
-
-
-def _require_whole(whole: bool) -> None:
-    """Raise where a driver lost its last bytes: GDAL drops errors of closing such a file."""
-    if not whole:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    check_layer(path, polygons, LAYER, _EXACT)
 
 
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
-    # On the layer: GDAL answers metadata of the whole file with an .aux.xml on every reading.
-    metadata = {PROVENANCE_KEY: job.provenance}
+    keywords = _one_type(polygons)
+    _write_package(polygons, path, job, keywords)
+    with closing(sqlite3.connect(path)) as package, package:
+        _embed_style(package, job.style)
+    empty = BytesIO()
+    _write_package(polygons[:0], empty, job, keywords)
+    with closing(sqlite3.connect(":memory:")) as package:
+        package.deserialize(empty.getvalue())
+        with package:
+            _embed_style(package, job.style)
+        check_layer(path, polygons, LAYER, _EXACT)
+        check_geopackage(path, package, len(polygons), LAYER)
+
+
+def _write_package(
+    polygons: geopandas.GeoDataFrame, where: Path | BytesIO, job: _Job, keywords: dict[str, Any]
+) -> None:
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
     try:
+        # On the layer: GDAL answers metadata of the whole file with an .aux.xml on every reading.
+        metadata = {PROVENANCE_KEY: job.provenance}
         # GDAL before 3.7, and so QGIS 3.22, warns of versions above 1.3.
         version = {"VERSION": "1.3"}
-        _write_ogr(
-            polygons, path, job, "GPKG", version, layer_metadata=metadata, **_one_type(polygons)
-        )
+        _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
-    _embed_style(path, job.style)
 
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
@@ -275,7 +314,7 @@ def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
 
 def _write_ogr(
     polygons: geopandas.GeoDataFrame,
-    path: Path,
+    where: Path | BytesIO,
     job: _Job,
     driver: str,
     options: dict[str, str],
@@ -287,38 +326,37 @@ def _write_ogr(
             # No CRS means pixel coordinates, and the caller knows.
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.write_dataframe(
-                polygons, path, driver=driver, layer=LAYER, **keywords, **options
+                polygons, where, driver=driver, layer=LAYER, use_arrow=True, **keywords, **options
             )
     except ValueError as error:
         if not job.options:
             raise
-        raise UsageError(f"{path.name}: {error}; correct --lco") from error
+        raise UsageError(f"{driver}: {error}; correct --lco") from error
 
 
-def _embed_style(path: Path, style: str) -> None:
+def _embed_style(package: sqlite3.Connection, style: str) -> None:
     """Add the table ``layer_styles`` as QGIS makes it; QGIS applies its default row by itself."""
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(
-            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
-            " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
-            " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
-            " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
-            " update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
-        )
-        connection.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description,"
-            " last_change, srs_id) VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?, 0)",
-            (_GPKG_DATE,),
-        )
-        (geometry_column,) = connection.execute(
-            "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)
-        ).fetchone()
-        connection.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
-            " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner,"
-            " update_time) VALUES ('', '', ?, ?, 'change', ?, '', 1, 'Score of change', '', ?)",
-            (LAYER, geometry_column, style, _GPKG_DATE),
-        )
+    package.execute(
+        "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
+        " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
+        " f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,"
+        " useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+        " update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"
+    )
+    package.execute(
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, description,"
+        " last_change, srs_id) VALUES ('layer_styles', 'attributes', 'layer_styles', '', ?, 0)",
+        (_GPKG_DATE,),
+    )
+    (geometry_column,) = package.execute(
+        "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)
+    ).fetchone()
+    package.execute(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
+        " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner,"
+        " update_time) VALUES ('', '', ?, ?, 'change', ?, '', 1, 'Score of change', '', ?)",
+        (LAYER, geometry_column, style, _GPKG_DATE),
+    )
 
 
 def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
@@ -337,7 +375,10 @@ def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     # geopandas writes no metadata of ours: read the table back and add it.
     table = pyarrow.parquet.read_table(path)
     metadata = {**table.schema.metadata, PROVENANCE_KEY.encode(): job.provenance.encode()}
-    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path, **keywords)
+    table = table.replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, path, **keywords)
+    same = pyarrow.parquet.read_table(path).equals(table, check_metadata=True)
+    require_as_written(same, "the table")
 
 
 def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
@@ -399,10 +440,12 @@ class _Format:
     style_beside: bool = True
     provenance_beside: bool = True
     lonlat: bool = False
+    binary: bool = True
+    """Whether it has a type for bytes."""
 
 
 _FORMATS = {
-    ".geojson": _Format(_write_geojson, lonlat=True),
+    ".geojson": _Format(_write_geojson, lonlat=True, binary=False),
     ".gpkg": _Format(_write_geopackage, style_beside=False, provenance_beside=False),
     ".fgb": _Format(_write_flatgeobuf),
     ".parquet": _Format(_write_parquet, provenance_beside=False),

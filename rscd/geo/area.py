@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from rscd.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import crs_name
 from rscd.geo.pictures import on_picture
-from rscd.geo.vectors import carried, carried_bounds, read_layer
+from rscd.geo.vectors import carried, carried_bounds, polygonal, read_layer
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Area:
             DataError: when it cannot be read or holds no polygon.
         """
         frame = read_layer(path, "polygons in --aoi", columns=[])
-        geometry = shapely.union_all(shapely.make_valid(frame.geometry.to_numpy()))
+        geometry = shapely.union_all(polygonal(frame.geometry.to_numpy()))
         if geometry.area == 0:
             raise DataError(f"expected polygons in --aoi {path}, found none; check the file")
         return cls(geometry, None if frame.crs is None else CRS(frame.crs))

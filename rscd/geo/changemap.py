@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from rscd.errors import ModelError
+from rscd.files import write_text
 from rscd.geo.grid import shape_hw
 from rscd.geo.measure import ground_of
 from rscd.geo.tiles import Box
-from rscd.types import IGNORE, ByteArray, FloatArray, Provenance, ShapeHW
+from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Provenance, ShapeHW
 
 STRIP_BYTES = 4 << 20
 """Rows are streamed in strips of about this size."""
@@ -48,17 +50,28 @@ class RawRaster:
         Raises:
             OSError: when there is no room.
         """
-        height, width = self.shape_hw
         with self.path.open("wb") as file:
             size = self.nbytes + PADDING
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
-        self.path.with_suffix(".hdr").write_text(
+        self._write_header()
+
+    def restore(self) -> bool:
+        """Take up a raster that an interrupted run left; false when it is not whole."""
+        if not self.path.is_file() or self.path.stat().st_size != self.nbytes + PADDING:
+            return False
+        self._write_header()
+        return True
+
+    def _write_header(self) -> None:
+        height, width = self.shape_hw
+        write_text(
+            self.path.with_suffix(".hdr"),
             f"ENVI\nsamples = {width}\nlines = {height}\nbands = 1\nheader offset = 0\n"
             f"file type = ENVI Standard\ndata type = {ENVI_TYPES[self.dtype]}\n"
-            "interleave = bsq\nbyte order = 0\n"
+            "interleave = bsq\nbyte order = 0\n",
         )
 
     def write(self, box: Box, values: NDArray[Any]) -> None:
@@ -71,6 +84,13 @@ class RawRaster:
                 return
             for i, row in enumerate(rows):
                 _write_all(file.fileno(), row, self._offset(box.row + i, box.col))
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """A box as (h,w)."""
+        kind = np.dtype(self.dtype).newbyteorder("<")
+        whole = np.memmap(self.path, kind, "r", shape=self.shape_hw)
+        rows, cols = slice(box.row, box.row + box.height), slice(box.col, box.col + box.width)
+        return np.array(whole[rows, cols])
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows start..stop-1 as (stop - start, width)."""
@@ -153,6 +173,28 @@ class ChangeMap:
             for strip in self.mask.strips()
         )
         return total if np.isfinite(total) else None
+
+
+def check_numbers(values: FloatArray, valid: BoolArray, what: str) -> None:
+    """Find out whether something predicted is a number wherever both dates can be used.
+
+    Anything else would pass for a place without data, or for no change.
+
+    Args:
+        values: (...,h,w).
+        valid: (h,w), or of the shape of `values`.
+        what: whose values they are, for the message.
+
+    Raises:
+        ModelError: for NaN or infinity at a valid pixel.
+    """
+    broken = ~np.isfinite(values) & valid
+    if broken.any():
+        raise ModelError(
+            f"expected numbers from {what}, found NaN or infinity at {np.count_nonzero(broken):,} "
+            f"of {np.count_nonzero(valid):,} pixels that have data; its weights are broken or the "
+            "values of the images lie far beyond those it was made for"
+        )
 
 
 def binarise(prob: FloatArray, threshold: float) -> ByteArray:

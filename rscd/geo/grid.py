@@ -6,6 +6,7 @@ no coordinate reference system is known; the unit is then the pixel, or that of 
 """
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
-from pyproj.exceptions import ProjError
 
+from rscd.border import border, reason
 from rscd.errors import GridMismatchError, UsageError
 from rscd.geo.tiles import Box
 from rscd.types import Bounds, ShapeHW
@@ -30,6 +31,12 @@ LOCAL_CRS = (
     'AXIS["x",east],AXIS["y",north],LENGTHUNIT["metre",1]]'
 )
 """Stands for "one and the same unknown plane" where GDAL must be given a CRS."""
+
+SAME_SIZE = 0.01
+"""Two sizes of a pixel are one when they differ by no more than this share."""
+
+UNITS_OF_NO_LENGTH = frozenset({"unknown", "pixel", "unity", "degree", "radian", "grad"})
+"""Of the axes of local CRS."""
 
 EDGE_POINTS = 33
 """Points per side when a footprint is carried into another CRS: straight edges bend."""
@@ -114,14 +121,62 @@ def _in_one_piece(lon: FloatingArray, onto: GeoBox) -> FloatingArray:
 
 
 def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:
-    try:
-        transformer = Transformer.from_crs(CRS(src), CRS(dst), always_xy=True)
-        return transformer.transform(x, y)
-    except ProjError as error:
+    with border(lambda error: _not_carried(CRS(src), CRS(dst), error)):
+        return transformer_between(CRS(src), CRS(dst)).transform(x, y)
+
+
+def transformer_between(source: CRS, target: CRS) -> Transformer:
+    """The way from one CRS to another, x or longitude first.
+
+    Raises:
+        GridMismatchError: when there is none, as to and from local planes.
+    """
+    if is_local(source) or is_local(target):
+        if _is_same_plane(source, target):
+            return Transformer.from_pipeline("+proj=noop")
+        local, other = (source, target) if is_local(source) else (target, source)
         raise GridMismatchError(
-            f"expected coordinates of {crs_name(src)} to be convertible to {crs_name(dst)}, "
-            f"found: {error}; reproject one file first (gdalwarp -t_srs)"
-        ) from error
+            f"expected coordinates in one CRS, found {crs_name(local)}, a local plane that no "
+            f"rule ties to {crs_name(other)}; if its coordinates are those of "
+            f"{crs_name(other)}, say so: gdal_edit.py (ogr2ogr for polygons) -a_srs "
+            f"{crs_name(other)} FILE"
+        )
+    with border(lambda error: _not_carried(source, target, error)):
+        return Transformer.from_crs(source, target, always_xy=True)
+
+
+def _is_same_plane(source: CRS, target: CRS) -> bool:
+    """Whether two local planes are one: formats write what they know of it in different words."""
+
+    def known(crs: CRS) -> tuple[Any, ...]:
+        return crs.name, is_local(crs), *(axis.unit_conversion_factor for axis in crs.axis_info)
+
+    return known(source) == known(target)
+
+
+def _not_carried(source: CRS, target: CRS, error: Exception) -> GridMismatchError:
+    return GridMismatchError(
+        f"expected coordinates of {crs_name(source)} to be convertible to {crs_name(target)}, "
+        f"found: {reason(error)}; {_proj_advice()}"
+    )
+
+
+def _proj_advice() -> str:
+    given = next((name for name in ("PROJ_DATA", "PROJ_LIB") if os.environ.get(name)), None)
+    if given is not None:
+        return f"unset {given}={os.environ[given]}, the database of another installation of PROJ"
+    return "reproject one file first (gdalwarp -t_srs)"
+
+
+def is_local(crs: CRS) -> bool:
+    """Whether a CRS is a plane of its own: of a mine, a building site, a drawing."""
+    return bool(crs.is_engineering or (crs.is_bound and crs.geodetic_crs is None))
+
+
+def is_length(crs: CRS) -> bool:
+    """Whether the unit of a CRS is a length, of which the factor to metres is known."""
+    axes = crs.axis_info
+    return bool(axes) and str(axes[0].unit_name).lower() not in UNITS_OF_NO_LENGTH
 
 
 def pixels_within(shape: ShapeHW, box_px: Bounds) -> Box | None:
@@ -225,12 +280,16 @@ def pixel_size_m(grid: GeoBox, stated: float | None = None) -> float | None:
     own = _own_pixel_size_m(grid)
     if own is None:
         return stated
-    if stated is not None:
+    if stated is not None and not (is_local(CRS(grid.crs)) and _agree(stated, own)):
         raise UsageError(
             f"expected --gsd with images without georeferencing alone, found pixels of {own:.3g} m "
             "in the file; drop it"
         )
     return own
+
+
+def _agree(stated: float, own: float) -> bool:
+    return abs(stated - own) <= SAME_SIZE * own
 
 
 def _own_pixel_size_m(grid: GeoBox) -> float | None:
@@ -241,9 +300,13 @@ def _own_pixel_size_m(grid: GeoBox) -> float | None:
     rows = height / 2 + np.array([0.0, 0.0, -0.5, 0.5])
     x, y = apply(grid.affine, cols, rows)
     crs = CRS(grid.crs)
-    lon, lat = _reproject(x, y, crs, crs.geodetic_crs or CRS("EPSG:4326"))
     geod = crs.get_geod()
-    if geod is None or not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+    if crs.geodetic_crs is None or geod is None:
+        unit = crs.axis_info[0].unit_conversion_factor if is_length(crs) else math.nan
+        side = math.sqrt(abs(grid.affine.determinant)) * unit
+        return side if math.isfinite(side) and side > 0 else None
+    lon, lat = _reproject(x, y, crs, crs.geodetic_crs)
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         return None
     _, _, length = geod.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
     return float(math.sqrt(length[0] * length[1]))
@@ -253,6 +316,13 @@ def shape_hw(grid: GeoBox) -> ShapeHW:
     """(height, width) as plain integers."""
     height, width = grid.shape
     return int(height), int(width)
+
+
+def middle(grid: GeoBox) -> tuple[float, float]:
+    """Coordinates of the middle of a grid."""
+    height, width = shape_hw(grid)
+    x, y = apply(grid.affine, np.array([width / 2]), np.array([height / 2]))
+    return float(x[0]), float(y[0])
 
 
 def gdal_crs(grid: GeoBox) -> rasterio.CRS:

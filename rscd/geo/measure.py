@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from scipy.sparse import csr_array
 
 from rscd.errors import UsageError
+from rscd.geo.grid import is_length, is_local
 from rscd.geo.polygons import (
     Polygons,
     apply_affine,
@@ -126,11 +127,19 @@ class Ground:
 
     def require_metres(self, what: str) -> None:
         """Raise UsageError where ``what`` needs metres and nothing tells them."""
-        if self.crs is None and self.gsd_m is None:
+        if not self._has_metres and self.gsd_m is None:
             raise UsageError(
                 f"expected images with a CRS to {what} in metres, got none; "
                 "give the metres per pixel (--gsd)"
             )
+
+    @property
+    def _has_metres(self) -> bool:
+        """Whether the CRS tells metres: a local plane may count in pixels, or in nothing known."""
+        if self.crs is None:
+            return False
+        crs = pyproj.CRS.from_user_input(self.crs)
+        return not is_local(crs) or is_length(crs)
 
     def _simplify(self, polygons: Polygons, tolerance_m: float) -> Polygons:
         jacobians = self._jacobians(polygons)
@@ -147,7 +156,7 @@ class Ground:
 
     def _planar_jacobian(self) -> Array:
         """(2,2) metres per pixel where no ellipsoid is involved; NaN where unknown."""
-        if self.crs is None:
+        if not self._has_metres:
             return np.eye(2) * (np.nan if self.gsd_m is None else self.gsd_m)
         unit = pyproj.CRS.from_user_input(self.crs).axis_info[0].unit_conversion_factor
         t = self.transform

@@ -19,9 +19,10 @@ import rasterio.features
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
+from rscd.border import border, reason
 from rscd.errors import SceneError
 from rscd.geo.settings import own_files
 
@@ -325,7 +326,7 @@ def _first_pixel_order(polygons: Polygons) -> NDArray[np.intp]:
 @contextmanager
 def _reading(path: str | Path) -> Iterator[Any]:
     """Open a raster with a block cache that holds one row of its blocks and little more."""
-    try:
+    with border(lambda error: _unreadable(path, reason(error))):
         with warnings.catch_warnings(), own_files():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixel coordinates are enough
             dataset = rasterio.open(path)
@@ -334,8 +335,6 @@ def _reading(path: str | Path) -> Iterator[Any]:
         # An integer GDAL_CACHEMAX is in bytes here; too small a cache reads each block many times.
         with dataset, rasterio.Env(GDAL_CACHEMAX=row_bytes + _CACHE_BYTES):
             yield dataset
-    except RasterioError as error:
-        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: str | Path, found: object) -> SceneError:

@@ -22,7 +22,7 @@ from rscd.geo.grid import (
     whole_pixel_offset,
 )
 from rscd.geo.pictures import is_picture
-from rscd.geo.source import Placement, Source, inspect, read_source
+from rscd.geo.source import Placement, Source, comparable, inspect, read_source
 from rscd.geo.tiles import Box, reflect
 from rscd.types import Align, BoolArray, FloatArray, ShapeHW
 
@@ -79,7 +79,8 @@ class ScenePair:
             t2: the later date.
             align: whose grid carries the result; the other date is resampled (bilinear) onto it
                 where its pixels do not coincide. ``none`` accepts only equal grids.
-            bands: 1-based band numbers, the same for both dates; default all but alpha.
+            bands: 1-based band numbers, the same for both dates; default all but alpha, red, green
+                and blue first where both files say which they are.
             src_nodata: value that means "no data" in both files, instead of what they declare.
 
         Raises:
@@ -102,6 +103,7 @@ class ScenePair:
                     f"{source.path} out.tif"
                 )
         _check_comparable(first, second)
+        first, second = comparable(first, second, named=bands is not None)
         anchor, other = (second, first) if align == "t2" else (first, second)
         if align == "none":
             _check_equal_grids(first, second)

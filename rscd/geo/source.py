@@ -1,24 +1,41 @@
 """Sources: what one raster on disk holds, and how its pixels are read onto a grid."""
 
+import datetime
+import logging
 import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.dtypes import dtype_rev, typename_fwd
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from rscd.border import border, found_in
 from rscd.errors import SceneError, UsageError
+from rscd.geo.bands import (
+    Bands,
+    Conversion,
+    conversion,
+    converted,
+    has_own_mask,
+    order_problem,
+    pair_order,
+    units_text,
+    usable_pixels,
+)
+from rscd.geo.dates import tagged_date
 from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.pictures import PICTURE, is_picture
 from rscd.geo.settings import beside
@@ -30,6 +47,8 @@ MAX_HANDLES = 64
 """Open datasets per thread; beyond that all are closed and opened again as needed."""
 WARP_TOLERANCE_PX = 1e-3
 """Error allowed to GDAL's interpolation of coordinates between exact ones, in source pixels."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,15 +64,28 @@ class Source:
     bands: tuple[int, ...]
     """1-based numbers of the bands read."""
     alpha: int | None
-    """1-based number of the alpha band."""
+    """1-based number of the alpha band; None where there is none, or where it is not asked: it was
+    named among the bands, or ``src_nodata`` was given."""
     nodata: float | None
     has_mask: bool
     """Whether the file carries a mask of its own (internal or .msk)."""
     dtype: str
+    """Type of the values, in the units that ``into`` leads to."""
     palette: bool
     """Whether values are numbers of a colour table."""
     stamp: tuple[int, int] | None
     """Time of change in ns and size of the file, None for URLs: a file replaced is opened anew."""
+    said: Bands
+    """What the file says of all its bands."""
+    into: Conversion | None = None
+    """What is done to stored values, band by band, to bring them into the units of t1."""
+    day: datetime.date | None = None
+    """When the image was made, as the file's TIFFTAG_DATETIME says."""
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """Colours of the bands read, empty where the file does not say."""
+        return self.said.colours_of(self.bands)
 
 
 @dataclass(frozen=True)
@@ -88,21 +120,26 @@ def inspect(
     Raises:
         SceneError: a file that cannot serve as one date of a scene.
     """
-    try:
-        with _quiet(), beside(path), rasterio.open(path) as dataset:
-            return _inspect(date, path, dataset, bands, src_nodata)
-    except RasterioError as error:
-        raise SceneError(_unreadable(date, path, error)) from error
+    with _quiet(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
+        return _inspect(date, path, dataset, bands, src_nodata)
 
 
-def _unreadable(date: str, path: str, error: Exception) -> str:
-    if "://" not in path and not path.startswith("/vsi") and not Path(path).exists():
-        return f"expected a raster for {date}, found no file at {path}; check the path"
-    cause = " ".join(str(error.__cause__ or error).split())
-    return (
-        f"expected a readable raster for {date}, found damage or an unknown format in {path} "
-        f"({cause}); check it with gdalinfo or copy it again"
-    )
+def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
+    """The border to what reads rasters, GDAL and PROJ among them.
+
+    Args:
+        what: the raster is, for the message: ``t1``, ``the truth``.
+        path: of the raster.
+
+    Raises:
+        SceneError: for whatever is raised within.
+    """
+
+    def told(error: Exception) -> SceneError:
+        found = found_in(path, error, "check it with gdalinfo or copy it again")
+        return SceneError(f"expected a readable raster for {what}, {found}")
+
+    return border(told)
 
 
 def _inspect(
@@ -118,8 +155,9 @@ def _inspect(
             f"expected bands in {date} {path}, found none"
             + (f"; name one of its subdatasets: {subdatasets}" if subdatasets else "")
         )
-    alpha = next((i for i, c in enumerate(dataset.colorinterp, 1) if c == ColorInterp.alpha), None)
-    chosen = bands or tuple(i for i in range(1, dataset.count + 1) if i != alpha)
+    said = Bands.of(dataset)
+    chosen = bands or said.data
+    alpha = None if src_nodata is not None or said.alpha in chosen else said.alpha
     _check_bands(date, path, dataset.count, chosen)
     dtype = str(np.result_type(*(np.dtype(_numpy_name(dataset.dtypes[b - 1])) for b in chosen)))
     if "complex" in dtype:
@@ -135,13 +173,57 @@ def _inspect(
         bands=chosen,
         alpha=alpha,
         nodata=dataset.nodatavals[chosen[0] - 1] if src_nodata is None else src_nodata,
-        has_mask=alpha is None
-        and src_nodata is None
-        and MaskFlags.per_dataset in dataset.mask_flag_enums[0],
+        has_mask=src_nodata is None and has_own_mask(dataset),
         dtype=dtype,
         palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
         stamp=_stamp(path),
+        said=said,
+        day=tagged_date(dataset.tags().get("TIFFTAG_DATETIME")),
     )
+
+
+def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
+    """Two dates whose bands hold the same colours in the same units, as far as the files say.
+
+    Bands that nobody named come in the order red, green, blue, then the others, where both files
+    say which these are. Where the files declare different scales and offsets, values of t2 are
+    brought into the units of t1. Both are logged, and so is what the files leave open.
+
+    Args:
+        t1: the earlier date.
+        t2: the later date, with as many bands.
+        named: whether the user named the bands: then their order stays.
+    """
+    if not named:
+        for source in (t1, t2):
+            if source.alpha is not None:
+                log.info(
+                    "%s: band %d is tagged alpha and marks nodata where it is 0; if it is data "
+                    "(near infrared), name it with --bands",
+                    source.date,
+                    source.alpha,
+                )
+        orders = pair_order(t1.said, t2.said)
+        for source, bands in zip((t1, t2), orders, strict=True):
+            if bands != source.bands:
+                text = ",".join(map(str, bands))
+                log.info("%s: red, green and blue first, as its bands %s", source.date, text)
+        t1, t2 = (replace(s, bands=b) for s, b in zip((t1, t2), orders, strict=True))
+    if problem := order_problem(t1.said, t2.said, (t1.bands, t2.bands)):
+        log.warning("%s", problem)
+    units = [[source.said.units[band - 1] for band in source.bands] for source in (t1, t2)]
+    into = conversion(*units)
+    if into is not None:
+        # where only one file declares units, the other may merely have lost them
+        level = logging.WARNING if "neither" in map(units_text, units) else logging.INFO
+        log.log(
+            level,
+            "the dates declare different units: t1 %s, t2 %s; t2 is brought into those of t1 "
+            "(correct a file that is wrong: gdal_edit.py -scale S -offset O)",
+            *map(units_text, units),
+        )
+        t2 = replace(t2, into=into, dtype=t1.dtype)
+    return t1, t2
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
@@ -209,12 +291,16 @@ def close_handles() -> None:
 os.register_at_fork(after_in_child=close_handles)
 
 
+_opening = threading.Lock()
+"""Filters of warnings belong to the process: two threads that set them spoil each other's."""
+
+
 def _dataset(source: Source) -> Any:
     key = (source.path, source.stamp)
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
-        with _quiet(), beside(source.path):
+        with _opening, _quiet(), beside(source.path):
             _handles.open[key] = rasterio.open(source.path)
     return _handles.open[key]
 
@@ -229,7 +315,7 @@ def _warped(source: Source, grid: GeoBox) -> Any:
         if is_picture(source.grid):
             options |= {"src_transform": PICTURE}  # GDAL would count its rows upwards
         _handles.open[key] = WarpedVRT(
-            _dataset(source),
+            _picked(source) if _needs_picking(source) else _dataset(source),
             src_crs=gdal_crs(source.grid),
             crs=gdal_crs(grid),
             transform=grid.affine,
@@ -243,6 +329,44 @@ def _warped(source: Source, grid: GeoBox) -> Any:
     return _handles.open[key]
 
 
+def _needs_picking(source: Source) -> bool:
+    """Whether bands that are not read would have a say in what GDAL's warper takes for nodata.
+
+    It obeys any band tagged alpha, and a pixel is nodata to it where all bands of the file are.
+    """
+    if source.alpha is not None:
+        return False
+    others = set(source.bands) != set(source.said.data)
+    return source.said.alpha is not None or (
+        others and source.nodata is not None and not source.has_mask
+    )
+
+
+def _picked(source: Source) -> Any:
+    """A dataset of the bands read alone, without their colours."""
+    key = (source, "picked")
+    if key not in _handles.open:
+        with _quiet():
+            _handles.open[key] = rasterio.open(_vrt_of(_dataset(source), source))
+    return _handles.open[key]
+
+
+def _vrt_of(dataset: Any, source: Source) -> str:
+    """XML of a VRT of the bands read; georeferencing comes from `Source.grid`."""
+    path = str(Path(source.path).absolute()) if Path(source.path).exists() else dataset.files[0]
+    bands = "".join(
+        f'<VRTRasterBand dataType="{typename_fwd[dtype_rev[dataset.dtypes[band - 1]]]}" '
+        f'band="{number}"><SimpleSource><SourceFilename relativeToVRT="0">{escape(path)}'
+        f"</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+        for number, band in enumerate(source.bands, 1)
+    )
+    transform = ",".join(map(repr, source.grid.affine.to_gdal()))
+    return (
+        f'<VRTDataset rasterXSize="{dataset.width}" rasterYSize="{dataset.height}">'
+        f"<GeoTransform>{transform}</GeoTransform>{bands}</VRTDataset>"
+    )
+
+
 def read_source(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
     """Raw values of a box of a grid, and where they can be used.
 
@@ -253,32 +377,36 @@ def read_source(source: Source, place: Placement, grid: GeoBox, box: Box) -> tup
         box: within the grid.
 
     Returns:
-        (C,h,w) values in the file's type, (h,w) bool.
+        (C,h,w) values in the file's type, or float32 where they are brought into other units;
+        (h,w) bool.
 
     Raises:
         SceneError: when the file turns out to be damaged.
     """
-    with _reading(source):
-        return _read(source, place, grid, box)
+    with raster_border(source.date, source.path):
+        values, usable = _read(source, place, grid, box)
+    return converted(values, source.into), usable
 
 
 def _read(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
     if place.offset is None:
         dataset = _warped(source, grid)
         window = Window(box.col, box.row, box.width, box.height)
-        alpha = source.alpha or dataset.count
-        values = dataset.read([*source.bands, alpha], window=window)
+        bands = range(1, dataset.count) if _needs_picking(source) else source.bands
+        values = dataset.read([*bands, source.alpha or dataset.count], window=window)
         return values[:-1], values[-1] != 0
     dataset = _dataset(source)
     window = Window(box.col + place.offset[0], box.row + place.offset[1], box.width, box.height)
     values = dataset.read(list(source.bands), window=window)
-    if source.alpha is not None:
-        return values, dataset.read(source.alpha, window=window) != 0
-    if source.has_mask:
-        return values, dataset.read_masks(1, window=window) != 0
-    if source.nodata is None or np.isnan(source.nodata):
-        return values, np.ones(box.shape_hw, bool)
-    return values, (values != source.nodata).any(axis=0)
+    usable = usable_pixels(
+        dataset,
+        values,
+        alpha=source.alpha,
+        nodata=source.nodata,
+        own_mask=source.has_mask,
+        window=window,
+    )
+    return values, np.ones(box.shape_hw, bool) if usable is None else usable
 
 
 @contextmanager
@@ -286,11 +414,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
-
-
-@contextmanager
-def _reading(source: Source) -> Iterator[None]:
-    try:
-        yield
-    except RasterioError as error:
-        raise SceneError(_unreadable(source.date, source.path, error)) from error

@@ -1,23 +1,43 @@
 """Polygons from vector files, and the way into another coordinate reference system."""
 
-from collections.abc import Sequence
+import io
+import json
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 
+from rscd.border import border, found_in
 from rscd.errors import DataError
+from rscd.geo.grid import transformer_between
+from rscd.geo.wkb import from_wkb, unknown
 from rscd.types import BoolArray, Bounds
 
 if TYPE_CHECKING:
     import geopandas
 
+log = logging.getLogger(__name__)
+
+PARQUET_SUFFIXES = (".parquet", ".geoparquet", ".pq", ".parq")
 VECTOR_SUFFIXES = frozenset(
-    {".geojson", ".json", ".gpkg", ".fgb", ".parquet", ".shp", ".kml", ".gml", ".sqlite"}
+    {
+        *PARQUET_SUFFIXES,
+        *(".geojson", ".json", ".geojsonl", ".geojsons", ".geojsonseq", ".ndjson", ".topojson"),
+        *(".gpkg", ".gpkg.zip", ".fgb", ".shp", ".shp.zip", ".shz", ".gdb", ".gdb.zip", ".zip"),
+        *(".kml", ".kmz", ".gml", ".sqlite", ".tab", ".mif"),
+    }
 )
+"""Suffixes of vector files and folders that can be read."""
 LAYER_WORD = "|layername="
 """``file.gpkg|layername=NAME`` chooses one of several layers, spelled as in QGIS."""
 
@@ -25,6 +45,8 @@ STRAIGHT_M = 1000.0
 """A longer edge bends visibly in another projection."""
 MOST_PARTS = 10_000
 """Into more parts no layer's extent is cut, whatever its coordinates say."""
+MOST_EXACT = 2**53
+"""Up to here floating-point numbers hold every whole number."""
 EARTH_RADIUS_M = 6_371_000.0
 EDGE_POINTS = 33
 MARGIN = 0.01
@@ -32,10 +54,72 @@ MARGIN = 0.01
 
 Geometries = NDArray[Any]
 
+_CATALOGUES = {
+    ".gpkg": "SELECT table_name FROM gpkg_geometry_columns ORDER BY rowid",
+    ".sqlite": "SELECT f_table_name FROM geometry_columns ORDER BY rowid",
+    # feature classes, by the type that Esri gave them
+    ".gdb": "SELECT Name FROM GDB_Items WHERE Type = '{70737809-852C-4A03-9E22-2CECEA5B9BFA}'",
+}
+"""SQL that lists the layers of files with several, by suffix."""
+
+_LOSSES = re.compile("clamp|out of range|truncat|overflow|lossy", re.IGNORECASE)
+"""Words of GDAL's warnings that a value has become another."""
+
+_POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+
+_OF_PARTS = tuple(
+    range(shapely.GeometryType.MULTIPOINT, shapely.GeometryType.GEOMETRYCOLLECTION + 1)
+)
+
 
 def is_vector(path: str | Path) -> bool:
     """Whether a file holds polygons, by its suffix; a layer may be named behind it."""
-    return Path(str(path).partition(LAYER_WORD)[0]).suffix.lower() in VECTOR_SUFFIXES
+    return _name(path).endswith(tuple(VECTOR_SUFFIXES))
+
+
+def _name(path: str | Path) -> str:
+    """Path in lower case without what may stand behind its suffix."""
+    file = str(path).partition(LAYER_WORD)[0]
+    return (file.partition("?")[0] if "://" in file else file).lower().rstrip("/")
+
+
+@contextmanager
+def gdal_path(path: str | Path) -> Iterator[str]:
+    """A path that pyogrio takes literally, for as long as the context lasts.
+
+    In a local path ``!`` would be taken for the way into an archive, and ``;`` for the end of the
+    name. Such a file gets another name by symbolic links, with all that lies beside it.
+
+    Args:
+        path: local file, URL or GDAL's virtual path; the last two stay as they are.
+    """
+    file = str(path)
+    if _is_remote(file) or not set(file) & set("!;#?"):
+        yield file
+        return
+    real = Path(file).absolute()
+    with tempfile.TemporaryDirectory(prefix="rscd-") as scratch:
+        folder = Path(scratch) / "folder"
+        if set(real.name) & set("!;#?"):
+            folder.mkdir()
+            plain = real.name.translate(dict.fromkeys(map(ord, "!;#?"), "_"))
+            old, new = real.name.partition(".")[0], plain.partition(".")[0]
+            for beside in real.parent.glob(f"{_literally(old)}.*"):
+                (folder / (new + beside.name[len(old) :])).symlink_to(beside)
+            if not (folder / plain).exists():
+                (folder / plain).symlink_to(real)
+            yield str(folder / plain)
+        else:
+            folder.symlink_to(real.parent, target_is_directory=True)
+            yield str(folder / real.name)
+
+
+def _is_remote(file: str) -> bool:
+    return file.startswith("/vsi") or "://" in file
+
+
+def _literally(text: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
 def read_layer(
@@ -51,7 +135,8 @@ def read_layer(
     """Features of one layer of any vector file that GDAL or GeoParquet knows.
 
     Args:
-        path: file, or a GDAL path such as ``/vsizip/...``; `LAYER_WORD` and a name may follow.
+        path: file, folder (.gdb), or a GDAL path such as ``/vsizip/...``; `LAYER_WORD` and a name
+            may follow.
         what: what is looked for, with its preposition, for messages: ``"polygons in --aoi"``.
         layer: which one, where a file has several with geometries.
         columns: attributes to read; None: all.
@@ -60,39 +145,117 @@ def read_layer(
         choose: how to name one of several layers; default: with `LAYER_WORD`.
 
     Returns:
-        The features; the index is their number in the file.
+        The features; the index is their number in the file (for GeoParquet its own index). Whole
+        numbers and truth values keep their type where some are missing (pandas' nullable types);
+        dates, decimals, durations and nested values have pyarrow's. TIN, polyhedral surfaces and
+        curves are plain polygons and lines in two dimensions (`rscd.geo.wkb`).
 
     Raises:
         DataError: no such file or layer, several layers, or not readable.
     """
-    import geopandas
-    import pyogrio
-    from pyarrow import ArrowException
-    from pyogrio.errors import DataLayerError, DataSourceError
-
     file, _, named = str(path).partition(LAYER_WORD)
-    if not (file.startswith("/vsi") or "://" in file or Path(file).exists()):
+    if not (_is_remote(file) or Path(file).exists()):
         raise DataError(f"expected {what} {file}, found no such file; check the path")
+    with vector_border(what, file):
+        if _is_parquet(file):
+            return _of_parquet(_read_parquet(file), file, columns, where, within)
+        with gdal_path(file) as link, _heeding_gdal(file):
+            asked = layer or named or None
+            frame = _of_gdal(file, link, what, asked, columns, where, within, choose)
+        _say_rounded(file, frame)
+        return frame
+
+
+def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
+    """The border to what reads vector files.
+
+    Args:
+        what: is read, for the message: ``polygons in --aoi``.
+        path: of the file.
+
+    Raises:
+        DataError: for whatever is raised within.
+    """
+
+    def told(error: Exception) -> DataError:
+        found = found_in(path, error, "check the file", "vector")
+        return DataError(f"expected {what.removesuffix(' in')}, {found}")
+
+    return border(told)
+
+
+def _of_gdal(
+    file: str,
+    link: str,
+    what: str,
+    asked: str | None,
+    columns: Sequence[str] | None,
+    where: str | None,
+    within: tuple[Bounds, CRS | None] | None,
+    choose: str | None,
+) -> Any:
+    import pyogrio
+    from pyogrio.errors import GeometryError
+
+    # a plain file is one layer named like it, under whatever name it is read
+    renamed = {Path(link).stem: Path(file).stem} if link != file else {}
+    names = [str(name) for name, kind in _layers(link) if kind is not None]
+    shown = [renamed.get(name, name) for name in names]
+    chosen = names[shown.index(_layer(file, what, shown, asked, choose))]
     try:
-        if Path(file).suffix.lower() == ".parquet":
-            return _of_parquet(geopandas.read_parquet(file), file, columns, where, within)
-        names = [str(name) for name, kind in pyogrio.list_layers(file) if kind is not None]
-        chosen = _layer(file, what, names, layer or named or None, choose)
-        stored = pyogrio.read_info(file, layer=chosen)["crs"]
-        source = None if stored is None else CRS(stored)
-        return pyogrio.read_dataframe(
-            file,
-            layer=chosen,
-            columns=columns,
-            where=where,
-            bbox=None if within is None else carried_bounds(*within, source),
-            fid_as_index=True,
-        )
-    except DataError:
-        raise
-    except (DataSourceError, DataLayerError, ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"expected {what} {file}, found: {reason}; check the file") from error
+        about = pyogrio.read_info(link, layer=chosen)
+    except GeometryError:  # a kind of layer that pyogrio lacks
+        with _of_any_kind(link, chosen) as virtual:
+            about = pyogrio.read_info(virtual)
+    source = None if about["crs"] is None else CRS(about["crs"])
+    bbox = None if within is None else carried_bounds(*within, source)
+    wanted = {"columns": columns, "where": where, "bbox": bbox}
+    try:
+        frame = _features(link, chosen, about, wanted)
+        if not unknown(frame.geometry.to_numpy()).any():
+            return _decoded(frame)
+    except (GeometryError, shapely.errors.ShapelyError, NotImplementedError):
+        pass
+    return _decoded(_with_plain_geometries(link, chosen, about, wanted))
+
+
+def _features(
+    link: str, layer: str, about: dict[str, Any], wanted: dict[str, Any], **keywords: Any
+) -> Any:
+    """Rows with their numbers in the file as index, values with their exact types."""
+    import pandas as pd
+    import pyogrio
+
+    exact = {"use_arrow": True, "arrow_to_pandas_kwargs": {"types_mapper": exact_type}}
+    options = {"layer": layer, **wanted, **keywords}
+    if (about["fid_column"] or "OGC_FID") not in about["fields"]:
+        return pyogrio.read_dataframe(link, fid_as_index=True, **options, **exact)
+    # an attribute with the name of the number, such as id in GeoJSON: Arrow has one of them alone
+    frame = pyogrio.read_dataframe(link, **options, **exact)
+    without_columns = {**options, "columns": [], "read_geometry": wanted["bbox"] is not None}
+    _, fids, *_ = pyogrio.raw.read(link, return_fids=True, **without_columns)
+    return frame.set_index(pd.Index(fids, name="fid"))
+
+
+def _layers(link: str) -> Any:
+    import pyogrio
+    from pyogrio.errors import GeometryError
+
+    try:
+        return pyogrio.list_layers(link)
+    except GeometryError:
+        return [(name, "Unknown") for name in _names_by_sql(link)]
+
+
+def _names_by_sql(link: str) -> list[str]:
+    """Names of layers with geometries, where pyogrio gives up at the kind of one of them."""
+    import pyogrio
+
+    suffix = next((suffix for suffix in _CATALOGUES if _name(link).endswith(suffix)), None)
+    if suffix is None:
+        return [Path(link).stem]
+    _, _, _, (names,) = pyogrio.raw.read(link, sql=_CATALOGUES[suffix], read_geometry=False)
+    return [str(name) for name in names]
 
 
 def _layer(file: str, what: str, names: list[str], asked: str | None, choose: str | None) -> str:
@@ -105,6 +268,161 @@ def _layer(file: str, what: str, names: list[str], asked: str | None, choose: st
     if asked is not None and asked not in names:
         raise DataError(f"expected layer {asked} in {file}, found {found}; correct its name")
     return asked or names[0]
+
+
+def _with_plain_geometries(
+    link: str, layer: str, about: dict[str, Any], wanted: dict[str, Any]
+) -> Any:
+    """The features of a layer, its geometries decoded here."""
+    import geopandas
+    import pandas as pd
+    import pyogrio
+
+    with _of_any_kind(link, layer) as virtual:
+        found, table = pyogrio.read_arrow(virtual, return_fids=True, **{**wanted, "columns": []})
+        rows = pd.DataFrame(index=pd.Index(table.column(0), name="fid"))
+        if wanted["columns"] is None or len(wanted["columns"]):
+            everywhere = {**wanted, "bbox": None}
+            named = {**about, "fid_column": found["fid_column"]}
+            attributes = _features(virtual, layer, named, everywhere, read_geometry=False)
+            rows = attributes.loc[rows.index]
+    texts = table[found["geometry_name"] or "wkb_geometry"].to_pylist()
+    geometries = from_wkb(np.array([*texts, None], object)[:-1])
+    return geopandas.GeoDataFrame(rows, geometry=geometries, crs=found["crs"])
+
+
+@contextmanager
+def _of_any_kind(link: str, layer: str) -> Iterator[str]:
+    """A layer that says of its geometries that they may be of any kind."""
+    text = (
+        f"<OGRVRTDataSource><OGRVRTLayer name={quoteattr(layer)}>"
+        f"<SrcDataSource>{escape(link)}</SrcDataSource><SrcLayer>{escape(layer)}</SrcLayer>"
+        "<GeometryType>wkbUnknown</GeometryType></OGRVRTLayer></OGRVRTDataSource>"
+    )
+    with tempfile.TemporaryDirectory(prefix="rscd-") as scratch:
+        virtual = Path(scratch) / "layer.vrt"
+        virtual.write_text(text, encoding="utf-8")
+        yield str(virtual)
+
+
+@contextmanager
+def _heeding_gdal(file: str) -> Iterator[None]:
+    """Say what GDAL changes while it reads; pyogrio makes Python's warnings of it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for kind, text in dict.fromkeys((w.category, str(w.message)) for w in caught):
+        if not issubclass(kind, RuntimeWarning):
+            warnings.warn(text, kind, stacklevel=4)
+        elif _LOSSES.search(text):
+            log.warning("%s: values are lost while reading: %s", file, " ".join(text.split()))
+        else:
+            log.debug("%s: %s", file, " ".join(text.split()))
+
+
+def _say_rounded(file: str, frame: Any) -> None:
+    """JSON knows one kind of number; GDAL takes floating-point ones for a column that needs it."""
+    if "json" not in Path(_name(file)).suffix:
+        return
+    rounded = [
+        str(name)
+        for name, values in frame.items()
+        if values.dtype == "float64" and (values.abs() > MOST_EXACT).any()
+    ]
+    if rounded:
+        log.warning(
+            "%s: numbers beyond 2^53 may have been rounded in %s, where some are larger than 64 "
+            "bits or have decimals; write identifiers as text",
+            file,
+            ", ".join(rounded),
+        )
+
+
+def exact_type(kind: Any) -> Any:
+    """The pandas type that holds what an Arrow type does; None leaves the choice to pyarrow.
+
+    Without it whole numbers become floating-point where some are missing, and dates objects.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    nullable = {
+        pa.bool_(): pd.BooleanDtype(),
+        pa.int8(): pd.Int8Dtype(),
+        pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.uint8(): pd.UInt8Dtype(),
+        pa.uint16(): pd.UInt16Dtype(),
+        pa.uint32(): pd.UInt32Dtype(),
+        pa.uint64(): pd.UInt64Dtype(),
+    }
+    if kind in nullable:
+        return nullable[kind]
+    tests = (
+        *(pa.types.is_date, pa.types.is_time, pa.types.is_duration, pa.types.is_decimal),
+        *(pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary),
+    )
+    return pd.ArrowDtype(kind) if any(test(kind) for test in tests) else None
+
+
+def _decoded(frame: Any) -> Any:
+    """Categories as the values they stand for."""
+    for name, kind in frame.dtypes.items():
+        if str(kind) == "category":
+            frame[name] = frame[name].astype(kind.categories.dtype)
+    return frame
+
+
+def _is_parquet(file: str) -> bool:
+    if _name(file).endswith(PARQUET_SUFFIXES):
+        return True
+    if _is_remote(file) or not Path(file).is_file():
+        return False
+    with Path(file).open("rb") as opened:
+        return opened.read(4) == b"PAR1"
+
+
+def _read_parquet(file: str) -> Any:
+    """All of a GeoParquet; an index with a name is a column too."""
+    import geopandas
+
+    keywords = {"to_pandas_kwargs": {"types_mapper": exact_type}}
+    try:
+        frame = geopandas.read_parquet(file, **keywords)
+        plain = not unknown(frame.geometry.to_numpy()).any()
+    except (shapely.errors.ShapelyError, NotImplementedError):
+        plain = False
+    if not plain:
+        frame = geopandas.read_parquet(_with_plain_wkb(file), **keywords)
+    frame = _decoded(frame)
+    index = frame.index
+    for name in index.names:
+        if name is not None and name not in frame.columns:
+            frame[name] = index.get_level_values(name)
+    if index.nlevels > 1:
+        frame.index = ["/".join(map(str, key)) for key in index]
+    return frame
+
+
+def _with_plain_wkb(file: str) -> io.BytesIO:
+    """A copy of a GeoParquet whose geometries GEOS can read."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file)
+    about = json.loads(table.schema.metadata[b"geo"])
+    for name, column in about["columns"].items():
+        column.pop("geometry_types", None)
+        texts = np.array([*table[name].to_pylist(), None], object)[:-1]
+        plain = pa.array(shapely.to_wkb(from_wkb(texts)), pa.binary())
+        table = table.set_column(table.schema.get_field_index(name), name, plain)
+        column["geometry_types"] = []
+    metadata = {**table.schema.metadata, b"geo": json.dumps(about).encode()}
+    copy = io.BytesIO()
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), copy)
+    copy.seek(0)
+    return copy
 
 
 def _of_parquet(
@@ -129,6 +447,41 @@ def _of_parquet(
     return frame
 
 
+def polygonal(geometries: Geometries) -> Geometries:
+    """The polygons in each geometry, seen from above, valid whatever was drawn.
+
+    Args:
+        geometries: (N,) shapely geometries or None.
+
+    Returns:
+        (N,) valid Polygon or MultiPolygon in two dimensions. Rings that cross themselves enclose
+        what they go round; parts that overlap, as roof and floor of a building model do, and
+        polygons of a collection, at any depth, are united; lines and points become an empty
+        polygon.
+    """
+    flat = shapely.force_2d(np.asarray(geometries, dtype=object))
+    good = np.isin(shapely.get_type_id(flat), _POLYGONAL) & shapely.is_valid(flat)
+    made: Geometries = flat.copy()
+    for index in np.flatnonzero(~good):
+        made[index] = _united(shapely.make_valid(_polygons_of(flat[index : index + 1])))
+    return made
+
+
+def _polygons_of(geometries: Geometries) -> Geometries:
+    parts = shapely.get_parts(geometries)
+    while np.isin(shapely.get_type_id(parts), _OF_PARTS).any():
+        parts = shapely.get_parts(parts)
+    polygons: Geometries = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    return polygons
+
+
+def _united(geometries: Geometries) -> Any:
+    parts = _polygons_of(geometries)
+    if len(parts) == 1:
+        return parts[0]
+    return shapely.union_all(parts) if len(parts) else shapely.Polygon()
+
+
 def carried(geometries: Geometries, source: CRS | None, target: CRS | None) -> Geometries:
     """Geometries in another CRS; what does not exist there gets infinite coordinates.
 
@@ -137,7 +490,7 @@ def carried(geometries: Geometries, source: CRS | None, target: CRS | None) -> G
     """
     if source == target or source is None or target is None or not len(geometries):
         return geometries
-    transformer = Transformer.from_crs(source, target, always_xy=True)
+    transformer = transformer_between(source, target)
 
     def carry(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
@@ -166,7 +519,7 @@ def carried_bounds(bounds: Bounds, source: CRS | None, target: CRS | None) -> Bo
     """A rectangle around a rectangle in another CRS, a little wider; None where there is none."""
     if source == target or source is None or target is None:
         return bounds
-    transformer = Transformer.from_crs(source, target, always_xy=True)
+    transformer = transformer_between(source, target)
     left, bottom, right, top = transformer.transform_bounds(*bounds, densify_pts=EDGE_POINTS)
     if not np.isfinite((left, bottom, right, top)).all() or left > right:
         return None  # across the antimeridian or beyond the projection: read everything

@@ -14,7 +14,8 @@ DETECTORS: dict[str, Callable[[], Cva | Irmad | PcaKmeans]] = {
 """Models by the name that ``--model`` takes; calling one gives it with its defaults."""
 
 DEFAULT_DETECTOR = "irmad"
-"""What ``rscd predict`` takes for images of two bands or more when no model is named.
+"""What ``rscd predict`` takes when no model is named and the images do not suit the network that
+ships (`rscd.inference.shipped.default_model`).
 
 Measured by ``benchmarks/detectors_on_real_pairs.py``: IR-MAD agrees best with the reference of the
 Landsat pair (kappa 0.933; PCA-k-means 0.911, CVA 0.891) and has the highest F1 on average over 17

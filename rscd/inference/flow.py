@@ -6,6 +6,7 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 
 from rscd.errors import UsageError
+from rscd.geo.changemap import check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, round_up
 from rscd.inference.predictor import Model, Tiling
@@ -62,9 +63,17 @@ def scene_flow(
 
     Yields:
         The box of a tile and its flow (2,h,w) in pixels.
+
+    Raises:
+        ModelError: when the model gives no number where both dates have data.
     """
     for tile in scene_tiles(pair, tile_size, model.tiling):
         image, valid = pair.context(tile.read)
-        found = cast(FloatArray, model.flow(image[None]))[0][:, tile.inner[0], tile.inner[1]]
+        whole = cast(FloatArray, model.flow(image[None]))[0]
+        check_numbers(whole, valid, "the network's flow")
         wanted = valid[tile.inner] & pair.inside(tile.write)
-        yield tile.write, np.where(wanted, found, np.float32(np.nan))
+        inner = whole[:, tile.inner[0], tile.inner[1]]
+        yield (
+            tile.write,
+            np.where(wanted, inner, np.float32(np.nan)),
+        )

@@ -1,25 +1,32 @@
 """The journal that lets an interrupted run go on.
 
 A run works in a folder beside its first output. ``run.json`` says what is being computed,
-``done`` lists the finished tiles (4 bytes each, appended after the tile's pixels are written), so
-that a run killed at any moment goes on where it stopped, and never with other inputs.
+``done`` lists the finished tiles (8 bytes each: number and checksum, appended after the tile's
+pixels are written), so that a run killed at any moment goes on where it stopped, never with other
+inputs and never with pixels that the disk has lost.
 """
 
 import fcntl
+import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from rscd.errors import OutputError
+from rscd.files import output_error, remove_tree, require_as_written, write_text, write_whole
 from rscd.types import Provenance
 
 log = logging.getLogger(__name__)
+
+_RECORD = np.dtype([("tile", "<u4"), ("checksum", "<u4")])
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,15 @@ class Journal:
     """A work folder that this process holds."""
 
     folder: Path
-    resumed: bool
-    """Whether the folder holds tiles of the same run, made earlier."""
+    identity: str
+    """Plain data that determines the result, as JSON."""
+    tile_size: int | None
+    """Side of the tiles that are numbered here; None when nothing can be resumed."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the folder holds tiles of the same run, made earlier."""
+        return self.tile_size is not None
 
     @property
     def _done(self) -> Path:
@@ -39,42 +53,124 @@ class Journal:
         """Whether the rasters are laid out, so that there is something to go on with."""
         return self._done.exists()
 
-    def done(self) -> set[int]:
-        """Indices of the finished tiles."""
+    def done(self) -> dict[int, int]:
+        """Finished tiles: number -> checksum of the pixels."""
         if not self.started:
-            return set()
-        whole = self._done.stat().st_size // 4
-        return set(np.fromfile(self._done, "<u4", whole).tolist())
+            return {}
+        whole = self._done.stat().st_size // _RECORD.itemsize
+        found = np.fromfile(self._done, _RECORD, whole)
+        return dict(zip(found["tile"].tolist(), found["checksum"].tolist(), strict=True))
 
-    def add(self, tiles: list[int]) -> None:
-        """Note tiles as finished; call after their pixels are written."""
+    def add(self, tiles: Mapping[int, int]) -> None:
+        """Note tiles, by number and checksum, as finished; call after their pixels are written."""
+        record = np.array(list(tiles.items()), _RECORD).tobytes()
         with self._done.open("ab", buffering=0) as file:
-            file.truncate(file.tell() // 4 * 4)  # a killed writer may leave part of a number
-            file.write(np.array(tiles, "<u4").tobytes())
+            # a killed writer may leave part of a record
+            file.truncate(file.tell() // _RECORD.itemsize * _RECORD.itemsize)
+            require_as_written(file.write(record) == len(record), "the journal")
 
     def start(self, tile_size: int) -> None:
         """Mark the rasters of this run as laid out; before this, nothing can be resumed."""
-        (self.folder / "tile_size").write_text(str(tile_size))
-        self._done.touch()
-
-    @property
-    def tile_size(self) -> int | None:
-        """Side of the tiles that are numbered here; None when nothing can be resumed."""
-        return int((self.folder / "tile_size").read_text()) if self.resumed else None
+        write_text(self.folder / "tile_size", _signed(tile_size))
+        self._done.write_bytes(b"")
 
     def publish(self, path: Path) -> None:
         """Note that this run is about to write one of its outputs."""
-        with (self.folder / "published").open("a") as file:
-            file.write(f"{path.absolute()}\n")
+        with (self.folder / "published").open("ab") as file:
+            file.write(os.fsencode(path.absolute()) + b"\n")
 
     def published(self) -> list[str]:
         """Outputs that this run, interrupted, began to write: it may write them again."""
         file = self.folder / "published"
-        return file.read_text().splitlines() if file.exists() else []
+        return os.fsdecode(file.read_bytes()).split("\n") if file.is_file() else []
+
+    def finish(self, outputs: Sequence[Path], result: dict[str, Any]) -> None:
+        """Delete the work folder; killed while it goes, the run is found to be `finished`.
+
+        Args:
+            outputs: files that were written.
+            result: plain data that says what the run did.
+        """
+        note = _note(self.folder)
+        with suppress(OSError):  # all is written: a full disk is no failure any more
+            stamp = _stamp(self.identity, outputs, result)
+            write_whole(note, json.dumps({"stamp": stamp, "result": result}))
+        self.remove()
+        _remove_file(note)
+
+    @contextmanager
+    def explaining(self, target: Path) -> Iterator[None]:
+        """Say of a failed write what is left of the run.
+
+        Args:
+            target: an output, for the message.
+
+        Raises:
+            OutputError: for every error of the system.
+        """
+        try:
+            yield
+        except OSError as error:
+            left = (
+                f"what was computed is kept in {self.folder}, and the same command goes on from it"
+                if self.started
+                else "nothing had been computed, and nothing is left behind"
+            )
+            raise OutputError(f"{output_error(target, error)}; {left}") from error
 
     def remove(self) -> None:
         """Delete the work folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not remove_tree(self.folder):
+            log.warning("%s could not be removed; delete it", self.folder)
+
+
+def finished(folder: Path, identity: Provenance, outputs: Sequence[Path]) -> dict[str, Any] | None:
+    """What a run did that wrote all its outputs and was killed while it cleared away.
+
+    Args:
+        folder: of its journal; it is cleared away now.
+        identity: as for `open_journal`.
+        outputs: files of the run.
+
+    Returns:
+        What `Journal.finish` was given; None where no run was killed so, or the outputs are not
+        those that it wrote.
+    """
+    note = _note(folder)
+    try:
+        found = json.loads(note.read_text(encoding="utf-8"))
+        result: dict[str, Any] = found["result"]
+        same = found["stamp"] == _stamp(_text(identity), outputs, result)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if same:
+        remove_tree(folder)
+    _remove_file(note)
+    return result if same else None
+
+
+def _remove_file(path: Path) -> None:
+    for _ in range(2):  # one failure is not yet a broken disk
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            return
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-finished")
+
+
+def _stamp(identity: str, outputs: Sequence[Path], result: dict[str, Any]) -> str:
+    """Tells whether files, and what is said of them, are still those of a run."""
+    stats = [path.stat() for path in outputs]
+    names = [str(path.absolute()) for path in outputs]
+    files = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
+    text = json.dumps([identity, files, result], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text(identity: Provenance) -> str:
+    return json.dumps(identity, sort_keys=True, indent=1)
 
 
 @contextmanager
@@ -86,9 +182,10 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
         identity: plain data that determines the result; a folder with another identity is emptied.
 
     Raises:
-        OutputError: when another process holds the folder or it cannot be written.
+        OutputError: when another process holds the folder or it cannot be written; says whether
+            there is something to go on with.
     """
-    wanted = json.dumps(identity, sort_keys=True, indent=1)
+    wanted = _text(identity)
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("a") as lock:
         try:
@@ -99,14 +196,16 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
                 "or choose another output"
             ) from None
         run = folder / "run.json"
-        same = run.exists() and run.read_text() == wanted
-        resumed = same and (folder / "done").exists()
-        if not resumed:
+        same = run.exists() and run.read_bytes() == wanted.encode()
+        tile_size = _tile_size(folder) if same and (folder / "done").exists() else None
+        if tile_size is None:
             if run.exists() and not same:
                 log.warning("inputs or parameters changed since the interrupted run: starting anew")
+            elif same and (folder / "done").exists():
+                log.warning("what the interrupted run noted is damaged: starting anew")
             _empty(folder)
-            run.write_text(wanted)
-        journal = Journal(folder, resumed)
+            write_text(run, wanted)
+        journal = Journal(folder, wanted, tile_size)
         try:
             yield journal
         except BaseException:
@@ -115,10 +214,23 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
             raise
 
 
+def _signed(tile_size: int) -> str:
+    return f"{tile_size} {crc32(str(tile_size).encode()):08x}"
+
+
+def _tile_size(folder: Path) -> int | None:
+    try:
+        text = (folder / "tile_size").read_text(encoding="ascii")
+        tile_size = int(text.partition(" ")[0])
+    except (OSError, ValueError):
+        return None
+    return tile_size if text == _signed(tile_size) else None
+
+
 def _empty(folder: Path) -> None:
     # run.json first: whoever is killed here must not leave it beside half of its files
     for old in sorted(folder.iterdir(), key=lambda path: path.name != "run.json"):
         if old.is_dir():
-            shutil.rmtree(old)
+            remove_tree(old)
         elif old.name != "lock":
             old.unlink()

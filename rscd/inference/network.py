@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rscd.errors import ModelError
+from rscd.border import border, reason, shown
+from rscd.errors import ModelError, RscdError
 from rscd.files import sha256_of, write_whole
 from rscd.inference.predictor import Block, Tiling
 from rscd.inference.weights import read_card, read_tensors, write_weights
@@ -61,25 +62,71 @@ def n_bands_of(card: Provenance) -> int:
 def _measured(network: nn.Module, card: Provenance) -> Provenance:
     """What is found out by running the network once."""
     n_bands = n_bands_of(card)
-    return {
-        "receptive_radius": receptive_radius(network, n_bands),
-        "bytes_per_pixel": bytes_per_pixel(network, n_bands),
-    }
+    with border(lambda error: _not_run(card["network"], error)):
+        return {
+            "receptive_radius": receptive_radius(network, n_bands),
+            "bytes_per_pixel": bytes_per_pixel(network, n_bands),
+        }
+
+
+def _not_run(name: str, error: Exception) -> ModelError:
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return ModelError(
+            f"expected enough memory for {name}, found it used up; use a smaller --tile-size or "
+            "--batch-size, or --device cpu"
+        )
+    return ModelError(
+        f"expected {name} to take images, found: {reason(error)[:200]}; check its weights and card"
+    )
 
 
 def _build(path: Path, card: Provenance) -> nn.Module:
     args = dict(card["network_args"])
     if "weights" in args:
         args["weights"] = None  # pretrained ones would only be replaced
-    network = build_network(card["network"], args)
-    try:
-        network.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        raise ModelError(
-            f"expected the tensors of {card['network']} in {path}, found others "
-            f"({' '.join(str(error).split())[:200]})"
-        ) from error
+    tensors = read_tensors(path)
+    name = card["network"]
+
+    def not_built(error: Exception) -> ModelError:
+        return ModelError(
+            f"expected network_args that {name} can be built with in {shown(path)}, found {args} "
+            f"({reason(error)}); export the weights again, or ask whoever made them"
+        )
+
+    def not_loaded(error: Exception) -> ModelError:
+        return ModelError(
+            f"expected the tensors of {name} in {shown(path)}, found others "
+            f"({reason(error)[:200]}); export the weights again, or ask whoever made them"
+        )
+
+    def built() -> nn.Module:
+        try:
+            return build_network(name, args)
+        except RscdError as error:  # it does not know where the arguments come from
+            raise not_built(error) from error
+
+    with border(not_built), torch.device("meta"):  # takes no memory, whatever the sizes are
+        plan = built()
+    with border(not_loaded):
+        _check_shapes(plan, tensors)
+    with border(not_built):
+        network = built()
+    with border(not_loaded):
+        network.load_state_dict(tensors)
     return network.eval()
+
+
+def _check_shapes(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compare names and shapes before a network of these sizes is built.
+
+    Raises:
+        ValueError: for the first difference.
+    """
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    for key in sorted(wanted.keys() | found.keys()):
+        if wanted.get(key) != found.get(key):
+            raise ValueError(f"{key} is {found.get(key)} instead of {wanted.get(key)}")
 
 
 @dataclass(frozen=True)
@@ -137,7 +184,8 @@ class Network:
         network = loaded(self.path, self.device, self.sha256)
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        found: dict[str, torch.Tensor] = network(image.to(self.device))
+        with border(lambda error: _not_run(self.name, error)):
+            found: dict[str, torch.Tensor] = network(image.to(self.device))
         return found
 
 
@@ -183,7 +231,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         ModelError: for a file that cannot be used, or a GPU that is not there.
     """
     card = read_card(path)
-    if "receptive_radius" not in card:
+    if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():
         card |= _measured(_build(path, card), card)
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from rscd.types import BoolArray, FloatArray, Provenance
+from rscd.types import BoolArray, FloatArray, Provenance, ShapeHW
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,48 @@ class Tiling:
 MAX_PICTURE = 2048
 """Longest side of a picture that is taken in one piece."""
 
+
+def tile_side(tiling: Tiling, shape_hw: ShapeHW, *, picture: bool) -> int:
+    """Side of the tiles by which something is predicted when the user does not choose one.
+
+    Args:
+        tiling: of the model.
+        shape_hw: of the whole.
+        picture: whether it is one without georeferencing: then it is taken in one piece where the
+            model wants that, up to `MAX_PICTURE`.
+    """
+    longest = max(shape_hw)
+    if tiling.whole_pictures and picture and longest <= MAX_PICTURE:
+        return longest
+    return tiling.tile_size
+
+
 POINTWISE = Tiling()
 """Of models that look at one pixel at a time."""
+
+
+def least_object(
+    card: Provenance,
+    *,
+    size_known: bool,
+    own_threshold: bool,
+    min_area_m2: float | None = None,
+    min_score: float | None = None,
+) -> tuple[float, float]:
+    """Area in square metres and score below which polygons of a model are left out.
+
+    Args:
+        card: of the model, which may name both: below them its polygons mean nothing.
+        size_known: whether the size of a pixel is known; without it no area is.
+        own_threshold: whether change is taken at the model's threshold, to which its score belongs.
+        min_area_m2: asked for instead.
+        min_score: asked for instead.
+    """
+    if min_area_m2 is None:
+        min_area_m2 = float(card.get("min_area_m2", 0.0)) if size_known else 0.0
+    if min_score is None:
+        min_score = float(card.get("min_score", 0.0)) if own_threshold else 0.0
+    return min_area_m2, min_score
 
 
 class Predictor(Protocol):

@@ -5,16 +5,17 @@ size, batch size, workers or order. One writer; memory is what is in flight.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
+from zlib import crc32
 
 import numpy as np
 
-from rscd.geo.changemap import ChangeMap
+from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
@@ -104,6 +105,9 @@ def run_block(
     Returns:
         Each tile with its (h,w) float32 probabilities, NaN where either date has no data or
         nothing is asked for.
+
+    Raises:
+        ModelError: when the predictor gives no number where both dates have data.
     """
     wanted = [pair.inside(tile.write) for tile in tiles]
     results = [(tile, np.full(tile.write.shape_hw, np.nan, np.float32)) for tile in tiles]
@@ -119,7 +123,9 @@ def run_block(
     if any(area.any() for area in wanted):
         prob = predictor(image, valid)
         for (tile, found), area, tile_prob in zip(results, wanted, prob, strict=True):
-            found[area] = tile_prob[tile.inner][area]
+            inner = tile_prob[tile.inner]
+            check_numbers(inner, area, getattr(predictor, "name", "the model"))
+            found[area] = inner[area]
     return results
 
 
@@ -155,7 +161,8 @@ def predict_scene(
 ) -> None:
     """Fill the probability raster of `change_map`, tile by tile.
 
-    Tiles that the journal has are not computed again. Writing stays in this process.
+    Tiles that the journal has, and that are on disk as they were written, are not computed again.
+    Writing stays in this process.
 
     Args:
         pair: the two dates on one grid.
@@ -167,22 +174,31 @@ def predict_scene(
         mapper: how blocks of tiles are carried out.
         progress: told after each block.
     """
-    if not journal.resumed:
-        change_map.prob.create()
+    raster = change_map.prob
+    if not (journal.resumed and raster.restore()):
+        raster.create()
         journal.start(tile_size)
     tiling = predictor.tiling
     tiles = scene_tiles(pair, tile_size, tiling)
     done = journal.done()
-    todo = [tile for tile in tiles if tile.index not in done]
+    todo = [tile for tile in tiles if not _is_done(tile, done, raster)]
     finished = len(tiles) - len(todo)
     progress("change", finished, len(tiles))
     work = partial(run_block, pair, predictor)
     for results in mapper(work, batches(todo, batch_size)):
         for tile, prob in results:
-            change_map.prob.write(tile.write, prob)
-        journal.add([tile.index for tile, _ in results])
+            raster.write(tile.write, prob)
+        journal.add({tile.index: _checksum(prob) for tile, prob in results})
         finished += len(results)
         progress("change", finished, len(tiles))
+
+
+def _is_done(tile: Tile, done: Mapping[int, int], raster: RawRaster) -> bool:
+    return tile.index in done and done[tile.index] == _checksum(raster.read(tile.write))
+
+
+def _checksum(prob: FloatArray) -> int:
+    return crc32(np.ascontiguousarray(prob, "<f4").data)
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,21 @@ Neither runs code when it is read: a file that would have to be unpickled is ref
 
 import json
 import pickle
+import zipfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from rscd.border import border, found_in, shown
 from rscd.errors import ModelError
-from rscd.files import appearing
+from rscd.files import write_verified, writing
+from rscd.inference.card import checked_card
+from rscd.models.finite import non_finite
 from rscd.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
 
 CHECKPOINT = ".ckpt"
@@ -27,11 +32,16 @@ def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> N
         path: ends in .safetensors.
         tensors: of the network.
         card: plain data.
+
+    Raises:
+        ModelError: for tensors that hold NaN or infinity.
+        OutputError: when it cannot be written, or reads otherwise than it was written.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    _check_finite(plain, path)
     full = {"format": CARD_FORMAT, **card}
-    with appearing(path) as part:
-        save_file(plain, part, {CARD_KEY: json.dumps(full, sort_keys=True)})
+    with writing(path):
+        write_verified(path, save(plain, {CARD_KEY: json.dumps(full, sort_keys=True)}))
 
 
 def read_card(path: Path) -> Provenance:
@@ -40,61 +50,91 @@ def read_card(path: Path) -> Provenance:
     Raises:
         ModelError: when it is no such file.
     """
-    if not path.is_file():
-        raise ModelError(f"expected a weights file, found none at {path}; check the path")
     card = _checkpoint(path).get(CARD_KEY) if _is_checkpoint(path) else _safetensors_card(path)
     if card is None:
-        raise ModelError(f"expected weights written by rscd, found a file without its card: {path}")
-    if card.get("format") != CARD_FORMAT:
         raise ModelError(
-            f"expected weights of format {CARD_FORMAT}, found {card.get('format')} in {path}; "
-            "update rscd"
+            f"expected weights written by rscd, found a file without its card: {shown(path)}"
         )
-    return dict(card)
+    if isinstance(card, dict) and card.get("format") != CARD_FORMAT:
+        raise ModelError(
+            f"expected weights of format {CARD_FORMAT}, found {card.get('format')} in "
+            f"{shown(path)}; update rscd"
+        )
+    return checked_card(card, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of the network that predicts, by the network's own names.
 
     Raises:
-        ModelError: when it is no such file.
+        ModelError: when it is no such file, or its tensors hold NaN or infinity.
     """
-    if not _is_checkpoint(path):
-        return dict(load_file(path))
-    state: dict[str, Tensor] = _checkpoint(path)["state_dict"]
+    if _is_checkpoint(path):
+        tensors = _network_state(path)
+    else:
+        with _weights_border(path, "a safetensors file"):
+            tensors = dict(load_file(path))
+    _check_finite(tensors, path)
+    return tensors
+
+
+def _network_state(path: Path) -> dict[str, Tensor]:
+    state = _checkpoint(path).get("state_dict")
+    found = state.items() if isinstance(state, dict) else ()
     cut = len(NETWORK_PREFIX)
-    return {key[cut:]: value for key, value in state.items() if key.startswith(NETWORK_PREFIX)}
+    return {
+        key[cut:]: value
+        for key, value in found
+        if isinstance(value, Tensor) and str(key).startswith(NETWORK_PREFIX)
+    }
+
+
+def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
+    broken = non_finite(tensors)
+    if broken:
+        raise ModelError(
+            f"expected weights that are numbers in {path}, found NaN or infinity in "
+            f"{len(broken)} of {len(tensors)} tensors, such as {broken[0]}: their training "
+            "diverged; take an earlier checkpoint, or train again with a lower model.lr"
+        )
 
 
 def _is_checkpoint(path: Path) -> bool:
     return path.suffix == CHECKPOINT
 
 
-def _safetensors_card(path: Path) -> Provenance | None:
-    try:
+def _weights_border(path: Path, what: str) -> AbstractContextManager[None]:
+    def told(error: Exception) -> ModelError:
+        return ModelError(f"expected {what}, {found_in(path, error, 'copy it again', 'weights')}")
+
+    return border(told)
+
+
+def _safetensors_card(path: Path) -> Any:
+    with _weights_border(path, "a safetensors file"):
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(CARD_KEY)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"expected a safetensors file, found damage or another format in {path} ({error}); "
-            "copy it again"
-        ) from error
-    return None if text is None else json.loads(text)
+        return None if text is None else json.loads(text)
+
+
+def _is_pickled(path: Path) -> bool:
+    """Whether a file is what torch writes, or a pickle of any protocol in use."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(1) == b"\x80"
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"expected a checkpoint of plain data, found one that would run code when loaded: "
-            f"{path}; it is refused, export its weights as safetensors where they were made"
-        ) from error
-    except Exception as error:  # damage makes torch.load raise anything
-        raise ModelError(
-            f"expected a checkpoint, found damage or another format in {path} "
-            f"({' '.join(str(error).split())}); copy it again"
-        ) from error
+    with _weights_border(path, "a checkpoint"):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not _is_pickled(path):
+                raise
+            raise ModelError(
+                "expected a checkpoint of plain data, found one that would run code when loaded: "
+                f"{shown(path)}; it is refused, export its weights as safetensors where they were "
+                "made"
+            ) from error
     if not isinstance(content, dict):
         raise ModelError(
             f"expected a training checkpoint, found {type(content).__name__} in {path}"

@@ -1,13 +1,15 @@
-"""What a training method is: four questions it answers, and nothing else."""
+"""What a training method is: what it reads, its losses, and how it predicts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from rscd.models.logits import change_logit
-from rscd.types import Batch
+from rscd.models.networks import build_network
+from rscd.types import Batch, Provenance
 
 
 class Method(nn.Module, ABC):
@@ -23,6 +25,41 @@ class Method(nn.Module, ABC):
 
     network: nn.Module
     """What predicts and is exported: image (B,2,C,H,W) -> ``{"logits": (B,K,H,W), ...}``."""
+
+    network_name: str = ""
+    """By which `rscd.models.networks.build_network` builds `network` again; see `build`."""
+    network_args: Mapping[str, Any] = MappingProxyType({})
+    """Likewise."""
+
+    def build(self, network: str, network_args: Mapping[str, Any] | None) -> nn.Module:
+        """The network that predicts, noted under the words by which files describe it."""
+        self.network_name, self.network_args = network, dict(network_args or {})
+        return build_network(self.network_name, self.network_args)
+
+    def card(self) -> Provenance:
+        """What a file must say of `network` besides its tensors, as plain data.
+
+        A method whose network is applied in a way of its own says so here, such as
+        ``whole_pictures``; it reaches every checkpoint and export.
+        """
+        return {
+            "network": self.network_name,
+            "network_args": dict(self.network_args),
+            "multiple": int(getattr(self.network, "multiple", 32)),
+        }
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take trained weights of `network` to begin with.
+
+        A method that made anything from its network, such as a teacher, makes it again here.
+
+        Args:
+            tensors: by the names of `network`.
+
+        Raises:
+            RuntimeError: for tensors of another network.
+        """
+        self.network.load_state_dict(dict(tensors))
 
     @abstractmethod
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:

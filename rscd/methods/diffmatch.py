@@ -35,7 +35,6 @@ from rscd.methods.supervised import settings
 from rscd.methods.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
 from rscd.models.fusion import fuse
 from rscd.models.mlp_head import feature_distance, resize_distance
-from rscd.models.networks import build_network
 from rscd.models.siamese import Siamese, training_heads, training_outputs
 from rscd.types import Batch
 
@@ -93,7 +92,7 @@ class DiffMatch(Method):
         self.use_valid = use_valid
         if network != NETWORK:
             raise UsageError(f"expected method_args with network: {NETWORK}, found {network}")
-        self.network = cast(Siamese, build_network(NETWORK, dict(network_args or {})))
+        self.network = cast(Siamese, self.build(network, network_args))
         self.network.order = "joint" if concat_dates else "t1-first"
         self.vl_classifier, self.segmentation = training_heads(self.network)
         if not self.recipe.dual:

@@ -5,10 +5,11 @@ the numbers, but for two slips of it: the axis of the distance and the CutMix pa
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from rscd.arguments import fitted
 from rscd.errors import UsageError
 
 GUIDED = ("none", "shared", "dual")
@@ -149,8 +150,4 @@ def recipe_of(variant: str, changes: Mapping[str, Any] | None) -> Recipe:
     """
     if variant not in VARIANTS:
         raise UsageError(f"expected a variant among {', '.join(VARIANTS)}, found {variant!r}")
-    known = [field.name for field in fields(Recipe)]
-    unknown = sorted(set(changes or {}) - set(known))
-    if unknown:
-        raise UsageError(f"recipe: expected {', '.join(known)}, found {', '.join(unknown)}")
-    return replace(VARIANTS[variant], **(changes or {}))
+    return replace(VARIANTS[variant], **fitted(Recipe, changes or {}, "recipe"))

@@ -9,6 +9,7 @@ Published: batch 8, 20 epochs, lr 0.001, schedule ``poly``, and optimiser ``sgd`
 argument slip: section 3.5). With momentum 0.9 divide the rate by 10.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
@@ -29,6 +30,8 @@ from rscd.models.cam import COMBINATIONS, CamClassifier
 from rscd.models.mlp_head import resize
 from rscd.models.networks import build_network
 from rscd.types import IGNORE, Batch
+
+log = logging.getLogger(__name__)
 
 NETWORK = "cam"
 
@@ -57,7 +60,7 @@ class WeakMethod(Method):
                 f"expected method_args with network: {NETWORK} and network_args with combination: "
                 f"{', '.join(COMBINATIONS)}, found network: {network} and {args}"
             )
-        self.network = _classifier(args)
+        self.network = cast(CamClassifier, self.build(network, args))
         self.gate_validation = gate_validation
 
     def evaluate(self, batch: Batch) -> Tensor:
@@ -144,8 +147,26 @@ class KdMsi(WeakMethod):
             gate_validation: see `WeakMethod.evaluate`.
         """
         super().__init__(network, network_args, gate_validation)
-        self.teacher = _classifier(dict(network_args or {}) | {"combination": teacher})
+        others = dict(network_args or {}) | {"combination": teacher}
+        self.teacher = cast(CamClassifier, build_network(NETWORK, others))
         self.distillation_weight = distillation_weight
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give both networks the weights; see `Method.begin`.
+
+        The classifier belongs to a combination: a teacher of another one keeps its own, fresh.
+        """
+        super().begin(tensors)
+        given = dict(tensors)
+        if self.teacher.combination != self.network.combination:
+            given |= {k: v for k, v in self.teacher.state_dict().items() if "classifier" in k}
+            log.info(
+                "the teacher begins with the encoder alone: its combination is %s, that of the "
+                "weights %s",
+                self.teacher.combination,
+                self.network.combination,
+            )
+        self.teacher.load_state_dict(given)
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Losses:
         """``cls`` of the teacher and ``kd`` of the student, weighted."""
@@ -198,7 +219,3 @@ class Detector(Supervised):
         named = self.network.named_parameters()
         groups = transfer_groups(named, lambda name: name.startswith("encoder."), lr)
         return [group for group in groups if group["params"]]
-
-
-def _classifier(args: Mapping[str, Any]) -> CamClassifier:
-    return cast(CamClassifier, build_network(NETWORK, args))

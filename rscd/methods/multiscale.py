@@ -128,12 +128,12 @@ def mi(
 
 
 def single_scale(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
-    """The student as it is: sigmoid of one pass, resized bilinearly; (B,1,H,W) in (0,1)."""
+    """Sigmoid of one pass, resized bilinearly; (B,1,H,W) in (0,1): how the student is measured."""
     return _one_pass(network, image, views, lambda logits: logits.sigmoid())
 
 
 def cam(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
-    """The teacher as it is: `activation_map` of one pass, resized bilinearly; (B,1,H,W)."""
+    """`activation_map` of one pass, resized bilinearly; (B,1,H,W): how the teacher is measured."""
     return _one_pass(network, image, views, activation_map)
 
 

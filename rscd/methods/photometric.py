@@ -88,7 +88,8 @@ STREET = Photometric(
     p_shadow=0.5,
     p_flare=0.25,
 )
-"""Input of the scene branch's student, and its synthetic pairs (scene change, section 7.3)."""
+"""Input of the scene branch's student, and its synthetic pairs: the operations that FMA names, in
+the strengths of SimSaC's release where it has them (scene change, section 7.3)."""
 
 
 def photometric_view(
@@ -103,7 +104,7 @@ def photometric_view(
 
     Args:
         batch: ``image`` (B,2,C,H,W) float, raw values.
-        settings: what may happen; ``STRONG`` and ``STREET`` are the published ones.
+        settings: what may happen, such as ``STRONG`` or ``STREET``.
         generator: source of all draws.
         value_range: (black, white) of the raw values.
         shared: one draw for both dates instead of one per date.

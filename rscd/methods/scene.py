@@ -45,7 +45,6 @@ from rscd.methods.scene_losses import (
 )
 from rscd.methods.supervised import settings
 from rscd.models.logits import change_logit
-from rscd.models.networks import build_network
 from rscd.models.scene import Levels, SceneDecoder, SceneNetwork
 from rscd.types import Batch, Provenance
 
@@ -85,11 +84,12 @@ class ScenePretrain(Method):
             network: ``simsac`` or ``scene-compact``.
             network_args: of its builder; ``weights`` may name a checkpoint to go on from.
             freeze_encoder: keep the encoder as it is; published with ImageNet weights.
-            epe_reduction: of the end-point error; published ``sum_per_batch`` here.
+            epe_reduction: of the end-point error; the default is that of GLU-Net, on which SimSaC
+                is built: SimSaC's own losses are not published.
             mask_flow_loss: count flow only where t1 shows the place; needs the key ``valid``.
             use_flow: pairs say by their key ``use_flow`` whether their flow is known.
-            photometric: fields of `rscd.methods.photometric.Photometric`; default: the published
-                list, ``{}`` for none.
+            photometric: fields of `rscd.methods.photometric.Photometric`; default `STREET`, ``{}``
+                for none.
             value_range: (black, white) of the raw values.
 
         Raises:
@@ -102,8 +102,7 @@ class ScenePretrain(Method):
         self.use_flow = use_flow
         self.photometric = STREET if photometric is None else settings(Photometric, photometric)
         self.value_range = value_range
-        self.network_name, self.network_args = network, dict(network_args or {})
-        built = build_network(network, self.network_args)
+        built = self.build(network, network_args)
         if not isinstance(built, SceneNetwork):
             raise UsageError(
                 f"expected a network with flow (simsac, scene-compact), found {network}"
@@ -128,12 +127,8 @@ class ScenePretrain(Method):
         return self
 
     def card(self) -> Provenance:
-        """The network by name, also where it was left to the default; pictures go in whole."""
-        return {
-            "network": self.network_name,
-            "network_args": self.network_args,
-            "whole_pictures": True,
-        }
+        """See `Method.card`; pictures go in whole."""
+        return super().card() | {"whole_pictures": True}
 
     def predict_flow(self, image: Tensor) -> Tensor:
         """(B,2,C,H,W) raw values -> (B,2,H,W) flow in pixels, on the t2 grid, pointing to t1."""
@@ -212,7 +207,7 @@ class Scene(ScenePretrain):
             mask_invalid: leave places that t1 does not show out of the unsupervised loss.
             canny: thresholds of the edges of t2.
             freeze_encoder: see `ScenePretrain`.
-            epe_reduction: see `ScenePretrain`; published ``mean`` here.
+            epe_reduction: see `ScenePretrain`; the default is a choice, the paper does not say.
             mask_flow_loss: see `ScenePretrain`.
             use_flow: see `ScenePretrain`.
             photometric: see `ScenePretrain`; of labelled pairs and the student's target pairs.
@@ -252,6 +247,12 @@ class Scene(ScenePretrain):
         self.canny = canny
         self.teacher = copy.deepcopy(self.network.decoder) if separate_decoders else None
         self.watch = ChangeWatch()
+
+    def begin(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give network and teacher the weights; see `Method.begin`."""
+        super().begin(tensors)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.network.decoder.state_dict())
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:  # type: ignore[override] # by options

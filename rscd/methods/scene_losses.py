@@ -29,7 +29,7 @@ SQUEEZE = 1e-2
 """Keeps edges and gradients of change away from 0 and 1 before the logarithm."""
 
 Reduction = Literal["sum_per_batch", "mean"]
-"""Of the end-point error: sum over all pixels / B (SimSaC), or mean over B and pixels (FMA)."""
+"""Of the end-point error: sum over all pixels / B (GLU-Net), or mean over B and pixels."""
 Order = Literal["cosine", "features"]
 """What is brought to the working grid: cosine maps, or the features before they are compared."""
 Axes = Literal["sum", "max"]

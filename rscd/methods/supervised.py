@@ -1,12 +1,12 @@
 """Supervised training on masks."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
+from rscd.arguments import fitted
 from rscd.errors import UsageError
 from rscd.methods.base import Method
 from rscd.methods.draws import view_generator
@@ -14,7 +14,6 @@ from rscd.methods.losses import LOSSES, mask_loss
 from rscd.methods.photometric import Photometric, ValueRange, photometric_view
 from rscd.methods.views import Weak, weak_view
 from rscd.models.logits import change_logit
-from rscd.models.networks import build_network
 from rscd.types import Batch
 
 
@@ -59,12 +58,16 @@ class Supervised(Method):
             raise UsageError(
                 f"expected losses among {', '.join(LOSSES)}, found {', '.join(sorted(unknown))}"
             )
-        self.loss_args = dict(loss_args or {})
+        self.loss_args = {
+            name: fitted(LOSSES[name], args, f"loss_args of {name}", without=("logit", "truth"))
+            for name, args in (loss_args or {}).items()
+            if name in self.weights
+        }
         self.swap_weight = swap_weight
         self.weak = None if weak is None else settings(Weak, weak)
         self.photometric = None if photometric is None else settings(Photometric, photometric)
         self.value_range = value_range
-        self.network = build_network(network, dict(network_args or {}))
+        self.network = self.build(network, network_args)
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
         """Each loss by its name, and ``swap``."""
@@ -103,13 +106,6 @@ def settings(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
     """Settings of a view from plain data.
 
     Raises:
-        UsageError: for a name that is none of its fields.
+        UsageError: for a name that is none of its fields, or a value of another type.
     """
-    known = [field.name for field in fields(kind)]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise UsageError(
-            f"{kind.__name__.lower()} view: expected {', '.join(known)}, found {', '.join(unknown)}"
-        )
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return kind(**values)
+    return kind(**fitted(kind, given, f"{kind.__name__.lower()} view"))

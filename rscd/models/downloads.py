@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rscd.errors import ModelError
+from rscd.models.finite import non_finite
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 """Of local files; the last two may hold tensors only, code in them is refused."""
@@ -54,10 +55,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"expected a file of weights, found none at {path}; check the path")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about formats it then refuses
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found: object = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # about formats it then refuses
+                found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         raise ModelError(
             f"expected a file of tensors and nothing else, found damage, code or another format in "
@@ -66,6 +68,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     tensors = found.get("state_dict", found) if isinstance(found, dict) else {}
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ModelError(f"expected a dict of tensors in {path}; save the state dict alone")
+    broken = non_finite(tensors)
+    if broken:
+        raise ModelError(
+            f"expected weights that are numbers in {path}, found NaN or infinity in {broken[0]} "
+            f"and {len(broken) - 1} others; take another file"
+        )
     return dict(tensors)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.arguments import fitted
+from rscd.errors import ModelError, RscdError
 from rscd.models.cam import cam_classifier
 from rscd.models.scene_compact import scene_compact
 from rscd.models.semantic import SemanticChangeNet
@@ -60,7 +61,17 @@ def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
             f"expected arguments of {name} among {', '.join(known)}, symmetric, found "
             f"{', '.join(unknown)}"
         )
-    network = NETWORKS[name](**given)
+    try:
+        network = NETWORKS[name](**fitted(NETWORKS[name], given, f"network_args of {name}"))
+    except RscdError as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(str(error)) from error
+    except Exception as error:  # sizes that fit no layer end in any error of torch and timm
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"expected network_args with which {name} can be built, found {given}: {reason}"
+        ) from error
     return Symmetric(network) if symmetric else network
 
 

@@ -15,6 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rscd.errors import DataError, UsageError
+from rscd.geo.columns import distinct_names, joined
 from rscd.geo.grid import bounds_text, crs_name
 from rscd.geo.measure import Ground
 from rscd.geo.vectors import carried, exist, read_layer
@@ -87,6 +88,10 @@ def read_footprints(
     shapes = frame.geometry.to_numpy()
     polygons, bad = repaired(shapes)
     kept = shapely.area(polygons) > 0
+    others = [column for column in frame.columns if str(frame[column].dtype) == "geometry"]
+    others.remove(frame.geometry.name)
+    if others:
+        logger.warning("%s: left out the further geometries %s", name, ", ".join(others))
     if len(shapes) and not kept.any():
         kinds = sorted({str(shape.geom_type) for shape in shapes if shape is not None})
         raise DataError(
@@ -97,7 +102,7 @@ def read_footprints(
         name,
         polygons[kept],
         pyproj.CRS(own),
-        pd.DataFrame(frame.drop(columns=frame.geometry.name))[kept],
+        pd.DataFrame(frame.drop(columns=[frame.geometry.name, *others]))[kept],
         repaired=int(np.count_nonzero(bad & kept)),
         dropped=int(np.count_nonzero(~kept)),
     )
@@ -145,7 +150,8 @@ def footprint_events(
         kinds: of `KINDS`, what the result holds.
         class_field: field whose text becomes ``class``.
         fields: source fields to keep; default those that both layers have. One with the name of a
-            column of the result gets ``source_`` before it.
+            column of the result gets ``source_`` before it, one that differs from another by case
+            alone a number behind it (`written_names`).
         threads: see `rscd.pseudo.polygon_events.polygon_overlaps`.
 
     Returns:
@@ -169,10 +175,10 @@ def footprint_events(
     events = polygon_events(
         first.polygons, second.polygons, delta=delta, min_overlap=least, threads=threads
     )
-    kept_fields = _fields(first, second, fields)
+    kept = kept_fields(first, second, fields)
     here = np.where(events.appeared, "appeared", "kept")
     parts = [
-        _rows(second, "t2", here, events.iou_sum2, area2, class_field, kept_fields),
+        _rows(second, "t2", here, events.iou_sum2, area2, class_field, kept),
         _rows(
             first,
             "t1",
@@ -180,12 +186,10 @@ def footprint_events(
             events.iou_sum1,
             area1,
             class_field,
-            kept_fields,
+            kept,
         ),
     ]
-    table = pd.concat(parts, ignore_index=True)
-    for name in table.columns[len(COLUMNS) :]:
-        table[name] = _one_type(table[name])
+    table = pd.DataFrame({name: joined([part[name] for part in parts]) for name in parts[0]})
     geometry = np.concatenate([second.polygons, first.polygons])
     wanted = (table["kind"].isin(list(kinds)) & (table["area_m2"] >= min_area_m2)).to_numpy()
     table, geometry = table[wanted].reset_index(drop=True), geometry[wanted]
@@ -227,7 +231,12 @@ def _check_overlap(first: Footprints, second: Footprints) -> None:
         )
 
 
-def _fields(first: Footprints, second: Footprints, wanted: Sequence[str] | None) -> list[str]:
+def kept_fields(first: Footprints, second: Footprints, wanted: Sequence[str] | None) -> list[str]:
+    """Fields of the sources that the result keeps: those wanted, else those of both layers.
+
+    Raises:
+        UsageError: neither layer has one that is wanted.
+    """
     here, there = list(first.attributes.columns), list(second.attributes.columns)
     if wanted is None:
         return [name for name in there if name in here]
@@ -263,25 +272,16 @@ def _rows(
         },
         index=pd.RangeIndex(len(kind)),
     )
-    for name in fields:
+    missing = pd.Series([None] * len(rows), dtype=object)
+    for name, written in zip(fields, written_names(fields), strict=True):
         values = date.attributes.get(name)
-        missing = pd.Series([None] * len(rows), dtype=object)
-        rows[_free_name(name)] = missing if values is None else values.reset_index(drop=True)
+        rows[written] = missing if values is None else values.reset_index(drop=True)
     return rows
 
 
-def _one_type(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Values that a file can hold in one column: what is mixed or nested becomes text."""
-    if values.dtype != object:
-        return values
-    found = values.infer_objects().convert_dtypes()
-    if found.dtype != object:
-        return found
-
-    def text(value: Any) -> str | None:
-        return None if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
-
-    return values.map(text).astype("string")
+def written_names(fields: Sequence[str]) -> list[str]:
+    """Names that fields of the sources have in the result, which has columns of its own."""
+    return distinct_names(fields, (*COLUMNS, "geometry", "geom", "fid", "ogc_fid"), "source_")
 
 
 def _texts(date: Footprints, field: str | None) -> Any:
@@ -293,11 +293,6 @@ def _texts(date: Footprints, field: str | None) -> Any:
             f"{', '.join(map(str, date.attributes.columns)) or 'none'}"
         )
     return date.attributes[field].astype("string").to_numpy()
-
-
-def _free_name(field: str) -> str:
-    taken = {*COLUMNS, "geometry", "geom", "fid", "ogc_fid"}
-    return f"source_{field}" if field.lower() in taken else field
 
 
 def outside(first: Footprints, second: Footprints) -> tuple[BoolArray, BoolArray]:

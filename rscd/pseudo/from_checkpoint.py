@@ -1,25 +1,31 @@
 """Pseudo masks of a folder of pairs, made by a model of change and kept as files.
 
-They lie beside the dates in a folder of their own, in the coding of further layers: 0 no change,
-1 change, 255 where a date has no data; `run.json` there says what made them. Training takes them
-with ``mask_from`` of `rscd.data.folder.PairFolder`.
+They lie in the folder of a run, or beside the dates in a folder of their own, in the coding of
+further layers: 0 no change, 1 change, 255 where a date has no data; `run.json` there says what made
+them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
 from rscd.errors import DataError, UsageError
-from rscd.files import write_whole
+from rscd.files import read_note, write_whole
+from rscd.geo.changemap import check_numbers
 from rscd.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 
+log = logging.getLogger(__name__)
+
 RUN = "run.json"
+
+log = logging.getLogger(__name__)
 
 
 class ChangeMaps(Protocol):
@@ -42,6 +48,8 @@ class Summary:
     """Maps computed: pairs without change need none."""
     changed_share: float
     """Of all valid pixels of the masks written in this run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no mask yet."""
 
 
 def labelled_maps(
@@ -66,7 +74,7 @@ def labelled_maps(
         if gated and not changed:
             yield np.zeros(mask.shape, np.float32), mask
         else:
-            yield make_map(sample["image"].numpy()), mask
+            yield _map_of(sample, make_map), mask
         progress(stage, index + 1, len(data))
 
 
@@ -77,18 +85,18 @@ def positive_maps(
     for index in range(len(data)):
         sample = data[index]
         if bool(sample.get("label", 1)):
-            yield make_map(sample["image"].numpy())
+            yield _map_of(sample, make_map)
         progress("threshold", index + 1, len(data))
 
 
 def prepare(
-    data: PairFolder, name: str, recipe: Provenance, *, overwrite: bool = False
+    data: PairFolder, name: str | Path, recipe: Provenance, *, overwrite: bool = False
 ) -> Provenance | None:
     """Make the folders for masks, and see whether a run with the same recipe began there.
 
     Args:
         data: whose pairs get masks.
-        name: of the folder beside the dates.
+        name: of the folder beside the dates, or the path of a folder elsewhere.
         recipe: plain data that decides the masks.
         overwrite: throw away what another recipe left.
 
@@ -101,22 +109,24 @@ def prepare(
     earlier: Provenance | None = None
     for folder in _folders(data, name):
         noted = _read(folder / RUN)
-        if noted is not None and noted["recipe"] == recipe:
+        if noted is not None and noted.get("recipe") == recipe:
             earlier = noted
             continue
         if any(folder.glob("*.png")) and not overwrite:
             raise UsageError(
-                f"expected no masks or those of this recipe in {folder}, found others; give "
-                "--overwrite, or another --name"
+                f"expected no masks or those of this recipe in {folder}, found others, which a "
+                "training may still need; give --overwrite, or another --name or -o FOLDER"
             )
+        if noted is not None:
+            log.warning("%s: masks of another recipe are replaced", folder)
         for path in folder.glob("*.png"):
             path.unlink()
         (folder / RUN).unlink(missing_ok=True)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     return earlier
 
 
-def note(data: PairFolder, name: str, run: Provenance) -> None:
+def note(data: PairFolder, name: str | Path, run: Provenance) -> None:
     """Write what made the masks beside them."""
     text = json.dumps(run, indent=2, sort_keys=True) + "\n"
     for folder in _folders(data, name):
@@ -127,29 +137,35 @@ def write_pseudo_masks(
     data: PairFolder,
     make_map: ChangeMaps,
     threshold: float,
-    name: str,
+    name: str | Path,
     *,
     progress: Progress,
 ) -> Summary:
-    """Write the masks that are not there yet.
+    """Write the masks that are not there yet; a pair that cannot be read does not stop the others.
 
     Args:
         data: with keys ``image``, ``valid``, and ``label`` where pairs known to hold no change get
             empty masks without a look at them (section 4.3).
         make_map: the model.
         threshold: change is strictly above it, in float32 (section 4.4).
-        name: of the folder beside the dates, see `prepare`.
+        name: see `prepare`.
         progress: told after each pair.
     """
     written = predicted = changed = usable = 0
+    failed: dict[str, str] = {}
     for index, files in enumerate(data.files):
-        path = files.base / name / f"{files.stem}.png"
+        path = _folder(data, files.base, name) / f"{files.stem}.png"
         if not path.exists():
-            sample = data[index]
+            try:
+                sample = data[index]
+            except DataError as error:
+                log.error("pair %s failed: %s", files.name, error)
+                failed[files.name] = str(error)
+                continue
             valid = sample["valid"][0].numpy()
             mask = np.zeros(valid.shape, np.uint8)
             if bool(sample.get("label", 1)):
-                mask[make_map(sample["image"].numpy()) > np.float32(threshold)] = 1
+                mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
                 predicted += 1
             mask[~valid] = IGNORE
             write_picture(path, mask[None])
@@ -158,22 +174,26 @@ def write_pseudo_masks(
             usable += int(np.count_nonzero(valid))
         progress("masks", index + 1, len(data))
     folders = [str(folder) for folder in _folders(data, name)]
-    return Summary(folders, len(data), written, predicted, changed / usable if usable else 0.0)
+    share = changed / usable if usable else 0.0
+    return Summary(folders, len(data), written, predicted, share, failed)
 
 
-def _folders(data: PairFolder, name: str) -> list[Path]:
-    if Path(name).name != name or name in ("", ".", ".."):
+def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:
+    """The map of a sample: numbers everywhere, as pixels without data hold 0 in its images."""
+    found = make_map(sample["image"].numpy())
+    check_numbers(found, np.ones(found.shape, bool), f"the network for pair {sample['name']}")
+    return found
+
+
+def _folders(data: PairFolder, name: str | Path) -> list[Path]:
+    if isinstance(name, str) and (Path(name).name != name or name in ("", ".", "..")):
         raise UsageError(f"expected the name of a folder beside the dates, found {name!r}")
-    return list(dict.fromkeys(files.base / name for files in data.files))
+    return list(dict.fromkeys(_folder(data, files.base, name) for files in data.files))
+
+
+def _folder(data: PairFolder, base: Path, name: str | Path) -> Path:
+    return base / name if isinstance(name, str) else name / base.relative_to(data.root)
 
 
 def _read(path: Path) -> Provenance | None:
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected the notes of a run, found damage ({error}); remove the folder"
-        ) from error
-    return dict(noted)
+    return read_note(path, "the notes of a run", "remove the folder") if path.exists() else None

@@ -20,9 +20,10 @@ from pyproj import CRS
 import rscd
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
-from rscd.errors import DataError, OutputError, UsageError
+from rscd.errors import DataError, OutputError, SceneError, UsageError
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.scene import ScenePair
+from rscd.geo.source import Source
 from rscd.geo.tiles import Box
 from rscd.pseudo.events import (
     DELTA,
@@ -36,6 +37,7 @@ from rscd.pseudo.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.pseudo.segmenter import DateName, Segmenter, SemanticPrediction, View
 from rscd.pseudo.stitch import check_windows, segment, windows
 from rscd.pseudo.store import Store, open_store, source_of, write_json
+from rscd.redact import mark, redacted
 from rscd.types import LAYERS, BoolArray, ByteArray, FloatArray, Progress, Provenance, silent
 
 """Label folders, as keys of a sample too."""
@@ -121,6 +123,10 @@ class DateImage:
     """What became 0 and 255 of each band, None where nothing was stretched."""
 
 
+class UnreadablePair(DataError):
+    """One pair is damaged; what else fails is wrong with all of them."""
+
+
 @dataclass(frozen=True)
 class PairInput:
     """A pair to label: where it comes from and where its labels go."""
@@ -158,6 +164,8 @@ class Summary:
     gamma: float = 0.0
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no labels yet."""
 
 
 def folder_pairs(
@@ -216,11 +224,11 @@ class _FolderReader:
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
     """Two rasters on one grid as one pair, named by their stems; read whole at its turn."""
-    stems = dict.fromkeys(Path(date.path).stem for date in (pair.t1, pair.t2))
+    stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
     name = name or "_".join(stems)
     sources: Mapping[DateName, Provenance] = {
-        "t1": {"file": pair.t1.path, "stamp": list(pair.t1.stamp or ())},
-        "t2": {"file": pair.t2.path, "stamp": list(pair.t2.stamp or ())},
+        "t1": {"file": redacted(pair.t1.path), "stamp": _stamp(pair.t1)},
+        "t2": {"file": redacted(pair.t2.path), "stamp": _stamp(pair.t2)},
     }
     where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
     return PairInput(
@@ -231,6 +239,12 @@ def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput
         read=_SceneReader(pair),
         sources={date: dict(source) | where for date, source in sources.items()},
     )
+
+
+def _stamp(source: Source) -> list[int | str]:
+    """What changes when the image does."""
+    hidden = mark(source.path)
+    return [*(source.stamp or ()), *([hidden] if hidden else [])]
 
 
 MOST_STRETCHED = 1 << 22
@@ -302,11 +316,17 @@ def generate(
     totals = _Totals()
     for done, pair in enumerate(pairs):
         told("segmenting", done, len(pairs))
-        for date in DATES:
-            if not store.is_complete(pair.name, date, pair.sources[date]):
-                _segment_one(store, segmenter, prompts, pair, date, options)
-                summary.segmented += 1
-        _label_one(store, pair, options, totals)
+        try:
+            for date in DATES:
+                if not store.is_complete(pair.name, date, pair.sources[date]):
+                    _segment_one(store, segmenter, prompts, pair, date, options)
+                    summary.segmented += 1
+            _label_one(store, pair, options, totals)
+        except UnreadablePair as error:
+            summary.failed[pair.name] = str(error)
+            if len(summary.failed) == len(pairs):
+                raise
+            log.error("pair %s failed: %s", pair.name, error)
         told("segmenting", done + 1, len(pairs))
     totals.report(summary, options)
     summary.pairs = len(pairs)
@@ -379,7 +399,10 @@ def _segment_one(
     options: LabelOptions,
 ) -> None:
     started = time.monotonic()
-    image = pair.read(date)
+    try:
+        image = pair.read(date)
+    except (DataError, SceneError) as error:
+        raise UnreadablePair(str(error)) from error
     view = view_of(image, pair.name, date, options.gsd_m)
     if view.gsd_m is not None and view.gsd_m > COARSE_M:
         log.warning(

@@ -16,6 +16,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from rscd.geo.vectors import polygonal
 from rscd.pseudo.events import DELTA, change_of
 from rscd.pseudo.overlaps import Array, Indices, Overlaps
 from rscd.types import BoolArray
@@ -30,8 +31,6 @@ BOX_SHARE = 1 - 1e-12
 """A polygon that fills its bounding box up to rounding is that box."""
 
 _CHUNK = 20_000  # polygons of t1 queried, and pairs intersected, at a time
-
-_POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,24 +133,8 @@ def repaired(geometries: NDArray[np.object_]) -> tuple[Polygons, BoolArray]:
         (N,) the polygonal parts of each, in two dimensions, an empty polygon where there is none;
         and (N,) which geometries were invalid.
     """
-    flat = shapely.force_2d(np.asarray(geometries, dtype=object))
-    bad = ~shapely.is_valid(flat) & ~shapely.is_missing(flat)
-    made: Polygons = flat.copy()
-    made[bad] = shapely.make_valid(flat[bad])
-    for index in np.flatnonzero(~np.isin(shapely.get_type_id(made), _POLYGONAL)):
-        made[index] = _polygonal_part(made[index])
-    return made, bad
-
-
-def _polygonal_part(geometry: Any) -> Any:
-    """Polygons of a collection as one geometry; lines and points have no area and go."""
-    if geometry is None:
-        return shapely.Polygon()
-    parts = shapely.get_parts(shapely.get_parts(geometry))
-    polygons = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
-    if len(polygons) == 1:
-        return polygons[0]
-    return shapely.union_all(polygons) if len(polygons) else shapely.Polygon()
+    bad = ~shapely.is_valid(geometries) & ~shapely.is_missing(geometries)
+    return polygonal(geometries), bad
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.data.images import open_raster, read_label_values
+from rscd.data.images import open_raster, read_label
 from rscd.data.layout import DATE_FOLDERS
 from rscd.errors import DataError, UsageError
 from rscd.geo.tiles import Box
@@ -139,7 +139,10 @@ class Precomputed:
             path = _file(base / name, view.name)
             if path is None:
                 continue
-            values = read_label_values(path)
+            label = read_label(path)
+            values = label.values
+            if label.unlabelled is not None:
+                values = np.where(label.unlabelled, values.dtype.type(0), values)
             if values.dtype == np.uint8:
                 values = values / np.float32(1 if values.max(initial=0) == 1 else 255)
             _check_size(path, values.shape, view)

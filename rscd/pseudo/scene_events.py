@@ -15,6 +15,8 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
 from rscd.errors import DataError, UsageError
+from rscd.geo.columns import DAY
+from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import to_world
 from rscd.pseudo.events import ChangeLabels, DateEvents
@@ -25,7 +27,7 @@ from rscd.types import BoolArray
 KINDS = ("appeared", "vanished", "kept", "undecidable")
 """What became of an object; ``kept`` and ``undecidable`` only where they are asked for."""
 
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "id": "int64",
     "kind": "string",
     "class": "string",
@@ -33,8 +35,8 @@ COLUMNS = {
     "iou_sum": "float64",
     "area_m2": "float64",
     "flags": "string",
-    "t1": "string",
-    "t2": "string",
+    "t1": DAY,
+    "t2": DAY,
     "model": "string",
 }
 
@@ -84,11 +86,13 @@ def event_polygons(
         MultiPolygon). The same columns and types when nothing changed.
 
     Raises:
-        UsageError: an unknown kind, or metres are asked for and nothing tells them.
+        UsageError: an unknown kind, dates that are none or in reverse, or metres are
+            asked for and nothing tells them.
         DataError: the grid has another shape than the labels.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"expected kinds {', '.join(KINDS)}, found {', '.join(unknown)}")
+    days = dates_of((t1, t2))
     if grid is not None and tuple(grid.shape) != labels.mixed.shape:
         raise DataError(
             f"expected a grid of {labels.mixed.shape} pixels as the labels have, found "
@@ -117,8 +121,8 @@ def event_polygons(
         "iou_sum": np.round([row.iou_sum for row in rows], 6),
         "area_m2": np.round(areas[large], 4),
         "flags": [",".join(row.flags) for row in rows],
-        "t1": t1,
-        "t2": t2,
+        "t1": days[0],
+        "t2": days[1],
         "model": model,
     }
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(rows))).astype(COLUMNS)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from rscd.errors import UsageError
+from rscd.errors import ModelError, UsageError
 from rscd.geo.tiles import Box
 from rscd.pseudo.instances import Instance
 from rscd.pseudo.prompts import PromptSet
@@ -186,11 +186,15 @@ def check_prediction(prediction: SemanticPrediction, view: View, prompts: Prompt
     """Find out whether a backend kept its contract.
 
     Raises:
-        ValueError: it did not; that is a fault of the backend, not of the user.
+        ValueError: for another shape or type; that is a fault of the backend, not of the user.
+        ModelError: for scores that are no numbers from 0 to 1.
     """
     expected = (len(prompts.classes), *view.rgb.shape[:2])
     prob = prediction.prob
     if prob.shape != expected or prob.dtype != np.float32:
         raise ValueError(f"expected float32 {expected}, found {prob.dtype} {prob.shape}")
     if prob.size and not (prob.min() >= 0 and prob.max() <= 1):
-        raise ValueError(f"expected scores in [0,1], found {prob.min()} to {prob.max()}")
+        raise ModelError(
+            f"expected scores from 0 to 1 for {view.name or 'the image'} at {view.date}, found "
+            f"{prob.min():g} to {prob.max():g}; the weights or rasters of the segmenter are broken"
+        )

@@ -12,31 +12,34 @@ labels are always made from what is in the store.
 
 import hashlib
 import json
+import logging
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
-import rasterio
 import rasterio.features
 import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
-from rasterio.errors import NotGeoreferencedWarning
 from shapely.geometry import shape as to_shape
 
 from rscd.data.images import open_raster
 from rscd.errors import DataError, OutputError
-from rscd.files import appearing, write_whole
+from rscd.files import appearing, read_note, write_bytes, write_whole, writing
+from rscd.geo.encode import geotiff
 from rscd.geo.grid import apply, compose, stored_crs
+from rscd.geo.vectors import vector_border
 from rscd.pseudo.instances import Instance
 from rscd.pseudo.segmenter import DateName, SemanticPrediction
 from rscd.types import Provenance
+
+log = logging.getLogger(__name__)
 
 STEPS = 200
 """Levels of a stored score."""
@@ -72,9 +75,13 @@ class Store:
         path = self.prob_path(name, date)
         if not path.is_file():
             return False
-        with open_raster(path) as dataset:
-            tag = json.loads(dataset.tags().get(TAG, "{}"))
-        return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+        try:
+            with open_raster(path) as dataset:
+                tag = json.loads(dataset.tags().get(TAG, "{}"))
+                return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+        except DataError as error:
+            log.warning("%s; it is made anew", error)
+            return False
 
     def write(
         self,
@@ -98,36 +105,36 @@ class Store:
         """
         has_objects = prediction.instances is not None
         tag = {"digest": self.digest, "source": source, "instances": has_objects}
-        try:
+        with writing(self.prob_path(name, date)):
             if prediction.instances is not None:
-                table = self._table(prediction.instances, grid)
+                objects = BytesIO()
+                self._table(prediction.instances, grid).to_parquet(objects)
                 with appearing(_in_folder(self.instances_path(name, date))) as part:
-                    table.to_parquet(part)
+                    write_bytes(part, objects.getvalue())
             with appearing(_in_folder(self.prob_path(name, date))) as part:
-                _write_prob(part, prediction, grid, tag)
-        except OSError as error:
-            raise OutputError(
-                f"expected to write into {self.folder}, found: {error}; choose a folder with space "
-                "that may be written"
-            ) from error
+                write_bytes(part, _scores(prediction, grid, tag))
 
     def read(self, name: str, date: DateName) -> SemanticPrediction:
         """One prediction, its scores rounded to `STEPS`.
 
         Raises:
-            DataError: it is not in the store.
+            DataError: it is not in the store, or damaged.
         """
         with open_raster(self.prob_path(name, date)) as dataset:
             stored = dataset.read()
-            tag = json.loads(dataset.tags()[TAG])
+            has_objects = json.loads(dataset.tags()[TAG])["instances"]
             transform = dataset.transform
+            if stored.dtype != np.uint8 or len(stored) != len(self.classes):
+                raise ValueError(f"{len(stored)} bands of {stored.dtype}")
         valid = (stored != EMPTY).all(axis=0)
         prob = np.where(valid, stored, 0).astype(np.float32) / np.float32(STEPS)
         instances = None
-        if tag["instances"]:
-            table = geopandas.read_parquet(self.instances_path(name, date))
+        if has_objects:
             height, width = stored.shape[1:]
-            instances = _instances(table, transform, (height, width))
+            path = self.instances_path(name, date)
+            with vector_border("segmented objects in", path):
+                table = geopandas.read_parquet(path)
+                instances = _instances(table, transform, (height, width), len(self.classes))
         return SemanticPrediction(
             prob, self.classes, self.n_foreground, instances, None if valid.all() else valid
         )
@@ -180,10 +187,10 @@ def open_store(
     digest = digest_of(fingerprint)
     manifest = folder / "manifest.json"
     try:
-        before = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+        before = _manifest(manifest, overwrite=overwrite) if manifest.is_file() else None
         if before is not None and before.get("digest") != digest:
             if not overwrite and _holds_any(folder):
-                differs = ", ".join(_differences(before.get("fingerprint", {}), fingerprint))
+                differs = ", ".join(_differences(before["fingerprint"], fingerprint))
                 raise OutputError(
                     f"expected a store made with the same settings in {folder}, found other "
                     f"{differs}; choose another folder with -o, or add --overwrite to begin anew"
@@ -202,6 +209,18 @@ def open_store(
             "with -o"
         ) from error
     return Store(folder, digest, classes, n_foreground)
+
+
+def _manifest(path: Path, *, overwrite: bool) -> Provenance:
+    """What a store says of itself; nothing where it is damaged and may be replaced."""
+    try:
+        found = read_note(path, "the manifest of a store", "add --overwrite to begin anew")
+    except DataError:
+        if not overwrite:
+            raise
+        found = {}
+    known = found.get("fingerprint")
+    return found | {"fingerprint": known if isinstance(known, dict) else {}}
 
 
 def _holds_any(folder: Path) -> bool:
@@ -239,11 +258,13 @@ def outline(instance: Instance, transform: Affine) -> Any:
 
 
 def _instances(
-    table: geopandas.GeoDataFrame, transform: Affine, shape_hw: tuple[int, int]
+    table: geopandas.GeoDataFrame, transform: Affine, shape_hw: tuple[int, int], n_classes: int
 ) -> list[Instance]:
     back = ~transform
     found = []
     for row in table.itertuples():
+        if not (0 <= row.class_index < n_classes and 0 <= row.score <= 1):
+            raise ValueError(f"an object of class {row.class_index} and score {row.score}")
         pixels = shapely.transform(row.geometry, lambda p: np.stack(apply(back, *p.T), axis=1))
         x0, y0, x1, y1 = (round(value) for value in pixels.bounds)
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, shape_hw[1]), min(y1, shape_hw[0])
@@ -254,9 +275,7 @@ def _instances(
     return found
 
 
-def _write_prob(
-    path: Path, prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance
-) -> None:
+def _scores(prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance) -> bytes:
     stored = np.rint(prediction.prob * STEPS).astype(np.uint8)
     if prediction.valid is not None:
         stored[:, ~prediction.valid] = EMPTY
@@ -264,23 +283,15 @@ def _write_prob(
     options: dict[str, Any] = {"compress": "deflate", "photometric": "minisblack", "alpha": "no"}
     if grid is not None and not grid.affine.is_identity:
         options |= {"transform": grid.affine, "crs": stored_crs(grid)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            count=count,
-            height=height,
-            width=width,
-            dtype="uint8",
-            nodata=EMPTY,
-            **options,
-        ) as out:
-            out.write(stored)
-            out.scales = (1 / STEPS,) * count
-            out.descriptions = prediction.classes
-            out.update_tags(**{TAG: json.dumps(tag)})
+
+    def fill(out: Any) -> None:
+        out.write(stored)
+        out.scales = (1 / STEPS,) * count
+        out.descriptions = prediction.classes
+        out.update_tags(**{TAG: json.dumps(tag)})
+
+    shape = {"count": count, "height": height, "width": width}
+    return geotiff(fill, **shape, dtype="uint8", nodata=EMPTY, **options)
 
 
 def _in_folder(path: Path) -> Path:

@@ -11,11 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rasterio import Affine
+from rasterio.enums import ColorInterp
 from torch.utils.data import DataLoader
 from torchgeo.datasets import NonGeoDataset
 
 from rscd.data.folder import Layer, PairFolder, reference_tensors
 from rscd.data.images import apply_rule, read_label_values, read_picture, write_picture
+from rscd.data.info import info
+from rscd.data.labels import labels_from_masks
+from rscd.data.scenes import Scene, ScenePairs
 from rscd.data.streams import collate, unpack
 from rscd.errors import DataError
 
@@ -239,6 +243,99 @@ def test_an_alpha_band_that_is_named_is_data(tmp_path: Path) -> None:
     assert np.array_equal(hidden.valid, array[3] > 0)
     assert np.array_equal(named.pixels, array)
     assert named.valid is None
+
+
+def write_label(path: Path, values: np.ndarray, *, mask=None, alpha=None, **profile) -> None:
+    """A label as GeoTIFF that may declare what is unlabelled."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = [values] if alpha is None else [values, alpha]
+    shape = {"driver": "GTiff", "height": H, "width": W, "count": len(bands)} | profile
+    shape["crs"] = "EPSG:32633"
+    transform = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", dtype=values.dtype, transform=transform, **shape) as out,
+    ):
+        if alpha is not None:
+            out.colorinterp = [ColorInterp.gray, ColorInterp.alpha]
+        out.write(np.stack(bands))
+        if mask is not None:
+            out.write_mask(mask)
+
+
+def stored_label(on: int, off: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Stored values, change in row 2, and where there is no label: rows 5 and below."""
+    values = np.full((H, W), off, np.uint8)
+    values[2] = on
+    unlabelled = np.zeros((H, W), bool)
+    unlabelled[5:] = True
+    return values, unlabelled
+
+
+@pytest.mark.parametrize("on", [1, 255])
+@pytest.mark.parametrize("how", ["nodata", "mask", "alpha", "nan"])
+def test_what_a_label_declares_to_be_none_is_ignored(tmp_path: Path, how: str, on: int) -> None:
+    georeferenced(tmp_path / "A" / "p0.tif", pixels(0))
+    georeferenced(tmp_path / "B" / "p0.tif", pixels(1))
+    values, unlabelled = stored_label(on)
+    path = tmp_path / "label" / "p0.tif"
+    if how == "nodata":
+        none = 255 if on == 1 else 127
+        write_label(path, np.where(unlabelled, none, values).astype(np.uint8), nodata=none)
+    elif how == "mask":
+        write_label(path, np.where(unlabelled, 77, values).astype(np.uint8), mask=~unlabelled)
+    elif how == "alpha":
+        visible = np.where(unlabelled, 0, 255).astype(np.uint8)
+        write_label(path, np.where(unlabelled, 77, values).astype(np.uint8), alpha=visible)
+    else:
+        write_label(path, np.where(unlabelled, np.nan, values).astype(np.float32))
+    expected = np.where(unlabelled, 255, values == on)
+    for rule in ("strict", "nonzero", {0: 0, on: 1}):
+        sample = PairFolder(tmp_path, keys={"mask", "label"}, mask_values=rule)[0]
+        np.testing.assert_array_equal(sample["mask"][0], expected)
+        assert sample["label"] == 1
+    found = info(tmp_path)
+    assert found.ok, found.text()
+    assert found.parts[0].change_share == W / (5 * W)
+    scenes = ScenePairs(Scene(*[str(tmp_path / d / "p0.tif") for d in "AB"], labels=str(path)))
+    np.testing.assert_array_equal(scenes[:, :]["mask"][0], expected)
+
+
+def test_a_mask_that_rscd_wrote_is_a_label_whose_nodata_is_ignored(tmp_path: Path) -> None:
+    make(tmp_path, names=("A", "B"), n=1)
+    values = np.zeros((H, W), np.uint8)
+    values[5:] = 255
+    write_label(tmp_path / "label" / "p0.tif", values, nodata=255)
+    sample = PairFolder(tmp_path, keys={"mask", "label"})[0]
+    assert sample["label"] == 0
+    np.testing.assert_array_equal(sample["mask"][0], values)
+    assert labels_from_masks(tmp_path) == {"p0": 0}
+    assert labels_from_masks(tmp_path, mask_values="strict") == {"p0": 0}
+
+
+def test_nodata_of_0_is_no_change_and_a_value_named_as_change_is_change(tmp_path: Path) -> None:
+    make(tmp_path, names=("A", "B"), n=1)
+    values, _ = stored_label(255)
+    write_label(tmp_path / "label" / "p0.tif", values, nodata=0)
+    np.testing.assert_array_equal(PairFolder(tmp_path)[0]["mask"][0], values == 255)
+    write_label(tmp_path / "label" / "p0.tif", values, nodata=255)
+    named = PairFolder(tmp_path, mask_values={0: 0, 255: 1})
+    np.testing.assert_array_equal(named[0]["mask"][0], values == 255)
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("t1", "A"), ("t2", "B"), ("mask", "label")])
+def test_pairs_without_partner_are_named(tmp_path: Path, kind: str, folder: str) -> None:
+    make(tmp_path, n=8)
+    (tmp_path / folder / "p3.png").unlink()
+    with pytest.raises(DataError, match=rf"pair 'p3' has no {kind} file \(looked in {folder}\)"):
+        PairFolder(tmp_path)
+    for number in (1, 2, 4, 5, 6):
+        (tmp_path / folder / f"p{number}.png").unlink()
+    with pytest.raises(DataError, match=r"'p1' has no .*, nor have 'p2', .*'p5' and 1 more"):
+        PairFolder(tmp_path)
+    if kind == "mask":
+        assert len(PairFolder(tmp_path, keys={"image"})) == 8
+    assert len(PairFolder(tmp_path, names=["p0", "p7"])) == 2
 
 
 def test_only_the_keys_asked_for(tmp_path: Path) -> None:

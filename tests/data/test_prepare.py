@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio import Affine
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 
 from rscd.data import prepare as module
 from rscd.data.folder import PairFolder
@@ -165,6 +166,33 @@ def test_georeferencing_is_kept(tmp_path: Path) -> None:
     assert all(name.endswith(".tif") for name in lists)
 
 
+def test_tiles_say_of_themselves_what_their_source_says(tmp_path: Path) -> None:
+    whu(tmp_path, crs=CRS.from_epsg(2193))
+    folders = {"before": 7, "after": 9}
+    kinds = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+    for date, nodata in folders.items():
+        with rasterio.open(next((tmp_path / date).glob(f"{date}.*")), "r+") as source:
+            source.nodata = nodata
+            source.colorinterp = kinds
+            source.scales, source.offsets = (0.5,) * 3, (float(nodata),) * 3
+    with rasterio.open(next((tmp_path / "change label").glob("*.tif")), "r+") as source:
+        values = source.read(1)
+        values[:20] = 99
+        source.nodata = 99
+        source.write(values, 1)
+    prepare("whu", tmp_path, tmp_path / "dst", patch=PATCH)
+    for name, nodata in zip("AB", folders.values(), strict=True):
+        for path in (tmp_path / "dst" / name).iterdir():
+            with rasterio.open(path) as tile:
+                assert tile.nodata == nodata
+                assert list(tile.colorinterp) == kinds
+                assert (tile.scales, tile.offsets) == ((0.5,) * 3, (float(nodata),) * 3)
+    with rasterio.open(tmp_path / "dst" / "label" / "whucd_00001.tif") as tile:
+        stored = tile.read(1)
+    assert (stored == 127).all()
+    assert not list((tmp_path / "dst").rglob("*.aux.xml"))
+
+
 def test_format_does_not_change_the_tiles(tmp_path: Path) -> None:
     whu(tmp_path / "tif")
     whu(tmp_path / "png", suffix=".png")
@@ -183,7 +211,9 @@ def test_large_plain_files_are_streamed(tmp_path: Path, monkeypatch) -> None:
         assert np.array_equal(source.strip(10, 16), arrays["before/before"][:, 10:26])
     broken = tmp_path / "before" / "before.png"
     broken.write_bytes(broken.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"before\.png: cannot be read \(the file is truncated\)"):
+    with pytest.raises(
+        DataError, match=r"before\.png: cannot be read, .*\(the file is truncated\)"
+    ):
         prepare("whu", tmp_path, tmp_path / "dst", patch=PATCH)
 
 

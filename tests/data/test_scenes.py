@@ -301,6 +301,58 @@ def test_label_values(scene: Scene, tmp_path: Path, write_tif: WriteTif) -> None
     assert (dataset[:, :]["mask"] == 255).sum() == 0
 
 
+def test_buildings_without_a_word_at_either_date_are_ignored(
+    scene: Scene, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    sides = []
+    for name, rows in (("b1.tif", slice(0, 30)), ("b2.tif", slice(20, 50))):
+        built = np.zeros(SHAPE, np.uint8)
+        built[:, 60:90] = name == "b2.tif"
+        built[rows] = 255
+        sides.append(str(write_tif(tmp_path / name, built, nodata=255)))
+    dataset = ScenePairs([Scene(scene.t2, scene.t2, buildings=(sides[0], sides[1]))])
+    expected = np.zeros(SHAPE, np.uint8)
+    expected[:, 60:90] = 1
+    expected[:50] = 255
+    np.testing.assert_array_equal(dataset[:, :]["mask"][0], expected)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".parquet"])
+def test_polygons_inside_collections_count(scene: Scene, tmp_path: Path, suffix: str) -> None:
+    left, top = TRANSFORM.c, TRANSFORM.f
+    squares = [shapely.box(left + 100 * i, top - 400, left + 100 * i + 50, top) for i in range(5)]
+    line = shapely.LineString([(left, top), (left + 30, top - 30)])
+    shapes = [
+        shapely.GeometryCollection([line, squares[0]]),
+        squares[1],
+        shapely.GeometryCollection([shapely.MultiPolygon(squares[2:4]), shapely.Point(left, top)]),
+        shapely.GeometryCollection([shapely.GeometryCollection([squares[4]]), line]),
+    ]
+    path = str(tmp_path / f"labels{suffix}")
+    frame = geopandas.GeoDataFrame({"n": range(4)}, geometry=shapes, crs="EPSG:32633")
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        moved = frame.to_crs("EPSG:4326") if suffix == ".geojson" else frame
+        moved.to_file(path, engine="pyogrio")
+    mask = ScenePairs([Scene(scene.t2, scene.t2, path)])[:, :]["mask"][0].numpy()
+    np.testing.assert_array_equal(mask, burnt(squares))
+
+
+def test_rasters_that_nothing_of_the_other_date_meets_are_named(
+    tmp_path: Path, write_tif: WriteTif, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder, names in (("t1", "ab"), ("t2", "xy")):
+        (tmp_path / folder).mkdir()
+        for number, name in enumerate(names):
+            far = TRANSFORM @ Affine.translation(0, 1e4 * number * (1 if folder == "t1" else -1))
+            write_tif(tmp_path / folder / f"{name}.tif", pixels(1), transform=far)
+    dataset = ScenePairs([Scene(str(tmp_path / "t1"), str(tmp_path / "t2"))])
+    assert len(dataset) == 1
+    for lonely in ("t1/b.tif", "t2/y.tif"):
+        assert lonely in caplog.text
+
+
 def test_a_label_smaller_than_the_scene_ignores_the_rest(
     scene: Scene, tmp_path: Path, write_tif: WriteTif
 ) -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rscd.data.images import write_picture
-from rscd.data.plots import plot_samples, to_colours, to_rgb
+from rscd.data.plots import UNKNOWN_COLOUR, plot_samples, to_colours, to_rgb
 from rscd.data.show import show, spread, write_sheet
 from rscd.errors import DataError, OutputError
+from rscd.types import CHANGE_RGB
 
 
 def folder(root: Path, n: int = 3, bands: int = 3, masks: bool = True) -> Path:
@@ -60,8 +61,9 @@ def test_colours() -> None:
     assert shown.max() == 1
     assert to_rgb(np.full((2, 1, 4, 4), np.nan, np.float32)).shape == (2, 4, 4, 3)
     mask = to_colours(np.array([[0, 1, 255, 9]]))
-    assert mask[0].tolist()[:2] == [[0, 0, 0], [1, 1, 1]]
-    assert mask[0, 3].tolist() == [1, 0, 0]
+    assert mask[0, 0].tolist() == [0, 0, 0]
+    assert np.rint(255 * mask[0, 1]).tolist() == list(CHANGE_RGB)
+    assert mask[0, 3].tolist() == pytest.approx(UNKNOWN_COLOUR)
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
@@ -88,5 +90,5 @@ def test_failures(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least one pair"):
         show(root, tmp_path / "x.png", n=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="expected to write"):
         write_sheet([{"image": torch.zeros(2, 1, 4, 4)}], tmp_path / "file" / "x.png")

@@ -3,12 +3,19 @@
 from xml.etree import ElementTree as ET
 
 import geopandas
+import numpy as np
 import pyogrio
 import pytest
+import rasterio
 import shapely
 
-from rscd.export.style import KIND_COLOURS, event_qml
+from rscd.data.plots import to_colours
+from rscd.data.sample import write_sample
+from rscd.export.preview import OUTLINE_RGB
+from rscd.export.raster import MASK_COLOURS
+from rscd.export.style import KIND_COLOURS, SCORE_CLASSES, change_qml, event_qml
 from rscd.export.vector import SUFFIXES, write_vector
+from rscd.types import CHANGE_RGB
 
 SINGLE = shapely.box(500_000, 5_000_000, 500_010, 5_000_010)
 SEVERAL = shapely.MultiPolygon(
@@ -41,6 +48,18 @@ def test_parts_stay_together(tmp_path, suffix, shapes):
         shapely.symmetric_difference(found.geometry.to_numpy(), table.geometry.to_numpy())
     )
     assert (gaps < 0.5).all()
+
+
+def test_change_has_one_colour(tmp_path):
+    """In raster, styles, picture, samples and contact sheets."""
+    sample = write_sample(tmp_path, shape_hw=(128, 128), seed=3)
+    with rasterio.open(sample["truth_mask"]) as dataset:
+        sampled = dataset.colormap(1)[1]
+    sheet = np.rint(255 * to_colours(np.array([[1]])))[0, 0]
+    for colour in (MASK_COLOURS[1], sampled, OUTLINE_RGB, sheet, SCORE_CLASSES[-1][2]):
+        assert tuple(colour)[:3] == CHANGE_RGB
+    assert dict(KIND_COLOURS)["appeared"] == CHANGE_RGB
+    assert 'value="1" color="#{:02x}{:02x}{:02x}"'.format(*CHANGE_RGB) in change_qml()
 
 
 def test_the_style_knows_every_kind():

@@ -1,5 +1,6 @@
 """Change polygons as tables and files, read back with independent readers."""
 
+import datetime
 import hashlib
 import json
 import sqlite3
@@ -90,7 +91,7 @@ def test_rows_say_what_the_pixels_say(found):
     assert found["class"].isna().all()
     assert found["score"].tolist() == [0.75, 0.9877, 0.75]
     np.testing.assert_allclose(found["area_m2"], [13_400, 1_200, 100], rtol=1e-3)
-    assert set(found["t1"]) == {"2019-05-01"}
+    assert set(found["t1"]) == {datetime.date(2019, 5, 1)}
     assert found.geometry[2].equals(shapely.box(500_500, 4_999_690, 500_510, 4_999_700))
     assert found.crs == "EPSG:32631"
 
@@ -123,6 +124,49 @@ def test_without_probability(rasters):
     assert change_polygons(rasters[0], None, UTM, TRANSFORM)["score"].isna().all()
 
 
+def test_a_polygon_of_just_the_least_area_is_kept(rasters):
+    """Without CRS and with 2 m pixels a single pixel has 4 m2, in floating-point numbers too."""
+    options = {"gsd_m": 2.0, "min_area_m2": 4.0}
+    found = change_polygons(*rasters, None, Affine.identity(), **options)
+    assert found["area_m2"].min() == 4.0
+    assert len(found) == 3
+    options["min_area_m2"] = np.nextafter(4.0, 5.0)
+    assert len(change_polygons(*rasters, None, Affine.identity(), **options)) == 2
+
+
+@pytest.mark.parametrize(
+    ("t1", "t2", "said"),
+    [
+        ("2023-01-01", "2019-01-01", "t1 no later than t2, found 2023-01-01 and 2019-01-01; swap"),
+        ("2020", None, "2019-07-14 for --t1-date, found the year 2020; .* 2020-07-01"),
+        (None, "2020-05", "found the month 2020-05; .* such as 2020-05-15"),
+        (None, "July", "--t2-date, found 'July'; give the day as YYYY-MM-DD"),
+        ("20190714", None, "found '20190714'"),
+        ("2019-02-30", None, "found '2019-02-30'"),
+    ],
+)
+def test_dates_that_cannot_be(rasters, t1, t2, said):
+    with pytest.raises(UsageError, match=said):
+        change_polygons(*rasters, UTM, TRANSFORM, t1=t1, t2=t2)
+
+
+def test_a_date_with_time_is_its_day(rasters):
+    dates = {"t1": "2019-05-01T23:59:59+02:00", "t2": "2019-05-01"}
+    found = change_polygons(*rasters, UTM, TRANSFORM, **dates)
+    assert set(found["t1"]) == set(found["t2"]) == {datetime.date(2019, 5, 1)}
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".gpkg", "OFTDate"), (".geojson", "OFTDate")])
+def test_dates_are_dates(tmp_path, found, suffix, kind):
+    write_vector(found, tmp_path / f"a{suffix}", provenance={})
+    about = pyogrio.read_info(tmp_path / f"a{suffix}", layer="changes")
+    kinds = dict(zip(about["fields"], about["ogr_types"], strict=True))
+    assert kinds["t1"] == kinds["t2"] == kind
+    write_vector(found, tmp_path / "a.parquet", provenance={})
+    schema = pyarrow.parquet.read_schema(tmp_path / "a.parquet")
+    assert str(schema.field("t1").type) == str(schema.field("t2").type) == "date32[day]"
+
+
 def test_unknown_kind(rasters):
     with pytest.raises(UsageError, match="expected kind appeared, vanished, changed"):
         change_polygons(*rasters, UTM, TRANSFORM, kind="new")
@@ -150,8 +194,8 @@ def test_files_read_back_as_the_table(tmp_path, found, suffix):
     for name in COLUMNS[:-1]:
         expected = found[name].astype(object).where(found[name].notna(), None).tolist()
         got = again.sort_values("id")[name]
-        if pd.api.types.is_datetime64_any_dtype(got):  # OGR sees dates in GeoJSON's text
-            got = got.dt.strftime("%Y-%m-%d")
+        if pd.api.types.is_datetime64_any_dtype(got):
+            got = got.dt.date
         assert got.astype(object).where(got.notna(), None).tolist() == expected
     placed = again.sort_values("id").to_crs(UTM).geometry.to_numpy()
     distance = shapely.hausdorff_distance(placed, found.geometry.to_numpy())

@@ -90,7 +90,7 @@ def test_files_without_polygons(tmp_path):
         Area.from_file(missing)
     text = tmp_path / "text.geojson"
     text.write_text("nothing")
-    with pytest.raises(DataError, match=r"expected polygons in --aoi .*text\.geojson, found"):
+    with pytest.raises(DataError, match=r"expected polygons in --aoi, found text at .*text\."):
         Area.from_file(text)
     points = tmp_path / "points.geojson"
     geopandas.GeoDataFrame(geometry=[shapely.Point(0, 0)], crs="EPSG:4326").to_file(points)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
+from rscd.errors import ModelError
 from rscd.geo import changemap
-from rscd.geo.changemap import ChangeMap, RawRaster, binarise
+from rscd.geo.changemap import ChangeMap, RawRaster, binarise, check_numbers
 from rscd.geo.tiles import plan_tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -128,3 +129,18 @@ def test_the_mask_is_made_strip_by_strip_and_counted(tmp_path, monkeypatch):
     np.testing.assert_array_equal(mask, binarise(prob, 0.8))
     assert (changed, valid) == ((mask == 1).sum(), (mask != 255).sum())
     assert valid == 600 - 15
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_predictions_are_numbers_wherever_there_is_data(broken):
+    prob = np.full((3, 4), 0.5, np.float32)
+    valid = np.ones((3, 4), bool)
+    valid[1, 2] = False
+    check_numbers(prob, valid, "x")
+    prob[1, 2] = broken
+    check_numbers(prob, valid, "x")
+    prob[0, 0] = broken
+    with pytest.raises(ModelError, match=r"numbers from x, found NaN .* at 1 of 11 pixels"):
+        check_numbers(prob, valid, "x")
+    with pytest.raises(ModelError, match="numbers from x"):
+        check_numbers(np.stack([prob, prob]), valid, "x")

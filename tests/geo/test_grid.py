@@ -9,9 +9,9 @@ from affine import Affine
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 
-from rscd.errors import GridMismatchError
+from rscd.errors import GridMismatchError, UsageError
 from rscd.geo.grid import (
     apply,
     bounds_text,
@@ -22,8 +22,10 @@ from rscd.geo.grid import (
     grid_text,
     intersection,
     is_georeferenced,
+    is_local,
     pixel_size_m,
     shape_hw,
+    transformer_between,
     whole_pixel_offset,
 )
 
@@ -234,3 +236,65 @@ def test_texts_for_people():
 def test_georeferenced_means_having_a_crs():
     assert is_georeferenced(grid())
     assert not is_georeferenced(grid(crs=None))
+
+
+def plane(unit: str = 'UNIT["metre",1]', name: str = "Mine grid") -> str:
+    return f'LOCAL_CS["{name}",{unit},AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+
+
+class TestLocalPlanes:
+    """CRS of mines, building sites and drawings: metres without a place on the Earth."""
+
+    @pytest.mark.parametrize(
+        ("unit", "metres"),
+        [('UNIT["metre",1]', 1.0), ('UNIT["US survey foot",0.3048006096]', 0.3048006096)],
+    )
+    def test_the_pixel_has_the_size_of_its_unit(self, unit, metres):
+        for turned in (Affine.identity(), Affine.rotation(30)):
+            transform = compose(compose(Affine.translation(1000, 2000), turned), Affine.scale(0.5))
+            local = grid(transform=transform, crs=plane(unit))
+            assert pixel_size_m(local) == pytest.approx(0.5 * metres)
+
+    def test_a_unit_that_is_no_length_leaves_the_size_to_the_user(self):
+        local = grid(crs=plane('UNIT["pixel",1]'))
+        assert pixel_size_m(local) is None
+        assert pixel_size_m(local, 0.3) == 0.3
+
+    def test_the_user_may_say_the_same_size_and_no_other(self):
+        local = grid(crs=plane())
+        assert pixel_size_m(local, 10) == 10
+        with pytest.raises(UsageError, match="--gsd"):
+            pixel_size_m(local, 11)
+
+    def test_two_grids_of_one_plane_meet_without_a_way_to_the_earth(self):
+        first = grid(crs=plane())
+        second = grid(transform=shifted(10.5, 3), crs=plane())
+        assert intersection(first, second).shape == (37, 50)
+
+    def test_no_way_leads_elsewhere_and_the_message_says_what_can_be_done(self):
+        for pair in ((plane(), "EPSG:2154"), ("EPSG:2154", plane())):
+            with pytest.raises(GridMismatchError, match=r"local plane .*-a_srs") as caught:
+                footprint_px(grid(crs=pair[0]), grid(crs=pair[1]))
+            assert "gdalwarp" not in str(caught.value)
+
+    def test_one_plane_in_the_words_of_two_formats(self):
+        words = (
+            'ENGCRS["local",EDATUM["unknown"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],'
+            'LENGTHUNIT["metre",1]]'
+        )
+        first, second = CRS(words), CRS(plane(name="local"))
+        assert first != second
+        assert is_local(first)
+        assert transformer_between(first, second).transform(3.5, -7) == (3.5, -7)
+
+
+def test_a_foreign_database_of_proj_is_named_where_it_may_be_the_cause(monkeypatch):
+    monkeypatch.setenv("PROJ_DATA", "/opt/other/proj")
+    moon = "+proj=longlat +R=1737400 +no_defs +type=crs"
+    monkeypatch.setattr("rscd.geo.grid.Transformer.from_crs", _refusing)
+    with pytest.raises(GridMismatchError, match="unset PROJ_DATA=/opt/other/proj"):
+        transformer_between(CRS(moon), CRS("EPSG:4326"))
+
+
+def _refusing(*args, **keywords):
+    raise ValueError("no way")

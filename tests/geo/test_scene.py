@@ -652,15 +652,15 @@ class TestUnusableFiles:
     def test_empty(self, tmp_path):
         path = tmp_path / "empty.tif"
         path.touch()
-        self.refused(path, "t1, found damage or an unknown format in .*empty.tif")
+        self.refused(path, "t1, found an empty file at .*empty.tif")
 
     def test_text(self, tmp_path):
         path = tmp_path / "text.tif"
         path.write_text("not a raster")
-        self.refused(path, "unknown format")
+        self.refused(path, r"found text at .*text\.tif; check the file")
 
     def test_a_folder(self, tmp_path):
-        self.refused(tmp_path, "unknown format")
+        self.refused(tmp_path, "found a folder at .*; name a file in it")
 
     @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
     def test_truncated(self, tmp_path, write_tif, share):

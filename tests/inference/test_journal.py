@@ -17,6 +17,7 @@ from scipy.ndimage import uniform_filter
 from rscd.cli import main
 from rscd.errors import OutputError
 from rscd.geo.changemap import RawRaster
+from rscd.inference import journal as journal_module
 from rscd.inference.journal import open_journal
 
 
@@ -24,35 +25,35 @@ class TestJournal:
     def test_tiles_are_remembered(self, tmp_path):
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             assert not journal.resumed
-            assert journal.done() == set()
+            assert journal.done() == {}
             journal.start(64)
-            journal.add([3, 1])
-            journal.add([70_000])
+            journal.add({3: 30, 1: 0})
+            journal.add({70_000: 2**32 - 1})
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             assert journal.resumed
-            assert journal.done() == {1, 3, 70_000}
+            assert journal.done() == {3: 30, 1: 0, 70_000: 2**32 - 1}
             journal.remove()
         assert list(tmp_path.iterdir()) == []
 
-    def test_part_of_a_number_is_no_tile(self, tmp_path):
+    def test_part_of_a_record_is_no_tile(self, tmp_path):
         with open_journal(tmp_path / "work", {}) as journal:
             journal.start(64)
-            journal.add([1, 2])
+            journal.add({1: 11, 2: 22})
         with (tmp_path / "work" / "done").open("ab") as file:
             file.write(b"\x07\x00")
         with open_journal(tmp_path / "work", {}) as journal:
-            assert journal.done() == {1, 2}
-            journal.add([5])
-            assert journal.done() == {1, 2, 5}
+            assert journal.done() == {1: 11, 2: 22}
+            journal.add({5: 55})
+            assert journal.done() == {1: 11, 2: 22, 5: 55}
 
     def test_another_identity_starts_anew_and_says_so(self, tmp_path, caplog):
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             journal.start(64)
-            journal.add([1])
+            journal.add({1: 11})
             (tmp_path / "work" / "prob.img").write_bytes(b"old")
         with open_journal(tmp_path / "work", {"a": 2}) as journal:
             assert not journal.resumed
-            assert journal.done() == set()
+            assert journal.done() == {}
             assert not (tmp_path / "work" / "prob.img").exists()
         assert "starting anew" in caplog.text
 
@@ -222,7 +223,7 @@ def test_tiles_that_were_half_written_are_written_again(
         interrupt(patch, 9)
         assert main(arguments) == 130
     (work,) = tmp_path.iterdir()
-    done = np.fromfile(work / "done", "<u4")
+    done = np.fromfile(work / "done", "<u8")
     with (work / "prob.img").open("r+b") as file:  # the last rows: of a tile that is not done
         file.seek(4 * 220 * 210)
         file.write(os.urandom(400))
@@ -358,6 +359,104 @@ def _once_then(fail):
     return write
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("done", b"\xff" * 17),
+        ("done", os.urandom(200)),
+        ("tile_size", b"51"),
+        ("tile_size", b"\xff\xfe"),
+        ("run.json", b"\xff{"),
+        ("published", b"\xff\n"),
+        ("prob.hdr", b"ENVI\nsamples = 7"),
+        ("prob.img", b"short"),
+    ],
+)
+def test_a_damaged_work_folder_costs_time_alone(
+    scene, uninterrupted, tmp_path, monkeypatch, name, content
+):
+    arguments = command(scene, tmp_path, "--tile-size", "50")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        assert main(arguments) == 130
+    (work,) = tmp_path.iterdir()
+    (work / name).write_bytes(content)
+    assert main(arguments) == 0
+    assert contents(tmp_path) == uninterrupted
+
+
+def test_pixels_that_the_disk_lost_are_computed_again(scene, uninterrupted, tmp_path, monkeypatch):
+    arguments = command(scene, tmp_path, "--tile-size", "50")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        assert main(arguments) == 130
+    (work,) = tmp_path.iterdir()
+    with (work / "prob.img").open("r+b") as file:  # of two of the nine tiles that are done
+        file.seek(4 * (220 * 10 + 45))
+        file.write(bytes(4 * 10))
+    with monkeypatch.context() as patch:
+        written = interrupt(patch, 1000)
+        assert main(arguments) == 0
+    assert len(written) == 25 - 7
+    assert contents(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("step", ["before", "within", "after"])
+def test_killed_while_it_clears_away_a_run_is_done(
+    scene, uninterrupted, tmp_path, monkeypatch, capsys, step
+):
+    arguments = command(scene, tmp_path, "--tile-size", "50", "--json")
+    remove = journal_module.Journal.remove
+
+    def killed(journal):
+        if step == "after":
+            remove(journal)
+        if step == "within":
+            (journal.folder / "run.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module.Journal, "remove", killed)
+        assert main(arguments) == 130
+    with monkeypatch.context() as patch:
+        written = interrupt(patch, 0)
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert written == []
+    assert len(json.loads(capsys.readouterr().out)["outputs"]) == len(OUTPUTS)
+    assert contents(tmp_path) == uninterrupted
+    assert main(arguments) == 1  # from now on they are files like any other
+    assert "already there" in capsys.readouterr().err
+
+
+def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
+    scene, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module.Journal, "remove", _interrupted)
+        assert main(command(scene, tmp_path, "--tile-size", "50")) == 130
+    capsys.readouterr()
+    assert main(command(scene, tmp_path, "--threshold", "0.9")) == 1
+    assert "already there" in capsys.readouterr().err
+
+
+def _interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_disk_that_fills_up_during_the_work_says_what_is_kept(
+    scene, uninterrupted, tmp_path, monkeypatch, capsys
+):
+    arguments = command(scene, tmp_path, "--tile-size", "50")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"rscd: expected .*; what was computed is kept in .*\.rscd, and.*\n", said)
+    assert main(arguments) == 0
+    assert contents(tmp_path) == uninterrupted
+
+
 RUN = (sys.executable, "-c", "import sys; from rscd.cli import main; sys.exit(main())")
 SIDE = 300
 TILE = 8
@@ -401,7 +500,7 @@ def test_a_process_killed_three_times_ends_with_the_same_bytes(larger_scene, tmp
     subprocess.run(slow_command(larger_scene, through), check=True)
     arguments = slow_command(larger_scene, killed)
     done = killed / ".a.gpkg.rscd" / "done"
-    total = 4 * (-(-SIDE // TILE)) ** 2
+    total = 8 * (-(-SIDE // TILE)) ** 2
     progress = []
     for share in (0, 0.2, 0.6):
         assert kill_at(arguments, done, total * share)

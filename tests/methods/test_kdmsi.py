@@ -219,9 +219,11 @@ def best_oracle(maps, masks, labels):
 @pytest.mark.golden
 def test_short_joint_trainings_match_the_reference(golden, monkeypatch):
     for name, case in files(golden, "train_kd"):
-        monkeypatch.setattr(
-            "rscd.methods.kdmsi._classifier", lambda args: tiny_classifier(args["combination"])
-        )
+        for room in ("base", "kdmsi"):  # of the student, of the teacher
+            monkeypatch.setattr(
+                f"rscd.methods.{room}.build_network",
+                lambda _, args: tiny_classifier(args["combination"]),
+            )
         student = {"combination": str(case["combination_student"])}
         method = KdMsi("cam", student, str(case["combination_teacher"]))
         fill(method.teacher, case, "teacher_init_")
@@ -281,7 +283,7 @@ class TinyDetector(nn.Module):
 
 @pytest.mark.golden
 def test_short_detector_trainings_match_the_reference(golden, monkeypatch):
-    monkeypatch.setattr("rscd.methods.supervised.build_network", lambda *_: TinyDetector())
+    monkeypatch.setattr("rscd.methods.base.build_network", lambda *_: TinyDetector())
     for name, case in files(golden, "train_cd"):
         method = Supervised(losses={"ce": 1.0})
         fill(method.network, case, "init_")

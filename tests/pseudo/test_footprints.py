@@ -1,8 +1,11 @@
 """``rscd events``: two layers of footprints in any format and CRS."""
 
+import datetime
+import decimal
 import json
 import logging
 import re
+import shutil
 import warnings
 
 import geopandas
@@ -15,6 +18,7 @@ import shapely
 
 from rscd.cli import main
 from rscd.errors import DataError, UsageError
+from rscd.geo.vectors import read_layer
 from rscd.pseudo.footprints import (
     COLUMNS,
     Footprints,
@@ -119,7 +123,129 @@ def test_fields_never_hide_columns():
         "house",
         "f",
     ]
-    assert found["tags"].tolist() == ["['a', 'b']"]
+    assert [list(tags) for tags in found["tags"]] == [["a", "b"]]
+
+
+def compared(tmp_path, frame, suffix, *options):
+    """A layer against itself through files, and what was said."""
+    paths = [tmp_path / f"{name}.parquet" for name in ("a", "b")]
+    for path in paths:
+        frame.to_parquet(path)
+    out = tmp_path / f"o{suffix}"
+    assert events(*paths, "-o", out, "--overwrite", *options) == 0
+    return out
+
+
+def read(out):
+    layer = {} if out.suffix == ".parquet" else {"layer": "changes"}
+    return read_layer(out, "it", **layer).sort_values("id").reset_index(drop=True)
+
+
+OUTPUTS = (".gpkg", ".geojson", ".fgb", ".parquet")
+FOUR = [box(30 * i, 0) for i in range(4)]
+
+
+@pytest.mark.parametrize("suffix", OUTPUTS)
+def test_identifiers_are_those_of_the_sources(tmp_path, suffix):
+    """Whole numbers with gaps are whole numbers, however large."""
+    gids = [2**53 + 1, 2**53 + 3, 7, None]
+    frame = layer(
+        FOUR, gid=pd.array(gids, dtype="Int64"), floors=pd.array([1, None, 2, 3], "UInt8")
+    )
+    found = read(compared(tmp_path, frame, suffix))
+    for name in ("gid", "floors"):
+        expected = [None if value is pd.NA else value for value in frame[name]]
+        assert [None if pd.isna(v) else int(v) for v in found[name].astype(object)] == expected
+        assert pd.api.types.is_integer_dtype(found[name].dtype)
+
+
+COLUMNS_OF_ALL_KINDS = {
+    "age": (pd.to_timedelta([1, 2, 3, 4], unit="D"), "durations as text"),
+    "cell": (np.array([2**63 + 5, 1, 2, 3], "uint64"), "beyond 2^63 as text"),
+    "tags": ([["a"], ["b", "c"], [], None], "nested values as text"),
+    "owner": ([{"name": "x"}, None, {"name": "y"}, None], "nested values as text"),
+    "use": (pd.Categorical(["x", "y", "x", None]), None),
+    "seen": (pd.to_datetime(["2020-01-02T03:04:05+02:00"] * 4), None),
+    "day": ([datetime.date(2020, 1, 2)] * 4, None),
+    "price": ([decimal.Decimal("1.5"), None, decimal.Decimal("2"), None], None),
+    "cost": ([decimal.Decimal("0.123456789012345678901")] * 4, "decimal numbers as text"),
+    "raw": ([b"a", None, b"b", b""], None),
+    "built": (pd.array([True, None, False, None], "boolean"), None),
+    "small": (np.array([1, 2, 3, 4], "float32"), None),
+}
+
+
+@pytest.mark.parametrize("suffix", OUTPUTS)
+def test_columns_survive_in_every_format(tmp_path, suffix, capsys):
+    """In one type or as text; what has become text is said."""
+    columns = {name: column for name, (column, _) in COLUMNS_OF_ALL_KINDS.items()}
+    frame = layer(FOUR, **columns)
+    found = read(compared(tmp_path, frame, suffix))
+    said = capsys.readouterr().err
+    for name, (column, became) in COLUMNS_OF_ALL_KINDS.items():
+        missing = pd.Series(column).isna().tolist()
+        assert found[name].isna().tolist() == missing, name
+        if became is not None and suffix != ".parquet":
+            assert f"{name}: " in said
+            assert became in said
+    assert "raw: bytes as text" in said or suffix != ".geojson"
+    assert pd.to_datetime(found["seen"], utc=True)[0].isoformat() == "2020-01-02T01:04:05+00:00"
+    assert int(found["cell"][0]) == 2**63 + 5
+    assert str(found["cost"][0]) == "0.123456789012345678901"
+
+
+@pytest.mark.parametrize("suffix", OUTPUTS)
+def test_names_that_meet(tmp_path, suffix, capsys):
+    columns = {
+        "id": [11, 12, 13, 14],
+        "source_id": list("abcd"),
+        "Name": list("ABCD"),
+        "name": list("efgh"),
+    }
+    found = read(compared(tmp_path, layer(FOUR, **columns), suffix))
+    assert found["id"].tolist() == [1, 2, 3, 4]
+    for name, written in (("id", "source_id_2"), ("source_id", "source_id"), ("name", "name_2")):
+        assert found[written].tolist() == columns[name]
+    assert "id as source_id_2, name as name_2" in capsys.readouterr().err
+
+
+def test_events_of_events_keep_their_sources(tmp_path):
+    for year in (2018, 2021, 2024):
+        layer(FOUR, id=[10 * year + i for i in range(4)]).to_file(tmp_path / f"{year}.gpkg")
+    for first, second in ((2018, 2021), (2021, 2024)):
+        made = tmp_path / f"e{second}.parquet"
+        assert events(*(tmp_path / f"{y}.gpkg" for y in (first, second)), "-o", made, "-q") == 0
+    out = tmp_path / "chain.gpkg"
+    assert events(tmp_path / "e2021.parquet", tmp_path / "e2024.parquet", "-o", out, "-q") == 0
+    found = read(out)
+    assert found["source_id"].tolist() == [20240, 20241, 20242, 20243]
+    assert found["source_id_2"].tolist() == [1, 2, 3, 4]
+
+
+def test_what_only_geopandas_knows(tmp_path, capsys):
+    frame = layer(FOUR, use=list("abcd"))
+    frame["centre"] = frame.geometry.centroid
+    pairs = [("way", 1), ("way", 2), ("relation", 7), ("way", 3)]
+    frame.index = pd.MultiIndex.from_tuples(pairs, names=["element", "id"])
+    found = read(compared(tmp_path, frame, ".gpkg"))
+    assert "left out the further geometries centre" in capsys.readouterr().err
+    assert found["feature"].tolist() == ["way/1", "way/2", "relation/7", "way/3"]
+    assert found["source_id"].tolist() == [1, 2, 7, 3]
+
+
+@pytest.mark.parametrize("suffix", OUTPUTS)
+def test_any_place(tmp_path, suffix):
+    folder = tmp_path / "!archive;1"
+    folder.mkdir()
+    layer(FOUR, use=list("abcd")).to_file(tmp_path / "plain.gpkg")
+    for name in ("a", "b"):
+        shutil.copy(tmp_path / "plain.gpkg", folder / f"{name};!.gpkg")
+    out = folder / f"north;south!{suffix}"
+    assert events(folder / "a;!.gpkg", folder / "b;!.gpkg", "-o", out, "-q") == 0
+    assert len(read(out)) == 4
+    beside = {".gpkg": [], ".parquet": [".qml"]}.get(suffix, [".qml", f"{suffix}.json"])
+    names = ["a;!.gpkg", "b;!.gpkg", out.name, *(f"north;south!{end}" for end in beside)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
 def test_slivers_do_not_keep_a_neighbour():

@@ -119,6 +119,22 @@ def test_only_what_is_missing_is_done_again(dataset, capsys):
     assert len((store / "log.jsonl").read_text().splitlines()) == 5
 
 
+def test_a_damaged_pair_stops_nothing(dataset, capsys):
+    store = dataset / "store"
+    picture = dataset / "set" / "B" / "a.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    label(dataset, "-o", store, "--json", code=1)
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["failed"]) == ["a"]
+    assert "found 1 that failed: a;" in err.splitlines()[-1]
+    assert (store / "vl_change" / "b.png").is_file()
+    assert not (store / "vl_change" / "a.png").exists()
+    picture.write_bytes(whole)
+    label(dataset, "-o", store)
+    assert (store / "vl_change" / "a.png").is_file()
+
+
 def test_an_interrupted_run_goes_on(dataset, monkeypatch):
     from rscd.pseudo import generate
 

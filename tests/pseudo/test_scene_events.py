@@ -1,5 +1,6 @@
 """Event polygons of segmented dates: outlines equal pixels, and flags say what they mean."""
 
+import datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_kinds_classes_and_measures():
     assert table["score"].tolist() == [0.9, 0.9, 0.9]
     assert table["flags"].tolist() == ["", "", ""]
     assert table["area_m2"].tolist() == pytest.approx([9, 6, 9], rel=2e-3)
-    assert table["t1"].tolist() == ["2019-01-01"] * 3
+    assert table["t1"].tolist() == [datetime.date(2019, 1, 1)] * 3
     assert table["t2"].isna().all()
     assert table.crs == "EPSG:32632"
     for shape, mask in zip(table.geometry, (STAYS, COMES, GOES), strict=True):

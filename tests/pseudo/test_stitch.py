@@ -113,7 +113,7 @@ def test_a_backend_that_breaks_its_contract_is_found_out():
             prob = np.full((2, *view.rgb.shape[:2]), 2, np.float32)
             return SemanticPrediction(prob, PROMPTS.classes, 1)
 
-    with pytest.raises(ValueError, match="scores in"):
+    with pytest.raises(ValueError, match="expected scores from 0 to 1"):
         segment(
             Wrong(np.zeros((5, 5), bool), None, 0), View(np.zeros((5, 5, 3), np.uint8)), PROMPTS
         )

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,12 +92,26 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rscd.pseudo.store._write_prob", full)
+    monkeypatch.setattr("rscd.pseudo.store._scores", full)
     with pytest.raises(OutputError, match="No space left"):
         store.write("a", "t1", a_prediction(from_masks(np.ones((1, 14, 17)))), None, SOURCE)
     assert not store.is_complete("a", "t1", SOURCE)
     with pytest.raises(DataError, match="cannot be read"):
         store.read("a", "t1")
+
+
+def test_scores_that_the_disk_loses_are_noticed(tmp_path, monkeypatch):
+    store = a_store(tmp_path)
+    written = Path.write_bytes
+
+    def losing(path, content):
+        return written(path, content[:-1] if path.suffix == ".tif" else content)
+
+    monkeypatch.setattr(Path, "write_bytes", losing)
+    with pytest.raises(OutputError, match=r"a_1\.tif, found: .* read back otherwise"):
+        store.write("a", "t1", a_prediction(), None, SOURCE)
+    assert not store.is_complete("a", "t1", SOURCE)
+    assert not list(tmp_path.rglob("*.tif"))
 
 
 def test_the_files_tell_what_they_are(tmp_path):

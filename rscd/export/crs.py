@@ -1,0 +1,159 @@
+"""Which coordinate reference systems a file format can hold.
+
+A CRS that a format lacks is dropped or replaced by the drivers without a word, and the result then
+lies elsewhere. So it is found out before the work: a file of no rows is written in memory, read
+back and compared.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pyogrio
+import pyproj
+import rasterio
+from pyproj.exceptions import ProjError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+
+from rscd.errors import UsageError
+from rscd.geo.grid import crs_name
+
+LONLAT = "OGC:CRS84"
+"""Longitude and latitude on WGS 84: what RFC 7946 lays down for GeoJSON."""
+
+TOLERANCE_DEG = 1e-7
+"""About a centimetre."""
+
+_DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf"}
+_RASTERS = (".tif", ".tiff")
+_AROUND = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+
+
+def read_back(suffix: str, crs: Any) -> pyproj.CRS | None:
+    """The CRS that a reader will find in a file of this format.
+
+    Args:
+        suffix: of the file, in lower case with its dot.
+        crs: what is written, anything pyproj reads.
+
+    Returns:
+        None where the format keeps none, or cannot write this one at all.
+    """
+    written = pyproj.CRS.from_user_input(crs)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if suffix in _RASTERS:
+                return _from_raster(written)
+            if suffix in _DRIVERS:
+                return _from_layer(_DRIVERS[suffix], written)
+            return _from_parquet(written)
+    except (RasterioError, ProjError, OSError, RuntimeError, ValueError):
+        return None
+
+
+def _from_raster(crs: pyproj.CRS) -> pyproj.CRS | None:
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
+        with memory.open(**profile, crs=rasterio.CRS.from_wkt(crs.to_wkt())):
+            pass
+        with memory.open() as dataset:
+            return None if dataset.crs is None else pyproj.CRS.from_wkt(dataset.crs.to_wkt())
+
+
+def _from_layer(driver: str, crs: pyproj.CRS) -> pyproj.CRS | None:
+    memory = io.BytesIO()
+    nothing = geopandas.GeoDataFrame(geometry=[], crs=crs)
+    pyogrio.write_dataframe(nothing, memory, driver=driver, geometry_type="Polygon")
+    found = pyogrio.read_info(memory.getvalue())["crs"]
+    return None if found is None else pyproj.CRS.from_user_input(found)
+
+
+def _from_parquet(crs: pyproj.CRS) -> pyproj.CRS | None:
+    return pyproj.CRS.from_json(crs.to_json())
+
+
+def same_crs(one: Any, other: Any, at: tuple[float, float] = (0.0, 0.0)) -> bool:
+    """Whether two CRS put one place at the same coordinates, whatever their names.
+
+    Args:
+        one: anything pyproj reads.
+        other: the same.
+        at: coordinates in the first where they are compared.
+    """
+    first, second = (pyproj.CRS.from_user_input(crs) for crs in (one, other))
+    if first.equals(second, ignore_axis_order=True):
+        return True
+    units = [[axis.unit_conversion_factor for axis in crs.axis_info] for crs in (first, second)]
+    if units[0] != units[1] or first.is_geographic != second.is_geographic:
+        return False
+    if first.geodetic_crs is None or second.geodetic_crs is None:  # planes without an Earth
+        return first.geodetic_crs is None and second.geodetic_crs is None
+    if not _same_body(first, second):
+        return False
+    there, here = (_degrees(crs, at) for crs in (first, second))
+    return bool(np.allclose(there, here, rtol=0, atol=TOLERANCE_DEG, equal_nan=False))
+
+
+def _same_body(first: pyproj.CRS, second: pyproj.CRS) -> bool:
+    axes = [
+        (body.semi_major_metre, body.semi_minor_metre)
+        for body in (first.ellipsoid, second.ellipsoid)
+        if body is not None
+    ]
+    return len(axes) == 2 and bool(np.allclose(axes[0], axes[1], rtol=1e-9, atol=0))
+
+
+def _degrees(crs: pyproj.CRS, at: tuple[float, float]) -> Any:
+    """Longitudes and latitudes, on the CRS's own datum, of points around a place."""
+    try:
+        own = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    except ProjError:
+        return np.full((2, 3), np.nan)
+    step = 1.0 if crs.is_geographic else 1000.0
+    return np.array(own.transform(*(np.array(at)[:, None] + step * _AROUND.T)))
+
+
+def reaches_lonlat(crs: Any, at: tuple[float, float]) -> bool:
+    """Whether there is a way from a CRS to longitude and latitude on the Earth at a place."""
+    try:
+        way = pyproj.Transformer.from_crs(crs, LONLAT, always_xy=True)
+        return bool(np.isfinite(way.transform(*at)).all())
+    except ProjError:
+        return False
+
+
+def check_crs(path: Path, crs: Any, at: tuple[float, float]) -> None:
+    """Find out before any work whether a file will be read where it was written.
+
+    Args:
+        path: of the output; pictures and files of pixel coordinates have no CRS.
+        crs: of the result, or None.
+        at: a place of the result, such as its middle.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    suffix = path.suffix.lower()
+    if crs is None or suffix == ".png":
+        return
+    if suffix == ".geojson":
+        if not reaches_lonlat(crs, at):
+            raise UsageError(
+                f"expected a CRS on the Earth for {path}, as GeoJSON is in longitude and latitude "
+                f"on WGS 84, found {crs_name(crs)}, from which no way leads there; write .gpkg or "
+                ".parquet"
+            )
+        return
+    found = read_back(suffix, crs)
+    if found is None or not same_crs(crs, found, at):
+        what = "none at all" if found is None else f"another: {crs_name(found)}"
+        raise UsageError(
+            f"expected a format that can hold {crs_name(crs)}, found that {path} would be read "
+            f"with {what}; write .parquet, or reproject the images first (gdalwarp -t_srs)"
+        )

@@ -1,0 +1,239 @@
+"""Files read back after writing and compared with what was meant.
+
+GDAL and what it builds on report a failed write late or not at all: a file that looks finished may
+lack its rows, its index or part of its pixels. Every function here raises OSError for a file that
+reads otherwise than it should.
+"""
+
+import filecmp
+import sqlite3
+import warnings
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyogrio
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.errors import RasterBlockError
+from rasterio.windows import Window
+
+from rscd.files import require_as_written
+from rscd.geo.tiles import Box
+
+Hashes = NDArray[np.uint64]
+
+INDEXED = frozenset({".gpkg", ".fgb"})
+"""Vector formats with a spatial index."""
+
+
+def check_layer(
+    path: Path, meant: geopandas.GeoDataFrame, layer: str, decimals: int | None
+) -> None:
+    """Compare a vector file with the table it was written from, in any order of rows.
+
+    Args:
+        path: vector file that GDAL reads.
+        meant: table as it was given to the driver.
+        layer: its name.
+        decimals: places to which coordinates are compared; None: not at all.
+    """
+    with (
+        warnings.catch_warnings(action="ignore"),  # of damage, which shows in what is compared
+        pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (about, reader),
+    ):
+        kinds = _kinds(meant, reader.schema)
+        geometry = about["geometry_name"] or "wkb_geometry"
+        rows = total = 0
+        for batch in reader:
+            rows += batch.num_rows
+            found = batch.select(list(kinds)).to_pandas()
+            stored = batch.column(geometry).to_numpy(zero_copy_only=False)
+            shapes = shapely.from_wkb(stored, on_invalid="ignore")
+            total += _digest(found, shapes, kinds, decimals)
+    require_as_written(rows == len(meant), f"{len(meant)} features")
+    require_as_written((meant.crs is None) or about["crs"] is not None, "the CRS")
+    wanted = _digest(meant, meant.geometry.to_numpy(), kinds, decimals)
+    require_as_written(total % _WORD == wanted % _WORD, "geometry and attributes")
+    if path.suffix.lower() in INDEXED:
+        _check_index(path, meant, layer)
+
+
+_WORD = 1 << 64
+
+
+def _kinds(meant: geopandas.GeoDataFrame, stored: pyarrow.Schema) -> dict[str, str]:
+    """How each column is compared: as numbers, as text, or by where it is null."""
+    columns = {str(name): meant[name].dtype for name in meant.columns}
+    del columns[meant.geometry.name]
+    return {
+        name: _kind(dtype, stored.field(name).type)
+        for name, dtype in columns.items()
+        if name in stored.names
+    }
+
+
+def _kind(dtype: Any, stored: pyarrow.DataType) -> str:
+    types = pyarrow.types
+    if pd.api.types.is_numeric_dtype(dtype):
+        single = np.dtype(getattr(dtype, "numpy_dtype", dtype)).name == "float32"
+        if types.is_integer(stored) or types.is_floating(stored) or types.is_boolean(stored):
+            return "single" if single else "number"
+    elif pd.api.types.is_string_dtype(dtype) and types.is_string(stored):
+        return "text"
+    return "null"
+
+
+def _digest(
+    table: pd.DataFrame, geometry: NDArray[Any], kinds: dict[str, str], decimals: int | None
+) -> int:
+    """A number for rows in any order; tables that follow each other add up."""
+    hashes = np.zeros(len(table), np.uint64)
+    for name, kind in kinds.items():
+        hashes = hashes * np.uint64(31) + _hashes(table[name], kind)
+    if decimals is not None:
+        rounded = shapely.transform(geometry, lambda p: np.round(p, decimals) + 0.0)
+        shapes = shapely.to_wkb(shapely.normalize(_multiple(rounded)))
+        hashes = hashes * np.uint64(31) + pd.util.hash_array(np.asarray(shapes, object))
+    return int(np.bitwise_xor(hashes, hashes >> np.uint64(7)).sum(dtype=np.uint64))
+
+
+def _multiple(geometry: NDArray[Any]) -> NDArray[Any]:
+    """Polygons as multipolygons of one part: drivers store them so where others have several."""
+    single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
+    geometry[single] = shapely.multipolygons(geometry[single][:, None])
+    return geometry
+
+
+def _hashes(column: "pd.Series[Any]", kind: str) -> Hashes:
+    if kind in ("number", "single"):
+        numbers = column.to_numpy(np.float64, na_value=np.nan)
+        if kind == "single":
+            numbers = numbers.astype(np.float32).astype(np.float64)
+        return np.asarray(pd.util.hash_array(numbers + 0.0))
+    null = column.isna().to_numpy()
+    if kind == "null":
+        return np.asarray(pd.util.hash_array(null.astype(np.uint8)))
+    return np.asarray(pd.util.hash_array(column.astype(object).where(~null, "\0null").to_numpy()))
+
+
+def _check_index(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
+    shapes = meant.geometry.to_numpy()
+    shapes = shapes[~shapely.is_missing(shapes) & ~shapely.is_empty(shapes)]
+    if not len(shapes):
+        return
+    left, bottom, right, top = shapely.total_bounds(shapes)
+    middle, width = (left + right) / 2, right - left or 1.0
+    # by halves: a box around everything would not be looked up in the index
+    for box in ((left - width, middle), (middle, right + width)):
+        bounds = (box[0], bottom - 1, box[1], top + 1)
+        fids, _ = pyogrio.read_bounds(path, layer=layer, bbox=bounds)
+        wanted = np.count_nonzero(shapely.intersects(shapes, shapely.box(*bounds)))
+        require_as_written(len(fids) == wanted, "the spatial index")
+
+
+def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: str) -> None:
+    """Compare all of a GeoPackage but its features with one that was made in memory.
+
+    Args:
+        path: GeoPackage.
+        empty: the same without features, made where no disk can fail.
+        count: of the features.
+        layer: its name.
+    """
+    with closing(sqlite3.connect(path)) as found:
+        (verdict,) = found.execute("PRAGMA integrity_check(1)").fetchone()
+        require_as_written(verdict == "ok", "the database")
+        require_as_written(_schema(found) == _schema(empty), "tables, triggers and indexes")
+        tables = {name for kind, name, _ in _schema(empty) if kind == "table"}
+        for table in sorted(tables):
+            if table.startswith("gpkg_") or table == "layer_styles":
+                same = _described(found, table) == _described(empty, table)
+                require_as_written(same, f"table {table}")
+        if "gpkg_ogr_contents" in tables:
+            counted = "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = ?"
+            require_as_written(found.execute(counted, (layer,)).fetchone() == (count,), "the count")
+
+
+def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
+    return set(database.execute("SELECT type, name, sql FROM sqlite_master"))
+
+
+def _described(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
+    """Rows of a table, without what depends on the features."""
+    names = [row[1] for row in database.execute(f'PRAGMA table_info("{table}")')]
+    kept = [n for n in names if n not in ("min_x", "min_y", "max_x", "max_y", "feature_count")]
+    columns = ", ".join(f'"{name}"' for name in kept)
+    return sorted(database.execute(f'SELECT {columns} FROM "{table}"'), key=repr)
+
+
+def largest_difference(path: Path, meant: Iterable[tuple[Box, NDArray[Any]]]) -> float:
+    """By how much the first band of a raster differs from what was meant.
+
+    Args:
+        path: raster.
+        meant: boxes and their values (h,w).
+
+    Returns:
+        0 where all is equal; infinity where a value is there in one of them only.
+    """
+    largest = 0.0
+    with rasterio.open(path) as dataset:
+        for box, values in meant:
+            found = dataset.read(1, window=Window(box.col, box.row, box.width, box.height))
+            largest = max(largest, _difference(found, values))
+    return largest
+
+
+def _difference(found: NDArray[Any], values: NDArray[Any]) -> float:
+    if np.array_equal(found, values, equal_nan=found.dtype.kind == "f"):
+        return 0.0
+    with np.errstate(all="ignore"):  # damage makes any number
+        gap = np.abs(found.astype(np.float64) - values.astype(np.float64))
+    gap[np.isnan(found) & np.isnan(values)] = 0
+    return float(np.nan_to_num(gap, nan=np.inf).max())
+
+
+def same_rasters(path: Path, other: Path) -> bool:
+    """Whether the first bands of two rasters are equal, overviews included."""
+    if filecmp.cmp(path, other, shallow=False):
+        return True
+    with rasterio.open(path) as dataset:
+        levels = [None, *range(len(dataset.overviews(1)))]
+    return all(_same_level(path, other, level) for level in levels)
+
+
+def _same_level(path: Path, other: Path, level: int | None) -> bool:
+    options = {} if level is None else {"overview_level": level}
+    with rasterio.open(path, **options) as one, rasterio.open(other, **options) as two:
+        return one.shape == two.shape and all(
+            _difference(one.read(1, window=window), two.read(1, window=window)) == 0
+            for _, window in one.block_windows(1)
+        )
+
+
+def checksum(values: NDArray[Any]) -> int:
+    """CRC-32 of an array's bytes."""
+    return crc32(np.ascontiguousarray(values).data)
+
+
+def check_blocks(path: Path) -> None:
+    """Read every block of a raster at every level; none may be missing or damaged."""
+    with rasterio.open(path) as dataset:
+        levels = len(dataset.overviews(1))
+    for level in (None, *range(levels)):
+        options = {} if level is None else {"overview_level": level}
+        with rasterio.open(path, **options) as dataset:
+            for (row, col), window in dataset.block_windows(1):
+                try:
+                    dataset.block_size(1, row, col)
+                except RasterBlockError:
+                    require_as_written(False, "an empty block")
+                dataset.read(1, window=window)

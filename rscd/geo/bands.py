@@ -1,0 +1,189 @@
+"""What a raster says of its bands: which is alpha, their colours, their units, what is no data.
+
+One reading of it for scenes, folders of pairs and labels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+
+from rscd.types import BoolArray
+
+RGB = ("red", "green", "blue")
+COLOURS = frozenset(
+    {*RGB, "coastal", "rededge", "nir", "swir", "mwir", "lwir", "tir", "other_ir", "yellow", "pan"}
+)
+"""Colour interpretations that name a part of the spectrum; all others say nothing of it."""
+
+Conversion = tuple[tuple[float, float], ...]
+"""Per band (gain, bias): stored value x gain + bias."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """What a file says of its bands; all by band, in the order of the file."""
+
+    colours: tuple[str, ...]
+    """Part of the spectrum, empty where the file does not say."""
+    units: tuple[tuple[float, float], ...]
+    """(scale, offset): physical value = stored value x scale + offset."""
+    alpha: int | None
+    """1-based number of the alpha band."""
+
+    @classmethod
+    def of(cls, dataset: Any) -> "Bands":
+        """Read from an open dataset."""
+        kinds = dataset.colorinterp
+        alpha = next((i for i, kind in enumerate(kinds, 1) if kind == ColorInterp.alpha), None)
+        return cls(
+            tuple(kind.name if kind.name in COLOURS else "" for kind in kinds),
+            tuple(map(_unit, dataset.scales, dataset.offsets)),
+            alpha if len(kinds) > 1 else None,
+        )
+
+    @property
+    def data(self) -> tuple[int, ...]:
+        """1-based numbers of all bands but alpha, in the order of the file."""
+        return tuple(i for i in range(1, len(self.colours) + 1) if i != self.alpha)
+
+    def colours_of(self, bands: Sequence[int]) -> tuple[str, ...]:
+        """Colours of bands by their 1-based numbers."""
+        return tuple(self.colours[band - 1] for band in bands)
+
+    def by_colour(self) -> tuple[int, ...] | None:
+        """`data` with red, green and blue first; None where the file does not say each once."""
+        colours = self.colours_of(self.data)
+        if any(colours.count(name) != 1 for name in RGB):
+            return None
+        first = [self.data[colours.index(name)] for name in RGB]
+        return (*first, *(band for band in self.data if band not in first))
+
+
+def _unit(scale: float, offset: float) -> tuple[float, float]:
+    usable = math.isfinite(scale) and scale != 0
+    return (float(scale) if usable else 1.0, float(offset) if math.isfinite(offset) else 0.0)
+
+
+def pair_order(t1: Bands, t2: Bands) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The bands of two dates, alpha left out, so that one place in both holds one colour.
+
+    Returns:
+        1-based numbers, red, green and blue first where both files say which they are; else the
+        order of the files.
+    """
+    first, second = t1.by_colour(), t2.by_colour()
+    if first is None or second is None:
+        return t1.data, t2.data
+    return first, second
+
+
+def order_problem(
+    t1: Bands, t2: Bands, bands: tuple[tuple[int, ...], tuple[int, ...]]
+) -> str | None:
+    """What is wrong with the colours of the bands that are compared; None where nothing is.
+
+    Args:
+        t1: bands of the earlier date.
+        t2: bands of the later date.
+        bands: which are read of each, 1-based.
+    """
+    colours = t1.colours_of(bands[0]), t2.colours_of(bands[1])
+    for place, (first, second) in enumerate(zip(*colours, strict=False)):
+        if first and second and first != second:
+            return (
+                f"expected the same colours at both dates, found {first} in band "
+                f"{bands[0][place]} of t1 and {second} in band {bands[1][place]} of t2; write one "
+                "of them in the order of the other (gdal_translate -b) or choose --bands"
+            )
+    for name, other, own, read in (
+        ("t1", "t2", t1, bands[0]),
+        ("t2", "t1", t2, bands[1]),
+    ):
+        wanted = own.by_colour()
+        if wanted is not None and read == own.data != wanted:
+            order = ",".join(map(str, wanted[:3]))
+            return (
+                f"expected both files to say which bands are red, green and blue, found that "
+                f"{name} names bands {order} and {other} none; both are read in the order of the "
+                f"file: give --bands {order} if that is right for both"
+            )
+    return None
+
+
+def conversion(
+    t1: Sequence[tuple[float, float]], t2: Sequence[tuple[float, float]]
+) -> Conversion | None:
+    """How stored values of t2 become stored values of t1, where the files declare other units.
+
+    Args:
+        t1: (scale, offset) by band.
+        t2: the same of the bands at the same places.
+
+    Returns:
+        None where the units are the same.
+    """
+    if tuple(t1) == tuple(t2):
+        return None
+    return tuple(
+        (scale2 / scale1, (offset2 - offset1) / scale1)
+        for (scale1, offset1), (scale2, offset2) in zip(t1, t2, strict=True)
+    )
+
+
+def units_text(units: Sequence[tuple[float, float]]) -> str:
+    """``scale 0.0001, offset -0.1``, of the first band."""
+    scale, offset = units[0]
+    return "neither" if (scale, offset) == (1.0, 0.0) else f"scale {scale:g}, offset {offset:g}"
+
+
+def converted(values: NDArray[Any], by: Conversion | None) -> NDArray[Any]:
+    """(C,...) values in other units, as float32; unchanged without a conversion."""
+    if by is None:
+        return values
+    shape = (-1, *[1] * (values.ndim - 1))
+    gain, bias = (np.array(part).reshape(shape) for part in zip(*by, strict=True))
+    found: NDArray[np.float32] = (values * gain + bias).astype(np.float32)
+    return found
+
+
+def has_own_mask(dataset: Any) -> bool:
+    """Whether a file carries a mask of its own, internal or in .msk, that is no alpha band."""
+    flags = dataset.mask_flag_enums[0]
+    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+
+def usable_pixels(
+    dataset: Any,
+    values: NDArray[Any],
+    *,
+    alpha: int | None,
+    nodata: float | None,
+    own_mask: bool,
+    window: Any = None,
+) -> BoolArray | None:
+    """Where a raster holds data, as its alpha band, else its own mask, else its nodata says.
+
+    Args:
+        dataset: open.
+        values: (C,h,w) stored values of the bands that are read.
+        alpha: 1-based number of the alpha band, None where it is read as data.
+        nodata: a pixel that has this value in every band is none.
+        own_mask: see `has_own_mask`.
+        window: which part of the raster ``values`` is.
+
+    Returns:
+        (h,w); None where nothing is declared.
+    """
+    found: BoolArray | None = None
+    if alpha is not None:
+        found = dataset.read(alpha, window=window) != 0
+    elif own_mask:
+        found = dataset.read_masks(1, window=window) != 0
+    elif nodata is not None and not np.isnan(nodata):
+        found = (values != nodata).any(axis=0)
+    return found

@@ -1,0 +1,77 @@
+"""Dates of images: as the user gives them, as TIFF files carry them."""
+
+import datetime
+import re
+
+from rscd.errors import UsageError
+
+CLOCKS_AT_ZERO = frozenset({datetime.date(1970, 1, 1), datetime.date(1980, 1, 1)})
+"""What devices and programs write whose clock was never set."""
+
+FIRST_YEAR = 1858
+"""No earlier picture was taken from the air."""
+
+_TIFF = re.compile(r"\s*(\d{4})[:/.-](\d{2})[:/.-](\d{2})(?:[ T]|\s*\0*$)")
+
+
+def parse_date(text: str, option: str) -> datetime.date:
+    """The day of an ISO date, with or without time.
+
+    Args:
+        text: such as ``2019-07-14`` or ``2019-07-14T10:30:00Z``.
+        option: where it was given, for the message.
+
+    Raises:
+        UsageError: for anything else; a year or month is no date.
+    """
+    try:
+        if re.match(r"\d{4}-\d{2}-\d{2}", text) is None:
+            raise ValueError(text)
+        return datetime.datetime.fromisoformat(text).date()
+    except ValueError:
+        part = re.fullmatch(r"\d{4}(-\d{2})?", text)
+        found = f"the {'month' if part[1] else 'year'} {text}" if part else repr(text)
+        day = "-15" if part and part[1] else "-07-01"
+        example = f", such as {text}{day}" if part else ""
+        raise UsageError(
+            f"expected an ISO date such as 2019-07-14 for {option}, found {found}; give the day as "
+            f"YYYY-MM-DD{example}"
+        ) from None
+
+
+def tagged_date(text: str | None) -> datetime.date | None:
+    """The day of a TIFFTAG_DATETIME, ``YYYY:MM:DD HH:MM:SS`` or the like.
+
+    Returns:
+        None for none, for what is no date, and for what a clock shows that was never set.
+    """
+    match = _TIFF.match(text or "")
+    if match is None:
+        return None
+    try:
+        found = datetime.date(*map(int, match.groups()))
+    except ValueError:
+        return None
+    return None if found.year < FIRST_YEAR or found in CLOCKS_AT_ZERO else found
+
+
+def dates_of(
+    given: tuple[str | None, str | None],
+    tagged: tuple[datetime.date | None, datetime.date | None] = (None, None),
+) -> tuple[datetime.date | None, datetime.date | None]:
+    """Both dates of a pair: those given, else those the files carry.
+
+    Raises:
+        UsageError: one that is no date, or t1 after t2.
+    """
+    t1, t2 = (
+        own if text is None else parse_date(text, option)
+        for text, own, option in zip(given, tagged, ("--t1-date", "--t2-date"), strict=True)
+    )
+    if t1 is not None and t2 is not None and t1 > t2:
+        where = [" (its TIFFTAG_DATETIME)" if text is None else "" for text in given]
+        raise UsageError(
+            f"expected t1 no later than t2, found {t1}{where[0]} and {t2}{where[1]}; swap the "
+            "images, or correct the dates with --t1-date and --t2-date"
+        )
+    return t1, t2

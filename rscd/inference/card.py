@@ -1,0 +1,106 @@
+"""What a model card must say, checked before anything relies on it.
+
+A card comes with a file from anywhere: a value of a wrong type or of an absurd size is one clear
+line, not an error somewhere in the run or a machine without memory.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from rscd.border import border, reason, shown
+from rscd.errors import ModelError
+from rscd.types import Provenance
+
+MOST_PIXELS = 8192
+"""Longest side of a patch."""
+MOST_HALO = 1024
+"""Each tile is read with a halo on every side: beyond this, little but halo is computed."""
+MOST_ARGUMENT = 65536
+"""No width, depth or number of bands of a network is larger; statistics of 16-bit bands fit."""
+MOST_BYTES_PER_PIXEL = 1 << 20
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Metres = Annotated[float, Field(ge=1e-4, le=1e5)]
+Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+
+
+class Card(BaseModel):
+    """The fields that rscd reads; others are kept as they are, if they are plain data."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    network: str
+    network_args: dict[str, JsonValue]
+    halo: Annotated[int, Field(ge=0, le=MOST_HALO)]
+    multiple: Annotated[int, Field(ge=1, le=MOST_HALO)]
+    patch_size: Pixels
+    threshold: Share
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "model"
+    summary: Annotated[str, Field(max_length=10_000)] = ""
+    receptive_radius: Annotated[int, Field(ge=0, le=MOST_PIXELS)] | None = None
+    bytes_per_pixel: Annotated[int, Field(ge=1, le=MOST_BYTES_PER_PIXEL)] = 1
+    whole_pictures: bool = False
+    min_area_m2: Annotated[float, Field(ge=0)] = 0.0
+    min_score: Share = 0.0
+    gsd_m: Metres = 1.0
+    gsd_range_m: tuple[Metres, Metres] = Field((1.0, 1.0), strict=False)
+
+    @model_validator(mode="after")
+    def _arguments_have_sizes(self) -> "Card":
+        n_bands = self.network_args.get("n_bands", 1)
+        if not isinstance(n_bands, int) or isinstance(n_bands, bool) or n_bands < 1:
+            raise ValueError(f"network_args.n_bands should be a whole number above 0: {n_bands!r}")
+        for value in _numbers(self.network_args):
+            if not abs(value) <= MOST_ARGUMENT:
+                raise ValueError(
+                    f"network_args should hold numbers up to {MOST_ARGUMENT}: {value!r}"
+                )
+        return self
+
+
+def _numbers(value: JsonValue) -> list[float]:
+    """All numbers in plain data, at any depth."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def checked_card(content: Any, path: Path) -> Provenance:
+    """A card as plain data, if it can be used.
+
+    Args:
+        content: what the file holds as its card.
+        path: of the file, for messages.
+
+    Raises:
+        ModelError: naming the first field that cannot be used, and its value.
+    """
+    again = "export the weights again, or ask whoever made them"
+
+    def told(error: Exception) -> ModelError:
+        found = _first(error) if isinstance(error, ValidationError) else reason(error)
+        return ModelError(f"expected a model card in {shown(path)}, found {found}; {again}")
+
+    with border(told):
+        plain = json.loads(json.dumps(content))  # checkpoints keep tuples
+        Card.model_validate(plain)
+        return dict(plain)
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing wrong with a card."""
+    wrong = error.errors(include_url=False)[0]
+    field = ".".join(map(str, wrong["loc"]))
+    if wrong["type"] == "missing":
+        return f"none of {field}"
+    told = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not field:
+        return f"that {told}"
+    value = repr(wrong["input"])
+    return f"{field} {value if len(value) < 60 else value[:60] + '...'}, which {told}"

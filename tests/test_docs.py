@@ -1,0 +1,129 @@
+"""What the pages say exists: commands parse, options are known, named files and links are there."""
+
+import json
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from rscd.cli import build_parser
+from rscd.models.networks import NETWORKS
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def _text(page: Path) -> str:
+    if page.suffix != ".ipynb":
+        return page.read_text(encoding="utf-8")
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+PAGES = {
+    page.relative_to(ROOT).as_posix(): _text(page)
+    for page in [
+        README,
+        BENCHMARKS / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *sorted((ROOT / "notebooks").glob("*.ipynb")),
+    ]
+}
+
+
+def _lines_of_code(text: str) -> list[str]:
+    """Lines of fenced and indented blocks, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    fenced = re.findall(r"```\n(.*?)```", joined, re.DOTALL)
+    indented = re.findall(r"^    (?! )(.*)$", joined, re.MULTILINE)
+    return "\n".join([*fenced, *indented]).splitlines()
+
+
+def _commands(program: str) -> list[tuple[str, str]]:
+    return [
+        (page, part.strip())
+        for page, text in PAGES.items()
+        for line in _lines_of_code(text)
+        for part in line.split("&&")
+        if part.strip().removeprefix("OMP_NUM_THREADS=1 ").startswith(program)
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), _commands("rscd "))
+def test_commands_parse(page, line):
+    command = shlex.split(line, comments=True)[1:]
+    args, rest = build_parser().parse_known_args(command)
+    assert not rest or args.takes_rest
+    for name in command:
+        if name.startswith("configs/"):
+            assert (ROOT / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [
+        *_commands("python benchmarks/"),
+        # in tables and in running text
+        *(
+            (page, " ".join(found.split()))
+            for page, text in PAGES.items()
+            for found in re.findall(r"`((?:OMP_NUM_THREADS=1 )?python benchmarks/[^`]*)`", text)
+        ),
+    ],
+)
+def test_benchmarks_know_their_options(page, line):
+    script, *given = shlex.split(line[line.index("benchmarks/") :], comments=True)
+    source = (ROOT / script).read_text(encoding="utf-8")
+    assert all(f'"{word}"' in source for word in given if word.startswith("--"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_linked_files_are_there(page):
+    here = (ROOT / page).parent
+    links = re.findall(r"\]\(([^)]+)\)", PAGES[page])
+    for link in [link for link in links if "://" not in link]:
+        path, _, anchor = link.partition("#")
+        target = here / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            plain = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in plain, link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_are_there(page):
+    named = re.findall(r"`((?:rscd|configs|benchmarks|tests)/[\w/]+\.(?:py|yaml))", PAGES[page])
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_names_are_there(page):
+    for dotted in re.findall(r"`rscd\.([A-Za-z_.]+)", PAGES[page]):
+        found, *rest = import_module("rscd"), *dotted.rstrip(".").split(".")
+        for name in rest:
+            if not hasattr(found, name):
+                import_module(f"{found.__name__}.{name}")
+            found = getattr(found, name)
+
+
+def test_make_targets_are_there():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make (\w+)", PAGES["README.md"], re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_every_benchmark_is_listed():
+    text = PAGES["benchmarks/README.md"]
+    assert not [path.name for path in BENCHMARKS.glob("*.py") if f"`{path.name}`" not in text]
+
+
+def test_networks_measured_are_there():
+    rows = PAGES["docs/results.md"].partition("## Networks")[2].partition("\n## ")[0]
+    names = re.findall(r"^\| ([\w-]+)(?: \([\w-]+\))?(?: / ([\w-]+))? \| [\d.]", rows, re.MULTILINE)
+    found = {name for pair in names for name in pair if name}
+    assert found
+    assert found <= NETWORKS.keys()
