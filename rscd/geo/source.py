@@ -291,12 +291,16 @@ def close_handles() -> None:
 os.register_at_fork(after_in_child=close_handles)
 
 
+_opening = threading.Lock()
+"""Filters of warnings belong to the process: two threads that set them spoil each other's."""
+
+
 def _dataset(source: Source) -> Any:
     key = (source.path, source.stamp)
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
-        with _quiet(), beside(source.path):
+        with _opening, _quiet(), beside(source.path):
             _handles.open[key] = rasterio.open(source.path)
     return _handles.open[key]
 
