@@ -191,7 +191,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
                 other.image = _matched(rng, other.image, date.image)
             free = np.logical_and.reduce([d.standing == 0 for d in dates]).astype(np.uint8)
             free = cv2.erode(free, np.ones((3, 3), np.uint8), iterations=int(rng.integers(1, 8)))
-            region = _blob(rng, self.size, (0.02, 0.5)) * free
+            region = np.asarray(_blob(rng, self.size, (0.02, 0.5)) * free, np.uint8)
             alpha = _soft(region, rng.uniform(0.3, 3.0))[..., None]
             date.image += alpha * (other.image - date.image)
 
@@ -224,7 +224,8 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         if found[number, cv2.CC_STAT_AREA] > 0.2 * self.size**2:
             return
         region = (parts == number).astype(np.uint8)
-        region = cv2.dilate(region, _disc(int(rng.integers(2, 7))))
+        disc = _disc(int(rng.integers(2, 7)))
+        region = np.asarray(cv2.dilate(region, disc), np.uint8)
         rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         shape = region[top:bottom, left:right]
@@ -261,7 +262,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         side = (2 * reach, 2 * reach)
         image, standing = _warped(tile, matrix, side)
         part = cv2.warpAffine((tile.parts == number).astype(np.uint8), matrix, side)
-        region = cv2.dilate(part, _disc(rim))
+        region = np.asarray(cv2.dilate(part, _disc(rim)), np.uint8)
         anywhere = rng.random() < 0.1
         for _ in range(12):
             top, left = (int(v) for v in rng.integers(0, self.size - 2 * reach + 1, 2))
@@ -302,11 +303,16 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         for date, shift, only in zip(dates, shifts, (went, came), strict=True):
             flow = _flow(rng, date.standing == 1, shift)
             labels = np.dstack([date.standing, only, unknown]).astype(np.uint8)
-            labels = cv2.remap(labels, flow, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
-            image = cv2.remap(
-                date.image, flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            columns, rows = flow[..., 0], flow[..., 1]
+            mirror = cv2.BORDER_REFLECT
+            labels = np.asarray(
+                cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=mirror), np.uint8
             )
-            image = seasoned(rng, image / 255)
+            image = np.asarray(
+                cv2.remap(date.image, columns, rows, cv2.INTER_LINEAR, borderMode=mirror),
+                np.float32,
+            )
+            image = seasoned(rng, np.asarray(image / 255, np.float32))
             image = shaded(rng, image, labels[..., 0] == 1, gsd_m)
             images.append(lit(rng, image))
             maps.append(labels)
@@ -345,7 +351,7 @@ def _named(rows: pd.DataFrame) -> Any:
 def held_back(name: str, rows: pd.DataFrame) -> NDArray[np.bool_]:
     """Which pictures of a set are for validation: whole places, or blocks of neighbours by name."""
     if rows["place"].notna().any():
-        return rows["place"].isin(NEVER).to_numpy()
+        return np.asarray(rows["place"].isin(NEVER), bool)
     order = rows["name"].rank(method="first").to_numpy().astype(int) - 1
     return np.asarray(order // BLOCK % BLOCKS == 0)
 
@@ -373,7 +379,7 @@ def _tile(folder: Path, name: str, gsd_m: float) -> Tile:
     usable = inner & (number > 0) & (area >= LEAST_BUILDING_PX)
     boxes = np.stack([left, top, width, height, number], 1)[usable].astype(np.int32)
     standing[blank > 0] = IGNORE
-    rgb = np.ascontiguousarray(image[..., ::-1])
+    rgb = np.ascontiguousarray(image[..., ::-1], np.uint8)
     return Tile(f"{folder.name}/{name}", rgb, standing, parts.astype(np.int32), boxes)
 
 
@@ -394,7 +400,7 @@ def _warped(
     mode = cv2.BORDER_REFLECT_101
     image = cv2.warpAffine(tile.image, matrix, side, flags=cv2.INTER_LINEAR, borderMode=mode)
     standing = cv2.warpAffine(tile.standing, matrix, side, flags=cv2.INTER_NEAREST, borderMode=mode)
-    return image.astype(np.float32), standing
+    return np.asarray(image, np.float32), np.asarray(standing, np.uint8)
 
 
 def _lay(
@@ -414,15 +420,16 @@ def _matched(rng: np.random.Generator, image: Floats, like: Floats) -> Floats:
     gain = np.clip(std_like / np.maximum(std, 1.0), 0.6, 1.6) ** share
     offset = mean + share * (mean_like - mean) - gain * mean
     out = image * gain.T.astype(np.float32) + offset.T.astype(np.float32)
-    return np.clip(out, 0, 255, out=out)
+    return np.asarray(np.clip(out, 0, 255), np.float32)
 
 
 def _soft(region: ByteArray, sigma: float) -> Floats:
-    return cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma)
+    return np.asarray(cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma), np.float32)
 
 
 def _disc(radius: int) -> ByteArray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return np.asarray(disc, np.uint8)
 
 
 def _blob(rng: np.random.Generator, size: int, area: tuple[float, float]) -> ByteArray:

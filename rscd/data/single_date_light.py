@@ -15,9 +15,9 @@ def seasoned(rng: np.random.Generator, image: Floats, share: float = 0.4) -> Flo
         return image
     green = image[..., 1] - 0.5 * (image[..., 0] + image[..., 2])
     weight = np.clip(green * 12 + rng.uniform(-0.2, 0.3), 0, 1)[..., None]
-    weight = cv2.GaussianBlur(weight, (0, 0), 1.0)[..., None]
+    soft = np.asarray(cv2.GaussianBlur(weight, (0, 0), 1.0), np.float32)[..., None]
     tint = rng.uniform((0.75, 0.65, 0.6), (1.5, 1.15, 1.25)).astype(np.float32)
-    return np.asarray(image * (1 + weight * (tint - 1)), np.float32)
+    return np.asarray(image * (1 + soft * (tint - 1)), np.float32)
 
 
 def shaded(
@@ -27,24 +27,28 @@ def shaded(
     drawn = rng.random()
     if drawn >= 0.45:
         return image
-    cast = np.zeros(building.shape, np.float32)
+    height, width = building.shape
+    cast: Floats = np.zeros((height, width), np.float32)
     if drawn < 0.35:
         length = rng.uniform(2, 9) / gsd_m
         angle = rng.uniform(0, 2 * np.pi)
         solid = building.astype(np.float32)
         steps = int(length / 2) + 2
         for part in np.linspace(0, length, steps)[1:]:
-            move = np.float32([[1, 0, part * np.cos(angle)], [0, 1, part * np.sin(angle)]])
-            cast = np.maximum(cast, cv2.warpAffine(solid, move, solid.shape[::-1]))
+            move = np.array(
+                [[1, 0, part * np.cos(angle)], [0, 1, part * np.sin(angle)]], np.float32
+            )
+            moved = np.asarray(cv2.warpAffine(solid, move, (width, height)), np.float32)
+            cast = np.maximum(cast, moved)
         cast *= 1 - solid
     else:
         size = len(cast)
         points = rng.uniform(-0.3, 1.3, (int(rng.integers(3, 6)), 2)) * size
         hull = cv2.convexHull(points.astype(np.float32))
         cv2.fillConvexPoly(cast, np.round(hull).astype(np.int32), 1.0)
-    cast = cv2.GaussianBlur(cast, (0, 0), rng.uniform(0.5, 1.5))[..., None]
+    soft = np.asarray(cv2.GaussianBlur(cast, (0, 0), rng.uniform(0.5, 1.5)), np.float32)
     dark = rng.uniform(0.3, 0.8) * np.array([0.95, 1.0, 1.08], np.float32)
-    return np.asarray(image * (1 - cast * (1 - dark)), np.float32)
+    return np.asarray(image * (1 - soft[..., None] * (1 - dark)), np.float32)
 
 
 def lit(rng: np.random.Generator, image: Floats) -> Floats:
@@ -68,7 +72,7 @@ def lit(rng: np.random.Generator, image: Floats) -> Floats:
         out = out * (1 - thick) + thick * np.float32(rng.uniform(0.5, 0.9))
     out += np.float32(rng.uniform(-0.08, 0.08) * strength)
     if rng.random() < 0.4:
-        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 1.3))
+        out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 1.3)), np.float32)
     elif rng.random() < 0.3:  # sharpened, as archives are
         out += np.float32(rng.uniform(0.2, 0.8)) * (out - cv2.GaussianBlur(out, (0, 0), 1.0))
     if rng.random() < 0.4:
@@ -78,5 +82,5 @@ def lit(rng: np.random.Generator, image: Floats) -> Floats:
     if rng.random() < 0.4:
         quality = int(rng.integers(35, 95))
         _, packed = cv2.imencode(".jpg", out.astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
-        out = cv2.imdecode(packed, cv2.IMREAD_COLOR).astype(np.float32)
+        out = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.float32)
     return np.asarray(out, np.float32)

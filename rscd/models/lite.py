@@ -12,6 +12,7 @@ Maps go up to stride 2 and each pixel there gives the four pixels of the image t
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ def lite_encoder(n_bands: int = 3, weights: str | None = None) -> nn.Module:
     """
     import timm
 
-    encoder: nn.Module = timm.create_model(
+    encoder: Any = timm.create_model(
         "tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2, 3), in_chans=n_bands
     )
     encoder.blocks = encoder.blocks[:5]  # stages 5 and 6 have stride 32
@@ -56,7 +57,8 @@ def lite_encoder(n_bands: int = 3, weights: str | None = None) -> nn.Module:
         load_file_into(encoder, weights)
     elif weights is not None:
         raise ModelError(f"expected weights {IMAGENET}, a local file or null, found {weights!r}")
-    return encoder
+    made: nn.Module = encoder
+    return made
 
 
 def imagenet_tensors() -> dict[str, Tensor]:

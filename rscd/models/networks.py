@@ -118,7 +118,7 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int | None = None) 
     if not getattr(network, "local", True):
         return None
     network = network.eval()
-    size = _fitting(network, size or getattr(network, "probe_size", 512))
+    size = _fitting(network, size or int(getattr(network, "probe_size", 512)))
     tile = _fitting(network, 32)
     random = torch.Generator().manual_seed(0)  # not the global one, which training resumes from
     image = torch.randn(1, 2, n_bands, size, size, generator=random).requires_grad_()
