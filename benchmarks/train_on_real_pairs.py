@@ -1,8 +1,8 @@
 """What a few real building pairs bring to a network trained on synthetic towns.
 
     python benchmarks/train_on_real_pairs.py DATA OUT [--steps 600] [--start CHECKPOINT]
-    python benchmarks/train_on_real_pairs.py DATA OUT --network semantic --lr 0.0005 --mixes real \
-        --start rscd/weights/buildings.safetensors
+    python benchmarks/train_on_real_pairs.py DATA OUT --network semantic-lite --lr 0.0005 \
+        --mixes real --start rscd/weights/buildings.safetensors
 
 DATA holds ``levir-cd``, ``levir-cd-grid``, ``fotbcd-binary`` and ``fotbcd-instances`` as
 ``<set>/{train,test}/{A,B,label}``. All are brought to about 0.5 m per pixel (FOTBCD is halved) and
@@ -44,6 +44,12 @@ SETS = {"levir-cd": 1, "levir-cd-grid": 1, "fotbcd-binary": 2, "fotbcd-instances
 """By how much each is reduced."""
 DETECTORS = ("irmad", "cva", "pca-kmeans")
 MIXES = ("real", "towns", "both")
+OF_TOWNS = {"mean": [110, 110, 100], "std": [50, 50, 50]}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "tiny": {"network_args": OF_TOWNS, "patch_size": 512, "halo": 64},
+    "semantic": {"network_args": OF_TOWNS, "patch_size": 512, "halo": 144},
+    "semantic-lite": {"network_args": {}, "patch_size": 1280, "halo": 272},
+}
 
 
 PATCH = 192
@@ -107,7 +113,7 @@ def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespac
         "supervised",
         {
             "network": options.network,
-            "network_args": {"mean": [110, 110, 100], "std": [50, 50, 50]},
+            "network_args": NETWORKS[options.network]["network_args"],
             "losses": {"bce": 1, "dice": 1},
             "weak": {"patch_size": 128, "scale": [0.8, 1.2], "p_vflip": 0.5, "rot90": True},
             "photometric": {
@@ -117,8 +123,8 @@ def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespac
         },
         lr=options.lr,
         warmup_steps=20,
-        patch_size=512,
-        halo=64 if options.network == "tiny" else 144,
+        patch_size=NETWORKS[options.network]["patch_size"],
+        halo=NETWORKS[options.network]["halo"],
     )  # fmt: skip
     if options.start:
         task.method.network.load_state_dict(read_tensors(options.start))
@@ -155,7 +161,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--start", type=Path)
-    parser.add_argument("--network", choices=("tiny", "semantic"), default="tiny")
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="tiny")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--mixes", nargs="+", choices=MIXES, default=list(MIXES))
     options = parser.parse_args()

@@ -32,6 +32,7 @@ from rscd.geo.source import close_handles
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, finished, open_journal
+from rscd.inference.kinds import BYTES_PER_PIXEL, MARGIN, find_standing
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import Model, Predictor, least_object, tile_side
@@ -76,6 +77,9 @@ class Options:
     threshold: with another ``threshold`` all are kept."""
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
+    regularize: bool | None = None
+    """Whether polygons get right angles; None takes what the model's card says, unless they are
+    simplified."""
     align: Align = "t1"
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None
@@ -215,11 +219,11 @@ def predict(
                 computed = provenance | {"shift": shifted}
                 threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
                 with threads as run:
-                    change_map, seam = _predict(
+                    change_map, seam, predictor = _predict(
                         pair, model, journal, computed, options, load, run, progress
                     )
                 exported = _export(
-                    pair, change_map, model, targets, load, journal, options, progress
+                    pair, change_map, model, predictor, targets, load, journal, options, progress
                 )
             result = Result(
                 **exported,
@@ -321,7 +325,7 @@ def _predict(
     load: Load,
     mapper: Mapper,
     progress: Progress,
-) -> tuple[ChangeMap, Seam | None]:
+) -> tuple[ChangeMap, Seam | None, Predictor]:
     if journal.resumed:
         log.info("going on with the interrupted run in %s", journal.folder)
     predictor: Predictor = fit_model(pair, model, mapper, progress)
@@ -339,13 +343,15 @@ def _predict(
         mapper=mapper,
         progress=progress,
     )
-    return change_map, measure_seam(pair, predictor, change_map, load.tile_size, mapper)
+    seam = measure_seam(pair, predictor, change_map, load.tile_size, mapper)
+    return change_map, seam, predictor
 
 
 def _export(
     pair: ScenePair,
     change_map: ChangeMap,
     model: Model,
+    predictor: Predictor,
     targets: Targets,
     load: Load,
     journal: Journal,
@@ -356,7 +362,11 @@ def _export(
     changed, valid = change_map.threshold_mask()
     changed_m2 = change_map.changed_area_m2(options.gsd_m)
     changed_m2 = None if changed_m2 is None else round(changed_m2, 2)
-    polygons = _polygons(pair, change_map, model, options) if targets.has_vectors else None
+    polygons = None
+    if targets.has_vectors:
+        margin = model.card().get(MARGIN)
+        kinds_of = find_standing(pair, predictor, change_map, margin, load.tile_size, progress)
+        polygons = _polygons(pair, change_map, model, options, kinds_of)
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
@@ -380,7 +390,9 @@ def _export(
     }
 
 
-def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Options) -> Any:
+def _polygons(
+    pair: ScenePair, change_map: ChangeMap, model: Model, options: Options, kinds_of: Any
+) -> Any:
     return change_polygons(
         change_map.mask.path,
         change_map.prob.path,
@@ -389,10 +401,12 @@ def _polygons(pair: ScenePair, change_map: ChangeMap, model: Model, options: Opt
         min_area_m2=_min_area_m2(pair, model, options),
         min_score=_min_score(model, options),
         simplify_m=options.simplify_m,
+        regularize=_regularize(model, options),
         gsd_m=options.gsd_m,
         model=model.name,
         t1=options.t1_date,
         t2=options.t2_date,
+        kinds_of=kinds_of,
     )
 
 
@@ -410,6 +424,13 @@ def _min_score(model: Model, options: Options) -> float:
     return least_object(
         model.card(), size_known=False, own_threshold=own, min_score=options.min_score
     )[1]
+
+
+def _regularize(model: Model, options: Options) -> bool:
+    """What is asked for, else what the model's card says of the shape of its objects."""
+    if options.regularize is not None:
+        return options.regularize
+    return options.simplify_m == 0 and bool(model.card().get("regularize", False))
 
 
 def _area_m2(polygons: Any, changed_m2: float | None) -> float | None:
@@ -462,6 +483,7 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
         del computed[name]  # these do not change the result
     computed["min_area_m2"] = _min_area_m2(pair, model, options)
     computed["min_score"] = _min_score(model, options)
+    computed["regularize"] = _regularize(model, options)
     return describe_pair(pair) | {
         "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
         "model": redacted_data(model.card()),
@@ -497,4 +519,5 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
 
 def _scratch_bytes(pair: ScenePair) -> int:
     height, width = pair.shape_hw
-    return height * width * 5  # float32 probabilities and the uint8 mask
+    # float32 probabilities, the uint8 mask, and what tells kinds
+    return height * width * (5 + BYTES_PER_PIXEL)

@@ -269,3 +269,16 @@ def test_a_foreign_database_of_proj_is_left_out(scene, tmp_path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert f"PROJ_LIB={tmp_path} belongs to another installation" in done.stderr
+
+
+def test_a_vrt_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    """GDAL's message holds the bytes, and rasterio's log of it cannot."""
+    vrt = tmp_path / "v.vrt"
+    vrt.write_bytes(
+        b'<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand band="1" dataType="\xe7\x94"/>'
+        b"</VRTDataset\xe7>"
+    )
+    command = [sys.executable, "-m", "rscd", "evaluate", str(vrt), str(vrt), "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr

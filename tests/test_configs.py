@@ -33,6 +33,17 @@ class Noise(Dataset):
         return {"image": image, "mask": torch.randint(2, (1, *self.shape[1:]), generator=random)}
 
 
+class Standing(Noise):
+    """Stands in for pairs made of pictures of one date."""
+
+    def __init__(self, patch_size: int) -> None:
+        super().__init__(3, patch_size)
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return sample | {"standing": sample["mask"].expand(2, -1, -1).clone()}
+
+
 def trainings():
     """Every training of every file by name, chains stage by stage."""
     for path in CONFIGS:
@@ -70,6 +81,11 @@ def on_stand_ins(config):
         if bands > 4:
             stream["class_path"] = f"{__name__}.Noise"
             stream["init_args"] = {"bands": bands, "patch_size": 64}
+            continue
+        stream.pop("batch_size", None)
+        if stream["class_path"] == "rscd.data.single_date.SingleDatePairs":
+            stream["class_path"] = f"{__name__}.Standing"
+            stream["init_args"] = {"patch_size": 64}
             continue
         stream["class_path"] = "rscd.data.town_dataset.TownPairs"
         stream["init_args"] = {"length": 2, "patch_size": 64, "bands": bands, "fresh": False}

@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import NoReturn
 
 import rscd
@@ -69,13 +71,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log_to_stderr(getattr(args, "verbosity", 0))
     own_proj_database()
     try:
-        args.run(args)
+        with quiet_callbacks():
+            args.run(args)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on where it stopped")
         return 130
     except Exception as error:  # the last net: no command ends in a traceback
         return _failed(error, verbose=getattr(args, "verbosity", 0) > 0)
     return 0
+
+
+@contextmanager
+def quiet_callbacks() -> Iterator[None]:
+    """Keep errors in callbacks of libraries to ``-v``: Python prints them as tracebacks.
+
+    GDAL's messages that are not UTF-8 fail within rasterio's log; the call itself says so as well.
+    """
+    usual, usual_too = sys.unraisablehook, sys.excepthook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        log.debug("an error was passed over in %r: %r", unraisable.object, unraisable.exc_value)
+
+    def printed(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        log.debug("an error was passed over: %s %r", kind.__name__, error)
+
+    # compiled modules call both; what a command itself raises reaches neither
+    sys.unraisablehook, sys.excepthook = hook, printed
+    try:
+        yield
+    finally:
+        sys.unraisablehook, sys.excepthook = usual, usual_too
 
 
 def _failed(error: Exception, *, verbose: bool) -> int:

@@ -38,8 +38,9 @@ A prediction and a truth: rasters or vectors in any CRS, compared on the pixels 
 cover, or where it has nodata, are left out and their share is reported.
 
 Objects are the connected regions of change: of a model those that rscd predict would write as
-polygons (its least area and score), of a raster all, of the truth all. Two with an IoU of 0.5 or
-more are one. In a folder, a pair that is damaged is left out and named, and the exit code is 1.
+polygons with --no-regularize (its least area and score), of a raster all, of the truth all. Two
+with an IoU of 0.5 or more are one. In a folder, a pair that is damaged is left out and named, and
+the exit code is 1.
 Polygons of pictures without georeferencing have x = column, y = -row, as QGIS shows them; rows that
 count downwards are recognised and said.
 

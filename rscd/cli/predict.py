@@ -109,7 +109,13 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
         type=not_negative,
         default=0.0,
         metavar="M",
-        help="simplify polygons by this tolerance in metres (default 0: pixel edges)",
+        help="simplify polygons by this tolerance in metres (default 0: not at all)",
+    )
+    group.add_argument(
+        "--regularize",
+        action=argparse.BooleanOptionalAction,
+        help="give polygons right angles, as buildings have them; --no-regularize keeps pixel "
+        "edges (default: the model's own, see rscd model show; no with --simplify)",
     )
 
 
@@ -281,6 +287,7 @@ def _options(args: argparse.Namespace) -> "Options":
         min_area_m2=args.min_area,
         min_score=args.min_score,
         simplify_m=args.simplify,
+        regularize=args.regularize,
         align=args.align,
         bands=None if args.bands is None else parse_bands(args.bands),
         src_nodata=args.src_nodata,

@@ -113,6 +113,7 @@ def _check_options(args: argparse.Namespace) -> None:
         "--preview": args.preview is not None,
         "--threshold": args.threshold != "auto",
         "--simplify": args.simplify > 0,
+        "--regularize": args.regularize is not None,
         "--flow": args.flow is not None,
         "--msi": args.msi is not None,
         "--tta": args.tta is not None,

@@ -77,12 +77,14 @@ def change_polygons(
     min_area_m2: float = 0.0,
     min_score: float = 0.0,
     simplify_m: float = 0.0,
+    regularize: bool = False,
     gsd_m: float | None = None,
     model: str | None = None,
     class_name: str | None = None,
     t1: str | None = None,
     t2: str | None = None,
     kind: str = "changed",
+    kinds_of: Callable[[Polygons], Any] | None = None,
 ) -> geopandas.GeoDataFrame:
     """Vectorise a change mask on disk, scored and measured.
 
@@ -95,12 +97,14 @@ def change_polygons(
         min_area_m2: Polygons smaller than this are dropped, before simplification.
         min_score: Polygons of a lower score are dropped; those without a score are kept.
         simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
+        regularize: Give polygons right angles, see `rscd.geo.regularize`.
         gsd_m: Metres per pixel where there is no CRS; without it ``area_m2`` is null.
         model: Name of the model that made the mask.
         class_name: Class of the changed objects, where the model knows one.
         t1: ISO date of the earlier image, with or without time.
         t2: ISO date of the later image.
         kind: One of `KINDS`.
+        kinds_of: Gives the kinds of polygons in pixel coordinates, (N,), instead of ``kind``.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
@@ -134,7 +138,7 @@ def change_polygons(
         polygons, areas, scores = polygons[sure], areas[sure], scores[sure]
     columns = {
         "id": np.arange(1, len(polygons) + 1),
-        "kind": kind,
+        "kind": kind if kinds_of is None else kinds_of(polygons),
         "class": class_name,
         "score": np.round(scores, 4),
         "area_m2": np.round(areas, 4),
@@ -143,7 +147,8 @@ def change_polygons(
         "model": model,
     }
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(_DTYPES)
-    geometry = to_world(ground.simplify(polygons, simplify_m), transform)
+    outlines = ground.simplify(polygons, simplify_m)
+    geometry = to_world(ground.regularize(outlines) if regularize else outlines, transform)
     return geopandas.GeoDataFrame(table, geometry=geometry, crs=crs)
 
 

@@ -6,6 +6,7 @@ tolerances with the local size of a pixel.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +29,15 @@ from rscd.geo.polygons import (
     ragged,
     signed_ring_areas,
 )
+from rscd.geo.regularize import Square, regularize
 from rscd.types import BoolArray, ShapeHW
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+
+ASSUMED_GSD_M = 0.5
+"""Of images of which nothing is known, where only shapes are asked for."""
 
 _NODE_PX = 64  # between pixels whose area is computed
 _FEWEST_NODES = 128  # per side, where there are as many pixels: degrees may be coarse
@@ -124,6 +129,29 @@ class Ground:
         parts = [self._simplify(polygons[part], tolerance_m) for part in chunks(len(polygons))]
         simple: Polygons = np.concatenate(parts)
         return simple
+
+    def regularize(self, polygons: Polygons) -> Polygons:
+        """Give polygons right angles on the ground; see `rscd.geo.regularize`.
+
+        Args:
+            polygons: (N,) polygons in pixel coordinates (col, row). Where nothing tells the size of
+                pixels they are taken to be of half a metre.
+
+        Returns:
+            (N,) valid polygons in pixel coordinates, whose vertices are no pixel corners any more.
+        """
+        if len(polygons) == 0:
+            return polygons
+        jacobians = self._jacobians(polygons)
+        jacobians = np.where(np.isnan(jacobians), np.eye(2) * ASSUMED_GSD_M, jacobians)
+        # one plane for all, so that neighbours stay neighbours
+        plane = np.broadcast_to(np.median(jacobians, axis=0), jacobians.shape)
+        side = math.sqrt(abs(np.linalg.det(plane[0])))
+        squared = regularize(
+            _linear(polygons, plane), Square(max(0.8, 1.5 * side), max(1.8, 3 * side))
+        )
+        kept: Polygons = _linear(squared, np.linalg.inv(plane))
+        return kept
 
     def require_metres(self, what: str) -> None:
         """Raise UsageError where ``what`` needs metres and nothing tells them."""

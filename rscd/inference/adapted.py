@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rscd.errors import ModelError
+from rscd.inference.kinds import BuildingModel
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
 from rscd.types import BoolArray, FloatArray, Provenance, ShapeHW
 
@@ -102,6 +103,25 @@ class Adapted:
         Raises:
             ModelError: when the image has fewer bands than the network.
         """
+        seen, shown = self._as_seen(image, valid)
+        prob = self._predictor(shown, seen)
+        return prob if self.scale == 1 else _brought_back(prob[:, None], valid)[:, 0]
+
+    def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
+        """Where buildings stand, of networks that say so; see `rscd.inference.kinds`."""
+        model = self.model
+        if not isinstance(model, BuildingModel):
+            raise ModelError(f"expected a network that finds buildings, found {self.name}")
+        seen, shown = self._as_seen(image, valid)
+        prob = model.buildings(shown, seen)
+        return prob if self.scale == 1 else _brought_back(prob, valid)
+
+    def _as_seen(self, image: FloatArray, valid: BoolArray) -> tuple[BoolArray, FloatArray]:
+        """(B,h,w) valid and (B,2,C,h,w) values, as the network takes them.
+
+        Raises:
+            ModelError: when the image has fewer bands than the network.
+        """
         if image.shape[2] < self.n_bands:
             raise ModelError(
                 f"expected at least {self.n_bands} bands for {self.name}, found {image.shape[2]}; "
@@ -111,16 +131,14 @@ class Adapted:
         if self.brightest is not None:
             dates = zip(np.moveaxis(shown, 1, 0), self.brightest, strict=True)
             shown = np.stack([to_eight_bit(date, top) for date, top in dates], axis=1)
+        shown = np.ascontiguousarray(shown)
         if self.scale == 1:
-            return self._predictor(np.ascontiguousarray(shown), valid)
+            return valid, shown
         height, width = valid.shape[1:]
         inner = int(height * self.scale), int(width * self.scale)
-        planes = torch.from_numpy(np.ascontiguousarray(shown)).flatten(1, 2)
+        planes = torch.from_numpy(shown).flatten(1, 2)
         seen = resized(torch.from_numpy(valid)[:, None].float(), inner)[:, 0] > 0
-        small = resized(planes, inner).view(-1, 2, self.n_bands, *inner)
-        prob = self._predictor(small.numpy(), seen.numpy())
-        back: FloatArray = resized(torch.from_numpy(prob)[:, None], (height, width))[:, 0].numpy()
-        return back
+        return seen.numpy(), resized(planes, inner).view(-1, 2, self.n_bands, *inner).numpy()
 
     @property
     def _predictor(self) -> Predictor:
@@ -167,6 +185,12 @@ def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:
 def resized(planes: Tensor, shape_hw: ShapeHW) -> Tensor:
     """(B,C,H,W) -> (B,C,h,w), bilinear, antialiased where it shrinks."""
     return F.interpolate(planes, shape_hw, mode="bilinear", antialias=True)
+
+
+def _brought_back(prob: FloatArray, valid: BoolArray) -> FloatArray:
+    """(B,K,h,w) of the network's grid on the scene's, that of ``valid`` (B,H,W)."""
+    back: FloatArray = resized(torch.from_numpy(prob), valid.shape[1:]).numpy()
+    return back
 
 
 def to_eight_bit(image: FloatArray, brightest: float) -> FloatArray:

@@ -170,6 +170,13 @@ class Network:
             found = self.outputs(torch.from_numpy(image)).get("flow")
         return None if found is None else found.float().cpu().numpy()
 
+    def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
+        """Where buildings stand, of networks that say so; see `rscd.inference.kinds`."""
+        with torch.inference_mode():
+            logits = self.outputs(torch.from_numpy(image))["buildings"]
+            prob: FloatArray = logits.float().sigmoid().cpu().numpy()
+        return prob
+
     def outputs(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """All that the network gives for (B,2,C,H,W) raw values, on its device.
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rscd.methods.draws import view_generator
 from rscd.methods.supervised import Supervised
@@ -14,6 +14,9 @@ from rscd.types import IGNORE, Batch
 
 BUILDING = 8
 """Value of buildings in the land cover of ``rscd.data.towns.LAND_COVER``."""
+
+REAL = ("image", "mask", "standing")
+"""What pairs of the stream ``real`` hold."""
 
 OTHER_PLACES = 1
 """Tells its draws from those of the views."""
@@ -54,14 +57,60 @@ class BuildingChange(Supervised):
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
         """Each loss of the change by its name, and ``buildings``."""
+        image, mask, standing = self._pairs(batches)
+        outputs = self.network(image)
+        terms = self._mask_terms(change_logit(outputs["logits"]), mask)
+        terms["buildings"] = self.buildings_weight * buildings_loss(outputs["buildings"], standing)
+        return terms
+
+    def _pairs(self, batches: Mapping[str, Batch]) -> tuple[Tensor, Tensor, Tensor]:
+        """Image (B,2,C,H,W), mask (B,1,H,W) and where buildings stand (B,2,H,W) of a step."""
         generator = view_generator(torch.initial_seed(), OTHER_PLACES)
         batch = with_other_places(self._view(batches["train"]), self.other_place, generator)
-        outputs = self.network(batch["image"])
-        terms = self._mask_terms(change_logit(outputs["logits"]), batch["mask"])
-        terms["buildings"] = self.buildings_weight * buildings_loss(
-            outputs["buildings"], buildings_of(batch)
-        )
-        return terms
+        return batch["image"], batch["mask"], buildings_of(batch)
+
+
+class MixedBuildingChange(BuildingChange):
+    """`BuildingChange` of which a part of every batch is pairs that need no view.
+
+    The stream ``real`` holds pairs of `rscd.data.single_date.SingleDatePairs`, as large as the
+    views of the stream ``train``.
+    """
+
+    needs: ClassVar[Mapping[str, frozenset[str]]] = {
+        **BuildingChange.needs,
+        "real": frozenset({"image", "mask", "standing"}),
+    }
+
+    def __init__(
+        self, network: str = "semantic-lite", encoder_rate: float = 1.0, **given: Any
+    ) -> None:
+        """Build the network.
+
+        Args:
+            network: one with an ``encoder`` that gives ``buildings`` (B,2,h,w) in training.
+            encoder_rate: rate of the encoder relative to that of all else.
+            given: the other arguments of `BuildingChange`.
+        """
+        super().__init__(network, **given)
+        self.encoder_rate = encoder_rate
+
+    def _pairs(self, batches: Mapping[str, Batch]) -> tuple[Tensor, Tensor, Tensor]:
+        """See the class."""
+        real = cast(dict[str, Tensor], batches["real"])
+        both = zip(super()._pairs(batches), (real[key] for key in REAL), strict=True)
+        image, mask, standing = (torch.cat(parts) for parts in both)
+        return image, mask, standing
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The encoder, and all else."""
+        encoder = list(cast(nn.Module, self.network.encoder).parameters())
+        known = set(encoder)
+        rest = [p for p in self.parameters() if p not in known]
+        return [
+            {"params": encoder, "lr": lr * self.encoder_rate},
+            {"params": rest, "lr": lr},
+        ]
 
 
 def buildings_of(batch: Batch) -> Tensor:
@@ -85,7 +134,7 @@ def buildings_loss(logits: Tensor, truth: Tensor) -> Tensor:
     share = F.avg_pool2d((truth == 1).float(), stride)
     if not used.any():
         return logits.sum() * 0
-    return F.binary_cross_entropy_with_logits(logits[used], share[used])
+    return F.binary_cross_entropy_with_logits(logits[used].float(), share[used])
 
 
 def with_other_places(batch: Batch, share: float, generator: torch.Generator) -> Batch:

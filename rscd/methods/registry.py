@@ -1,7 +1,7 @@
 """Training methods by name."""
 
 from rscd.methods.base import Method
-from rscd.methods.building_change import BuildingChange
+from rscd.methods.building_change import BuildingChange, MixedBuildingChange
 from rscd.methods.diffmatch import DiffMatch
 from rscd.methods.kdmsi import CamBaseline, Detector, KdMsi
 from rscd.methods.scene import Scene, ScenePretrain
@@ -13,6 +13,7 @@ METHODS: dict[str, type[Method]] = {
     "cam": CamBaseline,
     "detector": Detector,
     "building-change": BuildingChange,
+    "building-change-mixed": MixedBuildingChange,
     "diffmatch": DiffMatch,
     "scene-pretrain": ScenePretrain,
     "scene": Scene,

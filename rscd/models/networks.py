@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rscd.arguments import fitted
 from rscd.errors import ModelError, RscdError
 from rscd.models.cam import cam_classifier
+from rscd.models.lite import LiteChangeNet
 from rscd.models.scene_compact import scene_compact
 from rscd.models.semantic import SemanticChangeNet
 from rscd.models.siamese import siamese_deeplab, siamese_mlp, siamese_unet
@@ -20,6 +21,7 @@ from rscd.models.torchgeo_nets import btc, change_vit, fc_siam_conc, fc_siam_dif
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "tiny": TinyChangeNet,
     "semantic": SemanticChangeNet,
+    "semantic-lite": LiteChangeNet,
     "siamese-unet": siamese_unet,
     "siamese-mlp": siamese_mlp,
     "siamese-deeplab": siamese_deeplab,
@@ -97,7 +99,7 @@ class Symmetric(nn.Module):
         return outputs | {"logits": (outputs["logits"] + swapped["logits"]) / 2}
 
 
-def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int | None:
+def receptive_radius(network: nn.Module, n_bands: int, size: int | None = None) -> int | None:
     """How many pixels around a tile its result depends on, measured by the gradient of the input.
 
     The tile starts and ends at multiples of what the network takes, as all tiles do: a single pixel
@@ -106,7 +108,8 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int |
     Args:
         network: image (1,2,C,size,size) -> ``logits``.
         n_bands: C.
-        size: side of the probe, rounded up to what the network takes.
+        size: side of the probe, rounded up to what the network takes; default what the network
+            names as ``probe_size``, else 512.
 
     Returns:
         Pixels per side; None when the probe's edge is reached: then it is `size` / 2 or more, or
@@ -115,7 +118,8 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int = 512) -> int |
     if not getattr(network, "local", True):
         return None
     network = network.eval()
-    size, tile = _fitting(network, size), _fitting(network, 32)
+    size = _fitting(network, size or int(getattr(network, "probe_size", 512)))
+    tile = _fitting(network, 32)
     random = torch.Generator().manual_seed(0)  # not the global one, which training resumes from
     image = torch.randn(1, 2, n_bands, size, size, generator=random).requires_grad_()
     start = _fitting(network, size // 2)

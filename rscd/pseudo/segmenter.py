@@ -101,6 +101,9 @@ class Backend:
 SEGMENTERS: Mapping[str, Backend] = {
     "sam3": Backend("rscd.pseudo.vlm_sam3", "SAM 3 and SAM 3 LiteText; wants a GPU, weights gated"),
     "clipseg": Backend("rscd.pseudo.vlm_clipseg", "CLIPSeg: blurry, ungated, feasible on a CPU"),
+    "buildings": Backend(
+        "rscd.pseudo.buildings", "the network that ships: buildings, 0.1 to 1 m, offline"
+    ),
     "precomputed": Backend("rscd.pseudo.precomputed", "rasters that another program made"),
     "spectral": Backend("rscd.pseudo.spectral", "colour and texture rules, no weights; demo only"),
     "fake": Backend("rscd.pseudo.fake", "known masks made worse on purpose, for experiments"),

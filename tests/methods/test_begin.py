@@ -14,6 +14,7 @@ ARGS = {
     "supervised": ("tiny", {}),
     "detector": ("tiny", {}),
     "building-change": ("semantic", {}),
+    "building-change-mixed": ("semantic-lite", {}),
     "cam": ("cam", CAM | {"combination": "minus"}),
     "kdmsi": ("cam", CAM | {"combination": "minus"}),
     "diffmatch": ("siamese-mlp", {"encoder": "tu-mobilenetv3_small_050"}),

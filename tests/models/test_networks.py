@@ -18,6 +18,7 @@ UNET = {"encoder": "resnet18", "decoder_channels": [32, 16, 8]}
 SMALL = {
     "tiny": {},
     "semantic": {},
+    "semantic-lite": {},
     "siamese-unet": UNET,
     "siamese-mlp": LIGHT,
     "siamese-deeplab": {"encoder": "tu-resnet18", "batch_norm": "normal"},
@@ -71,7 +72,7 @@ def test_logits_have_the_size_of_the_image(name, n_bands):
 
 @pytest.mark.parametrize("name", FAST)
 def test_n_classes_is_free_where_it_is_an_argument(name):
-    if name not in ("tiny", "semantic", "cam"):
+    if name not in ("tiny", "semantic", "semantic-lite", "cam"):
         for n_classes in (1, 2):
             network = build(name, n_classes=n_classes).eval()
             with torch.inference_mode():

@@ -1,0 +1,166 @@
+"""Outlines with right angles, as buildings have them, in place of pixel edges.
+
+The edges of a simplified outline are laid parallel or square to one main direction, neighbours that
+run the same way become one, and short ones go. What departs too far from the polygon it came from
+stays as it was, and so do polygons whose new outlines would overlap.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from rscd.geo.polygons import Polygons, chunks
+
+Points = NDArray[np.float64]
+
+LARGEST_AREA_ERROR = 0.1
+"""Of the area before."""
+LEAST_IOU = 0.75
+"""With the polygon before: below it, the building has no right angles to be found."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """How outlines are squared; lengths in the unit of the polygons.
+
+    Attributes:
+        tolerance: of the simplification from which edges are taken.
+        shortest: shorter edges are taken away.
+    """
+
+    tolerance: float = 0.8
+    shortest: float = 1.8
+
+
+def regularize(polygons: Polygons, settings: Square = Square()) -> Polygons:
+    """Give polygons right angles.
+
+    Args:
+        polygons: (N,) valid polygons that do not overlap, in a plane where lengths are true.
+        settings: see `Square`.
+
+    Returns:
+        (N,) valid polygons that do not overlap. Each has an area within 10 % of the one it stands
+        for; those for which none was found are that one.
+    """
+    squared = np.array([_squared(polygon, settings) for polygon in polygons], dtype=object)
+    return _without_overlaps(polygons, squared)
+
+
+def _squared(polygon: shapely.Polygon, settings: Square) -> shapely.Polygon:
+    simple = polygon.simplify(settings.tolerance)
+    best, best_iou = polygon, LEAST_IOU
+    for angle in _directions(simple):
+        found = _along(simple, angle, settings.shortest)
+        if found is None:
+            continue
+        if abs(found.area - polygon.area) > LARGEST_AREA_ERROR * polygon.area:
+            continue
+        common = found.intersection(polygon).area
+        iou = common / (found.area + polygon.area - common)
+        if iou > best_iou:
+            best, best_iou = found, iou
+    return best
+
+
+def _directions(polygon: shapely.Polygon) -> list[float]:
+    """Radians from 0 to a right angle: that of most edge length, and of the smallest rectangle."""
+    edges = np.diff(shapely.get_coordinates(polygon.exterior), axis=0)
+    turns = np.arctan2(edges[:, 1], edges[:, 0]) * 4
+    weight = np.hypot(edges[:, 0], edges[:, 1]) ** 2
+    most = np.arctan2((weight * np.sin(turns)).sum(), (weight * np.cos(turns)).sum()) / 4
+    box = shapely.get_coordinates(shapely.minimum_rotated_rectangle(polygon))
+    side = box[1] - box[0]
+    return [float(most), float(np.arctan2(side[1], side[0]))]
+
+
+def _along(polygon: shapely.Polygon, angle: float, shortest: float) -> shapely.Polygon | None:
+    """The polygon with all edges along or across a direction; None where that cannot be."""
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    rings = []
+    for ring in (polygon.exterior, *polygon.interiors):
+        found = _stairs(shapely.get_coordinates(ring)[:-1] @ turn.T, shortest)
+        if found is not None:
+            rings.append(found @ turn)
+        elif ring is polygon.exterior or not rings:
+            return None  # a hole as small as that is closed
+    squared = shapely.Polygon(rings[0], rings[1:])
+    return squared if squared.is_valid and squared.area > 0 else None
+
+
+def _stairs(corners: Points, shortest: float) -> Points | None:
+    """(K,2) corners of a ring whose edges run along x and y by turns; None below four."""
+    edges = np.roll(corners, -1, axis=0) - corners
+    middle = corners + edges / 2
+    length = np.hypot(edges[:, 0], edges[:, 1])
+    across = np.abs(edges[:, 1]) > np.abs(edges[:, 0])
+    # a run along x lies at one y, one along y at one x
+    runs = [
+        _Run(bool(way), float(size), float(point[0] if way else point[1]))
+        for way, size, point in zip(across, length, middle, strict=True)
+    ]
+    runs = _merged(runs)
+    while len(runs) > 4:
+        sizes = [abs(runs[i - 1].place - runs[(i + 1) % len(runs)].place) for i in range(len(runs))]
+        least = int(np.argmin(sizes))
+        if sizes[least] >= shortest:
+            break
+        runs = _merged([run for i, run in enumerate(runs) if i != least])
+    if len(runs) < 4:
+        return None
+    return np.array([_corner(runs[i - 1], run) for i, run in enumerate(runs)])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Edges that lie on one line: ``place`` is its x where it runs along y, else its y."""
+
+    across: bool
+    length: float
+    place: float
+
+
+def _merged(runs: Sequence[_Run]) -> list[_Run]:
+    """Neighbours that run the same way as one, at the mean of their places by length."""
+    start = next((i for i, run in enumerate(runs) if run.across != runs[i - 1].across), None)
+    if start is None:
+        return []
+    joined: list[_Run] = []
+    for run in (*runs[start:], *runs[:start]):
+        if joined and joined[-1].across == run.across:
+            last = joined[-1]
+            length = last.length + run.length
+            place = (last.place * last.length + run.place * run.length) / length
+            joined[-1] = _Run(run.across, length, place)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _corner(first: _Run, second: _Run) -> tuple[float, float]:
+    return (first.place, second.place) if first.across else (second.place, first.place)
+
+
+def _without_overlaps(before: Polygons, after: Polygons) -> Polygons:
+    """``after``, with those of ``before`` wherever two overlap."""
+    chosen: Polygons = after.copy()
+    changed = np.array([a is not b for a, b in zip(before, after, strict=True)], dtype=bool)
+    while changed.any():
+        first, second = shapely.STRtree(chosen).query(chosen, predicate="intersects")
+        pairs = first < second
+        first, second = first[pairs], second[pairs]
+        shared = np.zeros(len(first))
+        for part in chunks(len(first)):
+            shared[part] = shapely.area(
+                shapely.intersection(chosen[first[part]], chosen[second[part]])
+            )
+        at_odds = np.unique(np.concatenate([first[shared > 0], second[shared > 0]]))
+        at_odds = at_odds[changed[at_odds]]
+        if not len(at_odds):
+            break
+        chosen[at_odds] = before[at_odds]
+        changed[at_odds] = False
+    return chosen

