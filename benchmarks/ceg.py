@@ -65,7 +65,7 @@ def peak_mib() -> float:
 
 def child(count: int, layer: str, threads: int, dense: bool) -> None:
     """Do the work once and print its measurements as JSON."""
-    from rscd.pseudo.polygon_events import dense_iou, polygon_events
+    from rscd.events.polygons import dense_iou, polygon_events
 
     first, second = footprints(count, LAYERS[layer])
     before, wall, cpu = peak_mib(), time.perf_counter(), time.process_time()

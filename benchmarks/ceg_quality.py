@@ -33,14 +33,14 @@ from PIL import Image
 from scipy import ndimage
 
 from rscd.data.images import read_label_values
-from rscd.data.town_dataset import TownPairs
-from rscd.data.towns import LAND_COVER
-from rscd.pseudo import precomputed
-from rscd.pseudo.events import ChangeLabels, change_labels
-from rscd.pseudo.fake import FakeSegmenter, Faults, Truth
-from rscd.pseudo.polygon_events import polygon_events, repaired
-from rscd.pseudo.prompts import PromptSet, parse_prompts
-from rscd.pseudo.segmenter import View
+from rscd.events.pixels import ChangeLabels, change_labels
+from rscd.events.polygons import polygon_events, repaired
+from rscd.segmenters import precomputed
+from rscd.segmenters.fake import FakeSegmenter, Faults, Truth
+from rscd.segmenters.prompts import PromptSet, parse_prompts
+from rscd.segmenters.segmenter import View
+from rscd.synthetic.town_pairs import TownPairs
+from rscd.synthetic.towns import LAND_COVER
 
 PROMPTS = parse_prompts("building", "road,grass,tree,water")
 COVERS = {"building": ["building"], "road": ["road", "paved"], "grass": ["grass", "crop"],
@@ -99,7 +99,7 @@ def real_pairs(folders: Sequence[Path], scratch: Path) -> list[Pair]:
 
     Args:
         folders: with ``*/building/*.png`` and ``*/label/*.png``.
-        scratch: where the masks of both dates are kept for `rscd.pseudo.precomputed`.
+        scratch: where the masks of both dates are kept for `rscd.segmenters.precomputed`.
     """
     paths = sorted(path for folder in folders for path in folder.glob("*/building/*.png"))
     truth = precomputed.Options(str(scratch), missing="complement")

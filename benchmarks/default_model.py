@@ -4,8 +4,8 @@
         --singles FOLDER [--data FOLDER] [--threshold 0.5]
 
 1. Calibrate: slope and intercept of the logits (Platt 1999) on synthetic towns and on pairs made of
-   pictures of one date (``--singles``, see `rscd.data.single_date`) that training never saw, half
-   and half; both are folded into the last layer.
+   pictures of one date (``--singles``, see `rscd.synthetic.single_date`) that training never saw,
+   half and half; both are folded into the last layer.
 2. Choose the threshold of best F1 on the same pairs (the mean of both halves), unless one is given;
    and the least score of a polygon: the lowest with at most one false polygon per square kilometre
    of unchanged ground, as long as it costs at most two points of F1.
@@ -31,15 +31,15 @@ from scipy.ndimage import label, mean
 from torch import nn
 from torch.nn import functional as F
 
-from rscd.data.single_date import SingleDatePairs
-from rscd.data.town_dataset import TownPairs
+from rscd.base.types import IGNORE
 from rscd.evaluation.dataset import Split, evaluate_split, facts, labelled_folder
 from rscd.inference.models import scene_model
 from rscd.inference.network import save_weights
 from rscd.inference.weights import read_card, read_tensors
-from rscd.metrics import THRESHOLDS, count
+from rscd.metrics.pixels import THRESHOLDS, count
 from rscd.models.networks import build_network
-from rscd.types import IGNORE
+from rscd.synthetic.single_date import SingleDatePairs
+from rscd.synthetic.town_pairs import TownPairs
 
 CONFIG = Path(__file__).parents[1] / "configs" / "default_model.yaml"
 TOWNS, PAIRS, KEPT = 80, 160, 240

@@ -21,7 +21,7 @@ import rasterio
 import scipy
 from numpy.typing import NDArray
 
-from rscd.inference.baselines import DETECTORS
+from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.predictor import Block, Model
 
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]

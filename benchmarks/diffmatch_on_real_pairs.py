@@ -6,7 +6,7 @@ DATA holds the sets of ``train_on_real_pairs.py``, brought to about 0.5 m, and f
 ``unlabelled``. The labelled training pairs are the few, the unlabelled pairs and those without
 their masks the many. Guidance comes from the buildings that the network which ships with rscd sees
 at each date (it learnt them from synthetic towns), turned into change events
-(`rscd.pseudo.events`). Measured on the test pairs of each set at the best threshold of the
+(`rscd.events.pixels`). Measured on the test pairs of each set at the best threshold of the
 labelled ones; no pair is left to validate on, so the last weights count. Prints JSON lines; a
 training whose line is in OUT/results.jsonl is not run again.
 """
@@ -28,17 +28,17 @@ from pretrain_encoder import MEAN, STD
 from torch.utils.data import Dataset
 from train_on_real_pairs import SETS, prepare
 
+from rscd.base.types import LAYERS
 from rscd.data.folder import PairFolder
-from rscd.data.module import ChangeDataModule, Stream
-from rscd.data.town_dataset import TownPairs
 from rscd.inference.shipped import shipped_path
 from rscd.inference.weights import read_card, read_tensors
-from rscd.metrics import ChangeMetrics, count, summarise
+from rscd.labels.from_segmenter import LabelOptions, labels_of
+from rscd.metrics.pixels import ChangeMetrics, count, summarise
 from rscd.models.networks import build_network
-from rscd.pseudo.generate import LabelOptions, labels_of
-from rscd.pseudo.segmenter import SemanticPrediction
-from rscd.task import ChangeTask
-from rscd.types import LAYERS
+from rscd.segmenters.segmenter import SemanticPrediction
+from rscd.synthetic.town_pairs import TownPairs
+from rscd.training.module import ChangeDataModule, Stream
+from rscd.training.task import ChangeTask
 
 GAMMA = 0.8
 WIDTH = 32

@@ -25,7 +25,7 @@ import rasterio
 import scipy
 from numpy.typing import NDArray
 
-from rscd.inference.irmad import Irmad
+from rscd.inference.detectors.irmad import Irmad
 from rscd.inference.predictor import Block
 
 APPLICATION = "otbcli_MultivariateAlterationDetector"

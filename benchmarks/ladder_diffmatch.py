@@ -7,7 +7,7 @@ Every training appends one line of JSON as it ends; lines that are there already
 so a stopped ladder goes on. All rows of a seed begin with one network, trained for some steps on
 the labelled pairs alone. ``--share I/N`` takes every N-th training: start one process per core on
 the same file. A small encoder (``--weights`` of ``pretrain_encoder.py``), towns of 64 pixels with
-strong nuisances, guidance from a segmenter with faults (`rscd.pseudo.guided_towns.FAULTS`).
+strong nuisances, guidance from a segmenter with faults (`rscd.labels.guided_towns.FAULTS`).
 Checkpoints are chosen on validation towns; the test towns are looked at once. ``--summary`` prints
 tables.
 """
@@ -32,11 +32,11 @@ from machine import machine
 from pretrain_encoder import MEAN, STD
 from torch.utils.data import Dataset
 
-from rscd.data.module import ChangeDataModule, Stream
-from rscd.data.town_dataset import TownPairs
-from rscd.metrics import MODE, MONITOR, count, summarise
-from rscd.pseudo.guided_towns import FAULTS, GuidedTowns
-from rscd.task import ChangeTask
+from rscd.labels.guided_towns import FAULTS, GuidedTowns
+from rscd.metrics.pixels import MODE, MONITOR, count, summarise
+from rscd.synthetic.town_pairs import TownPairs
+from rscd.training.module import ChangeDataModule, Stream
+from rscd.training.task import ChangeTask
 
 Sample = dict[str, Any]
 

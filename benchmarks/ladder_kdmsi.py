@@ -29,17 +29,17 @@ import torch
 import yaml
 from pretrain_encoder import MEAN, STD
 
-from rscd.chain import read_chain, run_chain
-from rscd.cli.train import run_command
+from rscd.cli import run_command
 from rscd.data.folder import PairFolder
-from rscd.data.town_folder import write_town_folder
 from rscd.evaluation.thresholds import GRID, search
-from rscd.inference.multiscale import ImageMaps
 from rscd.inference.network import Network, load_network, save_weights
-from rscd.methods.multiscale import PRESETS, Views
-from rscd.metrics import count, summarise
-from rscd.pseudo.from_checkpoint import labelled_maps
-from rscd.task import ChangeTask
+from rscd.inference.views import ImageMaps
+from rscd.labels.from_checkpoint import labelled_maps
+from rscd.methods.parts.multiscale import PRESETS, Views
+from rscd.metrics.pixels import count, summarise
+from rscd.synthetic.town_folder import write_town_folder
+from rscd.training.chain import read_chain, run_chain
+from rscd.training.task import ChangeTask
 
 MAPS = {
     "teacher": ("teacher", "cam"),
@@ -48,7 +48,7 @@ MAPS = {
     "student + MSI": ("student", "msi"),
     "CAM baseline": ("teacher", "mi"),
 }
-"""Rung -> whose network, and which of `rscd.methods.multiscale.MAPS`."""
+"""Rung -> whose network, and which of `rscd.methods.parts.multiscale.MAPS`."""
 
 DETECTORS = {"KD-MSI": "pseudo", "CAM": "pseudo_cam", "supervised": "true"}
 """Rung -> masks it is trained on."""

@@ -24,10 +24,10 @@ import torch
 from machine import machine
 from torch import Tensor
 
-from rscd.data.street_pairs import StreetSettings, SyntheticStreet
+from rscd.base.types import Batch
 from rscd.methods.scene import Scene, ScenePretrain
 from rscd.methods.supervised import Supervised
-from rscd.types import Batch
+from rscd.synthetic.street_pairs import StreetSettings, SyntheticStreet
 
 SIZE = 96
 BATCH, PRETRAIN_BATCH = 4, 8

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from rscd.data.town_dataset import TownPairs
+from rscd.synthetic.town_pairs import TownPairs
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -34,8 +34,8 @@ from torchgeo.datamodules import LEVIRCDDataModule
 from torchgeo.datasets import RasterDataset, stack_samples
 from torchgeo.samplers import RandomGeoSampler
 
-from rscd.data.module import ChangeDataModule
-from rscd.data.town_dataset import TownPairs
+from rscd.synthetic.town_pairs import TownPairs
+from rscd.training.module import ChangeDataModule
 
 BATCH = 8
 FOLDERS = ("A", "B", "label")

@@ -18,8 +18,8 @@ import torch
 from machine import machine
 from torch import Tensor
 
-from rscd.inference.multiscale import parse_scales
-from rscd.methods.multiscale import Views, msi, single_scale
+from rscd.inference.views import parse_scales
+from rscd.methods.parts.multiscale import Views, msi, single_scale
 from rscd.models.networks import build_network
 
 

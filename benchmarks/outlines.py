@@ -27,7 +27,7 @@ from machine import machine
 from rscd import Options, open_pair, predict
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
-from rscd.data.town_dataset import TownPairs
+from rscd.synthetic.town_pairs import TownPairs
 
 SEED = 4711
 STEP_M = 0.25

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rscd.data.town_dataset import TownPairs
-from rscd.data.towns import LAND_COVER
 from rscd.models.encoders import build_encoder
+from rscd.synthetic.town_pairs import TownPairs
+from rscd.synthetic.towns import LAND_COVER
 
 MEAN, STD = (110.0, 110.0, 100.0), (50.0, 50.0, 50.0)
 """With which the encoder expects raw values to be normalised."""

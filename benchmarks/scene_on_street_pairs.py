@@ -25,10 +25,10 @@ from ladder_scene import NETWORK, SIZE, change_f1, rows_of, trained
 from machine import machine
 from torch import Tensor
 
+from rscd.base.types import Batch
 from rscd.data.street import VLCMUCD
 from rscd.methods.scene import Scene
 from rscd.models.flow import warp
-from rscd.types import Batch
 
 VIEWS = ("close", "offset")
 

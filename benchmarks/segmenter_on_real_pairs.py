@@ -14,10 +14,10 @@ import numpy as np
 
 from rscd.data.images import read_mask
 from rscd.data.layout import find_layout
-from rscd.pseudo.generate import DATES, LabelOptions, folder_pairs, labels_of, view_of
-from rscd.pseudo.prompts import BACKGROUND, FOREGROUND, parse_prompts
-from rscd.pseudo.segmenter import load_segmenter
-from rscd.pseudo.stitch import segment
+from rscd.labels.from_segmenter import DATES, LabelOptions, folder_pairs, labels_of, view_of
+from rscd.segmenters.prompts import BACKGROUND, FOREGROUND, parse_prompts
+from rscd.segmenters.segmenter import load_segmenter
+from rscd.segmenters.stitch import segment
 
 LEVELS = ("pixel", "instance", "mixed")
 

@@ -34,11 +34,11 @@ from lightning.pytorch import Trainer, seed_everything
 from machine import machine
 from torch.utils.data import ConcatDataset, Dataset
 
-import rscd.task
+import rscd.training.task
 from rscd.data.folder import PairFolder
-from rscd.data.module import ChangeDataModule, Stream
-from rscd.data.town_dataset import TownPairs
 from rscd.inference.weights import read_tensors
+from rscd.synthetic.town_pairs import TownPairs
+from rscd.training.module import ChangeDataModule, Stream
 
 SETS = {"levir-cd": 1, "levir-cd-grid": 1, "fotbcd-binary": 2, "fotbcd-instances": 2}
 """By how much each is reduced."""
@@ -109,7 +109,7 @@ def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespac
         num_workers=1,
         needs={"train": {"image", "mask"}},
     )
-    task = rscd.task.ChangeTask(
+    task = rscd.training.task.ChangeTask(
         "supervised",
         {
             "network": options.network,

@@ -25,11 +25,11 @@ from lightning.pytorch.callbacks import Callback
 from machine import machine
 from torch import Tensor
 
-from rscd.data.module import ChangeDataModule
-from rscd.methods.losses import mask_loss
+from rscd.methods.parts.losses import mask_loss
 from rscd.models.logits import change_logit
 from rscd.models.networks import build_network
-from rscd.task import ChangeTask
+from rscd.training.module import ChangeDataModule
+from rscd.training.task import ChangeTask
 
 
 class Clock(Callback):
@@ -68,7 +68,7 @@ def data(options: argparse.Namespace, folder: str, steps: int) -> ChangeDataModu
         "fresh": False,
         "cache": folder,
     }
-    stream = {"class_path": "rscd.data.town_dataset.TownPairs", "init_args": towns}
+    stream = {"class_path": "rscd.synthetic.town_pairs.TownPairs", "init_args": towns}
     return ChangeDataModule(
         {"train": stream}, batch_size=options.batch_size, num_workers=options.workers
     )

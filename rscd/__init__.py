@@ -3,25 +3,27 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rscd.base.moved import find_moved_modules
 
 if TYPE_CHECKING:
-    from rscd.errors import RscdError
+    from rscd.base.errors import RscdError
     from rscd.geo.changemap import ChangeMap
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline import Options, Result, open_pair, predict
-    from rscd.pipeline_events import EventResult, predict_events
+    from rscd.pipeline.maps import Options, Result, open_pair, predict
+    from rscd.pipeline.objects import EventResult, predict_events
+
+find_moved_modules()
 
 _HOMES = {
     "ChangeMap": "rscd.geo.changemap",
-    "EventResult": "rscd.pipeline_events",
-    "Options": "rscd.pipeline",
-    "Result": "rscd.pipeline",
-    "RscdError": "rscd.errors",
+    "EventResult": "rscd.pipeline.objects",
+    "Options": "rscd.pipeline.maps",
+    "Result": "rscd.pipeline.maps",
+    "RscdError": "rscd.base.errors",
     "ScenePair": "rscd.geo.scene",
-    "open_pair": "rscd.pipeline",
-    "predict": "rscd.pipeline",
-    "predict_events": "rscd.pipeline_events",
+    "open_pair": "rscd.pipeline.maps",
+    "predict": "rscd.pipeline.maps",
+    "predict_events": "rscd.pipeline.objects",
 }
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for: ``import rscd`` costs nothing."""
+    if name == "__version__":
+        return import_module("rscd.base.version").version()
     if name not in _HOMES:
         raise AttributeError(f"module 'rscd' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

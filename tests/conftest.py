@@ -90,3 +90,131 @@ def fresh_logger():
     logger = logging.getLogger("rscd")
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
+
+
+# Vision-language models of a few thousand random parameters, saved as the published ones are.
+
+
+def tiny_tokenizer(max_length: int):
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    tokens = letters + [letter + "</w>" for letter in letters]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=max_length)
+
+
+def _text(tokenizer, length: int, **more):
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **more,
+    }
+
+
+def make_sam3(folder: Path, *, lite: bool = False, size: int = 112) -> Path:
+    import torch
+    import transformers as hf
+
+    tokenizer, grid = tiny_tokenizer(32), size // 14
+    head = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
+    backbone = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": size,
+        "patch_size": 14,
+        "window_size": 4,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": size,
+    }
+    vision = {
+        "backbone_config": backbone,
+        "fpn_hidden_size": 32,
+        "scale_factors": [4.0, 2.0, 1.0, 0.5],
+        "backbone_feature_sizes": [[4 * grid] * 2, [2 * grid] * 2, [grid] * 2],
+    }
+    text = _text(tokenizer, 32, projection_dim=32, model_type="clip_text_model")
+    if lite:
+        vision["model_type"] = "sam3_vision_model"
+        names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+        text = {name: text[name] for name in names}
+        text |= {"projection_dim": 32, "num_hidden_layers": 3, "max_position_embeddings": 32}
+    config = (hf.Sam3LiteTextConfig if lite else hf.Sam3Config)(
+        vision_config=vision,
+        text_config=text,
+        geometry_encoder_config={"num_layers": 1, **head},
+        detr_encoder_config={"num_layers": 1, **head},
+        detr_decoder_config={"num_layers": 2, "num_queries": 10, **head},
+        mask_decoder_config={
+            "hidden_size": 32,
+            "num_upsampling_stages": 3,
+            "num_attention_heads": 4,
+        },
+    )
+    torch.manual_seed(0)
+    (hf.Sam3LiteTextModel if lite else hf.Sam3Model)(config).save_pretrained(folder)
+    images = hf.Sam3ImageProcessor(
+        size={"height": size, "width": size}, mask_size={"height": 4 * grid, "width": 4 * grid}
+    )
+    hf.Sam3Processor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def make_clipseg(folder: Path, size: int = 64) -> Path:
+    import torch
+    import transformers as hf
+
+    tokenizer = tiny_tokenizer(77)
+    config = hf.CLIPSegConfig(
+        text_config=_text(tokenizer, 77),
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 37,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": size,
+            "patch_size": 16,
+        },
+        projection_dim=32,
+        extract_layers=[0, 1, 2],
+        reduce_dim=16,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=32,
+        conditional_layer=0,
+        use_complex_transposed_convolution=True,
+    )
+    torch.manual_seed(0)
+    hf.CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    images = hf.ViTImageProcessor(size={"height": size, "width": size})
+    hf.CLIPSegProcessor(images, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sam3_folder(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers")
+    return make_sam3(tmp_path_factory.mktemp("sam3"))
+
+
+@pytest.fixture(scope="session")
+def litetext_folder(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers")
+    return make_sam3(tmp_path_factory.mktemp("litetext"), lite=True)
+
+
+@pytest.fixture(scope="session")
+def clipseg_folder(tmp_path_factory) -> Path:
+    pytest.importorskip("transformers")
+    return make_clipseg(tmp_path_factory.mktemp("clipseg"))

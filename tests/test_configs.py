@@ -11,9 +11,9 @@ import yaml
 from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
-from rscd.chain import arguments, is_chain, read_chain
 from rscd.cli import build_parser
-from rscd.training import train
+from rscd.training.chain import arguments, is_chain, read_chain
+from rscd.training.run import train
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -75,7 +75,7 @@ def on_stand_ins(config):
     for stream in config["data"]["streams"].values():
         if stream["class_path"].startswith("rscd.data.street"):
             settings = stream["init_args"].get("settings", {}) | {"size": 64}
-            stream["class_path"] = "rscd.data.street_pairs.SyntheticStreet"
+            stream["class_path"] = "rscd.synthetic.street_pairs.SyntheticStreet"
             stream["init_args"] = {"count": 2, "settings": settings}
             continue
         if bands > 4:
@@ -83,15 +83,15 @@ def on_stand_ins(config):
             stream["init_args"] = {"bands": bands, "patch_size": 64}
             continue
         stream.pop("batch_size", None)
-        if stream["class_path"] == "rscd.data.single_date.SingleDatePairs":
+        if stream["class_path"] == "rscd.synthetic.single_date.SingleDatePairs":
             stream["class_path"] = f"{__name__}.Standing"
             stream["init_args"] = {"patch_size": 64}
             continue
-        stream["class_path"] = "rscd.data.town_dataset.TownPairs"
+        stream["class_path"] = "rscd.synthetic.town_pairs.TownPairs"
         stream["init_args"] = {"length": 2, "patch_size": 64, "bands": bands, "fresh": False}
         stream.pop("patch_size", None)
         if config["model"]["method"] == "diffmatch":  # whose streams hold guidance as well
-            stream["class_path"] = "rscd.pseudo.guided_towns.GuidedTowns"
+            stream["class_path"] = "rscd.labels.guided_towns.GuidedTowns"
             stream["init_args"] = {"towns": stream["init_args"]}
     config["data"] |= {"batch_size": 2, "num_workers": 0}
     return config

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
+from rscd.base.types import CARD_KEY
 from rscd.cli import main
-from rscd.data.town_dataset import TownPairs
-from rscd.types import CARD_KEY
+from rscd.synthetic.town_pairs import TownPairs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",

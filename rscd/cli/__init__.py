@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NoReturn
 
-import rscd
-from rscd.border import shown, system_trouble
+from rscd.base.border import shown, system_trouble
+from rscd.base.errors import RscdError
+from rscd.base.redact import redacted
+from rscd.base.version import version
 from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
 from rscd.cli.proj import own_proj_database
-from rscd.errors import RscdError
-from rscd.redact import redacted
 
 COMMANDS = (predict, train, pseudolabel, evaluate, events, sample, data, model)
 
@@ -44,11 +44,19 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="rscd COMMAND --help tells more; exit codes: 0 done, 2 wrong usage, 1 something to "
         "fix in data or environment.",
     )
-    parser.add_argument("--version", action="version", version=f"rscd {rscd.__version__}")
+    parser.add_argument("--version", action="version", version=f"rscd {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
+    parser.set_defaults(run_command=run_command)
     return parser
+
+
+def run_command(line: list[str]) -> None:
+    """Carry out a command line in this process; what fails is raised."""
+    args, rest = build_parser().parse_known_args(line)
+    args.rest = rest
+    args.run(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -91,7 +91,7 @@ def _add_towns(actions: Any) -> argparse.ArgumentParser:
 def run_towns(args: argparse.Namespace) -> None:
     """Draw, with a bar on stderr."""
     from rscd.cli.progress import progress_bar
-    from rscd.data.town_folder import write_town_folder
+    from rscd.synthetic.town_folder import write_town_folder
 
     with progress_bar(quiet=args.verbosity < 0) as progress:
         root = write_town_folder(
@@ -113,8 +113,8 @@ def run_towns(args: argparse.Namespace) -> None:
 
 def run_info(args: argparse.Namespace) -> None:
     """Report, and fail when something is wrong."""
+    from rscd.base.errors import DataError
     from rscd.data.info import info
-    from rscd.errors import DataError
 
     report = info(args.folder, leaks=not args.no_leaks)
     emit(report.json() if args.json else report.text())

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.errors import UsageError
 from rscd.cli.options import (
     add_json,
     add_verbosity,
@@ -16,7 +17,6 @@ from rscd.cli.options import (
     refuse_failed,
     size_hw,
 )
-from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -298,7 +298,7 @@ def _write_layers(tables: "Sequence[GeoDataFrame]", paths: list[str], report: "R
 
 
 def _write_sheet(chosen: Any, path: str) -> None:
-    from rscd.errors import DataError
+    from rscd.base.errors import DataError
     from rscd.evaluation.sheet import write_sheet
 
     if not chosen:

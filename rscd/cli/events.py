@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.errors import UsageError
 from rscd.cli.options import (
     add_json,
     add_verbosity,
@@ -14,12 +15,11 @@ from rscd.cli.options import (
     not_negative,
     parse_pairs,
 )
-from rscd.errors import UsageError
 
 if TYPE_CHECKING:
+    from rscd.base.types import Provenance
+    from rscd.events.footprints import Footprints
     from rscd.export.targets import Targets
-    from rscd.pseudo.footprints import Footprints
-    from rscd.types import Provenance
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +120,9 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     targets = _targets(args)
+    from rscd.events.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
     from rscd.export.style import event_qml
     from rscd.export.vector import write_vector
-    from rscd.pseudo.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
 
     layer_options = parse_pairs("--lco", args.lco)
     first = read_footprints(args.t1, layer=args.layer_t1, crs=args.crs)
@@ -201,7 +201,7 @@ def _say_layers(first: "Footprints", second: "Footprints") -> None:
 
 
 def _say_outside(first: "Footprints", second: "Footprints") -> None:
-    from rscd.pseudo.footprints import outside
+    from rscd.events.footprints import outside
 
     for date, beyond in zip((first, second), outside(first, second), strict=True):
         if beyond.sum() > MANY_OUTSIDE * len(beyond):
@@ -215,7 +215,7 @@ def _say_outside(first: "Footprints", second: "Footprints") -> None:
 
 
 def _say_names(first: "Footprints", second: "Footprints", fields: Sequence[str] | None) -> None:
-    from rscd.pseudo.footprints import kept_fields, written_names
+    from rscd.events.footprints import kept_fields, written_names
 
     kept = kept_fields(first, second, fields)
     renamed = [f"{a} as {b}" for a, b in zip(kept, written_names(kept), strict=True) if a != b]
@@ -240,9 +240,9 @@ def _tell(counts: dict[str, dict[str, float]], targets: "Targets", *, as_json: b
 def _provenance(
     args: argparse.Namespace, first: "Footprints", second: "Footprints", rule: dict[str, Any]
 ) -> "Provenance":
-    import rscd
+    from rscd.base.version import version
     from rscd.geo.grid import crs_name
-    from rscd.provenance import describe_file
+    from rscd.pipeline.provenance import describe_file
 
     def about(path: str, layer: str | None, date: "Footprints") -> "Provenance":
         return describe_file(path) | {
@@ -254,7 +254,7 @@ def _provenance(
         }
 
     return {
-        "software": f"rscd {rscd.__version__}",
+        "software": f"rscd {version()}",
         "command": "events",
         "t1": about(args.t1, args.layer_t1, first),
         "t2": about(args.t2, args.layer_t2, second),

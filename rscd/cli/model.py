@@ -31,10 +31,10 @@ def add(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> None:
     """Names and one line each."""
-    from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
+    from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
     from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
-    from rscd.pseudo.segmenter import SEGMENTERS
+    from rscd.segmenters.segmenter import SEGMENTERS
 
     low, high = GSD_RANGE_M
     first = f"default for {MIN_BANDS} bands or more of {low:g} to {high:g} m"
@@ -78,7 +78,7 @@ def _model_card(name: str) -> dict[str, Any]:
 def _backend_card(name: str) -> dict[str, Any]:
     """What a segmenter is and which ``--so`` it takes; nothing is loaded."""
     from rscd.inference.models import CEG
-    from rscd.pseudo.segmenter import backend_options, find_backend
+    from rscd.segmenters.segmenter import backend_options, find_backend
 
     return {
         "name": f"{CEG}:{name}",
@@ -92,7 +92,7 @@ def run_export(args: argparse.Namespace) -> None:
     """Write the weights."""
     from pathlib import Path
 
-    from rscd.errors import UsageError
+    from rscd.base.errors import UsageError
     from rscd.inference.network import export_weights
 
     target = Path(args.output)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rscd.errors import DataError, UsageError
+from rscd.base.errors import DataError, UsageError
 
 
 def add_verbosity(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.errors import UsageError
 from rscd.cli import predict_events, predict_folders
 from rscd.cli.options import (
     Shown,
@@ -17,12 +18,11 @@ from rscd.cli.options import (
     positive,
 )
 from rscd.cli.segmenting import add_segmenting, refuse_segmenting
-from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from rscd.cli.predict_events import Runner
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline import Options
+    from rscd.pipeline.maps import Options
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    from rscd.pipeline import open_pair
+    from rscd.pipeline.maps import open_pair
 
     backend = predict_events.backend_of(args.model)
     if backend is None:
@@ -219,7 +219,7 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
 
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import Targets
-    from rscd.pipeline import check_targets, dated, plan, predict
+    from rscd.pipeline.maps import check_targets, dated, plan, predict
 
     if args.dry_run:
         options = dated(pair, options)
@@ -276,7 +276,7 @@ def _options(args: argparse.Namespace) -> "Options":
     from rscd.geo.dates import dates_of
     from rscd.geo.source import parse_bands
     from rscd.inference.memory import parse_memory
-    from rscd.pipeline import Options
+    from rscd.pipeline.maps import Options
 
     dates_of((args.t1_date, args.t2_date))  # before images are opened
     return Options(

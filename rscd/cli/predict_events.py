@@ -6,15 +6,15 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
+from rscd.base.errors import UsageError
 from rscd.cli.options import Shown
 from rscd.cli.segmenting import label_options, prompts_of, segmenter_of
-from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline import Options
-    from rscd.pseudo.generate import LabelOptions
-    from rscd.pseudo.segmenter import Segmenter
+    from rscd.labels.from_segmenter import LabelOptions
+    from rscd.pipeline.maps import Options
+    from rscd.segmenters.segmenter import Segmenter
 
     Runner = Callable[[argparse.Namespace, ScenePair, Options], Shown]
 
@@ -43,7 +43,7 @@ def backend_of(model: str | None) -> str | None:
         return None
     backend = model.partition(":")[2]
     if not backend:
-        from rscd.pseudo.segmenter import SEGMENTERS
+        from rscd.segmenters.segmenter import SEGMENTERS
 
         raise UsageError(
             f"expected -m {CEG}:BACKEND with one of {', '.join(SEGMENTERS)}, found {model!r}"
@@ -75,7 +75,7 @@ def _run_pair(
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
-    from rscd.pipeline_events import event_targets, predict_events
+    from rscd.pipeline.objects import event_targets, predict_events
 
     prompts, rules = prompts_of(args), label_options(args)
     event_targets(pair, args.output, options)  # before weights are loaded
@@ -130,7 +130,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace, pair: "ScenePair", rules: "LabelOptions") -> Shown:
-    from rscd.pipeline_events import seen_around
+    from rscd.pipeline.objects import seen_around
 
     height, width = pair.shape_hw
     plan = {

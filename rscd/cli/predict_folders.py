@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.errors import RscdError, UsageError
+from rscd.base.files import by_stem, sha256_of
 from rscd.cli.options import Shown, emit_json, refuse_failed
-from rscd.errors import RscdError, UsageError
-from rscd.files import by_stem, sha256_of
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -149,7 +149,7 @@ def _run_or_skip(
 
 def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
     """Hash of all that decides the results of a pair: inputs, options, files they name, version."""
-    from rscd.provenance import describe_pair
+    from rscd.pipeline.provenance import describe_pair
 
     options = {
         name: _with_content(value) if name in FILES else value
@@ -162,7 +162,7 @@ def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
 
 def _with_content(value: Any) -> Any:
     """An option, with the content of the file or folder that it names, perhaps after ``=``."""
-    from rscd.provenance import describe_file
+    from rscd.pipeline.provenance import describe_file
 
     if isinstance(value, list | tuple):
         return [_with_content(one) for one in value]

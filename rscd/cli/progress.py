@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-import rscd.types as words
+import rscd.base.types as words
 
 
 @contextmanager

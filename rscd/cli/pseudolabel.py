@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rscd.border import border, reason
+from rscd.base.border import border, reason
+from rscd.base.errors import DataError, UsageError
 from rscd.cli import pseudolabel_backend
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json, refuse_failed
-from rscd.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rscd.base.types import Progress, Provenance
     from rscd.data.folder import PairFolder
     from rscd.evaluation.thresholds import Found
-    from rscd.inference.multiscale import ImageMaps
     from rscd.inference.network import Network
-    from rscd.types import Progress, Provenance
+    from rscd.inference.views import ImageMaps
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
     """Choose the threshold, unless an earlier run of the same recipe did, and write the masks."""
     from rscd.evaluation.thresholds import Found
-    from rscd.pseudo.from_checkpoint import note, prepare, write_pseudo_masks
+    from rscd.labels.from_checkpoint import note, prepare, write_pseudo_masks
 
     rule = _rule(args.threshold)
     keys = {"image", "valid"} | (set() if args.no_gate else {"label"})
@@ -174,7 +174,7 @@ def _choose(
     args: argparse.Namespace, rule: str, data: "PairFolder", maps: "ImageMaps", progress: "Progress"
 ) -> "Found":
     from rscd.evaluation.thresholds import PAPER_CRITERION, VALIDATION_CRITERION, otsu, search
-    from rscd.pseudo.from_checkpoint import labelled_maps, positive_maps
+    from rscd.labels.from_checkpoint import labelled_maps, positive_maps
 
     if rule == "otsu":
         height, width = data[0]["image"].shape[-2:]
@@ -202,9 +202,9 @@ def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
 
     import torch
 
-    from rscd.inference.multiscale import ImageMaps, parse_scales
     from rscd.inference.network import load_network
-    from rscd.methods.multiscale import Views
+    from rscd.inference.views import ImageMaps, parse_scales
+    from rscd.methods.parts.multiscale import Views
 
     # the count in force: another one would round later stages of this process differently
     network = load_network(Path(args.checkpoint), args.device, torch.get_num_threads())
@@ -236,9 +236,9 @@ def _hash(labels: Mapping[str, int]) -> str:
 
 
 def _versions() -> "Provenance":
-    import rscd
+    from rscd.base.version import version
 
-    return {"software": f"rscd {rscd.__version__}"}
+    return {"software": f"rscd {version()}"}
 
 
 def _rule(text: str) -> "str | Found":

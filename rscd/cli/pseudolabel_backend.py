@@ -4,15 +4,15 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
+from rscd.base.errors import UsageError
 from rscd.cli.options import emit, emit_json, refuse_failed
 from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
-from rscd.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rscd.pseudo.generate import PairInput, Summary
-    from rscd.pseudo.prompts import PromptSet
+    from rscd.labels.from_segmenter import PairInput, Summary
+    from rscd.segmenters.prompts import PromptSet
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def run_backend(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from rscd.cli.progress import progress_bar
-    from rscd.pseudo.generate import generate
+    from rscd.labels.from_segmenter import generate
 
     prompts, options = prompts_of(args), label_options(args)
     store = Path(args.output) if args.output else Path(args.dataset) / "vl_store"
@@ -109,8 +109,8 @@ def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "li
 
     from rscd.geo.scene import ScenePair
     from rscd.geo.source import parse_bands
-    from rscd.pipeline_events import check_memory
-    from rscd.pseudo.generate import folder_pairs, scene_pair
+    from rscd.labels.from_segmenter import folder_pairs, scene_pair
+    from rscd.pipeline.objects import check_memory
 
     bands = None if args.bands is None else parse_bands(args.bands)
     if args.t2 is None:

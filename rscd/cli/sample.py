@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     from pathlib import Path
 
-    from rscd.data.sample import write_sample
+    from rscd.synthetic.sample import write_sample
 
     files = write_sample(
         Path(args.folder), seed=args.seed, shape_hw=args.size, overwrite=args.overwrite

@@ -4,12 +4,12 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from rscd.pseudo.generate import LabelOptions
-    from rscd.pseudo.prompts import PromptSet
-    from rscd.pseudo.segmenter import Segmenter
+    from rscd.labels.from_segmenter import LabelOptions
+    from rscd.segmenters.prompts import PromptSet
+    from rscd.segmenters.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def refuse_segmenting(args: argparse.Namespace) -> None:
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":
     """The classes to look for."""
-    from rscd.pseudo.prompts import BACKGROUND, FOREGROUND, parse_prompts
+    from rscd.segmenters.prompts import BACKGROUND, FOREGROUND, parse_prompts
 
     return parse_prompts(
         FOREGROUND if args.foreground is None else args.foreground,
@@ -101,7 +101,7 @@ def segmenter_of(args: argparse.Namespace, name: str) -> "Segmenter":
     Raises:
         UsageError: an option is not of the form K=V, or unknown to the backend.
     """
-    from rscd.pseudo.segmenter import load_segmenter
+    from rscd.segmenters.segmenter import load_segmenter
 
     wrong = next((text for text in args.so if "=" not in text), None)
     if wrong is not None:
@@ -115,7 +115,7 @@ def segmenter_of(args: argparse.Namespace, name: str) -> "Segmenter":
 
 def label_options(args: argparse.Namespace) -> "LabelOptions":
     """How scores become labels and events."""
-    from rscd.pseudo.generate import LabelOptions
+    from rscd.labels.from_segmenter import LabelOptions
 
     return LabelOptions(
         gamma=args.gamma,

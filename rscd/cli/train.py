@@ -20,25 +20,16 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    from rscd.chain import is_chain, read_chain, run_chain
-    from rscd.errors import Interrupted
+    from rscd.base.errors import Interrupted
+    from rscd.training.chain import is_chain, read_chain, run_chain
 
     match args.rest:
         case ["-c" | "--config", path, *overrides] if is_chain(path):
             try:
-                run_chain(read_chain(path, overrides), run_command)
+                run_chain(read_chain(path, overrides), args.run_command)
             except Interrupted as error:  # a chain is resumed by its own command
                 raise KeyboardInterrupt from error
         case rest:
-            from rscd.training import train
+            from rscd.training.run import train
 
             train(rest)
-
-
-def run_command(line: list[str]) -> None:
-    """Carry out a command line in this process; what fails is raised."""
-    from rscd.cli import build_parser
-
-    args, rest = build_parser().parse_known_args(line)
-    args.rest = rest
-    args.run(args)

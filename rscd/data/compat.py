@@ -20,7 +20,7 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.datasets.errors import DatasetNotFoundError, DependencyNotFoundError
 
-from rscd.errors import DataError
+from rscd.base.errors import DataError
 
 __all__ = [
     "DatasetNotFoundError",

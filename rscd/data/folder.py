@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
+from rscd.base.errors import DataError
+from rscd.base.types import IGNORE, BoolArray
 from rscd.data.images import (
     IGNORE_CODED,
     MaskRule,
@@ -23,8 +25,6 @@ from rscd.data.images import (
 from rscd.data.labels import image_label, labels_for, read_label_list
 from rscd.data.layout import Folders, Layout, PairDir, find_layout, image_id
 from rscd.data.splits import read_split
-from rscd.errors import DataError
-from rscd.types import IGNORE, BoolArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

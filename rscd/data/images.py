@@ -21,9 +21,10 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import array_bounds
 
-from rscd.border import border, found_in, shown
-from rscd.errors import DataError
-from rscd.files import appearing, write_bytes
+from rscd.base.border import border, found_in, shown
+from rscd.base.errors import DataError
+from rscd.base.files import appearing, write_bytes
+from rscd.base.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 from rscd.geo.bands import (
     Bands,
     conversion,
@@ -36,7 +37,6 @@ from rscd.geo.bands import (
 )
 from rscd.geo.encode import geotiff
 from rscd.geo.settings import beside
-from rscd.types import IGNORE, BoolArray, Bounds, ByteArray, FloatArray, ShapeHW
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from rscd.base.errors import DataError
+from rscd.base.types import ShapeHW
 from rscd.data.images import Picture, read_label, read_picture
 from rscd.data.labels import image_label, read_label_list
 from rscd.data.layout import SPLIT_FOLDERS, Folders, Layout, PairDir, find_layout, read_names
 from rscd.data.leaks import NO_CONTENT, check_leaks, content_hash
 from rscd.data.splits import Split
 from rscd.data.tiles import Tile, find_tiles
-from rscd.errors import DataError
-from rscd.types import ShapeHW
 
 MOST = 5
 """Problems of one kind that the text spells out."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rscd.base.errors import DataError
+from rscd.base.files import write_whole
+from rscd.base.types import IGNORE
 from rscd.data.images import MaskRule, read_label, read_mask
 from rscd.data.layout import Folders, find_layout, image_id
-from rscd.errors import DataError
-from rscd.files import write_whole
-from rscd.types import IGNORE
 
 
 def image_label(values: NDArray[Any], min_change_pixels: int = 1, ignore: int | None = None) -> int:

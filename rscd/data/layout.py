@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rscd.base.errors import DataError
 from rscd.data.images import IMAGE_SUFFIXES
-from rscd.errors import DataError
 
 # Each name is only meaningful beside its partner: `t1` is the first date beside `t2`, and the
 # second date beside `t0`.

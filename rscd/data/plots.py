@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rscd.border import shown as printable
-from rscd.types import CHANGE_RGB, IGNORE
+from rscd.base.border import shown as printable
+from rscd.base.types import CHANGE_RGB, IGNORE
 
 MASK_COLOURS = {
     0: (0.0, 0.0, 0.0),

@@ -30,7 +30,10 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-import rscd
+from rscd.base.errors import DataError
+from rscd.base.files import read_note, write_whole
+from rscd.base.types import IGNORE, ByteArray, ShapeHW
+from rscd.base.version import version
 from rscd.data.images import (
     MaskRule,
     StoredLabel,
@@ -43,9 +46,6 @@ from rscd.data.labels import write_label_list
 from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
 from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
-from rscd.errors import DataError
-from rscd.files import read_note, write_whole
-from rscd.types import IGNORE, ByteArray, ShapeHW
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ def _manifest(
     checks = _checks(name, settings, sources, split.counts, shares)
     return {
         "format": FORMAT,
-        "rscd": rscd.__version__,
+        "rscd": version(),
         "settings": dict(settings),
         "counts": split.counts,
         "positive": {p: sum(tiles[n]["label"] for n in names) for p, names in split.parts.items()},

@@ -23,7 +23,7 @@ from torch.utils.data import Sampler
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
-from rscd.errors import DataError
+from rscd.base.errors import DataError
 
 Query = tuple[slice, ...]
 PatchSize = int | tuple[int, int]

@@ -22,16 +22,16 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 
-from rscd.border import border, found_in
+from rscd.base.border import border, found_in
+from rscd.base.errors import DataError
+from rscd.base.types import IGNORE, BoolArray, Bounds, ByteArray
 from rscd.data.images import MaskRule, apply_rule, names_as_change
-from rscd.errors import DataError
 from rscd.geo.bands import Bands, has_own_mask, usable_pixels
 from rscd.geo.grid import crs_name, gdal_crs, shape_hw
 from rscd.geo.pictures import PICTURE, on_picture
 from rscd.geo.settings import beside
 from rscd.geo.source import WARP_TOLERANCE_PX
 from rscd.geo.vectors import carried, exist, is_vector, polygonal, read_layer
-from rscd.types import IGNORE, BoolArray, Bounds, ByteArray
 
 
 class LabelLayer(Protocol):
@@ -343,7 +343,8 @@ class BuildingDifference:
 
     A pixel is change where a building stands at exactly one date. Where both layers are polygons
     with an id, a building whose id occurs at one date only is change over its whole outline, as in
-    :mod:`rscd.data.towns`: then a replaced building counts although its pixels are built twice.
+    :mod:`rscd.synthetic.towns`: then a replaced building counts although its pixels are built
+    twice.
     """
 
     t1: LabelLayer

@@ -19,6 +19,9 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from torchgeo.datasets import GeoDataset
 
+from rscd.base.errors import DataError, GridMismatchError
+from rscd.base.files import by_stem
+from rscd.base.types import IGNORE, Align, BoolArray, ByteArray
 from rscd.data.images import IMAGE_SUFFIXES, MaskRule
 from rscd.data.labels import image_label
 from rscd.data.scene_labels import (
@@ -29,14 +32,11 @@ from rscd.data.scene_labels import (
     crs_of,
     open_layer,
 )
-from rscd.errors import DataError, GridMismatchError
-from rscd.files import by_stem
 from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import inspect
 from rscd.geo.tiles import Box
-from rscd.types import IGNORE, Align, BoolArray, ByteArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,12 +5,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from rscd.base.errors import DataError
+from rscd.base.files import appearing, write_bytes, writing
 from rscd.data.folder import PairFolder
 from rscd.data.images import MaskRule
 from rscd.data.layout import Folders
 from rscd.data.plots import plot_samples
-from rscd.errors import DataError
-from rscd.files import appearing, write_bytes, writing
 
 
 def show(

@@ -12,7 +12,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from rscd.border import border, reason, shown
+from rscd.base.border import border, reason, shown
+from rscd.base.errors import DataError
+from rscd.base.types import ShapeHW
 from rscd.data.images import (
     IMAGE_SUFFIXES,
     PLAIN_SUFFIXES,
@@ -22,8 +24,6 @@ from rscd.data.images import (
     png_holds,
     read_picture,
 )
-from rscd.errors import DataError
-from rscd.types import ShapeHW
 
 SMALL_PIXELS = 4096 * 4096
 """Up to this size a PNG or JPEG is decoded at once; GDAL streams larger ones by lines."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rscd.base.errors import DataError
+from rscd.base.files import write_whole
 from rscd.data.layout import read_names
 from rscd.data.tiles import Tile, near_pairs
-from rscd.errors import DataError
-from rscd.files import write_whole
 
 FORMAT = "rscd-split/1"
 PERCENTAGES = (5, 10, 20, 40)

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torchgeo.datasets import NonGeoDataset
 
+from rscd.base.errors import DataError
+from rscd.base.files import by_stem
+from rscd.base.types import ByteArray, ShapeHW
 from rscd.data.folder import Sample, Transform, stack_dates
 from rscd.data.images import IMAGE_SUFFIXES, Picture, read_label_values, read_picture
-from rscd.errors import DataError
-from rscd.files import by_stem
-from rscd.types import ByteArray, ShapeHW
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from rscd.base.errors import DataError
+from rscd.base.types import ShapeHW
 from rscd.data.folder import Sample
 from rscd.data.street import CONDITIONS, PCD, VLCMUCD, ChangeSim
 from rscd.data.street_base import MASK_FOLDERS, StreetDataset
-from rscd.errors import DataError
-from rscd.types import ShapeHW
 
 Parts = dict[str, StreetDataset]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import shapely
 
+from rscd.base.types import Bounds
 from rscd.data.images import RASTER_SUFFIXES, open_raster
-from rscd.types import Bounds
 
 WHU_COLUMNS = 126
 """Tiles per row of WHU-CD's 32507 x 15354 pixels cut in 256."""

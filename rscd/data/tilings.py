@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rscd.base.errors import DataError
+from rscd.base.types import ShapeHW
 from rscd.data.layout import find_layout
 from rscd.data.sources import find_rasters, shape_of
 from rscd.data.splits import Split, random_split
-from rscd.errors import DataError
-from rscd.types import ShapeHW
 
 SPLITS = ("train", "val", "test")
 DSIFN_MOVED, DSIFN_TRAIN = 1638, 14400

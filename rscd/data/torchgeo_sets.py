@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torchgeo.datasets import NonGeoDataset
 
+from rscd.base.errors import DataError
 from rscd.data.compat import (
     DatasetNotFoundError,
     DependencyNotFoundError,
     SampleTransform,
     dataset_class,
 )
-from rscd.errors import DataError
 
 
 @dataclass(frozen=True)

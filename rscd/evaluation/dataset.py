@@ -15,9 +15,10 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.features import rasterize
 
+from rscd.base.errors import DataError, RscdError, SceneError
+from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
 from rscd.data.folder import PairFolder
 from rscd.data.images import MaskRule
-from rscd.errors import DataError, RscdError, SceneError
 from rscd.evaluation.judge import Judged, Scratch, only_counted
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, pooled
 from rscd.evaluation.sheet import Row
@@ -29,9 +30,8 @@ from rscd.geo.tiles import Box, batches, plan_tiles, reflect
 from rscd.inference.predictor import Model, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, run_block
-from rscd.metrics import ChangeMetrics, count
-from rscd.objects import ObjectCounts
-from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
+from rscd.metrics.objects import ObjectCounts
+from rscd.metrics.pixels import ChangeMetrics, count
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def predict_pair(
 ) -> tuple[FloatArray, float]:
     """Predict one pair by the road that scenes take: fitted to it, tile by tile.
 
-    A picture is taken in one piece by networks that want that, as `rscd.pipeline.predict` does.
+    A picture is taken in one piece by networks that want that, as `rscd.predict` does.
 
     Args:
         model: fitted to this pair alone.

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
-from rscd.errors import DataError
+from rscd.base.errors import DataError
+from rscd.base.types import IGNORE, BoolArray, ByteArray, Provenance, ShapeHW
 from rscd.export.style import error_qml
 from rscd.export.vector import write_vector
 from rscd.geo.changemap import RawRaster
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.tiles import Box
-from rscd.objects import ObjectCounts, match
-from rscd.types import IGNORE, BoolArray, ByteArray, Provenance, ShapeHW
+from rscd.metrics.objects import ObjectCounts, match
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Judged:
     true: Polygons
     """(M,) likewise."""
     pairs: NDArray[np.intp]
-    """(K,2) indices of those that are one, see `rscd.objects.match`."""
+    """(K,2) indices of those that are one, see `rscd.metrics.objects.match`."""
 
     @classmethod
     def of(cls, predicted: Polygons, true: Polygons) -> "Judged":

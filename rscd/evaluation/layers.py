@@ -21,7 +21,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.errors import DataError, GridMismatchError, UsageError
+from rscd.base.errors import DataError, GridMismatchError, UsageError
+from rscd.base.types import IGNORE, BoolArray, ByteArray
 from rscd.geo.grid import (
     apply,
     bounds_text,
@@ -37,7 +38,6 @@ from rscd.geo.settings import beside
 from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect, raster_border
 from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried, exist, polygonal, read_layer
-from rscd.types import IGNORE, BoolArray, ByteArray
 
 MOST_CLASSES = 64
 """A raster with more distinct values than this holds no classes."""

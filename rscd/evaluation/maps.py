@@ -16,8 +16,10 @@ import torch
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
-from rscd.border import border, reason, shown
-from rscd.errors import DataError, UsageError
+from rscd.base.border import border, reason, shown
+from rscd.base.errors import DataError, UsageError
+from rscd.base.redact import redacted
+from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, silent
 from rscd.evaluation.judge import Scratch, only_counted
 from rscd.evaluation.layers import (
     BandReader,
@@ -40,9 +42,7 @@ from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
-from rscd.metrics import ChangeMetrics, count
-from rscd.redact import redacted
-from rscd.types import IGNORE, ByteArray, FloatArray, Progress, silent
+from rscd.metrics.pixels import ChangeMetrics, count
 
 SQUARE_PX = 256
 """Side of the squares that a map is read by and that a sheet shows."""

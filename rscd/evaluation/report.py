@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rscd.metrics import MONITOR, ChangeMetrics, Counts, summarise
-from rscd.objects import OBJECT_IOU, ObjectCounts, summarise_objects
+from rscd.metrics.objects import OBJECT_IOU, ObjectCounts, summarise_objects
+from rscd.metrics.pixels import MONITOR, ChangeMetrics, Counts, summarise
 
 LABELS = {
     "iou_change": "IoU of change",

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from rscd.border import shown
+from rscd.base.border import shown
+from rscd.base.files import write_bytes
+from rscd.base.types import IGNORE, ByteArray, FloatArray
 from rscd.data.plots import to_rgb
 from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder
-from rscd.files import write_bytes
-from rscd.types import IGNORE, ByteArray, FloatArray
 
 COLOURS = {
     "true positive": (1.0, 1.0, 1.0),

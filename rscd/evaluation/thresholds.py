@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rscd.errors import DataError
-from rscd.inference.otsu import otsu_threshold
-from rscd.metrics import MONITOR, Counts, count, summarise
-from rscd.types import ByteArray, FloatArray
+from rscd.base.errors import DataError
+from rscd.base.types import ByteArray, FloatArray
+from rscd.inference.detectors.otsu import otsu_threshold
+from rscd.metrics.pixels import MONITOR, Counts, count, summarise
 
 GRID = tuple(round(0.05 * k, 2) for k in range(18))
 """Thresholds tried for pseudo masks: 0, 0.05, ..., 0.85 (kdmsi.md section 4.4)."""
@@ -30,7 +30,7 @@ class Found:
     """A pixel is change where its value is above, in float32."""
     rule: str
     criterion: str | None = None
-    """Metric of `rscd.metrics.summarise` that it maximises, where masks were looked at."""
+    """Metric of `rscd.metrics.pixels.summarise` that it maximises, where masks were looked at."""
     score: float | None = None
     """The metric at the threshold."""
 

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from rscd.errors import OutputError
+from rscd.base.errors import OutputError
+from rscd.base.files import SIDECARS, output_error, place, remove_tree, sidecars, writing
 from rscd.export.database import replacing
-from rscd.files import SIDECARS, output_error, place, remove_tree, sidecars, writing
 
 __all__ = ["atomic_folder", "output_error"]
 

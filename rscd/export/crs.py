@@ -19,7 +19,7 @@ from pyproj.exceptions import ProjError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.geo.grid import crs_name
 
 LONLAT = "OGC:CRS84"

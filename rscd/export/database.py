@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from rscd.errors import OutputError
-from rscd.files import remove_tree
+from rscd.base.errors import OutputError
+from rscd.base.files import remove_tree
 
 SUFFIX = ".gpkg"
 PATIENCE_S = 1.0

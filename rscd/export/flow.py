@@ -12,14 +12,14 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
+from rscd.base.files import require_as_written
+from rscd.base.redact import redacted_data
+from rscd.base.types import FloatArray, Provenance
 from rscd.export.atomic import atomic_folder
 from rscd.export.gdal import heeding_gdal
 from rscd.export.readback import check_blocks, checksum
-from rscd.files import require_as_written
 from rscd.geo.grid import stored_crs
 from rscd.geo.tiles import Box
-from rscd.redact import redacted_data
-from rscd.types import FloatArray, Provenance
 
 BLOCK_SIZE = 256
 DESCRIPTIONS = ("dx, pixels, right", "dy, pixels, down")

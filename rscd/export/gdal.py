@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 
 _IGNORED = ("CPLE_NotSupported", "CPLE_IllegalArg")
 """Kinds of warnings of options that are wrong: GDAL goes on without them."""

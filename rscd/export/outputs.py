@@ -5,7 +5,7 @@ from pathlib import Path
 
 import geopandas
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.export.picture import SUFFIX as PICTURE_SUFFIX
 from rscd.export.picture import WORLD_SUFFIX, write_mask_picture
 from rscd.export.raster import write_mask

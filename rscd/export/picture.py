@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from rscd.errors import OutputError
+from rscd.base.errors import OutputError
+from rscd.base.files import write_bytes, write_text
+from rscd.base.types import IGNORE
 from rscd.export.atomic import atomic_folder
-from rscd.files import write_bytes, write_text
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.pictures import is_picture, world_file
-from rscd.types import IGNORE
 
 SUFFIX = ".png"
 WORLD_SUFFIX = ".pgw"

@@ -10,12 +10,12 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 
+from rscd.base.files import write_bytes
+from rscd.base.types import CHANGE_RGB, ByteArray, FloatArray
 from rscd.export.atomic import atomic_folder
-from rscd.files import write_bytes
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
-from rscd.types import CHANGE_RGB, ByteArray, FloatArray
 
 PANEL_PX = 1024
 """Longest side of a panel; larger scenes are thinned out."""

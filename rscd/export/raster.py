@@ -16,17 +16,17 @@ from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
-from rscd.errors import OutputError, UsageError
+from rscd.base.errors import OutputError, UsageError
+from rscd.base.files import require_as_written, write_text, writing
+from rscd.base.redact import redacted_data
+from rscd.base.types import CHANGE_RGB, IGNORE
 from rscd.export.atomic import atomic_folder
 from rscd.export.gdal import heeding_gdal
 from rscd.export.readback import largest_difference, same_rasters
-from rscd.files import require_as_written, write_text, writing
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
 from rscd.geo.settings import own_files
 from rscd.geo.tiles import Box
-from rscd.redact import redacted_data
-from rscd.types import CHANGE_RGB, IGNORE
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
 MASK_COLOURS = {0: (0, 0, 0, 0), 1: (*CHANGE_RGB, 255), IGNORE: (0, 0, 0, 0)}

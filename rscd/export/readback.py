@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterBlockError
 from rasterio.windows import Window
 
-from rscd.files import require_as_written
+from rscd.base.files import require_as_written
 from rscd.geo.tiles import Box
 
 Hashes = NDArray[np.uint64]

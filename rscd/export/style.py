@@ -8,7 +8,7 @@ layer reads its own part.
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from rscd.types import CHANGE_RGB
+from rscd.base.types import CHANGE_RGB
 
 Colour = tuple[int, int, int]
 

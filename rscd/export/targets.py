@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rscd.border import is_utf8, shown
-from rscd.errors import OutputError, UsageError
+from rscd.base.border import is_utf8, shown
+from rscd.base.errors import OutputError, UsageError
+from rscd.base.files import sidecars
 from rscd.export.crs import check_crs
 from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
-from rscd.files import sidecars
 
 StrPath = str | Path
 

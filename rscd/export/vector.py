@@ -26,19 +26,19 @@ import pyproj
 import shapely
 from affine import Affine
 
-from rscd.errors import OutputError, UsageError
+from rscd.base.errors import OutputError, UsageError
+from rscd.base.files import require_as_written, write_text
+from rscd.base.redact import redacted_data
+from rscd.base.types import Provenance
 from rscd.export.atomic import atomic_folder
 from rscd.export.crs import check_crs
 from rscd.export.readback import check_geopackage, check_layer
 from rscd.export.style import change_qml
-from rscd.files import require_as_written, write_text
 from rscd.geo.columns import DAY, distinct_names, for_ogr
 from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.vectors import cut_edges, gdal_path
-from rscd.redact import redacted_data
-from rscd.types import Provenance
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pyproj import CRS
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
-from rscd.errors import DataError, GridMismatchError, UsageError
+from rscd.base.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.grid import crs_name
 from rscd.geo.pictures import on_picture
 from rscd.geo.vectors import carried, carried_bounds, polygonal, read_layer

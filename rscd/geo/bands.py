@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 
-from rscd.types import BoolArray
+from rscd.base.types import BoolArray
 
 RGB = ("red", "green", "blue")
 COLOURS = frozenset(

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from rscd.errors import ModelError
-from rscd.files import write_text
+from rscd.base.errors import ModelError
+from rscd.base.files import write_text
+from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Provenance, ShapeHW
 from rscd.geo.grid import shape_hw
 from rscd.geo.measure import ground_of
 from rscd.geo.tiles import Box
-from rscd.types import IGNORE, BoolArray, ByteArray, FloatArray, Provenance, ShapeHW
 
 STRIP_BYTES = 4 << 20
 """Rows are streamed in strips of about this size."""

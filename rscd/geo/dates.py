@@ -3,7 +3,7 @@
 import datetime
 import re
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 
 CLOCKS_AT_ZERO = frozenset({datetime.date(1970, 1, 1), datetime.date(1980, 1, 1)})
 """What devices and programs write whose clock was never set."""

@@ -12,7 +12,7 @@ def geotiff(fill: Callable[[Any], None], **profile: Any) -> bytes:
     """The bytes of a GeoTIFF that is made in memory.
 
     On disk GDAL reports failed writes late or not at all; bytes are written with
-    `rscd.files.write_bytes`, which does.
+    `rscd.base.files.write_bytes`, which does.
 
     Args:
         fill: given the open dataset, writes pixels, tags and the like.

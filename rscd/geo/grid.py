@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 
-from rscd.border import border, reason
-from rscd.errors import GridMismatchError, UsageError
+from rscd.base.border import border, reason
+from rscd.base.errors import GridMismatchError, UsageError
+from rscd.base.types import Bounds, ShapeHW
 from rscd.geo.tiles import Box
-from rscd.types import Bounds, ShapeHW
 
 FloatingArray = NDArray[np.floating[Any]]
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from scipy.sparse import csr_array
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
+from rscd.base.types import BoolArray, ShapeHW
 from rscd.geo.grid import is_length, is_local
 from rscd.geo.polygons import (
     Polygons,
@@ -30,7 +31,6 @@ from rscd.geo.polygons import (
     signed_ring_areas,
 )
 from rscd.geo.regularize import Square, regularize
-from rscd.types import BoolArray, ShapeHW
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from rscd.errors import DataError
+from rscd.base.errors import DataError
 
 PICTURE = Affine(1, 0, 0, 0, -1, 0)
 """From (column, row) to (x, y)."""

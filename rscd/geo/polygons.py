@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
-from rscd.border import border, reason
-from rscd.errors import SceneError
+from rscd.base.border import border, reason
+from rscd.base.errors import SceneError
 from rscd.geo.settings import own_files
 
 Polygons = NDArray[np.object_]

@@ -9,7 +9,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import geometry_mask
 from shapely.geometry.base import BaseGeometry
 
-from rscd.errors import GridMismatchError, SceneError
+from rscd.base.errors import GridMismatchError, SceneError
+from rscd.base.types import Align, BoolArray, FloatArray, ShapeHW
 from rscd.geo.grid import (
     apply,
     compose,
@@ -24,7 +25,6 @@ from rscd.geo.grid import (
 from rscd.geo.pictures import is_picture
 from rscd.geo.source import Placement, Source, comparable, inspect, read_source
 from rscd.geo.tiles import Box, reflect
-from rscd.types import Align, BoolArray, FloatArray, ShapeHW
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.border import border, found_in
-from rscd.errors import SceneError, UsageError
+from rscd.base.border import border, found_in
+from rscd.base.errors import SceneError, UsageError
+from rscd.base.types import BoolArray
 from rscd.geo.bands import (
     Bands,
     Conversion,
@@ -40,7 +41,6 @@ from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.pictures import PICTURE, is_picture
 from rscd.geo.settings import beside
 from rscd.geo.tiles import Box
-from rscd.types import BoolArray
 
 MAX_BANDS = 16
 MAX_HANDLES = 64

@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.types import ShapeHW
+from rscd.base.types import ShapeHW
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
 
-from rscd.border import border, found_in
-from rscd.errors import DataError
+from rscd.base.border import border, found_in
+from rscd.base.errors import DataError
+from rscd.base.types import BoolArray, Bounds
 from rscd.geo.grid import transformer_between
 from rscd.geo.wkb import from_wkb, unknown
-from rscd.types import BoolArray, Bounds
 
 if TYPE_CHECKING:
     import geopandas

@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from rscd.types import BoolArray
+from rscd.base.types import BoolArray
 
 Points = NDArray[np.float64]
 """(N,2) coordinates."""

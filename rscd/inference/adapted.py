@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
+from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
 from rscd.inference.kinds import BuildingModel
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
-from rscd.types import BoolArray, FloatArray, Provenance, ShapeHW
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small numbers, so that tiles of a usable size fit both grids. This

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from rscd.border import border, reason, shown
-from rscd.errors import ModelError
-from rscd.types import Provenance
+from rscd.base.border import border, reason, shown
+from rscd.base.errors import ModelError
+from rscd.base.types import Provenance
 
 MOST_PIXELS = 8192
 """Longest side of a patch."""

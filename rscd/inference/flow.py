@@ -5,13 +5,13 @@ from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
+from rscd.base.types import FloatArray
 from rscd.geo.changemap import check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, round_up
 from rscd.inference.predictor import Model, Tiling
 from rscd.inference.tiled import scene_tiles
-from rscd.types import FloatArray
 
 
 @runtime_checkable

@@ -20,9 +20,9 @@ from zlib import crc32
 
 import numpy as np
 
-from rscd.errors import OutputError
-from rscd.files import output_error, remove_tree, require_as_written, write_text, write_whole
-from rscd.types import Provenance
+from rscd.base.errors import OutputError
+from rscd.base.files import output_error, remove_tree, require_as_written, write_text, write_whole
+from rscd.base.types import Provenance
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from rscd.base.types import BoolArray, FloatArray, Progress, silent
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.polygons import Polygons, mean_under
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile
 from rscd.inference.predictor import Tiling
 from rscd.inference.tiled import scene_tiles
-from rscd.types import BoolArray, FloatArray, Progress, silent
 
 MARGIN = "kind_margin"
 """Key of the card of networks whose buildings tell kinds: the margin, from 0 to 1."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.inference.predictor import Tiling
 
 MIN_TILE = 64

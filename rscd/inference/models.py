@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from rscd.errors import ModelError
-from rscd.inference.baselines import DEFAULT_DETECTOR, DETECTORS
+from rscd.base.errors import ModelError
+from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS
 from rscd.inference.predictor import Model
 from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, load_shipped
 
@@ -33,7 +33,7 @@ def scene_model(
         scene: what is known of it.
         device: ``auto``, ``cpu`` or ``cuda``, for networks.
         threads: cores that one call of a network may use.
-        msi: scales at which a network's maps are averaged, see `rscd.inference.multiscale`.
+        msi: scales at which a network's maps are averaged, see `rscd.inference.views`.
         tta: likewise its logits.
 
     Raises:
@@ -44,7 +44,7 @@ def scene_model(
         log.info("model %s: %s", name, reason)
     model = load_model(name, device, threads)
     if msi is not None or tta is not None:
-        from rscd.inference.multiscale import multi_scale  # imports torch
+        from rscd.inference.views import multi_scale  # imports torch
 
         model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit)
     if name in DETECTORS:

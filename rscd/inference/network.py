@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from rscd.border import border, reason, shown
-from rscd.errors import ModelError, RscdError
-from rscd.files import sha256_of, write_whole
+from rscd.base.border import border, reason, shown
+from rscd.base.errors import ModelError, RscdError
+from rscd.base.files import sha256_of, write_whole
+from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.inference.predictor import Block, Tiling
 from rscd.inference.weights import read_card, read_tensors, write_weights
 from rscd.models.logits import change_logit
 from rscd.models.networks import build_network, bytes_per_pixel, receptive_radius
-from rscd.types import BoolArray, FloatArray, Provenance
 
 
 def save_weights(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from rscd.types import BoolArray, FloatArray, Provenance, ShapeHW
+from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
 
 
 @dataclass(frozen=True)

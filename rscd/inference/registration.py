@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from rscd.base.types import BoolArray, FloatArray
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
-from rscd.types import BoolArray, FloatArray
 
 SIDE_PX = 256
 """Of a window; in smaller scenes half of the shorter side."""

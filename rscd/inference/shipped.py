@@ -6,10 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rscd.errors import ModelError
-from rscd.files import sha256_of
-from rscd.inference.baselines import DEFAULT_DETECTOR, ONE_BAND_DETECTOR
-from rscd.types import Provenance
+from rscd.base.errors import ModelError
+from rscd.base.files import sha256_of
+from rscd.base.types import Provenance
+from rscd.inference.detectors.registry import DEFAULT_DETECTOR, ONE_BAND_DETECTOR
 
 if TYPE_CHECKING:
     from rscd.inference.network import Network

@@ -15,12 +15,12 @@ from zlib import crc32
 
 import numpy as np
 
+from rscd.base.types import FloatArray, Progress, silent
 from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
-from rscd.types import FloatArray, Progress, silent
 
 BLOCK_SIZE = 512
 """Side of the blocks over which global statistics are gathered; fixed, see `Block`."""

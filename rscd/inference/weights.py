@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rscd.border import border, found_in, shown
-from rscd.errors import ModelError
-from rscd.files import write_verified, writing
+from rscd.base.border import border, found_in, shown
+from rscd.base.errors import ModelError
+from rscd.base.files import write_verified, writing
+from rscd.base.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
 from rscd.inference.card import checked_card
 from rscd.models.finite import non_finite
-from rscd.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
 
 CHECKPOINT = ".ckpt"
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from rscd.base.types import Batch, Provenance
 from rscd.models.logits import change_logit
 from rscd.models.networks import build_network
-from rscd.types import Batch, Provenance
 
 
 class Method(nn.Module, ABC):

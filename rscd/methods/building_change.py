@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rscd.methods.draws import view_generator
+from rscd.base.types import IGNORE, Batch
+from rscd.methods.parts.draws import view_generator
 from rscd.methods.supervised import Supervised
 from rscd.models.logits import change_logit
-from rscd.types import IGNORE, Batch
 
 BUILDING = 8
-"""Value of buildings in the land cover of ``rscd.data.towns.LAND_COVER``."""
+"""Value of buildings in the land cover of ``rscd.synthetic.towns.LAND_COVER``."""
 
 REAL = ("image", "mask", "standing")
 """What pairs of the stream ``real`` hold."""
@@ -73,7 +73,7 @@ class BuildingChange(Supervised):
 class MixedBuildingChange(BuildingChange):
     """`BuildingChange` of which a part of every batch is pairs that need no view.
 
-    The stream ``real`` holds pairs of `rscd.data.single_date.SingleDatePairs`, as large as the
+    The stream ``real`` holds pairs of `rscd.synthetic.single_date.SingleDatePairs`, as large as the
     views of the stream ``train``.
     """
 

@@ -5,9 +5,9 @@ what it must say of the strong one (FixMatch). Labels that a vision-language mod
 guide a second classifier and a segmentation head per date. The method holds both beside the
 network: neither predicts nor is exported.
 
-The baselines are variants of the same code, see `rscd.methods.diffmatch_recipe`. Published: batch
-8 + 8, 80 epochs, ``sgd`` with momentum 0.9 and weight decay 1e-4, lr 0.02 for the encoder and ten
-times that elsewhere, schedule ``poly-lagged``.
+The baselines are variants of the same code, see `rscd.methods.parts.diffmatch_recipe`. Published:
+batch 8 + 8, 80 epochs, ``sgd`` with momentum 0.9 and weight decay 1e-4, lr 0.02 for the encoder and
+ten times that elsewhere, schedule ``poly-lagged``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
+from rscd.base.types import Batch
 from rscd.methods.base import Method
-from rscd.methods.diffmatch_losses import (
+from rscd.methods.parts.diffmatch_losses import (
     Terms,
     consistency,
     guidance_terms,
@@ -28,15 +29,14 @@ from rscd.methods.diffmatch_losses import (
     pseudo_labels,
     strong_terms,
 )
-from rscd.methods.diffmatch_recipe import recipe_of
-from rscd.methods.draws import view_generator
-from rscd.methods.photometric import STRONG, Photometric, ValueRange, photometric_view
+from rscd.methods.parts.diffmatch_recipe import recipe_of
+from rscd.methods.parts.draws import view_generator
+from rscd.methods.parts.photometric import STRONG, Photometric, ValueRange, photometric_view
+from rscd.methods.parts.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
 from rscd.methods.supervised import settings
-from rscd.methods.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
 from rscd.models.fusion import fuse
 from rscd.models.mlp_head import feature_distance, resize_distance
 from rscd.models.siamese import Siamese, training_heads, training_outputs
-from rscd.types import Batch
 
 NETWORK = "siamese-mlp"
 
@@ -69,10 +69,10 @@ class DiffMatch(Method):
         Args:
             network: ``siamese-mlp``, by which checkpoints describe themselves.
             network_args: of `rscd.models.siamese.siamese_mlp`.
-            variant: one of `rscd.methods.diffmatch_recipe.VARIANTS`.
-            recipe: fields of `rscd.methods.diffmatch_recipe.Recipe` other than the variant's.
-            weak: fields of `rscd.methods.views.Weak`.
-            strong: fields of `rscd.methods.photometric.Photometric`; default: the published ones.
+            variant: one of `rscd.methods.parts.diffmatch_recipe.VARIANTS`.
+            recipe: fields of `rscd.methods.parts.diffmatch_recipe.Recipe` other than the variant's.
+            weak: fields of `rscd.methods.parts.views.Weak`.
+            strong: fields of `rscd.methods.parts.photometric.Photometric`; default: as published.
             value_range: (black, white) of the raw values, for the strong view.
             head_lr_mult: rate of all but the encoder, times that of the encoder.
             use_valid: whether unlabeled pairs say where they are valid, so that no consistency is

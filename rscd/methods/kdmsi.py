@@ -2,7 +2,7 @@
 
 A teacher learns to classify pairs; its class activation map, gated by the label, is what a student
 of its own learns to give as a probability. The student is what predicts and is exported. Beyond
-that stage see `rscd.methods.multiscale`, and pseudo masks for `rscd.methods.supervised`.
+that stage see `rscd.methods.parts.multiscale`, and pseudo masks for `rscd.methods.supervised`.
 
 Published: batch 8, 20 epochs, lr 0.001, schedule ``poly``, and optimiser ``sgd`` with ``nesterov``,
 ``weight_decay`` 1e-4 and ``momentum`` 1e-4, which is what the authors' code really uses (an
@@ -15,21 +15,21 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
-from rscd.errors import ModelError, UsageError
+from rscd.base.errors import ModelError, UsageError
+from rscd.base.types import IGNORE, Batch
 from rscd.methods.base import Method
-from rscd.methods.cam_losses import (
+from rscd.methods.parts.cam_losses import (
     activation_map,
     classification_loss,
     distillation_loss,
     distillation_target,
     gate,
 )
-from rscd.methods.groups import transfer_groups
+from rscd.methods.parts.groups import transfer_groups
 from rscd.methods.supervised import Supervised
 from rscd.models.cam import COMBINATIONS, CamClassifier
 from rscd.models.mlp_head import resize
 from rscd.models.networks import build_network
-from rscd.types import IGNORE, Batch
 
 log = logging.getLogger(__name__)
 

@@ -19,12 +19,13 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
+from rscd.base.types import Batch, Provenance
 from rscd.methods.base import Method
-from rscd.methods.draws import view_generator
-from rscd.methods.edges import canny_edges
-from rscd.methods.photometric import STREET, Photometric, ValueRange, photometric_view
-from rscd.methods.scene_losses import (
+from rscd.methods.parts.draws import view_generator
+from rscd.methods.parts.edges import canny_edges
+from rscd.methods.parts.photometric import STREET, Photometric, ValueRange, photometric_view
+from rscd.methods.parts.scene_losses import (
     Axes,
     Change,
     Order,
@@ -46,7 +47,6 @@ from rscd.methods.scene_losses import (
 from rscd.methods.supervised import settings
 from rscd.models.logits import change_logit
 from rscd.models.scene import Levels, SceneDecoder, SceneNetwork
-from rscd.types import Batch, Provenance
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,8 @@ class ScenePretrain(Method):
                 is built: SimSaC's own losses are not published.
             mask_flow_loss: count flow only where t1 shows the place; needs the key ``valid``.
             use_flow: pairs say by their key ``use_flow`` whether their flow is known.
-            photometric: fields of `rscd.methods.photometric.Photometric`; default `STREET`, ``{}``
-                for none.
+            photometric: fields of `rscd.methods.parts.photometric.Photometric`; default `STREET`,
+                ``{}`` for none.
             value_range: (black, white) of the raw values.
 
         Raises:
@@ -201,9 +201,9 @@ class Scene(ScenePretrain):
             teacher_grad_to_encoder: see `TeacherGradient`.
             separate_decoders: False lets one decoder be teacher and student (Table 4 of FMA); its
                 supervised loss then counts once.
-            distill_change: see `rscd.methods.scene_losses.Change`.
-            sim_order: see `rscd.methods.scene_losses.Order`.
-            sm_axes: see `rscd.methods.scene_losses.Axes`.
+            distill_change: see `rscd.methods.parts.scene_losses.Change`.
+            sim_order: see `rscd.methods.parts.scene_losses.Order`.
+            sm_axes: see `rscd.methods.parts.scene_losses.Axes`.
             mask_invalid: leave places that t1 does not show out of the unsupervised loss.
             canny: thresholds of the edges of t2.
             freeze_encoder: see `ScenePretrain`.

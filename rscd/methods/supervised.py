@@ -6,15 +6,15 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from rscd.arguments import fitted
-from rscd.errors import UsageError
+from rscd.base.arguments import fitted
+from rscd.base.errors import UsageError
+from rscd.base.types import Batch
 from rscd.methods.base import Method
-from rscd.methods.draws import view_generator
-from rscd.methods.losses import LOSSES, mask_loss
-from rscd.methods.photometric import Photometric, ValueRange, photometric_view
-from rscd.methods.views import Weak, weak_view
+from rscd.methods.parts.draws import view_generator
+from rscd.methods.parts.losses import LOSSES, mask_loss
+from rscd.methods.parts.photometric import Photometric, ValueRange, photometric_view
+from rscd.methods.parts.views import Weak, weak_view
 from rscd.models.logits import change_logit
-from rscd.types import Batch
 
 
 class Supervised(Method):
@@ -42,9 +42,9 @@ class Supervised(Method):
             loss_args: further arguments by name of the loss.
             swap_weight: weight of the mean squared difference between the probabilities of the
                 pair and of the pair with dates exchanged: what changed does not depend on order.
-            weak: fields of `rscd.methods.views.Weak`: scale, crop, flips and turns of both dates
-                and the mask alike; None trains on the pairs as they come.
-            photometric: fields of `rscd.methods.photometric.Photometric`: light and sensor of
+            weak: fields of `rscd.methods.parts.views.Weak`: scale, crop, flips and turns of both
+                dates and the mask alike; None trains on the pairs as they come.
+            photometric: fields of `rscd.methods.parts.photometric.Photometric`: light and sensor of
                 either date; None leaves the values alone.
             value_range: (black, white) of the raw values, for ``photometric``.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.deeplab import kdmsi_statistics
 from rscd.models.encoders import (
     STRIDE_16,

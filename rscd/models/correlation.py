@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.models.flow import pixel_grid
 
 BLOCK = 8

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.finite import non_finite
 
 SUFFIXES = (".safetensors", ".pth", ".pt")

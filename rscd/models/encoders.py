@@ -13,14 +13,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.downloads import downloading, is_file, load_file_into
+from rscd.models.smp_encoders import STRIDE_16, check_smp_names, drop_unused
 from rscd.models.statistics import Statistics, imagenet_statistics, raw_statistics
-
-STRIDE_16 = "resnet50-s16"
 
 
 @dataclass(frozen=True)
@@ -98,62 +96,10 @@ def _smp(name: str, n_bands: int, weights: str | None, depth: int, output_stride
     )
 
 
-def check_smp_names(name: str, weights: str | None) -> None:
-    """Refuse encoders and weights that neither segmentation-models-pytorch nor timm has.
-
-    Raises:
-        ModelError: with the names to choose from.
-    """
-    from segmentation_models_pytorch.encoders import encoders
-    from timm import is_model
-
-    timm_name = name.removeprefix("tu-").partition(".")[0]
-    if name not in encoders and not (name.startswith("tu-") and is_model(timm_name)):
-        raise ModelError(
-            f"expected an encoder of segmentation-models-pytorch, 'tu-' and one of timm, 'tg-' and "
-            f"one of TorchGeo, or {STRIDE_16!r}, found {name!r}"
-        )
-    known = () if name.startswith("tu-") else tuple(encoders[name]["pretrained_settings"])
-    if weights is not None and weights not in (known or ("imagenet",)):
-        raise ModelError(
-            f"expected weights of {name} among {', '.join(known or ('imagenet',))}, or null, or a "
-            f"local file, found {weights!r}"
-        )
-
-
-def drop_unused(name: str, encoder: nn.Module, n_bands: int) -> None:
-    """Take out the stages that a shallow encoder keeps but never runs.
-
-    Their parameters would get no gradient, which distributed training refuses, and fill files.
-    """
-    if name.startswith("tu-"):  # timm leaves out by itself what is not asked for
-        return
-    called: set[nn.Module] = set()
-    hooks = [
-        module.register_forward_hook(lambda module, *_: called.add(module))
-        for module in encoder.modules()
-    ]
-    training = encoder.training
-    with torch.no_grad():
-        encoder.eval()(torch.zeros(1, n_bands, 64, 64))
-    encoder.train(training)
-    for hook in hooks:
-        hook.remove()
-    _drop(encoder, called)
-
-
-def _drop(module: nn.Module, called: set[nn.Module]) -> None:
-    for name, child in module.named_children():
-        if called.isdisjoint(child.modules()):
-            setattr(module, name, nn.Identity())
-        elif child not in called:  # a container whose members are run one by one
-            _drop(child, called)
-
-
 def _torchgeo(
     name: str, n_bands: int, weights: str | None, depth: int, output_stride: int
 ) -> Backbone:
-    from rscd.models.torchgeo_nets import torchgeo_encoder
+    from rscd.models.torchgeo_nets import torchgeo_encoder  # a second to import
 
     if depth != 5:
         raise ModelError(f"expected depth 5 for TorchGeo's encoders, found {depth}")

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rscd.errors import UsageError
-from rscd.types import ShapeHW
+from rscd.base.errors import UsageError
+from rscd.base.types import ShapeHW
 
 
 def pixel_grid(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 
 FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "concat": lambda t1, t2: torch.cat([t1, t2], dim=1),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.normalize import Normalize
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.downloads import is_file, load_file_into, load_tensors_into, read_tensors
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.tiny import InvertedResidual

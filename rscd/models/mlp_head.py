@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rscd.base.types import ShapeHW
 from rscd.models.logits import exact
-from rscd.types import ShapeHW
 
 WIDTH = 256
 

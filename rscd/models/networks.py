@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rscd.arguments import fitted
-from rscd.errors import ModelError, RscdError
+from rscd.base.arguments import fitted
+from rscd.base.errors import ModelError, RscdError
 from rscd.models.cam import cam_classifier
 from rscd.models.lite import LiteChangeNet
 from rscd.models.scene_compact import scene_compact

@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
+from rscd.base.types import NETWORK_PREFIX, ShapeHW
 from rscd.models.correlation import l2_normalize, local_correlation, match_channels
 from rscd.models.downloads import SUFFIXES, read_tensors
 from rscd.models.flow import convert_unit, resize_flow, warp
 from rscd.models.inputs import check_image
 from rscd.models.logits import change_logit
-from rscd.types import NETWORK_PREFIX, ShapeHW
 
 MULTIPLE = 8
 """Of which sides of images are: the grid of level 1 is twice that of level 2."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.encoders import build_encoder
 from rscd.models.inputs import normalize_layer
 from rscd.models.scene import (

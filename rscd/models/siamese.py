@@ -8,7 +8,7 @@ from segmentation_models_pytorch.base import SegmentationHead
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.deeplab import DeepLabDecoder, kdmsi_statistics
 from rscd.models.encoders import (
     STRIDE_16,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
+from rscd.base.types import ShapeHW
 from rscd.models.correlation import map_to_flow
 from rscd.models.downloads import downloading, load_file_into, load_tensors_into
 from rscd.models.flow import convert_unit
@@ -28,7 +29,6 @@ from rscd.models.scene import (
     load_scene_weights,
 )
 from rscd.models.statistics import imagenet_statistics
-from rscd.types import ShapeHW
 
 RADIUS = 4
 WIDTHS = (128, 128, 96, 64, 32)

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.downloads import downloading, is_file, load_file_into
-from rscd.models.encoders import check_smp_names, drop_unused
 from rscd.models.inputs import check_image, normalize_layer
+from rscd.models.smp_encoders import check_smp_names, drop_unused
 from rscd.models.statistics import Statistics, imagenet_statistics, raw_statistics
 
 RESNETS = ("resnet18", "resnet50", "resnet152")

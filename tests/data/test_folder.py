@@ -15,13 +15,13 @@ from rasterio.enums import ColorInterp
 from torch.utils.data import DataLoader
 from torchgeo.datasets import NonGeoDataset
 
+from rscd.base.errors import DataError
 from rscd.data.folder import Layer, PairFolder, reference_tensors
 from rscd.data.images import apply_rule, read_label_values, read_picture, write_picture
 from rscd.data.info import info
 from rscd.data.labels import labels_from_masks
 from rscd.data.scenes import Scene, ScenePairs
-from rscd.data.streams import collate, unpack
-from rscd.errors import DataError
+from rscd.training.streams import collate, unpack
 
 H, W = 12, 10
 

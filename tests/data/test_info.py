@@ -8,9 +8,9 @@ import pytest
 from rasterio import Affine
 from rasterio.crs import CRS
 
+from rscd.base.errors import DataError
 from rscd.data.images import write_picture
 from rscd.data.info import FolderReport, info
-from rscd.errors import DataError
 
 SIDE = 16
 

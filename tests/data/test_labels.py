@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rscd.base.errors import DataError
 from rscd.data.images import write_picture
 from rscd.data.labels import (
     format_label_list,
@@ -17,7 +18,6 @@ from rscd.data.labels import (
     read_label_list,
     write_label_list,
 )
-from rscd.errors import DataError
 
 NAMES = st.text("abc_-.0123456789", min_size=1).filter(lambda n: not n.endswith((".png", ".tif")))
 

@@ -14,6 +14,7 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
+from rscd.base.errors import DataError
 from rscd.data import prepare as module
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_label_values, read_picture, write_picture
@@ -31,7 +32,6 @@ from rscd.data.tilings import (
     tile_origins,
     whu_split,
 )
-from rscd.errors import DataError
 
 PATCH = 16
 GRID = Affine(0.5, 0, 100, 0, -0.5, 200)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
+from rscd.base.errors import DataError
 from rscd.data.samplers import Guarded, grid_queries, random_queries
-from rscd.errors import DataError
 
 
 class Scenes(GeoDataset):

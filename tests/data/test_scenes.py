@@ -21,14 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
-from rscd.data.sample import write_sample
+from rscd.base.errors import DataError, SceneError
 from rscd.data.samplers import Guarded, grid_queries, random_queries
 from rscd.data.scenes import Scene, ScenePairs, scene_series
-from rscd.errors import DataError, SceneError
 from rscd.geo.grid import apply
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import _handles
 from rscd.geo.tiles import Box
+from rscd.synthetic.sample import write_sample
 
 WriteTif = Callable[..., Path]
 SHAPE = (150, 210)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from rscd.base.errors import DataError, OutputError
+from rscd.base.types import CHANGE_RGB
 from rscd.data.images import write_picture
 from rscd.data.plots import UNKNOWN_COLOUR, plot_samples, to_colours, to_rgb
 from rscd.data.show import show, spread, write_sheet
-from rscd.errors import DataError, OutputError
-from rscd.types import CHANGE_RGB
 
 
 def folder(root: Path, n: int = 3, bands: int = 3, masks: bool = True) -> Path:

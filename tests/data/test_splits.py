@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rasterio import Affine
 from rasterio.crs import CRS
 
+from rscd.base.errors import DataError
 from rscd.data.images import Picture, write_picture
 from rscd.data.leaks import check_leaks, content_hash, content_hashes
 from rscd.data.splits import (
@@ -25,7 +26,6 @@ from rscd.data.splits import (
     read_split,
 )
 from rscd.data.tiles import Tile, find_tiles, near_pairs, parent_of, tile_from_name
-from rscd.errors import DataError
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rscd.base.errors import DataError
 from rscd.data.show import write_sheet
 from rscd.data.street import (
     CHANGESIM_COLOURS,
@@ -20,7 +21,6 @@ from rscd.data.street import (
     fold_split,
 )
 from rscd.data.street_conditions import street_conditions
-from rscd.errors import DataError
 
 
 def save(path: Path, array: np.ndarray) -> None:

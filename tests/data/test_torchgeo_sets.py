@@ -18,10 +18,10 @@ import torchgeo.datasets
 from PIL import Image
 from torchgeo.datasets import LEVIRCD, OSCD, LEVIRCDPlus
 
+from rscd.base.errors import DataError
 from rscd.data.compat import SampleTransform, dataset_class, torchgeo_version
 from rscd.data.folder import PairFolder
 from rscd.data.torchgeo_sets import SETS, CommonSample, torchgeo_dataset
-from rscd.errors import DataError
 
 
 def png(array: np.ndarray) -> bytes:

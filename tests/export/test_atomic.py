@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import pytest
 
-from rscd.errors import OutputError, UsageError
+from rscd.base.errors import OutputError, UsageError
 from rscd.export.atomic import atomic_folder, output_error
 
 

@@ -11,8 +11,8 @@ import rasterio
 import shapely
 from affine import Affine
 
+from rscd.base.errors import UsageError
 from rscd.cli import main
-from rscd.errors import UsageError
 from rscd.export.crs import check_crs, read_back, same_crs
 from rscd.export.vector import write_vector
 from rscd.geo.vectors import read_layer

@@ -7,8 +7,8 @@ import geopandas
 import pytest
 import shapely
 
+from rscd.base.errors import OutputError
 from rscd.cli import main
-from rscd.errors import OutputError
 from rscd.export.database import replacing, require_free
 from rscd.export.vector import write_vector
 

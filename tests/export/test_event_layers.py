@@ -9,13 +9,13 @@ import pytest
 import rasterio
 import shapely
 
+from rscd.base.types import CHANGE_RGB
 from rscd.data.plots import to_colours
-from rscd.data.sample import write_sample
 from rscd.export.preview import OUTLINE_RGB
 from rscd.export.raster import MASK_COLOURS
 from rscd.export.style import KIND_COLOURS, SCORE_CLASSES, change_qml, event_qml
 from rscd.export.vector import SUFFIXES, write_vector
-from rscd.types import CHANGE_RGB
+from rscd.synthetic.sample import write_sample
 
 SINGLE = shapely.box(500_000, 5_000_000, 500_010, 5_000_010)
 SEVERAL = shapely.MultiPolygon(

@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import ColorInterp
 
-from rscd.errors import OutputError, UsageError
+from rscd.base.errors import OutputError, UsageError
 from rscd.export.raster import MASK_COLOURS, write_mask, write_probability
 from rscd.geo.changemap import ChangeMap
 

@@ -20,7 +20,7 @@ import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from rscd.errors import OutputError
+from rscd.base.errors import OutputError
 from rscd.export import raster, vector
 from rscd.export.flow import write_flow
 from rscd.export.picture import write_mask_picture

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-from rscd.errors import OutputError, UsageError
+from rscd.base.errors import OutputError, UsageError
 from rscd.export import vector
 from rscd.export.style import SCORE_CLASSES, change_qml, probability_qml
 from rscd.export.vector import SUFFIXES, change_polygons, vector_files, write_vector
@@ -322,7 +322,7 @@ FULL_DISK = """
 import pathlib, resource, sys
 sys.path.insert(0, sys.argv[1])
 from test_vector import many
-from rscd.errors import OutputError
+from rscd.base.errors import OutputError
 from rscd.export.vector import write_vector
 path, missing = pathlib.Path(sys.argv[2]), int(sys.argv[3])
 limit = path.stat().st_size - missing

@@ -8,7 +8,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 
-from rscd.errors import DataError, GridMismatchError, UsageError
+from rscd.base.errors import DataError, GridMismatchError, UsageError
 from rscd.geo.area import Area
 
 GRID = GeoBox((400, 600), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32633")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.geo import changemap
 from rscd.geo.changemap import ChangeMap, RawRaster, binarise, check_numbers
 from rscd.geo.tiles import plan_tiles

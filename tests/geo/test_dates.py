@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.geo.dates import CLOCKS_AT_ZERO, FIRST_YEAR, dates_of, parse_date, tagged_date
 
 DAYS = st.dates(min_value=datetime.date(FIRST_YEAR, 1, 1))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 
-from rscd.errors import GridMismatchError, UsageError
+from rscd.base.errors import GridMismatchError, UsageError
 from rscd.geo.grid import (
     apply,
     bounds_text,

@@ -13,8 +13,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 
 from rscd import Options, open_pair, predict
+from rscd.base.errors import DataError
 from rscd.data.scene_labels import open_layer
-from rscd.errors import DataError
 from rscd.evaluation.maps import MapOptions, evaluate_maps
 from rscd.geo.area import Area
 from rscd.geo.grid import apply

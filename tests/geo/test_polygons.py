@@ -17,7 +17,7 @@ from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
-from rscd.errors import SceneError, UsageError
+from rscd.base.errors import SceneError, UsageError
 from rscd.geo import polygons as module
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import mean_under, pixel_counts, to_world, trace

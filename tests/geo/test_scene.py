@@ -19,7 +19,7 @@ from rasterio.rpc import RPC
 from rasterio.warp import calculate_default_transform, reproject
 from scipy.ndimage import binary_erosion
 
-from rscd.errors import GridMismatchError, RscdError, SceneError, UsageError
+from rscd.base.errors import GridMismatchError, RscdError, SceneError, UsageError
 from rscd.geo.grid import apply, compose
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles, parse_bands

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 
-from rscd.errors import DataError
+from rscd.base.errors import DataError
 from rscd.geo.vectors import (
     MOST_PARTS,
     VECTOR_SUFFIXES,

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.evaluation.dataset import MemoryPair, predict_pair
 from rscd.geo.tiles import plan_tiles
 from rscd.inference.adapted import Adapted, adapted, scale_between, to_eight_bit
-from rscd.inference.cva import Cva
+from rscd.inference.detectors.cva import Cva
 from rscd.inference.network import load_network, save_weights
 from rscd.inference.tiled import fit_model, run_block
 from rscd.models.networks import build_network

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rscd.base.errors import ModelError
 from rscd.cli import main
-from rscd.errors import ModelError
 from rscd.inference.card import MOST_ARGUMENT, MOST_HALO, MOST_PIXELS, checked_card
 from rscd.inference.network import load_network, save_weights
 from rscd.inference.shipped import shipped_card

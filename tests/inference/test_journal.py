@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter
 
+from rscd.base.errors import OutputError
 from rscd.cli import main
-from rscd.errors import OutputError
 from rscd.geo.changemap import RawRaster
 from rscd.inference import journal as journal_module
 from rscd.inference.journal import open_journal
@@ -341,7 +341,7 @@ def test_interrupted_while_writing_outputs_the_same_command_finishes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("rscd.pipeline.write_probability", _once_then(killed))
+        patch.setattr("rscd.pipeline.maps.write_probability", _once_then(killed))
         assert main(arguments) == 130
     assert main(arguments) == 0
     assert contents(tmp_path) == uninterrupted

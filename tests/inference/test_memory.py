@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.inference.memory import GDAL_CACHE, MIN_TILE, Load, fit_load, parse_memory
 from rscd.inference.predictor import POINTWISE, Tiling
 

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 import rscd.inference.network as network_files
 from rscd import Options, open_pair, predict
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
+from rscd.base.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX
 from rscd.evaluation.dataset import predict_pair
 from rscd.geo.tiles import Box
 from rscd.inference.network import export_weights, load_network, save_weights
 from rscd.inference.weights import read_card, write_weights
 from rscd.models.networks import build_network
-from rscd.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX
 
 SHALLOW = {"n_bands": 2, "encoder": "resnet18", "decoder_channels": [8, 4], "std": [50.0, 50.0]}
 CARD = {"halo": 48, "multiple": 4, "patch_size": 160, "threshold": 0.5}

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.features import geometry_mask
 
-from rscd.data.towns import Nuisance, plan_town, render_town
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.grid import apply, compose
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, plan_tiles
-from rscd.inference.baselines import DETECTORS
+from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.journal import open_journal
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import Tiling
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, measure_seam, predict_scene
+from rscd.synthetic.towns import Nuisance, plan_town, render_town
 
 UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 SHAPE = 150, 190

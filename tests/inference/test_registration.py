@@ -9,11 +9,11 @@ from affine import Affine
 from scipy import ndimage
 
 from rscd import Options, open_pair, predict
-from rscd.data.towns import Nuisance, plan_town, render_town
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box
 from rscd.inference.registration import estimate_shift, sample_boxes, warn_of_shift
+from rscd.synthetic.towns import Nuisance, plan_town, render_town
 
 MARGIN = 16
 HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)

@@ -10,18 +10,18 @@ from affine import Affine
 from torch.utils.flop_counter import FlopCounterMode
 
 from rscd import Options, open_pair, predict
-from rscd.data.town_dataset import TownPairs
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.evaluation.dataset import Split, evaluate_split, labelled_folder, predict_pair
 from rscd.evaluation.dataset import facts as data_facts
 from rscd.inference import shipped
-from rscd.inference.baselines import DEFAULT_DETECTOR
+from rscd.inference.detectors.registry import DEFAULT_DETECTOR
 from rscd.inference.models import load_model, model_names, scene_model
 from rscd.inference.network import save_weights
 from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, shipped_card, shipped_path
 from rscd.inference.weights import read_card
-from rscd.metrics import Counts, count
+from rscd.metrics.pixels import Counts, count
 from rscd.models.networks import build_network
+from rscd.synthetic.town_pairs import TownPairs
 
 
 def facts(n_bands=3, gsd_m=0.5, *, georeferenced=True, eight_bit=True):

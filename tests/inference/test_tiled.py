@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
-from rscd.errors import SceneError
+from rscd.base.errors import SceneError
 from rscd.export.vector import change_polygons
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.grid import compose
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, plan_tiles
-from rscd.inference.baselines import DETECTORS
+from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.journal import open_journal
 from rscd.inference.predictor import Tiling
 from rscd.inference.tiled import (

@@ -2,6 +2,7 @@
 
 import torch
 
+from rscd.base.types import IGNORE
 from rscd.methods.building_change import (
     BUILDING,
     BuildingChange,
@@ -9,7 +10,6 @@ from rscd.methods.building_change import (
     buildings_of,
     with_other_places,
 )
-from rscd.types import IGNORE
 
 NETWORK = {"widths": [4, 6], "depths": [1, 1], "neck_width": 6, "decoder_width": 6}
 
@@ -26,7 +26,7 @@ def batch(count=3, size=16):
 
 
 def test_building_is_the_class_of_the_towns():
-    from rscd.data.towns import LAND_COVER
+    from rscd.synthetic.towns import LAND_COVER
 
     assert LAND_COVER["building"] == BUILDING
 

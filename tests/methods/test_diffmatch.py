@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
+from rscd.base.types import CARD_FORMAT, CARD_KEY
 from rscd.inference.network import export_weights, load_network
 from rscd.inference.weights import read_tensors
 from rscd.methods.diffmatch import NETWORK, DiffMatch
-from rscd.methods.diffmatch_losses import pseudo_labels
-from rscd.methods.diffmatch_recipe import VARIANTS
+from rscd.methods.parts.diffmatch_losses import pseudo_labels
+from rscd.methods.parts.diffmatch_recipe import VARIANTS
 from rscd.methods.registry import METHODS
-from rscd.metrics import count, summarise
+from rscd.metrics.pixels import count, summarise
 from rscd.models.networks import build_network
-from rscd.types import CARD_FORMAT, CARD_KEY
 
 SMALL = {"encoder": "tu-test_resnet", "width": 16, "mean": [100.0] * 3, "std": [50.0] * 3}
 SAME_VIEW = {"patch_size": 64, "scale": [1, 1], "p_hflip": 0}

@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from rscd.errors import ModelError, UsageError
-from rscd.methods.cam_losses import (
+from rscd.base.errors import ModelError, UsageError
+from rscd.methods.kdmsi import KdMsi
+from rscd.methods.parts.cam_losses import (
     activation_map,
     classification_loss,
     distillation_loss,
     distillation_target,
     gate,
 )
-from rscd.methods.groups import RATES, transfer_groups
-from rscd.methods.kdmsi import KdMsi
+from rscd.methods.parts.groups import RATES, transfer_groups
+from rscd.methods.parts.schedules import poly
 from rscd.methods.registry import METHODS
-from rscd.methods.schedules import poly
 from rscd.methods.supervised import Supervised
-from rscd.metrics import count, summarise
+from rscd.metrics.pixels import count, summarise
 from rscd.models.cam import CamClassifier
 from rscd.models.encoders import Backbone
 from rscd.models.fusion import FUSIONS

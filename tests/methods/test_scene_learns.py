@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rscd.base.types import Batch
 from rscd.methods.scene import ScenePretrain
 from rscd.models.flow import warp
-from rscd.types import Batch
 
 SIDE, SHIFT, SQUARE = 128, 8, 36
 

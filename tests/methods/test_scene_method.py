@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
+from rscd.base.types import Batch
 from rscd.methods import scene as scene_module
-from rscd.methods.edges import canny_edges
+from rscd.methods.parts.edges import canny_edges
 from rscd.methods.registry import METHODS
 from rscd.methods.scene import WATCH_STEPS, ChangeWatch, Scene, ScenePretrain
 from rscd.models.flow import warp
-from rscd.types import Batch
 
 SMALL = {"network": "scene-compact", "network_args": {"low_size": 64}}
 LABELLED = {"student_flow", "student_change", "teacher_flow", "teacher_change"}

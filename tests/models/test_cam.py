@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.cam import COMBINATIONS
 from rscd.models.networks import build_network
 

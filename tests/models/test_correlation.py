@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.models.correlation import (
     global_correlation,
     l2_normalize,

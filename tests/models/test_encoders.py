@@ -14,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.encoders import ResNet50Stride16, build_encoder
 from rscd.models.networks import build_network
 from rscd.models.torchgeo_nets import torchgeo_weights, weight_statistics

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rscd.errors import UsageError
+from rscd.base.errors import UsageError
 from rscd.models.flow import (
     affine_flow,
     convert_unit,

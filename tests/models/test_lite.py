@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models import lite
 from rscd.models.lite import IMAGENET, lite_encoder
 from rscd.models.networks import build_network, receptive_radius

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg16
 from torchvision.models.vgg import cfgs, make_layers
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.flow import convert_unit
 from rscd.models.networks import build_network, receptive_radius
 from rscd.models.scene import Levels, SceneNetwork, pad_to_multiple

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rscd.errors import ModelError
+from rscd.base.errors import ModelError
 from rscd.models.fusion import FUSIONS, fuse, fused_channels
 from rscd.models.networks import build_network
 
@@ -99,7 +99,7 @@ def test_a_shallow_encoder_keeps_only_what_it_runs():
 def test_dropping_stages_changes_no_output(name):
     from segmentation_models_pytorch.encoders import get_encoder
 
-    from rscd.models.encoders import drop_unused
+    from rscd.models.smp_encoders import drop_unused
 
     encoder = get_encoder(name, depth=3, weights=None).eval()
     image = torch.rand(1, 3, 64, 64)

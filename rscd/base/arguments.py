@@ -1,0 +1,80 @@
+"""Arguments that come as plain data: known by name and brought to the types of what takes them."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from rscd.base.errors import UsageError
+
+LOOSE = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+"""What pydantic is told where an annotation is a type of its own, such as a network."""
+
+
+def fitted(
+    takes: Callable[..., Any],
+    given: Mapping[str, Any],
+    what: str,
+    *,
+    without: Collection[str] = (),
+) -> dict[str, Any]:
+    """The arguments, each as its annotation says: lists become tuples, ``"1e-3"`` a number.
+
+    Args:
+        takes: a function, a class or a dataclass.
+        given: by name.
+        what: what they are called in messages, such as ``network_args of tiny``.
+        without: parameters that are not the user's to give.
+
+    Raises:
+        UsageError: for a name that is no parameter, a missing one, or a value of another type.
+    """
+    known = {name: kind for name, kind in _parameters(takes).items() if name not in without}
+    unknown = sorted(set(map(str, given)) - set(known))
+    if unknown:
+        raise UsageError(f"{what}: expected {', '.join(known)}, found {', '.join(unknown)}")
+    missing = [
+        n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in given
+    ]
+    if missing:
+        raise UsageError(f"{what}: expected {', '.join(missing)}, found none; add it")
+    return {
+        name: _value(known[name].annotation, value, what, name) for name, value in given.items()
+    }
+
+
+def _parameters(takes: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters by name with resolved annotations; of a class that hands others on, theirs too."""
+    known: dict[str, inspect.Parameter] = {}
+    steps: list[Callable[..., Any]] = [takes]
+    if inspect.isclass(takes):
+        steps = [vars(kind)["__init__"] for kind in takes.__mro__ if "__init__" in vars(kind)]
+    for step in steps:
+        hints = get_type_hints(step)
+        parameters = list(inspect.signature(step).parameters.values())
+        rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+        for parameter in parameters[1 if inspect.isclass(takes) else 0 :]:
+            if parameter not in rest:
+                hint = hints.get(parameter.name, Any)
+                known.setdefault(parameter.name, parameter.replace(annotation=hint))
+        if not rest:
+            break
+    return known
+
+
+def _value(annotation: Any, value: Any, what: str, name: str) -> Any:
+    try:
+        adapter = TypeAdapter(annotation, config=LOOSE)
+    except PydanticSchemaGenerationError:  # nothing that plain data could be checked against
+        return value
+    try:
+        found = adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join([name, *(str(step) for step in first["loc"])])
+        wanted = first["msg"].removeprefix("Input should be ")
+        raise UsageError(
+            f"{what}: expected {wanted} for {place}, found {first['input']!r}; correct it"
+        ) from error
+    return found

@@ -1,0 +1,57 @@
+"""Errors a user can act on.
+
+Each message is one line: what was expected, what was found, how to fix it. Messages hold no
+secrets: URLs lose their query and password.
+
+    RscdError
+    ├── Interrupted        a training stopped by hand (exit code 130)
+    ├── UsageError         the command line or a function's arguments (exit code 2)
+    ├── SceneError         a raster that cannot be used (also ValueError)
+    │   └── GridMismatchError  two scenes that do not lie on one grid
+    ├── DataError          a dataset, label or split that cannot be used (also ValueError)
+    ├── ModelError         a model name, weights file or checkpoint (also ValueError)
+    └── OutputError        a place that cannot be written (also OSError)
+"""
+
+from rscd.base.redact import redacted
+
+
+class RscdError(Exception):
+    """Anything the user must fix in data or environment (exit code 1)."""
+
+    exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
+
+
+class Interrupted(RscdError):
+    """A training that was stopped by hand and can be resumed."""
+
+    exit_code = 130
+
+
+class UsageError(RscdError, ValueError):
+    """Arguments that do not fit together (exit code 2)."""
+
+    exit_code = 2
+
+
+class SceneError(RscdError, ValueError):
+    """A raster that cannot be used as one date of a scene."""
+
+
+class GridMismatchError(SceneError):
+    """Two rasters that do not lie on one pixel grid, or do not overlap."""
+
+
+class DataError(RscdError, ValueError):
+    """A dataset, label or split that cannot be used."""
+
+
+class ModelError(RscdError, ValueError):
+    """A model name, weights file or checkpoint that cannot be used."""
+
+
+class OutputError(RscdError, OSError):
+    """A result that cannot be written."""

@@ -1,0 +1,1 @@
+"""Change event generation: objects of two dates become appeared, vanished or kept."""

@@ -1,0 +1,96 @@
+"""A bounded, reproducible sample of a scene's pixels, from which global statistics are taken."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rscd.base.errors import SceneError
+from rscd.base.types import BoolArray, FloatArray
+from rscd.inference.predictor import Block
+
+BUDGET = 4_000_000
+"""Numbers kept in memory: 16 MB, or half a million pixels of two dates in four bands."""
+
+SEED = 0x5EED
+
+
+def sample_pixels(
+    blocks: Iterable[Block], *, radius: int = 0, budget: int = BUDGET, at_least: int = 1
+) -> FloatArray:
+    """Draw pixels, or square neighbourhoods, at random from all usable pixels of a scene.
+
+    Every pixel gets a random key that depends on its block and place alone; kept are the pixels
+    whose key lies below a rate, which is halved whenever the budget would be exceeded. So the
+    sample is uniform over the *usable* pixels however few of them there are, holds all of them
+    where they fit, and is the same for any tile size, batch size and number of workers.
+
+    Args:
+        blocks: the scene, in row-major order, with a halo of at least ``radius``.
+        radius: 0 for single pixels; r for neighbourhoods of (2r+1) x (2r+1). A neighbour that
+            cannot be used repeats the value of the centre.
+        budget: the most numbers to keep, over dates, bands and neighbours.
+        at_least: the least pixels that make sense to the caller.
+
+    Returns:
+        (2, C, (2r+1)**2, n) float32, samples in row-major order of blocks, then of pixels.
+
+    Raises:
+        SceneError: fewer than ``at_least`` pixels are usable at both dates.
+    """
+    kept: list[tuple[NDArray[np.float64], FloatArray]] = []
+    rate, total = 1.0, 0
+    for block in blocks:
+        usable = usable_pixels(block.image, block.valid)
+        rows, cols, keys = _candidates(block, usable)
+        limit = max(at_least, budget // (2 * block.image.shape[1] * (2 * radius + 1) ** 2))
+        below = np.flatnonzero(keys < rate)
+        while total + below.size > limit:
+            rate /= 2
+            kept = [(k[k < rate], v[..., k < rate]) for k, v in kept]
+            total = sum(k.size for k, _ in kept)
+            below = below[keys[below] < rate]
+        values = neighbourhoods(block.image, usable, rows[below], cols[below], radius)
+        kept.append((keys[below], values))
+        total += below.size
+    if total < at_least:
+        raise SceneError(
+            f"needs at least {at_least} pixels usable at both dates, found {total}: "
+            "check nodata and masks"
+        )
+    return np.concatenate([values for _, values in kept], axis=-1)
+
+
+def usable_pixels(image: FloatArray, valid: BoolArray) -> BoolArray:
+    """Valid pixels with finite numbers in all bands of both dates: (2,C,H,W), (H,W) -> (H,W)."""
+    return valid & np.isfinite(image).all(axis=(0, 1))
+
+
+def neighbourhoods(
+    image: FloatArray,
+    usable: BoolArray,
+    rows: NDArray[np.intp],
+    cols: NDArray[np.intp],
+    radius: int,
+) -> FloatArray:
+    """The (2, C, (2r+1)**2, n) values around n pixels; unusable neighbours repeat the centre."""
+    side = range(-radius, radius + 1)
+    centre = image[:, :, rows, cols]
+    around = [
+        np.where(usable[rows + dy, cols + dx], image[:, :, rows + dy, cols + dx], centre)
+        for dy in side
+        for dx in side
+    ]
+    return np.stack(around, axis=2)
+
+
+def _candidates(
+    block: Block, usable: BoolArray
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Rows and columns (in the block with its halo) and random keys of the usable core pixels."""
+    halo = block.halo
+    height, width = usable.shape
+    core = usable[halo : height - halo, halo : width - halo]
+    keys = np.random.default_rng([SEED, block.index]).random(core.shape)
+    rows, cols = np.nonzero(core)
+    return rows + halo, cols + halo, keys[core]

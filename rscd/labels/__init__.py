@@ -1,0 +1,1 @@
+"""Pseudo labels as files: from segmenters, from checkpoints, for synthetic towns."""

@@ -1,0 +1,199 @@
+"""Pseudo masks of a folder of pairs, made by a model of change and kept as files.
+
+They lie in the folder of a run, or beside the dates in a folder of their own, in the coding of
+further layers: 0 no change, 1 change, 255 where a date has no data; `run.json` there says what made
+them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from rscd.base.errors import DataError, UsageError
+from rscd.base.files import read_note, write_whole
+from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
+from rscd.data.folder import PairFolder
+from rscd.data.images import write_picture
+from rscd.geo.changemap import check_numbers
+
+log = logging.getLogger(__name__)
+
+RUN = "run.json"
+
+log = logging.getLogger(__name__)
+
+
+class ChangeMaps(Protocol):
+    """What gives a map of change for a whole image."""
+
+    def __call__(self, image: FloatArray, /) -> FloatArray:
+        """(2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was made."""
+
+    folders: list[str]
+    pairs: int
+    written: int
+    """Of these, in this run; the others were there already."""
+    predicted: int
+    """Maps computed: pairs without change need none."""
+    changed_share: float
+    """Of all valid pixels of the masks written in this run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no mask yet."""
+
+
+def labelled_maps(
+    data: PairFolder, make_map: ChangeMaps, *, gated: bool, progress: Progress, stage: str
+) -> Iterator[tuple[FloatArray, ByteArray]]:
+    """Maps and true masks of a split, to choose a threshold by.
+
+    Args:
+        data: with keys ``image`` and ``mask``.
+        make_map: the model.
+        gated: empty maps for pairs whose mask (or ``label``, where it is a key) holds no change.
+        progress: told after each pair.
+        stage: what to tell it.
+
+    Yields:
+        (H,W) map and (H,W) mask of each pair.
+    """
+    for index in range(len(data)):
+        sample = data[index]
+        mask: ByteArray = sample["mask"][0].numpy().astype(np.uint8)
+        changed = bool(sample["label"]) if "label" in sample else bool((mask == 1).any())
+        if gated and not changed:
+            yield np.zeros(mask.shape, np.float32), mask
+        else:
+            yield _map_of(sample, make_map), mask
+        progress(stage, index + 1, len(data))
+
+
+def positive_maps(
+    data: PairFolder, make_map: ChangeMaps, *, progress: Progress
+) -> Iterator[FloatArray]:
+    """Maps of the pairs whose ``label`` is change; of all pairs where that is no key."""
+    for index in range(len(data)):
+        sample = data[index]
+        if bool(sample.get("label", 1)):
+            yield _map_of(sample, make_map)
+        progress("threshold", index + 1, len(data))
+
+
+def prepare(
+    data: PairFolder, name: str | Path, recipe: Provenance, *, overwrite: bool = False
+) -> Provenance | None:
+    """Make the folders for masks, and see whether a run with the same recipe began there.
+
+    Args:
+        data: whose pairs get masks.
+        name: of the folder beside the dates, or the path of a folder elsewhere.
+        recipe: plain data that decides the masks.
+        overwrite: throw away what another recipe left.
+
+    Returns:
+        What an earlier run of this recipe noted; None where there was none.
+
+    Raises:
+        UsageError: where masks of another recipe lie.
+    """
+    earlier: Provenance | None = None
+    for folder in _folders(data, name):
+        noted = _read(folder / RUN)
+        if noted is not None and noted.get("recipe") == recipe:
+            earlier = noted
+            continue
+        if any(folder.glob("*.png")) and not overwrite:
+            raise UsageError(
+                f"expected no masks or those of this recipe in {folder}, found others, which a "
+                "training may still need; give --overwrite, or another --name or -o FOLDER"
+            )
+        if noted is not None:
+            log.warning("%s: masks of another recipe are replaced", folder)
+        for path in folder.glob("*.png"):
+            path.unlink()
+        (folder / RUN).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    return earlier
+
+
+def note(data: PairFolder, name: str | Path, run: Provenance) -> None:
+    """Write what made the masks beside them."""
+    text = json.dumps(run, indent=2, sort_keys=True) + "\n"
+    for folder in _folders(data, name):
+        write_whole(folder / RUN, text)
+
+
+def write_pseudo_masks(
+    data: PairFolder,
+    make_map: ChangeMaps,
+    threshold: float,
+    name: str | Path,
+    *,
+    progress: Progress,
+) -> Summary:
+    """Write the masks that are not there yet; a pair that cannot be read does not stop the others.
+
+    Args:
+        data: with keys ``image``, ``valid``, and ``label`` where pairs known to hold no change get
+            empty masks without a look at them (section 4.3).
+        make_map: the model.
+        threshold: change is strictly above it, in float32 (section 4.4).
+        name: see `prepare`.
+        progress: told after each pair.
+    """
+    written = predicted = changed = usable = 0
+    failed: dict[str, str] = {}
+    for index, files in enumerate(data.files):
+        path = _folder(data, files.base, name) / f"{files.stem}.png"
+        if not path.exists():
+            try:
+                sample = data[index]
+            except DataError as error:
+                log.error("pair %s failed: %s", files.name, error)
+                failed[files.name] = str(error)
+                continue
+            valid = sample["valid"][0].numpy()
+            mask = np.zeros(valid.shape, np.uint8)
+            if bool(sample.get("label", 1)):
+                mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
+                predicted += 1
+            mask[~valid] = IGNORE
+            write_picture(path, mask[None])
+            written += 1
+            changed += int(np.count_nonzero(mask == 1))
+            usable += int(np.count_nonzero(valid))
+        progress("masks", index + 1, len(data))
+    folders = [str(folder) for folder in _folders(data, name)]
+    share = changed / usable if usable else 0.0
+    return Summary(folders, len(data), written, predicted, share, failed)
+
+
+def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:
+    """The map of a sample: numbers everywhere, as pixels without data hold 0 in its images."""
+    found = make_map(sample["image"].numpy())
+    check_numbers(found, np.ones(found.shape, bool), f"the network for pair {sample['name']}")
+    return found
+
+
+def _folders(data: PairFolder, name: str | Path) -> list[Path]:
+    if isinstance(name, str) and (Path(name).name != name or name in ("", ".", "..")):
+        raise UsageError(f"expected the name of a folder beside the dates, found {name!r}")
+    return list(dict.fromkeys(_folder(data, files.base, name) for files in data.files))
+
+
+def _folder(data: PairFolder, base: Path, name: str | Path) -> Path:
+    return base / name if isinstance(name, str) else name / base.relative_to(data.root)
+
+
+def _read(path: Path) -> Provenance | None:
+    return read_note(path, "the notes of a run", "remove the folder") if path.exists() else None

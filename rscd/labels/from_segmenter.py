@@ -1,0 +1,522 @@
+"""From pairs of images to label folders: segment each date once, then derive the labels.
+
+Everything is written beside finished work and goes on where it stopped: the segmentations lie in a
+`rscd.labels.store.Store`, the labels in ``vl_change/``, ``vl_t1/`` and ``vl_t2/`` (0, 1 and 255 =
+ignore), where `rscd.data.folder.PairFolder` finds them. Training never runs a segmenter.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+
+from rscd.base.errors import DataError, OutputError, SceneError, UsageError
+from rscd.base.redact import mark, redacted
+from rscd.base.types import LAYERS, BoolArray, ByteArray, FloatArray, Progress, Provenance, silent
+from rscd.base.version import version
+from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
+from rscd.data.layout import find_layout
+from rscd.events.pixels import (
+    DELTA,
+    ChangeLabels,
+    change_labels,
+    reliable_shares,
+)
+from rscd.geo.grid import pixel_size_m, stored_crs
+from rscd.geo.scene import ScenePair
+from rscd.geo.source import Source
+from rscd.geo.tiles import Box
+from rscd.labels.store import Store, open_store, source_of, write_json
+from rscd.segmenters.instances import DUPLICATE_IOU
+from rscd.segmenters.prompts import PromptSet
+from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
+from rscd.segmenters.segmenter import DateName, Segmenter, SemanticPrediction, View
+from rscd.segmenters.stitch import check_windows, segment, windows
+
+"""Label folders, as keys of a sample too."""
+
+GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
+"""Of the reliability report."""
+
+COARSE_M = 2.0
+"""Pixels larger than this show no single buildings."""
+
+SLOW_SECONDS = 600.0
+"""A run that takes longer on a CPU must be asked for."""
+
+DATES: tuple[DateName, DateName] = ("t1", "t2")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How scores become labels; None takes what the segmenter suggests."""
+
+    gamma: float | None = None
+    """Probability from which a pixel is reliable."""
+    gamma_seg: float | None = None
+    """The same for the labels of one date; default ``gamma``."""
+    delta: float = DELTA
+    """IoU sum up to which an object is a change event."""
+    instance_threshold: float | None = None
+    """Score from which an object counts."""
+    duplicate_iou: float = DUPLICATE_IOU
+    """Objects of one date that overlap more are one."""
+    min_area_m2: float = 0.0
+    """Objects smaller than this are dropped."""
+    tile: int | None = None
+    overlap: int | None = None
+    gsd_m: float | None = None
+    """Side of a pixel in metres, for images without georeferencing."""
+
+    def filled(self, segmenter: Segmenter) -> "LabelOptions":
+        """With the segmenter's suggestions.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        info = segmenter.info
+        gamma = info.gamma if self.gamma is None else self.gamma
+        least = self.instance_threshold
+        tile = info.tile if self.tile is None else self.tile
+        usual = info.overlap if tile is None else min(info.overlap, tile // 2)
+        filled = replace(
+            self,
+            gamma=gamma,
+            gamma_seg=gamma if self.gamma_seg is None else self.gamma_seg,
+            instance_threshold=info.instance_threshold if least is None else least,
+            tile=tile,
+            overlap=usual if self.overlap is None else self.overlap,
+        )
+        for name in ("gamma", "gamma_seg", "instance_threshold", "duplicate_iou"):
+            if not 0 <= getattr(filled, name) <= 1:
+                raise UsageError(
+                    f"expected {name} from 0 to 1, found {getattr(filled, name)}; correct it"
+                )
+        for name in ("delta", "min_area_m2"):
+            if not getattr(filled, name) >= 0:
+                raise UsageError(
+                    f"expected {name} of 0 or more, found {getattr(filled, name)}; correct it"
+                )
+        if filled.gsd_m is not None and not filled.gsd_m > 0:
+            raise UsageError(f"expected gsd_m above 0 metres, found {filled.gsd_m}; correct it")
+        check_windows(filled.tile, usual if filled.overlap is None else filled.overlap)
+        return filled
+
+
+@dataclass(frozen=True, eq=False)
+class DateImage:
+    """One date of one pair, decoded."""
+
+    rgb: ByteArray
+    valid: BoolArray | None
+    grid: GeoBox | None
+    limits: Sequence[tuple[float, float]] | None
+    """What became 0 and 255 of each band, None where nothing was stretched."""
+
+
+class UnreadablePair(DataError):
+    """One pair is damaged; what else fails is wrong with all of them."""
+
+
+@dataclass(frozen=True)
+class PairInput:
+    """A pair to label: where it comes from and where its labels go."""
+
+    name: str
+    labels: Path
+    """Folder that holds the label folders."""
+    stem: str
+    suffix: str
+    read: Callable[[DateName], DateImage]
+    sources: Mapping[DateName, Provenance]
+
+    def label_path(self, layer: str) -> Path:
+        """File of one label."""
+        return self.labels / layer / f"{self.stem}{self.suffix}"
+
+
+@dataclass
+class Summary:
+    """What a run did: sums over its pairs; plain data."""
+
+    store: str
+    backend: str
+    pairs: int = 0
+    segmented: int = 0
+    """Images segmented now; the others were in the store."""
+    changed_share: float = 0.0
+    """Changed pixels among those with a label, of ``vl_change``."""
+    ignored_share: float = 0.0
+    """Pixels of ``vl_change`` that are 255."""
+    reliable: dict[str, float] = field(default_factory=dict)
+    """Share of the pixels that are reliable at both dates, by gamma."""
+    instances: tuple[int, int] = (0, 0)
+    """Objects of t1 and t2."""
+    gamma: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)
+    """What was wrong with pairs that cannot be read, by name; they have no labels yet."""
+
+
+def folder_pairs(
+    root: Path,
+    out: Path | None,
+    split: str | None = None,
+    bands: Sequence[int] | None = None,
+) -> list[PairInput]:
+    """The pairs of a dataset folder.
+
+    Args:
+        root: as `rscd.data.layout.find_layout` understands it.
+        out: folder for the labels, in the split folders of the dataset; None: beside the dates.
+        split: one split only.
+        bands: 1-based bands that are red, green and blue.
+
+    Raises:
+        DataError: no pairs.
+    """
+    layout = find_layout(root)
+    found = []
+    for part, stem in layout.select(split):
+        here = layout.parts[part]
+        if stem not in here.t1 or stem not in here.t2:
+            raise DataError(f"{here.base}: pair {stem!r} lacks a date; add the file or remove it")
+        paths: Mapping[DateName, Path] = {"t1": here.t1[stem], "t2": here.t2[stem]}
+        found.append(
+            PairInput(
+                name=f"{part}/{stem}" if part else stem,
+                labels=here.base if out is None else out / part,
+                stem=stem,
+                suffix=".png" if paths["t1"].suffix.lower() in PLAIN_SUFFIXES else ".tif",
+                read=_FolderReader(paths, bands),
+                sources={date: source_of(path) for date, path in paths.items()},
+            )
+        )
+    if not found:
+        raise DataError(f"{root}: split {split!r} holds no pairs; check the lists and folders")
+    return found
+
+
+@dataclass(frozen=True)
+class _FolderReader:
+    paths: Mapping[DateName, Path]
+    bands: Sequence[int] | None
+
+    def __call__(self, date: DateName) -> DateImage:
+        picture = read_picture(self.paths[date], self.bands)
+        rgb, limits = to_rgb8(picture.pixels, picture.valid)
+        grid = None
+        if picture.transform is not None:
+            crs = None if picture.crs is None else CRS.from_wkt(picture.crs.to_wkt())
+            grid = GeoBox(picture.shape_hw, picture.transform, crs)
+        return DateImage(rgb, picture.valid, grid, limits)
+
+
+def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
+    """Two rasters on one grid as one pair, named by their stems; read whole at its turn."""
+    stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
+    name = name or "_".join(stems)
+    sources: Mapping[DateName, Provenance] = {
+        "t1": {"file": redacted(pair.t1.path), "stamp": _stamp(pair.t1)},
+        "t2": {"file": redacted(pair.t2.path), "stamp": _stamp(pair.t2)},
+    }
+    where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
+    return PairInput(
+        name=name,
+        labels=out,
+        stem=name,
+        suffix=".tif",
+        read=_SceneReader(pair),
+        sources={date: dict(source) | where for date, source in sources.items()},
+    )
+
+
+def _stamp(source: Source) -> list[int | str]:
+    """What changes when the image does."""
+    hidden = mark(source.path)
+    return [*(source.stamp or ()), *([hidden] if hidden else [])]
+
+
+MOST_STRETCHED = 1 << 22
+"""Pixels of a scene that tell how a part of it is stretched; of larger ones every n-th row."""
+
+
+@dataclass(frozen=True)
+class _SceneReader:
+    pair: ScenePair
+
+    def __call__(self, date: DateName) -> DateImage:
+        image, valid = self.pair.read(Box(0, 0, *self.pair.shape_hw))
+        rgb, limits = to_rgb8(self._pixels(image, date), valid, self._stretch(date))
+        grid = self.pair.grid
+        return DateImage(rgb, None if valid.all() else valid, grid, limits)
+
+    def _pixels(self, image: FloatArray, date: DateName) -> NDArray[Any]:
+        source = self.pair.t1 if date == "t1" else self.pair.t2
+        pixels: NDArray[Any] = image[DATES.index(date)]
+        return np.rint(pixels).astype(np.uint8) if source.dtype == "uint8" else pixels
+
+    def _stretch(self, date: DateName) -> Limits | None:
+        """How the whole scene is stretched, where only a part of it is read."""
+        scene = self.pair.whole
+        if self.pair == scene:
+            return None
+        height, width = scene.shape_hw
+        step = -(-height * width // MOST_STRETCHED)
+        rows = [scene.read(Box(row, 0, 1, width)) for row in range(0, height, step)]
+        image = np.concatenate([image for image, _ in rows], axis=2)
+        valid = np.concatenate([valid for _, valid in rows])
+        return to_rgb8(self._pixels(image, date), valid)[1]
+
+
+def generate(
+    pairs: Sequence[PairInput],
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    folder: Path,
+    options: LabelOptions = LabelOptions(),
+    *,
+    allow_slow: bool = False,
+    overwrite: bool = False,
+    told: Progress = silent,
+) -> Summary:
+    """Segment what the store does not hold yet, and write the labels of every pair.
+
+    Args:
+        pairs: of `folder_pairs` or `scene_pair`.
+        segmenter: the backend.
+        prompts: the classes.
+        folder: of the store.
+        options: how scores become labels.
+        allow_slow: do not refuse a run that will take long on a CPU.
+        overwrite: begin anew where the store was made with other settings.
+        told: progress.
+
+    Raises:
+        UsageError: options out of range, or a run too slow to begin unasked.
+        OutputError: the store was made with other settings, or cannot be written.
+        DataError: an image cannot be read.
+    """
+    started = time.monotonic()
+    options = options.filled(segmenter)
+    check_patience(segmenter, pairs, prompts, options, allow_slow=allow_slow)
+    print_of = fingerprint(segmenter, prompts, options)
+    store = open_store(folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite)
+    summary = Summary(str(folder), segmenter.info.name, gamma=options.gamma or 0.0)
+    totals = _Totals()
+    for done, pair in enumerate(pairs):
+        told("segmenting", done, len(pairs))
+        try:
+            for date in DATES:
+                if not store.is_complete(pair.name, date, pair.sources[date]):
+                    _segment_one(store, segmenter, prompts, pair, date, options)
+                    summary.segmented += 1
+            _label_one(store, pair, options, totals)
+        except UnreadablePair as error:
+            summary.failed[pair.name] = str(error)
+            if len(summary.failed) == len(pairs):
+                raise
+            log.error("pair %s failed: %s", pair.name, error)
+        told("segmenting", done + 1, len(pairs))
+    totals.report(summary, options)
+    summary.pairs = len(pairs)
+    summary.seconds = round(time.monotonic() - started, 3)
+    run = {
+        "software": f"rscd {version()}",
+        "store": print_of,
+        "options": asdict(options),
+        "summary": asdict(summary),
+    }
+    write_json(folder / "run.json", run)
+    return summary
+
+
+def fingerprint(segmenter: Segmenter, prompts: PromptSet, options: LabelOptions) -> Provenance:
+    """Everything that changes what the store holds; not the device, not batch sizes."""
+    return {
+        "backend": segmenter.info.name,
+        "quality": segmenter.info.quality,
+        "segmenter": segmenter.fingerprint(),
+        "foreground": [asdict(prompt) for prompt in prompts.foreground],
+        "background": [asdict(prompt) for prompt in prompts.background],
+        "windows": {"tile": options.tile, "overlap": options.overlap, "stitch": "core"},
+        "stretch": list(PERCENTILES),
+        "gsd_m": options.gsd_m,
+    }
+
+
+def check_patience(
+    segmenter: Segmenter,
+    pairs: Sequence[PairInput],
+    prompts: PromptSet,
+    options: LabelOptions,
+    *,
+    allow_slow: bool,
+) -> None:
+    """Say how long a slow backend will take, and refuse unless that is wanted.
+
+    Raises:
+        UsageError: more than `SLOW_SECONDS`, and not asked for.
+    """
+    each = segmenter.seconds_per_view(prompts)
+    if each is None:
+        return
+    image = pairs[0].read("t1")
+    shape_hw = (image.rgb.shape[0], image.rgb.shape[1])
+    count = 2 * len(pairs) * len(windows(shape_hw, options.tile, options.overlap or 0))
+    seconds = each * count
+    text = f"about {seconds / 3600:.1f} hours ({count} windows of {each:.0f} s) on this CPU"
+    if seconds > SLOW_SECONDS and not allow_slow:
+        raise UsageError(
+            f"expected a GPU for the backend {segmenter.info.name}, found none: {text}; use a GPU, "
+            "another --backend such as clipseg, or say --allow-slow-cpu"
+        )
+    log.info("%s: %s", segmenter.info.name, text)
+
+
+def view_of(image: DateImage, name: str, date: DateName, gsd_m: float | None) -> View:
+    """A date as segmenters see it."""
+    side = gsd_m if image.grid is None else pixel_size_m(image.grid, gsd_m)
+    return View(image.rgb, name, date, image.grid, None, side)
+
+
+def _segment_one(
+    store: Store,
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    pair: PairInput,
+    date: DateName,
+    options: LabelOptions,
+) -> None:
+    started = time.monotonic()
+    try:
+        image = pair.read(date)
+    except (DataError, SceneError) as error:
+        raise UnreadablePair(str(error)) from error
+    view = view_of(image, pair.name, date, options.gsd_m)
+    if view.gsd_m is not None and view.gsd_m > COARSE_M:
+        log.warning(
+            "%s: pixels of %.3g m; prompts about buildings need %g m or finer",
+            pair.name,
+            view.gsd_m,
+            COARSE_M,
+        )
+    found = segment(segmenter, view, prompts, tile=options.tile, overlap=options.overlap)
+    found = replace(found, valid=image.valid)
+    store.write(pair.name, date, found, image.grid, pair.sources[date])
+    store.log(
+        {
+            "name": pair.name,
+            "date": date,
+            "seconds": round(time.monotonic() - started, 3),
+            "instances": None if found.instances is None else len(found.instances),
+            "stretch": image.limits,
+        }
+    )
+
+
+@dataclass
+class _Totals:
+    """Sums for the report."""
+
+    pixels: int = 0
+    changed: int = 0
+    ignored: int = 0
+    reliable: Any = field(default_factory=lambda: np.zeros(len(GAMMAS) + 1))
+    instances: Any = field(default_factory=lambda: np.zeros(2, int))
+
+    def add(self, labels: ChangeLabels, dates: Sequence[SemanticPrediction], gamma: float) -> None:
+        valid = int(labels.valid.sum())
+        if valid:
+            self.reliable += valid * reliable_shares(dates[0], dates[1], [*GAMMAS, gamma])
+        self.pixels += valid
+        self.changed += int((labels.mixed == 1).sum())
+        self.ignored += int((labels.mixed == 255).sum()) - (labels.valid.size - valid)
+        self.instances += [len(labels.events.t1.instances), len(labels.events.t2.instances)]
+
+    def report(self, summary: Summary, options: LabelOptions) -> None:
+        """Fill in the shares, and what they warn of."""
+        shares = self.reliable / max(self.pixels, 1)
+        summary.reliable = {
+            str(g): round(float(s), 4) for g, s in zip(GAMMAS, shares, strict=False)
+        }
+        summary.changed_share = self.changed / max(self.pixels - self.ignored, 1)
+        summary.ignored_share = self.ignored / max(self.pixels, 1)
+        first, second = (int(count) for count in self.instances)
+        summary.instances = (first, second)
+        summary.warnings = list(_doubts(float(shares[-1]), first, second, options.gamma or 0.0))
+
+
+def _doubts(share: float, first: int, second: int, gamma: float) -> Iterator[str]:
+    if share < 0.10:
+        yield (
+            f"{share:.0%} of the pixels are reliable at gamma {gamma}: almost everything will be "
+            "ignored; lower --gamma or check the prompts"
+        )
+    if share > 0.95:
+        yield f"{share:.0%} of the pixels are reliable at gamma {gamma}: raise --gamma"
+    if not first + second:
+        yield "no object of the foreground in any image: check prompts, bands and pixel size"
+    elif min(first, second) and max(first, second) > 3 * min(first, second):
+        yield (
+            f"{first} objects at t1, {second} at t2: a prompt may fire on one date only (season, "
+            "colour cast)"
+        )
+
+
+def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _Totals) -> None:
+    dates = [store.read(pair.name, date) for date in DATES]
+    grid = store.grid(pair.name, "t1")
+    labels = labels_of(dates, options, pixel_size_m(grid, options.gsd_m))
+    totals.add(labels, dates, options.gamma or 0.0)
+    for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
+        path = pair.label_path(layer)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            placed = pair.suffix == ".tif" and not grid.affine.is_identity
+            where = (stored_crs(grid), grid.affine) if placed else (None, None)
+            write_picture(path, mask[None], *where)
+        except OSError as error:
+            raise OutputError(
+                f"expected to write {path}, found: {error.strerror or error}; choose a folder with "
+                "space that may be written"
+            ) from error
+
+
+def labels_of(
+    dates: Sequence[SemanticPrediction], options: LabelOptions, gsd_m: float | None
+) -> ChangeLabels:
+    """Change labels of two predictions; weak and small objects are left out.
+
+    Args:
+        dates: t1 and t2 on one grid.
+        options: with every value filled in (`LabelOptions.filled`).
+        gsd_m: side of a pixel in metres, for ``min_area_m2``.
+
+    Raises:
+        UsageError: an area is asked for and the size of a pixel is not known.
+    """
+    if options.min_area_m2 and gsd_m is None:
+        raise UsageError(
+            "expected a pixel size for --min-area, found images without georeferencing; give "
+            "--gsd METRES"
+        )
+    return change_labels(
+        *dates,
+        instance_threshold=options.instance_threshold or 0.0,
+        min_area_px=options.min_area_m2 / gsd_m**2 if gsd_m else 0.0,
+        gamma=options.gamma or 0.0,
+        gamma_seg=options.gamma_seg,
+        delta=options.delta,
+        duplicate_iou=options.duplicate_iou,
+    )

@@ -1,0 +1,315 @@
+"""What a segmenter said, on disk: one folder, complete files only, never two settings in one.
+
+    STORE/
+      manifest.json              prompts and fingerprint of the segmenter
+      prob/NAME_1.tif            scores of t1 as uint8 GeoTIFF, one band per class
+      instances/NAME_1.parquet   objects of t1 as GeoParquet polygons, where the model has objects
+      log.jsonl                  one line per image done
+
+Scores are kept in steps of 1/200, so that hundredths (such as a gamma of 0.8) keep their value;
+labels are always made from what is in the store.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio.features
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS
+from shapely.geometry import shape as to_shape
+
+from rscd.base.errors import DataError, OutputError
+from rscd.base.files import appearing, read_note, write_bytes, write_whole, writing
+from rscd.base.types import Provenance
+from rscd.data.images import open_raster
+from rscd.geo.encode import geotiff
+from rscd.geo.grid import apply, compose, stored_crs
+from rscd.geo.vectors import vector_border
+from rscd.segmenters.instances import Instance
+from rscd.segmenters.segmenter import DateName, SemanticPrediction
+
+log = logging.getLogger(__name__)
+
+STEPS = 200
+"""Levels of a stored score."""
+
+EMPTY = 255
+"""Stored where there is no image."""
+
+SCHEMA = 1
+TAG = "rscd_segmentation"
+NUMBERS: Mapping[DateName, int] = {"t1": 1, "t2": 2}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of segmentations that were all made in one way."""
+
+    folder: Path
+    digest: str
+    """Hash of everything that changes the output."""
+    classes: tuple[str, ...]
+    n_foreground: int
+
+    def prob_path(self, name: str, date: DateName) -> Path:
+        """Where the scores of one image are."""
+        return self.folder / "prob" / f"{name}_{NUMBERS[date]}.tif"
+
+    def instances_path(self, name: str, date: DateName) -> Path:
+        """Where its objects are."""
+        return self.folder / "instances" / f"{name}_{NUMBERS[date]}.parquet"
+
+    def is_complete(self, name: str, date: DateName, source: Provenance) -> bool:
+        """Whether this image was done, in this way, and has not changed since."""
+        path = self.prob_path(name, date)
+        if not path.is_file():
+            return False
+        try:
+            with open_raster(path) as dataset:
+                tag = json.loads(dataset.tags().get(TAG, "{}"))
+                return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+        except DataError as error:
+            log.warning("%s; it is made anew", error)
+            return False
+
+    def write(
+        self,
+        name: str,
+        date: DateName,
+        prediction: SemanticPrediction,
+        grid: GeoBox | None,
+        source: Provenance,
+    ) -> None:
+        """Keep one prediction; the scores come last, so that their file means "complete".
+
+        Args:
+            name: of the pair; may hold a folder, as ``train/x``.
+            date: of the image.
+            prediction: of the whole image.
+            grid: of the image; None or without CRS: pixel coordinates.
+            source: what the image was, for `is_complete`.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        has_objects = prediction.instances is not None
+        tag = {"digest": self.digest, "source": source, "instances": has_objects}
+        with writing(self.prob_path(name, date)):
+            if prediction.instances is not None:
+                objects = BytesIO()
+                self._table(prediction.instances, grid).to_parquet(objects)
+                with appearing(_in_folder(self.instances_path(name, date))) as part:
+                    write_bytes(part, objects.getvalue())
+            with appearing(_in_folder(self.prob_path(name, date))) as part:
+                write_bytes(part, _scores(prediction, grid, tag))
+
+    def read(self, name: str, date: DateName) -> SemanticPrediction:
+        """One prediction, its scores rounded to `STEPS`.
+
+        Raises:
+            DataError: it is not in the store, or damaged.
+        """
+        with open_raster(self.prob_path(name, date)) as dataset:
+            stored = dataset.read()
+            has_objects = json.loads(dataset.tags()[TAG])["instances"]
+            transform = dataset.transform
+            if stored.dtype != np.uint8 or len(stored) != len(self.classes):
+                raise ValueError(f"{len(stored)} bands of {stored.dtype}")
+        valid = (stored != EMPTY).all(axis=0)
+        prob = np.where(valid, stored, 0).astype(np.float32) / np.float32(STEPS)
+        instances = None
+        if has_objects:
+            height, width = stored.shape[1:]
+            path = self.instances_path(name, date)
+            with vector_border("segmented objects in", path):
+                table = geopandas.read_parquet(path)
+                instances = _instances(table, transform, (height, width), len(self.classes))
+        return SemanticPrediction(
+            prob, self.classes, self.n_foreground, instances, None if valid.all() else valid
+        )
+
+    def grid(self, name: str, date: DateName) -> GeoBox:
+        """Grid of one image; in pixel coordinates where it is not georeferenced."""
+        with open_raster(self.prob_path(name, date)) as dataset:
+            crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
+            return GeoBox(dataset.shape, dataset.transform, crs)
+
+    def log(self, line: Provenance) -> None:
+        """Note one image in ``log.jsonl``."""
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _table(self, instances: Any, grid: GeoBox | None) -> geopandas.GeoDataFrame:
+        columns = {
+            "instance_id": np.arange(1, len(instances) + 1),
+            "class": [self.classes[i.class_index] for i in instances],
+            "class_index": np.array([i.class_index for i in instances], int),
+            "score": np.array([i.score for i in instances], float),
+            "area_px": np.array([i.area_px for i in instances], int),
+        }
+        transform = Affine.identity() if grid is None else grid.affine
+        geometry = [outline(instance, transform) for instance in instances]
+        crs = None if grid is None else grid.crs
+        return geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
+
+
+def open_store(
+    folder: Path,
+    fingerprint: Provenance,
+    classes: tuple[str, ...],
+    n_foreground: int,
+    *,
+    overwrite: bool = False,
+) -> Store:
+    """Make a store, or go on with one.
+
+    Args:
+        folder: created if missing.
+        fingerprint: everything that changes the output, as plain JSON data.
+        classes: names of the bands.
+        n_foreground: how many of them are foreground.
+        overwrite: remove the segmentations of a store that was made otherwise.
+
+    Raises:
+        OutputError: the folder holds a store that was made otherwise, or cannot be written.
+    """
+    digest = digest_of(fingerprint)
+    manifest = folder / "manifest.json"
+    try:
+        before = _manifest(manifest, overwrite=overwrite) if manifest.is_file() else None
+        if before is not None and before.get("digest") != digest:
+            if not overwrite and _holds_any(folder):
+                differs = ", ".join(_differences(before["fingerprint"], fingerprint))
+                raise OutputError(
+                    f"expected a store made with the same settings in {folder}, found other "
+                    f"{differs}; choose another folder with -o, or add --overwrite to begin anew"
+                )
+            _clear(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"classes": list(classes), "n_foreground": n_foreground}
+        write_json(
+            manifest, {"schema": SCHEMA, "digest": digest, **about, "fingerprint": fingerprint}
+        )
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"expected to write {folder}, found: {error.strerror or error}; choose another folder "
+            "with -o"
+        ) from error
+    return Store(folder, digest, classes, n_foreground)
+
+
+def _manifest(path: Path, *, overwrite: bool) -> Provenance:
+    """What a store says of itself; nothing where it is damaged and may be replaced."""
+    try:
+        found = read_note(path, "the manifest of a store", "add --overwrite to begin anew")
+    except DataError:
+        if not overwrite:
+            raise
+        found = {}
+    known = found.get("fingerprint")
+    return found | {"fingerprint": known if isinstance(known, dict) else {}}
+
+
+def _holds_any(folder: Path) -> bool:
+    """Whether anything was segmented; a run that failed before binds nobody to its settings."""
+    return any((folder / "prob").rglob("*.tif"))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a store holds, and nothing else of its folder."""
+    for name in ("prob", "instances"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("manifest.json", "log.jsonl", "run.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def digest_of(fingerprint: Provenance) -> str:
+    """SHA-256 of plain data in canonical form."""
+    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, data: Provenance) -> None:
+    """Plain data as a file that appears whole."""
+    write_whole(path, json.dumps(data, indent=2, default=list) + "\n")
+
+
+def outline(instance: Instance, transform: Affine) -> Any:
+    """Polygon or multipolygon along the pixel edges of an object, holes kept, in world units."""
+    x0, y0 = instance.bbox[:2]
+    placed = compose(transform, Affine.translation(x0, y0))
+    parts = rasterio.features.shapes(
+        instance.mask.astype(np.uint8), instance.mask, connectivity=4, transform=placed
+    )
+    return shapely.unary_union([to_shape(part) for part, _ in parts])
+
+
+def _instances(
+    table: geopandas.GeoDataFrame, transform: Affine, shape_hw: tuple[int, int], n_classes: int
+) -> list[Instance]:
+    back = ~transform
+    found = []
+    for row in table.itertuples():
+        if not (0 <= row.class_index < n_classes and 0 <= row.score <= 1):
+            raise ValueError(f"an object of class {row.class_index} and score {row.score}")
+        pixels = shapely.transform(row.geometry, lambda p: np.stack(apply(back, *p.T), axis=1))
+        x0, y0, x1, y1 = (round(value) for value in pixels.bounds)
+        x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, shape_hw[1]), min(y1, shape_hw[0])
+        mask = rasterio.features.rasterize(
+            [pixels], (y1 - y0, x1 - x0), transform=Affine.translation(x0, y0), dtype="uint8"
+        )
+        found.append(Instance(row.class_index, row.score, (x0, y0, x1, y1), mask == 1))
+    return found
+
+
+def _scores(prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance) -> bytes:
+    stored = np.rint(prediction.prob * STEPS).astype(np.uint8)
+    if prediction.valid is not None:
+        stored[:, ~prediction.valid] = EMPTY
+    count, height, width = stored.shape
+    options: dict[str, Any] = {"compress": "deflate", "photometric": "minisblack", "alpha": "no"}
+    if grid is not None and not grid.affine.is_identity:
+        options |= {"transform": grid.affine, "crs": stored_crs(grid)}
+
+    def fill(out: Any) -> None:
+        out.write(stored)
+        out.scales = (1 / STEPS,) * count
+        out.descriptions = prediction.classes
+        out.update_tags(**{TAG: json.dumps(tag)})
+
+    shape = {"count": count, "height": height, "width": width}
+    return geotiff(fill, **shape, dtype="uint8", nodata=EMPTY, **options)
+
+
+def _in_folder(path: Path) -> Path:
+    """The path, in a folder that exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _differences(before: Provenance, now: Provenance) -> list[str]:
+    plain = json.loads(json.dumps(now, default=list))
+    keys = sorted(before.keys() | plain.keys())
+    return [key for key in keys if before.get(key) != plain.get(key)] or ["version of the store"]
+
+
+def source_of(path: Path) -> Provenance:
+    """What an image file was: size and time of change."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: expected an image, found none; check the folder") from error
+    return {"file": path.name, "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}

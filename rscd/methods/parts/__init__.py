@@ -1,0 +1,1 @@
+"""Small parts that methods share: losses, views, schedules."""

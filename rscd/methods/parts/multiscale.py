@@ -1,0 +1,276 @@
+"""Inference over scales and flips (KD-MSI, arXiv 2403.05796; methods sections 4 and 5).
+
+Pure functions of a network, given as image (B,2,C,h,w) raw -> logits (B,K,h',w') at whatever
+resolution it has, such as `rscd.models.cam.CamClassifier`'s ``cam``; in eval mode.
+
+    msi         sigmoid at the network's resolution, mean over flips, resize, mean over scales
+    mi          ReLU, sum over flips and scales, divided by the maximum of the image
+    tta_logits  test-time augmentation: logits of a detector, summed
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from rscd.base.types import ShapeHW
+from rscd.methods.parts.cam_losses import EPS, activation_map
+from rscd.models.mlp_head import resize
+
+LogitMap = Callable[[Tensor], Tensor]
+
+PRESETS: dict[str, tuple[float, ...]] = {
+    "paper": (0.5, 1.0, 1.5, 2.0),
+    "readme": (0.5, 1.0, 1.25, 2.0),
+    "fast": (0.5, 1.0),
+}
+"""Sets of scales: the paper's, the authors' README's, and one of a sixth of the cost."""
+
+FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "width": ((), (-1,)),
+    "height": ((), (-2,)),
+    "both": ((), (-1,), (-2,), (-2, -1)),
+}
+"""Axes along which each view is flipped. The authors' code flips the width."""
+
+CELL = 16
+"""Stride of the published networks, to which the reference geometry rounds sizes up."""
+GRID = 64
+"""Sides that are multiples of it are multiples of `CELL` at all published scales."""
+
+Geometry = Literal["pad", "reference"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of an image are looked at, and how."""
+
+    scales: tuple[float, ...] = PRESETS["paper"]
+    flip: str = "width"
+    """One of `FLIPS`."""
+    geometry: Geometry = "pad"
+    """``pad``: reflect at the right and bottom to sides at which all scales lie on one grid.
+    ``reference``: as the authors' code, where maps of different scales may be stretched against
+    each other by a part of a cell unless sides are multiples of 64. Both agree for those."""
+    eight_bit: bool = True
+    """Images are resized as 8-bit values by Pillow's bicubic filter, as published; other values by
+    the same filter without rounding."""
+    multiple: int = CELL
+    """Of which the network wants the sides of its input, in geometry ``pad``."""
+    max_pixels: int | None = None
+    """Pixels (of one date) per call of the network; None: all views of a scale at once."""
+
+    @property
+    def grid(self) -> int:
+        """What sides are padded to multiples of."""
+        return math.lcm(GRID, grid_of(self.scales, self.multiple))
+
+
+def grid_of(scales: tuple[float, ...], multiple: int) -> int:
+    """The smallest side that is a multiple of `multiple` at every scale."""
+    side = 1
+    for scale in scales:
+        ratio = Fraction(scale).limit_denominator(64)
+        step = multiple * ratio.denominator
+        side = math.lcm(side, step // math.gcd(step, ratio.numerator))
+    return side
+
+
+def msi(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
+    """Multiscale sigmoid inference (Algorithm 1; section 4.1).
+
+    Args:
+        network: logits (B,1,h',w') of pairs.
+        image: (B,2,C,H,W) float32 raw values.
+        views: scales, flips and geometry.
+
+    Returns:
+        (B,1,H,W) float32 in (0,1).
+    """
+    image, size = _laid_out(image, views)
+    total = image.new_zeros(len(image), 1, *_map_size(image))
+    for maps in _by_scale(network, image, views, lambda logits: logits.sigmoid()):
+        total += resize(torch.stack(maps).mean(0), _hw(total))
+    return _cropped(total / len(views.scales), size)
+
+
+def mi(
+    network: LogitMap, image: Tensor, views: Views = Views(), *, relu_after_sum: bool = False
+) -> Tensor:
+    """Multiscale inference of activation maps (section 4.2): the ablation, and the CAM baseline.
+
+    Needs the whole image: it is divided by its maximum.
+
+    Args:
+        network: logits (B,1,h',w') of pairs.
+        image: (B,2,C,H,W) float32 raw values.
+        views: scales, flips and geometry.
+        relu_after_sum: as the paper writes it; the authors' code takes the ReLU before.
+
+    Returns:
+        (B,1,H,W) float32 in [0,1).
+    """
+    image, size = _laid_out(image, views)
+    total = image.new_zeros(len(image), 1, *_map_size(image))
+    each: LogitMap = (lambda logits: logits) if relu_after_sum else torch.relu
+    for maps in _by_scale(network, image, views, each):
+        total += resize(torch.stack(maps).sum(0), _hw(total))
+    total = _cropped(total, size).relu()
+    return total / (total.amax(dim=(1, 2, 3), keepdim=True) + EPS)
+
+
+def single_scale(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
+    """Sigmoid of one pass, resized bilinearly; (B,1,H,W) in (0,1): how the student is measured."""
+    return _one_pass(network, image, views, lambda logits: logits.sigmoid())
+
+
+def cam(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
+    """`activation_map` of one pass, resized bilinearly; (B,1,H,W): how the teacher is measured."""
+    return _one_pass(network, image, views, activation_map)
+
+
+MAPS: dict[str, Callable[[LogitMap, Tensor, Views], Tensor]] = {
+    "msi": msi,
+    "mi": mi,
+    "single": single_scale,
+    "cam": cam,
+}
+"""Ways to a map by name; ``mi`` and ``cam`` divide by a maximum over the image."""
+
+
+def tta_logits(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
+    """Logits of a detector summed over scales and flips (section 5); their argmax is the result.
+
+    Args:
+        network: logits (B,K,h,w) of pairs, at the size of its input.
+        image: (B,2,C,H,W) float32 raw values.
+        views: scales, flips and geometry.
+
+    Returns:
+        (B,K,H,W) float32.
+    """
+    image, size = _laid_out(image, views)
+    total: Tensor | None = None
+    for maps in _by_scale(network, image, views, lambda logits: logits.float()):
+        # resized before they are flipped back and summed; both are linear, the order is free
+        found = resize(torch.stack(maps).sum(0), _hw(image))
+        total = found if total is None else total + found
+    if total is None:
+        raise ValueError("expected at least one scale, found none")
+    return _cropped(total, size)
+
+
+def pseudo_mask(change_prob: Tensor, threshold: float, label: Tensor | None = None) -> Tensor:
+    """What a detector is trained on (section 4.4).
+
+    Args:
+        change_prob: (B,1,H,W) float32.
+        threshold: change is strictly above it, compared in float32.
+        label: (B,) 0 or 1; pairs without change get an empty mask. None: not known.
+
+    Returns:
+        (B,1,H,W) uint8, 0 or 1.
+    """
+    change = change_prob > torch.tensor(threshold, dtype=torch.float32, device=change_prob.device)
+    if label is not None:
+        change &= label.view(-1, 1, 1, 1).bool()
+    return change.to(torch.uint8)
+
+
+def scaled_size(shape_hw: ShapeHW, scale: float) -> ShapeHW:
+    """(height, width) at a scale, halves rounded to even numbers; at least one pixel."""
+    return max(1, round(shape_hw[0] * scale)), max(1, round(shape_hw[1] * scale))
+
+
+def resize_image(image: Tensor, shape_hw: ShapeHW, *, eight_bit: bool) -> Tensor:
+    """Bicubic (a = -0.5), antialiased where it shrinks.
+
+    Args:
+        image: (B,2,C,H,W) float32 raw values.
+        shape_hw: wanted (height, width).
+        eight_bit: values are whole numbers of 0..255: filtered by Pillow, which rounds and clips
+            after each of its two passes; what lies outside is clipped first.
+
+    Returns:
+        (B,2,C,height,width) float32.
+    """
+    if _hw(image) == shape_hw:
+        return image
+    flat = image.flatten(0, 2)
+    if not eight_bit:
+        found = F.interpolate(
+            flat[:, None], shape_hw, mode="bicubic", align_corners=False, antialias=True
+        )
+        return found.view(*image.shape[:3], *shape_hw)
+    height, width = shape_hw
+    bands = flat.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    resized = np.empty((len(bands), height, width), np.uint8)
+    for target, band in zip(resized, bands, strict=True):
+        small = Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC)
+        target[...] = np.asarray(small)
+    return torch.from_numpy(resized).to(image).view(*image.shape[:3], height, width)
+
+
+def _by_scale(
+    network: LogitMap, image: Tensor, views: Views, each: LogitMap
+) -> Iterator[list[Tensor]]:
+    """Per scale, one map (B,K,h,w) per flip, flipped back."""
+    for scale in views.scales:
+        shape = scaled_size(_hw(image), scale)
+        resized = resize_image(image, shape, eight_bit=views.eight_bit)
+        flips = FLIPS[views.flip]
+        flipped = torch.cat([resized.flip(axes) if axes else resized for axes in flips])
+        step = max(1, (views.max_pixels or flipped.numel()) // (shape[0] * shape[1]))
+        found = torch.cat([each(network(some)) for some in torch.split(flipped, step)])
+        yield [
+            part.flip(axes) if axes else part
+            for part, axes in zip(found.chunk(len(flips)), flips, strict=True)
+        ]
+
+
+def _one_pass(network: LogitMap, image: Tensor, views: Views, each: LogitMap) -> Tensor:
+    image, size = _laid_out(image, views)
+    return _cropped(resize(each(network(image)), _map_size(image)), size)
+
+
+def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
+    """The image as the scales see it, and the size to crop the result to."""
+    size = _hw(image)
+    if views.geometry == "reference":
+        return image, size
+    for axis, side in ((-2, size[0]), (-1, size[1])):
+        padded = -(-side // views.grid) * views.grid
+        if padded != side:
+            image = image.index_select(axis, _reflected(side, padded).to(image.device))
+    return image, size
+
+
+def _reflected(side: int, padded: int) -> Tensor:
+    """Indices 0 .. `padded` - 1 of an axis continued by reflection, back and forth."""
+    if side == 1:
+        return torch.zeros(padded, dtype=torch.long)
+    period = 2 * (side - 1)
+    phase = torch.arange(padded) % period
+    return torch.minimum(phase, period - phase)
+
+
+def _map_size(image: Tensor) -> ShapeHW:
+    """Size to which maps are resized before they are added: whole cells."""
+    height, width = _hw(image)
+    return -(-height // CELL) * CELL, -(-width // CELL) * CELL
+
+
+def _hw(image: Tensor) -> ShapeHW:
+    return image.shape[-2], image.shape[-1]
+
+
+def _cropped(maps: Tensor, size: ShapeHW) -> Tensor:
+    return maps[..., : size[0], : size[1]]

@@ -1,0 +1,6 @@
+"""From a pair of images to files: change maps, change events and where they come from."""
+
+from rscd.pipeline.maps import Options, Result, open_pair, predict
+from rscd.pipeline.objects import EventResult, predict_events
+
+__all__ = ["EventResult", "Options", "Result", "open_pair", "predict", "predict_events"]

@@ -1,0 +1,1 @@
+"""Segmenters: what stands in an image of one date, asked for by text prompts."""

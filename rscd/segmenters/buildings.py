@@ -1,0 +1,126 @@
+"""The network that ships as a segmenter: buildings on images of 0.1 to 1 m, without a download.
+
+It knows one thing, buildings. A class whose words name them gets the network's probability, any
+other word of the background the rest of it: what is no building is confident background.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rscd.base.errors import ModelError, UsageError
+from rscd.base.types import FloatArray, Provenance
+from rscd.inference.shipped import shipped_card
+from rscd.segmenters.prompts import PromptSet
+from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+
+if TYPE_CHECKING:
+    from rscd.inference.network import Network
+
+WORDS = frozenset(
+    {"building", "buildings", "house", "houses", "roof", "roofs", "rooftop", "rooftops"}
+)
+"""What names a building."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the network looks."""
+
+    gsd_m: float = 0.5
+    """Side of a pixel in metres, where the image does not tell."""
+    device: str = "auto"
+
+
+def build(options: Options) -> "Buildings":
+    """Load the weights.
+
+    Raises:
+        ModelError: when they are not those that were released, or find no buildings.
+        UsageError: for a size of pixels that is none.
+    """
+    from rscd.inference.shipped import load_shipped
+
+    if not options.gsd_m > 0:
+        raise UsageError(f"expected gsd_m= in metres above 0, found {options.gsd_m}; correct it")
+    return Buildings(options, load_shipped(options.device, 1))
+
+
+@dataclass(frozen=True)
+class Buildings:
+    """The network."""
+
+    options: Options
+    network: "Network"
+
+    @property
+    def info(self) -> SegmenterInfo:
+        """Windows of 1024 pixels with some context."""
+        return SegmenterInfo("buildings", tile=1024, overlap=128, gamma=0.5)
+
+    def fingerprint(self) -> Provenance:
+        """Weights and assumptions."""
+        return {"sha256": self.network.sha256, "options": asdict(self.options)}
+
+    def seconds_per_view(self, prompts: PromptSet) -> float | None:
+        """Seconds on a CPU: no reason to warn."""
+        return None
+
+    def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
+        """Find buildings.
+
+        Raises:
+            UsageError: a prompt of the foreground that does not name buildings.
+        """
+        names = [is_building(prompt.phrases) for prompt in prompts.all]
+        for prompt, known in zip(prompts.foreground, names, strict=False):
+            if not known:
+                raise UsageError(
+                    f"expected prompts of the foreground among {', '.join(sorted(WORDS))} for the "
+                    f"backend buildings, which knows nothing else, found {prompt.name!r}; use "
+                    "another backend for it"
+                )
+        found = []
+        for _, group in groupby(views, key=lambda view: (view.rgb.shape, view.gsd_m)):
+            for prob in self._standing(list(group)):
+                planes = np.stack([prob if known else 1 - prob for known in names])
+                found.append(SemanticPrediction(planes, prompts.classes, prompts.n_foreground))
+        return found
+
+    def _standing(self, views: Sequence[View]) -> list[FloatArray]:
+        """(h,w) probability of a building for views of one size, two at a time."""
+        import torch
+
+        from rscd.inference.adapted import resized, scale_between
+
+        card = shipped_card()
+        scale = scale_between(views[0].gsd_m or self.options.gsd_m, card["gsd_m"])
+        height, width = views[0].rgb.shape[:2]
+        inner = max(1, int(height * scale)), max(1, int(width * scale))
+        multiple = int(card["multiple"])
+        below, right = (-side % multiple for side in inner)
+        images = [
+            torch.from_numpy(view.rgb.transpose(2, 0, 1).astype(np.float32)) for view in views
+        ]
+        images += images[-1:] * (len(images) % 2)
+        maps: list[FloatArray] = []
+        for first in range(0, len(images), 2):
+            dates = torch.stack(images[first : first + 2])
+            dates = torch.nn.functional.pad(
+                resized(dates, inner), (0, right, 0, below), mode="replicate"
+            )
+            with torch.inference_mode():
+                outputs = self.network.outputs(dates[None])
+            if "buildings" not in outputs:
+                raise ModelError("expected weights that find buildings, found others; update rscd")
+            prob = outputs["buildings"].float().sigmoid().cpu()[:, :, : inner[0], : inner[1]]
+            maps += list(resized(prob, (height, width))[0].clamp(0, 1).numpy())
+        return maps[: len(views)]
+
+
+def is_building(phrases: Sequence[str]) -> bool:
+    """Whether any phrase names a building."""
+    return any(phrase.casefold() in WORDS for phrase in phrases)

@@ -1,0 +1,202 @@
+"""Segmentations that another program made, read from raster files.
+
+The way in for models that cannot be installed here (APE, RemoteSAM), building footprints burnt
+into rasters, and masks drawn by hand.
+
+Two forms, by what lies in the folder:
+
+* ``t1/NAME.tif t2/NAME.tif`` (or the names of the dates' folders, such as ``A/ B/``), one band per
+  class with the class as band description; scores in [0,1], or whole numbers with a scale;
+* ``t1/CLASS/NAME.png t2/CLASS/NAME.png``: one mask or score image per class, 0 to 255.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rscd.base.errors import DataError, UsageError
+from rscd.base.types import FloatArray, Provenance
+from rscd.data.images import open_raster, read_label
+from rscd.data.layout import DATE_FOLDERS
+from rscd.geo.tiles import Box
+from rscd.segmenters.prompts import PromptSet
+from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+
+SUFFIXES = (".tif", ".tiff", ".png")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the rasters are."""
+
+    folder: str
+    missing: str = "error"
+    """Class without a raster: ``error``, or ``zero`` for "seen nowhere"; a background of which
+    nothing is known is taken as whatever the foreground leaves with ``complement``."""
+
+
+def build(options: Options) -> "Precomputed":
+    """Find the folders.
+
+    Raises:
+        UsageError: an unknown rule for missing classes.
+        DataError: there is no such folder.
+    """
+    if options.missing not in ("error", "zero", "complement"):
+        raise UsageError(
+            f"expected missing=error, zero or complement, found {options.missing!r}; correct it"
+        )
+    return Precomputed(Path(options.folder), options.missing, _date_folders(Path(options.folder)))
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """Reads what is there; see the module."""
+
+    folder: Path
+    missing: str
+    dates: tuple[Path, Path]
+    """Folders of t1 and t2."""
+
+    @property
+    def info(self) -> SegmenterInfo:
+        """Whole images, scores taken as they are."""
+        return SegmenterInfo("precomputed", gamma=0.5)
+
+    def fingerprint(self) -> Provenance:
+        """The folder's files by name, size and time of change."""
+        files = sorted(path for path in self.folder.rglob("*") if path.suffix in SUFFIXES)
+        listed = [(path.relative_to(self.folder).as_posix(), *_stamp(path)) for path in files]
+        return {"folder": str(self.folder), "missing": self.missing, "files": listed}
+
+    def seconds_per_view(self, prompts: PromptSet) -> float | None:
+        """Reading is quick."""
+        return None
+
+    def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
+        """Read the rasters of each view.
+
+        Raises:
+            DataError: a raster is missing, lacks a class, or lies on another grid.
+        """
+        return [
+            SemanticPrediction(self.planes(view, prompts), prompts.classes, prompts.n_foreground)
+            for view in views
+        ]
+
+    def planes(self, view: View, prompts: PromptSet) -> FloatArray:
+        """(C,h,w) float32 scores of one view."""
+        base = self.dates[0 if view.date == "t1" else 1]
+        found = self._bands(base, view) | self._masks(base, view, prompts)
+        lost = [name for name in prompts.classes if name not in found]
+        if lost and (not found or self.missing == "error"):
+            raise DataError(
+                f"{base}: expected scores of {', '.join(prompts.classes)} for {view.name!r}, found "
+                f"{', '.join(found) or 'none'}; add bands described {', '.join(lost)} to "
+                f"{view.name}.tif or images {lost[0]}/{view.name}.png, or say --so missing=zero "
+                "(or complement)"
+            )
+        height, width = view.rgb.shape[:2]
+        planes = np.zeros((len(prompts.classes), height, width), np.float32)
+        for index, name in enumerate(prompts.classes):
+            if name in found:
+                planes[index] = found[name]
+        front = planes[: prompts.n_foreground]
+        behind = planes[prompts.n_foreground :]
+        if self.missing == "complement" and all(p.name in lost for p in prompts.background):
+            behind[:] = 1 - front.max(axis=0)
+        return planes
+
+    def _bands(self, base: Path, view: View) -> dict[str, FloatArray]:
+        path = _file(base, view.name)
+        if path is None:
+            return {}
+        with open_raster(path) as dataset:
+            _check_grid(path, dataset, view)
+            names = [name for name in dataset.descriptions if name]
+            indexes = [i + 1 for i, name in enumerate(dataset.descriptions) if name]
+            if not indexes:
+                return {}
+            values = dataset.read(indexes).astype(np.float32)
+            scales = np.array([dataset.scales[i - 1] for i in indexes], np.float32)
+            empty = dataset.read_masks(indexes) == 0
+        values *= scales[:, None, None]
+        values[empty] = 0
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise DataError(
+                f"{path}: expected scores from 0 to 1, found {values.min():.3g} to "
+                f"{values.max():.3g}; write them in [0,1] or set the bands' scale"
+            )
+        return {n: _cut(plane, view.box) for n, plane in zip(names, values, strict=True)}
+
+    def _masks(self, base: Path, view: View, prompts: PromptSet) -> dict[str, FloatArray]:
+        found = {}
+        for name in prompts.classes:
+            path = _file(base / name, view.name)
+            if path is None:
+                continue
+            label = read_label(path)
+            values = label.values
+            if label.unlabelled is not None:
+                values = np.where(label.unlabelled, values.dtype.type(0), values)
+            if values.dtype == np.uint8:
+                values = values / np.float32(1 if values.max(initial=0) == 1 else 255)
+            _check_size(path, values.shape, view)
+            found[name] = _cut(values, view.box).astype(np.float32)
+        return found
+
+
+def _date_folders(folder: Path) -> tuple[Path, Path]:
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: expected a folder of segmentations, found nothing; check --so folder="
+        )
+    children = {child.name.lower(): child for child in folder.iterdir() if child.is_dir()}
+    for first, second in (("t1", "t2"), *DATE_FOLDERS):
+        if first in children and second in children:
+            return children[first], children[second]
+    raise DataError(
+        f"{folder}: expected the folders t1/ and t2/, found {', '.join(sorted(children)) or 'none'}"
+        "; sort the rasters by date"
+    )
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    files = (folder / f"{name}{suffix}" for suffix in SUFFIXES)
+    return next((path for path in files if path.is_file()), None)
+
+
+def _check_grid(path: Path, dataset: Any, view: View) -> None:
+    _check_size(path, dataset.shape, view)
+    if view.grid is None or view.grid.crs is None:
+        return
+    same_crs = dataset.crs is not None and view.grid.crs == dataset.crs.to_wkt()
+    if not same_crs or not dataset.transform.almost_equals(view.grid.affine, 1e-6):
+        raise DataError(
+            f"{path}: expected the grid of the image ({view.grid.crs}, {view.grid.affine[:6]}), "
+            f"found {dataset.crs} and {tuple(dataset.transform)[:6]}; warp it onto the image first"
+        )
+
+
+def _check_size(path: Path, shape: tuple[int, ...], view: View) -> None:
+    whole = view.rgb.shape[:2] if view.box is None else None
+    if whole is not None and tuple(shape) != tuple(whole):
+        raise DataError(
+            f"{path}: expected {whole[0]} x {whole[1]} pixels (height x width) as the image has, "
+            f"found {shape[0]} x {shape[1]}; resample it onto the image first"
+        )
+
+
+def _cut(plane: NDArray[Any], box: Box | None) -> NDArray[Any]:
+    if box is None:
+        return plane
+    return plane[box.row : box.row + box.height, box.col : box.col + box.width]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,244 @@
+"""SAM 3 (Meta, 2025) and SAM 3 LiteText: dense scores and objects from one model.
+
+Each phrase gives up to 200 objects with scores, a semantic map and a presence score. They are
+fused as SegEarth-OV3 does (arXiv 2512.08730), except that presence enters once, not twice:
+
+    score = sigmoid(object) * sigmoid(presence)
+    prob  = max( max over objects of score * sigmoid(mask),  sigmoid(semantic) * sigmoid(presence) )
+
+Maps are 288 x 288 whatever the window, so a window of 512 pixels loses little.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rscd.base.errors import ModelError, UsageError
+from rscd.base.types import Provenance
+from rscd.segmenters.clipseg import best_of, resized
+from rscd.segmenters.hub import (
+    choose_device,
+    choose_dtype,
+    fetch,
+    library_version,
+    load,
+    load_processor,
+    model_type,
+    require_transformers,
+)
+from rscd.segmenters.instances import Instance, from_masks
+from rscd.segmenters.prompts import PromptSet, check_lengths
+from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+
+MODEL = "facebook/sam3"
+UNGATED = "--so model=vil-uob/sam3-litetext-s0 (check both licences), --backend clipseg"
+
+CLASSES = {
+    "sam3": "Sam3Model",
+    "sam3_video": "Sam3Model",  # the published file also holds a tracker, which is left out
+    "sam3_lite_text": "Sam3LiteTextModel",
+}
+
+CPU_SECONDS = (66.0, 23.0)
+"""Of a window and of each phrase: random weights of full size, float32, two cores."""
+
+CROWDED = 180
+"""Of 200 possible objects: more were probably there."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which weights, and how their answers are fused."""
+
+    model: str = MODEL
+    """Folder, or name on the hub; the kind is read from its config."""
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    fuse_threshold: float = 0.1
+    """Score from which an object enters the dense scores."""
+    instance_threshold: float = 0.5
+    """Score from which an object is kept."""
+    mask_threshold: float = 0.5
+    """Probability from which a pixel belongs to an object."""
+    use_presence: bool = True
+    prompt_batch: int = 8
+    """Phrases at once; fewer need less memory."""
+
+
+def build(options: Options) -> "Sam3":
+    """Load the weights.
+
+    Raises:
+        ModelError: library or weights are missing, gated or do not fit.
+        UsageError: an option out of range.
+    """
+    library = require_transformers("sam3", ("Sam3Model", "Sam3Processor"))
+    for name in ("fuse_threshold", "instance_threshold", "mask_threshold"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise UsageError(f"expected {name} from 0 to 1, found {getattr(options, name)}")
+    if options.prompt_batch < 1:
+        raise UsageError(f"expected prompt_batch of 1 or more, found {options.prompt_batch}")
+    device = choose_device(options.device)
+    snapshot = fetch(options.model, options.revision, alternatives=UNGATED)
+    kind = CLASSES[model_type(snapshot, CLASSES)]
+    require_transformers("sam3", (kind,))
+    dtype = choose_dtype(options.dtype, device)
+    model = load(getattr(library, kind), snapshot, dtype).to(device)
+    processor = load_processor(library.Sam3Processor, snapshot)
+    return Sam3(options, model, processor, snapshot.fingerprint())
+
+
+@dataclass
+class Sam3:
+    """Network and processor."""
+
+    options: Options
+    model: Any
+    processor: Any
+    weights: Provenance = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin with the phrases per step that were asked for; less memory makes them fewer."""
+        self._prompt_batch = self.options.prompt_batch
+
+    @property
+    def info(self) -> SegmenterInfo:
+        """Windows as in the published change-detection runs."""
+        least = self.options.instance_threshold
+        return SegmenterInfo(
+            "sam3", native_instances=True, tile=512, overlap=64, instance_threshold=least
+        )
+
+    def fingerprint(self) -> Provenance:
+        """Weights, thresholds, dtype and library."""
+        names = ("fuse_threshold", "instance_threshold", "mask_threshold", "use_presence")
+        kept = {name: getattr(self.options, name) for name in names}
+        versions = {name: library_version(name) for name in ("transformers", "torch")}
+        return self.weights | kept | {"dtype": str(self.model.dtype)} | versions
+
+    def seconds_per_view(self, prompts: PromptSet) -> float | None:
+        """Minutes on a CPU, for weights of full size."""
+        large = sum(p.numel() for p in self.model.parameters()) > 100e6
+        if self.model.device.type != "cpu" or not large:
+            return None
+        return CPU_SECONDS[0] + CPU_SECONDS[1] * len(prompts.phrases)
+
+    def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
+        """Ask for every phrase in every view.
+
+        Raises:
+            UsageError: a phrase with too many tokens.
+            ModelError: not enough memory on the GPU.
+        """
+        import torch
+
+        tokens = self._tokens(prompts)
+        with torch.inference_mode():
+            return [self._one(view, prompts, tokens) for view in views]
+
+    def _tokens(self, prompts: PromptSet) -> Any:
+        texts = [phrase for _, phrase in prompts.phrases]
+        lengths = [len(ids) for ids in self.processor.tokenizer(texts)["input_ids"]]
+        # the processor pads to this many and does not cut longer ones off
+        check_lengths(prompts, lengths, self.model.config.text_config.max_position_embeddings)
+        return self.processor(text=texts, return_tensors="pt").to(self.model.device)
+
+    def _one(self, view: View, prompts: PromptSet, tokens: Any) -> SemanticPrediction:
+        import torch
+
+        image = self.processor(images=view.rgb, return_tensors="pt")["pixel_values"]
+        image = image.to(self.model.device, self.model.dtype)
+        try:
+            seen = self.model.get_vision_features(image)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(_too_little_memory(view)) from error
+        owners = [index for index, _ in prompts.phrases]
+        maps, instances = [], []
+        start = 0
+        while start < len(owners):
+            stop = start + self._prompt_batch
+            try:
+                out = self._ask(seen, tokens, slice(start, stop))
+                fused, found = self._fuse(out, view, owners[start:stop], prompts.n_foreground)
+            except torch.OutOfMemoryError as error:
+                self._fewer(view, error)
+                continue
+            maps.append(fused)
+            instances += found
+            start = stop
+        scores = resized(torch.cat(maps), view.rgb.shape[:2])
+        prob = best_of(scores, owners, len(prompts.classes))
+        return SemanticPrediction(prob, prompts.classes, prompts.n_foreground, instances)
+
+    def _fewer(self, view: View, error: Exception) -> None:
+        if self._prompt_batch == 1:
+            raise ModelError(_too_little_memory(view)) from error
+        self._prompt_batch = max(1, self._prompt_batch // 2)
+        log.warning("GPU memory is short: %d phrases at once from here on", self._prompt_batch)
+
+    def _ask(self, seen: Any, tokens: Any, part: slice) -> Any:
+        """One image, several phrases: everything of the image is repeated for each."""
+        ids, mask = tokens["input_ids"][part], tokens["attention_mask"][part]
+        count = len(ids)
+        repeated = type(seen)(
+            fpn_hidden_states=tuple(_repeat(t, count) for t in seen.fpn_hidden_states),
+            fpn_position_encoding=tuple(_repeat(t, count) for t in seen.fpn_position_encoding),
+        )
+        return self.model(vision_embeds=repeated, input_ids=ids, attention_mask=mask)
+
+    def _fuse(
+        self, out: Any, view: View, owners: Sequence[int], n_foreground: int
+    ) -> tuple[Any, list[Instance]]:
+        """(K,h,w) scores of K phrases at the model's size, and their objects in the view."""
+        maps, instances = [], []
+        for row, owner in enumerate(owners):
+            presence, scores = 1.0, out.pred_logits[row].float().sigmoid()
+            if self.options.use_presence:
+                presence = out.presence_logits[row].float().sigmoid()
+                scores = scores * presence
+            fused = out.semantic_seg[row, 0].float().sigmoid() * presence
+            for index in (scores > self.options.fuse_threshold).nonzero()[:, 0]:
+                mask = out.pred_masks[row, index].float().sigmoid()
+                fused = fused.maximum(scores[index] * mask)
+            maps.append(fused[None])
+            if owner < n_foreground:
+                instances += self._instances(out.pred_masks[row], scores, view, owner)
+        import torch
+
+        return torch.cat(maps), instances
+
+    def _instances(self, masks: Any, scores: Any, view: View, owner: int) -> list[Instance]:
+        kept = (scores > self.options.instance_threshold).nonzero()[:, 0]
+        if len(kept) > CROWDED:
+            log.warning(
+                "%s %s: %d objects in one window, of at most %d; use a smaller --tile-size",
+                view.name,
+                view.date,
+                len(kept),
+                len(scores),
+            )
+        found = []
+        for index in kept:  # one at a time: 200 masks of full size would fill the memory
+            mask = resized(masks[index][None].float().sigmoid(), view.rgb.shape[:2])
+            inside = np.asarray(mask > self.options.mask_threshold)
+            if inside.any():
+                found += from_masks(inside, [owner], [float(scores[index])])
+        return found
+
+
+def _repeat(tensor: Any, count: int) -> Any:
+    return tensor.expand(count, *tensor.shape[1:])
+
+
+def _too_little_memory(view: View) -> str:
+    side = max(view.rgb.shape[:2])
+    return (
+        f"expected more GPU memory for windows of {side} pixels, found it used up; set --so "
+        "prompt_batch=1, a smaller --tile-size, or --so dtype=bfloat16"
+    )

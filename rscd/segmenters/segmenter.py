@@ -1,0 +1,205 @@
+"""What turns one image and some words into class probabilities: the protocol and its list.
+
+A segmenter sees one date at a time. NumPy at the border, torch only inside a backend, and each
+backend is imported when it is chosen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from rscd.base.errors import ModelError, UsageError
+from rscd.base.types import BoolArray, ByteArray, FloatArray, Provenance
+from rscd.geo.tiles import Box
+from rscd.segmenters.instances import Instance
+from rscd.segmenters.prompts import PromptSet
+
+DateName = Literal["t1", "t2"]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a segmenter looks at: an image of one date, or a window of it."""
+
+    rgb: ByteArray
+    """(h,w,3) uint8."""
+    name: str = ""
+    """Of the pair, such as ``train_1``."""
+    date: DateName = "t1"
+    grid: GeoBox | None = None
+    """Of the whole image, where it is georeferenced."""
+    box: Box | None = None
+    """Where the window lies in the whole image; None: this is the whole."""
+    gsd_m: float | None = None
+    """Side of a pixel in metres, where known."""
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticPrediction:
+    """One date as a segmenter sees it."""
+
+    prob: FloatArray
+    """(C,h,w) float32 independent scores in [0,1], foreground classes first. They need not sum to
+    1: where all are low the model knows nothing, and the label is "ignore"."""
+    classes: tuple[str, ...]
+    n_foreground: int
+    instances: Sequence[Instance] | None = None
+    """Objects of the foreground classes; None from a model that has none."""
+    valid: BoolArray | None = None
+    """(h,w), False where there is no image."""
+
+
+@dataclass(frozen=True)
+class SegmenterInfo:
+    """What the work around a segmenter must know of it."""
+
+    name: str
+    native_instances: bool = False
+    tile: int | None = None
+    """Side of the windows it likes, pixels; None: the whole image at once."""
+    overlap: int = 0
+    """Pixels that neighbouring windows share."""
+    gamma: float = 0.5
+    """Suggested probability from which a pixel is reliable. Scores of different models are not
+    comparable: 0.8 in the paper belongs to APE."""
+    instance_threshold: float = 0.5
+    """Suggested score from which an object counts."""
+    images_per_call: int = 1
+    quality: str = "model"
+    """``demo`` where no accuracy may be quoted."""
+
+
+class Segmenter(Protocol):
+    """A backend."""
+
+    @property
+    def info(self) -> SegmenterInfo:
+        """What the driver must know."""
+
+    def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
+        """Segment views of any sizes, one prediction each, in their order."""
+
+    def fingerprint(self) -> Provenance:
+        """Plain data: everything that changes the output, weights and versions included."""
+
+    def seconds_per_view(self, prompts: PromptSet) -> float | None:
+        """Rough time of one window where it is long enough to warn of, else None."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a backend lives, and what it is."""
+
+    module: str
+    summary: str
+
+
+SEGMENTERS: Mapping[str, Backend] = {
+    "sam3": Backend("rscd.segmenters.sam3", "SAM 3 and SAM 3 LiteText; wants a GPU, weights gated"),
+    "clipseg": Backend("rscd.segmenters.clipseg", "CLIPSeg: blurry, ungated, feasible on a CPU"),
+    "buildings": Backend(
+        "rscd.segmenters.buildings", "the network that ships: buildings, 0.1 to 1 m, offline"
+    ),
+    "precomputed": Backend("rscd.segmenters.precomputed", "rasters that another program made"),
+    "spectral": Backend(
+        "rscd.segmenters.spectral", "colour and texture rules, no weights; demo only"
+    ),
+    "fake": Backend("rscd.segmenters.fake", "known masks made worse on purpose, for experiments"),
+}
+"""Backends by name; a module holds ``Options`` (a dataclass) and ``build(options)``."""
+
+
+def find_backend(name: str) -> Backend:
+    """A backend by name.
+
+    Raises:
+        UsageError: unknown.
+    """
+    if name not in SEGMENTERS:
+        raise UsageError(
+            f"expected a backend among {', '.join(SEGMENTERS)}, found {name!r}; choose one of them"
+        )
+    return SEGMENTERS[name]
+
+
+def backend_options(name: str) -> dict[str, Any]:
+    """Options of a backend with their defaults, None where there is none."""
+    known = fields(import_module(find_backend(name).module).Options)
+    return {f.name: None if f.default is MISSING else f.default for f in known}
+
+
+def load_segmenter(
+    name: str, options: Mapping[str, Any] | None = None, *, device: str | None = None
+) -> Segmenter:
+    """A backend by name; only its own libraries are imported.
+
+    Args:
+        name: one of `SEGMENTERS`.
+        options: fields of the backend's ``Options``; text is read as the type of the field.
+        device: ``auto``, ``cpu`` or ``cuda``, for backends that run on one.
+
+    Raises:
+        UsageError: unknown backend or option, or a value that cannot be read.
+        ModelError: weights or libraries are missing.
+    """
+    module = import_module(find_backend(name).module)
+    given = dict(options or {})
+    if device is not None and any(field.name == "device" for field in fields(module.Options)):
+        given.setdefault("device", device)
+    segmenter: Segmenter = module.build(_options(module.Options, name, given))
+    return segmenter
+
+
+def _options(kind: Any, name: str, given: Mapping[str, Any]) -> Any:
+    known = {field.name: field for field in fields(kind)}
+    for key in given:
+        if key not in known:
+            raise UsageError(
+                f"expected an option of {name} among {', '.join(known)}, found {key!r}; correct it"
+            )
+    missing = [key for key, f in known.items() if f.default is MISSING and key not in given]
+    if missing:
+        raise UsageError(
+            f"expected option {missing[0]} for the backend {name}, found none; add "
+            f"--so {missing[0]}=..."
+        )
+    return kind(**{key: _value(name, known[key], value) for key, value in given.items()})
+
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _value(name: str, field: Any, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    kind = str(getattr(field.type, "__name__", field.type)).partition(" ")[0]
+    try:
+        if kind == "bool":
+            return _TRUTH[value.lower()]
+        return {"int": int, "float": float}.get(kind, str)(value)
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"expected {kind} for the option {field.name} of {name}, found {value!r}; correct it"
+        ) from error
+
+
+def check_prediction(prediction: SemanticPrediction, view: View, prompts: PromptSet) -> None:
+    """Find out whether a backend kept its contract.
+
+    Raises:
+        ValueError: for another shape or type; that is a fault of the backend, not of the user.
+        ModelError: for scores that are no numbers from 0 to 1.
+    """
+    expected = (len(prompts.classes), *view.rgb.shape[:2])
+    prob = prediction.prob
+    if prob.shape != expected or prob.dtype != np.float32:
+        raise ValueError(f"expected float32 {expected}, found {prob.dtype} {prob.shape}")
+    if prob.size and not (prob.min() >= 0 and prob.max() <= 1):
+        raise ModelError(
+            f"expected scores from 0 to 1 for {view.name or 'the image'} at {view.date}, found "
+            f"{prob.min():g} to {prob.max():g}; the weights or rasters of the segmenter are broken"
+        )

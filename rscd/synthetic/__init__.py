@@ -1,0 +1,1 @@
+"""Pairs that are drawn instead of photographed: towns, streets, pasted buildings."""

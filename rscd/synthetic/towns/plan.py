@@ -1,0 +1,334 @@
+"""``plan_town``: streets, blocks and lots of a town at two dates, from one seed."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rscd.base.errors import UsageError
+from rscd.base.types import ShapeHW
+from rscd.synthetic.towns.draft import (
+    MARGIN_M,
+    MARK,
+    STREET,
+    VERGE,
+    WATER,
+    Draft,
+    beyond,
+    plant_at,
+)
+from rscd.synthetic.towns.layout import (
+    Block,
+    Warp,
+    draw_rows,
+    draw_warp,
+    path,
+    point_in_uv_bounds,
+    rectangle,
+)
+from rscd.synthetic.towns.lots import fill_houses, fill_large
+from rscd.synthetic.towns.open import fill_earthwork, fill_open
+from rscd.synthetic.towns.parts import BOTH, T1, T2, Line, Points, Town, TownStyle
+
+
+def check_size(shape_hw: ShapeHW, gsd_m: float, change_share: float) -> None:
+    """Raise UsageError for sizes, resolutions and shares that make no town."""
+    if min(shape_hw) < 1:
+        raise UsageError(f"expected a size of at least 1 x 1 pixels, found {shape_hw}")
+    if not 0.05 <= gsd_m <= 30:
+        raise UsageError(f"expected a ground sample distance of 0.05 to 30 m, found {gsd_m}")
+    if not 0 <= change_share <= 1:
+        raise UsageError(f"expected a change share from 0 to 1, found {change_share}")
+
+
+def plan_town(
+    seed: int,
+    shape_hw: ShapeHW = (256, 256),
+    gsd_m: float = 0.5,
+    *,
+    change_share: float = 0.2,
+    style: TownStyle | None = None,
+) -> Town:
+    """Plan a town at two dates.
+
+    Streets bound rows of blocks in a plane that a smooth warp bends. Whole blocks may be
+    developed or cleared between the dates, and single lots may gain, lose or replace their house.
+
+    Args:
+        seed: the same seed gives the same town.
+        shape_hw: image size in pixels.
+        gsd_m: ground sample distance, metres per pixel, 0.05 to 30.
+        change_share: expected share of building lots that differ between the dates, 0 to 1;
+            half of it falls on whole blocks, so small images vary widely.
+        style: what kind of place; drawn from the seed when None.
+
+    Returns:
+        The plan. Its buildings have ids, heights, footprints and the dates they stand; lots
+        without change keep the identical building at both dates.
+
+    Raises:
+        UsageError: for a size, resolution or share out of range.
+    """
+    check_size(shape_hw, gsd_m, change_share)
+    rng = np.random.default_rng(seed)
+    style = TownStyle.draw(rng) if style is None else style
+    for name in ("growth", "shrubs", "ponds"):
+        share = getattr(style, name)
+        if share is not None and not 0 <= share <= 1:
+            raise UsageError(f"expected {name} from 0 to 1, found {share}")
+    height_m, width_m = shape_hw[0] * gsd_m, shape_hw[1] * gsd_m
+    draft = Draft(rng, style, draw_warp(rng, style.curvature), frame=(width_m, height_m))
+    draft.fine, draft.tree_scale = gsd_m <= 2, max(gsd_m / 1.5, 1.0)
+    draft.lot_change = change_share / max(2 - change_share, 1)
+    _river(draft, width_m, height_m)
+    blocks = _draw_blocks(draft, width_m, height_m)
+    states = {(b.row, b.u0): _block_state(draft, change_share) for b in blocks}
+    _fill(draft, blocks, states)
+    _streets(draft, blocks, states)
+    town = Town(
+        seed,
+        shape_hw,
+        gsd_m,
+        style,
+        tuple(draft.areas),
+        tuple(draft.lines),
+        tuple(draft.buildings),
+        tuple(draft.props),
+        tuple(draft.spots),
+        tuple(draft.trees),
+        tuple(draft.swaps),
+    )
+    return _crop(town, width_m, height_m)
+
+
+def _river(draft: Draft, width_m: float, height_m: float) -> None:
+    if not draft.chance(draft.style.river):
+        return
+    length = 1.5 * math.hypot(width_m, height_m) + 200
+    t = np.arange(-length / 2, length / 2, 8.0)
+    bend = 30 * np.sin(t / draft.between(50, 120)) + 12 * np.sin(t / 23 + 1)
+    angle = draft.between(0, math.pi)
+    c, s = math.cos(angle), math.sin(angle)
+    centre = draft.rng.uniform(0.2, 0.8, 2) * (width_m, height_m)
+    draft.river = np.stack((c * t - s * bend, s * t + c * bend), 1) + centre
+    width = draft.river_width = draft.between(6, 32)
+    draft.lines.append(Line(draft.river, width + 9, "scrub", 0.4, 0.95, BOTH, WATER))
+    draft.lines.append(
+        Line(draft.river, width, "water", float(draft.rng.random()), 1.0, BOTH, WATER)
+    )
+    for x, y in draft.river[:: max(int(2 / (0.1 + draft.style.tree_cover)), 1)]:
+        off = (width / 2 + draft.between(2, 6)) * (1 if draft.chance(0.5) else -1)
+        draft.add_tree(float(x - s * off), float(y + c * off), radius=(1.5, 4.5))
+
+
+def _draw_blocks(draft: Draft, width_m: float, height_m: float) -> list[Block]:
+    """Blocks that touch the image or its margin."""
+    u0, v0, u1, v1 = point_in_uv_bounds(draft.warp, width_m, height_m)
+    m = MARGIN_M
+    borders, cuts = draw_rows(draft.rng, draft.style, (u0 - m, v0 - m, u1 + m, v1 + m))
+    blocks = []
+    for row, us in enumerate(cuts):
+        for left, right in pairwise(us):
+            block = Block(left, borders[row], right, borders[row + 1], row)
+            if _near(draft.warp, block, width_m, height_m):
+                blocks.append(block)
+    return blocks
+
+
+def _near(warp: Warp, block: Block, width_m: float, height_m: float) -> bool:
+    side = np.linspace(0, 1, 4)
+    us, vs = np.meshgrid(
+        block.u0 + side * (block.u1 - block.u0), block.v0 + side * (block.v1 - block.v0)
+    )
+    xy = warp(np.stack((us.ravel(), vs.ravel()), 1))
+    low, high = xy.min(axis=0) - MARGIN_M, xy.max(axis=0) + MARGIN_M
+    return bool(low[0] < width_m and low[1] < height_m and high[0] > 0 and high[1] > 0)
+
+
+def _block_state(draft: Draft, change_share: float) -> tuple[str, int]:
+    """(use, dates at which it is built up) of a block; 0 = open land."""
+    style = draft.style
+    if not draft.chance(style.urban):
+        return "open", 0
+    draw = draft.rng.random()
+    use = "hall" if draw < style.industrial else "houses"
+    if style.industrial <= draw < style.industrial + style.dense:
+        use = "apartments"
+    if draft.chance(change_share / 2):
+        return use, T2 if draft.chance(0.85 if style.growth is None else style.growth) else T1
+    return use, BOTH
+
+
+def _fill(
+    draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tuple[str, int]]
+) -> None:
+    for block in blocks:
+        use, when = states[block.row, block.u0]
+        absent = BOTH & ~when
+        if absent == BOTH:
+            fill_open(draft, block)
+            continue
+        if absent:
+            draw = draft.rng.random()
+            if draw < 0.4:
+                fill_earthwork(draft, block, absent)
+            else:
+                fill_open(draft, block, absent)
+        draft.add_area(rectangle(draft.warp, *block.inner(0)), "lawn", when)
+        change = draft.lot_change if when == BOTH else 0.0
+        inset = draft.between(6.5, 9.0)
+        if use == "houses":
+            fill_houses(draft, block, inset, when, change)
+        else:
+            fill_large(draft, block, inset, when, change, use)
+
+
+def _streets(
+    draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tuple[str, int]]
+) -> None:
+    """The streets beside built-up blocks, a main road now and then, tracks in the open."""
+    main_rows = {b.row for b in blocks} | {b.row + 1 for b in blocks}
+    main_rows = {r for r in sorted(main_rows) if draft.chance(0.22)}
+    pale = draft.chance(0.35)
+    for block in blocks:
+        when = states[block.row, block.u0][1]
+        for side in ("top", "bottom", "left", "right"):
+            row = block.row + (1 if side == "bottom" else 0)
+            main = side in ("top", "bottom") and row in main_rows
+            _street(draft, block, side, main, BOTH if main else when, pale)
+            if not main and when != BOTH and side in {"top", "left"}:
+                _country_road(draft, block, side, BOTH & ~when)
+
+
+def _side(block: Block, side: str) -> tuple[float, float, float, float]:
+    u0, v0, u1, v1 = block.inner(0)
+    return {
+        "top": (u0, v0, u1, v0),
+        "bottom": (u0, v1, u1, v1),
+        "left": (u0, v0, u0, v1),
+        "right": (u1, v0, u1, v1),
+    }[side]
+
+
+def _street(draft: Draft, block: Block, side: str, main: bool, when: int, pale: bool) -> None:
+    if not when:
+        return
+    points = path(draft.warp, *_side(block, side))
+    width = 9.5 if main else 6.6
+    material = "pale_road" if pale and not main else "asphalt"
+    hue = 0.5 if main else 0.3
+    draft.lines.append(Line(points, width + 5.0, "lawn", 0.4, 1.0, when, VERGE))
+    draft.lines.append(Line(points, width + 3.2, "paving", 0.5, 1.0, when, VERGE))
+    draft.lines.append(Line(points, width, material, hue, 1.0, when, STREET))
+    if side not in {"top", "left"}:  # the neighbour draws the other two sides as its own
+        return
+    if beyond(draft, points) or not draft.fine:
+        return
+    if material == "asphalt":
+        _wear(draft, points, width, when)
+    if draft.chance(0.35 * draft.style.tree_cover):
+        _street_trees(draft, points, width, when)
+    if main:
+        _dashes(draft, points, when)
+    if draft.chance(0.8):
+        _kerb_cars(draft, points, width, when)
+
+
+def _country_road(draft: Draft, block: Block, side: str, when: int) -> None:
+    """Between open blocks: a narrow road, a track, a hedge, or nothing."""
+    kind = draft.rng.random()
+    points = path(draft.warp, *_side(block, side))
+    hue = float(draft.rng.random())
+    if kind < 0.35:
+        draft.lines.append(Line(points, 7.0, "meadow", hue, 1.0, when, VERGE))
+        draft.lines.append(Line(points, draft.between(4.2, 5.6), "asphalt", hue, 1.0, when, VERGE))
+    elif kind < 0.6:
+        material = "gravel" if draft.chance(0.6) else "soil"
+        draft.lines.append(Line(points, draft.between(2.6, 3.6), material, hue, 1.0, when, VERGE))
+        draft.lines.append(Line(points, 0.8, "meadow", hue, 1.0, when, VERGE))
+    if kind > 0.25 and draft.chance(0.7 * draft.style.tree_cover):
+        normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
+        normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
+        side_m = draft.between(4, 6) * (1 if draft.chance(0.5) else -1)
+        near = points + normal * side_m + draft.rng.normal(0, 0.6, points.shape)
+        plant_at(draft, near[draft.rng.random(len(near)) < 0.8], when, (1.6, 4.2), None)
+
+
+def _wear(draft: Draft, points: Points, width: float, when: int) -> None:
+    """Wheel tracks, sealed cracks and mended patches."""
+    normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
+    normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
+    for at in (-0.34, -0.16, 0.16, 0.34):
+        track = points + normal * (at * width)
+        draft.lines.append(
+            Line(track, 0.5, "asphalt", 0.12, draft.between(0.92, 1.04), when, STREET)
+        )
+    for _ in range(int(draft.rng.poisson(len(points) / 14))):
+        i = int(draft.rng.integers(len(points) - 1))
+        off = normal[i] * draft.between(-0.3, 0.3) * width
+        draft.lines.append(
+            Line(points[i : i + 2] + off, draft.between(0.8, 2.6), draft.pick("seal", "asphalt"),
+                 float(draft.rng.random()), draft.between(0.85, 1.1), when, STREET)
+        )  # fmt: skip
+
+
+def _street_trees(draft: Draft, points: Points, width: float, when: int) -> None:
+    normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
+    normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
+    share = draft.between(0.2, 0.7)
+    for side in (-1.0, 1.0):
+        near = points + normal * side * (width / 2 + 2.2)
+        plant_at(draft, near[draft.rng.random(len(near)) < share], when, (1.0, 3.2), None)
+
+
+def _dashes(draft: Draft, points: Points, when: int) -> None:
+    """A broken centre line: 3 m paint, 6 m gap."""
+    length = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))))
+    for start in np.arange(4.0, length[-1] - 4, 9.0):
+        at = np.asarray([start, start + 3.0])
+        dash = np.stack([np.interp(at, length, points[:, i]) for i in (0, 1)], 1)
+        draft.lines.append(Line(dash, 0.15, "paint", 0.5, 1.0, when, MARK))
+
+
+def _kerb_cars(draft: Draft, points: Points, width: float, when: int) -> None:
+    """Cars along the kerb and in the lanes."""
+    steps = np.diff(points, axis=0)
+    for i in range(len(steps)):
+        if not draft.chance(0.16):
+            continue
+        angle = math.atan2(steps[i, 1], steps[i, 0])
+        lane = (width / 2 - 1.2 if draft.chance(0.7) else width / 4) * (
+            1 if draft.chance(0.5) else -1
+        )
+        x = points[i, 0] - math.sin(angle) * lane
+        y = points[i, 1] + math.cos(angle) * lane
+        draft.add_car(float(x), float(y), angle, 0.6, when)
+
+
+def _kept(bounds: NDArray[np.float64], width_m: float, height_m: float) -> list[int]:
+    """Indices of the bounds within the margin of the image."""
+    m = MARGIN_M
+    inside = (bounds[:, 0] < width_m + m) & (bounds[:, 1] < height_m + m)
+    inside &= (bounds[:, 2] > -m) & (bounds[:, 3] > -m)
+    return [int(i) for i in np.flatnonzero(inside)]
+
+
+def _crop(town: Town, width_m: float, height_m: float) -> Town:
+    """The same town without what lies beyond the margin."""
+    m = MARGIN_M
+
+    def near(x: float, y: float) -> bool:
+        return -m < x < width_m + m and -m < y < height_m + m
+
+    return replace(
+        town,
+        areas=tuple(town.areas[i] for i in _kept(town.area_bounds, width_m, height_m)),
+        lines=tuple(town.lines[i] for i in _kept(town.line_bounds, width_m, height_m)),
+        swaps=tuple(town.swaps[i] for i in _kept(town.swap_bounds, width_m, height_m)),
+        buildings=tuple(town.buildings[i] for i in _kept(town.building_bounds, width_m, height_m)),
+        trees=tuple(town.trees[i] for i in _kept(town.tree_bounds, width_m, height_m)),
+        props=tuple(p for p in town.props if near(p[0].x, p[0].y)),
+        spots=tuple(s for s in town.spots if near(s.x, s.y)),
+    )

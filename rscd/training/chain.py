@@ -1,0 +1,257 @@
+"""Chains: several commands as one run that goes on where it stopped.
+
+    folder: runs/kdmsi_whu
+    stages:
+      kd:
+        train:
+          model: {method: kdmsi, ...}
+          data: {...}
+      masks:
+        pseudolabel:
+          args: [data/whu256]
+          checkpoint: "{kd}/best.ckpt"
+          split: train
+          output: "{masks}"
+      detector:
+        train: {...}
+
+A stage is any command of ``rscd`` with its options, or a training with its configuration;
+``{NAME}`` in a value is the folder of the stage of that name. Each stage has a folder of its own;
+``begun.json`` and ``done.json`` there say with which settings it was begun and finished; what is
+finished is not done again.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rscd.base.errors import UsageError
+from rscd.base.files import read_note, read_value, write_whole
+
+BEGUN = "begun.json"
+DONE = "done.json"
+CONFIG = "stage.yaml"
+LAST = "last.ckpt"
+"""What a stopped training goes on from."""
+TRAIN = "train"
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[list[str]], None]
+"""Carries out a command line without the program's name; raises where it fails."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a chain."""
+
+    name: str
+    folder: Path
+    command: str
+    """``train``, ``pseudolabel``, ..."""
+    settings: Mapping[str, Any]
+    """A training's configuration; of other commands, options by name and ``args``."""
+    overrides: tuple[str, ...] = ()
+    """Further arguments of a training, from the command line."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all that was asked for."""
+        asked = [self.command, self.settings, list(self.overrides)]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def is_chain(path: str | Path) -> bool:
+    """Whether a file is the configuration of a chain."""
+    try:
+        return "stages" in _read(Path(path))
+    except UsageError:
+        return False  # whoever reads it as something else says what is wrong
+
+
+def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
+    """The stages of a file.
+
+    Args:
+        path: YAML.
+        overrides: ``--folder DIR``; ``--STAGE.option value`` for one stage; any other dotted
+            ``--option value`` for all its trainings.
+
+    Raises:
+        UsageError: for a file that is no chain, or overrides that fit no stage.
+    """
+    content = _read(Path(path))
+    unknown = sorted(set(content) - {"folder", "stages"})
+    stages = content.get("stages")
+    if unknown or not isinstance(stages, dict) or not stages:
+        found = f"unknown {', '.join(unknown)}" if unknown else "no stages"
+        raise UsageError(f"expected folder and stages (by name) in {path}, found {found}")
+    given = _split(overrides, list(stages))
+    folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
+    if not isinstance(folder, str):
+        raise UsageError(f"expected the name of a folder in {path}, found folder: {folder!r}")
+    root = Path(folder)
+    folders = {name: root / name for name in stages}
+    return [
+        _stage(name, folders, stages[name], given.get(name, {}), given[TRAIN + ":"])
+        for name in stages
+    ]
+
+
+def run_chain(stages: Sequence[Stage], run: Run) -> None:
+    """Carry out the stages that are not finished, in their order.
+
+    Args:
+        stages: from `read_chain`.
+        run: carries out one command.
+
+    Raises:
+        UsageError: for a stage that was begun with other settings, or whose folder holds another
+            run.
+    """
+    again = False
+    for number, stage in enumerate(stages, 1):
+        title = f"stage {number} of {len(stages)}, {stage.name}"
+        if not again and _is_done(stage):
+            log.info("%s: finished before, in %s", title, stage.folder)
+            continue
+        _check_own(stage)
+        if again:  # what it was made from is new
+            (stage.folder / LAST).unlink(missing_ok=True)
+        again = True
+        _note(stage, BEGUN)
+        (stage.folder / DONE).unlink(missing_ok=True)
+        log.info("%s: rscd %s, in %s", title, stage.command, stage.folder)
+        run(arguments(stage))
+        _note(stage, DONE)
+
+
+def arguments(stage: Stage) -> list[str]:
+    """The command line of a stage; of a training, its configuration is written to its folder."""
+    if stage.command != TRAIN:
+        return [stage.command, *_options(stage.settings)]
+    config = stage.folder / CONFIG
+    write_whole(config, yaml.safe_dump(dict(stage.settings), sort_keys=False))
+    line = [TRAIN, "-c", str(config), "--trainer.default_root_dir", str(stage.folder)]
+    line += stage.overrides
+    last = stage.folder / LAST
+    # without it, what lies there is of the same stage, stopped early or to be done again
+    return [*line, "--ckpt_path", str(last)] if last.exists() else [*line, "--overwrite"]
+
+
+def _is_done(stage: Stage) -> bool:
+    notes = [stage.folder / name for name in (BEGUN, DONE)]
+    for note in notes:
+        if note.exists() and _key_in(note) != stage.key:
+            raise UsageError(
+                f"expected the settings with which stage {stage.name} was begun, found others; "
+                f"give another --folder, or remove {stage.folder} to do it again"
+            )
+    return notes[1].exists()
+
+
+def _key_in(note: Path) -> Any:
+    fix = f"remove {note.parent} to do its stage again"
+    return read_note(note, "the settings of a stage", fix).get("key")
+
+
+def _check_own(stage: Stage) -> None:
+    """Refuse to train in the folder of a run that is none of this chain."""
+    found = sorted(path.name for path in stage.folder.glob("*.ckpt"))
+    if stage.command == TRAIN and found and not (stage.folder / BEGUN).exists():
+        raise UsageError(
+            f"expected an empty folder for stage {stage.name}, found {', '.join(found)} of another "
+            f"run in {stage.folder}; give another --folder, or remove it"
+        )
+
+
+def _note(stage: Stage, name: str) -> None:
+    text = json.dumps({"key": stage.key, "command": stage.command})
+    write_whole(stage.folder / name, text + "\n")
+
+
+def _stage(
+    name: str,
+    folders: Mapping[str, Path],
+    given: Any,
+    options: Mapping[str, str],
+    shared: Mapping[str, str],
+) -> Stage:
+    if not isinstance(given, dict) or len(given) != 1:
+        raise UsageError(f"expected one command for stage {name}, found {given!r}")
+    [(command, settings)] = given.items()
+    if not isinstance(settings, dict):
+        raise UsageError(f"expected options of {command} in stage {name}, found {settings!r}")
+    filled = _filled(settings, {key: str(folder) for key, folder in folders.items()})
+    if command == TRAIN:
+        extra = {**shared, **options}
+        line = tuple(part for key, value in extra.items() for part in (f"--{key}", value))
+        return Stage(name, folders[name], command, filled, line)
+    values = {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
+    return Stage(name, folders[name], command, filled | values)
+
+
+def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Options by stage; under ``""`` the chain's own, under ``train:`` those of all trainings."""
+    found: dict[str, dict[str, str]] = {TRAIN + ":": {}}
+    rest = list(overrides)
+    while rest:
+        key, _, value = rest.pop(0).partition("=")
+        if not key.startswith("--") or (not value and not rest):
+            raise UsageError(f"expected --NAME VALUE after the chain's file, found {key!r}")
+        value = value or rest.pop(0)
+        stage, _, option = key.removeprefix("--").partition(".")
+        if stage in names and option:
+            found.setdefault(stage, {})[option] = value
+        elif option:
+            found[TRAIN + ":"][f"{stage}.{option}"] = value
+        elif stage == "folder":
+            found.setdefault("", {})[stage] = value
+        else:
+            raise UsageError(
+                f"expected --folder, or dotted options of {', '.join(names)} or of all trainings, "
+                f"found {key}"
+            )
+    return found
+
+
+def _filled(value: Any, folders: Mapping[str, str]) -> Any:
+    """The value with ``{NAME}`` replaced by the folder of that stage, at any depth."""
+    if isinstance(value, str):
+        for name, folder in folders.items():
+            value = value.replace(f"{{{name}}}", folder)
+        return value
+    if isinstance(value, dict):
+        return {key: _filled(item, folders) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, folders) for item in value]
+    return value
+
+
+def _options(settings: Mapping[str, Any]) -> list[str]:
+    """``args``, then ``--key value``; true is a flag, false and null nothing, a list repeats."""
+    line = [str(value) for value in settings.get("args", [])]
+    for key, value in settings.items():
+        if key == "args" or value is None or value is False:
+            continue
+        option = f"--{key.replace('_', '-')}"
+        for item in value if isinstance(value, list) else [value]:
+            line += [option] if item is True else [option, str(item)]
+    return line
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"expected a YAML file, found {path}: {reason}; check it") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"expected settings by name in {path}, found {type(content).__name__}")
+    return content

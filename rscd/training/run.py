@@ -1,0 +1,448 @@
+"""Training runs: LightningCLI over the one module and the one data module.
+
+A run is a YAML file with ``trainer``, ``model`` and ``data``; everything in it can be overridden
+on the command line with dots. The run's folder holds the resolved configuration, logs and
+checkpoints.
+"""
+
+import json
+import logging
+import os
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from rscd.base.errors import Interrupted, ModelError, OutputError, RscdError, UsageError
+from rscd.base.files import read_value
+from rscd.base.types import Batch
+from rscd.data.plots import to_colours, to_rgb
+from rscd.inference.shipped import SHIPPED, shipped_path
+from rscd.inference.weights import read_card, read_tensors
+from rscd.methods.base import Method
+from rscd.metrics.pixels import MODE, MONITOR
+from rscd.training.checkpoints import (
+    LAST,
+    SUFFIX,
+    WORDS,
+    LastCheckpoint,
+    VerifiedIO,
+    check_own,
+    remove_parts,
+    written_by,
+)
+from rscd.training.module import ChangeDataModule
+from rscd.training.task import ChangeTask
+
+log = logging.getLogger(__name__)
+
+RESUME_STEPS = 100
+"""Optimiser steps between two savings of ``last.ckpt``."""
+
+USAGE = "rscd train -c FILE.yaml [--KEY.KEY VALUE ...] [--ckpt_path LAST.ckpt] [--print_config]"
+BEGIN = (
+    "weights that the network begins with: FILE.safetensors, FILE.ckpt, or buildings, which ships "
+    "with rscd; a run that goes on with --ckpt_path does not need them"
+)
+DESCRIPTION = (
+    "Train a detector by one YAML file. Every key of it can be given here with dots, such as "
+    "--model.lr 1e-4. A stopped run goes on with --ckpt_path."
+)
+
+OVERWRITE = "replace the checkpoints of an earlier run in the run's folder"
+
+PLAIN_DATA = ("model.method_args", "data.streams")
+"""Where a configuration holds plain data that the parser has no arguments for."""
+
+PANELS = 4
+"""Pairs shown in TensorBoard after each validation."""
+
+
+class Panels(Callback):
+    """Shows the first validation pairs in TensorBoard: t1, t2, mask and change probability."""
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first batch."""
+        if batch_idx > 0 or not isinstance(outputs, Tensor):
+            return
+        picture = panel(batch, outputs)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("val/pairs", picture, trainer.global_step)
+
+
+def panel(batch: Batch, change_prob: Tensor) -> Tensor:
+    """A picture (3,h,w) in [0,1] with a row per pair: t1, t2, mask, change probability.
+
+    Args:
+        batch: ``image`` (B,2,C,H,W) and ``mask`` (B,1,H,W).
+        change_prob: (B,1,H,W) in [0,1].
+    """
+    rows = []
+    for i in range(min(PANELS, len(change_prob))):
+        t1, t2 = to_rgb(batch["image"][i].float().cpu().numpy())
+        mask = to_colours(batch["mask"][i, 0].cpu().numpy())
+        prob = change_prob[i, 0].float().cpu().numpy()
+        rows.append(np.concatenate([t1, t2, mask, np.repeat(prob[..., None], 3, 2)], axis=1))
+    return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1)
+
+
+class KeepConfig(SaveConfigCallback):
+    """Saves the resolved configuration as ``config.yaml`` in the run's folder."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it where the checkpoints lie; to overwrite is asked for once, not kept."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = self.config.clone()
+        kept.pop("overwrite", None)
+        self.parser.save(
+            kept, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False
+        )
+
+
+class WaysOn(Callback):
+    """Notes on whatever ends a run early how it is resumed."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Add the note."""
+        folders = [s.dirpath for s in _savers(trainer) if isinstance(s, LastCheckpoint)]
+        last = [path for path in (Path(f or ".") / LAST for f in folders) if path.is_file()]
+        exception.add_note(
+            f"resume with --ckpt_path {last[0]}" if last else "nothing was saved: begin again"
+        )
+
+
+class TrainingCLI(LightningCLI):
+    """Gives every run its callbacks and logs."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Best checkpoint by the declared measure and direction; the last one every few steps."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last")
+        parser.add_argument("--begin", type=str | None, default=None, help=BEGIN)
+        parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
+        parser.set_defaults(
+            {
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": f"val/{MONITOR}",
+                "checkpoint.mode": MODE,
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+                "last.filename": "last",
+                "last.every_n_train_steps": RESUME_STEPS,
+                "last.enable_version_counter": False,
+            }
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Logs and checkpoints go to ``trainer.default_root_dir``."""
+        asked = self._get(self.config_init, "trainer")
+        folder = Path(asked["default_root_dir"] or "runs")
+        if asked["logger"] is None:
+            kwargs["logger"] = [CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "")]
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in _savers(trainer):
+            callback.dirpath = callback.dirpath or str(folder)
+        rates = [LearningRateMonitor("step")] if trainer.loggers else []
+        trainer.callbacks += [*rates, Panels(), WaysOn()]  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no strategy's own
+            trainer.strategy.checkpoint_io = VerifiedIO()
+        return trainer
+
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint to resume before Lightning reads its arguments.
+
+        Raises:
+            ModelError: for one that cannot be used.
+        """
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint is not None and checkpoint not in WORDS:
+            check_resumable(Path(checkpoint))
+        super()._parse_ckpt_path()
+
+    def before_fit(self) -> None:
+        """Take up the weights to begin with; look at the folder.
+
+        Raises:
+            ModelError: for weights that cannot be used.
+            OutputError: where checkpoints of another run would be replaced.
+        """
+        begin, checkpoint = (self._get(self.config, name) for name in ("begin", "ckpt_path"))
+        if begin is not None and checkpoint is None:
+            begin_with(self.model.method, begin)
+        if self.trainer.is_global_zero:
+            self._take_folder(checkpoint)
+
+    def _take_folder(self, checkpoint: str | None) -> None:
+        """Make sure that the run's folder is this run's."""
+        savers = _savers(self.trainer)
+        found = written_by(savers)
+        if not self._get(self.config, "overwrite"):
+            check_own(found, checkpoint)
+        elif checkpoint is None:  # else a run stopped early would be resumed as the old one
+            for path in found:
+                path.unlink()
+        remove_parts({Path(saver.dirpath) for saver in savers if saver.dirpath is not None})
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                _set_aside(Path(logger.log_dir) / "metrics.csv")
+
+
+def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+
+
+def check_resumable(path: Path) -> None:
+    """Find out whether a file is a training checkpoint of rscd.
+
+    Raises:
+        ModelError: otherwise.
+    """
+    if path.suffix == ".safetensors":
+        raise ModelError(
+            f"expected a training checkpoint ({SUFFIX}) for --ckpt_path, found the exported "
+            f"weights {path}, which hold no state of a run; begin a new run with --begin {path}"
+        )
+    read_card(path)
+    read_tensors(path)
+
+
+def begin_with(method: Method, name: str) -> None:
+    """Give a method's network, and all that the method made from it, trained weights.
+
+    Args:
+        method: whose network is of the same kind, bands and sizes as the trained one.
+        name: file, or the network that ships with rscd.
+
+    Raises:
+        UsageError: for weights of another network.
+        ModelError: for a file that holds none.
+    """
+    path = shipped_path() if name == SHIPPED else Path(name)
+    trained = read_card(path)
+    try:
+        method.begin(read_tensors(path))
+    except RuntimeError as error:
+        mismatch = str(error).split("\n")[1].strip()
+        raise UsageError(
+            f"--begin {name}: expected weights of the network to train, found those of "
+            f"{trained['network']} with {trained['network_args']} ({mismatch}); give the network "
+            "the same name and network_args"
+        ) from error
+
+
+def _set_aside(path: Path) -> None:
+    """Rename the log of an earlier start, metrics.csv to metrics.1.csv: the logger deletes it."""
+    if path.exists():
+        number = len(list(path.parent.glob(f"{path.stem}*{path.suffix}")))
+        path.replace(path.with_suffix(f".{number}{path.suffix}"))
+
+
+def with_deep_dots(args: Sequence[str]) -> list[str]:
+    """Arguments in which dots that reach into `PLAIN_DATA` stand for the whole of it.
+
+    The parser knows the arguments of classes, not what lies in plain data. What the configuration
+    files say there is read here, changed, and handed over as one value.
+
+    Args:
+        args: as on the command line, ``-c FILE``, ``--name value`` or ``--name=value``.
+    """
+    given, rest, files = [], [], []
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in ("-c", "--config"):
+            files.append(value if equals else next(words, ""))
+            rest += [name, files[-1]]
+        elif name.startswith(tuple(f"--{place}." for place in PLAIN_DATA)):
+            given.append((name.removeprefix("--"), value if equals else next(words, "")))
+        else:
+            rest.append(word)
+    if not given:
+        return list(args)
+    try:
+        content = _merged_files(files)
+    except yaml.YAMLError:  # the parser says what is wrong
+        return list(args)
+    for name, text in given:
+        *path, last = name.split(".")
+        inner = content
+        for step in path:
+            known = inner.get(step) or {}
+            if not isinstance(known, Mapping):
+                raise UsageError(
+                    f"--{name}: expected dots that lead to a value, found {step} = {known!r}; "
+                    "leave out what follows it"
+                )
+            inner[step] = dict(known)
+            inner = inner[step]
+        inner[last] = read_value(name, text)
+    touched = [p for p in PLAIN_DATA if any(name.startswith(f"{p}.") for name, _ in given)]
+    values = {place: content[place.split(".")[0]][place.split(".")[1]] for place in touched}
+    return [*rest, *(f"--{place}={json.dumps(value)}" for place, value in values.items())]
+
+
+def _merged_files(files: Sequence[str]) -> dict[str, Any]:
+    """What configuration files say, the later on top of the earlier; others are passed over."""
+    content: dict[str, Any] = {}
+    for file in filter(os.path.isfile, files):
+        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        if isinstance(found, Mapping):
+            content = merged(content, found)
+    return content
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, the second on top of the first."""
+    both = {**first, **second}
+    for name in first.keys() & second.keys():
+        if isinstance(first[name], Mapping) and isinstance(second[name], Mapping):
+            both[name] = merged(first[name], second[name])
+    return both
+
+
+def train(args: Sequence[str]) -> Trainer:
+    """One run.
+
+    Args:
+        args: as on the command line: ``-c FILE.yaml``, dotted overrides, ``--ckpt_path``,
+            ``--print_config``.
+
+    Raises:
+        UsageError: for a configuration that cannot be meant.
+        RscdError: for data or environment to be fixed.
+    """
+    if not args:
+        raise UsageError("expected a configuration, found none; try rscd train -c FILE.yaml")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
+    try:
+        with warnings.catch_warnings():
+            # ours are those of the command line; logs and checkpoints share the run's folder
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            warnings.filterwarnings("ignore", "Experiment logs directory .* is not empty")
+            warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
+            # frozen batch norms are meant to be
+            warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+            with log_failures_in_one_line():
+                return _run(["fit", *with_deep_dots(args)])
+    except RscdError:
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns one into the other
+            raise Interrupted(f"interrupted{_ways_on(error.__context__)}") from error
+        raise
+    except Exception as error:
+        log.debug("the run failed", exc_info=True)
+        raise _explained(error) from error
+
+
+def _explained(error: Exception) -> RscdError:
+    """What any library raised, as one line for the user: the border of a training."""
+    reason = " ".join(str(error).split()) or "nothing more"
+    kind: type[RscdError] = UsageError
+    match error:
+        case ArgumentError():
+            text = f"expected a configuration that fits, found: {reason}"
+        case UnicodeDecodeError():
+            text = f"expected a configuration in UTF-8, found: {reason}"
+        case MisconfigurationException():
+            text = f"expected a run that this machine can do, found: {reason}"
+        case ImportError():
+            text = (
+                f"expected an installed package, found: {reason}; install it, or choose other "
+                "loggers, callbacks and classes in the configuration"
+            )
+        case OSError():
+            kind, name = OutputError, os.fsdecode(error.filename or "files")
+            text = (
+                f"expected to read and write {name}, found: {error.strerror or reason}; check "
+                "path, permissions and free space"
+            )
+        case torch.OutOfMemoryError() | MemoryError():
+            kind = RscdError
+            text = f"expected enough memory, found: {reason}; reduce data.batch_size"
+        case _:
+            own = [f for f in traceback.extract_tb(error.__traceback__) if "rscd" in f.filename]
+            place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+            text = (
+                f"expected a configuration that can be trained, found {type(error).__name__}: "
+                f"{reason}{place}; check the values of model and data"
+            )
+    return kind(text + _ways_on(error))
+
+
+def _ways_on(error: BaseException) -> str:
+    """What `WaysOn` noted."""
+    # a log that fails as well while the run ends hides the error that carries the note
+    chain: list[BaseException] = [error]
+    while (earlier := chain[-1].__context__) is not None and earlier not in chain:
+        chain.append(earlier)
+    notes = [note for one in chain for note in getattr(one, "__notes__", ())]
+    return f"; {notes[0]}" if notes else ""
+
+
+@contextmanager
+def log_failures_in_one_line() -> Iterator[None]:
+    """Let background writers of logs fail in one line: the run meets their error as well."""
+    usual = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError):
+            log.warning("a log could not be written: %s", args.exc_value)
+        else:
+            usual(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = usual
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning is about the run: it also recommends other products."""
+    return "Tip:" not in record.getMessage()
+
+
+def _run(args: list[str]) -> Trainer:
+    strict = {"exit_on_error": False}
+    cli = TrainingCLI(
+        ChangeTask,
+        ChangeDataModule,
+        args=args,
+        save_config_callback=KeepConfig,
+        save_config_kwargs={"overwrite": True},  # a run that goes on does so in its own folder
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={**strict, "fit": {**strict, "usage": USAGE, "description": DESCRIPTION}},
+    )
+    trainer: Trainer = cli.trainer
+    return trainer

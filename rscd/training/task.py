@@ -1,0 +1,331 @@
+"""ChangeTask: the one LightningModule. It never asks which method it holds."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from rscd.base.arguments import fitted
+from rscd.base.errors import ModelError, RscdError, UsageError
+from rscd.base.types import CARD_FORMAT, CARD_KEY, Batch, Provenance
+from rscd.methods.parts.schedules import SCHEDULES, warmed_up
+from rscd.methods.registry import METHODS
+from rscd.metrics.pixels import ChangeMetrics
+from rscd.models.finite import all_finite, non_finite
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+
+PATIENCE_WITHOUT_CHANGE = 3
+"""Validations in a row without a changed pixel after which the run is called collapsed."""
+
+
+class ChangeTask(LightningModule):
+    """Train and validate a method; all arguments are plain data and lie in the checkpoint."""
+
+    def __init__(
+        self,
+        method: str = "supervised",
+        method_args: dict[str, Any] | None = None,
+        lr: float = 1e-3,
+        optimizer: str = "adamw",
+        optimizer_args: dict[str, Any] | None = None,
+        schedule: str = "cosine",
+        schedule_args: dict[str, Any] | None = None,
+        warmup_steps: int = 0,
+        patch_size: int = 256,
+        halo: int = 64,
+        channels_last: bool = True,
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        """Build the method.
+
+        Args:
+            method: name in `rscd.methods.registry.METHODS`.
+            method_args: of that method.
+            lr: base learning rate; a method may scale it by group.
+            optimizer: one of `OPTIMIZERS`.
+            optimizer_args: its further arguments.
+            schedule: name in `rscd.methods.parts.schedules.SCHEDULES`, per optimiser step.
+            schedule_args: its further arguments.
+            warmup_steps: linear warm-up before the schedule.
+            patch_size: pixels per side that prediction feeds at once.
+            halo: pixels of context per side of which prediction trims the result.
+            channels_last: keep weights and activations with channels last, which processors and
+                GPUs convolve faster: a fifth less time for the tiny network on a CPU.
+            card: whatever else a user of the weights should know (bands, data, licence).
+
+        Raises:
+            UsageError: for an unknown name, a negative rate, or a halo that leaves nothing of a
+                patch.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        for name, known in (
+            (method, METHODS),
+            (optimizer, OPTIMIZERS),
+            (schedule, SCHEDULES),
+        ):
+            if name not in known:
+                raise UsageError(f"expected one of {', '.join(known)}, found {name!r}")
+        if not 0 <= lr < float("inf"):
+            raise UsageError(f"expected a learning rate of 0 or more, found lr {lr}")
+        if halo < 0 or warmup_steps < 0:
+            raise UsageError(
+                f"expected halo and warmup_steps of 0 or more, found {halo} and {warmup_steps}"
+            )
+        if 2 * halo >= patch_size:
+            raise UsageError(
+                f"expected a halo below half of patch_size {patch_size}, found {halo}: nothing "
+                "would be left of a patch"
+            )
+        self._schedule_args = fitted(
+            SCHEDULES[schedule],
+            schedule_args or {},
+            f"schedule_args of {schedule}",
+            without=("step", "total"),
+        )
+        _check_plain(card or {})
+        kind = METHODS[method]
+        self.method = kind(**fitted(kind, method_args or {}, f"method_args of {method}"))
+        if channels_last:
+            self.method = self.method.to(memory_format=torch.channels_last)
+        self.metrics = ChangeMetrics()
+        self.test_metrics = ChangeMetrics()
+        self.others = torch.nn.ModuleDict()
+        self.best: dict[str, float] = {}
+        self._validations_without_change = 0
+        self._parts: Iterator[dict[str, Tensor]] = iter(())
+        self._terms: dict[str, Tensor] = {}
+
+    @property
+    def needs(self) -> Mapping[str, frozenset[str]]:
+        """Streams and keys the method asks the data module for."""
+        return self.method.needs
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Give every step chance of its own, so that a run that goes on draws what it would have.
+
+        Seeds are those of the run, the process, the epoch and the batch; dropout and whatever a
+        method draws from ``torch.initial_seed()`` follow from them.
+        """
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        keys = (seed, self.global_rank, self.current_epoch, batch_idx)
+        torch.manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
+        """The first part of the method's losses; `on_after_backward` goes through the others."""
+        total = int(self.trainer.estimated_stepping_batches)
+        parts = self.method.loss_parts(batch, self.global_step, total)
+        if self.trainer.world_size > 1:  # gradients are exchanged once, after one backward pass
+            parts = iter([{name: value for part in parts for name, value in part.items()}])
+        self._parts, self._terms = parts, {}
+        return self._sum(next(self._parts))
+
+    def on_after_backward(self) -> None:
+        """Make the next part of the losses and go through it; comes back here until none is left.
+
+        Lightning clips gradients and steps afterwards, so all parts count.
+        """
+        strategy = self.trainer.strategy
+        with strategy.precision_plugin.train_step_context():
+            part = next(self._parts, None)
+            if part is None:
+                return
+            loss = self._sum(part) / self.trainer.accumulate_grad_batches
+        strategy.backward(loss, None)
+
+    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Sum of some losses, each noted by its name.
+
+        Raises:
+            RscdError: when it is no number: everything learnt from it would be none either.
+        """
+        self._terms |= {name: value.detach() for name, value in terms.items()}
+        loss = torch.stack(list(terms.values())).sum()
+        finite = all_finite(loss.detach())
+        if self.trainer.world_size > 1:  # all processes stop, or none would hear of it
+            finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if not finite:
+            found = ", ".join(f"{name} {float(value):g}" for name, value in self._terms.items())
+            raise RscdError(
+                f"expected a loss that is a number, found {found} at step {self.global_step} "
+                f"(epoch {self.current_epoch}); lower model.lr, clip gradients with "
+                "trainer.gradient_clip_val, or look for values in the images that are none"
+            )
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the losses."""
+        size = max(len(stream["image"]) for stream in batch.values())
+        for name, value in self._terms.items():
+            self.log(f"train/{name}", value, batch_size=size)
+        loss = torch.stack(list(self._terms.values())).sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Pool the counts; returns the change probabilities (B,1,H,W)."""
+        change_prob = self._numbers(self.method.evaluate(batch), "validation")
+        self.metrics.update(change_prob, batch["mask"])
+        for name, other in self.method.beside(batch).items():
+            if name not in self.others:
+                self.others[name] = ChangeMetrics().to(self.device)
+            cast(ChangeMetrics, self.others[name]).update(other, batch["mask"])
+        return change_prob
+
+    def on_validation_epoch_end(self) -> None:
+        """Log all metrics, and say so when nothing is ever called change."""
+        found = {name: float(value) for name, value in self.metrics.compute().items()}
+        counts = self.metrics.counts(self.metrics.threshold)
+        self.metrics.reset()
+        for name, value in found.items():
+            self.log(f"val/{name}", value, prog_bar=name == "f1_change")
+        for other, module in self.others.items():
+            metrics = cast(ChangeMetrics, module)
+            for name, score in metrics.compute().items():
+                self.log(f"val/{other}/{name}", float(score))
+            metrics.reset()
+        if not self.trainer.sanity_checking:
+            self.best = found
+            self._watch_collapse(counts.predicted[1], counts.true[1])
+
+    def on_test_epoch_start(self) -> None:
+        """Measure at the threshold that validation chose, 0.5 without a validation."""
+        threshold = self.best.get("best_threshold", 0.5)
+        self.test_metrics = ChangeMetrics(threshold).to(self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Pool the counts of what prediction gives; nothing of the mask is used for it."""
+        change_prob = self._numbers(self.method.predict(batch["image"]), "test")
+        self.test_metrics.update(change_prob, batch["mask"])
+
+    def _numbers(self, change_prob: Tensor, split: str) -> Tensor:
+        """The probabilities, which must be numbers: nothing could be measured by others."""
+        if not all_finite(change_prob):
+            raise ModelError(
+                f"expected probabilities from the network, found NaN in {split} at step "
+                f"{self.global_step}: its weights, or values of the images, are too large; lower "
+                "model.lr or clip gradients with trainer.gradient_clip_val"
+            )
+        return change_prob
+
+    def on_test_epoch_end(self) -> None:
+        """Log all metrics of the test split."""
+        for name, value in self.test_metrics.compute().items():
+            self.log(f"test/{name}", value)
+        self.test_metrics.reset()
+
+    def _watch_collapse(self, predicted: int, true: int) -> None:
+        without = self._validations_without_change + 1
+        self._validations_without_change = without if true and not predicted else 0
+        if self._validations_without_change == PATIENCE_WITHOUT_CHANGE:
+            log.warning(
+                "%d validations without one changed pixel, though %d are: the run has collapsed to "
+                "'no change'; try a lower lr, losses {bce: 1, dice: 1}, class_weights that favour "
+                "change, or more patches that contain change",
+                without,
+                true,
+            )
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over the method's groups and a schedule per step."""
+        h = self.hparams
+        groups = self.method.parameter_groups(h["lr"])
+        optimizer = OPTIMIZERS[h["optimizer"]](groups, lr=h["lr"], **(h["optimizer_args"] or {}))
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            value = SCHEDULES[h["schedule"]](step, total, **self._schedule_args)
+            return warmed_up(value, step, h["warmup_steps"])
+
+        scheduler = LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the card: all that prediction needs beside the weights.
+
+        What the file builds when it is loaded gets its weights from the file, so the recipe it
+        holds no longer names those it began with; the card does.
+
+        Raises:
+            ModelError: for weights that are no numbers; nothing is written then.
+        """
+        self._check_weights(checkpoint, "to save")
+        checkpoint[CARD_KEY] = self.card()
+        kept = dict(checkpoint["hyper_parameters"])
+        kept["method_args"] = _without_weights(kept["method_args"])
+        checkpoint["hyper_parameters"] = kept
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the metrics, and with them the threshold.
+
+        Raises:
+            ModelError: for weights that are no numbers.
+        """
+        self._check_weights(checkpoint, "in the checkpoint")
+        self.best = dict(checkpoint[CARD_KEY]["metrics"])
+
+    def _check_weights(self, checkpoint: Mapping[str, Any], where: str) -> None:
+        broken = non_finite(checkpoint["state_dict"])
+        if broken:
+            raise ModelError(
+                f"expected weights {where} that are numbers, found NaN or infinity in "
+                f"{len(broken)} of them, such as {broken[0]}, at step "
+                f"{checkpoint['global_step']}; lower model.lr or clip gradients with "
+                "trainer.gradient_clip_val, and resume from an earlier checkpoint"
+            )
+
+    def _split_hashes(self) -> dict[str, str]:
+        trainer = self._trainer
+        return dict(getattr(getattr(trainer, "datamodule", None), "split_hashes", {}))
+
+    def card(self) -> Provenance:
+        """Plain data about the network, how to tile it, its threshold and its metrics."""
+        return {
+            "format": CARD_FORMAT,
+            "method": self.hparams["method"],
+            **self.method.card(),
+            "patch_size": self.hparams["patch_size"],
+            "halo": self.hparams["halo"],
+            "threshold": self.best.get("best_threshold", 0.5),
+            "metrics": self.best,
+            "splits": self._split_hashes(),
+            "versions": {name: version(name) for name in ("rscd", "torch", "lightning")},
+            **(self.hparams["card"] or {}),
+        }
+
+
+def _check_plain(card: Mapping[str, Any]) -> None:
+    """Checkpoints load without running code only if what they hold is plain data."""
+    try:
+        json.dumps(card)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"expected plain data in card (texts, numbers, lists), found {card}: {error}; put "
+            "quotes around dates"
+        ) from error
+
+
+def _without_weights(method_args: dict[str, Any] | None) -> dict[str, Any]:
+    """The arguments with ``weights: null`` wherever networks are told to begin with some."""
+    args = dict(method_args or {})
+    for name, value in args.items():
+        if isinstance(value, dict):
+            args[name] = {k: None if k == "weights" else v for k, v in value.items()}
+    return args

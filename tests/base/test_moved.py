@@ -1,0 +1,73 @@
+"""Names of version 0.1 still lead to what they named."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import rscd
+from rscd.base.moved import MOVED, new_name
+
+PACKAGE = Path(rscd.__file__).parent
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_every_old_name_leads_to_a_module_that_exists():
+    for old, new in MOVED.items():
+        place = PACKAGE.joinpath(*new.split("."))
+        assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), old
+        gone = PACKAGE.joinpath(*old.split("."))
+        assert not gone.with_suffix(".py").exists(), f"{old} is still there"
+        assert not gone.exists(), f"{old} is still there"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rscd.types", "rscd.base.types"),
+        ("rscd.data.towns.plan", "rscd.synthetic.towns.plan"),
+        ("rscd.data.towns", "rscd.synthetic.towns"),
+        ("rscd.data.townships", None),
+        ("rscd.data", None),
+        ("numpy", None),
+    ],
+)
+def test_new_names(old, new):
+    assert new_name(old) == new
+
+
+def test_an_old_name_is_the_same_module_and_warns():
+    with pytest.warns(DeprecationWarning, match=r"rscd\.data\.town_dataset is now rscd\.synth"):
+        old = import_module("rscd.data.town_dataset")
+    new = import_module("rscd.synthetic.town_pairs")
+    assert old is new
+    assert new.__spec__ is not None
+    assert new.__spec__.name == "rscd.synthetic.town_pairs"
+
+
+def test_every_old_name_can_be_imported():
+    names = sorted(MOVED)
+    done = run(
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from importlib import import_module\n"
+        f"for name in {names!r}:\n"
+        "    import_module('rscd.' + name)\n"
+        "from rscd.data.towns.plan import plan_town\n"
+        "from rscd.synthetic.towns import plan as new\n"
+        "assert plan_town is new.plan_town\n"
+        "from rscd.pseudo import events\n"
+        "import rscd.metrics, rscd.pipeline\n"
+        "rscd.metrics.ChangeMetrics, rscd.pipeline.predict\n"
+        "from rscd.training import train\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_that_never_were_are_not_found():
+    with pytest.raises(ModuleNotFoundError, match="no_such"):
+        import_module("rscd.no_such")

@@ -1,0 +1,142 @@
+"""Pseudo masks from a checkpoint, through the command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rscd.labels.from_checkpoint as from_checkpoint
+from rscd.cli import main
+from rscd.data.folder import PairFolder
+from rscd.inference.network import load_network, save_weights
+from rscd.methods.parts.multiscale import Views, msi, pseudo_mask
+from rscd.models.networks import build_network
+
+CAM = {"encoder": "tu-resnet18", "output_stride": 16, "combination": "cat"}
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    network = build_network("cam", CAM)
+    path = tmp_path_factory.mktemp("weights") / "kd.safetensors"
+    card = {"halo": 64, "multiple": 16, "patch_size": SIZE, "threshold": 0.5}
+    save_weights(path, network, "cam", CAM, card)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four training pairs, two of them with change, and two for validation."""
+    rng = np.random.default_rng(0)
+    for part, names in (("train", "abcd"), ("val", "ef")):
+        for i, name in enumerate(names):
+            masks = np.zeros((SIZE, SIZE), np.uint8)
+            masks[:, : 32 * (i % 2 == 0)] = 255
+            images = rng.integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+            for kind, pixels in (("A", images[0]), ("B", images[1]), ("label", masks)):
+                (tmp_path / "set" / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(tmp_path / "set" / kind / f"{name}.png")
+        lists = tmp_path / "set" / "list"
+        lists.mkdir(exist_ok=True)
+        (lists / f"{part}.txt").write_text("".join(f"{name}.png\n" for name in names))
+        lines = (f"{name}.png,0,0,{int(i % 2 == 0)}\n" for i, name in enumerate(names))
+        (lists / f"{part}_label.txt").write_text("".join(lines))
+    return tmp_path / "set"
+
+
+def label(folder, weights, capsys, *options):
+    command = ["pseudolabel", str(folder), "--checkpoint", str(weights), "--split", "train"]
+    code = main([*command, "--device", "cpu", "--scales", "fast", "--json", "-q", *options])
+    out = capsys.readouterr()
+    return (json.loads(out.out), "") if code == 0 else ({}, out.err)
+
+
+def masks_of(folder, name="pseudo"):
+    return {path.stem: np.asarray(Image.open(path)) for path in (folder / name).glob("*.png")}
+
+
+def test_masks_are_those_of_the_functions_and_gated(folder, weights, capsys):
+    result, _ = label(folder, weights, capsys, "--threshold", "0.45")
+    masks = masks_of(folder)
+    network = load_network(weights, "cpu", 1)
+    data = PairFolder(folder, "train", keys={"image", "label"})
+    assert set(masks) == set(data.names) == set("abcd")
+    for name, sample in zip(data.names, data, strict=True):
+        with torch.inference_mode():
+            views = Views((0.5, 1.0))
+            maps = msi(lambda x: network.outputs(x)["cam"], sample["image"][None], views)
+        wanted = pseudo_mask(maps, 0.45, sample["label"][None])[0, 0].numpy()
+        np.testing.assert_array_equal(masks[name], wanted)
+    assert result["predicted"] == 2
+    assert result["written"] == 4
+    noted = json.loads((folder / "pseudo" / "run.json").read_text())
+    assert noted["found"] == {"threshold": 0.45, "rule": "fixed", "criterion": None, "score": None}
+    assert noted["recipe"]["checkpoint"] == network.sha256
+
+
+@pytest.mark.parametrize("rule", ["val", "otsu", "train_oracle"])
+@pytest.mark.parametrize("maps", ["msi", "cam"])
+def test_rules_for_thresholds(folder, weights, capsys, rule, maps):
+    result, _ = label(folder, weights, capsys, "--threshold", rule, "--maps", maps)
+    assert result["rule"] == rule
+    assert 0 <= result["threshold"] < 1
+    criterion = {"val": "iou_change", "train_oracle": "miou", "otsu": None}[rule]
+    assert result["criterion"] == criterion
+
+
+def test_training_masks_are_not_opened(folder, weights, capsys):
+    for name in "abcd":
+        (folder / "label" / f"{name}.png").unlink()
+    for rule in ("val", "otsu"):
+        result, _ = label(folder, weights, capsys, "--threshold", rule, "--name", rule)
+        assert result["written"] == 4
+    _, error = label(folder, weights, capsys, "--threshold", "train_oracle", "--name", "x")
+    assert "has no mask file" in error
+
+
+def test_a_stopped_run_goes_on(folder, weights, capsys, monkeypatch):
+    options = ("--threshold", "val", "--no-gate")
+    result, _ = label(folder, weights, capsys, *options, "--name", "whole")
+    whole = masks_of(folder, "whole")
+    written, original = [], from_checkpoint.write_picture
+
+    def stop_after_two(path, pixels):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        original(path, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(from_checkpoint, "write_picture", stop_after_two)
+        assert label(folder, weights, capsys, *options) == ({}, "") or len(written) == 2
+    stamps = {path: path.stat().st_mtime_ns for path in written}
+    again, _ = label(folder, weights, capsys, *options)
+    assert again["written"] == result["written"] - 2
+    assert again["threshold"] == result["threshold"]
+    assert stamps == {path: path.stat().st_mtime_ns for path in written}
+    assert all(np.array_equal(mask, whole[name]) for name, mask in masks_of(folder).items())
+    done, _ = label(folder, weights, capsys, *options)
+    assert done["written"] == done["predicted"] == 0
+
+
+def test_masks_of_another_recipe_are_not_mixed(folder, weights, capsys):
+    label(folder, weights, capsys, "--threshold", "0.5")
+    _, error = label(folder, weights, capsys, "--threshold", "0.6")
+    assert "give --overwrite, or another --name" in error
+    result, _ = label(folder, weights, capsys, "--threshold", "0.6", "--overwrite")
+    assert result["written"] == 4
+
+
+def test_what_cannot_be_meant_is_refused(folder, weights, capsys):
+    for options, message in (
+        (("--threshold", "best"), "expected --threshold val, train_oracle, otsu"),
+        (("--name", "../x"), "expected the name of a folder"),
+        (("--scales", "huge"), "expected scales"),
+    ):
+        assert message in label(folder, weights, capsys, *options)[1]
+    (folder / "list" / "train_label.txt").unlink()
+    assert "give labels=" in label(folder, weights, capsys)[1]

@@ -1,0 +1,58 @@
+"""Pseudo masks: what becomes change, what is kept, what stops and what does not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rscd.base.types import silent
+from rscd.data.folder import PairFolder
+from rscd.data.images import read_label_values, write_picture
+from rscd.labels.from_checkpoint import prepare, write_pseudo_masks
+
+SIDE = 16
+
+
+def pairs(root: Path, n: int = 3) -> Path:
+    for number in range(n):
+        for date in ("A", "B"):
+            (root / date).mkdir(parents=True, exist_ok=True)
+            pixels = np.full((3, SIDE, SIDE), 10 * number + 5, np.uint8)
+            write_picture(root / date / f"p{number}.png", pixels)
+    return root
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 1 / 3])
+def test_change_is_strictly_above_the_threshold_in_float32(
+    tmp_path: Path, threshold: float
+) -> None:
+    data = PairFolder(pairs(tmp_path, 1), keys={"image", "valid"})
+    at = np.float32(threshold)
+    values = np.array([np.nextafter(at, 0), at, np.nextafter(at, 1)], np.float32)
+    prob = np.resize(values, (SIDE, SIDE))
+    prepare(data, "pseudo", {})
+    write_pseudo_masks(data, lambda image: prob, threshold, "pseudo", progress=silent)
+    mask = read_label_values(tmp_path / "pseudo" / "p0.png")
+    np.testing.assert_array_equal(mask, prob > at)
+    assert mask.sum() == (prob == values[2]).sum()
+
+
+def test_a_damaged_pair_stops_nothing_and_gets_its_mask_when_mended(tmp_path: Path) -> None:
+    data = PairFolder(pairs(tmp_path), keys={"image", "valid"})
+    damaged = tmp_path / "B" / "p1.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(b"no picture")
+    maps = []
+
+    def some_map(image: np.ndarray) -> np.ndarray:
+        maps.append(image)
+        return np.full((SIDE, SIDE), 0.9, np.float32)
+
+    assert prepare(data, "pseudo", {"a": 1}) is None
+    found = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
+    assert (found.written, found.pairs, len(maps)) == (2, 3, 2)
+    assert list(found.failed) == ["p1"]
+    assert "p1.png: cannot be read" in found.failed["p1"]
+    damaged.write_bytes(whole)
+    again = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
+    assert (again.written, len(maps), again.failed) == (1, 3, {})

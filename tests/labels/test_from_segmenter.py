@@ -1,0 +1,319 @@
+import json
+
+import cv2
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from rscd.cli import main
+from rscd.data.folder import PairFolder
+from rscd.labels.store import NUMBERS, TAG
+
+BOTH, NEW, GONE = (4, 4), (30, 36), (8, 40)
+SIZE = 16
+
+
+def square(mask, corner, value=1):
+    row, col = corner
+    mask[row : row + SIZE, col : col + SIZE] = value
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two pairs of 64 x 64 PNG with masks of buildings beside them, as another program makes."""
+    rng = np.random.default_rng(0)
+    for name, (first, second) in {
+        "a": ((BOTH, GONE), (BOTH, NEW)),
+        "b": ((BOTH,), (BOTH,)),
+    }.items():
+        for date, folder, corners in (("t1", "A", first), ("t2", "B", second)):
+            image = rng.integers(0, 255, (64, 64, 3), np.uint8)
+            masks = {"building": np.zeros((64, 64), np.uint8)}
+            for corner in corners:
+                square(masks["building"], corner, 255)
+            masks["ground"] = 255 - masks["building"]
+            for path, pixels in (
+                (tmp_path / "set" / folder / f"{name}.png", image),
+                *((tmp_path / "ape" / date / k / f"{name}.png", v) for k, v in masks.items()),
+            ):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), pixels)
+    return tmp_path
+
+
+WORDS = ["--foreground", "building", "--background", "ground"]
+
+
+def label(tmp_path, *more, code=0, backend="precomputed", source="set"):
+    argv = ["pseudolabel", str(tmp_path / source), "--backend", backend, *WORDS, "-q"]
+    if backend in ("precomputed", "fake"):
+        argv += ["--so", f"folder={tmp_path / 'ape'}"]
+    assert main([*argv, *map(str, more)]) == code
+
+
+def test_the_labels_can_be_trained_on(dataset):
+    store = dataset / "store"
+    label(dataset, "-o", store)
+    layers = {k: {"folder": store / k} for k in ("vl_change", "vl_t1", "vl_t2")}
+    from rscd.data.folder import Layer
+    from rscd.data.images import IGNORE_CODED
+
+    folder = PairFolder(
+        dataset / "set",
+        keys={"image", *layers},
+        layers={k: Layer(store / k, IGNORE_CODED) for k in layers},
+    )
+    change = np.zeros((64, 64), int)
+    square(change, GONE)
+    square(change, NEW)
+    assert (folder[0]["vl_change"][0].numpy() == change).all()
+    assert (folder[1]["vl_change"] == 0).all()
+    first = np.zeros((64, 64), int)
+    square(first, BOTH)
+    square(first, GONE)
+    assert (folder[0]["vl_t1"][0].numpy() == first).all()
+
+
+def test_without_a_store_the_labels_lie_beside_the_dates(dataset):
+    label(dataset)
+    folder = PairFolder(dataset / "set", keys={"image", "vl_change", "vl_t1", "vl_t2"})
+    assert folder[0]["vl_change"].sum() > 0
+    run = json.loads((dataset / "set" / "vl_store" / "run.json").read_text())
+    assert run["summary"]["pairs"] == 2
+    assert run["summary"]["instances"] == [3, 3]
+    assert run["store"]["backend"] == "precomputed"
+
+
+def test_split_folders_keep_their_labels_apart(dataset):
+    for part in ("train", "test"):
+        for folder in ("A", "B"):
+            target = dataset / "parts" / part / folder
+            target.mkdir(parents=True)
+            target.joinpath("a.png").write_bytes((dataset / "set" / folder / "a.png").read_bytes())
+        for date in ("t1", "t2"):
+            for name in ("building", "ground"):
+                target = dataset / "ape" / date / name / part
+                target.mkdir()
+                target.joinpath("a.png").write_bytes((target.parent / "a.png").read_bytes())
+    label(dataset, "-o", dataset / "store", source="parts")
+    for part in ("train", "test"):
+        assert (dataset / "store" / part / "vl_change" / "a.png").is_file()
+        assert (dataset / "store" / "prob" / part / "a_1.tif").is_file()
+
+
+def test_only_what_is_missing_is_done_again(dataset, capsys):
+    store = dataset / "store"
+    label(dataset, "-o", store)
+    before = {path: path.stat().st_mtime_ns for path in (store / "prob").iterdir()}
+    (store / "prob" / "b_2.tif").unlink()
+    capsys.readouterr()
+    label(dataset, "-o", store, "--json", "--gamma", "0.9")
+    told = json.loads(capsys.readouterr().out)
+    assert told["segmented"] == 1
+    assert told["gamma"] == 0.9
+    after = {path: path.stat().st_mtime_ns for path in (store / "prob").iterdir()}
+    assert after.keys() == before.keys()
+    assert [p.name for p in before if before[p] != after[p]] == ["b_2.tif"]
+    assert len((store / "log.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_damaged_pair_stops_nothing(dataset, capsys):
+    store = dataset / "store"
+    picture = dataset / "set" / "B" / "a.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(b"no picture")
+    label(dataset, "-o", store, "--json", code=1)
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["failed"]) == ["a"]
+    assert "found 1 that failed: a;" in err.splitlines()[-1]
+    assert (store / "vl_change" / "b.png").is_file()
+    assert not (store / "vl_change" / "a.png").exists()
+    picture.write_bytes(whole)
+    label(dataset, "-o", store)
+    assert (store / "vl_change" / "a.png").is_file()
+
+
+def test_an_interrupted_run_goes_on(dataset, monkeypatch):
+    from rscd.labels import from_segmenter
+
+    store, true = dataset / "store", from_segmenter.segment
+    calls = []
+
+    def sometimes(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return true(*args, **options)
+
+    monkeypatch.setattr(from_segmenter, "segment", sometimes)
+    label(dataset, "-o", store, code=130)
+    assert len(list((store / "prob").iterdir())) == 2
+    label(dataset, "-o", store)
+    assert len(calls) == 5
+
+
+def test_other_settings_are_refused(dataset, capsys):
+    label(dataset, "-o", dataset / "store")
+    label(dataset, "-o", dataset / "store", "--tile-size", 32, "--overlap", 8, code=1)
+    assert "found other windows; choose another folder" in capsys.readouterr().err
+    again = ["--tile-size", 32, "--overlap", 8, "--overwrite", "--json"]
+    label(dataset, "-o", dataset / "store", *again)
+    assert json.loads(capsys.readouterr().out)["segmented"] == 4
+
+
+def test_windows_give_the_same_labels(dataset):
+    label(dataset, "-o", dataset / "whole")
+    label(dataset, "-o", dataset / "cut", "--tile-size", 24, "--overlap", 8)
+    for layer in ("vl_change", "vl_t1", "vl_t2"):
+        one, other = (
+            cv2.imread(str(dataset / store / layer / "a.png"), cv2.IMREAD_UNCHANGED)
+            for store in ("whole", "cut")
+        )
+        assert (one == other).all()
+
+
+def test_unreliable_pixels_are_ignored(dataset):
+    masks = dataset / "ape" / "t1"
+    doubt = np.full((64, 64), 100, np.uint8)
+    for name in ("building", "ground"):
+        values = cv2.imread(str(masks / name / "a.png"), cv2.IMREAD_GRAYSCALE)
+        values[40:] = doubt[40:]
+        cv2.imwrite(str(masks / name / "a.png"), values)
+    label(dataset, "-o", dataset / "store")
+    change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
+    assert (change[40:] == 255).all()
+    assert (change[:40] != 255).all()
+    second = cv2.imread(str(dataset / "store/vl_t2/a.png"), cv2.IMREAD_UNCHANGED)
+    assert (second != 255).all()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("more", "code", "message"),
+        [
+            (["--background", "ground,lake"], 1, r"expected scores of building, ground, lake"),
+            (["--foreground", "building,building"], 2, "building repeated"),
+            (["--gamma", "1.5"], 2, "expected gamma from 0 to 1, found 1.5"),
+            (["--delta", "-1"], 2, "expected delta of 0 or more"),
+            (["--tile-size", "0"], 2, "expected a tile of at least one pixel"),
+            (["--tile-size", "9", "--overlap", "9"], 2, "expected an overlap from 0 to below"),
+            (["--gsd", "0"], 2, "expected gsd_m above 0"),
+            (["--min-area", "5"], 2, "give --gsd METRES"),
+            (["--so", "nothing"], 2, "expected --so NAME=VALUE"),
+            (["--so", "missing=maybe"], 2, "expected missing=error, zero or complement"),
+            (["--split", "val"], 1, "no split 'val'"),
+            (["--overlap", "40", "--tile-size", "32"], 2, "expected an overlap from 0"),
+        ],
+    )
+    def test_bad_options(self, dataset, capsys, more, code, message):
+        label(dataset, "-o", dataset / "store", *more, code=code)
+        said = capsys.readouterr().err
+        assert said.startswith("rscd: ")
+        assert len(said.splitlines()) == 1
+        import re
+
+        assert re.search(message, said)
+
+    def test_no_backend(self, dataset, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(["pseudolabel", str(dataset / "set")])
+        assert "--checkpoint --backend is required" in capsys.readouterr().err
+
+    def test_no_folders_of_dates(self, dataset, capsys):
+        (dataset / "ape" / "t1").rename(dataset / "ape" / "x")
+        label(dataset, code=1)
+        assert "expected the folders t1/ and t2/, found t2, x" in capsys.readouterr().err
+
+    def test_another_size(self, dataset, capsys):
+        cv2.imwrite(str(dataset / "ape/t2/building/b.png"), np.zeros((32, 32), np.uint8))
+        label(dataset, code=1)
+        assert "expected 64 x 64 pixels (height x width)" in capsys.readouterr().err
+
+    def test_a_place_that_cannot_be_written(self, dataset, capsys):
+        (dataset / "file").write_text("")
+        label(dataset, "-o", dataset / "file" / "store", code=1)
+        assert "choose another folder with -o" in capsys.readouterr().err
+
+
+class TestMissingClasses:
+    def test_complement_needs_the_foreground_alone(self, dataset):
+        for date in ("t1", "t2"):
+            for path in (dataset / "ape" / date / "ground").iterdir():
+                path.unlink()
+        label(dataset, "-o", dataset / "store", "--so", "missing=complement")
+        change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
+        assert (change == 1).sum() == 2 * SIZE**2
+        assert not (change == 255).any()
+
+    def test_zero_ignores_what_nothing_covers(self, dataset):
+        for date in ("t1", "t2"):
+            for path in (dataset / "ape" / date / "ground").iterdir():
+                path.unlink()
+        label(dataset, "-o", dataset / "store", "--so", "missing=zero")
+        change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
+        assert (change == 255).any()
+
+
+def test_the_fake_backend_and_its_warnings(dataset, capsys):
+    argv = ["pseudolabel", str(dataset / "set"), "--backend", "fake", *WORDS]
+    argv += ["--so", f"folder={dataset / 'ape'}", "--so", "missed=1", "-o", str(dataset / "store")]
+    assert main(argv) == 0
+    said = capsys.readouterr().err
+    assert "no object of the foreground in any image" in said
+    assert "is for demonstration: quote no accuracy" in said
+    assert "reliable at both dates by gamma: 0.1: 100.0%" in said
+
+
+@pytest.fixture
+def scene(tmp_path, write_tif):
+    """Two scenes of half a metre, t2 one row longer, and scores with bands named by class."""
+    grid = {"transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
+    rng = np.random.default_rng(1)
+    for date, rows, corner in (("t1", 64, GONE), ("t2", 65, NEW)):
+        write_tif(tmp_path / f"{date}.tif", rng.integers(1, 255, (4, rows, 64), np.uint8), **grid)
+        prob = np.zeros((2, 64, 64), np.float32)
+        square(prob[0], BOTH, 0.95)
+        square(prob[0], corner, 0.85)
+        prob[1] = np.where(prob[0] > 0, 0.05, 0.9)
+        (tmp_path / "ape" / date).mkdir(parents=True)
+        path = write_tif(tmp_path / "ape" / date / "t1_t2.tif", prob, **grid)
+        with rasterio.open(path, "r+") as out:
+            out.descriptions = ("building", "ground")
+    return tmp_path
+
+
+def test_two_rasters(scene):
+    argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), *WORDS, "-q"]
+    argv += ["--backend", "precomputed", "--so", f"folder={scene / 'ape'}", "--min-area", "20"]
+    assert main([*argv, "-o", str(scene / "store")]) == 0
+    with rasterio.open(scene / "store/vl_change/t1_t2.tif") as dataset:
+        change = dataset.read(1)
+        assert dataset.crs.to_epsg() == 32633
+        assert dataset.transform == Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+    assert (change == 1).sum() == 2 * SIZE**2
+    with rasterio.open(scene / f"store/prob/t1_t2_{NUMBERS['t1']}.tif") as dataset:
+        assert json.loads(dataset.tags()[TAG])["source"]["bands"]
+
+
+def test_scores_on_another_grid_are_refused(scene, capsys):
+    with rasterio.open(scene / "ape/t2/t1_t2.tif", "r+") as out:
+        out.transform = Affine(0.5, 0, 500_001, 0, -0.5, 5_000_000)
+    argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), *WORDS, "-q"]
+    argv += ["--backend", "precomputed", "--so", f"folder={scene / 'ape'}"]
+    assert main([*argv, "-o", str(scene / "store")]) == 1
+    assert "expected the grid of the image" in capsys.readouterr().err
+
+
+def test_two_rasters_need_a_place(scene, capsys):
+    argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), "--backend", "spectral"]
+    assert main(argv) == 2
+    assert "expected -o STORE" in capsys.readouterr().err
+
+
+def test_objects_are_kept_as_polygons(dataset):
+    label(dataset, "-o", dataset / "store", backend="fake")
+    table = geopandas.read_parquet(dataset / "store/instances/a_1.parquet")
+    assert list(table["class"]) == ["building", "building"]
+    assert list(table.area) == [SIZE**2, SIZE**2]

@@ -1,0 +1,165 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rscd.base.errors import DataError, UsageError
+from rscd.segmenters.fake import FakeSegmenter, Faults
+from rscd.segmenters.instances import paint
+from rscd.segmenters.prompts import check_lengths, parse_prompts
+from rscd.segmenters.rgb import to_rgb8
+from rscd.segmenters.segmenter import SEGMENTERS, View, load_segmenter
+
+PROMPTS = parse_prompts("house, building", "road=road|street, tree")
+
+
+class TestPrompts:
+    def test_order_and_phrases(self):
+        assert PROMPTS.classes == ("house", "building", "road", "tree")
+        assert PROMPTS.n_foreground == 2
+        assert PROMPTS.phrases == (
+            (0, "house"),
+            (1, "building"),
+            (2, "road"),
+            (2, "street"),
+            (3, "tree"),
+        )
+
+    @pytest.mark.parametrize(
+        ("foreground", "background", "message"),
+        [
+            ("", "tree", "found an empty one"),
+            ("house,", "tree", "found an empty one"),
+            ("house", "tree=|wood", "found an empty one"),
+            ("house", "tree,House", "found house repeated"),
+            ("house", "background", "which no model knows"),
+        ],
+    )
+    def test_bad_prompts_are_refused(self, foreground, background, message):
+        with pytest.raises(UsageError, match=message):
+            parse_prompts(foreground, background)
+
+    def test_a_phrase_too_long_is_named(self):
+        with pytest.raises(UsageError, match="at most 32 tokens, found 62 in 'street'"):
+            check_lengths(PROMPTS, [4, 4, 4, 62, 4], 32)
+
+
+class TestOptions:
+    def test_unknown_backend(self):
+        with pytest.raises(UsageError, match=r"among sam3, clipseg, .*, found 'sam4'"):
+            load_segmenter("sam4")
+
+    def test_unknown_option(self):
+        with pytest.raises(UsageError, match="among folder, missing, found 'dir'"):
+            load_segmenter("precomputed", {"dir": "x"})
+
+    def test_missing_option(self):
+        with pytest.raises(UsageError, match="--so folder="):
+            load_segmenter("precomputed")
+
+    def test_text_is_read_as_the_type_of_the_field(self, tmp_path):
+        for date in ("t1", "t2"):
+            (tmp_path / date).mkdir()
+        fake = load_segmenter("fake", {"folder": str(tmp_path), "missed": "0.25", "seed": "7"})
+        assert fake.faults == Faults(missed=0.25, seed=7)
+        with pytest.raises(UsageError, match="expected float for the option missed"):
+            load_segmenter("fake", {"folder": str(tmp_path), "missed": "many"})
+
+    @pytest.mark.parametrize("name", SEGMENTERS)
+    def test_no_backend_needs_torch_to_be_named(self, name):
+        code = (
+            f"import sys, rscd.segmenters.segmenter, rscd.labels.from_segmenter\n"
+            f"import {SEGMENTERS[name].module}\n"
+            "print(*(n for n in ('torch', 'transformers') if n in sys.modules))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+        assert done.stdout.split() == []
+
+
+class TestRgb:
+    def test_bytes_stay(self):
+        pixels = np.arange(4 * 6, dtype=np.uint8).reshape(4, 2, 3)
+        rgb, limits = to_rgb8(pixels)
+        assert limits is None
+        assert (rgb == np.moveaxis(pixels[:3], 0, 2)).all()
+
+    def test_grey_becomes_three(self):
+        rgb, _ = to_rgb8(np.full((1, 2, 2), 9, np.uint8))
+        assert rgb.shape == (2, 2, 3)
+        assert (rgb == 9).all()
+
+    def test_others_are_stretched_by_the_valid_pixels(self):
+        pixels = np.linspace(100, 3000, 3 * 40 * 40).reshape(3, 40, 40).astype(np.uint16)
+        valid = np.ones((40, 40), bool)
+        valid[0] = False
+        pixels[:, 0] = 65535
+        rgb, limits = to_rgb8(pixels, valid)
+        assert (rgb[0] == 0).all()
+        assert all(high <= 3000 for _, high in limits)
+        assert rgb[1].min() == 0
+        assert rgb[-1].max() == 255
+
+    def test_two_bands_are_refused(self):
+        with pytest.raises(DataError, match="found 2 bands"):
+            to_rgb8(np.zeros((2, 3, 3), np.uint8))
+
+
+def truth_planes(view, prompts):
+    planes = np.zeros((4, *view.rgb.shape[:2]), np.float32)
+    planes[0, 10:22, 10:22] = 1
+    planes[1, 40:52, 30:50] = 1
+    planes[1, 5:15, 45:60] = 1
+    planes[2, :, 24:28] = 1
+    planes[3] = 1 - planes[:3].max(axis=0)
+    return planes
+
+
+def look(faults, date="t1", name="a"):
+    view = View(np.zeros((64, 64, 3), np.uint8), name, date)
+    return FakeSegmenter(truth_planes, faults).predict([view], PROMPTS)[0]
+
+
+class TestFake:
+    def test_without_faults_it_tells_the_truth(self):
+        found = look(Faults())
+        truth = truth_planes(View(np.zeros((64, 64, 3), np.uint8)), PROMPTS) > 0
+        assert ((found.prob >= 0.5) == truth).all()
+        assert len(found.instances) == 3
+        covered = paint(found.instances, [True] * 3, (64, 64))
+        assert (covered == truth[:2].any(axis=0)).all()
+
+    @settings(max_examples=30, deadline=None)
+    @given(seed=st.integers(0, 1000), date=st.sampled_from(["t1", "t2"]))
+    def test_the_same_call_gives_the_same_faults(self, seed, date):
+        faults = Faults(0.3, 0.5, 1.0, 0.5, 0.8, 0.1, seed)
+        one, other = look(faults, date), look(faults, date)
+        assert (one.prob == other.prob).all()
+        assert one.prob.dtype == np.float32
+        assert one.prob.min() >= 0
+        assert one.prob.max() <= 1
+        assert [i.bbox for i in one.instances] == [i.bbox for i in other.instances]
+        for instance in one.instances:
+            x0, y0, x1, y1 = instance.bbox
+            assert instance.mask.shape == (y1 - y0, x1 - x0)
+            assert 0 <= x0 < x1 <= 64
+            assert 0 <= y0 < y1 <= 64
+
+    def test_missing_all_and_inventing(self):
+        assert look(Faults(missed=1)).instances == []
+        many = [len(look(Faults(invented=2, seed=s)).instances) for s in range(20)]
+        assert np.mean(many) == pytest.approx(9, abs=2)
+
+    def test_only_t2_is_displaced(self):
+        straight, moved = look(Faults(shift_px=3), "t1"), look(Faults(shift_px=3), "t2")
+        assert (straight.prob == look(Faults(), "t1").prob).all()
+        assert (moved.prob[:, 3:, 3:] == straight.prob[:, :-3, :-3]).all()
+        assert moved.instances[0].mask.any()
+
+    def test_faults_out_of_range(self):
+        with pytest.raises(UsageError, match="expected missed from 0 to 1"):
+            Faults(missed=2)
+        with pytest.raises(UsageError, match="expected doubt of 0 or more"):
+            Faults(doubt=-1)

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rscd.base.errors import UsageError
+from rscd.segmenters.prompts import parse_prompts
+from rscd.segmenters.segmenter import View, load_segmenter
+from rscd.segmenters.spectral import WORDS, balanced, rule_scores
+
+ROOFS = ((20, 20), (20, 80), (80, 30), (85, 90))
+
+
+@pytest.fixture
+def suburb():
+    """Green ground with noise, a grey road, four bright roofs of 20 x 14 pixels of 0.5 m."""
+    rng = np.random.default_rng(0)
+    image = np.empty((128, 128, 3), np.float32)
+    image[:] = (70, 110, 60)
+    image[55:67] = (120, 120, 122)
+    truth = np.zeros((128, 128), bool)
+    for row, col in ROOFS:
+        truth[row : row + 14, col : col + 20] = True
+    image[truth] = (215, 200, 190)
+    return np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8), truth
+
+
+def test_bright_roofs_on_grass_are_found(suburb):
+    image, truth = suburb
+    found = rule_scores(image, 0.5)["building"] >= 0.5
+    assert (found & truth).sum() / (found | truth).sum() > 0.6
+
+
+def test_green_is_vegetation_where_not_all_is_green():
+    rng = np.random.default_rng(0)
+    image = np.full((96, 96, 3), 120.0)
+    image[:, :30] = (70, 120, 60)
+    image = np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+    scores = rule_scores(image, 0.5)
+    green = scores["grass"] + scores["tree"]
+    assert green[:, :28].mean() > 0.7
+    assert green[:, 32:].mean() < green[:, :28].mean() - 0.3
+
+
+def test_a_colour_cast_is_balanced(suburb):
+    image, _ = suburb
+    cast = (image * np.array([0.8, 1.0, 0.7])).astype(np.uint8)
+    assert np.abs(balanced(cast) - balanced(image)).mean() < 0.05
+
+
+@settings(max_examples=15, deadline=None)
+@given(image=arrays(np.uint8, (24, 31, 3)), gsd=st.sampled_from([0.1, 0.5, 3.0]))
+def test_scores_are_scores_whatever_the_image(image, gsd):
+    for plane in rule_scores(image, gsd).values():
+        assert plane.shape == (24, 31)
+        assert plane.dtype == np.float32
+        assert np.isfinite(plane).all()
+        assert plane.min() >= 0
+        assert plane.max() <= 1
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_picture_of_one_colour_breaks_nothing(value):
+    scores = rule_scores(np.full((20, 20, 3), value, np.uint8), 0.5)
+    assert all(np.isfinite(plane).all() for plane in scores.values())
+
+
+def test_words_and_only_known_ones():
+    segmenter = load_segmenter("spectral")
+    view = View(np.random.default_rng(0).integers(0, 255, (30, 30, 3), np.uint8))
+    found = segmenter.predict([view], parse_prompts("house,building", ",".join(list(WORDS)[1:])))[0]
+    assert (found.prob[0] == found.prob[1]).all()
+    assert found.instances is None
+    assert segmenter.info.quality == "demo"
+    with pytest.raises(UsageError, match="has rules and no language, found 'airport'"):
+        segmenter.predict([view], parse_prompts("airport", "road"))

@@ -1,0 +1,142 @@
+"""Chains of commands: what runs, what is skipped, and what goes on."""
+
+import json
+
+import pytest
+import yaml
+
+from rscd.base.errors import UsageError
+from rscd.training.chain import arguments, is_chain, read_chain, run_chain
+
+CHAIN = {
+    "folder": "runs/x",
+    "stages": {
+        "first": {"train": {"model": {"lr": 0.1}}},
+        "masks": {
+            "pseudolabel": {
+                "args": ["data"], "checkpoint": "{first}/best.ckpt", "no_gate": True, "split": None,
+                "so": ["a=1", "b=2"], "threshold": 0.5,
+            }
+        },
+        "second": {"train": {"model": {"lr": 0.2}, "data": {"streams": ["{masks}"]}}},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def chain(tmp_path):
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump(CHAIN, sort_keys=False))
+    return path
+
+
+def stages(chain, *overrides):
+    return read_chain(chain, ["--folder", str(chain.parent / "run"), *overrides])
+
+
+def test_stages_become_command_lines(chain, tmp_path):
+    first, masks, second = stages(chain)
+    for stage in (first, second):
+        stage.folder.mkdir(parents=True)
+    run = tmp_path / "run"
+    config = ["-c", str(run / "first" / "stage.yaml")]
+    place = ["--trainer.default_root_dir", str(run / "first")]
+    assert arguments(first) == ["train", *config, *place, "--overwrite"]
+    assert yaml.safe_load((run / "first" / "stage.yaml").read_text()) == {"model": {"lr": 0.1}}
+    assert arguments(masks) == [
+        "pseudolabel", "data", "--checkpoint", f"{run}/first/best.ckpt", "--no-gate", "--so", "a=1",
+        "--so", "b=2", "--threshold", "0.5",
+    ]  # fmt: skip
+    assert second.settings["data"] == {"streams": [f"{run}/masks"]}
+    (first.folder / "last.ckpt").touch()
+    assert arguments(first)[-2:] == ["--ckpt_path", str(run / "first" / "last.ckpt")]
+
+
+def test_overrides_reach_their_stages(chain):
+    first, masks, second = stages(
+        chain, "--first.model.lr", "1", "--trainer.accelerator=cpu", "--masks.threshold", "otsu"
+    )
+    assert first.overrides == ("--trainer.accelerator", "cpu", "--model.lr", "1")
+    assert second.overrides == ("--trainer.accelerator", "cpu")
+    assert masks.settings["threshold"] == "otsu"
+
+
+def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain):
+    seen = []
+
+    def stopped(line):
+        if line[0] == "pseudolabel":
+            raise KeyboardInterrupt
+        seen.append(line)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_chain(stages(chain), stopped)
+    with pytest.raises(UsageError, match="stage masks was begun"):
+        run_chain(stages(chain, "--masks.threshold", "0.1"), seen.append)
+    assert [line[0] for line in seen] == ["train"]
+    run_chain(stages(chain), seen.append)
+    assert [line[0] for line in seen] == ["train", "pseudolabel", "train"]
+    run_chain(stages(chain), seen.append)
+    assert len(seen) == 3
+    note = json.loads((chain.parent / "run" / "first" / "done.json").read_text())
+    assert note["command"] == "train"
+
+
+def test_a_stage_done_again_makes_what_follows_anew(chain):
+    seen = []
+    run_chain(stages(chain), seen.append)
+    for name in ("first", "second"):
+        (chain.parent / "run" / name / "last.ckpt").touch()
+    (chain.parent / "run" / "masks" / "done.json").unlink()
+    run_chain(stages(chain), seen.append)
+    assert [line[0] for line in seen[3:]] == ["pseudolabel", "train"]
+    assert "--ckpt_path" not in seen[-1], "a training on new masks must not go on from old ones"
+
+
+def test_a_folder_with_checkpoints_of_another_run_is_refused(chain):
+    folder = chain.parent / "run" / "first"
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").touch()
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"empty folder for stage first, found best\.ckpt"):
+            run_chain(stages(chain), lambda line: None)
+    (folder / "best.ckpt").unlink()
+    run_chain(stages(chain), lambda line: None)
+
+
+def test_other_settings_than_those_finished_with_are_refused(chain):
+    run_chain(stages(chain), lambda line: None)
+    with pytest.raises(UsageError, match="expected the settings with which stage first was begun"):
+        run_chain(stages(chain, "--first.model.lr", "9"), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"stages": {}}, "found no stages"),
+        ({"stages": {"a": {"train": {}}}, "model": {}}, "unknown model"),
+        ({"stages": {"a": {"train": {}, "predict": {}}}}, "expected one command for stage a"),
+        ({"stages": {"a": {"train": 3}}}, "expected options of train in stage a"),
+    ],
+)
+def test_what_is_no_chain_is_refused(tmp_path, content, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=message):
+        read_chain(path)
+    assert is_chain(path)
+
+
+def test_files_that_are_no_chains(tmp_path):
+    path = tmp_path / "x.yaml"
+    assert not is_chain(path)
+    path.write_text("model: {lr: 1}")
+    assert not is_chain(path)
+    path.write_text("[1")
+    assert not is_chain(path)
+
+
+@pytest.mark.parametrize("wrong", [["--other", "1"], ["first.lr"], ["--first.lr"]])
+def test_overrides_that_fit_nothing_are_refused(chain, wrong):
+    with pytest.raises(UsageError, match="expected --"):
+        stages(chain, *wrong)

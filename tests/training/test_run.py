@@ -1,0 +1,356 @@
+"""Runs through the command line: stopped and resumed, on two processes, averaged, logged."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback
+
+import rscd.training.run
+from rscd.base.errors import ModelError, OutputError, RscdError, UsageError
+from rscd.base.types import CARD_KEY
+from rscd.inference.weights import write_weights
+from rscd.training.run import panel, train, with_deep_dots
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
+    "ignore:The number of training batches",
+    "ignore:.*does not have many workers",
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+)
+
+TOWNS = {"patch_size": 64, "change_share": 0.8}
+
+
+def config(folder, method_args=None, length=12, **trainer):
+    """A run of the tiny network on towns that come anew in every pass."""
+    stream = "rscd.synthetic.town_pairs.TownPairs"
+    return {
+        "trainer": {
+            "default_root_dir": str(folder), "accelerator": "cpu", "max_epochs": 2,
+            "log_every_n_steps": 1, **trainer,
+        },
+        "model": {
+            "method_args": {"network": "tiny", "network_args": {"std": [50] * 3}}
+            | (method_args or {}),
+            "patch_size": 64,
+            "halo": 16,
+        },
+        "last": {"every_n_train_steps": 1},
+        "data": {
+            "batch_size": 2,
+            "streams": {
+                "train": {"class_path": stream, "init_args": {"length": length, **TOWNS}},
+                "val": {
+                    "class_path": stream,
+                    "init_args": {"length": 4, "seed": 9, "fresh": False, **TOWNS},
+                },
+            },
+        },
+    }  # fmt: skip
+
+
+VIEWS = {
+    "network": "siamese-mlp",  # has dropout
+    "network_args": {"encoder": "tu-mobilenetv3_small_050", "std": [50.0] * 3},
+    "weak": {"patch_size": 64, "rot90": True},
+    "photometric": {"p_jitter": 0.8, "brightness": 0.3, "p_blur": 0.5},
+}
+
+PLAIN = """
+import sys
+from torch import nn
+from rscd.models.networks import NETWORKS
+from rscd.training.run import train
+
+class Plain(nn.Module):
+    multiple = 1
+    def __init__(self, n_bands=3):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(2 * n_bands, 8, 3, 1, 1), nn.Tanh(), nn.Conv2d(8, 1, 1)
+        )
+    def forward(self, image):
+        return {"logits": self.layers(image.flatten(1, 2) / 100)}
+
+NETWORKS["plain"] = Plain
+if __name__ == "__main__":
+    train(sys.argv[1:])
+"""
+"""A network without batch statistics: cutting a batch in two makes no difference to it."""
+
+
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def rscd_train(path):
+    """The command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rscd", "train", "-c", path],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+class Stop(Callback):
+    """Ends a run at a step, as a crash or Ctrl-C would."""
+
+    def __init__(self, step, error):
+        self.step, self.error = step, error
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise self.error
+
+
+@pytest.mark.slow
+def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypatch):
+    one = write(tmp_path / "whole.yaml", config(tmp_path / "whole", VIEWS))
+    train(["-c", one])
+    expected = weights(tmp_path / "whole" / "last.ckpt")
+    for step, error in ((1, RuntimeError), (8, KeyboardInterrupt)):
+        folder = tmp_path / f"{step}"
+        two = write(tmp_path / f"{step}.yaml", config(folder, VIEWS))
+        with monkeypatch.context() as patch:
+            patch.setattr(rscd.training.run, "Panels", lambda at=step, e=error: Stop(at, e("stop")))
+            with pytest.raises(RscdError, match=f"resume with --ckpt_path .*{step}/last.ckpt"):
+                train(["-c", two])
+        assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == step
+        train(["-c", two, "--ckpt_path", str(folder / "last.ckpt")])
+        assert_equal(expected, weights(folder / "last.ckpt"))
+        assert {"metrics.csv", "metrics.1.csv"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", max_epochs=50))
+    last = tmp_path / "run" / "last.ckpt"
+    process = rscd_train(path)
+    deadline = time.monotonic() + 200
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait(60) != 0
+    stopped = torch.load(last, weights_only=True)["global_step"]
+    limits = ["--trainer.max_epochs", str(stopped // 6 + 1), "--trainer.max_steps", "-1"]
+    trainer = train(["-c", path, "--ckpt_path", str(last), *limits])
+    assert trainer.global_step == (stopped // 6 + 1) * 6
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_measure_like_one(tmp_path):
+    script = tmp_path / "plain.py"
+    script.write_text(PLAIN)
+    found = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        run = config(folder, length=4, max_epochs=2, devices=processes)
+        run["model"] |= {"optimizer": "sgd", "lr": 0.5, "schedule": "constant"}
+        run["model"]["method_args"] = {"network": "plain", "network_args": {}}
+        run["data"]["batch_size"] = 4 // processes
+        run["data"]["streams"]["val"]["init_args"]["length"] = 3  # does not go round
+        path = write(tmp_path / f"{processes}.yaml", run)
+        subprocess.run(
+            [sys.executable, str(script), "-c", path],
+            check=True,
+            timeout=300,
+            capture_output=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        found[processes] = torch.load(folder / "last.ckpt", weights_only=True)
+    one, two = found[1], found[2]
+    assert one["global_step"] == two["global_step"] == 2
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(value, two["state_dict"][name], rtol=1e-4, atol=1e-6, msg=name)
+    assert one[CARD_KEY]["metrics"] == pytest.approx(two[CARD_KEY]["metrics"], abs=1e-6)
+
+
+def test_averaged_weights_are_what_is_kept(tmp_path):
+    average = {
+        "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+        "init_args": {"decay": 0.5},
+    }
+    run = config(tmp_path / "run", max_epochs=1, callbacks=[average])
+    trainer = train(["-c", write(tmp_path / "run.yaml", run)])
+    kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    trained = kept["current_model_state"]
+    moved = [k for k, v in kept["state_dict"].items() if not torch.equal(v, trained[k])]
+    assert any(name.endswith("weight") for name in moved)
+    assert trainer.global_step == 6
+
+
+def test_clipping_and_accumulation_by_configuration(tmp_path):
+    run = config(tmp_path / "run", max_epochs=1, gradient_clip_val=1e-9, accumulate_grad_batches=3)
+    run["model"] |= {"optimizer": "sgd", "lr": 1.0}
+    trainer = train(["-c", write(tmp_path / "run.yaml", run)])
+    assert trainer.global_step == 2
+    # a learning rate of 1 leaves the weights where they were: the gradient is clipped to nothing
+    fresh = config(tmp_path / "fresh", max_epochs=0)
+    first = train(["-c", write(tmp_path / "fresh.yaml", fresh)]).lightning_module
+    for a, b in zip(trainer.lightning_module.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
+
+
+def test_bfloat16_trains(tmp_path):
+    run = config(tmp_path / "run", max_epochs=1, precision="bf16-mixed")
+    trainer = train(["-c", write(tmp_path / "run.yaml", run)])
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    kept = weights(tmp_path / "run" / "last.ckpt")
+    assert all(v.dtype != torch.bfloat16 for v in kept.values())
+
+
+def test_logs_hold_losses_metrics_and_panels(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = config(tmp_path / "run", max_epochs=1)
+    train(["-c", write(tmp_path / "run.yaml", run)])
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert "val/pairs" in events.Tags()["images"]
+    shown = events.Images("val/pairs")[-1]
+    assert (shown.width, shown.height) == (4 * 64, 2 * 64)
+    assert {"train/loss", "train/bce", "val/f1_change"} <= set(events.Tags()["scalars"])
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert {"train/loss", "train/bce", "val/f1_change"} <= set(header.split(","))
+
+
+def test_panel_shows_what_it_is_given():
+    batch = {"image": torch.zeros(1, 2, 3, 4, 5), "mask": torch.zeros(1, 1, 4, 5).long()}
+    batch["image"][0, 1] = 255
+    batch["mask"][0, 0, 1, 2] = 1
+    shown = panel(batch, torch.full((1, 1, 4, 5), 0.25))
+    assert shown.shape == (3, 4, 20)
+    t1, t2, mask, prob = shown.split(5, 2)
+    assert t1.max() == 0
+    assert t2.min() == 1
+    assert (mask.amax(0) > 0).sum() == 1
+    assert mask[0, 1, 2] == 1
+    assert (prob == 0.25).all()
+
+
+def test_a_run_begins_with_trained_weights(tmp_path):
+    first = config(tmp_path / "first", length=4, max_epochs=1)
+    train(["-c", write(tmp_path / "first.yaml", first)])
+    trained = tmp_path / "first/last.ckpt"
+    again = config(tmp_path / "again", length=4, max_epochs=1) | {"begin": str(trained)}
+    again["model"] |= {"lr": 0.0}
+    path = write(tmp_path / "again.yaml", again)
+    train(["-c", path])
+    before, after = weights(trained), weights(tmp_path / "again/last.ckpt")
+    learnt = [name for name in before if name.endswith(("weight", "bias"))]
+    assert_equal({n: before[n] for n in learnt}, {n: after[n] for n in learnt})
+    trained.unlink()  # a run that goes on has its own
+    train(["-c", path, "--ckpt_path", str(tmp_path / "again/last.ckpt"), "--trainer.max_epochs=2"])
+    with pytest.raises(ModelError, match=r"found no file at .*first/last.ckpt"):
+        train(["-c", path, "--overwrite"])
+    assert (tmp_path / "again/last.ckpt").exists(), "replaced only once a run begins"
+
+
+def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path):
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4, max_epochs=1))
+    train(["-c", path])
+    folder = tmp_path / "run"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert {"best.ckpt", "last.ckpt"} <= before.keys()
+    with pytest.raises(OutputError, match=r"found best.ckpt, last.ckpt in .*--ckpt_path .*last"):
+        train(["-c", path, "--seed_everything", "7"])
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name in before} == before
+    train(["-c", path, "--seed_everything", "7", "--overwrite"])
+    assert (folder / "last.ckpt").read_bytes() != before["last.ckpt"]
+    assert "overwrite" not in yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    with pytest.raises(UsageError, match=r"--begin buildings: .* found those of semantic") as error:
+        train(["-c", path, "--begin", "buildings"])
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "run").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--ckpt_path", "none.ckpt"], "found no file at none.ckpt"),
+        (["--ckpt_path", "plain.ckpt"], "found a file without its card"),
+        (["--trainer.devices", "0"], "expected a run that this machine can do, found: .*devices"),
+        (["--data.batch_size", "0"], "expected batch_size of 1 or more"),
+        (["--model.lr", "-1"], "expected a learning rate of 0 or more"),
+        (["--ckpt_path", "text.ckpt"], "expected a checkpoint, found text at text.ckpt"),
+        (["--ckpt_path", "w.safetensors"], "begin a new run with --begin w.safetensors"),
+        (["--trainer.logger", "lightning.pytorch.loggers.CometLogger"], "Requirement 'comet-ml"),
+        (["--model.optimizer_args", "{betas: 3}"], "can be trained, found TypeError"),
+        (["--data.streams.val.batch_size", "two"], "stream 'val': .* for batch_size, found 'two'"),
+    ],
+)
+def test_runs_that_cannot_be_are_one_line(tmp_path, monkeypatch, options, pattern):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}}, "plain.ckpt")
+    Path("text.ckpt").write_text("no checkpoint")
+    write_weights(Path("w.safetensors"), {"a": torch.zeros(1)}, {})
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    with pytest.raises(RscdError, match=pattern) as error:
+        train(["-c", path, *options])
+    assert "\n" not in str(error.value)
+
+
+def test_a_configuration_that_is_no_text(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(UsageError, match="expected a configuration in UTF-8"):
+        train(["-c", str(tmp_path / "run.yaml")])
+
+
+def test_a_run_may_do_without_logs(tmp_path):
+    trainer = train(
+        ["-c", write(tmp_path / "run.yaml", config(tmp_path / "run", length=4, max_epochs=1)),
+         "--trainer.logger", "false"]
+    )  # fmt: skip
+    assert trainer.loggers == []
+    assert not (tmp_path / "run/metrics.csv").exists()
+    assert (tmp_path / "run/best.ckpt").exists()
+
+
+def test_dots_reach_into_methods_and_streams(tmp_path):
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", VIEWS, length=4))
+    dots = ["--model.method_args.weak.patch_size=32", "--model.method_args.weak.p_hflip", "0.25"]
+    dots += ["--data.streams.train.init_args.length=2", "--trainer.max_epochs=1"]
+    train(["-c", path, *dots])
+    kept = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    weak = {"patch_size": 32, "rot90": True, "p_hflip": 0.25}
+    assert kept["model"]["method_args"]["weak"] == weak
+    assert kept["data"]["streams"]["train"]["init_args"] == {**TOWNS, "length": 2}
+
+
+def test_dots_mean_what_a_file_would(tmp_path):
+    content = {"model": {"method_args": {"a": {"b": 1, "c": 2}}, "lr": 3}, "data": {"streams": {}}}
+    file = write(tmp_path / "run.yaml", content)
+    plain = ["-c", file, "--model.lr", "1"]
+    assert with_deep_dots(plain) == plain
+    found = with_deep_dots([*plain, "--model.method_args.a.b=[2, 3]", "--data.streams.t.x", "no"])
+    assert found == [
+        *plain,
+        '--model.method_args={"a": {"b": [2, 3], "c": 2}}',
+        '--data.streams={"t": {"x": false}}',
+    ]
+    dot = "--model.method_args.a.b=4"
+    whole = '--model.method_args={"a": {"b": 4, "c": 2}}'
+    assert with_deep_dots([f"--config={file}", dot]) == ["--config", file, whole]
+    with pytest.raises(UsageError, match="found b = 1; leave out"):
+        with_deep_dots(["-c", file, "--model.method_args.a.b.d=1"])
