@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from rscd.base.errors import ModelError
 from rscd.models.deeplab import kdmsi_statistics
 from rscd.models.encoders import (
-    STRIDE_16,
     Backbone,
     build_encoder,
     encode_dates,
@@ -18,6 +17,7 @@ from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.logits import exact
 from rscd.models.mlp_head import resize
 from rscd.models.siamese import BATCH_NORMS
+from rscd.models.smp_encoders import STRIDE_16
 
 COMBINATIONS = {"cat": "concat-reversed", "minus": "diff", "abs": "abs"}
 """Published name -> fusion (section 2.2): t2 first, t2 - t1, absolute."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rscd.base.errors import ModelError
 from rscd.models.deeplab import DeepLabDecoder, kdmsi_statistics
 from rscd.models.encoders import (
-    STRIDE_16,
     Backbone,
     build_encoder,
     encode_dates,
@@ -20,6 +19,7 @@ from rscd.models.encoders import (
 from rscd.models.fusion import fuse, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.mlp_head import LightHead, feature_distance, resize, resize_distance
+from rscd.models.smp_encoders import STRIDE_16
 
 BATCH_NORMS = ("normal", "fix")
 """``fix``: the encoder's batch norms keep their stored statistics, in training too."""
