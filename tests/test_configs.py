@@ -73,7 +73,7 @@ def on_stand_ins(config):
     if "low_size" in network:
         network["low_size"] = 64
     for stream in config["data"]["streams"].values():
-        if stream["class_path"].startswith("rscd.data.street"):
+        if stream["class_path"].startswith(("rscd.data.street", "rscd.synthetic.street")):
             settings = stream["init_args"].get("settings", {}) | {"size": 64}
             stream["class_path"] = "rscd.synthetic.street_pairs.SyntheticStreet"
             stream["init_args"] = {"count": 2, "settings": settings}

@@ -460,7 +460,7 @@ def test_halo_that_is_missing_counts_as_invalid(name):
 def test_strips_and_memory_layout_do_not_matter(name, monkeypatch):
     image, valid, predictor, whole = fitted_scene(name)
     for module in ("pointwise", "pca_kmeans"):
-        monkeypatch.setattr(f"rscd.inference.{module}.STRIP", 100)
+        monkeypatch.setattr(f"rscd.inference.detectors.{module}.STRIP", 100)
     strange = np.moveaxis(np.ascontiguousarray(np.moveaxis(image, 1, -1)), -1, 1)
     assert np.array_equal(predictor(strange[None], valid[None])[0], whole)
 
