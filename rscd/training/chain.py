@@ -33,6 +33,7 @@ from typing import Any
 
 import yaml
 
+from rscd.base.arguments import check_names
 from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import UsageError
 from rscd.base.files import read_value, write_whole
@@ -119,11 +120,10 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
         UsageError: for a file that is no chain, or overrides that fit no stage.
     """
     content = _read(Path(path))
-    unknown = sorted(set(content) - {"folder", "stages"})
+    check_names(content, ("folder", "stages"), str(path))
     stages = content.get("stages")
-    if unknown or not isinstance(stages, dict) or not stages:
-        found = f"unknown {', '.join(unknown)}" if unknown else "no stages"
-        raise UsageError(f"expected folder and stages (by name) in {path}, found {found}")
+    if not isinstance(stages, dict) or not stages:
+        raise UsageError(f"expected folder and stages (by name) in {path}, found no stages")
     given = _split(overrides, list(stages))
     folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
     if not isinstance(folder, str):

@@ -170,7 +170,7 @@ def test_two_runs_do_not_share_a_chain(chain, monkeypatch):
     ("content", "message"),
     [
         ({"stages": {}}, "found no stages"),
-        ({"stages": {"a": {"train": {}}}, "model": {}}, "unknown model"),
+        ({"stages": {"a": {"train": {}}}, "model": {}}, "expected folder, stages, found model"),
         ({"stages": {"a": {"train": {}, "predict": {}}}}, "expected one command for stage a"),
         ({"stages": {"a": {"train": 3}}}, "expected options of train in stage a"),
     ],
