@@ -201,6 +201,32 @@ def remove_tree(folder: Path) -> bool:
     return False
 
 
+def give_name(file: Path, name: Path) -> None:
+    """Let a file or folder be found under another name as well, for a while.
+
+    A symbolic link; a hard link or a copy where the system does not let everybody make those, as
+    Windows does.
+    """
+    if linked(file, name):
+        return
+    if file.is_dir():
+        shutil.copytree(file, name)
+        return
+    try:
+        os.link(file, name)
+    except OSError:  # another disk, or one without second names
+        shutil.copy2(file, name)
+
+
+def linked(file: Path, name: Path) -> bool:
+    """Make a symbolic link, if the system lets this user."""
+    try:
+        name.symlink_to(file, target_is_directory=file.is_dir())
+    except OSError:
+        return False
+    return True
+
+
 def remove_file(path: Path) -> None:
     """Delete a file, if it is there and can be deleted."""
     for _ in range(2):  # one failure is not yet a broken disk

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rscd.base.arguments import fitted, made
 from rscd.base.errors import ModelError, RscdError, UsageError
 from rscd.base.types import CARD_FORMAT, CARD_KEY, Batch, Provenance
+from rscd.base.version import version
 from rscd.methods.parts.schedules import SCHEDULES, warmed_up
 from rscd.methods.registry import METHODS
 from rscd.metrics.pixels import ChangeMetrics
