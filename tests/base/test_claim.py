@@ -59,10 +59,15 @@ class TestAlone:
         def interrupted(path, **_):
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), alone(tmp_path):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(KeyboardInterrupt) as kept,  # what is referred to is not collected
+            alone(tmp_path),
+        ):
             patch.setattr(Path, "unlink", interrupted)
         with alone(tmp_path):
             pass
+        assert kept.tb is not None
 
     def test_a_place_that_is_none(self, tmp_path):
         (tmp_path / "file").touch()
