@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from rscd.cli import build_parser
 from rscd.training.chain import arguments, is_chain, read_chain
-from rscd.training.run import train
+from rscd.training.run import train, with_deep_dots
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -141,3 +142,15 @@ def test_commands_of_chains_parse(path, tmp_path):
         stage.folder.mkdir()
         args, rest = build_parser().parse_known_args(arguments(stage))
         assert not rest or args.takes_rest
+
+
+@pytest.mark.parametrize("data", ["levir", "whu"])
+@pytest.mark.parametrize("share", [10, 20, 40])
+def test_overrides_give_diffmatch_another_share_of_the_masks(data, share):
+    path = CONFIGS[0].with_name(f"diffmatch_{data}.yaml")
+    split = f"data/{data}256/split_{share}.json"
+    streams = [f"--data.streams.{n}.init_args.split_file={split}" for n in ("labeled", "unlabeled")]
+    *_, found = with_deep_dots(["-c", str(path), *streams])
+    text = path.read_text().replace("split_5.json", f"split_{share}.json")
+    assert found.startswith("--data.streams=")
+    assert json.loads(found.partition("=")[2]) == yaml.safe_load(text)["data"]["streams"]

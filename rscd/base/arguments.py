@@ -1,15 +1,50 @@
 """Arguments that come as plain data: known by name and brought to the types of what takes them."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from rscd.base.errors import UsageError
+from rscd.base.errors import RscdError, UsageError
+
+Made = TypeVar("Made")
 
 LOOSE = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
 """What pydantic is told where an annotation is a type of its own, such as a network."""
+
+
+def check_names(
+    given: Iterable[object],
+    known: Iterable[str],
+    what: str,
+    error: type[RscdError] = UsageError,
+) -> None:
+    """Refuse names that nothing takes.
+
+    Args:
+        given: names, or a mapping by name.
+        known: all that there are, in the order in which the message lists them.
+        what: what they are called in the message, such as ``network_args of tiny``.
+        error: the kind of error.
+
+    Raises:
+        RscdError: of that kind.
+    """
+    known = list(known)
+    if unknown := sorted(set(map(str, given)) - set(known)):
+        raise error(f"{what}: expected {', '.join(known)}, found {', '.join(unknown)}")
+
+
+def made(
+    kind: Callable[..., Made],
+    given: Mapping[str, Any] | None,
+    what: str,
+    *,
+    without: Collection[str] = (),
+) -> Made:
+    """What a class or function makes of arguments that come as plain data; see `fitted`."""
+    return kind(**fitted(kind, given or {}, what, without=without))
 
 
 def fitted(
@@ -31,9 +66,7 @@ def fitted(
         UsageError: for a name that is no parameter, a missing one, or a value of another type.
     """
     known = {name: kind for name, kind in _parameters(takes).items() if name not in without}
-    unknown = sorted(set(map(str, given)) - set(known))
-    if unknown:
-        raise UsageError(f"{what}: expected {', '.join(known)}, found {', '.join(unknown)}")
+    check_names(given, known, what)
     missing = [
         n for n, p in known.items() if p.default is inspect.Parameter.empty and n not in given
     ]

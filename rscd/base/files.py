@@ -104,7 +104,7 @@ def appearing(path: Path) -> Iterator[Path]:
     Whoever writes it through a library reads it back before leaving the block: libraries do not
     report every failure. What lay beside a file that is replaced (`SIDECARS`) goes with that.
     """
-    part = path.with_name(f".{path.stem}{PART}{path.suffix}")
+    part = part_of(path)
     try:
         yield part
         place([part], [path])
@@ -113,6 +113,11 @@ def appearing(path: Path) -> Iterator[Path]:
             if left.exists():
                 with suppress(OSError):
                     left.unlink()
+
+
+def part_of(path: Path) -> Path:
+    """The hidden path under which a file is written before it appears."""
+    return path.with_name(f".{path.stem}{PART}{path.suffix}")
 
 
 def parts_in(folder: Path, suffix: str) -> list[Path]:
@@ -194,6 +199,40 @@ def remove_tree(folder: Path) -> bool:
         if not folder.exists():
             return True
     return False
+
+
+def give_name(file: Path, name: Path) -> None:
+    """Let a file or folder be found under another name as well, for a while.
+
+    A symbolic link; a hard link or a copy where the system does not let everybody make those, as
+    Windows does.
+    """
+    if linked(file, name):
+        return
+    if file.is_dir():
+        shutil.copytree(file, name)
+        return
+    try:
+        os.link(file, name)
+    except OSError:  # another disk, or one without second names
+        shutil.copy2(file, name)
+
+
+def linked(file: Path, name: Path) -> bool:
+    """Make a symbolic link, if the system lets this user."""
+    try:
+        name.symlink_to(file, target_is_directory=file.is_dir())
+    except OSError:
+        return False
+    return True
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there and can be deleted."""
+    for _ in range(2):  # one failure is not yet a broken disk
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            return
 
 
 def read_note(path: Path, what: str, fix: str) -> "Provenance":

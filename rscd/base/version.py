@@ -1,4 +1,4 @@
-"""The version, from the installed package: ``pyproject.toml`` alone states it."""
+"""Versions, from the installed packages: of this one, ``pyproject.toml`` alone states it."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError
@@ -6,9 +6,9 @@ from importlib.metadata import version as installed
 
 
 @cache
-def version() -> str:
-    """Version of the installed package; ``unknown`` where it runs from a folder alone."""
+def version(package: str = "rscd") -> str:
+    """Version of an installed package; ``unknown`` where it runs from a folder alone."""
     try:
-        return installed("rscd")
+        return installed(package)
     except PackageNotFoundError:
         return "unknown"

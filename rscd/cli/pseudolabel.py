@@ -139,16 +139,16 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
     maps = _maps(args, eight_bit=data.eight_bit)
     recipe = _recipe(args, maps.network, data)
     place = _place(args)
-    earlier = prepare(data, place, recipe, overwrite=args.overwrite)
-    if earlier is None:
-        found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
-        note(data, place, {"recipe": recipe, "found": asdict(found), **_versions()})
-    else:
-        with border(lambda error: _not_noted(place, error)):
-            found = Found(**earlier["found"])
-            if not 0 <= found.threshold <= 1:
-                raise ValueError(f"threshold {found.threshold}")
-    summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
+    with prepare(data, place, recipe, overwrite=args.overwrite) as earlier:
+        if earlier is None:
+            found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
+            note(data, place, {"recipe": recipe, "found": asdict(found), **_versions()})
+        else:
+            with border(lambda error: _not_noted(place, error)):
+                found = Found(**earlier["found"])
+                if not 0 <= found.threshold <= 1:
+                    raise ValueError(f"threshold {found.threshold}")
+        summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
     return asdict(summary) | asdict(found)
 
 

@@ -30,8 +30,9 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from rscd.base.claim import Claim, Earlier, alone, everything
 from rscd.base.errors import DataError
-from rscd.base.files import read_note, write_whole
+from rscd.base.files import write_whole
 from rscd.base.types import IGNORE, ByteArray, ShapeHW
 from rscd.base.version import version
 from rscd.data.images import (
@@ -100,7 +101,7 @@ def prepare(
 ) -> Manifest:
     """Cut a benchmark set into its published tiles.
 
-    An interrupted run goes on where it stopped. Tiles of georeferenced sources are GeoTIFF with
+    An interrupted run is resumed. Tiles of georeferenced sources are GeoTIFF with
     their own transform, others PNG. At most one row of tiles is in memory.
 
     Args:
@@ -118,8 +119,9 @@ def prepare(
         The manifest, also in ``dst/manifest.json``.
 
     Raises:
-        DataError: if the source is incomplete or damaged, ``dst`` belongs to another run, or a
-            published source did not give the published counts.
+        DataError: if the source is incomplete or damaged, or a published source did not give the
+            published counts.
+        OutputError: if ``dst`` belongs to another run, or cannot be written.
     """
     src, dst = Path(src), Path(dst)
     cuts, split, sources, notes = plan(
@@ -128,15 +130,19 @@ def prepare(
     rule = mask_values if isinstance(mask_values, str) else sorted(mask_values.items())
     settings = {"name": name, "patch": patch, "seed": seed, "mask_values": repr(rule)}
     settings |= {"whole_parents": whole_parents, "source": _fingerprint(cuts)}
-    _claim(dst, settings)
-    tiles = {}
-    for done, (cut, tile) in enumerate(_write_tiles(cuts, dst, patch, mask_values), 1):
-        tiles[cut.name] = tile
-        if progress is not None:
-            progress(done, len(cuts))
-    content = _manifest(name, settings, tiles, split, sources, notes)
-    _write_lists(dst, split, tiles)
-    _write_json(dst / "manifest.json", content)
+    claim = Claim(
+        dst, "tiles", settings, everything, "give a new folder", Earlier("prepare.json", dict)
+    )
+    with alone(dst):
+        claim.take()
+        tiles = {}
+        for done, (cut, tile) in enumerate(_write_tiles(cuts, dst, patch, mask_values), 1):
+            tiles[cut.name] = tile
+            if progress is not None:
+                progress(done, len(cuts))
+        content = _manifest(name, settings, tiles, split, sources, notes)
+        _write_lists(dst, split, tiles)
+        write_whole(dst / "manifest.json", json.dumps(content, indent=1) + "\n")
     for check in content["checks"]:
         if not check["ok"]:
             log.warning(
@@ -324,23 +330,6 @@ def _fingerprint(cuts: Sequence[Cut]) -> str:
     return digest.hexdigest()
 
 
-def _claim(dst: Path, settings: Mapping[str, Any]) -> None:
-    """Note in ``dst`` what is being made, or make sure that it is the same as before."""
-    path = dst / "prepare.json"
-    if not path.exists():
-        if dst.exists() and any(dst.iterdir()):
-            raise DataError(f"{dst}: not empty and not made by prepare; give a new folder")
-        dst.mkdir(parents=True, exist_ok=True)
-        _write_json(path, dict(settings))
-        return
-    before = read_note(path, "the settings of prepared tiles", "give a new folder")
-    changed = sorted(key for key in settings if before.get(key) != settings[key])
-    if changed:
-        raise DataError(
-            f"{dst}: holds tiles made with other settings ({', '.join(changed)}); give a new folder"
-        )
-
-
 def _write_lists(dst: Path, split: Split, tiles: Mapping[str, Mapping[str, Any]]) -> None:
     split.write(dst / "split.json")
     for part, names in split.parts.items():
@@ -350,7 +339,3 @@ def _write_lists(dst: Path, split: Split, tiles: Mapping[str, Mapping[str, Any]]
         write_whole(dst / "list" / f"{part}.txt", text)
         labels = {name: tiles[name]["label"] for name in ordered}
         write_label_list(dst / "list" / f"{part}_label.txt", labels, suffix)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from torchgeo.datasets import GeoDataset
 
+from rscd.base.arguments import check_names
 from rscd.base.errors import DataError, GridMismatchError
 from rscd.base.files import by_stem
 from rscd.base.types import IGNORE, Align, BoolArray, ByteArray
@@ -263,12 +264,7 @@ class ScenePairs(GeoDataset):
         bare = [s for s in self.scenes if s.labels is None and s.buildings is None]
         if keys is None:
             return KEYS if not bare else KEYS - {"mask", "label"}
-        unknown = set(keys) - KEYS
-        if unknown:
-            raise DataError(
-                f"scenes hold {', '.join(sorted(KEYS))}, not {', '.join(sorted(unknown))}; correct "
-                "keys"
-            )
+        check_names(keys, sorted(KEYS), "keys of scenes", DataError)
         if bare and set(keys) & {"mask", "label"}:
             raise DataError(
                 f"{bare[0].t1}: mask or label was asked for, but this scene has neither labels nor "

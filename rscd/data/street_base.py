@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torchgeo.datasets import NonGeoDataset
 
+from rscd.base.arguments import check_names
 from rscd.base.errors import DataError
 from rscd.base.files import by_stem
 from rscd.base.types import ByteArray, ShapeHW
@@ -73,9 +74,7 @@ class StreetDataset(NonGeoDataset):
         Raises:
             DataError: if a key is unknown or a mask is missing.
         """
-        unknown = set(keys) - OWN_KEYS
-        if unknown:
-            raise DataError(f"street sets have no {sorted(unknown)}; keys are {sorted(OWN_KEYS)}")
+        check_names(keys, sorted(OWN_KEYS), "keys of street sets", DataError)
         self.pairs = tuple(pairs)
         self.keys = frozenset(keys)
         self.size = size

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rscd.base.errors import OutputError
-from rscd.base.files import SIDECARS, output_error, place, remove_tree, sidecars, writing
+from rscd.base.files import SIDECARS, give_name, output_error, place, remove_tree, sidecars, writing
 from rscd.export.database import replacing
 
 __all__ = ["atomic_folder", "output_error"]
@@ -68,7 +68,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 def _flush(path: Path) -> None:
     """Have the system write a file now: some disks report only then that they are full."""
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows flushes what may be written alone
         os.fsync(file.fileno())
 
 
@@ -112,7 +112,7 @@ def _read_along(made: Path, name: str, near: list[Path]) -> list[str]:
         return []
     with TemporaryDirectory(prefix="rscd-") as room:
         for path, linked in ((made, name), *((path, path.name) for path in near)):
-            (Path(room) / linked).symlink_to(path.absolute())
+            give_name(path.absolute(), Path(room) / linked)
         try:
             with (
                 warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),

@@ -8,6 +8,7 @@ opens them.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,10 @@ class RawRaster:
         rows = np.ascontiguousarray(values, little_endian)
         with self.path.open("r+b", buffering=0) as file:
             if box.width == self.shape_hw[1]:
-                _write_all(file.fileno(), rows, self._offset(box.row, 0))
+                _write_all(file, rows, self._offset(box.row, 0))
                 return
             for i, row in enumerate(rows):
-                _write_all(file.fileno(), row, self._offset(box.row + i, box.col))
+                _write_all(file, row, self._offset(box.row + i, box.col))
 
     def read(self, box: Box) -> NDArray[Any]:
         """A box as (h,w)."""
@@ -114,12 +115,12 @@ class RawRaster:
         return (row * self.shape_hw[1] + col) * np.dtype(self.dtype).itemsize
 
 
-def _write_all(descriptor: int, values: NDArray[Any], offset: int) -> None:
+def _write_all(file: FileIO, values: NDArray[Any], offset: int) -> None:
     # the system may write less than asked for, and never more than 2 GiB at once
     data = values.data.cast("B")
+    file.seek(offset)
     while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
+        data = data[file.write(data) :]
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,8 @@ def close_handles() -> None:
 
 
 # a forked process would share file positions with its parent
-os.register_at_fork(after_in_child=close_handles)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=close_handles)
 
 
 _opening = threading.Lock()

@@ -19,6 +19,7 @@ from pyproj import CRS
 
 from rscd.base.border import border, found_in
 from rscd.base.errors import DataError
+from rscd.base.files import give_name, linked
 from rscd.base.types import BoolArray, Bounds
 from rscd.geo.grid import transformer_between
 from rscd.geo.wkb import from_wkb, unknown
@@ -100,18 +101,15 @@ def gdal_path(path: str | Path) -> Iterator[str]:
     real = Path(file).absolute()
     with tempfile.TemporaryDirectory(prefix="rscd-") as scratch:
         folder = Path(scratch) / "folder"
-        if set(real.name) & set("!;#?"):
+        plain = real.name.translate(dict.fromkeys(map(ord, "!;#?"), "_"))
+        if plain != real.name or not linked(real.parent, folder):
             folder.mkdir()
-            plain = real.name.translate(dict.fromkeys(map(ord, "!;#?"), "_"))
             old, new = real.name.partition(".")[0], plain.partition(".")[0]
             for beside in real.parent.glob(f"{_literally(old)}.*"):
-                (folder / (new + beside.name[len(old) :])).symlink_to(beside)
+                give_name(beside, folder / (new + beside.name[len(old) :]))
             if not (folder / plain).exists():
-                (folder / plain).symlink_to(real)
-            yield str(folder / plain)
-        else:
-            folder.symlink_to(real.parent, target_is_directory=True)
-            yield str(folder / real.name)
+                give_name(real, folder / plain)
+        yield str(folder / plain)
 
 
 def _is_remote(file: str) -> bool:

@@ -19,6 +19,7 @@ from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
 from rscd.inference.kinds import BuildingModel
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
+from rscd.models.networks import bands_of
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small numbers, so that tiles of a usable size fit both grids. This
@@ -164,7 +165,7 @@ def adapted(
     card = model.card()
     if "gsd_m" not in card:
         return model
-    wanted = int(card["network_args"].get("n_bands", 3))
+    wanted = bands_of(card["network"], card["network_args"])
     scale = scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
     if scale == 1 and eight_bit and n_bands == wanted:
         return model

@@ -1,12 +1,11 @@
 """The journal that lets an interrupted run go on.
 
-A run works in a folder beside its first output. ``run.json`` says what is being computed,
-``done`` lists the finished tiles (8 bytes each: number and checksum, appended after the tile's
-pixels are written), so that a run killed at any moment goes on where it stopped, never with other
-inputs and never with pixels that the disk has lost.
+A run works in a folder beside its first output, which it claims (`rscd.base.claim`). ``done`` lists
+the finished tiles (8 bytes each: number and checksum, appended after the tile's pixels are
+written), so that a run killed at any moment goes on where it stopped, never with other inputs and
+never with pixels that the disk has lost.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -20,8 +19,16 @@ from zlib import crc32
 
 import numpy as np
 
+from rscd.base.claim import LOCK, Claim, Earlier, alone, everything, remove
 from rscd.base.errors import OutputError
-from rscd.base.files import output_error, remove_tree, require_as_written, write_text, write_whole
+from rscd.base.files import (
+    output_error,
+    remove_file,
+    remove_tree,
+    require_as_written,
+    write_text,
+    write_whole,
+)
 from rscd.base.types import Provenance
 
 log = logging.getLogger(__name__)
@@ -85,7 +92,7 @@ class Journal:
         return os.fsdecode(file.read_bytes()).split("\n") if file.is_file() else []
 
     def finish(self, outputs: Sequence[Path], result: dict[str, Any]) -> None:
-        """Delete the work folder; killed while it goes, the run is found to be `finished`.
+        """Clear the work folder; killed before it is gone, the run is found to be `finished`.
 
         Args:
             outputs: files that were written.
@@ -96,7 +103,6 @@ class Journal:
             stamp = _stamp(self.identity, outputs, result)
             write_whole(note, json.dumps({"stamp": stamp, "result": result}))
         self.remove()
-        _remove_file(note)
 
     @contextmanager
     def explaining(self, target: Path) -> Iterator[None]:
@@ -119,8 +125,9 @@ class Journal:
             raise OutputError(f"{output_error(target, error)}; {left}") from error
 
     def remove(self) -> None:
-        """Delete the work folder."""
-        if not remove_tree(self.folder):
+        """Delete all in the work folder, which goes with the journal."""
+        _empty(self.folder)
+        if any(path.name != LOCK for path in self.folder.iterdir()):
             log.warning("%s could not be removed; delete it", self.folder)
 
 
@@ -145,15 +152,8 @@ def finished(folder: Path, identity: Provenance, outputs: Sequence[Path]) -> dic
         return None
     if same:
         remove_tree(folder)
-    _remove_file(note)
+    remove_file(note)
     return result if same else None
-
-
-def _remove_file(path: Path) -> None:
-    for _ in range(2):  # one failure is not yet a broken disk
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-            return
 
 
 def _note(folder: Path) -> Path:
@@ -185,33 +185,30 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
         OutputError: when another process holds the folder or it cannot be written; says whether
             there is something to go on with.
     """
-    wanted = _text(identity)
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"expected to be alone on {folder}, found another run writing there; wait for it "
-                "or choose another output"
-            ) from None
-        run = folder / "run.json"
-        same = run.exists() and run.read_bytes() == wanted.encode()
+    claim = Claim(
+        folder,
+        "predict",
+        identity,
+        everything,
+        "remove it",
+        Earlier("run.json", lambda note: note),
+    )
+    with alone(folder):
+        same = claim.take(overwrite=True)  # nobody but the runs of this output writes there
         tile_size = _tile_size(folder) if same and (folder / "done").exists() else None
         if tile_size is None:
-            if run.exists() and not same:
-                log.warning("inputs or parameters changed since the interrupted run: starting anew")
-            elif same and (folder / "done").exists():
+            if same and (folder / "done").exists():
                 log.warning("what the interrupted run noted is damaged: starting anew")
-            _empty(folder)
-            write_text(run, wanted)
-        journal = Journal(folder, wanted, tile_size)
+            for path in everything(folder):
+                remove(path)
+        journal = Journal(folder, _text(identity), tile_size)
         try:
             yield journal
         except BaseException:
             if not journal.started:  # nothing to go on with
                 journal.remove()
             raise
+    remove_file(_note(folder))  # last: until then it tells that all is written
 
 
 def _signed(tile_size: int) -> str:
@@ -228,9 +225,9 @@ def _tile_size(folder: Path) -> int | None:
 
 
 def _empty(folder: Path) -> None:
-    # run.json first: whoever is killed here must not leave it beside half of its files
-    for old in sorted(folder.iterdir(), key=lambda path: path.name != "run.json"):
-        if old.is_dir():
-            remove_tree(old)
-        elif old.name != "lock":
-            old.unlink()
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            for _ in range(2):  # one failure is not yet a broken disk
+                with suppress(OSError):
+                    remove(path)
+                    break

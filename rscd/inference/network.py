@@ -17,7 +17,7 @@ from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.inference.predictor import Block, Tiling
 from rscd.inference.weights import read_card, read_tensors, write_weights
 from rscd.models.logits import change_logit
-from rscd.models.networks import build_network, bytes_per_pixel, receptive_radius
+from rscd.models.networks import bands_of, build_network, bytes_per_pixel, receptive_radius
 
 
 def save_weights(
@@ -56,7 +56,7 @@ def export_weights(source: Path, target: Path) -> Provenance:
 
 def n_bands_of(card: Provenance) -> int:
     """Bands per date that a network takes."""
-    return int(card["network_args"].get("n_bands", 3))
+    return bands_of(card["network"], card["network_args"])
 
 
 def _measured(network: nn.Module, card: Provenance) -> Provenance:

@@ -1,27 +1,27 @@
 """Pseudo masks of a folder of pairs, made by a model of change and kept as files.
 
 They lie in the folder of a run, or beside the dates in a folder of their own, in the coding of
-further layers: 0 no change, 1 change, 255 where a date has no data; `run.json` there says what made
-them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
+further layers: 0 no change, 1 change, 255 where a date has no data; ``run.json`` there says what
+made them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError, UsageError
-from rscd.base.files import read_note, write_whole
+from rscd.base.files import read_note, write_whole, writing
 from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
 from rscd.geo.changemap import check_numbers
-
-log = logging.getLogger(__name__)
 
 RUN = "run.json"
 
@@ -89,10 +89,11 @@ def positive_maps(
         progress("threshold", index + 1, len(data))
 
 
+@contextmanager
 def prepare(
     data: PairFolder, name: str | Path, recipe: Provenance, *, overwrite: bool = False
-) -> Provenance | None:
-    """Make the folders for masks, and see whether a run with the same recipe began there.
+) -> Iterator[Provenance | None]:
+    """Hold the folders for masks, and see whether a run with the same recipe began there.
 
     Args:
         data: whose pairs get masks.
@@ -100,37 +101,50 @@ def prepare(
         recipe: plain data that decides the masks.
         overwrite: throw away what another recipe left.
 
-    Returns:
+    Yields:
         What an earlier run of this recipe noted; None where there was none.
 
     Raises:
-        UsageError: where masks of another recipe lie.
+        UsageError: where `name` is none.
+        OutputError: where masks of another recipe lie, or another run is writing.
+        DataError: where the notes of an earlier run are damaged.
     """
-    earlier: Provenance | None = None
-    for folder in _folders(data, name):
-        noted = _read(folder / RUN)
-        if noted is not None and noted.get("recipe") == recipe:
-            earlier = noted
-            continue
-        if any(folder.glob("*.png")) and not overwrite:
-            raise UsageError(
-                f"expected no masks or those of this recipe in {folder}, found others, which a "
-                "training may still need; give --overwrite, or another --name or -o FOLDER"
-            )
-        if noted is not None:
-            log.warning("%s: masks of another recipe are replaced", folder)
-        for path in folder.glob("*.png"):
-            path.unlink()
-        (folder / RUN).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    return earlier
+    folders = _folders(data, name)
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(alone(folder))
+        for folder in folders:
+            Claim(
+                folder,
+                "masks",
+                recipe,
+                _made,
+                "give --overwrite, or another --name or -o FOLDER",
+                Earlier(RUN, lambda note: note.get("recipe", {})),
+            ).take(overwrite=overwrite)
+        noted = {folder: _read(folder / RUN) for folder in folders}
+        same = (run for run in noted.values() if run is not None and run.get("recipe") == recipe)
+        earlier = next(same, None)
+        if earlier is not None:  # a run killed while it noted this left folders without
+            _note([folder for folder in folders if noted[folder] != earlier], earlier)
+        yield earlier
+
+
+def _made(folder: Path) -> list[Path]:
+    masks = list(folder.glob("*.png"))
+    return [*masks, folder / RUN] if masks else masks
 
 
 def note(data: PairFolder, name: str | Path, run: Provenance) -> None:
     """Write what made the masks beside them."""
+    _note(_folders(data, name), run)
+
+
+def _note(folders: Sequence[Path], run: Provenance) -> None:
     text = json.dumps(run, indent=2, sort_keys=True) + "\n"
-    for folder in _folders(data, name):
-        write_whole(folder / RUN, text)
+    for folder in folders:
+        with writing(folder / RUN):
+            write_whole(folder / RUN, text)
 
 
 def write_pseudo_masks(

@@ -311,8 +311,32 @@ def generate(
     options = options.filled(segmenter)
     check_patience(segmenter, pairs, prompts, options, allow_slow=allow_slow)
     print_of = fingerprint(segmenter, prompts, options)
-    store = open_store(folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite)
     summary = Summary(str(folder), segmenter.info.name, gamma=options.gamma or 0.0)
+    with open_store(
+        folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite
+    ) as store:
+        _fill(store, pairs, segmenter, prompts, options, summary, told)
+        summary.seconds = round(time.monotonic() - started, 3)
+        run = {
+            "software": f"rscd {version()}",
+            "store": print_of,
+            "options": asdict(options),
+            "summary": asdict(summary),
+        }
+        write_json(folder / "run.json", run)
+    return summary
+
+
+def _fill(
+    store: Store,
+    pairs: Sequence[PairInput],
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    options: LabelOptions,
+    summary: Summary,
+    told: Progress,
+) -> None:
+    """Segment and label every pair, and note in the summary what was done."""
     totals = _Totals()
     for done, pair in enumerate(pairs):
         told("segmenting", done, len(pairs))
@@ -330,15 +354,6 @@ def generate(
         told("segmenting", done + 1, len(pairs))
     totals.report(summary, options)
     summary.pairs = len(pairs)
-    summary.seconds = round(time.monotonic() - started, 3)
-    run = {
-        "software": f"rscd {version()}",
-        "store": print_of,
-        "options": asdict(options),
-        "summary": asdict(summary),
-    }
-    write_json(folder / "run.json", run)
-    return summary
 
 
 def fingerprint(segmenter: Segmenter, prompts: PromptSet, options: LabelOptions) -> Provenance:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from rscd.base.arguments import made
 from rscd.base.errors import DataError, UsageError
 from rscd.base.types import LAYERS, ByteArray, FloatArray
 from rscd.events.pixels import ChangeLabels, change_labels
@@ -76,9 +77,9 @@ class GuidedTowns(Dataset[Sample]):
         self.gamma = gamma
         self.change = change
         try:
-            self.faults = Faults(**(FAULTS | dict(faults or {})))  # type: ignore[arg-type]
-        except (UsageError, TypeError) as error:
-            raise DataError(f"faults: {error}; correct the configuration") from error
+            self.faults = made(Faults, FAULTS | dict(faults or {}), "faults")
+        except UsageError as error:
+            raise DataError(f"{error}; correct the configuration") from error
 
     @property
     def endless(self) -> bool:

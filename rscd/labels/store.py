@@ -1,7 +1,7 @@
 """What a segmenter said, on disk: one folder, complete files only, never two settings in one.
 
     STORE/
-      manifest.json              prompts and fingerprint of the segmenter
+      claim.json                 prompts and fingerprint of the segmenter
       prob/NAME_1.tif            scores of t1 as uint8 GeoTIFF, one band per class
       instances/NAME_1.parquet   objects of t1 as GeoParquet polygons, where the model has objects
       log.jsonl                  one line per image done
@@ -13,8 +13,8 @@ labels are always made from what is in the store.
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -29,8 +29,9 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from shapely.geometry import shape as to_shape
 
-from rscd.base.errors import DataError, OutputError
-from rscd.base.files import appearing, read_note, write_bytes, write_whole, writing
+from rscd.base.claim import Claim, Earlier, alone
+from rscd.base.errors import DataError
+from rscd.base.files import appearing, write_bytes, write_whole, writing
 from rscd.base.types import Provenance
 from rscd.data.images import open_raster
 from rscd.geo.encode import geotiff
@@ -47,7 +48,6 @@ STEPS = 200
 EMPTY = 255
 """Stored where there is no image."""
 
-SCHEMA = 1
 TAG = "rscd_segmentation"
 NUMBERS: Mapping[DateName, int] = {"t1": 1, "t2": 2}
 
@@ -164,6 +164,7 @@ class Store:
         return geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
 
 
+@contextmanager
 def open_store(
     folder: Path,
     fingerprint: Provenance,
@@ -171,8 +172,8 @@ def open_store(
     n_foreground: int,
     *,
     overwrite: bool = False,
-) -> Store:
-    """Make a store, or go on with one.
+) -> Iterator[Store]:
+    """Hold a store, new or continued, for as long as the context lasts.
 
     Args:
         folder: created if missing.
@@ -182,58 +183,32 @@ def open_store(
         overwrite: remove the segmentations of a store that was made otherwise.
 
     Raises:
-        OutputError: the folder holds a store that was made otherwise, or cannot be written.
+        OutputError: another run holds the folder, it has a store that was made otherwise, or it
+            cannot be written.
+        DataError: its note is damaged.
     """
-    digest = digest_of(fingerprint)
-    manifest = folder / "manifest.json"
-    try:
-        before = _manifest(manifest, overwrite=overwrite) if manifest.is_file() else None
-        if before is not None and before.get("digest") != digest:
-            if not overwrite and _holds_any(folder):
-                differs = ", ".join(_differences(before["fingerprint"], fingerprint))
-                raise OutputError(
-                    f"expected a store made with the same settings in {folder}, found other "
-                    f"{differs}; choose another folder with -o, or add --overwrite to begin anew"
-                )
-            _clear(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        about = {"classes": list(classes), "n_foreground": n_foreground}
-        write_json(
-            manifest, {"schema": SCHEMA, "digest": digest, **about, "fingerprint": fingerprint}
-        )
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"expected to write {folder}, found: {error.strerror or error}; choose another folder "
-            "with -o"
-        ) from error
-    return Store(folder, digest, classes, n_foreground)
+    claim = Claim(
+        folder,
+        "segmentations",
+        fingerprint,
+        _made,
+        "choose another folder with -o, or add --overwrite to begin anew",
+        Earlier("manifest.json", lambda note: note.get("fingerprint", {})),
+    )
+    with alone(folder):
+        claim.take(overwrite=overwrite)
+        yield Store(folder, digest_of(fingerprint), classes, n_foreground)
 
 
-def _manifest(path: Path, *, overwrite: bool) -> Provenance:
-    """What a store says of itself; nothing where it is damaged and may be replaced."""
-    try:
-        found = read_note(path, "the manifest of a store", "add --overwrite to begin anew")
-    except DataError:
-        if not overwrite:
-            raise
-        found = {}
-    known = found.get("fingerprint")
-    return found | {"fingerprint": known if isinstance(known, dict) else {}}
+def _made(folder: Path) -> list[Path]:
+    """What a store holds; nothing else of its folder is touched.
 
-
-def _holds_any(folder: Path) -> bool:
-    """Whether anything was segmented; a run that failed before binds nobody to its settings."""
-    return any((folder / "prob").rglob("*.tif"))
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a store holds, and nothing else of its folder."""
-    for name in ("prob", "instances"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("manifest.json", "log.jsonl", "run.json"):
-        (folder / name).unlink(missing_ok=True)
+    A run that failed before anything was segmented binds nobody to its settings.
+    """
+    if not any((folder / "prob").rglob("*.tif")):
+        return []
+    names = ("prob", "instances", "log.jsonl", "run.json")
+    return [folder / name for name in names if (folder / name).exists()]
 
 
 def digest_of(fingerprint: Provenance) -> str:
@@ -298,12 +273,6 @@ def _in_folder(path: Path) -> Path:
     """The path, in a folder that exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _differences(before: Provenance, now: Provenance) -> list[str]:
-    plain = json.loads(json.dumps(now, default=list))
-    keys = sorted(before.keys() | plain.keys())
-    return [key for key in keys if before.get(key) != plain.get(key)] or ["version of the store"]
 
 
 def source_of(path: Path) -> Provenance:

@@ -2,14 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from rscd.base.types import Batch, Provenance
 from rscd.models.logits import change_logit
-from rscd.models.networks import build_network
+from rscd.models.networks import build_network, multiple_of
 
 
 class Method(nn.Module, ABC):
@@ -26,9 +25,9 @@ class Method(nn.Module, ABC):
     network: nn.Module
     """What predicts and is exported: image (B,2,C,H,W) -> ``{"logits": (B,K,H,W), ...}``."""
 
-    network_name: str = ""
+    network_name: str
     """By which `rscd.models.networks.build_network` builds `network` again; see `build`."""
-    network_args: Mapping[str, Any] = MappingProxyType({})
+    network_args: Mapping[str, Any]
     """Likewise."""
 
     def build(self, network: str, network_args: Mapping[str, Any] | None) -> nn.Module:
@@ -45,7 +44,7 @@ class Method(nn.Module, ABC):
         return {
             "network": self.network_name,
             "network_args": dict(self.network_args),
-            "multiple": int(getattr(self.network, "multiple", 32)),
+            "multiple": multiple_of(self.network),
         }
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rscd.base.arguments import made
 from rscd.base.errors import UsageError
 from rscd.base.types import Batch
 from rscd.methods.base import Method
@@ -33,7 +34,6 @@ from rscd.methods.parts.diffmatch_recipe import recipe_of
 from rscd.methods.parts.draws import view_generator
 from rscd.methods.parts.photometric import STRONG, Photometric, ValueRange, photometric_view
 from rscd.methods.parts.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
-from rscd.methods.supervised import settings
 from rscd.models.fusion import fuse
 from rscd.models.mlp_head import feature_distance, resize_distance
 from rscd.models.siamese import Siamese, training_heads, training_outputs
@@ -85,8 +85,8 @@ class DiffMatch(Method):
         """
         super().__init__()
         self.recipe = recipe_of(variant, recipe)
-        self.weak = settings(Weak, weak or {})
-        self.strong = STRONG if strong is None else settings(Photometric, strong)
+        self.weak = made(Weak, weak, "weak view")
+        self.strong = STRONG if strong is None else made(Photometric, strong, "photometric view")
         self.value_range = value_range
         self.head_lr_mult = head_lr_mult
         self.use_valid = use_valid

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from rscd.base.arguments import made
 from rscd.base.errors import UsageError
 from rscd.base.types import Batch, Provenance
 from rscd.methods.base import Method
@@ -44,7 +45,6 @@ from rscd.methods.parts.scene_losses import (
     unsupervised_terms,
     valid_targets,
 )
-from rscd.methods.supervised import settings
 from rscd.models.logits import change_logit
 from rscd.models.scene import Levels, SceneDecoder, SceneNetwork
 
@@ -100,7 +100,8 @@ class ScenePretrain(Method):
         self.epe_reduction: Reduction = epe_reduction
         self.mask_flow_loss = mask_flow_loss
         self.use_flow = use_flow
-        self.photometric = STREET if photometric is None else settings(Photometric, photometric)
+        light = photometric
+        self.photometric = STREET if light is None else made(Photometric, light, "photometric view")
         self.value_range = value_range
         built = self.build(network, network_args)
         if not isinstance(built, SceneNetwork):

@@ -1,13 +1,12 @@
 """Supervised training on masks."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from rscd.base.arguments import fitted
-from rscd.base.errors import UsageError
+from rscd.base.arguments import check_names, fitted, made
 from rscd.base.types import Batch
 from rscd.methods.base import Method
 from rscd.methods.parts.draws import view_generator
@@ -53,19 +52,16 @@ class Supervised(Method):
         """
         super().__init__()
         self.weights = dict(losses or {"bce": 1.0})
-        unknown = set(self.weights) - set(LOSSES)
-        if unknown:
-            raise UsageError(
-                f"expected losses among {', '.join(LOSSES)}, found {', '.join(sorted(unknown))}"
-            )
+        check_names(self.weights, LOSSES, "losses")
         self.loss_args = {
             name: fitted(LOSSES[name], args, f"loss_args of {name}", without=("logit", "truth"))
             for name, args in (loss_args or {}).items()
             if name in self.weights
         }
         self.swap_weight = swap_weight
-        self.weak = None if weak is None else settings(Weak, weak)
-        self.photometric = None if photometric is None else settings(Photometric, photometric)
+        self.weak = None if weak is None else made(Weak, weak, "weak view")
+        light = photometric
+        self.photometric = None if light is None else made(Photometric, light, "photometric view")
         self.value_range = value_range
         self.network = self.build(network, network_args)
 
@@ -97,15 +93,3 @@ class Supervised(Method):
                 batch, self.photometric, generator, value_range=self.value_range
             )
         return batch
-
-
-Settings = TypeVar("Settings", Weak, Photometric)
-
-
-def settings(kind: type[Settings], given: Mapping[str, Any]) -> Settings:
-    """Settings of a view from plain data.
-
-    Raises:
-        UsageError: for a name that is none of its fields, or a value of another type.
-    """
-    return kind(**fitted(kind, given, f"{kind.__name__.lower()} view"))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rscd.base.arguments import fitted
+from rscd.base.arguments import check_names, made
 from rscd.base.errors import ModelError, RscdError
 from rscd.models.cam import cam_classifier
 from rscd.models.lite import LiteChangeNet
@@ -52,19 +52,13 @@ def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
     Raises:
         ModelError: for an unknown name or argument, or weights that cannot be had.
     """
-    if name not in NETWORKS:
-        raise ModelError(f"expected a network among {', '.join(NETWORKS)}, found {name!r}")
+    builder = _builder(name)
     given = dict(args)
     symmetric = given.pop("symmetric", False)
-    known = inspect.signature(NETWORKS[name]).parameters
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ModelError(
-            f"expected arguments of {name} among {', '.join(known)}, symmetric, found "
-            f"{', '.join(unknown)}"
-        )
+    what = f"network_args of {name}"
+    check_names(given, [*inspect.signature(builder).parameters, "symmetric"], what, ModelError)
     try:
-        network = NETWORKS[name](**fitted(NETWORKS[name], given, f"network_args of {name}"))
+        network = made(builder, given, what)
     except RscdError as error:
         if isinstance(error, ModelError):
             raise
@@ -75,6 +69,34 @@ def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
             f"expected network_args with which {name} can be built, found {given}: {reason}"
         ) from error
     return Symmetric(network) if symmetric else network
+
+
+def multiple_of(network: nn.Module) -> int:
+    """Of which the sides of images should be, in pixels, as the network says; 1 where it does not.
+
+    The only place that has a default for it.
+    """
+    return int(getattr(network, "multiple", 1))
+
+
+def bands_of(name: str, args: Mapping[str, Any]) -> int:
+    """Bands per date that a network takes.
+
+    Args:
+        name: one of `NETWORKS`.
+        args: of its builder, whose own default counts where they do not say.
+
+    Raises:
+        ModelError: for an unknown name.
+    """
+    usual = inspect.signature(_builder(name)).parameters["n_bands"].default
+    return int(args.get("n_bands", usual))
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if name not in NETWORKS:
+        raise ModelError(f"expected a network among {', '.join(NETWORKS)}, found {name!r}")
+    return NETWORKS[name]
 
 
 class Symmetric(nn.Module):
@@ -88,7 +110,7 @@ class Symmetric(nn.Module):
         """Wrap a network of `NETWORKS`."""
         super().__init__()
         self.network = network
-        self.multiple = getattr(network, "multiple", 1)
+        self.multiple = multiple_of(network)
 
     def forward(self, image: Tensor, **options: Any) -> dict[str, Tensor]:
         """Image (B,2,C,H,W) -> what the network gives, ``logits`` averaged when not in training."""
@@ -134,7 +156,7 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int | None = None) 
 
 def _fitting(network: nn.Module, size: int) -> int:
     """The next multiple of what the network takes."""
-    multiple = int(getattr(network, "multiple", 1))
+    multiple = multiple_of(network)
     return -(-size // multiple) * multiple
 
 

@@ -4,6 +4,7 @@ A segmenter sees one date at a time. NumPy at the border, torch only inside a ba
 backend is imported when it is chosen.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from odc.geo.geobox import GeoBox
 
+from rscd.base.arguments import made
 from rscd.base.errors import ModelError, UsageError
 from rscd.base.types import BoolArray, ByteArray, FloatArray, Provenance
 from rscd.geo.tiles import Box
@@ -150,41 +152,9 @@ def load_segmenter(
     given = dict(options or {})
     if device is not None and any(field.name == "device" for field in fields(module.Options)):
         given.setdefault("device", device)
-    segmenter: Segmenter = module.build(_options(module.Options, name, given))
+    plain = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in given.items()}
+    segmenter: Segmenter = module.build(made(module.Options, plain, f"options of {name}"))
     return segmenter
-
-
-def _options(kind: Any, name: str, given: Mapping[str, Any]) -> Any:
-    known = {field.name: field for field in fields(kind)}
-    for key in given:
-        if key not in known:
-            raise UsageError(
-                f"expected an option of {name} among {', '.join(known)}, found {key!r}; correct it"
-            )
-    missing = [key for key, f in known.items() if f.default is MISSING and key not in given]
-    if missing:
-        raise UsageError(
-            f"expected option {missing[0]} for the backend {name}, found none; add "
-            f"--so {missing[0]}=..."
-        )
-    return kind(**{key: _value(name, known[key], value) for key, value in given.items()})
-
-
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _value(name: str, field: Any, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    kind = str(getattr(field.type, "__name__", field.type)).partition(" ")[0]
-    try:
-        if kind == "bool":
-            return _TRUTH[value.lower()]
-        return {"int": int, "float": float}.get(kind, str)(value)
-    except (ValueError, KeyError) as error:
-        raise UsageError(
-            f"expected {kind} for the option {field.name} of {name}, found {value!r}; correct it"
-        ) from error
 
 
 def check_prediction(prediction: SemanticPrediction, view: View, prompts: PromptSet) -> None:

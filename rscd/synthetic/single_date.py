@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rscd.base.arguments import check_names
 from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, ByteArray
 from rscd.synthetic.single_date_light import lit, seasoned, shaded
@@ -112,9 +113,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         Raises:
             DataError: when there are no such pictures.
         """
-        unknown = set(keys or ()) - KEYS
-        if unknown:
-            raise DataError(f"these pairs hold {', '.join(sorted(KEYS))}, not {unknown.pop()}")
+        check_names(keys or (), sorted(KEYS), "keys of these pairs", DataError)
         self.length = length
         self.seed = seed
         self.size = patch_size

@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from rscd.base.arguments import check_names
 from rscd.base.border import border, reason, shown
 from rscd.base.errors import DataError, UsageError
 from rscd.base.files import write_bytes
@@ -115,12 +116,7 @@ class TownPairs(Dataset[Sample]):
         """
         if length < 1:
             raise DataError(f"expected a length of at least one town, found {length}")
-        unknown = set(keys) - KEYS
-        if unknown:
-            raise DataError(
-                f"towns hold {', '.join(sorted(KEYS))}, not {', '.join(sorted(unknown))}; correct "
-                "keys"
-            )
+        check_names(keys, sorted(KEYS), "keys of towns", DataError)
         self.length = length
         self.seed = seed
         self.shape_hw = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
@@ -302,20 +298,16 @@ def _checked(knobs: Mapping[str, Any] | None, what: str, known: Sequence[str]) -
     """
     given = dict(knobs or {})
     dates = (*DATE_KNOBS, "t1", "t2") if what == "nuisance" else ()
-    _check_names(given, what, (*known, *dates))
+    _check_knobs(given, what, (*known, *dates))
     for date in ("t1", "t2"):
         if date in given and what == "nuisance":
             given[date] = dict(given[date])
-            _check_names(given[date], f"nuisance.{date}", DATE_KNOBS)
+            _check_knobs(given[date], f"nuisance.{date}", DATE_KNOBS)
     return given
 
 
-def _check_names(given: Mapping[str, Any], what: str, known: Sequence[str]) -> None:
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise DataError(
-            f"town {what} has no knob {', '.join(unknown)}; known are {', '.join(known)}"
-        )
+def _check_knobs(given: Mapping[str, Any], what: str, known: Sequence[str]) -> None:
+    check_names(given, known, f"town {what}", DataError)
     for name, value in given.items():
         if isinstance(value, int | float | str) or (
             isinstance(value, Mapping) and name in ("t1", "t2")

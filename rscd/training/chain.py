@@ -16,30 +16,36 @@
         train: {...}
 
 A stage is any command of ``rscd`` with its options, or a training with its configuration;
-``{NAME}`` in a value is the folder of the stage of that name. Each stage has a folder of its own;
-``begun.json`` and ``done.json`` there say with which settings it was begun and finished; what is
+``{NAME}`` in a value is the folder of the stage of that name. Each stage has a folder of its own,
+which it claims (`rscd.base.claim`); ``done.json`` there says that it is finished, and what is
 finished is not done again.
 """
 
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from rscd.base.arguments import check_names
+from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import UsageError
-from rscd.base.files import read_note, read_value, write_whole
+from rscd.base.files import read_value, write_whole
+from rscd.base.types import Provenance
 
-BEGUN = "begun.json"
 DONE = "done.json"
 CONFIG = "stage.yaml"
 LAST = "last.ckpt"
 """What a stopped training goes on from."""
 TRAIN = "train"
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+"""Variables by which launchers number the processes of one training."""
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +72,33 @@ class Stage:
         asked = [self.command, self.settings, list(self.overrides)]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def claim(self) -> Claim:
+        """What the stage says of its folder, beside what its command says."""
+        asked = {
+            "command": self.command,
+            "settings": dict(self.settings),
+            "overrides": list(self.overrides),
+        }
+
+        def earlier(note: Provenance) -> Provenance:
+            return asked if note.get("key") == self.key else {}
+
+        return Claim(
+            self.folder,
+            "stage",
+            asked,
+            self._made,
+            f"give another --folder, or remove {self.folder} to do stage {self.name} again",
+            Earlier("begun.json", earlier),
+        )
+
+    def _made(self, folder: Path) -> list[Path]:
+        """What belongs to a stage of these settings alone."""
+        checkpoints = list(folder.glob("*.ckpt")) if self.command == TRAIN else []
+        done = folder / DONE
+        return [*checkpoints, done] if done.exists() else checkpoints
+
 
 def is_chain(path: str | Path) -> bool:
     """Whether a file is the configuration of a chain."""
@@ -87,11 +120,10 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
         UsageError: for a file that is no chain, or overrides that fit no stage.
     """
     content = _read(Path(path))
-    unknown = sorted(set(content) - {"folder", "stages"})
+    check_names(content, ("folder", "stages"), str(path))
     stages = content.get("stages")
-    if unknown or not isinstance(stages, dict) or not stages:
-        found = f"unknown {', '.join(unknown)}" if unknown else "no stages"
-        raise UsageError(f"expected folder and stages (by name) in {path}, found {found}")
+    if not isinstance(stages, dict) or not stages:
+        raise UsageError(f"expected folder and stages (by name) in {path}, found no stages")
     given = _split(overrides, list(stages))
     folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
     if not isinstance(folder, str):
@@ -112,24 +144,34 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
         run: carries out one command.
 
     Raises:
-        UsageError: for a stage that was begun with other settings, or whose folder holds another
-            run.
+        OutputError: for a stage that was begun with other settings, or whose folder holds another
+            run; or when another run has the chain's folder.
     """
+    # a trainer of several processes starts this very command again in each of them
+    follows = any(os.environ.get(name, "0") != "0" for name in RANKS)
+    with nullcontext() if follows else alone(stages[0].folder.parent):
+        _run_stages(stages, run)
+
+
+def _run_stages(stages: Sequence[Stage], run: Run) -> None:
     again = False
     for number, stage in enumerate(stages, 1):
         title = f"stage {number} of {len(stages)}, {stage.name}"
-        if not again and _is_done(stage):
+        done = stage.folder / DONE
+        claim = stage.claim
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        # a folder of nobody's is refused even where the stages before it are done again
+        begun = claim.take(overwrite=again and claim.begun)
+        if begun and not again and done.exists():
             log.info("%s: finished before, in %s", title, stage.folder)
             continue
-        _check_own(stage)
         if again:  # what it was made from is new
             (stage.folder / LAST).unlink(missing_ok=True)
         again = True
-        _note(stage, BEGUN)
-        (stage.folder / DONE).unlink(missing_ok=True)
+        done.unlink(missing_ok=True)
         log.info("%s: rscd %s, in %s", title, stage.command, stage.folder)
         run(arguments(stage))
-        _note(stage, DONE)
+        write_whole(done, json.dumps({"key": stage.key, "command": stage.command}) + "\n")
 
 
 def arguments(stage: Stage) -> list[str]:
@@ -143,37 +185,6 @@ def arguments(stage: Stage) -> list[str]:
     last = stage.folder / LAST
     # without it, what lies there is of the same stage, stopped early or to be done again
     return [*line, "--ckpt_path", str(last)] if last.exists() else [*line, "--overwrite"]
-
-
-def _is_done(stage: Stage) -> bool:
-    notes = [stage.folder / name for name in (BEGUN, DONE)]
-    for note in notes:
-        if note.exists() and _key_in(note) != stage.key:
-            raise UsageError(
-                f"expected the settings with which stage {stage.name} was begun, found others; "
-                f"give another --folder, or remove {stage.folder} to do it again"
-            )
-    return notes[1].exists()
-
-
-def _key_in(note: Path) -> Any:
-    fix = f"remove {note.parent} to do its stage again"
-    return read_note(note, "the settings of a stage", fix).get("key")
-
-
-def _check_own(stage: Stage) -> None:
-    """Refuse to train in the folder of a run that is none of this chain."""
-    found = sorted(path.name for path in stage.folder.glob("*.ckpt"))
-    if stage.command == TRAIN and found and not (stage.folder / BEGUN).exists():
-        raise UsageError(
-            f"expected an empty folder for stage {stage.name}, found {', '.join(found)} of another "
-            f"run in {stage.folder}; give another --folder, or remove it"
-        )
-
-
-def _note(stage: Stage, name: str) -> None:
-    text = json.dumps({"key": stage.key, "command": stage.command})
-    write_whole(stage.folder / name, text + "\n")
 
 
 def _stage(

@@ -31,7 +31,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from rscd.base.arguments import fitted
+from rscd.base.arguments import check_names, made
 from rscd.base.errors import DataError, RscdError, UsageError
 from rscd.data.folder import PairFolder
 from rscd.data.splits import Split
@@ -382,15 +382,11 @@ def _stream(name: str, given: Stream | dict[str, Any]) -> Stream:
     if isinstance(given, Stream):
         return given
     known = [f.name for f in fields(Stream) if f.init]
-    unknown = sorted(set(given) - set(known))
-    if unknown or not given.get("class_path"):
-        found = f"unknown {', '.join(unknown)}" if unknown else "no class_path"
-        raise DataError(
-            f"stream {name!r}: expected class_path, init_args and perhaps "
-            f"{', '.join(known[2:])}, found {found}; correct the configuration"
-        )
+    check_names(given, known, f"stream {name!r}", DataError)
+    if not given.get("class_path"):
+        raise DataError(f"stream {name!r}: expected class_path, found none; add it")
     try:
-        return Stream(**fitted(Stream, given, f"stream {name!r}"))
+        return made(Stream, given, f"stream {name!r}")
     except UsageError as error:
         raise DataError(str(error)) from error
 

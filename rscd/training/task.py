@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
@@ -13,9 +12,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from rscd.base.arguments import fitted
+from rscd.base.arguments import fitted, made
 from rscd.base.errors import ModelError, RscdError, UsageError
 from rscd.base.types import CARD_FORMAT, CARD_KEY, Batch, Provenance
+from rscd.base.version import version
 from rscd.methods.parts.schedules import SCHEDULES, warmed_up
 from rscd.methods.registry import METHODS
 from rscd.metrics.pixels import ChangeMetrics
@@ -98,9 +98,14 @@ class ChangeTask(LightningModule):
             f"schedule_args of {schedule}",
             without=("step", "total"),
         )
+        self._optimizer_args = fitted(
+            OPTIMIZERS[optimizer],
+            optimizer_args or {},
+            f"optimizer_args of {optimizer}",
+            without=("params", "lr"),
+        )
         _check_plain(card or {})
-        kind = METHODS[method]
-        self.method = kind(**fitted(kind, method_args or {}, f"method_args of {method}"))
+        self.method = made(METHODS[method], method_args, f"method_args of {method}")
         if channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)
         self.metrics = ChangeMetrics()
@@ -244,7 +249,7 @@ class ChangeTask(LightningModule):
         """The optimiser over the method's groups and a schedule per step."""
         h = self.hparams
         groups = self.method.parameter_groups(h["lr"])
-        optimizer = OPTIMIZERS[h["optimizer"]](groups, lr=h["lr"], **(h["optimizer_args"] or {}))
+        optimizer = OPTIMIZERS[h["optimizer"]](groups, lr=h["lr"], **self._optimizer_args)
         total = int(self.trainer.estimated_stepping_batches)
 
         def factor(step: int) -> float:

@@ -1,6 +1,8 @@
 """Files appear whole, and what belonged to those they replace goes with them."""
 
+import os
 import sqlite3
+from pathlib import Path
 
 import pyarrow
 import pyogrio.errors
@@ -13,6 +15,7 @@ from rscd.base.errors import DataError, OutputError, UsageError
 from rscd.base.files import (
     SIDECARS,
     appearing,
+    give_name,
     place,
     require_as_written,
     sidecars,
@@ -130,3 +133,20 @@ def test_text_that_reads_otherwise_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="otherwise"):
         write_whole(path, "new")
     assert contents(tmp_path) == {"a.json": "old"}
+
+
+@pytest.mark.parametrize("refused", [(), ("symlink",), ("symlink", "link")])
+def test_a_second_name_where_not_everything_is_allowed(tmp_path, monkeypatch, refused):
+    def not_allowed(*_, **__):
+        raise OSError("a required privilege is not held by the client")
+
+    if "symlink" in refused:
+        monkeypatch.setattr(Path, "symlink_to", not_allowed)
+    if "link" in refused:
+        monkeypatch.setattr(os, "link", not_allowed)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.txt").write_text("a")
+    give_name(tmp_path / "folder", tmp_path / "other")
+    give_name(tmp_path / "folder" / "a.txt", tmp_path / "b.txt")
+    assert (tmp_path / "other" / "a.txt").read_text() == (tmp_path / "b.txt").read_text() == "a"
+    assert (tmp_path / "other").is_symlink() == (not refused)

@@ -139,7 +139,7 @@ def interrupted(scene, tmp_path_factory) -> tuple[Path, bytes]:
     return kept, (folder / "c.tif").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["done", "tile_size", "run.json", "prob.hdr", "prob.img size"])
+@pytest.mark.parametrize("name", ["done", "tile_size", "claim.json", "prob.hdr", "prob.img size"])
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_notes_of_a_run_change_nothing_in_its_result(
     scene, interrupted, tmp_path, capfd, name, seed

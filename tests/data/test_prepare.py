@@ -14,7 +14,7 @@ from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
-from rscd.base.errors import DataError
+from rscd.base.errors import DataError, OutputError
 from rscd.data import prepare as module
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_label_values, read_picture, write_picture
@@ -294,13 +294,24 @@ def test_memory_does_not_follow_the_scene(tmp_path: Path) -> None:
 def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     whu(tmp_path / "src")
     prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH)
-    with pytest.raises(DataError, match=r"made with other settings \(seed\)"):
+    with pytest.raises(OutputError, match=r"was begun, found other seed; give a new folder"):
         prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH, seed=1)
     whu(tmp_path / "other", height=71)
-    with pytest.raises(DataError, match=r"other settings \(source\)"):
+    with pytest.raises(OutputError, match="found other source"):
         prepare("whu", tmp_path / "other", tmp_path / "dst", patch=PATCH)
-    with pytest.raises(DataError, match="not empty and not made by prepare"):
+    with pytest.raises(OutputError, match=r"empty or begun by the same command, found after"):
         prepare("whu", tmp_path / "src", tmp_path / "other", patch=PATCH)
+
+
+def test_a_folder_of_version_0_1_is_resumed_with_the_same_settings_alone(tmp_path: Path) -> None:
+    whu(tmp_path / "src")
+    made = prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH)
+    noted = json.loads((tmp_path / "dst" / "claim.json").read_text())
+    (tmp_path / "dst" / "claim.json").unlink()
+    (tmp_path / "dst" / "prepare.json").write_text(json.dumps(noted["tiles"]))
+    with pytest.raises(OutputError, match="found other seed"):
+        prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH, seed=1)
+    assert prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH).content == made.content
 
 
 def test_checks_against_published_numbers(tmp_path: Path, monkeypatch, caplog) -> None:

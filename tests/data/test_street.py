@@ -265,7 +265,7 @@ def test_sizes(tmp_path: Path) -> None:
 
 def test_keys(tmp_path: Path) -> None:
     root = changesim(tmp_path, (0,))
-    with pytest.raises(DataError, match=r"street sets have no \['valid'\]"):
+    with pytest.raises(DataError, match=r"keys of street sets: .*, found valid"):
         ChangeSim(root, keys={"valid"})
     for mask in root.rglob("change_segmentation/*.png"):
         mask.write_bytes(b"")

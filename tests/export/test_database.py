@@ -82,6 +82,16 @@ def test_a_log_that_a_program_left_is_not_replayed_into_the_new_file(package, tm
     assert count_rows(package) == 7
 
 
+def test_where_open_files_are_not_replaced_it_is_let_go_of_before(package, monkeypatch):
+    monkeypatch.setattr("rscd.export.database.REPLACES_OPEN_FILES", False)
+    with opened(package, "DELETE"), pytest.raises(OutputError, match="open in another program"):
+        write_vector(polygons(7), package, provenance={})
+    with replacing(package), closing(sqlite3.connect(package, timeout=0)) as another:
+        another.execute("BEGIN EXCLUSIVE")
+    write_vector(polygons(7), package, provenance={})
+    assert count_rows(package) == 7
+
+
 def test_the_old_file_is_whole_when_the_replacement_fails(package, tmp_path, monkeypatch):
     """What lay in the log alone is not lost with it."""
     with opened(package, "WAL"):

@@ -1,7 +1,9 @@
 """The probability and mask rasters on disk."""
 
 import errno
+import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,15 +86,14 @@ def test_systems_without_reservation_still_write(tmp_path, monkeypatch):
 
 
 def test_a_write_that_the_system_cuts_short_is_continued(tmp_path, monkeypatch):
-    write = os.pwrite
-
-    def stingy(descriptor, data, offset):
-        return write(descriptor, bytes(memoryview(data).cast("B")[:100]), offset)
+    class Stingy(io.FileIO):
+        def write(self, data):
+            return super().write(memoryview(data).cast("B")[:100])
 
     raster = RawRaster(tmp_path / "a.img", (20, 30), "float32")
     raster.create()
     values = np.random.default_rng(0).random((20, 30), np.float32)
-    monkeypatch.setattr(os, "pwrite", stingy)
+    monkeypatch.setattr(Path, "open", lambda path, mode, **_: Stingy(path, mode))
     for tile_size in (30, 28):  # full rows in one piece, and row by row
         for tile in plan_tiles((20, 30), tile_size):
             box = tile.write

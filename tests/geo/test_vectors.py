@@ -196,7 +196,16 @@ def test_values_keep_their_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["!a/plain", "plain/x!y", "plain/n;s", "a;b/c!d;e", "q?/h#"])
 @pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".parquet", ".geojson"])
-def test_any_path(tmp_path: Path, place: str, suffix: str) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_any_path(
+    tmp_path: Path, place: str, suffix: str, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not links:  # as on Windows
+
+        def not_allowed(*_: object, **__: object) -> None:
+            raise OSError
+
+        monkeypatch.setattr(Path, "symlink_to", not_allowed)
     path = tmp_path / f"{place}{suffix}"
     path.parent.mkdir()
     plain = write(squares(3), tmp_path / f"source{suffix}")

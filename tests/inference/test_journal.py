@@ -71,19 +71,36 @@ class TestJournal:
 
     def test_before_the_rasters_are_laid_out_nothing_is_resumed(self, tmp_path):
         folder = tmp_path / "work"
-        folder.mkdir()
-        (folder / "run.json").write_text(json.dumps({"a": 1}, sort_keys=True, indent=1))
-        (folder / "prob.img").touch()
+        with open_journal(folder, {"a": 1}) as journal:
+            journal.start(64)
+            (folder / "prob.img").touch()
+        (folder / "done").unlink()
         with open_journal(folder, {"a": 1}) as journal:
             assert not journal.resumed
             assert not (folder / "prob.img").exists()
+
+    @pytest.mark.parametrize("now", [1, 2])
+    def test_a_run_of_version_0_1_is_resumed_by_the_same_alone(self, tmp_path, caplog, now):
+        folder = tmp_path / "work"
+        with open_journal(folder, {"a": 1}) as journal:
+            journal.start(64)
+            journal.add({1: 11})
+        (folder / "claim.json").unlink()
+        (folder / "run.json").write_text(json.dumps({"a": 1}, sort_keys=True, indent=1))
+        (folder / "lock").touch()
+        with open_journal(folder, {"a": now}) as journal:
+            assert journal.done() == ({1: 11} if now == 1 else {})
+        assert ("starting anew" in caplog.text) == (now == 2)
+        with open_journal(folder, {"a": now}) as journal:
+            journal.remove()
+        assert list(tmp_path.iterdir()) == []
 
     def test_folders_of_a_killed_run_are_cleared_away(self, tmp_path):
         folder = tmp_path / "work"
         (folder / "tmp_rehearsal" / "deep").mkdir(parents=True)
         (folder / "tmp_rehearsal" / "a.tif").touch()
         with open_journal(folder, {}):
-            assert sorted(path.name for path in folder.iterdir()) == ["lock", "run.json"]
+            assert sorted(path.name for path in folder.iterdir()) == [".lock", "claim.json"]
 
     def test_killed_while_clearing_away_it_does_not_resume_what_is_gone(
         self, tmp_path, monkeypatch
@@ -94,11 +111,11 @@ class TestJournal:
             (folder / "prob.img").touch()
         unlink, unlinked = type(folder).unlink, []
 
-        def killed(path, *args):
+        def killed(path, **given):
             if unlinked:
                 raise KeyboardInterrupt
             unlinked.append(path.name)
-            unlink(path, *args)
+            unlink(path, **given)
 
         monkeypatch.setattr(type(folder), "unlink", killed)
         with pytest.raises(KeyboardInterrupt), open_journal(folder, {"a": 2}):
@@ -111,7 +128,7 @@ class TestJournal:
         with open_journal(tmp_path / "work", {}) as journal:
             journal.start(64)
             with (
-                pytest.raises(OutputError, match="found another run writing there; wait"),
+                pytest.raises(OutputError, match=r"another run is writing to .*; wait"),
                 open_journal(tmp_path / "work", {}),
             ):
                 pass
@@ -366,7 +383,7 @@ def _once_then(fail):
         ("done", os.urandom(200)),
         ("tile_size", b"51"),
         ("tile_size", b"\xff\xfe"),
-        ("run.json", b"\xff{"),
+        ("claim.json", b"\xff{"),
         ("published", b"\xff\n"),
         ("prob.hdr", b"ENVI\nsamples = 7"),
         ("prob.img", b"short"),
@@ -412,7 +429,7 @@ def test_killed_while_it_clears_away_a_run_is_done(
         if step == "after":
             remove(journal)
         if step == "within":
-            (journal.folder / "run.json").unlink()
+            (journal.folder / "claim.json").unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -518,5 +535,5 @@ def test_two_processes_at_once(scene, tmp_path):
         journal.start(64)
         second = subprocess.run([*RUN, *arguments], capture_output=True, text=True, check=False)
         assert second.returncode == 1
-        assert re.fullmatch(r"rscd: expected to be alone on .*\n", second.stderr)
+        assert re.fullmatch(r"rscd: another run is writing to .*\n", second.stderr)
         assert journal.started

@@ -1,14 +1,16 @@
 """Pseudo masks: what becomes change, what is kept, what stops and what does not."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rscd.base.errors import OutputError
 from rscd.base.types import silent
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_label_values, write_picture
-from rscd.labels.from_checkpoint import prepare, write_pseudo_masks
+from rscd.labels.from_checkpoint import note, prepare, write_pseudo_masks
 
 SIDE = 16
 
@@ -30,8 +32,8 @@ def test_change_is_strictly_above_the_threshold_in_float32(
     at = np.float32(threshold)
     values = np.array([np.nextafter(at, 0), at, np.nextafter(at, 1)], np.float32)
     prob = np.resize(values, (SIDE, SIDE))
-    prepare(data, "pseudo", {})
-    write_pseudo_masks(data, lambda image: prob, threshold, "pseudo", progress=silent)
+    with prepare(data, "pseudo", {}):
+        write_pseudo_masks(data, lambda image: prob, threshold, "pseudo", progress=silent)
     mask = read_label_values(tmp_path / "pseudo" / "p0.png")
     np.testing.assert_array_equal(mask, prob > at)
     assert mask.sum() == (prob == values[2]).sum()
@@ -48,7 +50,8 @@ def test_a_damaged_pair_stops_nothing_and_gets_its_mask_when_mended(tmp_path: Pa
         maps.append(image)
         return np.full((SIDE, SIDE), 0.9, np.float32)
 
-    assert prepare(data, "pseudo", {"a": 1}) is None
+    with prepare(data, "pseudo", {"a": 1}) as earlier:
+        assert earlier is None
     found = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
     assert (found.written, found.pairs, len(maps)) == (2, 3, 2)
     assert list(found.failed) == ["p1"]
@@ -56,3 +59,46 @@ def test_a_damaged_pair_stops_nothing_and_gets_its_mask_when_mended(tmp_path: Pa
     damaged.write_bytes(whole)
     again = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
     assert (again.written, len(maps), again.failed) == (1, 3, {})
+
+
+def test_folders_that_a_killed_run_left_without_a_note_get_it(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        pairs(tmp_path / part)
+    data = PairFolder(tmp_path, keys={"image", "valid"})
+    run = {"recipe": {"a": 1}, "found": {}}
+    with prepare(data, "pseudo", {"a": 1}):
+        note(data, "pseudo", run)
+    lost = tmp_path / "val" / "pseudo" / "run.json"
+    lost.unlink()
+    with prepare(data, "pseudo", {"a": 1}) as earlier:
+        assert earlier == run
+    assert lost.exists()
+
+
+def test_a_threshold_of_another_recipe_is_not_taken(tmp_path: Path) -> None:
+    data = PairFolder(pairs(tmp_path), keys={"image", "valid"})
+    with prepare(data, "pseudo", {"a": 1}):
+        note(data, "pseudo", {"recipe": {"a": 1}, "found": {}})
+    with prepare(data, "pseudo", {"a": 2}) as earlier:  # no mask was written
+        assert earlier is None
+
+
+@pytest.mark.parametrize("recipe", [{"a": 1}, {"a": 2}])
+def test_masks_of_version_0_1_are_resumed_by_the_same_recipe_alone(
+    tmp_path: Path, recipe: dict[str, int]
+) -> None:
+    data = PairFolder(pairs(tmp_path), keys={"image", "valid"})
+    run = {"recipe": {"a": 1}, "found": {}}
+    with prepare(data, "pseudo", {"a": 1}):
+        note(data, "pseudo", run)
+        shutil.copy(tmp_path / "A" / "p0.png", tmp_path / "pseudo" / "p0.png")
+    (tmp_path / "pseudo" / "claim.json").unlink()
+    if recipe == {"a": 1}:
+        with prepare(data, "pseudo", recipe) as earlier:
+            assert earlier == run
+    else:
+        with pytest.raises(OutputError, match="found other a; give --overwrite"):
+            prepare(data, "pseudo", recipe).__enter__()
+        with prepare(data, "pseudo", recipe, overwrite=True) as earlier:
+            assert earlier is None
+        assert [path.name for path in (tmp_path / "pseudo").iterdir()] == ["claim.json"]

@@ -234,7 +234,7 @@ class TestRefusals:
     def test_a_place_that_cannot_be_written(self, dataset, capsys):
         (dataset / "file").write_text("")
         label(dataset, "-o", dataset / "file" / "store", code=1)
-        assert "choose another folder with -o" in capsys.readouterr().err
+        assert "choose a folder that exists" in capsys.readouterr().err
 
 
 class TestMissingClasses:

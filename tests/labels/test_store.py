@@ -24,7 +24,8 @@ GRIDS = {
 
 
 def a_store(folder, **fingerprint):
-    return open_store(folder, {"backend": "x", **fingerprint}, CLASSES, 1)
+    with open_store(folder, {"backend": "x", **fingerprint}, CLASSES, 1) as store:
+        return store
 
 
 def a_prediction(masks=(), valid=None, seed=0):
@@ -82,7 +83,7 @@ def test_a_store_is_never_mixed(tmp_path):
     a_store(tmp_path, tile=1024)
     store = a_store(tmp_path, tile=512)  # nothing was in it
     store.write("a", "t1", a_prediction(), None, SOURCE)
-    with pytest.raises(OutputError, match=r"same settings in .*, found other tile; choose another"):
+    with pytest.raises(OutputError, match=r"was begun, found other tile; choose another"):
         a_store(tmp_path, tile=256)
 
 
@@ -124,6 +125,29 @@ def test_the_files_tell_what_they_are(tmp_path):
         assert dataset.scales == (1 / STEPS,) * 2
         assert dataset.nodata == EMPTY
         assert dataset.crs.to_epsg() == 32633
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["fingerprint"] == {"backend": "x"}
-    assert manifest["digest"] == digest_of({"backend": "x"})
+    noted = json.loads((tmp_path / "claim.json").read_text())
+    assert noted == {"segmentations": {"backend": "x"}}
+
+
+@pytest.mark.parametrize("tile", [512, 256])
+def test_a_store_of_version_0_1_is_resumed_with_the_same_settings_alone(tmp_path, tile):
+    store = a_store(tmp_path, tile=512)
+    store.write("a", "t1", a_prediction(), None, SOURCE)
+    (tmp_path / "claim.json").unlink()
+    known = {"backend": "x", "tile": 512}
+    manifest = {"schema": 1, "digest": digest_of(known), "fingerprint": known}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    if tile == 512:
+        assert a_store(tmp_path, tile=512).is_complete("a", "t1", SOURCE)
+    else:
+        with pytest.raises(OutputError, match="found other tile"):
+            a_store(tmp_path, tile=tile)
+
+
+def test_two_runs_do_not_share_a_store(tmp_path):
+    with (
+        open_store(tmp_path / "s", {}, CLASSES, 1),
+        pytest.raises(OutputError, match="another run is writing to"),
+    ):
+        a_store(tmp_path / "s")
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["claim.json"]

@@ -265,7 +265,9 @@ OVERLAP = 0.7
 def test_unknown_names_are_user_errors():
     with pytest.raises(ModelError, match=r"network among tiny, .*found 'unet'"):
         build_network("unet", {})
-    with pytest.raises(ModelError, match=r"arguments of tiny among n_bands.*found depth, size"):
+    with pytest.raises(
+        ModelError, match=r"of tiny: expected n_bands.*, symmetric, found depth, size"
+    ):
         build_network("tiny", {"size": 3, "depth": 2})
     with pytest.raises(ModelError, match="mean and positive std for 3 bands"):
         build_network("tiny", {"mean": [1.0], "std": [1.0] * 3})

@@ -193,7 +193,7 @@ def test_streams_of_both_kinds_train_the_mixed_method(folder):
 def test_a_folder_of_something_else_is_a_user_error(tmp_path, folder):
     with pytest.raises(DataError, match=r"expected index\.csv .* found none"):
         SingleDatePairs(tmp_path)
-    with pytest.raises(DataError, match="these pairs hold image, mask, standing, not flow"):
+    with pytest.raises(DataError, match="expected image, mask, standing, found flow"):
         SingleDatePairs(folder, keys=["image", "flow"])
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from rscd.base.errors import UsageError
+from rscd.base.errors import OutputError, UsageError
 from rscd.training.chain import arguments, is_chain, read_chain, run_chain
 
 CHAIN = {
@@ -71,8 +71,9 @@ def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain):
 
     with pytest.raises(KeyboardInterrupt):
         run_chain(stages(chain), stopped)
-    with pytest.raises(UsageError, match="stage masks was begun"):
-        run_chain(stages(chain, "--masks.threshold", "0.1"), seen.append)
+    (chain.parent / "run" / "first" / "best.ckpt").touch()
+    with pytest.raises(OutputError, match="first was begun, found other overrides; give another"):
+        run_chain(stages(chain, "--first.model.lr", "9"), seen.append)
     assert [line[0] for line in seen] == ["train"]
     run_chain(stages(chain), seen.append)
     assert [line[0] for line in seen] == ["train", "pseudolabel", "train"]
@@ -98,7 +99,7 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused(chain):
     folder.mkdir(parents=True)
     (folder / "best.ckpt").touch()
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"empty folder for stage first, found best\.ckpt"):
+        with pytest.raises(OutputError, match=r"first to be empty or .*, found best\.ckpt"):
             run_chain(stages(chain), lambda line: None)
     (folder / "best.ckpt").unlink()
     run_chain(stages(chain), lambda line: None)
@@ -106,15 +107,70 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused(chain):
 
 def test_other_settings_than_those_finished_with_are_refused(chain):
     run_chain(stages(chain), lambda line: None)
-    with pytest.raises(UsageError, match="expected the settings with which stage first was begun"):
+    with pytest.raises(OutputError, match="first was begun, found other overrides; give another"):
         run_chain(stages(chain, "--first.model.lr", "9"), lambda line: None)
+
+
+@pytest.mark.parametrize("change", [(), ("--first.model.lr", "9")])
+def test_a_chain_of_version_0_1_is_resumed_with_the_same_settings_alone(chain, change):
+    ran = []
+    for stage in stages(chain)[:2]:
+        stage.folder.mkdir(parents=True)
+        note = json.dumps({"key": stage.key, "command": stage.command})
+        for name in ("begun.json", "done.json"):
+            (stage.folder / name).write_text(note)
+    if change:
+        with pytest.raises(OutputError, match="first was begun, found other"):
+            run_chain(stages(chain, *change), ran.append)
+        assert ran == []
+    else:
+        run_chain(stages(chain), ran.append)
+        assert [line[0] for line in ran] == ["train"]
+
+
+def test_a_folder_of_nobody_is_refused_even_where_earlier_stages_are_done_again(chain):
+    folder = chain.parent / "run" / "second"
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").touch()
+    with pytest.raises(OutputError, match=r"second to be empty or .*, found best\.ckpt"):
+        run_chain(stages(chain), lambda line: None)
+    assert (folder / "best.ckpt").exists()
+
+
+def test_a_stage_done_again_with_other_settings_replaces_what_it_made(chain):
+    run_chain(stages(chain), lambda line: None)
+    run = chain.parent / "run"
+    for name in ("best.ckpt", "last.ckpt"):
+        (run / "second" / name).touch()
+    (run / "masks" / "done.json").unlink()
+    run_chain(stages(chain, "--second.model.lr", "9"), lambda line: None)
+    assert not list((run / "second").glob("*.ckpt"))
+    assert (run / "second" / "done.json").exists()
+
+
+def test_two_runs_do_not_share_a_chain(chain, monkeypatch):
+    def second(line):
+        with pytest.raises(OutputError, match="another run is writing to"):
+            run_chain(stages(chain), lambda line: None)
+
+    run_chain(stages(chain), second)
+    again = []
+
+    def of_the_same_training(line):
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        run_chain(stages(chain), again.append)
+        monkeypatch.delenv("LOCAL_RANK")
+
+    (chain.parent / "run" / "second" / "done.json").unlink()
+    run_chain(stages(chain), of_the_same_training)
+    assert [line[0] for line in again] == ["train"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"stages": {}}, "found no stages"),
-        ({"stages": {"a": {"train": {}}}, "model": {}}, "unknown model"),
+        ({"stages": {"a": {"train": {}}}, "model": {}}, "expected folder, stages, found model"),
         ({"stages": {"a": {"train": {}, "predict": {}}}}, "expected one command for stage a"),
         ({"stages": {"a": {"train": 3}}}, "expected options of train in stage a"),
     ],

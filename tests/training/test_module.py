@@ -373,9 +373,9 @@ def test_datasets_are_built_from_plain_data(tmp_path: Path, write_tif: WriteTif)
 
 
 def test_settings_that_cannot_be_meant(root: Path) -> None:
-    with pytest.raises(DataError, match=r"stream 'train': .* found unknown rot; correct"):
+    with pytest.raises(DataError, match=r"stream 'train': expected class_path, .*, found rot"):
         ChangeDataModule({"train": {"class_path": "x", "rot": 1}})
-    with pytest.raises(DataError, match="found no class_path"):
+    with pytest.raises(DataError, match="stream 'train': expected class_path, found none"):
         ChangeDataModule({"train": {"init_args": {}}})
     with pytest.raises(DataError, match="seed of 0 or more, found -1"):
         data(root, seed=-1)

@@ -296,7 +296,11 @@ def test_weights_of_another_network_are_refused(tmp_path):
         (["--ckpt_path", "text.ckpt"], "expected a checkpoint, found text at text.ckpt"),
         (["--ckpt_path", "w.safetensors"], "begin a new run with --begin w.safetensors"),
         (["--trainer.logger", "lightning.pytorch.loggers.CometLogger"], "Requirement 'comet-ml"),
-        (["--model.optimizer_args", "{betas: 3}"], "can be trained, found TypeError"),
+        (
+            ["--model.optimizer_args", "{betas: 3}"],
+            "adamw: .* for betas, found 3",
+        ),
+        (["--model.optimizer_args", "{beta: 3}"], "optimizer_args of adamw: .*, found beta"),
         (["--data.streams.val.batch_size", "two"], "stream 'val': .* for batch_size, found 'two'"),
     ],
 )
