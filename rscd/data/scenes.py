@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
@@ -74,46 +73,6 @@ class Scene:
     dates: tuple[str, str] | None = None
     """Dates of t1 and t2, such as ``2018-05-01``; None: unknown, matches any time."""
     name: str | None = None
-
-
-def scene_series(
-    images: Mapping[str, str],
-    buildings: Mapping[str, str] | None = None,
-    *,
-    pairs: Literal["consecutive", "all"] = "consecutive",
-    **shared: Any,
-) -> list[Scene]:
-    """Scenes between the dates of a series of rasters of one place.
-
-    Args:
-        images: raster by date.
-        buildings: building layer by date, for every date of ``images``.
-        pairs: each date with the next, or with every later one.
-        **shared: further fields of every :class:`Scene`.
-
-    Raises:
-        DataError: with fewer than two dates, or a date without building layer.
-    """
-    dates = sorted(images, key=pd.Timestamp)
-    if len(dates) < 2:
-        raise DataError(f"expected rasters of two dates or more, found {len(dates)}; add one")
-    missing = [date for date in dates if buildings is not None and date not in buildings]
-    if missing:
-        raise DataError(
-            f"expected a building layer for every date, found none for {', '.join(missing)}; add "
-            "it or leave the date out"
-        )
-    chosen = pairwise(dates) if pairs == "consecutive" else combinations(dates, 2)
-    return [
-        Scene(
-            images[first],
-            images[second],
-            buildings=None if buildings is None else (buildings[first], buildings[second]),
-            dates=(first, second),
-            **shared,
-        )
-        for first, second in chosen
-    ]
 
 
 @dataclass(frozen=True, eq=False)
