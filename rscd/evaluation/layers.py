@@ -24,7 +24,6 @@ from rasterio.windows import Window
 from rscd.base.errors import DataError, GridMismatchError, UsageError
 from rscd.base.types import IGNORE, BoolArray, ByteArray
 from rscd.geo.grid import (
-    apply,
     bounds_text,
     crop_to_pixels,
     crs_name,
@@ -34,6 +33,7 @@ from rscd.geo.grid import (
     whole_pixel_offset,
 )
 from rscd.geo.pictures import PICTURE, is_picture, on_picture
+from rscd.geo.polygons import moved
 from rscd.geo.settings import beside
 from rscd.geo.source import WARP_TOLERANCE_PX, Source, inspect, raster_border
 from rscd.geo.tiles import Box
@@ -305,12 +305,7 @@ class PolygonLayer:
             shapes = shapes[exist(shapes)]
         if crs is None:
             shapes = on_picture(shapes, grid, f"{role} {path}")
-        inverse = ~grid.affine
-
-        def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.column_stack(apply(inverse, *points.T))
-
-        polygons = shapely.transform(shapes, to_pixels)
+        polygons = moved(shapes, ~grid.affine)
         layer = cls(polygons, shapely.STRtree(polygons))
         height, width = grid.shape
         if len(polygons) and not len(layer.tree.query(shapely.box(0, 0, width, height))):

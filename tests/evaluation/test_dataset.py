@@ -30,7 +30,7 @@ from rscd.base.errors import (
     UsageError,
 )
 from rscd.evaluation.dataset import MemoryPair, Split, evaluate_split, mask_rule, predict_pair
-from rscd.evaluation.judge import only_counted
+from rscd.evaluation.judge import Judged, only_counted
 from rscd.evaluation.layers import Coding, resolve_coding
 from rscd.evaluation.maps import MapOptions, evaluate_maps
 from rscd.evaluation.report import Sample, confusion, extremes
@@ -43,7 +43,7 @@ from rscd.geo.tiles import Box
 from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.network import load_network
 from rscd.inference.predictor import Tiling
-from rscd.metrics.objects import ObjectCounts, count_objects
+from rscd.metrics.objects import ObjectCounts
 from rscd.metrics.pixels import ChangeMetrics, Counts, count, summarise
 from rscd.pipeline.maps import Options, open_pair, predict
 from rscd.training.task import ChangeTask
@@ -139,7 +139,7 @@ def test_files_give_what_counting_in_memory_gives(predicted, true, tmp_path_fact
     assert report.pixels.without_prediction == (used ^ (true != 255)).sum()
     for path, mask in zip(paths, only_counted(predicted, true), strict=True):
         write_tif(path, mask)
-    assert report.objects == count_objects(*map(trace, paths))
+    assert report.objects == Judged.of(*map(trace, paths)).counts
 
 
 @pytest.mark.parametrize("name", ["p.gpkg", "p.fgb", "p.parquet", "p.shp"])
