@@ -13,8 +13,6 @@ from torchgeo.datasets import NonGeoDataset
 from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, BoolArray
 from rscd.data.images import (
-    IGNORE_CODED,
-    MaskRule,
     Picture,
     fill_invalid,
     read_mask,
@@ -24,6 +22,7 @@ from rscd.data.images import (
 from rscd.data.labels import image_label, labels_for, read_label_list
 from rscd.data.layout import Folders, Layout, PairDir, find_layout, image_id
 from rscd.data.splits import read_split
+from rscd.geo.labels import IGNORE_CODED, MaskRule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from torchgeo.datasets import GeoDataset
 from rscd.base.errors import DataError, GridMismatchError
 from rscd.base.files import by_stem
 from rscd.base.types import IGNORE, Align, BoolArray, ByteArray
-from rscd.data.images import IMAGE_SUFFIXES, MaskRule
+from rscd.data.images import IMAGE_SUFFIXES
 from rscd.data.labels import image_label
 from rscd.data.scene_labels import (
     BuildingDifference,
@@ -32,6 +32,7 @@ from rscd.data.scene_labels import (
     open_layer,
 )
 from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
+from rscd.geo.labels import MaskRule
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import inspect

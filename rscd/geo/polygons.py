@@ -90,7 +90,8 @@ def moved(polygons: Polygons, transform: Affine) -> Polygons:
     def carried(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.column_stack(apply(transform, *points.T))
 
-    return shapely.transform(polygons, carried)
+    there: Polygons = shapely.transform(polygons, carried)
+    return there
 
 
 def iou(first: Polygons, second: Polygons) -> NDArray[np.float64]:

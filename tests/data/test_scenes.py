@@ -287,11 +287,12 @@ def test_label_values(scene: Scene, tmp_path: Path, write_tif: WriteTif) -> None
     values = np.zeros(SHAPE, np.uint8)
     values[:40], values[40:60] = 1, 255
     path = str(write_tif(tmp_path / "v.tif", values))
-    with pytest.raises(DataError, match=r"v\.tif: .* found 0, 1, 255; choose mask_values"):
-        ScenePairs([Scene(scene.t2, scene.t2, path)])
-    mapping = {0: 0, 1: 1, 255: 255}
-    mapped = ScenePairs([Scene(scene.t2, scene.t2, path)], mask_values=mapping)
-    np.testing.assert_array_equal(mapped[:, :]["mask"][0], values)
+    for rule in ("strict", {0: 0, 1: 1, 255: 255}):
+        mapped = ScenePairs([Scene(scene.t2, scene.t2, path)], mask_values=rule)
+        np.testing.assert_array_equal(mapped[:, :]["mask"][0], values)
+    gray = str(write_tif(tmp_path / "g.tif", values + np.uint8(2)))
+    with pytest.raises(DataError, match=r"g\.tif: .* found 1, 2, 3; choose mask_values"):
+        ScenePairs([Scene(scene.t2, scene.t2, gray)])
     declared = str(write_tif(tmp_path / "d.tif", values, nodata=255))
     dataset = ScenePairs([Scene(scene.t2, scene.t2, declared)])
     np.testing.assert_array_equal(dataset[:, :]["mask"][0], values)
@@ -485,7 +486,7 @@ def test_mistakes_are_named(scene: Scene, tmp_path: Path, write_tif: WriteTif) -
         ScenePairs([Scene(str(tmp_path / "absent.tif"), scene.t2)])
     points = geopandas.GeoDataFrame(geometry=[shapely.Point(500_100, 4_999_900)], crs=UTM33)
     points.to_file(tmp_path / "points.gpkg", engine="pyogrio")
-    with pytest.raises(DataError, match="expected polygons, found Point"):
+    with pytest.raises(DataError, match=r"expected polygons in labels .* found Point"):
         ScenePairs([Scene(scene.t1, scene.t2, str(tmp_path / "points.gpkg"))])
     with pytest.raises(DataError, match="labels or buildings, found both"):
         ScenePairs([Scene(scene.t1, scene.t2, "a.tif", buildings=("b", "c"))])
