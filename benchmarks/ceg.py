@@ -65,12 +65,13 @@ def peak_mib() -> float:
 
 def child(count: int, layer: str, threads: int, dense: bool) -> None:
     """Do the work once and print its measurements as JSON."""
-    from rscd.events.polygons import dense_iou, polygon_events
+    from rscd.events.polygons import polygon_events
+    from rscd.geo.polygons import iou
 
     first, second = footprints(count, LAYERS[layer])
     before, wall, cpu = peak_mib(), time.perf_counter(), time.process_time()
     if dense:
-        table = dense_iou(first, second)
+        table = iou(first[:, None], second[None, :])
         vanished, appeared = table.sum(axis=1) <= 0, table.sum(axis=0) <= 0
     else:
         events = polygon_events(first, second, threads=threads)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -298,3 +299,10 @@ def by_stem(folder: Path, suffixes: Container[str]) -> dict[str, Path]:
             )
         found[path.stem] = path
     return found
+
+
+def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
+    """Sort key with numbers in numeric order: 2 before 10."""
+    text = path.as_posix() if isinstance(path, Path) else path
+    pieces = re.split(r"(\d+)", text)
+    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces]

@@ -19,7 +19,6 @@ MOVED = {
     "checkpoints": "training.checkpoints",
     "data.geometry": "synthetic.geometry",
     "data.module": "training.module",
-    "data.paste": "synthetic.paste",
     "data.sample": "synthetic.sample",
     "data.single_date": "synthetic.single_date",
     "data.single_date_light": "synthetic.single_date_light",

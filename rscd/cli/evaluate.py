@@ -232,7 +232,8 @@ def _labelled_pairs(
 ) -> "tuple[LabelledPairs, Mapping[str, Sequence[int]]]":
     """The pairs of a folder, and the conditions in which they were taken where it has several."""
     from rscd.data.street_conditions import street_conditions
-    from rscd.evaluation.dataset import labelled_folder, mask_rule
+    from rscd.evaluation.dataset import labelled_folder
+    from rscd.geo.labels import Values
     from rscd.geo.source import parse_bands
 
     street = street_conditions(args.source, args.split, args.size)
@@ -240,7 +241,7 @@ def _labelled_pairs(
         _check_unused(args, ("change_value", "unlabelled", "bands"), "other pairs than of streets")
         return street, street.conditions if len(street.parts) > 1 else {}
     _check_unused(args, ("size",), "a street set")
-    rule = mask_rule(_whole(args.change_value), _whole(args.unlabelled))
+    rule = Values(args.change_value, args.unlabelled)
     bands = None if args.bands is None else parse_bands(args.bands)
     return labelled_folder(args.source, args.split, rule, bands), {}
 
@@ -345,10 +346,6 @@ def _check_unused(args: argparse.Namespace, names: tuple[str, ...], use: str) ->
                 f"expected --{name.replace('_', '-')} only with {use}, found "
                 f"{args.source}{'' if args.truth is None else ' and ' + args.truth}; drop it"
             )
-
-
-def _whole(values: tuple[float, ...] | None) -> tuple[int, ...]:
-    return tuple(int(value) for value in values or ())
 
 
 def _values(text: str) -> tuple[float, ...]:

@@ -154,13 +154,34 @@ def not_negative(text: str) -> float:
 
 def fraction(text: str) -> float:
     """A number from 0 to 1, as the ``type`` of an argument."""
+    value = _share(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
+def word_or_fraction(option: str, text: str, words: Sequence[str]) -> str | float:
+    """One of some words, or a number from 0 to 1.
+
+    Raises:
+        UsageError: for anything else, naming the option.
+    """
+    if text in words:
+        return text
+    value = _share(text)
+    if value is None:
+        raise UsageError(
+            f"expected {option} {', '.join(words)} or a number from 0 to 1, found {text!r}"
+        )
+    return value
+
+
+def _share(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
-    return value
+        return None
+    return value if 0 <= value <= 1 else None
 
 
 def size_hw(text: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from rscd.cli.options import (
     not_negative,
     parse_pairs,
     positive,
+    word_or_fraction,
 )
 from rscd.cli.segmenting import add_segmenting, refuse_segmenting
 
@@ -321,12 +322,5 @@ def _area(args: argparse.Namespace) -> Any:
 
 
 def _threshold(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(f"expected --threshold auto or a number from 0 to 1, found {text!r}")
-    return value
+    value = word_or_fraction("--threshold", text, ("auto",))
+    return value if isinstance(value, float) else None

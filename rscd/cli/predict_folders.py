@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import RscdError, UsageError
-from rscd.base.files import by_stem, sha256_of
+from rscd.base.files import by_stem, natural_key, sha256_of
 from rscd.cli.options import Shown, emit_json, refuse_failed
 
 if TYPE_CHECKING:
@@ -245,9 +244,4 @@ def pairs_of(t1: Path, t2: Path) -> list[tuple[Path, Path]]:
             f"expected pictures of the same names in {t1} and {t2}, found {found}; rename them or "
             "take out what is alone"
         )
-    return [(first[name], second[name]) for name in sorted(first, key=_numeric)]
-
-
-def _numeric(name: str) -> list[tuple[int, int | str]]:
-    pieces = re.split(r"(\d+)", name)
-    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces]
+    return [(first[name], second[name]) for name in sorted(first, key=natural_key)]

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rscd.base.border import border, reason
 from rscd.base.errors import DataError, UsageError
 from rscd.cli import pseudolabel_backend
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json, refuse_failed
+from rscd.cli.options import (
+    add_json,
+    add_verbosity,
+    emit,
+    emit_json,
+    refuse_failed,
+    word_or_fraction,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -244,14 +251,5 @@ def _versions() -> "Provenance":
 def _rule(text: str) -> "str | Found":
     from rscd.evaluation.thresholds import Found
 
-    if text in THRESHOLDS:
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UsageError(
-            f"expected --threshold {', '.join(THRESHOLDS)} or a number from 0 to 1, found {text!r}"
-        )
-    return Found(value, "fixed")
+    value = word_or_fraction("--threshold", text, THRESHOLDS)
+    return Found(value, "fixed") if isinstance(value, float) else value

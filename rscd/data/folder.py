@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, BoolArray
 from rscd.data.images import (
-    IGNORE_CODED,
-    MaskRule,
     Picture,
     fill_invalid,
     read_mask,
@@ -25,10 +22,10 @@ from rscd.data.images import (
 from rscd.data.labels import image_label, labels_for, read_label_list
 from rscd.data.layout import Folders, Layout, PairDir, find_layout, image_id
 from rscd.data.splits import read_split
+from rscd.geo.labels import IGNORE_CODED, MaskRule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Sample]
@@ -294,40 +291,6 @@ def stack_dates(first: Picture, second: Picture) -> Tensor:
         # the fast road for the common case: one conversion, no temporary
         side[...] = picture.pixels if picture.valid is None else fill_invalid(picture)
     return torch.from_numpy(image)
-
-
-def reference_tensors(
-    t1: "NDArray[np.uint8]",
-    t2: "NDArray[np.uint8]",
-    mask: "NDArray[np.uint8]",
-    label: int,
-    size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One pair exactly as KD-MSI's published loader builds it.
-
-    The images are resized by Pillow's bicubic filter on 8-bit values and normalised with 0.5/0.5,
-    the mask keeps its size and only 255 becomes 1 (``methods/kdmsi.md`` sections 5 to 7). Training
-    in this package takes raw values instead; this is for comparing with the published numbers.
-
-    Args:
-        t1: (H,W,3) uint8 RGB, first date.
-        t2: (H,W,3) uint8 RGB, second date.
-        mask: (H,W) uint8 stored label values.
-        label: image-level label.
-        size: side of the resized square images, pixels.
-
-    Returns:
-        t1 and t2 (3,size,size) float32 in [-1,1], label (1,) float32, mask (H,W) int64.
-    """
-    images = [torch.from_numpy(_resized_normalised(image, size)) for image in (t1, t2)]
-    values = torch.from_numpy((mask == 255).astype(np.int64))
-    return images[0], images[1], torch.tensor([label], dtype=torch.float32), values
-
-
-def _resized_normalised(image: "NDArray[np.uint8]", size: int) -> "NDArray[np.float32]":
-    resized = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
-    scaled = (np.asarray(resized, np.float32) / 255 - 0.5) / 0.5
-    return np.ascontiguousarray(np.moveaxis(scaled, 2, 0))
 
 
 def _check_partners(layout: Layout, found: Sequence[tuple[str, str]], kinds: Sequence[str]) -> None:

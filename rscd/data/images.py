@@ -1,17 +1,17 @@
 """Pixels and label values of single image files.
 
-PNG, JPEG, BMP and WebP are decoded by OpenCV, everything else (GeoTIFF first of all) by GDAL.
-GDAL is not asked for PNG: it returns a truncated file as if it were whole.
+PNG, JPEG, BMP and WebP images are decoded by OpenCV, everything else (GeoTIFF first of all, and all
+labels) by GDAL. Neither tells a truncated PNG or JPEG: its end marker is looked for here.
 """
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,27 +36,21 @@ from rscd.geo.bands import (
     usable_pixels,
 )
 from rscd.geo.encode import geotiff
+from rscd.geo.labels import (
+    Coding,
+    MaskRule,
+    Values,
+    coding_of,
+    declared_nodata,
+    distinct,
+    needs_values,
+    read_stored,
+)
 from rscd.geo.settings import beside
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})
 IMAGE_SUFFIXES = PLAIN_SUFFIXES | RASTER_SUFFIXES
-
-MaskRule = Literal["strict", "threshold", "nonzero", "reference"] | Mapping[int, int]
-"""How stored label values become 0 (no change), 1 (change) and 255 (ignore).
-
-``strict``: the file holds only {0, 255} or only {0, 1}; anything else is an error (default).
-``threshold``: change where the value is at least 128, for gray or JPEG labels.
-``nonzero``: change where the value is not 0, as TorchGeo reads labels.
-``reference``: change only where the value is 255, as the training loaders of KD-MSI and DiffMatch
-read labels (``floor(value / 255)``): a {0, 1} file becomes all no change.
-A mapping names every value that may occur, for example ``{0: 0, 255: 1, 127: 255}``.
-
-Pixels that a raster declares to be nodata are 255 whatever the rule, see `StoredLabel`.
-"""
-
-IGNORE_CODED: Mapping[int, int] = {0: 0, 1: 1, IGNORE: IGNORE}
-"""Mapping of files that already hold 0, 1 and 255 = ignore, as pseudo labels do."""
 
 RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
@@ -184,50 +178,60 @@ def said_of(path: Path) -> Bands:
 class StoredLabel:
     """One decoded label file."""
 
+    path: Path
     values: NDArray[Any]
     """(H,W) in the file's dtype."""
-    unlabelled: BoolArray | None = None
-    """(H,W) where the file declares nodata, masks pixels, or holds NaN; None where it does not.
+    known: BoolArray | None
+    """(H,W) where alpha or the file's own mask let the values count; None where it has neither."""
+    nodata: float | None
+    """Declared value."""
 
-    A nodata of 0 is what drawing programs leave behind and viewers show as transparent: it is "no
-    change" like any other 0.
-    """
-    nodata: float | None = None
-    """Declared value, unless it is 0."""
+    def coding(self, rule: MaskRule = "strict") -> Coding:
+        """What the values mean.
+
+        Raises:
+            DataError: see `rscd.geo.labels.coding_of`.
+        """
+        found: Iterable[float] = ()
+        if needs_values(rule, self.nodata):
+            found = distinct(self.values if self.known is None else self.values[self.known])
+        return coding_of(str(self.path), rule, self.nodata, found)
+
+    @property
+    def unlabelled(self) -> BoolArray:
+        """(H,W) where the file declares nodata (other than 0), masks pixels, or holds NaN."""
+        return np.asarray(self.decoded("nonzero") == IGNORE)
+
+    def decoded(self, rule: MaskRule = "strict") -> ByteArray:
+        """(H,W) uint8: 0 no change, 1 change, 255 ignore.
+
+        Raises:
+            DataError: the file holds values the rule does not cover.
+        """
+        return self.coding(rule).decode(self.values, self.known)
+
+
+@contextmanager
+def open_label(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """Open a label file of any format, as `open_raster` does; see `read_label`."""
+    if path.suffix.lower() in PLAIN_SUFFIXES:
+        check_end(path)
+    with open_raster(path) as dataset:
+        yield dataset
 
 
 def read_label(path: Path) -> StoredLabel:
     """Read a label file as one band, and what it declares of pixels without label.
 
-    Returns:
-        The stored values; a colour file whose channels agree counts as one band.
+    GDAL reads labels of every format: it leaves numbers of a colour table alone, which OpenCV turns
+    into colours.
 
     Raises:
         DataError: if the file is missing, damaged or coloured.
     """
-    unlabelled, nodata = None, None
-    if path.suffix.lower() in PLAIN_SUFFIXES:
-        pixels = _decode(path)
-        pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)[:3]
-    else:
-        with open_raster(path) as dataset:
-            said = Bands.of(dataset)
-            pixels = dataset.read(list(said.data))
-            nodata = None if dataset.nodata == 0 else dataset.nodata
-            labelled = usable_pixels(
-                dataset, pixels, alpha=said.alpha, nodata=nodata, own_mask=has_own_mask(dataset)
-            )
-        unlabelled = None if labelled is None else ~labelled
-        if np.issubdtype(pixels.dtype, np.floating):
-            nothing = np.isnan(pixels[0])
-            pixels = np.nan_to_num(pixels, nan=0.0)
-            unlabelled = nothing if unlabelled is None else unlabelled | nothing
-    if not (pixels[1:] == pixels[:1]).all():
-        raise DataError(
-            f"{path}: expected a label with one band, found {len(pixels)} that differ; "
-            "convert the colours to one band of class values"
-        )
-    return StoredLabel(np.asarray(pixels[0]), unlabelled, nodata)
+    with open_label(path) as dataset:
+        values, known = read_stored(str(path), dataset)
+        return StoredLabel(path, values, known, declared_nodata(dataset))
 
 
 def read_label_values(path: Path) -> NDArray[Any]:
@@ -242,100 +246,44 @@ def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
         (H,W) uint8: 0 no change, 1 change, 255 ignore, also where the file declares nodata.
 
     Raises:
-        DataError: if the file cannot be read or holds values the rule does not cover.
+        DataError: if the file cannot be read or holds values the rule does not cover, or 255 means
+            ignore there and change in another file of the folder.
     """
-    try:
-        return coded(read_label(path), rule)
-    except DataError as error:
-        text = str(error)
-        raise DataError(text if str(path) in text else f"{path}: {text}") from error
+    label = read_label(path)
+    coding = label.coding(rule)
+    check_agreement(label, coding, rule)
+    return coding.decode(label.values, label.known)
 
 
-def coded(label: StoredLabel, rule: MaskRule = "strict") -> ByteArray:
-    """Turn a stored label into 0, 1 and 255; what the file declares to be no label is 255.
+_meaning: dict[Path, dict[bool, str]] = {}
+"""By folder: a file in which 255 means change (True) and one in which it means ignore (False), as
+far as this process has read them."""
 
-    A value that a mapping names as change is change, also where it is the declared nodata.
+
+def check_agreement(label: StoredLabel, coding: Coding, rule: MaskRule = "strict") -> None:
+    """A file tells what its 255 means; the files of a folder must not contradict each other.
+
+    Where 255 means ignore, a file of 0 and 255 without any 1 would be read as change.
 
     Raises:
-        DataError: if the rule does not cover a value, which is named.
+        DataError: two of them do, as far as this process has read them.
     """
-    if label.unlabelled is None or names_as_change(rule, label.nodata):
-        return apply_rule(label.values, rule)
-    mask = np.full(label.values.shape, IGNORE, np.uint8)
-    known = ~label.unlabelled
-    mask[known] = apply_rule(label.values[known], rule)
-    return mask
-
-
-def names_as_change(rule: MaskRule, nodata: float | None) -> bool:
-    """Whether a mapping says that the declared nodata means change."""
-    return isinstance(rule, Mapping) and nodata is not None and rule.get(nodata) == 1  # type: ignore[call-overload]
-
-
-def apply_rule(values: NDArray[Any], rule: MaskRule = "strict") -> ByteArray:
-    """Turn stored label values into 0, 1 and 255.
-
-    The papers' programs disagree: evaluation of KD-MSI accepts 0 and 255 only, its training (and
-    DiffMatch's) takes only 255 for change, TorchGeo anything but 0 (``methods/kdmsi.md`` section 6,
-    ``methods/diffmatch.md`` section 5.1). On clean {0, 255} files all rules agree.
-
-    Args:
-        values: any shape, the stored values.
-        rule: see :data:`MaskRule`.
-
-    Returns:
-        uint8 of the same shape: 0 no change, 1 change, 255 ignore.
-
-    Raises:
-        DataError: if the rule does not cover a value, which is named.
-    """
-    if isinstance(rule, Mapping):
-        return _mapped(values, rule)
-    if rule not in _RULES:
-        raise DataError(f"unknown label rule {rule!r}; use {', '.join(_RULES)} or a mapping")
-    return _RULES[rule](values)
-
-
-def _strict(values: NDArray[Any]) -> ByteArray:
-    change = values != 0
-    stored = values[change]
-    if stored.size and not ((stored == 255).all() or (stored == 1).all()):
+    named = rule.unlabelled or () if isinstance(rule, Values) else ()
+    found = rule == "strict" or (isinstance(rule, Values) and rule.change is None)
+    if not found or label.nodata == IGNORE or IGNORE in named:
+        return
+    path = label.path
+    seen = _meaning.setdefault(path.parent, {})
+    for means_change, values in ((True, coding.change), (False, coding.unknown)):
+        if IGNORE in values:
+            seen.setdefault(means_change, path.name)
+    if len(seen) == 2:
+        del _meaning[path.parent]  # the files may be mended before they are read again
         raise DataError(
-            f"expected label values 0 and 255 (or 0 and 1), found {_some(values)}; "
-            "choose mask_values='threshold', 'nonzero', 'reference' or a mapping"
+            f"{path.parent}: expected one meaning of 255, found 0 and 255 alone in {seen[True]} "
+            f"and 1 beside 255 in {seen[False]}; say which it is, such as mask_values="
+            "{0: 0, 1: 1, 255: 255}"
         )
-    return np.asarray(change, np.uint8)
-
-
-_RULES: Mapping[str, Callable[[NDArray[Any]], ByteArray]] = {
-    "strict": _strict,
-    "threshold": lambda values: np.asarray(values >= 128, np.uint8),
-    "nonzero": lambda values: np.asarray(values != 0, np.uint8),
-    "reference": lambda values: np.asarray(values == 255, np.uint8),
-}
-
-
-def _mapped(values: NDArray[Any], mapping: Mapping[int, int]) -> ByteArray:
-    targets = set(mapping.values())
-    if not targets <= {0, 1, IGNORE}:
-        raise DataError(f"a label mapping leads to 0, 1 or 255, not to {sorted(targets)}")
-    mask = np.zeros(values.shape, np.uint8)
-    known = np.zeros(values.shape, bool)
-    for stored, wanted in mapping.items():
-        here = values == stored
-        mask[here] = wanted
-        known |= here
-    if not known.all():
-        raise DataError(
-            f"the label mapping covers {sorted(mapping)}, the file also holds "
-            f"{_some(values[~known])}; name these values in the mapping"
-        )
-    return mask
-
-
-def _some(values: NDArray[Any], most: int = 8) -> str:
-    found = np.unique(values)
-    return ", ".join(str(v) for v in found[:most]) + (", ..." if len(found) > most else "")
 
 
 def fill_invalid(picture: Picture) -> FloatArray:

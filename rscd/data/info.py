@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rscd.base.errors import DataError
-from rscd.base.types import ShapeHW
-from rscd.data.images import Picture, read_label, read_picture
+from rscd.base.types import IGNORE, ShapeHW
+from rscd.data.images import Picture, check_agreement, read_label, read_picture
 from rscd.data.labels import image_label, read_label_list
 from rscd.data.layout import SPLIT_FOLDERS, Folders, Layout, PairDir, find_layout, read_names
 from rscd.data.leaks import NO_CONTENT, check_leaks, content_hash
@@ -200,19 +200,27 @@ def _mask(
     except DataError as error:
         findings.add("unreadable", path, _reason(error, path))
         return {}
-    values = label.values
-    if shape_hw is not None and values.shape != shape_hw:
-        detail = f"the mask is {_size(values.shape)}, t1 {_size(shape_hw)}"
+    if shape_hw is not None and label.values.shape != shape_hw:
+        detail = f"the mask is {_size(label.values.shape)}, t1 {_size(shape_hw)}"
         findings.add("size", title, detail)
-    if label.unlabelled is not None:
-        values = values[~label.unlabelled]
+    values = label.values[~label.unlabelled]
     found, counts = np.unique(values, return_counts=True)
     names = (str(int(v)) if v == np.trunc(v) else str(v) for v in found)
     stored = {name: int(n) for name, n in zip(names, counts, strict=True)}
-    if not (set(stored) <= {"0", "255"} or set(stored) <= {"0", "1"}):
+    if not set(stored) <= {"0", "1", "255"}:
         some = ", ".join(list(stored)[:MOST]) + (", ..." if len(stored) > MOST else "")
         findings.add("label values", path, f"{some}: reading needs mask_values=")
-    findings.labels[title] = image_label(values)
+        findings.labels[title] = image_label(values)
+        return stored
+    coding = label.coding()
+    try:
+        check_agreement(label, coding)
+    except DataError as error:
+        findings.add("label values", path, _reason(error, path))
+    mask = coding.decode(label.values, label.known)
+    findings.labels[title] = image_label(mask, ignore=IGNORE)
+    if IGNORE in coding.unknown:
+        stored.pop(str(IGNORE), None)
     return stored
 
 

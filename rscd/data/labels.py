@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from rscd.base.errors import DataError
 from rscd.base.files import write_whole
-from rscd.base.types import IGNORE
-from rscd.data.images import MaskRule, read_label, read_mask
-from rscd.data.layout import Folders, find_layout, image_id
+from rscd.data.layout import image_id
 
 
 def image_label(values: NDArray[Any], min_change_pixels: int = 1, ignore: int | None = None) -> int:
@@ -88,45 +86,6 @@ def read_label_list(path: Path | str) -> dict[str, int]:
 def write_label_list(path: Path | str, labels: Mapping[str, int], suffix: str = ".png") -> None:
     """Write a list file; it appears by rename."""
     write_whole(Path(path), format_label_list(labels, suffix))
-
-
-def labels_from_masks(
-    root: Path | str,
-    split: str | None = None,
-    *,
-    min_change_pixels: int = 1,
-    mask_values: MaskRule | None = None,
-    folders: Folders | None = None,
-) -> dict[str, int]:
-    """Image-level labels of a pair folder, by opening every mask of the split once.
-
-    Args:
-        root: folder of image pairs with masks.
-        split: one split, or None for all.
-        min_change_pixels: see :func:`image_label`.
-        mask_values: how stored values are read before counting; None counts every stored value
-            that is not 0 nor declared nodata, the published rule.
-        folders: explicit folder names.
-
-    Raises:
-        DataError: if a pair has no mask or its mask cannot be read.
-    """
-    layout = find_layout(root, folders)
-    labels = {}
-    for part, name in layout.select(split):
-        path = layout.parts[part].mask.get(name)
-        if path is None:
-            raise DataError(f"{root}: {name} has no mask, so its label cannot be counted; add it")
-        if mask_values is None:
-            stored = read_label(path)
-            values = stored.values
-            if stored.unlabelled is not None:
-                values = values[~stored.unlabelled]
-            label = image_label(values, min_change_pixels)
-        else:
-            label = image_label(read_mask(path, mask_values), min_change_pixels, IGNORE)
-        labels[layout.title(part, name, split)] = label
-    return labels
 
 
 def labels_for(labels: Mapping[str, int], names: Iterable[str], source: str) -> dict[str, int]:

@@ -2,11 +2,10 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from rscd.data.images import Picture, read_picture
+from rscd.data.images import Picture
 from rscd.data.splits import Split
 from rscd.data.tiles import Tile, near_pairs, parent_of
 
@@ -29,8 +28,6 @@ class LeakReport:
     leaks: tuple[Leak, ...]
     checked: tuple[str, ...]
     """Which kinds could be checked."""
-    pairs_with_place: int
-    """How many pairs have a known place."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,11 +60,6 @@ def content_hash(picture: Picture) -> str:
     return hashlib.sha256(header + picture.pixels.tobytes()).hexdigest()
 
 
-def content_hashes(files: Iterable[tuple[str, Sequence[Path]]]) -> dict[str, tuple[str, ...]]:
-    """Hashes of both dates of each pair, by name; every file is read once."""
-    return {name: tuple(content_hash(read_picture(p)) for p in paths) for name, paths in files}
-
-
 def check_leaks(
     split: Split,
     tiles: Sequence[Tile] = (),
@@ -97,7 +89,7 @@ def check_leaks(
         leaks += _equal_content(owner, hashes)
     checked = ["names", "parents"] + ["touching"] * bool(placed)
     checked += ["content"] * (hashes is not None)
-    return LeakReport(tuple(dict.fromkeys(leaks)), tuple(checked), len(placed))
+    return LeakReport(tuple(dict.fromkeys(leaks)), tuple(checked))
 
 
 def _role(part: str) -> str:

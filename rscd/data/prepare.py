@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.windows import Window
 
 from rscd.base.claim import Claim, Earlier, alone, everything
 from rscd.base.errors import DataError
@@ -36,9 +37,7 @@ from rscd.base.files import write_whole
 from rscd.base.types import IGNORE, ByteArray, ShapeHW
 from rscd.base.version import version
 from rscd.data.images import (
-    MaskRule,
-    StoredLabel,
-    coded,
+    open_label,
     read_label_values,
     read_picture,
     write_picture,
@@ -47,6 +46,7 @@ from rscd.data.labels import write_label_list
 from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
 from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
+from rscd.geo.labels import MaskRule, coding_in, read_stored
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def prepare(
     cuts, split, sources, notes = plan(
         name, src, patch=patch, seed=seed, files=files, whole_parents=whole_parents
     )
-    rule = mask_values if isinstance(mask_values, str) else sorted(mask_values.items())
+    rule = sorted(mask_values.items()) if isinstance(mask_values, Mapping) else mask_values
     settings = {"name": name, "patch": patch, "seed": seed, "mask_values": repr(rule)}
     settings |= {"whole_parents": whole_parents, "source": _fingerprint(cuts)}
     claim = Claim(
@@ -178,15 +178,20 @@ def _write_tiles(
             rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE),
             open_source(files[0]) as t1,
             open_source(files[1]) as t2,
-            open_source(files[2]) as label,
+            open_label(files[2]) as label,
         ):
+            coding = None
             for _, of_row in groupby(of_source, key=lambda cut: cut.row):
                 row = list(of_row)
                 paths = [_paths(dst, cut, t1) for cut in row]
                 if not all(path.is_file() for three in paths for path in three):
-                    strips = [source.strip(row[0].row, patch) for source in (t1, t2, label)]
+                    name = str(files[2])
+                    coding = coding or coding_in(name, label, rule)
+                    window = Window(0, row[0].row, label.width, patch)
+                    mask = coding.decode(*read_stored(name, label, window))
+                    strips = [source.strip(row[0].row, patch) for source in (t1, t2)]
                     for cut, three in zip(row, paths, strict=True):
-                        _cut_one(cut, three, strips, (t1, t2, label), patch, rule)
+                        _cut_one(cut, three, (*strips, mask[None]), (t1, t2), patch)
                 for cut, three in zip(row, paths, strict=True):
                     yield cut, _record(cut, three, patch)
 
@@ -203,9 +208,8 @@ def _cut_one(
     strips: Sequence[NDArray[Any]],
     sources: Sequence[Source],
     patch: int,
-    rule: MaskRule,
 ) -> None:
-    t1, _, label = sources
+    t1 = sources[0]
     window = slice(cut.column, cut.column + patch)
     transform = t1.tile_transform(cut.column, cut.row)
     for path, strip, source in zip(paths[:2], strips[:2], sources[:2], strict=True):
@@ -218,19 +222,7 @@ def _cut_one(
             colorinterp=source.colorinterp,
             units=source.units,
         )
-    values = strips[2][:, :, window]
-    if not (values[1:] == values[:1]).all():
-        raise DataError(
-            f"{cut.files[2]}: expected a label with one band, found colours; convert it"
-        )
-    try:
-        nodata = None if label.nodata == 0 else label.nodata
-        unlabelled = None if nodata is None else values[0] == nodata
-        mask = coded(StoredLabel(values[0], unlabelled, nodata), rule)
-    except DataError as error:
-        place = f"column {cut.column}, row {cut.row}"
-        raise DataError(f"{cut.files[2]} at {place}: {error}") from error
-    write_picture(paths[2], _stored(mask)[None], t1.crs, transform)
+    write_picture(paths[2], _stored(strips[2][:, :, window]), t1.crs, transform)
 
 
 def _stored(mask: ByteArray) -> ByteArray:

@@ -3,34 +3,28 @@
 A layer is read one grid at a time: a patch costs the polygons or blocks it touches, not the scene.
 """
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import rasterio
 import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
-from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
-from rasterio.vrt import WarpedVRT
 
-from rscd.base.border import border, found_in
 from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, BoolArray, Bounds, ByteArray
-from rscd.data.images import MaskRule, apply_rule, names_as_change
-from rscd.geo.bands import Bands, has_own_mask, usable_pixels
-from rscd.geo.grid import crs_name, gdal_crs, shape_hw
-from rscd.geo.pictures import PICTURE, on_picture
-from rscd.geo.settings import beside
-from rscd.geo.source import WARP_TOLERANCE_PX
+from rscd.geo.grid import check_same_world, shape_hw
+from rscd.geo.labels import Coding, MaskRule, coding_in, one_band
+from rscd.geo.onto import opened, raster_on
+from rscd.geo.pictures import PICTURE, is_picture, on_picture
+from rscd.geo.source import Source, inspect, raster_border
+from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried, exist, is_vector, polygonal, read_layer
 
 
@@ -82,12 +76,17 @@ class Polygons:
     path: str
     where: str | None = None
     id_field: str | None = None
+    role: str = "labels"
+    """What they are, for messages."""
+    whole: bool = False
+    """Whether `within` also reads what lies outside, which tells a wrong CRS from no change."""
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LoadedPolygons":
         """Read the polygons that touch a rectangle and carry them into its CRS.
 
         Raises:
-            DataError: when the file cannot be read, or only one side has a CRS.
+            DataError: when the file cannot be read.
+            GridMismatchError: only one side has a CRS.
         """
         geometries, ids = _read_vector(self, bounds, crs)
         return LoadedPolygons(self.path, geometries, ids)
@@ -152,18 +151,16 @@ def _read_vector(
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     frame = read_layer(
         layer.path,
-        "polygons in",
+        f"polygons in {layer.role}",
         columns=[] if layer.id_field is None else [layer.id_field],
         where=layer.where,
         # rows of pictures may count downwards: where polygons lie is known once they are read
-        within=None if crs is None else (bounds, crs),
+        within=None if crs is None or layer.whole else (bounds, crs),
     )
     source = None if frame.crs is None else CRS(frame.crs)
-    if (source is None) != (crs is None):
-        raise DataError(
-            f"{layer.path}: labels have {crs_name(source)}, the scene has {crs_name(crs)}; "
-            "write the CRS into the file that lacks it"
-        )
+    if crs is None and Path(layer.path).suffix.lower() in (".geojson", ".json"):
+        source = None  # GDAL ascribes degrees to every GeoJSON, also to one in pixels
+    check_same_world(layer.role, layer.path, source, crs)
     polygons, ids = _kept(layer, frame, source, crs)
     bottom, top = bounds[1], bounds[3]
     if crs is None and bottom < top <= 0:
@@ -185,7 +182,10 @@ def _kept(
     areal = ~shapely.is_empty(polygons)
     if len(geometries) and not areal.any():
         kind = getattr(geometries[0], "geom_type", "features without geometry")
-        raise DataError(f"{layer.path}: expected polygons, found {kind}; give a polygon layer")
+        raise DataError(
+            f"expected polygons in {layer.role} {layer.path}, found {kind} and the like; give a "
+            "layer of polygons"
+        )
     moved = carried(polygons[areal], source, crs)
     here = exist(moved)
     ids = None if layer.id_field is None else frame[layer.id_field].to_numpy()[areal][here]
@@ -196,63 +196,28 @@ def _kept(
 class LabelRaster:
     """A raster of labels; neighbours are never mixed (nearest)."""
 
-    path: str
-    source: GeoBox
-    values: Mapping[int, int] | MaskRule
-    nodata: float | None
-    """Stored value that means "not labelled"."""
-    band: int = 1
-    alpha: int | None = None
-    """1-based number of the alpha band, whose zeros mean "not labelled"."""
+    source: Source
+    coding: Coding
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LabelRaster":
         """The same: blocks are read when a patch asks for them.
 
         Raises:
-            DataError: when only one of raster and scene has a CRS.
+            GridMismatchError: when only one of raster and scene has a CRS.
         """
-        if (self.source.crs is None) != (crs is None):
-            raise DataError(
-                f"{self.path}: labels have {crs_name(self.source.crs)}, the scene has "
-                f"{crs_name(crs)}; write the CRS into the file that lacks it"
-            )
+        check_same_world(self.source.date, self.source.path, self.source.grid.crs, crs)
         return self
 
     def read(self, grid: GeoBox) -> ByteArray:
         """(H,W) uint8 by the raster's rule; 255 on nodata and beyond the raster.
 
         Raises:
-            DataError: when the file is damaged or holds values the rule does not cover.
+            DataError: the file holds values the rule does not cover.
+            SceneError: the file is damaged.
         """
-        height, width = shape_hw(grid)
-        with (
-            _opened(self.path) as dataset,
-            WarpedVRT(
-                dataset,
-                src_crs=gdal_crs(self.source),
-                src_transform=self.source.affine,
-                crs=gdal_crs(grid),
-                transform=grid.affine,
-                width=width,
-                height=height,
-                resampling=Resampling.nearest,
-                tolerance=WARP_TOLERANCE_PX,
-                src_nodata=self.nodata,
-                add_alpha=self.alpha is None,
-            ) as warped,
-        ):
-            values, known = warped.read([self.band, self.alpha or warped.count])
-        return self._coded(values, known != 0)
-
-    def _coded(self, values: NDArray[Any], known: BoolArray) -> ByteArray:
-        mask = np.full(values.shape, IGNORE, np.uint8)
-        if np.issubdtype(values.dtype, np.floating):
-            known = known & ~np.isnan(values)
-        try:
-            mask[known] = apply_rule(values[known], self.values)
-        except DataError as error:
-            raise DataError(f"{self.path}: {error}") from error
-        return mask
+        with raster_on(self.source, grid) as read:
+            values, covered = read(Box(0, 0, *shape_hw(grid)))
+        return self.coding.decode(one_band(self.source.path, values), covered)
 
 
 def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
@@ -262,79 +227,21 @@ def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
     stands for change cannot be told from a single patch.
 
     Raises:
-        DataError: when it has several bands, does not lie on ``like`` although it has no
+        DataError: when it holds colours, does not lie on ``like`` although it has no
             georeferencing, or holds values the rule does not cover.
+        SceneError: the file cannot be read.
     """
-    with _opened(path) as dataset:
-        said = Bands.of(dataset)
-        if len(said.data) != 1:
-            raise DataError(
-                f"{path}: expected a label raster with one band, found {len(said.data)}; extract "
-                "the band of the labels (gdal_translate -b 1)"
-            )
-        source = _label_grid(path, dataset, like)
-        # a declared nodata of 0 is what drawing programs leave behind: it still is "no change"
-        nodata = None if dataset.nodata == 0 else dataset.nodata
-        if names_as_change(rule, nodata):
-            nodata = None
-        values: Mapping[int, int] | MaskRule = rule
-        if rule == "strict":
-            values = _strict_values(path, _distinct(dataset, said, nodata))
-    return LabelRaster(path, source, values, nodata, said.data[0], said.alpha)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """Like ``open_raster``, for anything GDAL opens: a URL is no Path."""
-
-    def told(error: Exception) -> DataError:
-        return DataError(f"expected labels, {found_in(path, error, 'check the file')}")
-
-    with border(told):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with beside(path):
-                dataset = rasterio.open(path)
-        with dataset:
-            yield dataset
-
-
-def _label_grid(path: str, dataset: Any, like: GeoBox) -> GeoBox:
-    size = (dataset.height, dataset.width)
-    if dataset.crs is None and dataset.transform.is_identity:
-        if size != shape_hw(like):
+    source = inspect("labels", path, None, None)
+    if is_picture(source.grid):
+        if source.grid.shape != like.shape:
             raise DataError(
                 f"{path}: labels without georeferencing must have the size of t1, "
-                f"{like.shape[1]} x {like.shape[0]} pixels, found {size[1]} x {size[0]}"
+                f"{like.shape[1]} x {like.shape[0]} pixels, found {source.grid.shape[1]} x "
+                f"{source.grid.shape[0]}"
             )
-        return like
-    crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
-    return GeoBox(size, dataset.transform, crs)
-
-
-def _distinct(dataset: Any, said: Bands, nodata: float | None) -> set[int]:
-    found: set[int] = set()
-    own_mask = has_own_mask(dataset)
-    for _, window in dataset.block_windows(1):
-        values = dataset.read([said.data[0]], window=window)
-        known = usable_pixels(
-            dataset, values, alpha=said.alpha, nodata=nodata, own_mask=own_mask, window=window
-        )
-        labelled = values[0] if known is None else values[0][known]
-        found |= set(np.unique(labelled).tolist())
-    return {value for value in found if value != nodata and not np.isnan(value)}
-
-
-def _strict_values(path: str, found: set[int]) -> Mapping[int, int]:
-    if found <= {0, 1}:
-        return {0: 0, 1: 1}
-    if found <= {0, 255}:
-        return {0: 0, 255: 1}
-    shown = ", ".join(str(value) for value in sorted(found)[:8])
-    raise DataError(
-        f"{path}: expected label values 0 and 255 (or 0 and 1), found {shown}; choose mask_values="
-        "'threshold', 'nonzero', 'reference' or a mapping such as {0: 0, 1: 1, 255: 255}"
-    )
+        source = replace(source, grid=like)
+    with opened(source) as dataset, raster_border("labels", path):
+        return LabelRaster(source, coding_in(path, dataset, rule))
 
 
 @dataclass(frozen=True)

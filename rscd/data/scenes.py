@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
@@ -23,7 +22,7 @@ from rscd.base.arguments import check_names
 from rscd.base.errors import DataError, GridMismatchError
 from rscd.base.files import by_stem
 from rscd.base.types import IGNORE, Align, BoolArray, ByteArray
-from rscd.data.images import IMAGE_SUFFIXES, MaskRule
+from rscd.data.images import IMAGE_SUFFIXES
 from rscd.data.labels import image_label
 from rscd.data.scene_labels import (
     BuildingDifference,
@@ -34,6 +33,7 @@ from rscd.data.scene_labels import (
     open_layer,
 )
 from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
+from rscd.geo.labels import MaskRule
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import inspect
@@ -75,46 +75,6 @@ class Scene:
     dates: tuple[str, str] | None = None
     """Dates of t1 and t2, such as ``2018-05-01``; None: unknown, matches any time."""
     name: str | None = None
-
-
-def scene_series(
-    images: Mapping[str, str],
-    buildings: Mapping[str, str] | None = None,
-    *,
-    pairs: Literal["consecutive", "all"] = "consecutive",
-    **shared: Any,
-) -> list[Scene]:
-    """Scenes between the dates of a series of rasters of one place.
-
-    Args:
-        images: raster by date.
-        buildings: building layer by date, for every date of ``images``.
-        pairs: each date with the next, or with every later one.
-        **shared: further fields of every :class:`Scene`.
-
-    Raises:
-        DataError: with fewer than two dates, or a date without building layer.
-    """
-    dates = sorted(images, key=pd.Timestamp)
-    if len(dates) < 2:
-        raise DataError(f"expected rasters of two dates or more, found {len(dates)}; add one")
-    missing = [date for date in dates if buildings is not None and date not in buildings]
-    if missing:
-        raise DataError(
-            f"expected a building layer for every date, found none for {', '.join(missing)}; add "
-            "it or leave the date out"
-        )
-    chosen = pairwise(dates) if pairs == "consecutive" else combinations(dates, 2)
-    return [
-        Scene(
-            images[first],
-            images[second],
-            buildings=None if buildings is None else (buildings[first], buildings[second]),
-            dates=(first, second),
-            **shared,
-        )
-        for first, second in chosen
-    ]
 
 
 @dataclass(frozen=True, eq=False)

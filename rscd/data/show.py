@@ -8,9 +8,9 @@ from typing import Any
 from rscd.base.errors import DataError
 from rscd.base.files import appearing, write_bytes, writing
 from rscd.data.folder import PairFolder
-from rscd.data.images import MaskRule
 from rscd.data.layout import Folders
 from rscd.data.plots import plot_samples
+from rscd.geo.labels import MaskRule
 
 
 def show(

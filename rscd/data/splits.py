@@ -19,8 +19,6 @@ from rscd.data.layout import read_names
 from rscd.data.tiles import Tile, near_pairs
 
 FORMAT = "rscd-split/1"
-PERCENTAGES = (5, 10, 20, 40)
-
 Shares = Mapping[str, float | int]
 """Part name to share (floats that sum to 1) or to count (integers)."""
 

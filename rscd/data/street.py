@@ -14,11 +14,12 @@ from typing import Literal
 import numpy as np
 
 from rscd.base.errors import DataError
+from rscd.base.files import natural_key
 from rscd.base.types import ByteArray, ShapeHW
 from rscd.data.folder import Transform
 from rscd.data.images import read_picture
 from rscd.data.splits import Split
-from rscd.data.street_base import StreetDataset, StreetPair, natural_key, side_by_side
+from rscd.data.street_base import StreetDataset, StreetPair, side_by_side
 
 __all__ = ["PCD", "VLCMUCD", "ChangeSim", "StreetDataset", "StreetPair"]
 

@@ -1,6 +1,5 @@
 """What the street-level sets have in common: pairs of files, samples, two folders side by side."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.arguments import check_names
 from rscd.base.errors import DataError
-from rscd.base.files import by_stem
+from rscd.base.files import by_stem, natural_key
 from rscd.base.types import ByteArray, ShapeHW
 from rscd.data.folder import Sample, Transform, stack_dates
 from rscd.data.images import IMAGE_SUFFIXES, Picture, read_label_values, read_picture
@@ -171,9 +170,9 @@ def side_by_side(base: Path, group: Callable[[str], str]) -> list[StreetPair]:
     if not (base / "t0").is_dir() or not (base / "t1").is_dir():
         return []
     folders = [base / name for name in MASK_FOLDERS if (base / name).is_dir()]
-    masks = _by_stem(folders[0]) if folders else {}
-    later = _by_stem(base / "t1")
-    earlier = _by_stem(base / "t0")
+    masks = by_stem(folders[0], IMAGE_SUFFIXES) if folders else {}
+    later = by_stem(base / "t1", IMAGE_SUFFIXES)
+    earlier = by_stem(base / "t0", IMAGE_SUFFIXES)
     for folder, other, names in (
         ("t1", "t0", earlier.keys() - later.keys()),
         ("t0", "t1", later.keys() - earlier.keys()),
@@ -183,21 +182,10 @@ def side_by_side(base: Path, group: Callable[[str], str]) -> list[StreetPair]:
                 f"{base / folder}: no picture {min(names)!r} beside {other}; complete the set"
             )
     pairs = []
-    for name, first in earlier.items():
-        pairs.append(StreetPair(name, first, later[name], masks.get(name), group(name)))
+    for name in sorted(earlier, key=natural_key):
+        found = earlier[name], later[name], masks.get(name)
+        pairs.append(StreetPair(name, *found, group(name)))
     return pairs
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found = by_stem(folder, IMAGE_SUFFIXES)
-    return {name: found[name] for name in sorted(found, key=natural_key)}
-
-
-def natural_key(path: Path | str) -> list[tuple[int, int | str]]:
-    """Sort key with numbers in numeric order: 2 before 10."""
-    text = path.as_posix() if isinstance(path, Path) else path
-    pieces = re.split(r"(\d+)", text)
-    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in pieces]
 
 
 def _resized(pixels: NDArray[Any], size: ShapeHW, how: int) -> NDArray[Any]:

@@ -18,13 +18,13 @@ from rasterio.features import rasterize
 from rscd.base.errors import DataError, RscdError, SceneError
 from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
 from rscd.data.folder import PairFolder
-from rscd.data.images import MaskRule
 from rscd.evaluation.judge import Judged, Scratch, only_counted
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, pooled
 from rscd.evaluation.sheet import Row
 from rscd.export.vector import change_polygons
 from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import is_georeferenced, pixel_size_m
+from rscd.geo.labels import MaskRule
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, batches, plan_tiles, reflect
 from rscd.inference.predictor import Model, least_object, tile_side
@@ -384,23 +384,6 @@ class _Scene:
     def _stored(self, name: str, dtype: str) -> RawRaster:
         shape = self.mask.shape
         return RawRaster(self.folder / f"whole-{name}.img", (shape[0], shape[1]), dtype)
-
-
-def mask_rule(change: Sequence[int], unlabelled: Sequence[int]) -> MaskRule:
-    """The rule for stored labels that names the values of change and of pixels without label.
-
-    Args:
-        change: all other values mean no change; empty for the strict rule.
-        unlabelled: likewise with 0 as no change and 255 or 1 as change where ``change`` is empty.
-    """
-    if not change and not unlabelled:
-        return "strict"
-    rule: Mapping[int, int] = {
-        **(dict.fromkeys(range(256), 0) if change else {0: 0, 1: 1, 255: 1}),
-        **dict.fromkeys(change, 1),
-        **dict.fromkeys(unlabelled, IGNORE),
-    }
-    return rule
 
 
 def _mask(sample: Mapping[str, Any]) -> ByteArray:

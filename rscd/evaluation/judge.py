@@ -7,7 +7,6 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pandas as pd
-import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
@@ -18,7 +17,7 @@ from rscd.export.style import error_qml
 from rscd.export.vector import write_vector
 from rscd.geo.changemap import RawRaster
 from rscd.geo.measure import Ground
-from rscd.geo.polygons import Polygons, mean_under, to_world, trace
+from rscd.geo.polygons import Polygons, iou, mean_under, to_world, trace
 from rscd.geo.tiles import Box
 from rscd.metrics.objects import ObjectCounts, match
 
@@ -102,15 +101,13 @@ class Judged:
         polygons = np.concatenate([self.predicted, self.true[missed]])
         kind = np.repeat(["false", "missed"], [len(self.predicted), len(missed)]).astype(object)
         kind[found] = "true"
-        iou = np.full(len(polygons), np.nan)
-        common = shapely.area(shapely.intersection(self.predicted[found], self.true[there]))
-        both = shapely.area(self.predicted[found]) + shapely.area(self.true[there])
-        iou[found] = common / (both - common)
+        shares = np.full(len(polygons), np.nan)
+        shares[found] = iou(self.predicted[found], self.true[there])
         score = np.full(len(polygons), np.nan) if prob is None else mean_under(polygons, prob)
         crs = None if grid.crs is None else CRS(grid.crs)
         area = Ground(crs, grid.affine, gsd_m).areas_m2(polygons)
         columns = {"kind": kind, "name": name, "score": np.round(score, 4)}
-        columns |= {"iou": np.round(iou, 4), "area_m2": np.round(area, 4)}
+        columns |= {"iou": np.round(shares, 4), "area_m2": np.round(area, 4)}
         return geopandas.GeoDataFrame(
             pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(ERROR_COLUMNS),
             geometry=to_world(polygons, grid.affine),

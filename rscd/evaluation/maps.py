@@ -22,23 +22,21 @@ from rscd.base.redact import redacted
 from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, silent
 from rscd.evaluation.judge import Scratch, only_counted
 from rscd.evaluation.layers import (
-    BandReader,
-    PolygonLayer,
     Reader,
     check_overlap,
     check_probability,
-    distinct_values,
     open_source,
-    raster_on,
-    resolve_coding,
+    polygons_on,
 )
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extremes, pooled
 from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
 from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import grid_text, shape_hw
+from rscd.geo.labels import Values, coding_in, one_band
 from rscd.geo.measure import PixelAreas, ground_of
-from rscd.geo.source import Source
+from rscd.geo.onto import BandReader, opened, raster_on
+from rscd.geo.source import Source, raster_border
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
@@ -109,8 +107,8 @@ def evaluate_maps(
             scratch = Scratch.create(folder, shape_hw(grid))
         except OSError as error:
             raise output_error(folder / "scratch", error) from error
-        read_truth = stack.enter_context(_truth_on(truth, grid, squares, options))
-        predict = stack.enter_context(_prediction_on(prediction, grid, squares, options))
+        read_truth = stack.enter_context(_truth_on(truth, grid, options))
+        predict = stack.enter_context(_prediction_on(prediction, grid, options))
         read_images = stack.enter_context(_images_on(images, grid))
         tally = _Tally.empty(predict.threshold, grid)
         for number, box in enumerate(squares):
@@ -142,21 +140,19 @@ def _grid(prediction: str | Path, truth: str | Path, options: MapOptions) -> Geo
 
 
 @contextmanager
-def _truth_on(
-    path: str | Path, grid: GeoBox, squares: Sequence[Box], options: MapOptions
-) -> Iterator[Reader]:
+def _truth_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[Reader]:
     if is_vector(path):
         if options.change_values is not None or options.unlabelled is not None:
             raise UsageError(
                 f"expected a truth raster for --change-value and --unlabelled, found {path}; drop "
                 "them: inside a polygon is change, outside is none"
             )
-        yield PolygonLayer.open("the truth", path, grid).read
+        yield polygons_on("the truth", path, grid)
         return
     source = open_source("the truth", path)
     check_overlap(source, grid)
     with raster_on(source, grid) as read:
-        yield _classes(source, read, squares, options.change_values, options.unlabelled)
+        yield _classes(source, read, Values(options.change_values, options.unlabelled))
 
 
 @dataclass(frozen=True)
@@ -170,12 +166,10 @@ class _Predicted:
 
 
 @contextmanager
-def _prediction_on(
-    path: str | Path, grid: GeoBox, squares: Sequence[Box], options: MapOptions
-) -> Iterator[_Predicted]:
+def _prediction_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[_Predicted]:
     if is_vector(path):
         _refuse_class_options(path, options, "polygons")
-        yield _Predicted(PolygonLayer.open("the prediction", path, grid).read, None)
+        yield _Predicted(polygons_on("the prediction", path, grid), None)
         return
     source = open_source("the prediction", path)
     check_overlap(source, grid)
@@ -191,7 +185,7 @@ def _prediction_on(
                 f"expected a raster of probabilities for --threshold, found classes in {path}; "
                 "drop the option or give the raster of rscd predict --prob"
             )
-        yield _Predicted(_classes(source, read, squares, options.predicted_values, None), None)
+        yield _Predicted(_classes(source, read, Values(options.predicted_values)), None)
 
 
 def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> None:
@@ -221,21 +215,14 @@ def _own_threshold(path: str) -> float:
         return threshold
 
 
-def _classes(
-    source: Source,
-    read: BandReader,
-    squares: Sequence[Box],
-    change: tuple[float, ...] | None,
-    unknown: tuple[float, ...] | None,
-) -> Reader:
+def _classes(source: Source, read: BandReader, rule: Values) -> Reader:
     what = f"{source.date} {source.path}"
-    needed = change is None or source.nodata == 0  # else no pass over the file for them
-    found = distinct_values(read, squares, what) if needed else ()
-    coding = resolve_coding(what, found, change, unknown, source.nodata)
+    with opened(source) as dataset, raster_border(source.date, source.path):
+        coding = coding_in(what, dataset, rule)
 
     def classes(box: Box) -> ByteArray:
         values, covered = read(box)
-        return coding.decode(values[0], covered)
+        return coding.decode(one_band(what, values), covered)
 
     return classes
 
@@ -243,9 +230,10 @@ def _classes(
 def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArray]:
     def probabilities(box: Box) -> FloatArray:
         values, covered = read(box)
-        prob: FloatArray = values[0].astype(np.float32)
+        own = one_band(f"{source.date} {source.path}", values)
+        prob: FloatArray = own.astype(np.float32)
         if source.nodata is not None:
-            covered &= values[0] != source.nodata
+            covered &= own != source.nodata
         prob[~covered] = np.nan
         check_probability(f"{source.date} {source.path}", prob)
         return prob
@@ -341,7 +329,7 @@ def _images_on(images: tuple[str, str] | None, grid: GeoBox) -> Iterator[list[Ba
     with ExitStack() as stack:
         readers = []
         for date, path in zip(("t1", "t2"), images or (), strict=False):
-            source = open_source(date, path, None)
+            source = open_source(date, path)
             check_overlap(source, grid)
             readers.append(stack.enter_context(raster_on(source, grid, Resampling.bilinear)))
         yield readers

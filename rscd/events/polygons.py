@@ -107,22 +107,6 @@ def polygon_overlaps(
     return Overlaps.of(near1, near2, common, area1, area2)
 
 
-def dense_iou(first: Polygons, second: Polygons) -> Array:
-    """IoU of every pair as a matrix (Eq. 8): M x N intersections, the yardstick of the tests.
-
-    Args:
-        first: (M,) valid polygons.
-        second: (N,) valid polygons in the same plane.
-
-    Returns:
-        (M,N); 0 where neither polygon has any area.
-    """
-    common = shapely.area(shapely.intersection(first[:, None], second[None, :]))
-    union = shapely.area(first)[:, None] + shapely.area(second)[None, :] - common
-    iou: Array = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    return iou
-
-
 def repaired(geometries: NDArray[np.object_]) -> tuple[Polygons, BoolArray]:
     """Valid polygons out of whatever was drawn: bow-ties, rings that cross or touch themselves.
 

@@ -7,6 +7,7 @@ no coordinate reference system is known; the unit is then the pixel, or that of 
 
 import math
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from rscd.base.errors import GridMismatchError, UsageError
 from rscd.base.types import Bounds, ShapeHW
 from rscd.geo.tiles import Box
 
-FloatingArray = NDArray[np.floating[Any]]
+Float64Array = NDArray[np.float64]
 
 SAME_GRID_PX = 0.01
 """Two grids are one when no corner differs by more than this many pixels."""
@@ -42,9 +43,7 @@ EDGE_POINTS = 33
 """Points per side when a footprint is carried into another CRS: straight edges bend."""
 
 
-def apply(
-    affine: Affine, x: FloatingArray, y: FloatingArray
-) -> tuple[FloatingArray, FloatingArray]:
+def apply(affine: Affine, x: Any, y: Any) -> tuple[Float64Array, Float64Array]:
     """Carry arrays of points (x, y) through an affine transform."""
     a, b, c, d, e, f = affine[:6]
     return a * x + b * y + c, d * x + e * y + f
@@ -109,14 +108,14 @@ def footprint_px(source: GeoBox, onto: GeoBox) -> Bounds:
     return float(cols.min()), float(rows.min()), float(cols.max()), float(rows.max())
 
 
-def _in_one_piece(lon: FloatingArray, onto: GeoBox) -> FloatingArray:
+def _in_one_piece(lon: Float64Array, onto: GeoBox) -> Float64Array:
     """Longitudes along an outline without the jump at +-180, in the turn nearest to a grid."""
     degrees = np.degrees(CRS(onto.crs).axis_info[0].unit_conversion_factor)  # of a unit
     turn = 360 / degrees
     whole = np.unwrap(lon, period=turn)
     height, width = onto.shape
     centre, _ = apply(onto.affine, np.array([width / 2]), np.array([height / 2]))
-    away: FloatingArray = turn * np.round((centre - (whole.min() + whole.max()) / 2) / turn)
+    away: Float64Array = turn * np.round((centre - (whole.min() + whole.max()) / 2) / turn)
     return whole + away
 
 
@@ -247,6 +246,21 @@ def crs_name(crs: Any) -> str:
     pyproj_crs = CRS(crs)
     authority = pyproj_crs.to_authority(min_confidence=100)
     return ":".join(authority) if authority else str(pyproj_crs.name)
+
+
+def check_same_world(what: str, path: str | Path, crs: Any, grid_crs: Any) -> None:
+    """A layer and the grid both know where on Earth they are, or neither does.
+
+    Raises:
+        GridMismatchError: when only one does.
+    """
+    if (crs is None) != (grid_crs is None):
+        with_crs = crs_name(grid_crs if crs is None else crs)
+        raise GridMismatchError(
+            f"expected a CRS in {what} and its counterpart or in none, found {crs_name(crs)} in "
+            f"{path} and {crs_name(grid_crs)} in the other; assign it (gdal_edit.py or ogr2ogr "
+            f"with -a_srs {with_crs})"
+        )
 
 
 def grid_text(grid: GeoBox) -> str:

@@ -21,10 +21,9 @@ from scipy.sparse import csr_array
 
 from rscd.base.errors import UsageError
 from rscd.base.types import BoolArray, ShapeHW
-from rscd.geo.grid import is_length, is_local
+from rscd.geo.grid import apply, is_length, is_local
 from rscd.geo.polygons import (
     Polygons,
-    apply_affine,
     chunks,
     pixel_counts,
     ragged,
@@ -94,13 +93,13 @@ class Ground:
         if lonlat is None:
             nodes = np.full((len(row), len(col)), self._planar_pixel_m2())
             return PixelAreas(row, col, nodes)
-        middle = apply_affine(self.transform, np.array(width / 2), np.array(height / 2))
+        middle = apply(self.transform, np.array(width / 2), np.array(height / 2))
         project = lonlat.equal_area(*middle)
         # the corners of each pixel, one after the other
         corner_col = col[:, None] + np.array([0.0, 1.0, 1.0, 0.0])
         corner_row = row[:, None, None] + np.array([0.0, 0.0, 1.0, 1.0])
         corner_col, corner_row = np.broadcast_arrays(corner_col, corner_row)
-        x, y = project(*lonlat.degrees(*apply_affine(self.transform, corner_col, corner_row)))
+        x, y = project(*lonlat.degrees(*apply(self.transform, corner_col, corner_row)))
         across = (x[..., 0] - x[..., 2]) * (y[..., 1] - y[..., 3])
         along = (x[..., 1] - x[..., 3]) * (y[..., 0] - y[..., 2])
         return PixelAreas(row, col, np.abs(across - along) / 2)
@@ -202,7 +201,7 @@ class Ground:
         left, top, right, bottom = shapely.bounds(polygons).T[..., None]
         step = np.array([[0.5, -0.5, 0.0, 0.0], [0.0, 0.0, 0.5, -0.5]])
         col, row = (left + right) / 2 + step[0], (top + bottom) / 2 + step[1]
-        lon, lat = lonlat.degrees(*apply_affine(self.transform, col, row))
+        lon, lat = lonlat.degrees(*apply(self.transform, col, row))
         across = (lon[:, ::2] - lon[:, 1::2] + 180) % 360 - 180  # also over the date line
         along = lat[:, ::2] - lat[:, 1::2]
         east_m, north_m = lonlat.metres_per_degree(lat.mean(axis=1))
@@ -213,12 +212,12 @@ class Ground:
         if len(polygons) == 0:
             return areas
         left, top, right, bottom = shapely.total_bounds(polygons)
-        middle = apply_affine(self.transform, (left + right) / 2, (top + bottom) / 2)
+        middle = apply(self.transform, (left + right) / 2, (top + bottom) / 2)
         project = lonlat.equal_area(*middle)
         for part in chunks(len(polygons)):
             dense = shapely.segmentize(polygons[part], _LONGEST_EDGE_PX)
             vertices, ring_start, owner = ragged(dense)
-            lon, lat = lonlat.degrees(*apply_affine(self.transform, *vertices.T))
+            lon, lat = lonlat.degrees(*apply(self.transform, *vertices.T))
             plane = np.column_stack(project(lon, lat))
             ring_areas, _ = signed_ring_areas(plane, ring_start, owner)
             areas[part] = np.bincount(owner, weights=ring_areas)

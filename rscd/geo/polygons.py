@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from rscd.base.border import border, reason
 from rscd.base.errors import SceneError
+from rscd.geo.grid import apply
 from rscd.geo.settings import own_files
 
 Polygons = NDArray[np.object_]
@@ -80,20 +81,33 @@ def to_world(polygons: Polygons, transform: Affine) -> Polygons:
     Returns:
         (N,) polygons with right-hand rings: exterior counter-clockwise, holes clockwise.
     """
-
-    def apply(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(apply_affine(transform, *points.T))
-
-    return right_hand(shapely.transform(polygons, apply))
+    return right_hand(moved(polygons, transform))
 
 
-def apply_affine(
-    transform: Affine, col: NDArray[np.float64], row: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Apply an affine to arrays of any shape (spelled out: affine 2 and 3 differ in operators)."""
-    x = transform.a * col + transform.b * row + transform.c
-    y = transform.d * col + transform.e * row + transform.f
-    return x, y
+def moved(polygons: Polygons, transform: Affine) -> Polygons:
+    """Carry polygons through an affine transform."""
+
+    def carried(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(apply(transform, *points.T))
+
+    there: Polygons = shapely.transform(polygons, carried)
+    return there
+
+
+def iou(first: Polygons, second: Polygons) -> NDArray[np.float64]:
+    """Intersection over union, 0 where neither polygon has any area.
+
+    Args:
+        first: valid polygons of any shape.
+        second: likewise in the same plane; the shapes broadcast, so that (M,1) and (1,N) give all
+            pairs.
+    """
+    common = shapely.area(shapely.intersection(first, second))
+    union = shapely.area(first) + shapely.area(second) - common
+    shares: NDArray[np.float64] = np.divide(
+        common, union, out=np.zeros_like(common), where=union > 0
+    )
+    return shares
 
 
 def right_hand(polygons: Polygons) -> Polygons:
@@ -300,7 +314,7 @@ def _polygons(
     # From a band (not from an array) GDAL returns CRS coordinates. Vertices are pixel corners, so
     # rounding undoes that exactly.
     x_y = np.concatenate(vertices).reshape(-1, 2)
-    col_row = np.rint(np.column_stack(apply_affine(crs_to_pixel, *x_y.T)))
+    col_row = np.rint(np.column_stack(apply(crs_to_pixel, *x_y.T)))
     polygons: Polygons = shapely.from_ragged_array(
         shapely.GeometryType.POLYGON,
         col_row,

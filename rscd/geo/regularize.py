@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from rscd.geo.polygons import Polygons, chunks
+from rscd.geo.polygons import Polygons, chunks, iou
 
 Points = NDArray[np.float64]
 
@@ -59,10 +59,9 @@ def _squared(polygon: shapely.Polygon, settings: Square) -> shapely.Polygon:
             continue
         if abs(found.area - polygon.area) > LARGEST_AREA_ERROR * polygon.area:
             continue
-        common = found.intersection(polygon).area
-        iou = common / (found.area + polygon.area - common)
-        if iou > best_iou:
-            best, best_iou = found, iou
+        own = float(iou(found, polygon))
+        if own > best_iou:
+            best, best_iou = found, own
     return best
 
 

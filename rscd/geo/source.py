@@ -38,7 +38,7 @@ from rscd.geo.bands import (
 )
 from rscd.geo.dates import tagged_date
 from rscd.geo.grid import gdal_crs, shape_hw
-from rscd.geo.pictures import PICTURE, is_picture
+from rscd.geo.pictures import PICTURE
 from rscd.geo.settings import beside
 from rscd.geo.tiles import Box
 
@@ -120,7 +120,7 @@ def inspect(
     Raises:
         SceneError: a file that cannot serve as one date of a scene.
     """
-    with _quiet(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
+    with unplaced(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
         return _inspect(date, path, dataset, bands, src_nodata)
 
 
@@ -301,7 +301,7 @@ def _dataset(source: Source) -> Any:
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
-        with _opening, _quiet(), beside(source.path):
+        with _opening, unplaced(), beside(source.path):
             _handles.open[key] = rasterio.open(source.path)
     return _handles.open[key]
 
@@ -309,25 +309,43 @@ def _dataset(source: Source) -> Any:
 def _warped(source: Source, grid: GeoBox) -> Any:
     key = (source, grid)
     if key not in _handles.open:
-        height, width = shape_hw(grid)
-        options: dict[str, Any] = {"add_alpha": True} if source.alpha is None else {}
+        dataset = _picked(source) if _needs_picking(source) else _dataset(source)
+        options: dict[str, Any] = {"UNIFIED_SRC_NODATA": "YES"}
         if source.nodata is not None and source.alpha is None:
             options |= {"src_nodata": source.nodata}
-        if is_picture(source.grid):
-            options |= {"src_transform": PICTURE}  # GDAL would count its rows upwards
-        _handles.open[key] = WarpedVRT(
-            _picked(source) if _needs_picking(source) else _dataset(source),
-            src_crs=gdal_crs(source.grid),
-            crs=gdal_crs(grid),
-            transform=grid.affine,
-            width=width,
-            height=height,
-            resampling=Resampling.bilinear,
-            tolerance=WARP_TOLERANCE_PX,
-            UNIFIED_SRC_NODATA="YES",
-            **options,
-        )
+        _handles.open[key] = warped(dataset, source, grid, Resampling.bilinear, **options)
     return _handles.open[key]
+
+
+def warped(
+    dataset: Any, source: Source, grid: GeoBox, resampling: Resampling, **options: Any
+) -> WarpedVRT:
+    """An open raster resampled onto a grid, with an alpha band as its last where it has none.
+
+    Args:
+        dataset: open, of ``source`` or of its bands alone.
+        source: tells the grid and the alpha band.
+        grid: the pixels wanted.
+        resampling: how.
+        **options: further ones of rasterio's `WarpedVRT`.
+    """
+    height, width = shape_hw(grid)
+    if source.alpha is None:
+        options |= {"add_alpha": True}
+    if source.grid.affine != dataset.transform:
+        # of a picture GDAL would count the rows upwards; labels without place lie on their image
+        options |= {"src_transform": source.grid.affine}
+    return WarpedVRT(
+        dataset,
+        src_crs=gdal_crs(source.grid),
+        crs=gdal_crs(grid),
+        transform=grid.affine,
+        width=width,
+        height=height,
+        resampling=resampling,
+        tolerance=WARP_TOLERANCE_PX,
+        **options,
+    )
 
 
 def _needs_picking(source: Source) -> bool:
@@ -347,7 +365,7 @@ def _picked(source: Source) -> Any:
     """A dataset of the bands read alone, without their colours."""
     key = (source, "picked")
     if key not in _handles.open:
-        with _quiet():
+        with unplaced():
             _handles.open[key] = rasterio.open(_vrt_of(_dataset(source), source))
     return _handles.open[key]
 
@@ -411,7 +429,8 @@ def _read(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def unplaced() -> Iterator[None]:
+    """Rasters without georeferencing are no news."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield

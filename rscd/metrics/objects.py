@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-Polygons = NDArray[np.object_]
-"""(N,) valid shapely polygons."""
+from rscd.geo.polygons import Polygons, iou
 
 Indices = NDArray[np.intp]
 
@@ -56,12 +55,10 @@ def overlaps(
     area_p, area_t = shapely.area(predicted)[near_p], shapely.area(true)[near_t]
     # IoU is at most the smaller area over the larger
     possible = np.minimum(area_p, area_t) >= least_iou * np.maximum(area_p, area_t)
-    near_p, near_t, area_p, area_t = (a[possible] for a in (near_p, near_t, area_p, area_t))
-    common = shapely.area(shapely.intersection(predicted[near_p], true[near_t]))
-    union = area_p + area_t - common
-    iou = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
-    enough = iou >= least_iou
-    return near_p[enough], near_t[enough], iou[enough]
+    near_p, near_t = near_p[possible], near_t[possible]
+    found = iou(predicted[near_p], true[near_t])
+    enough = found >= least_iou
+    return near_p[enough], near_t[enough], found[enough]
 
 
 def match(predicted: Polygons, true: Polygons, least_iou: float = OBJECT_IOU) -> Indices:
@@ -91,13 +88,6 @@ def match(predicted: Polygons, true: Polygons, least_iou: float = OBJECT_IOU) ->
     partner: NDArray[Any] = maximum_bipartite_matching(edges, perm_type="column")
     found = np.flatnonzero(partner >= 0)
     return np.column_stack([found, partner[found]])
-
-
-def count_objects(
-    predicted: Polygons, true: Polygons, least_iou: float = OBJECT_IOU
-) -> ObjectCounts:
-    """Count the objects of one image and the pairs that `match` finds."""
-    return ObjectCounts(len(true), len(predicted), len(match(predicted, true, least_iou)))
 
 
 def summarise_objects(counts: ObjectCounts) -> dict[str, float]:

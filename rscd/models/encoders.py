@@ -179,10 +179,6 @@ def hold_statistics(encoder: nn.Module) -> None:
             module.eval()
 
 
-ENCODE_ORDERS = ("joint", "t1-first", "t2-first")
-"""Both dates in one batch, or one after the other: batch norm then sees one date at a time."""
-
-
 def encode_dates(
     encoder: nn.Module, image: Tensor, order: str
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
@@ -193,7 +189,8 @@ def encode_dates(
     Args:
         encoder: (B,C,H,W) -> list of maps.
         image: (B,2,C,H,W) normalised.
-        order: one of `ENCODE_ORDERS`.
+        order: ``joint`` (both dates in one batch), ``t1-first`` or ``t2-first``: one after the
+            other, so that batch norm sees one date at a time.
     """
     if order == "joint" or not encoder.training:
         pairs = [level.unflatten(0, (-1, 2)) for level in encoder(image.flatten(0, 1))]

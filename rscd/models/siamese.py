@@ -51,8 +51,8 @@ class Siamese(nn.Module):
             batch_norm: one of `BATCH_NORMS`.
 
         Attributes:
-            order: one of `rscd.models.encoders.ENCODE_ORDERS`, in which the dates are encoded; a
-                method may set another than ``joint``.
+            order: in which the dates are encoded, see `rscd.models.encoders.encode_dates`; a method
+                may set another than ``joint``.
 
         Raises:
             ModelError: for an unknown batch norm.

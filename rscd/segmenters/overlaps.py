@@ -11,8 +11,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from rscd.base.errors import DataError
-
 Indices = NDArray[np.intp]
 Array = NDArray[np.float64]
 
@@ -73,33 +71,3 @@ def box_pairs(boxes1: Array, boxes2: Array) -> tuple[Indices, Indices]:
     tree = shapely.STRtree(shapely.box(*boxes2.T))
     first, second = tree.query(shapely.box(*boxes1.T))
     return first, second
-
-
-def label_overlaps(
-    labels1: NDArray[np.integer[Any]], labels2: NDArray[np.integer[Any]]
-) -> Overlaps:
-    """Pixel IoU of objects that do not overlap within their date, in one pass over the pixels.
-
-    Args:
-        labels1: (H,W) number of the object of t1 at each pixel, from 1 on; 0 where there is none.
-        labels2: the same for t2.
-
-    Returns:
-        Overlaps in which object number k has index k - 1.
-
-    Raises:
-        DataError: the shapes differ or a label is negative.
-    """
-    if labels1.shape != labels2.shape:
-        raise DataError(
-            f"expected label images of one shape, found {labels1.shape} and {labels2.shape}; "
-            "bring both dates onto one grid"
-        )
-    if min(labels1.min(initial=0), labels2.min(initial=0)) < 0:
-        raise DataError("expected labels from 0 on, found a negative one")
-    area1, area2 = (np.bincount(labels.ravel())[1:] for labels in (labels1, labels2))
-    both = (labels1 > 0) & (labels2 > 0)
-    code = (labels1[both].astype(np.int64) - 1) * len(area2) + (labels2[both] - 1)
-    pairs, common = np.unique(code, return_counts=True)
-    first, second = np.divmod(pairs, max(len(area2), 1))
-    return Overlaps.of(first, second, common, area1, area2)

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rscd.base.errors import DataError, UsageError
-from rscd.base.types import FloatArray, Provenance
+from rscd.base.types import IGNORE, FloatArray, Provenance
 from rscd.data.images import open_raster, read_label
 from rscd.data.layout import DATE_FOLDERS
+from rscd.geo.labels import distinct
 from rscd.geo.tiles import Box
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
@@ -140,11 +141,11 @@ class Precomputed:
             if path is None:
                 continue
             label = read_label(path)
-            values = label.values
-            if label.unlabelled is not None:
-                values = np.where(label.unlabelled, values.dtype.type(0), values)
-            if values.dtype == np.uint8:
-                values = values / np.float32(1 if values.max(initial=0) == 1 else 255)
+            values = np.where(label.unlabelled, label.values.dtype.type(0), label.values)
+            if set(distinct(values).tolist()) <= {0, 1, IGNORE}:
+                values = (label.decoded() == 1).astype(np.float32)
+            elif values.dtype == np.uint8:
+                values = values / np.float32(255)
             _check_size(path, values.shape, view)
             found[name] = _cut(values, view.box).astype(np.float32)
         return found

@@ -158,20 +158,6 @@ def homography_flow(
     return _as_flow(mapped[..., :2] / (mapped[..., 2:] + 1e-8) - points)
 
 
-def rescaled_inverse(homography: ArrayLike, size: int) -> NDArray[np.float64]:
-    """``D H^-1 D^-1``: a homography of the published list, as a t2 to t1 map at another size.
-
-    Args:
-        homography: (3,3) in pixels of the 768 x 576 base image, whose views have side 240.
-        size: side of the view.
-    """
-    ratio = np.diag([size / 240, size / 240, 1.0])
-    inverse: NDArray[np.float64] = (
-        ratio @ np.linalg.inv(np.asarray(homography, dtype=np.float64)) @ np.linalg.inv(ratio)
-    )
-    return inverse
-
-
 def random_flow(
     rng: np.random.Generator,
     transform: Transform,

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 import shapely
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from rscd.base.arguments import check_names
 from rscd.base.border import border, reason, shown
@@ -253,34 +253,6 @@ class TownPairs(Dataset[Sample]):
             write_bytes(part, kept.getvalue())
             part.replace(path)
         return pair.image, pair.mask, pair.land_cover
-
-
-class TownStream(IterableDataset[Sample]):
-    """The towns one after the other without end, shared out among workers and processes.
-
-    For loops of your own: data modules number the towns themselves. Workers never yield the same
-    town, and all together yield every town from ``start`` on.
-    """
-
-    def __init__(
-        self, towns: TownPairs, start: int = 0, *, rank: int = 0, world_size: int = 1
-    ) -> None:
-        """Begin at town number ``start``; ``rank`` of ``world_size`` processes yields its share."""
-        if not 0 <= rank < world_size:
-            raise DataError(f"expected rank below world_size, found {rank} of {world_size}")
-        self.towns = towns
-        self.start = start
-        self.rank = rank
-        self.world_size = world_size
-
-    def __iter__(self) -> Iterator[Sample]:
-        """Samples of this worker's share, for ever."""
-        info = get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        index = self.start + self.rank * workers + worker
-        while True:
-            yield self.towns[index]
-            index += self.world_size * workers
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from rasterio import Affine
 from rasterio.enums import ColorInterp
@@ -16,11 +14,11 @@ from torch.utils.data import DataLoader
 from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.errors import DataError
-from rscd.data.folder import Layer, PairFolder, reference_tensors
-from rscd.data.images import apply_rule, read_label_values, read_picture, write_picture
+from rscd.data.folder import Layer, PairFolder
+from rscd.data.images import read_label_values, read_mask, read_picture, write_picture
 from rscd.data.info import info
-from rscd.data.labels import labels_from_masks
 from rscd.data.scenes import Scene, ScenePairs
+from rscd.geo.labels import coding_of
 from rscd.training.streams import collate, unpack
 
 H, W = 12, 10
@@ -309,8 +307,6 @@ def test_a_mask_that_rscd_wrote_is_a_label_whose_nodata_is_ignored(tmp_path: Pat
     sample = PairFolder(tmp_path, keys={"mask", "label"})[0]
     assert sample["label"] == 0
     np.testing.assert_array_equal(sample["mask"][0], values)
-    assert labels_from_masks(tmp_path) == {"p0": 0}
-    assert labels_from_masks(tmp_path, mask_values="strict") == {"p0": 0}
 
 
 def test_nodata_of_0_is_no_change_and_a_value_named_as_change_is_change(tmp_path: Path) -> None:
@@ -447,37 +443,6 @@ def test_one_name_in_two_formats(tmp_path: Path) -> None:
         PairFolder(tmp_path)
 
 
-def test_label_rules() -> None:
-    clean = np.array([0, 255, 0], np.uint8)
-    for rule in ("strict", "threshold", "nonzero", "reference", {0: 0, 255: 1}):
-        assert apply_rule(clean, rule).tolist() == [0, 1, 0]
-    gray = np.array([0, 1, 127, 128, 255], np.uint8)
-    assert apply_rule(gray, "threshold").tolist() == [0, 0, 0, 1, 1]
-    assert apply_rule(gray, "nonzero").tolist() == [0, 1, 1, 1, 1]
-    assert apply_rule(gray, "reference").tolist() == [0, 0, 0, 0, 1]
-    with pytest.raises(DataError, match=r"found 0, 1, 127, 128, 255; choose mask_values="):
-        apply_rule(gray, "strict")
-    mapping = {0: 0, 255: 1, 127: 255}
-    assert apply_rule(np.array([0, 127, 255]), mapping).tolist() == [0, 255, 1]
-    with pytest.raises(DataError, match="also holds 5"):
-        apply_rule(np.array([5]), mapping)
-    with pytest.raises(DataError, match="leads to 0, 1 or 255"):
-        apply_rule(np.array([0]), {0: 7})
-    with pytest.raises(DataError, match="unknown label rule 'fuzzy'"):
-        apply_rule(clean, "fuzzy")  # type: ignore[arg-type]
-
-
-@given(st.lists(st.integers(0, 255), min_size=1, max_size=30))
-@settings(max_examples=50, deadline=None)
-def test_strict_accepts_exactly_clean_files(values: list[int]) -> None:
-    array = np.array(values, np.uint8)
-    if set(values) <= {0, 255} or set(values) <= {0, 1}:
-        assert np.array_equal(apply_rule(array), array != 0)
-    else:
-        with pytest.raises(DataError):
-            apply_rule(array)
-
-
 def test_colour_palette_and_bilevel_labels(tmp_path: Path) -> None:
     on = mask_pixels(1)[0] > 0
     Image.fromarray(np.dstack([on * np.uint8(255)] * 3)).save(tmp_path / "rgb.png")
@@ -486,7 +451,7 @@ def test_colour_palette_and_bilevel_labels(tmp_path: Path) -> None:
     palette.putpalette([0, 0, 0, 255, 255, 255])
     palette.save(tmp_path / "palette.png")
     for name in ("rgb", "bit", "palette"):
-        assert np.array_equal(apply_rule(read_label_values(tmp_path / f"{name}.png")), on)
+        assert np.array_equal(read_mask(tmp_path / f"{name}.png"), on)
     save(tmp_path / "colour.png", pixels(0))
     with pytest.raises(DataError, match=r"colour\.png: expected a label with one band"):
         read_label_values(tmp_path / "colour.png")
@@ -502,25 +467,13 @@ def test_plot_shows_both_dates_and_the_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.golden
-def test_published_loader(golden: Path) -> None:
+def test_published_masks(golden: Path) -> None:
     cases = sorted((golden / "kdmsi").glob("dataset_*.npz"))
     assert cases
     for case in cases:
         with np.load(case, allow_pickle=False) as arrays:
-            size = int(arrays["img_size"])
             for i in range(len(arrays["mask_uint8"])):
-                t1, t2, label, mask = reference_tensors(
-                    arrays["image_pre"][i],
-                    arrays["image_post"][i],
-                    arrays["mask_uint8"][i],
-                    int(arrays["image_label"][i]),
-                    size,
-                )
-                assert np.abs(t1.numpy() - arrays["tensor_pre"][i]).max() <= 1e-6
-                assert np.abs(t2.numpy() - arrays["tensor_post"][i]).max() <= 1e-6
-                assert np.array_equal(label, arrays["label_tensor"][i])
-                assert np.array_equal(mask, arrays["mask_tensor"][i])
-                rule = apply_rule(arrays["mask_uint8"][i], "reference")
+                rule = coding_of("it", "reference", None).decode(arrays["mask_uint8"][i])
                 assert np.array_equal(rule, arrays["mask_tensor"][i])
 
 

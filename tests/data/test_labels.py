@@ -8,12 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rscd.base.errors import DataError
-from rscd.data.images import write_picture
 from rscd.data.labels import (
     format_label_list,
     image_label,
     labels_for,
-    labels_from_masks,
     parse_label_list,
     read_label_list,
     write_label_list,
@@ -72,23 +70,8 @@ def test_labels_for() -> None:
         labels_for({"a": 1}, ["a", "c"], "x")
 
 
-def test_labels_from_masks(tmp_path: Path) -> None:
-    gray = np.zeros((1, 4, 4), np.uint8)
-    gray[0, 0] = 100
-    for i, mask in enumerate((gray, gray * 0)):
-        for folder in ("A", "B", "label"):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            write_picture(tmp_path / folder / f"{i}.png", mask)
-    assert labels_from_masks(tmp_path) == {"0": 1, "1": 0}
-    assert labels_from_masks(tmp_path, min_change_pixels=5) == {"0": 0, "1": 0}
-    assert labels_from_masks(tmp_path, mask_values="threshold") == {"0": 0, "1": 0}
-    (tmp_path / "label" / "1.png").unlink()
-    with pytest.raises(DataError, match="1 has no mask"):
-        labels_from_masks(tmp_path)
-
-
 @pytest.mark.golden
-def test_published_lists(golden: Path, tmp_path: Path) -> None:
+def test_published_lists(golden: Path) -> None:
     cases = sorted((golden / "kdmsi").glob("dataset_*.npz"))
     assert cases
     for case in cases:
@@ -99,9 +82,3 @@ def test_published_lists(golden: Path, tmp_path: Path) -> None:
             assert format_label_list(labels).splitlines() == lines
             assert list(labels.values()) == arrays["image_label"].tolist()
             assert list(parse_label_list("\n".join(lines)).values()) == list(labels.values())
-            for name, mask in zip(names, masks, strict=True):
-                for folder in ("A", "B", "label"):
-                    place = tmp_path / case.stem / folder
-                    place.mkdir(parents=True, exist_ok=True)
-                    write_picture(place / f"{name}.png", mask[None])
-            assert labels_from_masks(tmp_path / case.stem) == labels

@@ -8,7 +8,6 @@ from typing import Any
 
 import geopandas
 import numpy as np
-import pandas as pd
 import pytest
 import rasterio
 import shapely
@@ -23,7 +22,7 @@ from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
 
 from rscd.base.errors import DataError, SceneError
 from rscd.data.samplers import Guarded, grid_queries, random_queries
-from rscd.data.scenes import Scene, ScenePairs, scene_series
+from rscd.data.scenes import Scene, ScenePairs
 from rscd.geo.grid import apply
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import _handles
@@ -288,11 +287,12 @@ def test_label_values(scene: Scene, tmp_path: Path, write_tif: WriteTif) -> None
     values = np.zeros(SHAPE, np.uint8)
     values[:40], values[40:60] = 1, 255
     path = str(write_tif(tmp_path / "v.tif", values))
-    with pytest.raises(DataError, match=r"v\.tif: .* found 0, 1, 255; choose mask_values"):
-        ScenePairs([Scene(scene.t2, scene.t2, path)])
-    mapping = {0: 0, 1: 1, 255: 255}
-    mapped = ScenePairs([Scene(scene.t2, scene.t2, path)], mask_values=mapping)
-    np.testing.assert_array_equal(mapped[:, :]["mask"][0], values)
+    for rule in ("strict", {0: 0, 1: 1, 255: 255}):
+        mapped = ScenePairs([Scene(scene.t2, scene.t2, path)], mask_values=rule)
+        np.testing.assert_array_equal(mapped[:, :]["mask"][0], values)
+    gray = str(write_tif(tmp_path / "g.tif", values + np.uint8(2)))
+    with pytest.raises(DataError, match=r"g\.tif: .* found 1, 2, 3; choose mask_values"):
+        ScenePairs([Scene(scene.t2, scene.t2, gray)])
     declared = str(write_tif(tmp_path / "d.tif", values, nodata=255))
     dataset = ScenePairs([Scene(scene.t2, scene.t2, declared)])
     np.testing.assert_array_equal(dataset[:, :]["mask"][0], values)
@@ -360,25 +360,6 @@ def test_a_label_smaller_than_the_scene_ignores_the_rest(
     mask = ScenePairs([Scene(scene.t2, scene.t2, part)])[:, :]["mask"][0].numpy()
     assert (mask[:50, :60] == 1).all()
     assert (mask == 255).sum() == SHAPE[0] * SHAPE[1] - 3000
-
-
-def test_dates_choose_among_pairs_of_a_series(tmp_path: Path, write_tif: WriteTif) -> None:
-    dates = ("2018-01-01", "2019-01-01", "2020-01-01")
-    images = {
-        date: str(write_tif(tmp_path / f"{date}.tif", np.full((1, *SHAPE), value, np.uint8)))
-        for value, date in enumerate(dates, 1)
-    }
-    dataset = ScenePairs(scene_series(images, pairs="all"))
-    assert len(dataset) == 3
-    seen = {tuple(dataset[q]["image"][:, 0, 0, 0].tolist()) for q in grid_queries(dataset, 256)}
-    assert seen == {(1, 2), (1, 3), (2, 3)}
-    late = dataset[:, :, pd.Timestamp("2019-01-01") : pd.Timestamp("2020-01-01")]
-    assert late["image"][:, 0, 0, 0].tolist() == [2, 3]
-    assert len(scene_series(images)) == 2
-    with pytest.raises(DataError, match="two dates or more, found 1"):
-        scene_series({"2018-01-01": "a.tif"})
-    with pytest.raises(DataError, match="none for 2020-01-01"):
-        scene_series(images, {"2018-01-01": "a", "2019-01-01": "b"})
 
 
 def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: WriteTif) -> None:
@@ -505,7 +486,7 @@ def test_mistakes_are_named(scene: Scene, tmp_path: Path, write_tif: WriteTif) -
         ScenePairs([Scene(str(tmp_path / "absent.tif"), scene.t2)])
     points = geopandas.GeoDataFrame(geometry=[shapely.Point(500_100, 4_999_900)], crs=UTM33)
     points.to_file(tmp_path / "points.gpkg", engine="pyogrio")
-    with pytest.raises(DataError, match="expected polygons, found Point"):
+    with pytest.raises(DataError, match=r"expected polygons in labels .* found Point"):
         ScenePairs([Scene(scene.t1, scene.t2, str(tmp_path / "points.gpkg"))])
     with pytest.raises(DataError, match="labels or buildings, found both"):
         ScenePairs([Scene(scene.t1, scene.t2, "a.tif", buildings=("b", "c"))])

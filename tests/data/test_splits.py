@@ -12,10 +12,9 @@ from rasterio import Affine
 from rasterio.crs import CRS
 
 from rscd.base.errors import DataError
-from rscd.data.images import Picture, write_picture
-from rscd.data.leaks import check_leaks, content_hash, content_hashes
+from rscd.data.images import Picture, read_picture, write_picture
+from rscd.data.leaks import check_leaks, content_hash
 from rscd.data.splits import (
-    PERCENTAGES,
     Split,
     block_split,
     group_split,
@@ -67,7 +66,7 @@ def test_published_counts(n: int, percent: int, labeled: int, how) -> None:
 def test_smaller_percentages_are_prefixes(n: int, seed: int) -> None:
     names = named(n)
     for how in ("random", "first"):
-        lists = [labeled_split(names, p, how, seed)["labeled"] for p in PERCENTAGES]  # type: ignore[arg-type]
+        lists = [labeled_split(names, p, how, seed)["labeled"] for p in (5, 10, 20, 40)]  # type: ignore[arg-type]
         for small, large in itertools.pairwise(lists):
             assert large[: len(small)] == small
     assert labeled_split(names, 5, "first")["labeled"] == tuple(names[: n * 5 // 100])
@@ -151,7 +150,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 def published(folder: Path, n: int = 60) -> None:
     names = [f"{name}.png" for name in named(n)]
-    for p in PERCENTAGES:
+    for p in (5, 10, 20, 40):
         here = folder / f"{p}%"
         here.mkdir(parents=True)
         (here / "labeled.txt").write_text("\n".join(names[: n * p // 100]) + "\n")
@@ -281,8 +280,10 @@ def test_content_is_compared_decoded(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", array)
     write_picture(tmp_path / "b.tif", array)
     write_picture(tmp_path / "black.png", np.zeros_like(array))
-    files = [(n, [tmp_path / n, tmp_path / "black.png"]) for n in ("a.png", "b.tif", "black.png")]
-    hashes = content_hashes(files)
+    names = ("a.png", "b.tif", "black.png")
+    hashes = {
+        n: [content_hash(read_picture(tmp_path / f)) for f in (n, "black.png")] for n in names
+    }
     split = Split({"train": ("a.png", "black.png"), "test": ("b.tif",)}, "")
     assert [leak.kind for leak in check_leaks(split, hashes=hashes).leaks] == ["content"]
     assert content_hash(Picture(array, None)) != content_hash(
@@ -303,4 +304,3 @@ def test_georeferenced_tiles(tmp_path: Path) -> None:
     ]
     split = Split({"train": ("0",), "test": ("1", "plain")}, "")
     assert check_leaks(split, tiles).counts == {"touching": 1}
-    assert check_leaks(split, tiles).pairs_with_place == 2

@@ -29,13 +29,13 @@ from rscd.base.errors import (
     SceneError,
     UsageError,
 )
-from rscd.evaluation.dataset import MemoryPair, Split, evaluate_split, mask_rule, predict_pair
-from rscd.evaluation.judge import only_counted
-from rscd.evaluation.layers import Coding, resolve_coding
+from rscd.evaluation.dataset import MemoryPair, Split, evaluate_split, predict_pair
+from rscd.evaluation.judge import Judged, only_counted
 from rscd.evaluation.maps import MapOptions, evaluate_maps
 from rscd.evaluation.report import Sample, confusion, extremes
 from rscd.evaluation.sheet import COLOURS, Row, judged_colours, write_sheet
 from rscd.geo.grid import compose
+from rscd.geo.labels import Values
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import to_world, trace
 from rscd.geo.scene import ScenePair
@@ -43,7 +43,7 @@ from rscd.geo.tiles import Box
 from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.network import load_network
 from rscd.inference.predictor import Tiling
-from rscd.metrics.objects import ObjectCounts, count_objects
+from rscd.metrics.objects import ObjectCounts
 from rscd.metrics.pixels import ChangeMetrics, Counts, count, summarise
 from rscd.pipeline.maps import Options, open_pair, predict
 from rscd.training.task import ChangeTask
@@ -139,7 +139,7 @@ def test_files_give_what_counting_in_memory_gives(predicted, true, tmp_path_fact
     assert report.pixels.without_prediction == (used ^ (true != 255)).sum()
     for path, mask in zip(paths, only_counted(predicted, true), strict=True):
         write_tif(path, mask)
-    assert report.objects == count_objects(*map(trace, paths))
+    assert report.objects == Judged.of(*map(trace, paths)).counts
 
 
 @pytest.mark.parametrize("name", ["p.gpkg", "p.fgb", "p.parquet", "p.shp"])
@@ -237,7 +237,9 @@ def test_unlabelled_and_change_values_are_named_by_the_user(tmp_path, write_tif)
     classes = np.choose(np.minimum(TRUTH, 2), [0, 9, 127]).astype(np.uint8)
     truth = write_tif(tmp_path / "t.tif", classes)
     predicted = write_tif(tmp_path / "p.tif", PREDICTED)
-    with pytest.raises(DataError, match=r"in the truth .*t.tif, found 0, 9, 127; name those that"):
+    with pytest.raises(
+        DataError, match=r"the truth .*t.tif: expected label values .*found 0, 9, 127; "
+    ):
         evaluate_maps(predicted, truth)
     options = MapOptions(change_values=(9,), unlabelled=(127,))
     assert confusion(evaluate_maps(predicted, truth, options).counts)["tp"] == 3
@@ -246,43 +248,6 @@ def test_unlabelled_and_change_values_are_named_by_the_user(tmp_path, write_tif)
     assert every.counts.true[1] == 10
     with pytest.raises(UsageError, match="expected a truth raster for --change-value"):
         evaluate_maps(predicted, vector(tmp_path / "v.gpkg", predicted), options)
-
-
-@pytest.mark.parametrize(
-    ("found", "change", "unknown", "nodata", "expected"),
-    [
-        ({0, 1}, None, None, None, ({1}, set())),
-        ({0, 255}, None, None, None, ({255}, set())),
-        ({0, 1, 255}, None, None, None, ({1}, {255})),
-        ({0, 1, 255}, None, None, 255, ({1}, {255})),
-        ({0}, None, None, None, ({1}, set())),
-        ({0, 255, 127}, None, {127}, None, ({255}, {127})),
-        ({0, 255, 127}, None, None, 127, ({255}, {127})),
-        ({0, 255}, {255}, None, 255, ({255}, set())),
-        ({0, 255}, None, None, 0, ({255}, set())),
-        ({0, 1}, {1}, None, 0, ({1}, set())),
-        ({0, 1, 2}, {2}, None, 0, ({2}, {0})),
-        ({0}, None, None, 0, ({1}, set())),
-        ({0, 1}, None, {0}, 0, ({1}, {0})),
-        ({0, 1, 2}, None, None, None, None),
-        ({0, 128}, None, None, None, None),
-    ],
-)
-def test_what_stored_values_mean(found, change, unknown, nodata, expected):
-    if expected is None:
-        with pytest.raises(DataError, match="expected values 0 and 255"):
-            resolve_coding("it", found, change, unknown, nodata)
-        return
-    coding = resolve_coding("it", found, change, unknown, nodata)
-    assert (set(coding.change), set(coding.unknown)) == expected
-
-
-def test_decoding_knows_not_a_number_and_the_edge_of_the_raster():
-    values = np.array([[0, 1, 2, np.nan]], np.float32)
-    coding = Coding(frozenset({1.0}), frozenset({2.0}))
-    covered = np.array([[True, True, True, True]])
-    assert coding.decode(values, covered).tolist() == [[0, 1, 255, 255]]
-    assert coding.decode(values, ~covered).tolist() == [[255] * 4]
 
 
 def test_probabilities_count_like_their_classes_and_tell_more(tmp_path, write_tif):
@@ -546,20 +511,14 @@ def test_unlabelled_values_of_a_split(tmp_path):
     root = write_pairs(tmp_path / "d", [(t1, t2, label)])
     with pytest.raises(DataError, match="found 0, 127, 255"):
         evaluate_split(Split.open(root, "test", Reading()))
-    for rule in (mask_rule((), (127,)), mask_rule((255,), (127,))):
+    for rule in (Values(unlabelled=(127,)), Values((255,), (127,))):
         report = evaluate_split(Split.open(root, "test", Reading(), mask_values=rule))
         assert report.pixels.unlabelled == 500
         assert report.pixels.counted == 1500
         assert report.counts == count(t2[10:, :, 2] >= 127.5, label[10:] // 255)
-    everything = mask_rule((), (0, 127, 255))
+    everything = Values(unlabelled=(0, 127, 255))
     with pytest.raises(DataError, match=r"expected labelled pixels in .*, found none in 1 pairs"):
         evaluate_split(Split.open(root, "test", Reading(), mask_values=everything))
-
-
-def test_rules_for_stored_labels():
-    assert mask_rule((), ()) == "strict"
-    rule = mask_rule((2, 3), (9,))
-    assert (rule[0], rule[1], rule[2], rule[3], rule[9], rule[255]) == (0, 0, 1, 1, 255, 0)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

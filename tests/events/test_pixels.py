@@ -31,7 +31,6 @@ from rscd.segmenters.instances import (
     paint,
     without_duplicates,
 )
-from rscd.segmenters.overlaps import label_overlaps
 
 SHAPE = (7, 9)
 FOREGROUND = (0, 1)  # house, building
@@ -339,20 +338,6 @@ def test_overlaps_equal_the_dense_matrix(masks1, masks2):
         np.testing.assert_allclose(sums, dense_iou(masks1, masks2).sum(axis=axis), rtol=1e-12)
 
 
-@given(*(hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 5)) for _ in range(2)))
-@settings(max_examples=60, deadline=None)
-def test_label_images_equal_the_dense_matrix(labels1, labels2):
-    stacks = [
-        np.stack([labels == k for k in range(1, labels.max() + 1)] or [labels < 0])
-        for labels in (labels1, labels2)
-    ]
-    found = label_overlaps(labels1, labels2)
-    if labels1.max() and labels2.max():
-        np.testing.assert_allclose(found.dense(), dense_iou(*stacks), rtol=1e-14)
-    else:
-        assert len(found.iou) == 0
-
-
 @given(blobs, blobs, deltas, st.randoms())
 @settings(max_examples=60, deadline=None)
 def test_laws_of_instances(masks1, masks2, delta, random):
@@ -458,7 +443,3 @@ def test_mistakes_are_named():
     crooked = Instance(0, 1.0, (0, 0, 2, 2), np.ones((2, 3), bool))
     with pytest.raises(DataError, match="as large as their box"):
         instance_events([crooked], [], SHAPE)
-    with pytest.raises(DataError, match="one shape"):
-        label_overlaps(np.zeros((2, 2), int), np.zeros((2, 3), int))
-    with pytest.raises(DataError, match="negative"):
-        label_overlaps(np.full((2, 2), -1), np.zeros((2, 2), int))

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 import rscd.events.polygons as subject
 from rscd.base.errors import UsageError
-from rscd.events.polygons import dense_iou, polygon_events, polygon_overlaps, repaired
-from rscd.segmenters.overlaps import label_overlaps
+from rscd.events.polygons import polygon_events, polygon_overlaps, repaired
+from rscd.geo.polygons import iou
 
 SHAPE = (8, 10)
 
@@ -35,6 +35,18 @@ def outlined(labels, transform):
         parts.setdefault(int(value), []).append(shapely.geometry.shape(outline))
     count = int(labels.max())
     return array(*(shapely.union_all(parts.get(k, [])) for k in range(1, count + 1)))
+
+
+def pixel_iou(labels1, labels2):
+    """(M,N) IoU of the objects of two label images, counted pixel by pixel."""
+    first, second = (
+        np.stack([labels.ravel() == k for k in range(1, labels.max() + 1)] or [labels.ravel() < 0])
+        for labels in (labels1, labels2)
+    )
+    common = (first[:, None] & second[None]).sum(-1)
+    return (common / np.maximum((first[:, None] | second[None]).sum(-1), 1))[
+        : labels1.max(), : labels2.max()
+    ]
 
 
 labels = hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 6))
@@ -69,13 +81,13 @@ shapes = st.lists(st.one_of(rectangles, rings, holed, several), max_size=6).map(
 @settings(max_examples=60, deadline=None)
 def test_pixels_sparse_and_dense_agree(labels1, labels2, transform):
     first, second = (outlined(image, transform) for image in (labels1, labels2))
-    dense = dense_iou(first, second)
+    dense = iou(first[:, None], second[None, :])
     sparse = polygon_overlaps(first, second)
-    pixels = label_overlaps(labels1, labels2)
+    pixels = pixel_iou(labels1, labels2)
     np.testing.assert_allclose(sparse.dense(), dense, atol=2e-7)
-    np.testing.assert_allclose(pixels.dense(), sparse.dense(), atol=2e-7)
+    np.testing.assert_allclose(pixels, sparse.dense(), atol=2e-7)
     # touching is not meeting, whatever the transform
-    np.testing.assert_array_equal(sparse.dense() > 0, pixels.dense() > 0)
+    np.testing.assert_array_equal(sparse.dense() > 0, pixels > 0)
     for found, axis in zip(sparse.sums(), (1, 0), strict=True):
         np.testing.assert_allclose(found, dense.sum(axis=axis), atol=1e-6)
 
@@ -83,7 +95,7 @@ def test_pixels_sparse_and_dense_agree(labels1, labels2, transform):
 @given(shapes, shapes, st.sampled_from([0.0, 0.05, 0.5]))
 @settings(max_examples=150, deadline=None)
 def test_sparse_equals_dense_on_any_shape(first, second, delta):
-    dense = dense_iou(first, second)
+    dense = iou(first[:, None], second[None, :])
     events = polygon_events(first, second, delta=delta)
     np.testing.assert_allclose(events.overlaps.dense(), dense, atol=1e-9)
     clear1, clear2 = (np.abs(dense.sum(axis=axis) - delta) > 1e-8 for axis in (1, 0))
@@ -188,6 +200,6 @@ def test_dense_and_sparse_without_polygons():
     assert polygon_events(one, none).vanished.tolist() == [True]
     assert polygon_events(none, none).overlaps.counts == (0, 0)
     empty = array(shapely.Polygon())
-    assert dense_iou(empty, empty).tolist() == [[0.0]]
+    assert iou(empty[:, None], empty).tolist() == [[0.0]]
     with pytest.raises(UsageError, match="delta"):
         polygon_events(one, one, delta=-1)

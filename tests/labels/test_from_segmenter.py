@@ -58,7 +58,7 @@ def test_the_labels_can_be_trained_on(dataset):
     label(dataset, "-o", store)
     layers = {k: {"folder": store / k} for k in ("vl_change", "vl_t1", "vl_t2")}
     from rscd.data.folder import Layer
-    from rscd.data.images import IGNORE_CODED
+    from rscd.geo.labels import IGNORE_CODED
 
     folder = PairFolder(
         dataset / "set",

@@ -8,7 +8,8 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rscd.metrics.objects import ObjectCounts, count_objects, match, overlaps, summarise_objects
+from rscd.evaluation.judge import Judged
+from rscd.metrics.objects import ObjectCounts, match, overlaps, summarise_objects
 
 
 def boxes(*corners):
@@ -64,11 +65,11 @@ def test_overlaps_are_all_pairs_above_the_level(predicted, true, least):
 @given(some_boxes, some_boxes, st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_order_and_roles_do_not_matter(predicted, true, random):
-    counts = count_objects(predicted, true)
+    counts = Judged.of(predicted, true).counts
     order = list(range(len(true)))
     random.shuffle(order)
-    assert count_objects(predicted, true[order]) == counts
-    swapped = count_objects(true, predicted)
+    assert Judged.of(predicted, true[order]).counts == counts
+    swapped = Judged.of(true, predicted).counts
     assert (swapped.matched, swapped.true) == (counts.matched, counts.predicted)
 
 
@@ -84,8 +85,8 @@ def test_as_many_pairs_as_possible_where_the_greatest_overlap_first_finds_one():
 
 def test_exactly_one_half_is_a_match_and_one_object_serves_once():
     halves = boxes((0, 0, 1, 1), (1, 0, 2, 1))
-    assert count_objects(halves, boxes((0, 0, 2, 1))) == ObjectCounts(1, 2, 1)
-    assert count_objects(boxes((0, 0, 0.99, 1)), boxes((0, 0, 2, 1))).matched == 0
+    assert Judged.of(halves, boxes((0, 0, 2, 1))).counts == ObjectCounts(1, 2, 1)
+    assert Judged.of(boxes((0, 0, 0.99, 1)), boxes((0, 0, 2, 1))).counts.matched == 0
 
 
 def test_holes_are_not_part_of_an_object():
@@ -104,7 +105,7 @@ def test_summary_by_hand():
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 2), (2, 0)])
 def test_empty_sets(n, m):
     squares = boxes((0, 0, 1, 1), (2, 2, 3, 3))
-    counts = count_objects(squares[:n], squares[:m])
+    counts = Judged.of(squares[:n], squares[:m]).counts
     assert counts == ObjectCounts(m, n, 0)
     assert set(summarise_objects(counts).values()) == {0.0}
 

@@ -17,7 +17,6 @@ from rscd.synthetic.geometry import (
     inside,
     pixel_points,
     random_flow,
-    rescaled_inverse,
     sample,
     scaled_frame,
     tps_flow,
@@ -78,6 +77,12 @@ def test_tps_pairs_match_the_reference_arrays(golden: Path) -> None:
         same_inside(flow, case["inside"])
         close(sample(case["image"], frame.points()), case["ref_aligned"], image_atol(size))
         close(sample(case["image"], frame.points(flow)), case["query_aligned"], image_atol(size))
+
+
+def rescaled_inverse(homography, size):
+    """``D H^-1 D^-1``: a homography of the published list (views of 240), at another size."""
+    ratio = np.diag([size / 240, size / 240, 1.0])
+    return ratio @ np.linalg.inv(np.asarray(homography, np.float64)) @ np.linalg.inv(ratio)
 
 
 @pytest.mark.golden

@@ -9,10 +9,9 @@ import pytest
 import torch
 from affine import Affine
 from rasterio.features import rasterize
-from torch.utils.data import DataLoader
 
 from rscd.base.errors import DataError
-from rscd.synthetic.town_pairs import TownPairs, TownStream
+from rscd.synthetic.town_pairs import TownPairs
 from rscd.synthetic.towns import LAND_COVER
 
 ALL = {"image", "mask", "label", "valid", "land_cover", "changes", "buildings"}
@@ -142,19 +141,6 @@ def test_no_nuisance_leaves_unchanged_ground_alone() -> None:
     assert np.corrcoef(gray[0].ravel(), gray[1].ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_yields_every_town_once(workers: int) -> None:
-    dataset = towns(keys=["changes"], patch_size=16)
-    streams = [TownStream(dataset, start=7, rank=rank, world_size=2) for rank in (0, 1)]
-    names: list[str] = []
-    for stream in streams:
-        loader = DataLoader(stream, batch_size=None, num_workers=workers)
-        for sample, _ in zip(loader, range(6), strict=False):
-            names.append(sample["name"])
-    assert len(set(names)) == 12
-    assert set(names) == {f"town 5/{index}" for index in range(7, 19)}
-
-
 def test_a_cache_returns_the_same_pixels(tmp_path: Path) -> None:
     plain, kept = towns(keys=ALL), towns(keys=ALL, cache=tmp_path, fresh=False)
     for _ in range(2):
@@ -193,8 +179,3 @@ def test_kept_pixels_need_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         towns(**options)
-
-
-def test_a_stream_needs_a_rank_below_its_world() -> None:
-    with pytest.raises(DataError, match="rank below world_size, found 2 of 2"):
-        TownStream(towns(), rank=2, world_size=2)

@@ -168,23 +168,6 @@ def tta_logits(network: LogitMap, image: Tensor, views: Views = Views()) -> Tens
     return _cropped(total, size)
 
 
-def pseudo_mask(change_prob: Tensor, threshold: float, label: Tensor | None = None) -> Tensor:
-    """What a detector is trained on (section 4.4).
-
-    Args:
-        change_prob: (B,1,H,W) float32.
-        threshold: change is strictly above it, compared in float32.
-        label: (B,) 0 or 1; pairs without change get an empty mask. None: not known.
-
-    Returns:
-        (B,1,H,W) uint8, 0 or 1.
-    """
-    change = change_prob > torch.tensor(threshold, dtype=torch.float32, device=change_prob.device)
-    if label is not None:
-        change &= label.view(-1, 1, 1, 1).bool()
-    return change.to(torch.uint8)
-
-
 def scaled_size(shape_hw: ShapeHW, scale: float) -> ShapeHW:
     """(height, width) at a scale, halves rounded to even numbers; at least one pixel."""
     return max(1, round(shape_hw[0] * scale)), max(1, round(shape_hw[1] * scale))
