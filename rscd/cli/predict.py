@@ -22,7 +22,7 @@ from rscd.cli.segmenting import add_segmenting, refuse_segmenting
 if TYPE_CHECKING:
     from rscd.cli.predict_events import Runner
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline.maps import Options
+    from rscd.pipeline.run import Options
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def run(args: argparse.Namespace) -> None:
         run_pair = predict_events.runner(args, backend)
 
     def open_one(one: argparse.Namespace) -> "ScenePair":
-        return open_pair(one.t1, one.t2, _options(one), _area(one))
+        return open_pair(one.t1, one.t2, _options(one), _area(one), gsd_m=one.gsd)
 
     def run_one(one: argparse.Namespace, pair: "ScenePair") -> Shown:
         _keep_inputs(one)
@@ -219,13 +219,12 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
 
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import Targets
-    from rscd.pipeline.maps import check_targets, dated, plan, predict
+    from rscd.pipeline.maps import plan, predict
+    from rscd.pipeline.run import resolve
 
     if args.dry_run:
-        options = dated(pair, options)
         targets = Targets.of(args.output, args.prob, args.preview, args.flow)
-        check_targets(pair, targets, options)
-        planned = asdict(plan(pair, options))
+        planned = asdict(plan(resolve(pair, targets, options)))
         return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
     _say_alignment(pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
@@ -276,7 +275,7 @@ def _options(args: argparse.Namespace) -> "Options":
     from rscd.geo.dates import dates_of
     from rscd.geo.source import parse_bands
     from rscd.inference.memory import parse_memory
-    from rscd.pipeline.maps import Options
+    from rscd.pipeline.run import Options
 
     dates_of((args.t1_date, args.t2_date))  # before images are opened
     return Options(
@@ -293,7 +292,6 @@ def _options(args: argparse.Namespace) -> "Options":
         src_nodata=args.src_nodata,
         t1_date=args.t1_date,
         t2_date=args.t2_date,
-        gsd_m=args.gsd,
         pixel_coordinates=args.pixel_coordinates,
         tile_size=args.tile_size,
         batch_size=args.batch_size,

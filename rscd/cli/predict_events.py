@@ -12,8 +12,8 @@ from rscd.cli.segmenting import label_options, prompts_of, segmenter_of
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
-    from rscd.labels.from_segmenter import LabelOptions
-    from rscd.pipeline.maps import Options
+    from rscd.pipeline.objects import EventRun
+    from rscd.pipeline.run import Options
     from rscd.segmenters.segmenter import Segmenter
 
     Runner = Callable[[argparse.Namespace, ScenePair, Options], Shown]
@@ -75,13 +75,13 @@ def _run_pair(
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
-    from rscd.pipeline.objects import event_targets, predict_events
+    from rscd.pipeline.objects import event_targets, predict_events, resolve_events
 
     prompts, rules = prompts_of(args), label_options(args)
-    event_targets(pair, args.output, options)  # before weights are loaded
+    targets = event_targets(pair, args.output, options)  # before weights are loaded
     segmenter = load()
     if args.dry_run:
-        return _plan(args, pair, rules.filled(segmenter))
+        return _plan(resolve_events(pair, targets, segmenter, prompts, rules, options))
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = asdict(
             predict_events(
@@ -129,16 +129,14 @@ def _check_options(args: argparse.Namespace) -> None:
         )
 
 
-def _plan(args: argparse.Namespace, pair: "ScenePair", rules: "LabelOptions") -> Shown:
-    from rscd.pipeline.objects import seen_around
-
-    height, width = pair.shape_hw
+def _plan(run: "EventRun") -> Shown:
+    height, width = run.pair.shape_hw
     plan = {
-        "model": args.model,
-        "alignment": pair.alignment,
+        "model": run.model,
+        "alignment": run.pair.alignment,
         "size": [width, height],
-        "windows_per_date": len(seen_around(pair, rules).windows),
-        "tile_size": rules.tile,
-        "gamma": rules.gamma,
+        "windows_per_date": len(run.view.windows),
+        "tile_size": run.rules.tile,
+        "gamma": run.rules.gamma,
     }
     return Shown(plan, [f"{name}: {value}" for name, value in plan.items()])

@@ -57,13 +57,14 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 
 def run_backend(args: argparse.Namespace) -> None:
     """Segment, label, and say what came of it."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
     from pathlib import Path
 
     from rscd.cli.progress import progress_bar
     from rscd.labels.from_segmenter import generate
 
-    prompts, options = prompts_of(args), label_options(args)
+    prompts = prompts_of(args)
+    options = replace(label_options(args), gamma_seg=args.gamma_seg, min_object_m2=args.min_area)
     store = Path(args.output) if args.output else Path(args.dataset) / "vl_store"
     pairs = _pairs(args, prompts, store)
     segmenter = segmenter_of(args, args.backend)
@@ -115,9 +116,9 @@ def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "li
     bands = None if args.bands is None else parse_bands(args.bands)
     if args.t2 is None:
         out = Path(args.output) if args.output else None
-        return folder_pairs(Path(args.dataset), out, args.split, bands)
+        return folder_pairs(Path(args.dataset), out, args.split, bands, args.gsd)
     if args.output is None or args.split is not None:
         raise UsageError("expected -o STORE and no --split with two rasters; correct the options")
-    pair = ScenePair.open(args.dataset, args.t2, bands=bands)
+    pair = ScenePair.open(args.dataset, args.t2, bands=bands, gsd_m=args.gsd)
     check_memory(pair, prompts, "cut the rasters into parts, or take fewer prompts")
     return [scene_pair(pair, store)]

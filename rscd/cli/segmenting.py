@@ -119,11 +119,8 @@ def label_options(args: argparse.Namespace) -> "LabelOptions":
 
     return LabelOptions(
         gamma=args.gamma,
-        gamma_seg=getattr(args, "gamma_seg", None),
         delta=args.delta,
         instance_threshold=args.instance_threshold,
-        min_area_m2=args.min_area or 0.0,
         tile=args.tile_size,
         overlap=args.overlap,
-        gsd_m=args.gsd,
     )

@@ -199,7 +199,7 @@ class TestRefusals:
             (["--delta", "-1"], 2, "expected delta of 0 or more"),
             (["--tile-size", "0"], 2, "expected a tile of at least one pixel"),
             (["--tile-size", "9", "--overlap", "9"], 2, "expected an overlap from 0 to below"),
-            (["--gsd", "0"], 2, "expected gsd_m above 0"),
+            (["--gsd", "0"], 2, "expected a pixel size above 0"),
             (["--min-area", "5"], 2, "give --gsd METRES"),
             (["--so", "nothing"], 2, "expected --so NAME=VALUE"),
             (["--so", "missing=maybe"], 2, "expected missing=error, zero or complement"),
