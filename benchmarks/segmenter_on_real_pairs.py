@@ -1,6 +1,6 @@
 """What a segmenter's change events score on labelled pairs, pooled over a split, as JSON.
 
-    python benchmarks/segmenter_on_real_pairs.py DATASET SPLIT GSD_M [BACKEND [KEY=VALUE ...]]
+    python benchmarks/segmenter_on_real_pairs.py DATASET SPLIT GSD_M [SEGMENTER [KEY=VALUE ...]]
 
 Pixel and instance level over all valid pixels; the mixed level over the pixels it keeps.
 """

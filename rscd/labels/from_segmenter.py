@@ -395,7 +395,7 @@ def check_patience(
     if seconds > SLOW_SECONDS and not allow_slow:
         raise UsageError(
             f"expected a GPU for the backend {segmenter.info.name}, found none: {text}; use a GPU, "
-            "another --backend such as clipseg, or say --allow-slow-cpu"
+            "another --segmenter such as clipseg, or say --allow-slow-cpu"
         )
     log.info("%s: %s", segmenter.info.name, text)
 

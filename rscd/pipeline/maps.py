@@ -166,7 +166,7 @@ def predict(
             rasterio.Env(GDAL_CACHEMAX=run.load.gdal_cache),
             open_journal(run.folder, run.identity) as journal,
         ):
-            if not run.overwrite:
+            if not run.options.overwrite:
                 run.targets.check_new(journal.published())
             with journal.explaining(files[0]):
                 found = _carry_out(run, journal, mapper, progress)
@@ -238,7 +238,7 @@ def _rehearse(run: Run, folder: Path) -> None:
             _write(run, tiny, polygons, Path(scratch) / path.name)
         if run.targets.prob is not None:
             rehearsal = Path(scratch) / f"prob-{run.targets.prob.name}"
-            write_probability(tiny, rehearsal, run.creation_options, "")
+            write_probability(tiny, rehearsal, run.options.creation_options, "")
 
 
 def _write(run: Run, change_map: ChangeMap, polygons: GeoDataFrame | None, path: Path) -> None:
@@ -246,8 +246,8 @@ def _write(run: Run, change_map: ChangeMap, polygons: GeoDataFrame | None, path:
         change_map,
         polygons,
         path,
-        creation_options=run.creation_options,
-        layer_options=run.layer_options,
+        creation_options=run.options.creation_options,
+        layer_options=run.options.layer_options,
         # whether pixels are wanted was settled by `Targets.check_formats`
         pixel_coordinates=True,
     )
@@ -264,7 +264,9 @@ def _predict(
     if journal.resumed:
         log.info("going on with the interrupted run in %s", journal.folder)
     predictor: Predictor = fit_model(run.pair, run.model, mapper, progress)
-    threshold = predictor.threshold if run.threshold is None else run.threshold
+    threshold = run.options.threshold
+    if threshold is None:
+        threshold = predictor.threshold
     change_map = ChangeMap(
         journal.folder, run.pair.grid, threshold, provenance | {"threshold": threshold}
     )
@@ -290,7 +292,7 @@ def _export(
     tile_size: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    pair, targets = run.pair, run.targets
+    pair, targets, options = run.pair, run.targets, run.options
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
     changed_m2 = change_map.changed_area_m2(pair.ground)
@@ -303,19 +305,19 @@ def _export(
             change_map.mask.path,
             change_map.prob.path,
             pair.ground,
-            min_area_m2=run.min_area_m2,
-            min_score=run.min_score,
-            simplify_m=run.simplify_m,
-            regularize=run.regularize,
+            min_area_m2=options.min_area_m2 or 0.0,
+            min_score=options.min_score or 0.0,
+            simplify_m=options.simplify_m,
+            regularize=bool(options.regularize),
             model=run.model.name,
-            t1=run.dates[0],
-            t2=run.dates[1],
+            t1=options.t1_date,
+            t2=options.t2_date,
             kinds_of=kinds_of,
         )
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
-            write_probability(change_map, path, run.creation_options, probability_qml())
+            write_probability(change_map, path, options.creation_options, probability_qml())
         elif path == targets.preview:
             write_preview(pair, change_map, path, polygons)
         elif path == targets.flow:

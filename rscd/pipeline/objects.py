@@ -3,8 +3,9 @@
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ from rscd.labels.from_segmenter import (
     view_of,
 )
 from rscd.pipeline.provenance import describe_pair
-from rscd.pipeline.run import Options, dates_for
+from rscd.pipeline.run import Options, dated
 from rscd.segmenters.instances import share_inside
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction
@@ -63,25 +64,26 @@ class EventResult:
 
 @dataclass(frozen=True)
 class EventRun:
-    """All that decides what a run does; nothing behind `resolve_events` asks options again."""
+    """All that decides what a run does."""
 
     pair: ScenePair
     targets: Targets
+    options: Options
+    """With dates."""
     segmenter: Segmenter
     prompts: PromptSet
     rules: LabelOptions
     """With every value filled in."""
-    view: "Surroundings"
-    min_area_m2: float
-    """Smaller events are left out; the objects take part."""
-    min_score: float
-    dates: tuple[str | None, str | None]
-    layer_options: Mapping[str, str]
 
     @property
     def model(self) -> str:
         """Name for the column ``model``."""
         return f"{CEG}:{self.segmenter.info.name}"
+
+    @cached_property
+    def view(self) -> "Surroundings":
+        """What the segmenter looks at."""
+        return seen_around(self.pair, self.rules)
 
     @property
     def provenance(self) -> Provenance:
@@ -122,10 +124,37 @@ def predict_events(
     Raises:
         RscdError: anything the user must fix; no output exists then that did not before.
     """
-    started = time.monotonic()
+    run = resolve_events(pair, outputs, lambda: segmenter, prompts, rules, options)
+    return carry_out(run, allow_slow=allow_slow, progress=progress)
+
+
+def resolve_events(
+    pair: ScenePair,
+    outputs: Sequence[str | Path],
+    load: Callable[[], Segmenter],
+    prompts: PromptSet,
+    rules: LabelOptions | None,
+    options: Options | None,
+) -> EventRun:
+    """Decide all that `predict_events` does before it looks at a pixel.
+
+    The segmenter is loaded when all else is known to be right.
+    """
     options = options or Options()
-    targets = event_targets(pair, outputs, options)
-    run = resolve_events(pair, targets, segmenter, prompts, rules or LabelOptions(), options)
+    pair = options.sized(pair)
+    options = dated(pair, options)
+    targets = _targets(pair, outputs, options)
+    segmenter = load()
+    filled = (rules or LabelOptions()).filled(segmenter)
+    return EventRun(pair, targets, options, segmenter, prompts, filled)
+
+
+def carry_out(
+    run: EventRun, *, allow_slow: bool = False, progress: Progress = silent
+) -> EventResult:
+    """Look, compare and write; see `predict_events`."""
+    started = time.monotonic()
+    targets, segmenter, prompts = run.targets, run.segmenter, run.prompts
     view, rules = run.view, run.rules
     check_memory(view.pair, prompts, BOX_ADVICE if rules.tile is not None else CUT_ADVICE)
     source = scene_pair(view.pair, targets.outputs[0].parent)
@@ -172,43 +201,6 @@ def predict_events(
     )
 
 
-def resolve_events(
-    pair: ScenePair,
-    targets: Targets,
-    segmenter: Segmenter,
-    prompts: PromptSet,
-    rules: LabelOptions,
-    options: Options,
-) -> EventRun:
-    """Decide all that a run does before it looks at a pixel.
-
-    Args:
-        pair: see `predict_events`, as what follows.
-        targets: of `event_targets`.
-        segmenter: loaded.
-        prompts: the classes.
-        rules: how scores become events.
-        options: see `predict_events`.
-
-    Raises:
-        UsageError: a rule out of range, or dates that are none or in reverse.
-    """
-    pair = options.sized(pair)
-    rules = rules.filled(segmenter)
-    return EventRun(
-        pair=pair,
-        targets=targets,
-        segmenter=segmenter,
-        prompts=prompts,
-        rules=rules,
-        view=seen_around(pair, rules),
-        min_area_m2=options.min_area_m2 or 0.0,
-        min_score=options.min_score or 0.0,
-        dates=dates_for(pair, options),
-        layer_options=options.layer_options,
-    )
-
-
 @dataclass(frozen=True)
 class Surroundings:
     """What a segmenter looks at so that a part of a scene comes out as it does in the whole."""
@@ -239,13 +231,7 @@ def seen_around(pair: ScenePair, rules: LabelOptions) -> Surroundings:
     )
 
 
-def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -> Targets:
-    """The outputs, checked before any work.
-
-    Raises:
-        UsageError: not a vector format, or one that this scene cannot be written in.
-        OutputError: a place that cannot be written, or a file already there.
-    """
+def _targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -> Targets:
     targets = Targets.of(outputs, None, None)
     rasters = [path for path in targets.outputs if not is_vector(path)]
     if rasters:
@@ -311,11 +297,11 @@ def _table(
         labels,
         grid,
         classes=run.prompts.classes,
-        min_area_m2=run.min_area_m2,
-        min_score=run.min_score,
+        min_area_m2=run.options.min_area_m2 or 0.0,
+        min_score=run.options.min_score or 0.0,
         gsd_m=run.pair.gsd_m,
-        t1=run.dates[0],
-        t2=run.dates[1],
+        t1=run.options.t1_date,
+        t2=run.options.t2_date,
         model=run.model,
         inside=wanted,
     )
@@ -326,8 +312,8 @@ def _write(run: EventRun, table: GeoDataFrame, path: Path, provenance: Provenanc
         table,
         path,
         provenance=provenance,
-        layer_options=run.layer_options,
-        # whether pixels are wanted was settled by `event_targets`
+        layer_options=run.options.layer_options,
+        # whether pixels are wanted was settled by `Targets.check_formats`
         pixel_coordinates=True,
         style=event_qml(),
     )

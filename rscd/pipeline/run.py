@@ -4,7 +4,7 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -104,28 +104,17 @@ DEFAULTS = Options()
 
 @dataclass(frozen=True)
 class Run:
-    """All that decides what a run does; nothing behind `resolve` asks options or a card again."""
+    """All that decides what a run does; nothing behind `resolve` asks a card or a default again."""
 
     pair: ScenePair
     targets: Targets
+    options: Options
+    """As asked for, and what was left open as decided; only a threshold that the model finds in
+    the scene is None still."""
     model: Model
     card: Provenance
     """Of the model."""
     load: Load
-    asked_tile_size: int | None
-    """None where it was left to us."""
-    threshold: float | None
-    """None takes the one that the model gives when it has seen the scene."""
-    min_area_m2: float
-    min_score: float
-    simplify_m: float
-    regularize: bool
-    dates: tuple[str | None, str | None]
-    overwrite: bool
-    creation_options: Mapping[str, str]
-    layer_options: Mapping[str, str]
-    parameters: Provenance
-    """The options that decide the result, as plain data."""
 
     @property
     def folder(self) -> Path:
@@ -137,10 +126,11 @@ class Run:
     def provenance(self) -> Provenance:
         """What the result is made from and how; the inputs are read for their checksums."""
         aoi = self.pair.aoi
+        asked = {k: v for k, v in asdict(self.options).items() if k not in WITHOUT_EFFECT}
         return describe_pair(self.pair) | {
             "aoi": None if aoi is None else hashlib.sha256(aoi.wkb).hexdigest(),
             "model": redacted_data(self.card),
-            "parameters": redacted_data(self.parameters),
+            "parameters": redacted_data(asked | {"gsd_m": self.pair.gsd_m}),
         }
 
     @property
@@ -148,7 +138,7 @@ class Run:
         """What tells it from other runs: two signed links may differ in what no result shows."""
         marks = [mark(self.pair.t1.path), mark(self.pair.t2.path)]
         hidden = {"links": marks} if any(marks) else {}
-        return self.provenance | {"tile_size": self.asked_tile_size} | hidden
+        return self.provenance | {"tile_size": self.options.tile_size} | hidden
 
 
 def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
@@ -158,7 +148,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         RscdError: anything the user must fix.
     """
     pair = options.sized(pair)
-    dates = dates_for(pair, options)
+    options = dated(pair, options)
     _check_targets(pair, targets, options)
     model = _model(pair, options)
     if targets.flow is not None:
@@ -174,37 +164,12 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     regularize = options.regularize
     if regularize is None:
         regularize = options.simplify_m == 0 and bool(card.get("regularize", False))
-    decided = {
-        "min_area_m2": min_area_m2,
-        "min_score": min_score,
-        "regularize": regularize,
-        "gsd_m": pair.gsd_m,
-        "t1_date": dates[0],
-        "t2_date": dates[1],
-    }
-    asked = {k: v for k, v in asdict(options).items() if k not in WITHOUT_EFFECT}
-    return Run(
-        pair=pair,
-        targets=targets,
-        model=model,
-        card=card,
-        load=_load(pair, model, options),
-        asked_tile_size=options.tile_size,
-        threshold=options.threshold,
-        min_area_m2=min_area_m2,
-        min_score=min_score,
-        simplify_m=options.simplify_m,
-        regularize=regularize,
-        dates=dates,
-        overwrite=options.overwrite,
-        creation_options=options.creation_options,
-        layer_options=options.layer_options,
-        parameters=asked | decided,
-    )
+    decided = replace(options, min_area_m2=min_area_m2, min_score=min_score, regularize=regularize)
+    return Run(pair, targets, decided, model, card, _load(pair, model, options))
 
 
-def dates_for(pair: ScenePair, options: Options) -> tuple[str | None, str | None]:
-    """ISO dates of both images: those given, else those the files carry.
+def dated(pair: ScenePair, options: Options) -> Options:
+    """Options with the dates of the images: those given, else those the files carry.
 
     Raises:
         UsageError: one that is no date, or t1 after t2.
@@ -217,7 +182,8 @@ def dates_for(pair: ScenePair, options: Options) -> tuple[str | None, str | None
     )
     if told := [f"{name} {day}" for name, day in (("t1", t1), ("t2", t2)) if day is not None]:
         log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(told))
-    return t1 or given[0], t2 or given[1]
+    # the pixel size is the pair's from here on
+    return replace(options, t1_date=t1 or given[0], t2_date=t2 or given[1], gsd_m=None)
 
 
 def scratch_bytes(pair: ScenePair) -> int:

@@ -165,7 +165,7 @@ def _options(kind: Any, name: str, given: Mapping[str, Any]) -> Any:
     if missing:
         raise UsageError(
             f"expected option {missing[0]} for the backend {name}, found none; add "
-            f"--so {missing[0]}=..."
+            f"--segmenter-option {missing[0]}=..."
         )
     return kind(**{key: _value(name, known[key], value) for key, value in given.items()})
 

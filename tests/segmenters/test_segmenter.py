@@ -57,7 +57,7 @@ class TestOptions:
             load_segmenter("precomputed", {"dir": "x"})
 
     def test_missing_option(self):
-        with pytest.raises(UsageError, match="--so folder="):
+        with pytest.raises(UsageError, match="--segmenter-option folder="):
             load_segmenter("precomputed")
 
     def test_text_is_read_as_the_type_of_the_field(self, tmp_path):
