@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml
 	@touch $(STAMP)
 
 demo: setup  ## synthetic scene pair -> change polygons and a picture
-	@$(BIN)/rscd sample demo --overwrite --quiet > /dev/null
+	@$(BIN)/rscd sample -o demo --overwrite --quiet > /dev/null
 	@echo "rscd predict scene_t1.tif scene_t2.tif -o change.geojson"
 	@cd demo && ../$(BIN)/rscd predict scene_t1.tif scene_t2.tif -o change.geojson \
 	  --preview preview.png --min-area 20 --overwrite > /dev/null

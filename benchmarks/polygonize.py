@@ -89,10 +89,11 @@ def streamed_mean(folder: Path) -> int:
 def table(folder: Path) -> int:
     """`change_polygons`: also areas and simplification by one metre."""
     from rscd.export.vector import change_polygons
+    from rscd.geo.measure import Ground
 
     paths = folder / "mask.tif", folder / "prob.tif"
-    crs = CRS.from_epsg(32631)
-    return len(change_polygons(*paths, crs, TRANSFORM, min_area_m2=1, simplify_m=1))
+    ground = Ground(CRS.from_epsg(32631), TRANSFORM)
+    return len(change_polygons(*paths, ground, min_area_m2=1, simplify_m=1))
 
 
 WORK: dict[str, Callable[[Path], int]] = {

@@ -1,6 +1,6 @@
 """What a segmenter's change events score on labelled pairs, pooled over a split, as JSON.
 
-    python benchmarks/segmenter_on_real_pairs.py DATASET SPLIT GSD_M [BACKEND [KEY=VALUE ...]]
+    python benchmarks/segmenter_on_real_pairs.py DATASET SPLIT GSD_M [SEGMENTER [KEY=VALUE ...]]
 
 Pixel and instance level over all valid pixels; the mixed level over the pixels it keeps.
 """
@@ -32,18 +32,18 @@ def main(root: str, split: str, gsd: str, backend: str = "spectral", *options: s
     """Segment, compare, count."""
     segmenter = load_segmenter(backend, dict(text.split("=", 1) for text in options))
     prompts = parse_prompts(FOREGROUND, BACKGROUND)
-    rules = LabelOptions(gsd_m=float(gsd), min_area_m2=20).filled(segmenter)
+    rules = LabelOptions(min_object_m2=20).filled(segmenter)
     layout = find_layout(Path(root))
     counts = {level: np.zeros(3, int) for level in LEVELS}
     kept = seen = 0
-    pairs = folder_pairs(Path(root), None, split)
+    pairs = folder_pairs(Path(root), None, split, gsd_m=float(gsd))
     for pair in pairs:
         dates = []
         for date in DATES:
             image = pair.read(date)
-            view = view_of(image, pair.name, date, rules.gsd_m)
+            view = view_of(image, pair.name, date, pair.gsd_m)
             dates.append(replace(segment(segmenter, view, prompts), valid=image.valid))
-        labels = labels_of(dates, rules, rules.gsd_m)
+        labels = labels_of(dates, rules, pair.gsd_m)
         part = pair.name.rpartition("/")[0]
         truth = read_mask(layout.parts[part].mask[pair.stem], "threshold") == 1
         for level, mask, where in (

@@ -9,15 +9,16 @@ if TYPE_CHECKING:
     from rscd.base.errors import RscdError
     from rscd.geo.changemap import ChangeMap
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline.maps import Options, Result, open_pair, predict
+    from rscd.pipeline.maps import Result, open_pair, predict
     from rscd.pipeline.objects import EventResult, predict_events
+    from rscd.pipeline.run import Options
 
 find_moved_modules()
 
 _HOMES = {
     "ChangeMap": "rscd.geo.changemap",
     "EventResult": "rscd.pipeline.objects",
-    "Options": "rscd.pipeline.maps",
+    "Options": "rscd.pipeline.run",
     "Result": "rscd.pipeline.maps",
     "RscdError": "rscd.base.errors",
     "ScenePair": "rscd.geo.scene",

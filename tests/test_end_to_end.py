@@ -56,7 +56,7 @@ def test_train_export_predict_evaluate(folder, tmp_path, capsys):
     weights = tmp_path / "town.safetensors"
     assert main(["model", "export", str(checkpoint), "-o", str(weights)]) == 0
 
-    assert main(["sample", str(tmp_path / "town"), "--size", "96,128", "-q"]) == 0
+    assert main(["sample", "-o", str(tmp_path / "town"), "--size", "96,128", "-q"]) == 0
     dates = [str(tmp_path / "town" / f"scene_t{i}.tif") for i in (1, 2)]
     results = []
     for i, model in enumerate((checkpoint, weights)):

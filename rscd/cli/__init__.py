@@ -13,27 +13,19 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NoReturn
 
-from rscd.base.border import shown, system_trouble
+from rscd.base.border import system_trouble
 from rscd.base.errors import RscdError
 from rscd.base.redact import redacted
 from rscd.base.version import version
 from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
+from rscd.cli.parser import Parser, say
 from rscd.cli.proj import own_proj_database
+from rscd.cli.renamed import in_new_words
 
 COMMANDS = (predict, train, pseudolabel, evaluate, events, sample, data, model)
 
 log = logging.getLogger("rscd")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong; commands are parsed by their kind of parser too."""
-
-    def error(self, message: str) -> NoReturn:
-        """End the process with exit code 2."""
-        _say(f"{message}; see {self.prog} --help")
-        sys.exit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,21 +33,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rscd",
         description="Find what changed between two images of one place.",
-        epilog="rscd COMMAND --help tells more; exit codes: 0 done, 2 wrong usage, 1 something to "
+        epilog="rscd COMMAND --help tells more; exit codes: 0 done, 2 wrong usage, 1 something to\n"
         "fix in data or environment.",
     )
     parser.add_argument("--version", action="version", version=f"rscd {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
+    for one in commands.choices.values():
+        one.set_defaults(parser=one)
     parser.set_defaults(run_command=run_command)
     return parser
 
 
 def run_command(line: list[str]) -> None:
     """Carry out a command line in this process; what fails is raised."""
-    args, rest = build_parser().parse_known_args(line)
+    words, notes = in_new_words(line)
+    args, rest = build_parser().parse_known_args(words)
     args.rest = rest
+    for note in notes:
+        log.warning("%s", note)
     args.run(args)
 
 
@@ -72,17 +69,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = with_negative_numbers(sys.argv[1:] if argv is None else argv)
     if any("\0" in word for word in words):
         parser.error("expected arguments without NUL, found one with it")
+    words, notes = in_new_words(words)
     args, rest = parser.parse_known_args(words)
     args.rest = rest
     if rest and not getattr(args, "takes_rest", False):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _log_to_stderr(getattr(args, "verbosity", 0))
+    for note in notes:
+        log.warning("%s", note)
     own_proj_database()
     try:
         with quiet_callbacks():
             args.run(args)
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on where it stopped")
+        say("interrupted; the same command goes on where it stopped")
         return 130
     except Exception as error:  # the last net: no command ends in a traceback
         return _failed(error, verbose=getattr(args, "verbosity", 0) > 0)
@@ -120,26 +120,26 @@ def _failed(error: Exception, *, verbose: bool) -> int:
     if verbose:
         traceback.print_exception(error)
     if isinstance(error, RscdError):
-        _say(error)
+        say(error)
         return error.exit_code
     trouble = system_trouble(error)
     if isinstance(error, MemoryError):
-        _say(
+        say(
             f"expected enough memory, found it used up ({error}); set --max-memory or a smaller "
             "--tile-size"
         )
     elif trouble is not None:
-        _say(f"expected to read and write files, found {trouble[0]}: {error}; {trouble[1]}")
+        say(f"expected to read and write files, found {trouble[0]}: {error}; {trouble[1]}")
     elif isinstance(error, OSError):
         if error.errno != errno.EPIPE:  # else the reader of stdout went away
             where = "" if error.filename is None else f": {error.filename}"
-            _say(
+            say(
                 f"expected to read and write files, found: {error.strerror or error}{where}; check "
                 "path, permissions and free space"
             )
         _leave_stdout()
     else:
-        _say(
+        say(
             f"expected no such error, found {type(error).__name__}: {error}; this is a fault of "
             "rscd: please report it with what -v adds"
         )
@@ -182,8 +182,3 @@ class _Discreet(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
-
-
-def _say(message: object) -> None:
-    line = shown(" ".join(redacted(str(message)).split()))
-    print(f"rscd: {line}", file=sys.stderr)  # noqa: T201

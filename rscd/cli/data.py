@@ -14,13 +14,14 @@ from rscd.cli.options import (
     positive,
     whole,
 )
+from rscd.cli.parser import Parser
 
 SETS = ("whu", "levir", "dsifn")
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "data", help="inspect, show and prepare folders of image pairs"
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
@@ -33,7 +34,7 @@ def add(commands: Any) -> None:
         add_verbosity(action)
 
 
-def _add_info(actions: Any) -> argparse.ArgumentParser:
+def _add_info(actions: Any) -> Parser:
     parser = add_action(
         actions,
         "info",
@@ -48,7 +49,7 @@ def _add_info(actions: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_show(actions: Any) -> argparse.ArgumentParser:
+def _add_show(actions: Any) -> Parser:
     parser = add_action(actions, "show", "a contact sheet: t1, t2 and mask of some pairs as a PNG")
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument("-o", "--output", required=True, metavar="FILE.png")
@@ -59,26 +60,30 @@ def _add_show(actions: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_prepare(actions: Any) -> argparse.ArgumentParser:
+def _add_prepare(actions: Any) -> Parser:
     parser = add_action(actions, "prepare", "cut a benchmark set into its published tiles")
     parser.add_argument("name", choices=SETS)
     parser.add_argument("--src", required=True, metavar="DIR", help="the set as distributed")
-    parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--patch", type=count, default=256, help="side of a tile (default 256)")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--size", type=count, default=256, metavar="N", help="side of a tile (default 256)"
+    )
     parser.add_argument("--seed", type=whole, default=0, help="of random splits (default 0)")
     parser.set_defaults(run=run_prepare)
     add_json(parser)
     return parser
 
 
-def _add_towns(actions: Any) -> argparse.ArgumentParser:
+def _add_towns(actions: Any) -> Parser:
     parser = add_action(
         actions, "towns", "write synthetic towns as a folder of pairs with image-level labels"
     )
-    parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
     for split, pairs in (("train", 400), ("val", 100), ("test", 100)):
         parser.add_argument(f"--{split}", type=whole, default=pairs, help=f"pairs ({pairs})")
-    parser.add_argument("--patch", type=count, default=128, help="side of a pair (default 128)")
+    parser.add_argument(
+        "--size", type=count, default=128, metavar="N", help="side of a pair (default 128)"
+    )
     parser.add_argument("--empty", type=fraction, default=0.5, help="share without change (0.5)")
     parser.add_argument("--gsd", type=positive, default=0.5, help="metres per pixel (0.5)")
     parser.add_argument("--change", type=fraction, default=0.4, help="share of lots changed (0.4)")
@@ -95,10 +100,10 @@ def run_towns(args: argparse.Namespace) -> None:
 
     with progress_bar(quiet=args.verbosity < 0) as progress:
         root = write_town_folder(
-            args.dst,
+            args.output,
             {"train": args.train, "val": args.val, "test": args.test},
             seed=args.seed,
-            patch_size=args.patch,
+            patch_size=args.size,
             empty_share=args.empty,
             min_change_pixels=20,
             town_args={
@@ -147,8 +152,8 @@ def run_prepare(args: argparse.Namespace) -> None:
         manifest = prepare(
             args.name,
             args.src,
-            args.dst,
-            patch=args.patch,
+            args.output,
+            patch=args.size,
             seed=args.seed,
             progress=lambda done, total: progress("tiles", done, total),
         )

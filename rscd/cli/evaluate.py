@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
 from rscd.cli.options import (
+    add_device,
     add_json,
     add_verbosity,
     add_views,
@@ -13,10 +14,11 @@ from rscd.cli.options import (
     emit_json,
     fraction,
     not_negative,
-    positive,
     refuse_failed,
     size_hw,
 )
+from rscd.cli.parser import Parser
+from rscd.cli.scene import add_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +29,16 @@ if TYPE_CHECKING:
     from rscd.evaluation.report import Report
 
 EPILOG = """\
+examples:
+  rscd evaluate levir-cd --split test -m weights.safetensors -o sheet.png
+  rscd evaluate change.tif reference.tif --unlabelled 127 --change-value 255
+  rscd evaluate change.geojson buildings.gpkg --like 2023.tif -o errors.gpkg
+"""
+
+MORE = """\
+  rscd evaluate levir-cd --split test -m irmad --json
+  rscd evaluate ChangeSim -m scene.ckpt --size 520,520   # published numbers are of this size
+
 A folder of image pairs: every pair of the split is predicted as a small scene (training-free
 detectors are fitted to each pair), and the counts of all pairs are pooled. Beside the metrics at
 the model's threshold stand those at the best one for this very split, which are no fair estimate.
@@ -43,27 +55,26 @@ with an IoU of 0.5 or more are one. In a folder, a pair that is damaged is left 
 the exit code is 1.
 Polygons of pictures without georeferencing have x = column, y = -row, as QGIS shows them; rows that
 count downwards are recognised and said.
-
-Examples:
-  rscd evaluate levir-cd --split test -m weights.safetensors -o sheet.png
-  rscd evaluate levir-cd --split test -m irmad --json
-  rscd evaluate ChangeSim -m scene.ckpt --size 520,520
-  rscd evaluate change.tif reference.tif --unlabelled 127 --change-value 255
-  rscd evaluate change.geojson buildings.gpkg --like 2023.tif -o errors.gpkg
 """
+
+FOLDER = "a folder of image pairs"
+MAPS = "a prediction and a truth"
+"""The two uses of the command."""
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "evaluate",
         help="measure a model on a labelled split, or a map against a reference",
+        usage="rscd evaluate DIR [--split NAME] [-m MODEL] [options]\n"
+        "       rscd evaluate PREDICTION TRUTH [options]",
         description="Measure how well change is found, in pixels, objects and square metres.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        more=MORE,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("source", metavar="DIR|PREDICTION", help="folder of image pairs, or a map")
+    parser.add_argument("source", metavar="DIR|PREDICTION", help=f"{FOLDER}, or a map")
     parser.add_argument("truth", nargs="?", metavar="TRUTH", help="reference raster or vector")
     parser.add_argument(
         "-o",
@@ -71,16 +82,10 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="OUT",
-        help="also write a picture of the best, median and worst samples (.png), or the objects as "
-        "polygons, true, false and missed, styled for QGIS (.gpkg .geojson .fgb .parquet); may be "
-        "repeated",
+        help="picture of samples (.png), or true, false and missed objects (.gpkg .geojson .fgb "
+        ".parquet); may be repeated",
     )
-    parser.add_argument(
-        "--reliability", metavar="FILE.png", help="also write a reliability diagram"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace files that are there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument(
         "--threshold",
         type=fraction,
@@ -99,49 +104,48 @@ def add(commands: Any) -> None:
         metavar="V,V",
         help="values of the labels that do not count; none: all count (default: declared nodata)",
     )
-    _add_split(parser)
-    _add_maps(parser)
     add_json(parser)
     add_verbosity(parser)
+    _add_split(parser)
+    _add_maps(parser)
+    parser.group("more pictures", rare=True).add_argument(
+        "--reliability", metavar="FILE.png", help="also write a reliability diagram"
+    )
 
 
-def _add_split(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("for a folder of image pairs")
-    group.add_argument("--split", help="default: all pairs")
+def _add_split(parser: Parser) -> None:
+    group = parser.group(f"for {FOLDER}", use=FOLDER)
+    group.add_argument("--split", metavar="NAME", help="default: all pairs")
     group.add_argument(
         "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: by the images"
     )
-    add_views(group)
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
-        "--gsd",
-        type=positive,
-        metavar="METRES",
-        help="pixel size, for networks made for one resolution (default: that of the network)",
+        "--size",
+        type=size_hw,
+        metavar="H,W",
+        help="resize the pictures of a street set",
     )
-    group.add_argument(
+    add_size(group)
+    rare = parser.group(f"more for {FOLDER}", use=FOLDER, rare=True)
+    rare.add_argument(
         "--min-area",
         type=not_negative,
         metavar="M2",
         help="smaller polygons are no objects (default: the model's own, as in rscd predict)",
     )
-    group.add_argument(
+    rare.add_argument(
         "--min-score",
         type=fraction,
         metavar="0..1",
         help="polygons of a lower score are no objects (default: likewise)",
     )
-    group.add_argument(
-        "--size",
-        type=size_hw,
-        metavar="H,W",
-        help="resize the pictures of a street set; published numbers are of 520,520",
-    )
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
+    add_views(rare)
+    add_device(rare)
 
 
-def _add_maps(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("for a prediction and a truth")
+def _add_maps(parser: Parser) -> None:
+    group = parser.group(f"for {MAPS}", use=MAPS)
     group.add_argument(
         "--predicted-value",
         type=_values,
@@ -151,7 +155,7 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--missing-is-no-change",
         action="store_true",
-        help="count labelled pixels without prediction as no change instead of leaving them out",
+        help="count labelled pixels without prediction as no change",
     )
     group.add_argument("--like", metavar="FILE", help="raster whose pixel grid is used")
     group.add_argument(
@@ -160,21 +164,13 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
 
 
 SHEET = ".png"
-SPLIT_ONLY = (
-    *("split", "model", "msi", "tta", "bands", "gsd", "min_area", "min_score", "size", "device"),
-)
-MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     _check_outputs(args)
-    if args.truth is None:
-        _check_unused(args, MAPS_ONLY, "a prediction and a truth")
-        report = _evaluate_split(args)
-    else:
-        _check_unused(args, SPLIT_ONLY, "a folder of image pairs")
-        report = _evaluate_maps(args)
+    args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
+    report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
     if args.reliability is not None:
         _write_reliability(report, Path(args.reliability))
     if args.json:
@@ -202,7 +198,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
     model = scene_model(
         args.model,
         facts(data, args.gsd),
-        args.device or "auto",
+        args.device,
         network_threads(),
         msi=args.msi,
         tta=args.tta,
@@ -238,9 +234,10 @@ def _labelled_pairs(
 
     street = street_conditions(args.source, args.split, args.size)
     if street is not None:
-        _check_unused(args, ("change_value", "unlabelled", "bands"), "other pairs than of streets")
+        unused = ("change_value", "unlabelled", "bands")
+        args.parser.refuse(args, unused, "other pairs than of streets", args.source)
         return street, street.conditions if len(street.parts) > 1 else {}
-    _check_unused(args, ("size",), "a street set")
+    args.parser.refuse(args, ("size",), "a street set", args.source)
     rule = Values(args.change_value, args.unlabelled)
     bands = None if args.bands is None else parse_bands(args.bands)
     return labelled_folder(args.source, args.split, rule, bands), {}
@@ -337,15 +334,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
     files += [file for file in beside if not is_own_style(file)]
     inputs = [args.source, args.truth, args.like, args.model, *(args.images or ())]
     check_outputs(files, [path for path in inputs if path], overwrite=args.overwrite)
-
-
-def _check_unused(args: argparse.Namespace, names: tuple[str, ...], use: str) -> None:
-    for name in names:
-        if getattr(args, name):
-            raise UsageError(
-                f"expected --{name.replace('_', '-')} only with {use}, found "
-                f"{args.source}{'' if args.truth is None else ' and ' + args.truth}; drop it"
-            )
 
 
 def _values(text: str) -> tuple[float, ...]:

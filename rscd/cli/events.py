@@ -1,4 +1,4 @@
-"""``rscd events``: what appeared, vanished and stayed between two layers of footprints."""
+"""``rscd events``: what appeared, vanished and stayed between two dates."""
 
 import argparse
 import logging
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
+from rscd.cli import events_of_images
 from rscd.cli.options import (
     add_json,
     add_verbosity,
@@ -15,6 +16,10 @@ from rscd.cli.options import (
     not_negative,
     parse_pairs,
 )
+from rscd.cli.parser import Parser
+from rscd.cli.scene import add_layer_options, add_min_area
+from rscd.cli.segmenting import MORE as SEGMENTERS
+from rscd.cli.segmenting import USE
 
 if TYPE_CHECKING:
     from rscd.base.types import Provenance
@@ -27,98 +32,108 @@ KINDS = ("appeared", "vanished", "kept")
 MANY_OUTSIDE = 0.05
 """Share of the footprints beyond the other layer's extent from which the extents differ."""
 
+LAYERS = "two layers of footprints"
+"""The other use of the command."""
+
 EPILOG = """\
+examples:
+  rscd events 2018.gpkg 2024.gpkg -o events.gpkg
+  rscd events osm_2019.geojson cadastre.shp -o events.geojson --kinds appeared,vanished
+  rscd events t1.tif t2.tif --segmenter buildings -o events.gpkg
+"""
+
+MORE = f"""\
 A footprint is a change event when its IoU, summed over all footprints of the other date, is at
 most --delta. At the default of 0 it meets none of them at all: an extension, a partial demolition
 or a new house on the old plot is kept. --delta 0.3 reports those too.
 
-Layers may lie in any CRS; the result has that of FOOTPRINTS_T1, GeoJSON longitude and latitude.
-Invalid outlines are repaired. A footprint of several parts is one.
-
-Examples:
-  rscd events 2018.gpkg 2024.gpkg -o events.gpkg
-  rscd events osm_2019.geojson cadastre.shp -o events.geojson --kinds appeared,vanished
+Layers may lie in any CRS; the result has that of T1, GeoJSON longitude and latitude. Invalid
+outlines are repaired. A footprint of several parts is one. Two layers of one file:
   rscd events city.gpkg city.gpkg --layer-t1 y2018 --layer-t2 y2024 -o events.parquet --class use
+
+{events_of_images.MORE}
+{SEGMENTERS}
 """
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "events",
-        help="compare two layers of building footprints",
-        description="Find the footprints that appeared, vanished or stayed between two dates.",
+        help="objects that appeared or vanished: from footprints, or from rasters by words",
+        usage="rscd events T1 T2 -o FILE [--segmenter NAME] [options]",
+        description="Find the objects that appeared, vanished or stayed between two dates: from "
+        "two layers of footprints, or from two rasters with --segmenter.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        more=MORE,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("t1", metavar="FOOTPRINTS_T1", help="polygons of the earlier date")
-    parser.add_argument("t2", metavar="FOOTPRINTS_T2", help="polygons of the later date")
-    parser.add_argument(
+    parser.add_argument("t1", help="footprints of the earlier date, or a raster")
+    parser.add_argument("t2", help="of the later date; two folders of rasters do as well")
+    group = parser.group("output")
+    group.add_argument(
         "-o",
         "--output",
         action="append",
         required=True,
         metavar="FILE",
-        help=".gpkg, .geojson, .fgb or .parquet; may be given more than once",
+        help=".gpkg, .geojson, .fgb or .parquet; may be repeated",
     )
-    _add_rule(parser)
-    _add_layers(parser)
-    add_json(parser)
-    add_verbosity(parser)
-
-
-def _add_rule(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what counts as change")
+    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     group.add_argument(
         "--delta",
         type=not_negative,
         default=0.0,
         metavar="IOU",
-        help="IoU sum up to which a footprint is an event (default 0: it meets none)",
+        help="IoU sum up to which an object is an event (0)",
     )
-    group.add_argument(
-        "--min-overlap",
-        type=not_negative,
-        metavar="M2",
-        help="shared square metres up to which two footprints do not meet (default 0.1)",
-    )
-    group.add_argument(
-        "--min-area",
-        type=not_negative,
-        default=0.0,
-        metavar="M2",
-        help="leave smaller footprints out of the result; they still take part",
-    )
+    add_min_area(group)
+    add_json(group)
+    add_verbosity(group)
+    _add_layers(parser)
+    events_of_images.add_images(parser)
+    add_layer_options(parser.group("formats", rare=True))
+
+
+def _add_layers(parser: Parser) -> None:
+    group = parser.group(LAYERS, use=LAYERS)
     group.add_argument(
         "--kinds",
         default=",".join(KINDS),
         metavar="K,K",
         help="what to write (default appeared,vanished,kept)",
     )
-
-
-def _add_layers(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("layers")
-    group.add_argument("--layer-t1", metavar="NAME", help="layer of the first file")
-    group.add_argument("--layer-t2", metavar="NAME", help="layer of the second file")
-    group.add_argument("--crs", metavar="CRS", help="CRS of files that carry none")
     group.add_argument(
         "--class", dest="class_field", metavar="FIELD", help="field that becomes the column class"
     )
     group.add_argument(
         "--fields",
         metavar="F,F|none",
-        help="source fields to keep (default: those that both layers have)",
+        help="fields to keep (default: those of both layers)",
     )
-    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    group.add_argument(
-        "--lco", action="append", default=[], metavar="K=V", help="layer option of the format"
+    rare = parser.group("more on footprints", use=LAYERS, rare=True)
+    rare.add_argument("--crs", metavar="CRS", help="CRS of files that carry none")
+    rare.add_argument("--layer-t1", metavar="NAME", help="layer of the first file")
+    rare.add_argument("--layer-t2", metavar="NAME", help="layer of the second file")
+    rare.add_argument(
+        "--min-overlap",
+        type=not_negative,
+        metavar="M2",
+        help="shared square metres up to which two footprints do not meet (default 0.1)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
+    if args.segmenter is not None:
+        args.parser.refuse_idle(args, USE)
+        events_of_images.run_images(args)
+    else:
+        args.parser.refuse_idle(args, LAYERS)
+        _run_layers(args)
+
+
+def _run_layers(args: argparse.Namespace) -> None:
     targets = _targets(args)
     from rscd.events.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
     from rscd.export.style import event_qml
@@ -134,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
     rule: dict[str, Any] = {
         "delta": args.delta,
         "min_overlap_m2": MIN_OVERLAP_M2 if args.min_overlap is None else args.min_overlap,
-        "min_area_m2": args.min_area,
+        "min_area_m2": args.min_area or 0.0,
         "kinds": args.kinds.split(","),
         "class_field": args.class_field,
         "fields": _fields(args.fields),

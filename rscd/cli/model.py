@@ -4,14 +4,12 @@ import argparse
 from typing import Any
 
 from rscd.cli.options import add_action, add_json, add_verbosity, emit, emit_json
-from rscd.cli.predict_events import backend_of
+from rscd.cli.parser import Parser
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "model", help="list, show and export models"
-    )
+    parser: Parser = commands.add_parser("model", help="list, show and export models")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = add_action(actions, "list", "names for -m, the defaults first")
     listing.set_defaults(run=run_list)
@@ -57,8 +55,10 @@ def run_list(args: argparse.Namespace) -> None:
 
 def run_show(args: argparse.Namespace) -> None:
     """The card of a model."""
-    backend = backend_of(args.name)
-    card = _model_card(args.name) if backend is None else _backend_card(backend)
+    from rscd.inference.models import CEG
+
+    prefix, _, segmenter = args.name.partition(":")
+    card = _segmenter_card(segmenter) if prefix == CEG else _model_card(args.name)
     if args.json:
         emit_json(card)
         return
@@ -75,8 +75,8 @@ def _model_card(name: str) -> dict[str, Any]:
     return model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
 
 
-def _backend_card(name: str) -> dict[str, Any]:
-    """What a segmenter is and which ``--so`` it takes; nothing is loaded."""
+def _segmenter_card(name: str) -> dict[str, Any]:
+    """What a segmenter is and which ``--segmenter-option`` it takes; nothing is loaded."""
     from rscd.inference.models import CEG
     from rscd.segmenters.segmenter import backend_options, find_backend
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rscd.base.errors import DataError, UsageError
+from rscd.cli.parser import Parser
 
 
-def add_verbosity(parser: argparse.ArgumentParser) -> None:
+def add_verbosity(parser: argparse._ActionsContainer) -> None:
     """``-q`` and ``-v``."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
@@ -33,15 +34,22 @@ def add_verbosity(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_action(actions: Any, name: str, about: str) -> argparse.ArgumentParser:
+def add_action(actions: Any, name: str, about: str) -> Parser:
     """Declare ``rscd COMMAND NAME``, which says of itself what the list of actions says."""
-    parser: argparse.ArgumentParser = actions.add_parser(
+    parser: Parser = actions.add_parser(
         name, help=about, description=f"{about[0].upper()}{about[1:]}."
     )
     return parser
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """``--device``."""
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)"
+    )
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
     """``--json``."""
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout instead of text"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.base.border import border, reason
 from rscd.base.errors import DataError, UsageError
-from rscd.cli import pseudolabel_backend
+from rscd.cli import pseudolabel_segmenter
 from rscd.cli.options import (
+    add_device,
     add_json,
     add_verbosity,
     emit,
@@ -18,6 +19,8 @@ from rscd.cli.options import (
     refuse_failed,
     word_or_fraction,
 )
+from rscd.cli.parser import Parser
+from rscd.cli.segmenting import USE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,93 +34,112 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
+examples:
+  rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
+  rscd pseudolabel LEVIR-CD --segmenter sam3 -o levir_vl
+  rscd pseudolabel t1.tif t2.tif --segmenter buildings -o store
+"""
+
+MORE = f"""\
 A stopped run resumes where it was; pairs that cannot be read are left out and named. Train on the
 masks with mask_from of PairFolder: pseudo, or the folder that -o names.
 
-Examples:
-  rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
-  rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train --scales fast \\
-    --threshold otsu
+{pseudolabel_segmenter.MORE}
 """
+
+CHECKPOINT = "--checkpoint"
+"""The other use of the command."""
 
 THRESHOLDS = ("val", "train_oracle", "otsu")
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "pseudolabel",
         help="make masks for a folder of pairs with a model",
+        usage="rscd pseudolabel DIR (--checkpoint FILE | --segmenter NAME) [options]\n"
+        "       rscd pseudolabel T1 T2 --segmenter NAME -o STORE [options]",
         description="Make masks for a folder of image pairs and keep them beside the pairs.",
-        epilog=f"{EPILOG}\n{pseudolabel_backend.EPILOG}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EPILOG,
+        more=MORE,
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "dataset", metavar="DIR|T1", help="folder of image pairs, or with --backend a raster"
+        "dataset", metavar="DIR|T1", help="folder of image pairs, or with --segmenter a raster"
     )
-    parser.add_argument("t2", nargs="?", help="with --backend: the second of two rasters")
+    parser.add_argument("t2", nargs="?", help="with --segmenter: the second of two rasters")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
     source.add_argument(
-        "--backend", metavar="NAME", help="a segmenter that looks for words in each date"
+        "--segmenter", metavar="NAME", help="what finds objects by words; see rscd model list"
     )
-    parser.add_argument("--split", help="default: all pairs")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="folder for the result (default: in the dataset)",
+    )
+    parser.add_argument("--split", metavar="NAME", help="default: all pairs")
     parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--overwrite", action="store_true", help="replace masks of another run")
-    _add_checkpoint(parser)
-    pseudolabel_backend.add_backend(parser)
     add_json(parser)
     add_verbosity(parser)
+    _add_checkpoint(parser)
+    pseudolabel_segmenter.add_segmenter(parser)
+    add_device(parser.group("running", rare=True))
 
 
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("with --checkpoint")
+def _add_checkpoint(parser: Parser) -> None:
+    group = parser.group("with --checkpoint", use=CHECKPOINT)
     group.add_argument(
+        "--threshold",
+        default="val",
+        metavar="val|otsu|train_oracle|0..1",
+        help="val (default): the best on the masks of --val-split; otsu: from the maps alone; "
+        "train_oracle: the best on the true masks of the very pairs, as in the paper",
+    )
+    rare = parser.group("more with --checkpoint", use=CHECKPOINT, rare=True)
+    rare.add_argument(
         "--name", help="folder beside the dates (pseudo); -o FOLDER: one elsewhere, such as a run's"
     )
-    group.add_argument(
+    rare.add_argument(
         "--labels",
         metavar="FILE",
         help="image-level labels, lines NAME.png,0,0,L (default: the split's list)",
     )
-    group.add_argument(
+    rare.add_argument(
         "--no-gate",
         action="store_true",
         help="look at all pairs; by default those labelled 0 get empty masks unseen",
     )
-    group.add_argument(
+    rare.add_argument(
         "--maps",
         choices=("msi", "mi", "single", "cam"),
         default="msi",
         help="of the checkpoint's network, which for kdmsi is the student: multiscale sigmoid "
         "inference (default), the same of activation maps, one pass, or its activation map",
     )
-    group.add_argument(
+    rare.add_argument(
         "--scales", default="paper", metavar="0.5,1,1.5,2", help="or paper, readme, fast"
     )
-    group.add_argument("--flip", choices=("none", "width", "height", "both"), default="width")
-    group.add_argument(
+    rare.add_argument(
+        "--val-split", metavar="NAME", default="val", help="for --threshold val (val)"
+    )
+    rare.add_argument("--flip", choices=("none", "width", "height", "both"), default="width")
+    rare.add_argument(
         "--geometry",
         choices=("pad", "reference"),
         default="pad",
         help="how sides that are no multiples of 64 are treated (default: padded)",
     )
-    group.add_argument(
-        "--threshold",
-        default="val",
-        metavar="val|otsu|train_oracle|0..1",
-        help="val: the best on the masks of --val-split; otsu: from the maps alone; train_oracle: "
-        "as in the paper, the best on the true masks of the very pairs (default val)",
-    )
-    group.add_argument("--val-split", default="val", help="for --threshold val (val)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    if args.backend is not None:
-        pseudolabel_backend.run_backend(args)
+    args.parser.refuse_idle(args, CHECKPOINT if args.segmenter is None else USE)
+    if args.segmenter is not None:
+        pseudolabel_segmenter.run_segmenter(args)
         return
     if args.t2 is not None:
         raise UsageError("expected one folder with --checkpoint, found two arguments; drop one")

@@ -1,21 +1,28 @@
 """``rscd sample``: a synthetic scene pair to try things on."""
 
 import argparse
+import logging
 from typing import Any
 
+from rscd.base.errors import UsageError
 from rscd.cli.options import add_json, add_verbosity, emit, emit_json, size_hw, whole
+from rscd.cli.parser import Parser
+
+log = logging.getLogger(__name__)
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "sample",
         help="make a synthetic scene pair with known change",
+        usage="rscd sample -o DIR [options]",
         description="Write a georeferenced synthetic town at two dates, where known buildings "
         "appear and vanish: scenes, truth mask and polygons, buildings and land cover.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("folder", metavar="DIR", help="created if missing")
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)  # goes with version 0.3
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder, created if missing")
     parser.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="another town (default 0)"
     )
@@ -33,8 +40,16 @@ def run(args: argparse.Namespace) -> None:
 
     from rscd.synthetic.sample import write_sample
 
+    if (args.output is None) == (args.folder is None):
+        found = "none" if args.output is None else f"another one as well, {args.folder}"
+        raise UsageError(f"expected a folder with -o DIR, found {found}")
+    if args.folder is not None:
+        log.warning("rscd sample DIR goes with version 0.3: rscd sample -o DIR")
     files = write_sample(
-        Path(args.folder), seed=args.seed, shape_hw=args.size, overwrite=args.overwrite
+        Path(args.output or args.folder),
+        seed=args.seed,
+        shape_hw=args.size,
+        overwrite=args.overwrite,
     )
     if args.json:
         emit_json({name: str(path) for name, path in files.items()})

@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
 
@@ -13,76 +13,59 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+USE = "--segmenter"
+"""The use of a command in which these arguments count."""
 
-def add_segmenting(parser: argparse.ArgumentParser, title: str = "segmentation") -> Any:
-    """Prompts, options of the backend, and how scores become events."""
-    group = parser.add_argument_group(title)
+MORE = """\
+Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (rasters of
+another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only), fake
+(--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can be
+told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one class
+two phrases."""
+
+
+def add_segmenting(group: argparse._ArgumentGroup) -> None:
+    """Prompts, options of the segmenter, and from which score on a pixel counts."""
+    group.add_argument(
+        "--segmenter-option",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="such as model=FOLDER or folder=DIR; may be repeated",
+    )
     group.add_argument(
         "--foreground",
         metavar="A,B",
-        help="objects whose change matters (default house,building)",
+        help="objects that matter (default house,building)",
     )
     group.add_argument(
         "--background",
         metavar="A,B",
-        help="what surrounds them (default road,grass,tree,water); tree=tree|forest gives one "
-        "class two phrases",
-    )
-    group.add_argument(
-        "--so",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="option of the backend, such as model=FOLDER or folder=DIR; may be repeated",
+        help="what surrounds them (default road,grass,tree,water)",
     )
     group.add_argument(
         "--gamma",
         type=float,
         metavar="0..1",
-        help="score from which a pixel is reliable (default: the backend's own)",
+        help="score of a reliable pixel (default: its own)",
     )
-    group.add_argument(
-        "--delta",
-        type=float,
-        default=0.0,
-        metavar="D",
-        help="IoU sum up to which an object counts as appeared or vanished (default 0)",
-    )
+
+
+def add_rare_segmenting(group: argparse._ArgumentGroup) -> None:
+    """From which score on an object counts, and how images are taken in pieces."""
     group.add_argument(
         "--instance-threshold",
         type=float,
         metavar="0..1",
-        help="score from which an object counts (default: the backend's own)",
+        help="score from which an object counts (default: the segmenter's own)",
     )
+    group.add_argument("--tile-size", type=int, metavar="N", help="side of a window in pixels")
     group.add_argument(
         "--overlap", type=int, metavar="N", help="pixels that neighbouring windows share"
     )
     group.add_argument(
         "--allow-slow-cpu", action="store_true", help="run for hours where there is no GPU"
     )
-    return group
-
-
-def refuse_segmenting(args: argparse.Namespace) -> None:
-    """Refuse what `add_segmenting` declares where no segmenter looks.
-
-    Raises:
-        UsageError: for such an option.
-    """
-    from rscd.inference.models import CEG
-
-    given = {
-        "--foreground": args.foreground is not None,
-        "--background": args.background is not None,
-        "--so": bool(args.so),
-        "--gamma": args.gamma is not None,
-        "--delta": args.delta != 0,
-        "--instance-threshold": args.instance_threshold is not None,
-        "--overlap": args.overlap is not None,
-        "--allow-slow-cpu": args.allow_slow_cpu,
-    }
-    if wrong := [name for name, there in given.items() if there]:
-        raise UsageError(f"expected {wrong[0]} with -m {CEG}:BACKEND alone; add that, or drop it")
 
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":
@@ -95,21 +78,25 @@ def prompts_of(args: argparse.Namespace) -> "PromptSet":
     )
 
 
-def segmenter_of(args: argparse.Namespace, name: str) -> "Segmenter":
-    """The backend with its ``--so`` and ``--device``.
+def segmenter_of(args: argparse.Namespace) -> "Segmenter":
+    """The segmenter with its ``--segmenter-option`` and ``--device``.
 
     Raises:
-        UsageError: an option is not of the form K=V, or unknown to the backend.
+        UsageError: an option is not of the form K=V, or unknown to the segmenter.
     """
     from rscd.segmenters.segmenter import load_segmenter
 
-    wrong = next((text for text in args.so if "=" not in text), None)
+    given = args.segmenter_option
+    wrong = next((text for text in given if "=" not in text), None)
     if wrong is not None:
-        raise UsageError(f"expected --so NAME=VALUE, found {wrong!r}; such as --so model=FOLDER")
-    options = dict(text.split("=", 1) for text in args.so)
-    segmenter = load_segmenter(name, options, device=args.device)
+        raise UsageError(
+            f"expected --segmenter-option NAME=VALUE, found {wrong!r}; such as --segmenter-option "
+            "model=FOLDER"
+        )
+    options = dict(text.split("=", 1) for text in given)
+    segmenter = load_segmenter(args.segmenter, options, device=args.device)
     if segmenter.info.quality == "demo":
-        log.warning("%s is for demonstration: quote no accuracy from it", name)
+        log.warning("%s is for demonstration: quote no accuracy from it", args.segmenter)
     return segmenter
 
 
@@ -119,11 +106,8 @@ def label_options(args: argparse.Namespace) -> "LabelOptions":
 
     return LabelOptions(
         gamma=args.gamma,
-        gamma_seg=getattr(args, "gamma_seg", None),
         delta=args.delta,
         instance_threshold=args.instance_threshold,
-        min_area_m2=args.min_area or 0.0,
         tile=args.tile_size,
         overlap=args.overlap,
-        gsd_m=args.gsd,
     )

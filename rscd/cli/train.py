@@ -4,15 +4,48 @@ import argparse
 from typing import Any
 
 from rscd.cli.options import add_verbosity
+from rscd.cli.parser import Parser
+
+DESCRIPTION = """\
+Train a detector by one YAML file with the sections trainer, model and data. Every key
+can be given here with dots. A file with stages: is a chain of such runs.
+"""
+
+EPILOG = """\
+configuration:
+  -c, --config FILE.yaml   the run; see configs/ for one per method and data set
+  --print_config           print it with every default and stop
+  --begin WEIGHTS          weights that the network begins with: FILE.safetensors,
+                           FILE.ckpt, or buildings, which ships with rscd
+  --ckpt_path LAST.ckpt    resume a stopped run
+  --overwrite              replace the checkpoints of an earlier run in its folder
+  --help-all               explain every key
+
+often given:
+  --trainer.default_root_dir DIR   the run's folder: logs and checkpoints (runs)
+  --trainer.max_steps N            optimiser steps; --trainer.max_epochs N
+  --trainer.accelerator cpu|gpu    (auto); --trainer.devices N
+  --seed_everything N              seed of all random numbers
+  --model.lr RATE                  learning rate
+  --data.batch_size N, --data.num_workers N
+
+examples:
+  rscd train -c configs/supervised_town.yaml
+  rscd train -c configs/supervised_levir.yaml --model.lr 1e-4 --trainer.max_steps 2000
+  rscd train -c configs/finetune_buildings.yaml --begin buildings
+"""
 
 
 def add(commands: Any) -> None:
     """Declare the command; its options are those of LightningCLI and are parsed there."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "train",
         add_help=False,
         allow_abbrev=False,
         help="train a detector: rscd train -c FILE.yaml [--model.lr 1e-4 ...]",
+        usage="rscd train -c FILE.yaml [--KEY.KEY VALUE ...] [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
     )
     parser.set_defaults(run=run, takes_rest=True)
     add_verbosity(parser)
@@ -29,7 +62,9 @@ def run(args: argparse.Namespace) -> None:
                 run_chain(read_chain(path, overrides), args.run_command)
             except Interrupted as error:  # a chain is resumed by its own command
                 raise KeyboardInterrupt from error
+        case ["-h" | "--help"]:
+            args.parser.print_help()
         case rest:
             from rscd.training.run import train
 
-            train(rest)
+            train(["--help" if word == "--help-all" else word for word in rest])

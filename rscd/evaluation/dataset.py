@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj import CRS
 from rasterio.features import rasterize
 
 from rscd.base.errors import DataError, RscdError, SceneError
@@ -25,6 +24,7 @@ from rscd.export.vector import change_polygons
 from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.labels import MaskRule
+from rscd.geo.measure import ground_of
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, batches, plan_tiles, reflect
 from rscd.inference.predictor import Model, least_object, tile_side
@@ -365,19 +365,19 @@ class _Scene:
             raster.create()
             raster.write(box, values)
         area, score = self.split.least_object(self.grid)
-        crs, transform = self.grid.crs, self.grid.affine
+        stated = self.split.gsd_m if self.grid.crs is None else None
         polygons = change_polygons(
             mask.path,
             prob.path,
-            None if crs is None else CRS(crs),
-            transform,
+            ground_of(self.grid, stated),
             min_area_m2=area,
             min_score=score,
-            gsd_m=self.split.gsd_m if crs is None else None,
         )
         kept = np.zeros(mask.shape_hw, np.uint8)
         if len(polygons):
-            kept = rasterize(polygons.geometry, mask.shape_hw, transform=transform, dtype="uint8")
+            kept = rasterize(
+                polygons.geometry, mask.shape_hw, transform=self.grid.affine, dtype="uint8"
+            )
         kept[self.mask == IGNORE] = IGNORE
         return np.asarray(kept, np.uint8)
 

@@ -1,4 +1,4 @@
-"""Change events of two segmented dates as polygons: the table that `rscd predict -m ceg` writes."""
+"""Change events of two segmented dates as polygons: the table that `rscd events` writes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

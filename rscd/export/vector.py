@@ -24,7 +24,6 @@ import pyarrow.parquet
 import pyogrio
 import pyproj
 import shapely
-from affine import Affine
 
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import require_as_written, write_text
@@ -71,14 +70,12 @@ _EXACT = 12
 def change_polygons(
     mask_path: str | Path,
     prob_path: str | Path | None,
-    crs: Any,
-    transform: Affine,
+    ground: Ground,
     *,
     min_area_m2: float = 0.0,
     min_score: float = 0.0,
     simplify_m: float = 0.0,
     regularize: bool = False,
-    gsd_m: float | None = None,
     model: str | None = None,
     class_name: str | None = None,
     t1: str | None = None,
@@ -92,13 +89,11 @@ def change_polygons(
         mask_path: uint8 raster: 0 no change, 1 change, 255 nodata.
         prob_path: float32 raster of the same shape, change probability in [0,1]; None leaves
             ``score`` null.
-        crs: CRS of both, or None for pixel coordinates.
-        transform: Affine pixel -> CRS.
+        ground: How the pixels of both lie on it; without CRS and pixel size ``area_m2`` is null.
         min_area_m2: Polygons smaller than this are dropped, before simplification.
         min_score: Polygons of a lower score are dropped; those without a score are kept.
         simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
         regularize: Give polygons right angles, see `rscd.geo.regularize`.
-        gsd_m: Metres per pixel where there is no CRS; without it ``area_m2`` is null.
         model: Name of the model that made the mask.
         class_name: Class of the changed objects, where the model knows one.
         t1: ISO date of the earlier image, with or without time.
@@ -120,7 +115,6 @@ def change_polygons(
     if kind not in KINDS:
         raise UsageError(f"expected kind {', '.join(KINDS)}, got {kind!r}; choose one of them")
     days = dates_of((t1, t2))
-    ground = Ground(crs, transform, gsd_m)
     if min_area_m2 > 0:
         ground.require_metres("filter by area")
     if simplify_m > 0:
@@ -148,8 +142,8 @@ def change_polygons(
     }
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(_DTYPES)
     outlines = ground.simplify(polygons, simplify_m)
-    geometry = to_world(ground.regularize(outlines) if regularize else outlines, transform)
-    return geopandas.GeoDataFrame(table, geometry=geometry, crs=crs)
+    geometry = to_world(ground.regularize(outlines) if regularize else outlines, ground.transform)
+    return geopandas.GeoDataFrame(table, geometry=geometry, crs=ground.crs)
 
 
 def vector_files(path: str | Path) -> list[Path]:

@@ -20,7 +20,7 @@ from rscd.base.errors import ModelError
 from rscd.base.files import write_text
 from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Provenance, ShapeHW
 from rscd.geo.grid import shape_hw
-from rscd.geo.measure import ground_of
+from rscd.geo.measure import Ground
 from rscd.geo.tiles import Box
 
 STRIP_BYTES = 4 << 20
@@ -159,16 +159,16 @@ class ChangeMap:
             valid += int(np.count_nonzero(mask != IGNORE))
         return changed, valid
 
-    def changed_area_m2(self, gsd_m: float | None = None) -> float | None:
+    def changed_area_m2(self, ground: Ground) -> float | None:
         """Square metres on the ground of the changed pixels, strip by strip.
 
         Args:
-            gsd_m: side of a pixel in metres, for images without georeferencing.
+            ground: how the pixels of ``grid`` lie on it.
 
         Returns:
             None where the size of a pixel is not known.
         """
-        areas = ground_of(self.grid, gsd_m).pixel_areas_m2(self.mask.shape_hw)
+        areas = ground.pixel_areas_m2(self.mask.shape_hw)
         total = sum(
             areas.total(self.mask.read_rows(strip.row, strip.row + strip.height) == 1, strip.row)
             for strip in self.mask.strips()

@@ -278,21 +278,23 @@ def is_georeferenced(grid: GeoBox) -> bool:
     return grid.crs is not None
 
 
-def pixel_size_m(grid: GeoBox, stated: float | None = None) -> float | None:
+def pixel_size_m(grid: GeoBox | None, stated: float | None = None) -> float | None:
     """Side of a pixel on the ground in metres.
 
     Args:
-        grid: measured at its centre.
+        grid: measured at its centre; None where there is none.
         stated: by the user, for images without georeferencing.
 
     Returns:
         None where neither tells.
 
     Raises:
-        UsageError: for a size stated where the grid has its own.
+        UsageError: for a size stated where the grid has its own, or not above 0.
     """
-    own = _own_pixel_size_m(grid)
-    if own is None:
+    if stated is not None and not stated > 0:
+        raise UsageError(f"expected a pixel size above 0 metres, found {stated}; correct --gsd")
+    own = None if grid is None else _own_pixel_size_m(grid)
+    if grid is None or own is None:
         return stated
     if stated is not None and not (is_local(CRS(grid.crs)) and _agree(stated, own)):
         raise UsageError(

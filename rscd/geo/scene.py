@@ -18,10 +18,12 @@ from rscd.geo.grid import (
     cut,
     grid_text,
     intersection,
+    pixel_size_m,
     pixels_within,
     shape_hw,
     whole_pixel_offset,
 )
+from rscd.geo.measure import Ground, ground_of
 from rscd.geo.pictures import is_picture
 from rscd.geo.source import Placement, Source, comparable, inspect, read_source
 from rscd.geo.tiles import Box, reflect
@@ -46,11 +48,23 @@ class ScenePair:
     """The pixels of ``scene`` that are asked for. What lies around them can be read as well."""
     aoi: BaseGeometry | None = None
     """Area of interest in the grid's CRS; pixels whose centre lies outside are not valid."""
+    gsd_m: float | None = None
+    """Side of a pixel in metres as stated, for images without georeferencing; see `sized`."""
 
     @property
     def grid(self) -> GeoBox:
         """The grid of the result: ``window`` of ``scene``."""
         return cut(self.scene, self.window)
+
+    @property
+    def pixel_size_m(self) -> float | None:
+        """Side of a pixel in metres at the middle of ``grid``; None where nothing tells it."""
+        return pixel_size_m(self.grid, self.gsd_m)
+
+    @property
+    def ground(self) -> Ground:
+        """How the pixels of ``grid`` lie on the ground."""
+        return ground_of(self.grid, self.gsd_m)
 
     @property
     def whole(self) -> "ScenePair":
@@ -71,6 +85,7 @@ class ScenePair:
         align: Align = "t1",
         bands: tuple[int, ...] | None = None,
         src_nodata: float | None = None,
+        gsd_m: float | None = None,
     ) -> "ScenePair":
         """Inspect two rasters and plan how to read them on one grid.
 
@@ -82,8 +97,10 @@ class ScenePair:
             bands: 1-based band numbers, the same for both dates; default all but alpha, red, green
                 and blue first where both files say which they are.
             src_nodata: value that means "no data" in both files, instead of what they declare.
+            gsd_m: see `sized`.
 
         Raises:
+            UsageError: see `sized`.
             SceneError: a file that cannot be used; the message names it.
             GridMismatchError: no common area, a CRS on one side only, or ``align="none"`` with
                 two grids.
@@ -109,7 +126,7 @@ class ScenePair:
             _check_equal_grids(first, second)
         scene = intersection(anchor.grid, other.grid)
         places = _placement(first, scene), _placement(second, scene)
-        return cls(first, second, scene, *places, _whole(scene))
+        return cls(first, second, scene, *places, _whole(scene)).sized(gsd_m)
 
     @property
     def shape_hw(self) -> ShapeHW:
@@ -129,6 +146,19 @@ class ScenePair:
             "t1": _words(self.place_t1, self.t1, self.window),
             "t2": _words(self.place_t2, self.t2, self.window),
         }
+
+    def sized(self, gsd_m: float | None) -> "ScenePair":
+        """The pair with a stated pixel size, for images without georeferencing.
+
+        Args:
+            gsd_m: side of a pixel in metres; None where it is not known.
+
+        Raises:
+            UsageError: not above 0, or the images have a pixel size of their own.
+        """
+        if gsd_m is not None:
+            pixel_size_m(self.scene, gsd_m)
+        return replace(self, gsd_m=gsd_m)
 
     def resampled(self, grid: GeoBox) -> "ScenePair":
         """The whole pair on another grid, onto which both dates are resampled from their files."""

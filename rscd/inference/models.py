@@ -11,7 +11,7 @@ from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, load_ship
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
 
 CEG = "ceg"
-"""Prefix of segmenters (``ceg:BACKEND``), which find objects and give no map of probabilities:
+"""Prefix of segmenters (``ceg:NAME``), which find objects and give no map of probabilities:
 change event generation, of DiffMatch (arXiv 2405.04788)."""
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
     if name.partition(":")[0] == CEG:
         raise ModelError(
             f"expected a model that gives a map of change, found {name!r}, which finds whole "
-            "objects; use rscd predict T1 T2 -m ceg:BACKEND -o events.gpkg, or in Python "
+            "objects; use rscd events T1 T2 --segmenter NAME -o events.gpkg, or in Python "
             "rscd.predict_events"
         )
     raise ModelError(

@@ -70,12 +70,10 @@ class LabelOptions:
     """Score from which an object counts."""
     duplicate_iou: float = DUPLICATE_IOU
     """Objects of one date that overlap more are one."""
-    min_area_m2: float = 0.0
-    """Objects smaller than this are dropped."""
+    min_object_m2: float = 0.0
+    """Objects smaller than this take no part."""
     tile: int | None = None
     overlap: int | None = None
-    gsd_m: float | None = None
-    """Side of a pixel in metres, for images without georeferencing."""
 
     def filled(self, segmenter: Segmenter) -> "LabelOptions":
         """With the segmenter's suggestions.
@@ -101,15 +99,22 @@ class LabelOptions:
                 raise UsageError(
                     f"expected {name} from 0 to 1, found {getattr(filled, name)}; correct it"
                 )
-        for name in ("delta", "min_area_m2"):
+        for name in ("delta", "min_object_m2"):
             if not getattr(filled, name) >= 0:
                 raise UsageError(
                     f"expected {name} of 0 or more, found {getattr(filled, name)}; correct it"
                 )
-        if filled.gsd_m is not None and not filled.gsd_m > 0:
-            raise UsageError(f"expected gsd_m above 0 metres, found {filled.gsd_m}; correct it")
         check_windows(filled.tile, usual if filled.overlap is None else filled.overlap)
         return filled
+
+    def record(self, gsd_m: float | None) -> Provenance:
+        """Plain data for what is kept beside results, by the names of version 0.1.
+
+        Args:
+            gsd_m: stated pixel size of the images.
+        """
+        names = {"min_object_m2": "min_area_m2"}
+        return {names.get(k, k): v for k, v in asdict(self).items()} | {"gsd_m": gsd_m}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +143,8 @@ class PairInput:
     suffix: str
     read: Callable[[DateName], DateImage]
     sources: Mapping[DateName, Provenance]
+    gsd_m: float | None
+    """Side of a pixel in metres as stated, for images without georeferencing."""
 
     def label_path(self, layer: str) -> Path:
         """File of one label."""
@@ -173,6 +180,7 @@ def folder_pairs(
     out: Path | None,
     split: str | None = None,
     bands: Sequence[int] | None = None,
+    gsd_m: float | None = None,
 ) -> list[PairInput]:
     """The pairs of a dataset folder.
 
@@ -181,10 +189,13 @@ def folder_pairs(
         out: folder for the labels, in the split folders of the dataset; None: beside the dates.
         split: one split only.
         bands: 1-based bands that are red, green and blue.
+        gsd_m: side of a pixel in metres, for images without georeferencing.
 
     Raises:
+        UsageError: a pixel size that is not above 0.
         DataError: no pairs.
     """
+    pixel_size_m(None, gsd_m)
     layout = find_layout(root)
     found = []
     for part, stem in layout.select(split):
@@ -200,6 +211,7 @@ def folder_pairs(
                 suffix=".png" if paths["t1"].suffix.lower() in PLAIN_SUFFIXES else ".tif",
                 read=_FolderReader(paths, bands),
                 sources={date: source_of(path) for date, path in paths.items()},
+                gsd_m=gsd_m,
             )
         )
     if not found:
@@ -238,6 +250,7 @@ def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput
         suffix=".tif",
         read=_SceneReader(pair),
         sources={date: dict(source) | where for date, source in sources.items()},
+        gsd_m=pair.gsd_m,
     )
 
 
@@ -293,7 +306,7 @@ def generate(
     """Segment what the store does not hold yet, and write the labels of every pair.
 
     Args:
-        pairs: of `folder_pairs` or `scene_pair`.
+        pairs: of `folder_pairs` or `scene_pair`; all have one stated pixel size.
         segmenter: the backend.
         prompts: the classes.
         folder: of the store.
@@ -310,7 +323,8 @@ def generate(
     started = time.monotonic()
     options = options.filled(segmenter)
     check_patience(segmenter, pairs, prompts, options, allow_slow=allow_slow)
-    print_of = fingerprint(segmenter, prompts, options)
+    stated = pairs[0].gsd_m
+    print_of = fingerprint(segmenter, prompts, options, stated)
     summary = Summary(str(folder), segmenter.info.name, gamma=options.gamma or 0.0)
     with open_store(
         folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite
@@ -320,7 +334,7 @@ def generate(
         run = {
             "software": f"rscd {version()}",
             "store": print_of,
-            "options": asdict(options),
+            "options": options.record(stated),
             "summary": asdict(summary),
         }
         write_json(folder / "run.json", run)
@@ -356,7 +370,9 @@ def _fill(
     summary.pairs = len(pairs)
 
 
-def fingerprint(segmenter: Segmenter, prompts: PromptSet, options: LabelOptions) -> Provenance:
+def fingerprint(
+    segmenter: Segmenter, prompts: PromptSet, options: LabelOptions, gsd_m: float | None
+) -> Provenance:
     """Everything that changes what the store holds; not the device, not batch sizes."""
     return {
         "backend": segmenter.info.name,
@@ -366,7 +382,7 @@ def fingerprint(segmenter: Segmenter, prompts: PromptSet, options: LabelOptions)
         "background": [asdict(prompt) for prompt in prompts.background],
         "windows": {"tile": options.tile, "overlap": options.overlap, "stitch": "core"},
         "stretch": list(PERCENTILES),
-        "gsd_m": options.gsd_m,
+        "gsd_m": gsd_m,
     }
 
 
@@ -394,15 +410,14 @@ def check_patience(
     if seconds > SLOW_SECONDS and not allow_slow:
         raise UsageError(
             f"expected a GPU for the backend {segmenter.info.name}, found none: {text}; use a GPU, "
-            "another --backend such as clipseg, or say --allow-slow-cpu"
+            "another --segmenter such as clipseg, or say --allow-slow-cpu"
         )
     log.info("%s: %s", segmenter.info.name, text)
 
 
 def view_of(image: DateImage, name: str, date: DateName, gsd_m: float | None) -> View:
     """A date as segmenters see it."""
-    side = gsd_m if image.grid is None else pixel_size_m(image.grid, gsd_m)
-    return View(image.rgb, name, date, image.grid, None, side)
+    return View(image.rgb, name, date, image.grid, None, pixel_size_m(image.grid, gsd_m))
 
 
 def _segment_one(
@@ -418,7 +433,7 @@ def _segment_one(
         image = pair.read(date)
     except (DataError, SceneError) as error:
         raise UnreadablePair(str(error)) from error
-    view = view_of(image, pair.name, date, options.gsd_m)
+    view = view_of(image, pair.name, date, pair.gsd_m)
     if view.gsd_m is not None and view.gsd_m > COARSE_M:
         log.warning(
             "%s: pixels of %.3g m; prompts about buildings need %g m or finer",
@@ -492,7 +507,7 @@ def _doubts(share: float, first: int, second: int, gamma: float) -> Iterator[str
 def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _Totals) -> None:
     dates = [store.read(pair.name, date) for date in DATES]
     grid = store.grid(pair.name, "t1")
-    labels = labels_of(dates, options, pixel_size_m(grid, options.gsd_m))
+    labels = labels_of(dates, options, pixel_size_m(grid, pair.gsd_m))
     totals.add(labels, dates, options.gamma or 0.0)
     for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
         path = pair.label_path(layer)
@@ -516,12 +531,12 @@ def labels_of(
     Args:
         dates: t1 and t2 on one grid.
         options: with every value filled in (`LabelOptions.filled`).
-        gsd_m: side of a pixel in metres, for ``min_area_m2``.
+        gsd_m: side of a pixel in metres, for ``min_object_m2``.
 
     Raises:
         UsageError: an area is asked for and the size of a pixel is not known.
     """
-    if options.min_area_m2 and gsd_m is None:
+    if options.min_object_m2 and gsd_m is None:
         raise UsageError(
             "expected a pixel size for --min-area, found images without georeferencing; give "
             "--gsd METRES"
@@ -529,7 +544,7 @@ def labels_of(
     return change_labels(
         *dates,
         instance_threshold=options.instance_threshold or 0.0,
-        min_area_px=options.min_area_m2 / gsd_m**2 if gsd_m else 0.0,
+        min_area_px=options.min_object_m2 / gsd_m**2 if gsd_m else 0.0,
         gamma=options.gamma or 0.0,
         gamma_seg=options.gamma_seg,
         delta=options.delta,

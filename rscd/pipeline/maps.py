@@ -1,22 +1,21 @@
 """From two rasters to files: where inference and export meet."""
 
-import hashlib
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import rasterio
+from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
-from rscd.base.errors import OutputError, RscdError, UsageError
-from rscd.base.redact import mark, redacted_data
-from rscd.base.types import Align, Progress, Provenance, silent
+from rscd.base.errors import OutputError, RscdError
+from rscd.base.types import Progress, Provenance, silent
 from rscd.export.atomic import output_error
 from rscd.export.flow import write_flow
 from rscd.export.outputs import write_output
@@ -27,19 +26,13 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
-from rscd.geo.dates import dates_of
-from rscd.geo.grid import is_georeferenced, middle, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
-from rscd.inference.cores import network_threads, usable_cores
-from rscd.inference.flow import FlowModel, check_flow, scene_flow
+from rscd.inference.flow import FlowModel, scene_flow
 from rscd.inference.journal import Journal, finished, open_journal
-from rscd.inference.kinds import BYTES_PER_PIXEL, MARGIN, find_standing
-from rscd.inference.memory import GDAL_CACHE, Load, fit_load
-from rscd.inference.models import scene_model
-from rscd.inference.predictor import Model, Predictor, least_object, tile_side
+from rscd.inference.kinds import MARGIN, find_standing
+from rscd.inference.predictor import Predictor
 from rscd.inference.registration import warn_of_shift
-from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import (
     Mapper,
     Seam,
@@ -49,58 +42,9 @@ from rscd.inference.tiled import (
     scene_tiles,
     thread_mapper,
 )
-from rscd.pipeline.provenance import describe_pair
-
-MAX_WORKERS = 8
-"""More threads than this wait for the disk and for each other."""
+from rscd.pipeline.run import DEFAULTS, Options, Run, resolve, scratch_bytes
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `predict` computes and how; the command line's options by the same names."""
-
-    model: str | None = None
-    """Name or weights file; None takes `rscd.inference.shipped.default_model`."""
-    msi: str | None = None
-    """Scales at which a network's maps are averaged, see `rscd.inference.views`."""
-    tta: str | None = None
-    """Scales at which a network's logits are averaged; flipped as well, as with ``msi``."""
-    threshold: float | None = None
-    """Probability at or above which a pixel is change; None takes the model's automatic one."""
-    min_area_m2: float | None = None
-    """Polygons below this area are left out; None takes the model's own where pixels have a known
-    size."""
-    min_score: float | None = None
-    """Polygons below this score are left out; None takes the model's own, which belongs to its own
-    threshold: with another ``threshold`` all are kept."""
-    simplify_m: float = 0.0
-    """Tolerance of polygon simplification in metres."""
-    regularize: bool | None = None
-    """Whether polygons get right angles; None takes what the model's card says, unless they are
-    simplified."""
-    align: Align = "t1"
-    bands: tuple[int, ...] | None = None
-    src_nodata: float | None = None
-    t1_date: str | None = None
-    """ISO date of the earlier image for the column t1; None takes the file's TIFFTAG_DATETIME."""
-    t2_date: str | None = None
-    """The same of the later image."""
-    gsd_m: float | None = None
-    """Side of a pixel in metres, for images without georeferencing; networks made for one
-    resolution see the scene at it."""
-    pixel_coordinates: bool = False
-    """Allow vector outputs in pixels where there is no CRS."""
-    tile_size: int | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    device: str = "auto"
-    max_memory: int | None = None
-    """Bytes."""
-    overwrite: bool = False
-    creation_options: Mapping[str, str] = field(default_factory=dict)
-    layer_options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,12 +94,35 @@ class Result:
 
 
 def open_pair(
-    t1: str | Path, t2: str | Path, options: Options = Options(), area: Area | None = None
+    t1: str | Path,
+    t2: str | Path,
+    options: Options = DEFAULTS,
+    area: Area | None = None,
+    *,
+    gsd_m: float | None = None,
 ) -> ScenePair:
-    """Two rasters on one grid, with the options of a run, cropped to an area of interest."""
+    """Two rasters on one grid, with the options of a run, cropped to an area of interest.
+
+    Args:
+        t1: raster of the earlier date.
+        t2: raster of the later date.
+        options: of these, ``align``, ``bands`` and ``src_nodata`` count.
+        area: of interest; None: all that both dates cover.
+        gsd_m: side of a pixel in metres, for images without georeferencing; networks made for one
+            resolution see the scene at it.
+
+    Raises:
+        RscdError: see `ScenePair.open` and `Area.on`.
+    """
     pair = ScenePair.open(
-        t1, t2, align=options.align, bands=options.bands, src_nodata=options.src_nodata
+        t1,
+        t2,
+        align=options.align,
+        bands=options.bands,
+        src_nodata=options.src_nodata,
+        gsd_m=gsd_m,
     )
+    pair = options.sized(pair)
     if area is None:
         return pair
     geometry, is_box = area.on(pair.grid)
@@ -165,7 +132,7 @@ def open_pair(
 def predict(
     pair: ScenePair,
     outputs: Sequence[str | Path],
-    options: Options = Options(),
+    options: Options = DEFAULTS,
     *,
     prob: str | Path | None = None,
     preview: str | Path | None = None,
@@ -189,184 +156,164 @@ def predict(
         RscdError: anything the user must fix; no output exists then that did not before.
     """
     started = time.monotonic()
-    options = dated(pair, options)
-    targets = Targets.of(outputs, prob, preview, flow)
-    check_targets(pair, targets, options)
-    model = _model(pair, options)
-    if targets.flow is not None:
-        check_flow(model, pair.n_bands)
-    load = _load(pair, model, options)
-    provenance = _provenance(pair, model, options)
-    folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
-    identity = _identity(pair, provenance, options)
-    if (past := finished(folder, identity, targets.all)) is not None:
+    run = resolve(pair, Targets.of(outputs, prob, preview, flow), options)
+    files = run.targets.all
+    if (past := finished(run.folder, run.identity, files)) is not None:
         log.info("all of it had been written before this run")
         return Result(**past)
     try:
         with (
-            rasterio.Env(GDAL_CACHEMAX=load.gdal_cache),
-            open_journal(folder, identity) as journal,
+            rasterio.Env(GDAL_CACHEMAX=run.load.gdal_cache),
+            open_journal(run.folder, run.identity) as journal,
         ):
-            if not options.overwrite:
-                targets.check_new(journal.published())
-            with journal.explaining(targets.all[0]):
-                _rehearse(journal.folder, pair.grid, targets, options)
-                load = replace(load, tile_size=journal.tile_size or load.tile_size)
-                shift = None if model.tiling.whole_pictures else warn_of_shift(pair)
-                shifted = (
-                    None if shift is None else {k: round(v, 2) for k, v in asdict(shift).items()}
-                )
-                computed = provenance | {"shift": shifted}
-                threads = thread_mapper(load.workers) if mapper is None else nullcontext(mapper)
-                with threads as run:
-                    change_map, seam, predictor = _predict(
-                        pair, model, journal, computed, options, load, run, progress
-                    )
-                exported = _export(
-                    pair, change_map, model, predictor, targets, load, journal, options, progress
-                )
+            if not run.options.overwrite:
+                run.targets.check_new(journal.published())
+            with journal.explaining(files[0]):
+                found = _carry_out(run, journal, mapper, progress)
             result = Result(
-                **exported,
-                outputs=[str(path) for path in targets.all],
-                model=model.name,
-                alignment=pair.alignment,
-                shift=shifted,
-                seam=None if seam is None else asdict(seam),
+                **found,
+                outputs=[str(path) for path in files],
+                model=run.model.name,
+                alignment=run.pair.alignment,
                 seconds=round(time.monotonic() - started, 3),
                 resumed=journal.resumed,
             )
-            journal.finish(targets.all, asdict(result))
+            journal.finish(files, asdict(result))
     except OutputError:
         raise
     except RscdError:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(run.folder, ignore_errors=True)
         raise
     except OSError as error:
-        raise output_error(targets.all[0], error) from error
+        raise output_error(files[0], error) from error
     finally:
         close_handles()
     return result
 
 
-def dated(pair: ScenePair, options: Options) -> Options:
-    """Options with the dates of the images: those given, else those the files carry.
-
-    Raises:
-        UsageError: one that is no date, or t1 after t2.
-    """
-    days = dates_of((options.t1_date, options.t2_date), (pair.t1.day, pair.t2.day))
-    told = [
-        f"{date} {day}"
-        for date, day, given in zip(
-            ("t1", "t2"), days, (options.t1_date, options.t2_date), strict=True
-        )
-        if day is not None and given is None
-    ]
-    if told:
-        log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(told))
-    t1, t2 = (
-        given if given is not None or day is None else day.isoformat()
-        for given, day in zip((options.t1_date, options.t2_date), days, strict=True)
+def plan(run: Run) -> Plan:
+    """What a run would do, without reading a pixel."""
+    height, width = run.pair.shape_hw
+    load, tiling = run.load, run.model.tiling
+    return Plan(
+        model=run.model.name,
+        alignment=run.pair.alignment,
+        size=(width, height),
+        tiles=len(scene_tiles(run.pair, load.tile_size, tiling)),
+        tile_size=load.tile_size,
+        batch_size=load.batch_size,
+        workers=load.workers,
+        scratch_bytes=scratch_bytes(run.pair),
+        memory_bytes=load.nbytes(run.pair.n_bands, tiling),
     )
-    return replace(options, t1_date=t1, t2_date=t2)
 
 
-def _rehearse(folder: Path, scene: GeoBox, targets: Targets, options: Options) -> None:
+def _carry_out(
+    run: Run, journal: Journal, mapper: Mapper | None, progress: Progress
+) -> dict[str, Any]:
+    """Predict and write; what was found, by the names of `Result`."""
+    _rehearse(run, journal.folder)
+    tile_size = journal.tile_size or run.load.tile_size
+    measured = None if run.model.tiling.whole_pictures else warn_of_shift(run.pair)
+    shift = None if measured is None else {k: round(v, 2) for k, v in asdict(measured).items()}
+    provenance = run.provenance | {"shift": shift}
+    threads = thread_mapper(run.load.workers) if mapper is None else nullcontext(mapper)
+    with threads as mapped:
+        change_map, seam, predictor = _predict(
+            run, journal, provenance, tile_size, mapped, progress
+        )
+    written = _export(run, change_map, predictor, journal, tile_size, progress)
+    return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
+
+
+def _rehearse(run: Run, folder: Path) -> None:
     """Write every output once for one pixel of the scene: wrong options show before the work."""
+    scene = run.pair.grid
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        grid = GeoBox((1, 1), scene.affine, scene.crs)
-        tiny = ChangeMap(Path(scratch), grid, 0.5, {})
+        tiny = ChangeMap(Path(scratch), GeoBox((1, 1), scene.affine, scene.crs), 0.5, {})
         tiny.prob.create()
         tiny.threshold_mask()
-        polygons = change_polygons(tiny.mask.path, None, grid.crs, grid.affine)
-        for path in targets.outputs:
-            _write(tiny, polygons, Path(scratch) / path.name, options)
-        if targets.prob is not None:
-            rehearsal = Path(scratch) / f"prob-{targets.prob.name}"
-            write_probability(tiny, rehearsal, options.creation_options, "")
+        polygons = change_polygons(tiny.mask.path, None, run.pair.ground)
+        for path in run.targets.outputs:
+            _write(run, tiny, polygons, Path(scratch) / path.name)
+        if run.targets.prob is not None:
+            rehearsal = Path(scratch) / f"prob-{run.targets.prob.name}"
+            write_probability(tiny, rehearsal, run.options.creation_options, "")
 
 
-def _write(change_map: ChangeMap, polygons: Any, path: Path, options: Options) -> None:
+def _write(run: Run, change_map: ChangeMap, polygons: GeoDataFrame | None, path: Path) -> None:
     write_output(
         change_map,
         polygons,
         path,
-        creation_options=options.creation_options,
-        layer_options=options.layer_options,
+        creation_options=run.options.creation_options,
+        layer_options=run.options.layer_options,
         # whether pixels are wanted was settled by `Targets.check_formats`
         pixel_coordinates=True,
     )
 
 
-def plan(pair: ScenePair, options: Options) -> Plan:
-    """What `predict` would do, without reading a pixel."""
-    model = _model(pair, options)
-    load = _load(pair, model, options)
-    height, width = pair.shape_hw
-    return Plan(
-        model=model.name,
-        alignment=pair.alignment,
-        size=(width, height),
-        tiles=len(scene_tiles(pair, load.tile_size, model.tiling)),
-        tile_size=load.tile_size,
-        batch_size=load.batch_size,
-        workers=load.workers,
-        scratch_bytes=_scratch_bytes(pair),
-        memory_bytes=load.nbytes(pair.n_bands, model.tiling),
-    )
-
-
 def _predict(
-    pair: ScenePair,
-    model: Model,
+    run: Run,
     journal: Journal,
     provenance: Provenance,
-    options: Options,
-    load: Load,
+    tile_size: int,
     mapper: Mapper,
     progress: Progress,
 ) -> tuple[ChangeMap, Seam | None, Predictor]:
     if journal.resumed:
         log.info("going on with the interrupted run in %s", journal.folder)
-    predictor: Predictor = fit_model(pair, model, mapper, progress)
-    threshold = predictor.threshold if options.threshold is None else options.threshold
+    predictor: Predictor = fit_model(run.pair, run.model, mapper, progress)
+    threshold = run.options.threshold
+    if threshold is None:
+        threshold = predictor.threshold
     change_map = ChangeMap(
-        journal.folder, pair.grid, threshold, provenance | {"threshold": threshold}
+        journal.folder, run.pair.grid, threshold, provenance | {"threshold": threshold}
     )
     predict_scene(
-        pair,
+        run.pair,
         predictor,
         change_map,
         journal,
-        tile_size=load.tile_size,
-        batch_size=load.batch_size,
+        tile_size=tile_size,
+        batch_size=run.load.batch_size,
         mapper=mapper,
         progress=progress,
     )
-    seam = measure_seam(pair, predictor, change_map, load.tile_size, mapper)
+    seam = measure_seam(run.pair, predictor, change_map, tile_size, mapper)
     return change_map, seam, predictor
 
 
 def _export(
-    pair: ScenePair,
+    run: Run,
     change_map: ChangeMap,
-    model: Model,
     predictor: Predictor,
-    targets: Targets,
-    load: Load,
     journal: Journal,
-    options: Options,
+    tile_size: int,
     progress: Progress,
 ) -> dict[str, Any]:
+    pair, targets, options = run.pair, run.targets, run.options
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
-    changed_m2 = change_map.changed_area_m2(options.gsd_m)
+    changed_m2 = change_map.changed_area_m2(pair.ground)
     changed_m2 = None if changed_m2 is None else round(changed_m2, 2)
     polygons = None
     if targets.has_vectors:
-        margin = model.card().get(MARGIN)
-        kinds_of = find_standing(pair, predictor, change_map, margin, load.tile_size, progress)
-        polygons = _polygons(pair, change_map, model, options, kinds_of)
+        margin = run.card.get(MARGIN)
+        kinds_of = find_standing(pair, predictor, change_map, margin, tile_size, progress)
+        polygons = change_polygons(
+            change_map.mask.path,
+            change_map.prob.path,
+            pair.ground,
+            min_area_m2=options.min_area_m2 or 0.0,
+            min_score=options.min_score or 0.0,
+            simplify_m=options.simplify_m,
+            regularize=bool(options.regularize),
+            model=run.model.name,
+            t1=options.t1_date,
+            t2=options.t2_date,
+            kinds_of=kinds_of,
+        )
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
@@ -374,10 +321,10 @@ def _export(
         elif path == targets.preview:
             write_preview(pair, change_map, path, polygons)
         elif path == targets.flow:
-            pieces = scene_flow(pair, cast(FlowModel, model), load.tile_size)
+            pieces = scene_flow(pair, cast(FlowModel, run.model), tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)
         else:
-            _write(change_map, polygons, path, options)
+            _write(run, change_map, polygons, path)
         progress("writing", written, len(targets.all))
     return {
         "n_polygons": None if polygons is None else len(polygons),
@@ -390,134 +337,5 @@ def _export(
     }
 
 
-def _polygons(
-    pair: ScenePair, change_map: ChangeMap, model: Model, options: Options, kinds_of: Any
-) -> Any:
-    return change_polygons(
-        change_map.mask.path,
-        change_map.prob.path,
-        pair.grid.crs,
-        pair.grid.affine,
-        min_area_m2=_min_area_m2(pair, model, options),
-        min_score=_min_score(model, options),
-        simplify_m=options.simplify_m,
-        regularize=_regularize(model, options),
-        gsd_m=options.gsd_m,
-        model=model.name,
-        t1=options.t1_date,
-        t2=options.t2_date,
-        kinds_of=kinds_of,
-    )
-
-
-def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
-    """What is asked for, else what the model's card names."""
-    known = pixel_size_m(pair.grid, options.gsd_m) is not None
-    return least_object(
-        model.card(), size_known=known, own_threshold=True, min_area_m2=options.min_area_m2
-    )[0]
-
-
-def _min_score(model: Model, options: Options) -> float:
-    """What is asked for, else what the model's card names beside the threshold it belongs to."""
-    own = options.threshold is None
-    return least_object(
-        model.card(), size_known=False, own_threshold=own, min_score=options.min_score
-    )[1]
-
-
-def _regularize(model: Model, options: Options) -> bool:
-    """What is asked for, else what the model's card says of the shape of its objects."""
-    if options.regularize is not None:
-        return options.regularize
-    return options.simplify_m == 0 and bool(model.card().get("regularize", False))
-
-
-def _area_m2(polygons: Any, changed_m2: float | None) -> float | None:
+def _area_m2(polygons: GeoDataFrame, changed_m2: float | None) -> float | None:
     return None if changed_m2 is None else round(float(polygons["area_m2"].sum()), 2)
-
-
-def _workers(options: Options) -> int:
-    return options.workers or max(1, min(MAX_WORKERS, usable_cores()))
-
-
-def _model(pair: ScenePair, options: Options) -> Model:
-    scene = SceneFacts(
-        n_bands=pair.n_bands,
-        gsd_m=pixel_size_m(pair.grid, options.gsd_m),
-        georeferenced=is_georeferenced(pair.grid),
-        eight_bit=pair.t1.dtype == pair.t2.dtype == "uint8",
-        one_type=pair.t1.dtype == pair.t2.dtype,
-    )
-    threads = network_threads(_workers(options))
-    return scene_model(
-        options.model, scene, options.device, threads, msi=options.msi, tta=options.tta
-    )
-
-
-def _tile_size(pair: ScenePair, model: Model) -> int:
-    return tile_side(model.tiling, pair.whole.shape_hw, picture=pair.grid.crs is None)
-
-
-def _load(pair: ScenePair, model: Model, options: Options) -> Load:
-    asked = Load(
-        tile_size=options.tile_size or _tile_size(pair, model),
-        batch_size=options.batch_size or model.tiling.batch_size,
-        workers=_workers(options),
-        gdal_cache=GDAL_CACHE,
-    )
-    load = fit_load(asked, options.max_memory, pair.n_bands, model.tiling)
-    if load != asked:
-        log.info(
-            "to stay within --max-memory: tiles of %d, batches of %d, %d workers",
-            load.tile_size,
-            load.batch_size,
-            load.workers,
-        )
-    return load
-
-
-def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
-    computed = asdict(options)
-    for name in ("tile_size", "batch_size", "workers", "device", "max_memory", "overwrite"):
-        del computed[name]  # these do not change the result
-    computed["min_area_m2"] = _min_area_m2(pair, model, options)
-    computed["min_score"] = _min_score(model, options)
-    computed["regularize"] = _regularize(model, options)
-    return describe_pair(pair) | {
-        "aoi": None if pair.aoi is None else hashlib.sha256(pair.aoi.wkb).hexdigest(),
-        "model": redacted_data(model.card()),
-        "parameters": redacted_data(computed),
-    }
-
-
-def _identity(pair: ScenePair, provenance: Provenance, options: Options) -> Provenance:
-    """What tells a run from another: two signed links may differ in what no result shows."""
-    marks = [mark(pair.t1.path), mark(pair.t2.path)]
-    hidden = {"links": marks} if any(marks) else {}
-    return provenance | {"tile_size": options.tile_size} | hidden
-
-
-def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
-    """Find out before any work whether the outputs of a run can be.
-
-    Raises:
-        UsageError: for formats, or measures in metres, that need georeferencing.
-        OutputError: for places that cannot be written, and inputs.
-    """
-    has_crs = pair.grid.crs is not None
-    targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
-    targets.check_crs(pair.grid.crs, middle(pair.grid))
-    sized = options.min_area_m2 or options.simplify_m
-    if sized and pixel_size_m(pair.grid, options.gsd_m) is None:
-        raise UsageError(
-            "expected a pixel size for --min-area and --simplify, found images without "
-            "georeferencing; give --gsd METRES"
-        )
-    targets.check_places(pair.files, _scratch_bytes(pair))
-
-
-def _scratch_bytes(pair: ScenePair) -> int:
-    height, width = pair.shape_hw
-    # float32 probabilities, the uint8 mask, and what tells kinds
-    return height * width * (5 + BYTES_PER_PIXEL)

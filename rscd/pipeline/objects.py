@@ -3,13 +3,14 @@
 import json
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
+from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import UsageError
@@ -21,7 +22,7 @@ from rscd.export.outputs import is_vector
 from rscd.export.style import event_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
-from rscd.geo.grid import middle, pixel_size_m
+from rscd.geo.grid import middle
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, Tile
@@ -36,8 +37,8 @@ from rscd.labels.from_segmenter import (
     scene_pair,
     view_of,
 )
-from rscd.pipeline.maps import Options, dated
 from rscd.pipeline.provenance import describe_pair
+from rscd.pipeline.run import Options, dated
 from rscd.segmenters.instances import share_inside
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction
@@ -61,6 +62,41 @@ class EventResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class EventRun:
+    """All that decides what a run does."""
+
+    pair: ScenePair
+    targets: Targets
+    options: Options
+    """With dates."""
+    segmenter: Segmenter
+    prompts: PromptSet
+    rules: LabelOptions
+    """With every value filled in."""
+
+    @property
+    def model(self) -> str:
+        """Name for the column ``model``."""
+        return f"{CEG}:{self.segmenter.info.name}"
+
+    @cached_property
+    def view(self) -> "Surroundings":
+        """What the segmenter looks at."""
+        return seen_around(self.pair, self.rules)
+
+    @property
+    def provenance(self) -> Provenance:
+        """What the result is made from and how; the inputs are read for their checksums."""
+        stated = self.pair.gsd_m
+        plain = describe_pair(self.pair) | {
+            "segmentation": fingerprint(self.segmenter, self.prompts, self.rules, stated),
+            "rules": self.rules.record(stated),
+        }
+        found: Provenance = redacted_data(json.loads(json.dumps(plain)))
+        return found
+
+
 def predict_events(
     pair: ScenePair,
     outputs: Sequence[str | Path],
@@ -79,35 +115,60 @@ def predict_events(
         outputs: vector files; the suffix is the format.
         segmenter: of `rscd.segmenters.segmenter.load_segmenter`.
         prompts: of `rscd.segmenters.prompts.parse_prompts`.
-        rules: how scores become events. ``min_area_m2`` is left alone: small objects take part,
-            ``options.min_area_m2`` leaves them out of the result.
-        options: of these, the dates, ``min_area_m2``, ``min_score``, ``gsd_m``,
-            ``pixel_coordinates``, ``overwrite`` and ``layer_options`` count.
+        rules: how scores become events.
+        options: of these, the dates, ``min_area_m2``, ``min_score``, ``pixel_coordinates``,
+            ``overwrite`` and ``layer_options`` count.
         allow_slow: do not refuse a run that will take long on a CPU.
         progress: told what is done.
 
     Raises:
         RscdError: anything the user must fix; no output exists then that did not before.
     """
+    run = resolve_events(pair, outputs, lambda: segmenter, prompts, rules, options)
+    return carry_out(run, allow_slow=allow_slow, progress=progress)
+
+
+def resolve_events(
+    pair: ScenePair,
+    outputs: Sequence[str | Path],
+    load: Callable[[], Segmenter],
+    prompts: PromptSet,
+    rules: LabelOptions | None,
+    options: Options | None,
+) -> EventRun:
+    """Decide all that `predict_events` does before it looks at a pixel.
+
+    The segmenter is loaded when all else is known to be right.
+    """
+    options = options or Options()
+    pair = options.sized(pair)
+    options = dated(pair, options)
+    targets = _targets(pair, outputs, options)
+    segmenter = load()
+    filled = (rules or LabelOptions()).filled(segmenter)
+    return EventRun(pair, targets, options, segmenter, prompts, filled)
+
+
+def carry_out(
+    run: EventRun, *, allow_slow: bool = False, progress: Progress = silent
+) -> EventResult:
+    """Look, compare and write; see `predict_events`."""
     started = time.monotonic()
-    options = dated(pair, options or Options())
-    targets = event_targets(pair, outputs, options)
-    rules = replace(rules or LabelOptions(), min_area_m2=0.0).filled(segmenter)
-    view = seen_around(pair, rules)
-    whole_needed = rules.tile is None
-    check_memory(view.pair, prompts, CUT_ADVICE if whole_needed else BOX_ADVICE)
+    targets, segmenter, prompts = run.targets, run.segmenter, run.prompts
+    view, rules = run.view, run.rules
+    check_memory(view.pair, prompts, BOX_ADVICE if rules.tile is not None else CUT_ADVICE)
     source = scene_pair(view.pair, targets.outputs[0].parent)
     check_patience(segmenter, [source], prompts, rules, allow_slow=allow_slow)
-    _rehearse(pair, targets, segmenter, prompts, rules, options)
+    _rehearse(run)
     found = []
     try:
-        warn_of_shift(pair)
+        warn_of_shift(run.pair)
         for date in DATES:
             image = source.read(date)
-            shown = view_of(image, source.name, date, options.gsd_m)
+            shown = view_of(image, source.name, date, source.gsd_m)
             seen = segment(
                 segmenter,
-                replace(shown, grid=pair.scene, box=view.box),
+                replace(shown, grid=run.pair.scene, box=view.box),
                 prompts,
                 plan=view.windows,
                 told=lambda done, total, date=date: progress(date, done, total),  # type: ignore[misc]
@@ -115,11 +176,11 @@ def predict_events(
             found.append(replace(seen, valid=image.valid))
     finally:
         close_handles()
-    labels = labels_of(found, rules, pixel_size_m(pair.grid, options.gsd_m))
-    table = _table(labels, view.pair.grid, segmenter, prompts, options, view.wanted)
-    provenance = _provenance(pair, fingerprint(segmenter, prompts, rules), rules)
+    labels = labels_of(found, rules, run.pair.pixel_size_m)
+    table = _table(run, labels, view.pair.grid, view.wanted)
+    provenance = run.provenance
     for path in targets.outputs:
-        _write(table, path, options, provenance)
+        _write(run, table, path, provenance)
     counted = labels.valid & view.wanted
     objects = [
         int(np.count_nonzero(share_inside(date.instances, view.wanted)))
@@ -127,7 +188,7 @@ def predict_events(
     ]
     return EventResult(
         outputs=[str(path) for path in targets.outputs],
-        model=_model_name(segmenter),
+        model=run.model,
         appeared=int((table["kind"] == "appeared").sum()),
         vanished=int((table["kind"] == "vanished").sum()),
         objects_t1=objects[0],
@@ -170,19 +231,12 @@ def seen_around(pair: ScenePair, rules: LabelOptions) -> Surroundings:
     )
 
 
-def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -> Targets:
-    """The outputs, checked before any work.
-
-    Raises:
-        UsageError: not a vector format, one that this scene cannot be written in, or a pixel size
-            stated where the scene has its own.
-        OutputError: a place that cannot be written, or a file already there.
-    """
+def _targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -> Targets:
     targets = Targets.of(outputs, None, None)
     rasters = [path for path in targets.outputs if not is_vector(path)]
     if rasters:
         raise UsageError(
-            f"expected vector files (.gpkg .geojson .fgb .parquet) with -m {CEG}:..., found "
+            f"expected vector files (.gpkg .geojson .fgb .parquet) for change events, found "
             f"{rasters[0]}; rscd pseudolabel T1 T2 -o STORE writes rasters"
         )
     targets.check_formats(
@@ -190,7 +244,6 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     )
     targets.check_crs(pair.grid.crs, middle(pair.grid))
     targets.check_places(pair.files, 0)
-    pixel_size_m(pair.grid, options.gsd_m)  # before weights are loaded
     if not options.overwrite:
         targets.check_new(())
     return targets
@@ -225,62 +278,42 @@ def check_memory(pair: ScenePair, prompts: PromptSet, advice: str = BOX_ADVICE) 
         )
 
 
-def _model_name(segmenter: Segmenter) -> str:
-    return f"{CEG}:{segmenter.info.name}"
-
-
-def _rehearse(
-    pair: ScenePair,
-    targets: Targets,
-    segmenter: Segmenter,
-    prompts: PromptSet,
-    rules: LabelOptions,
-    options: Options,
-) -> None:
+def _rehearse(run: EventRun) -> None:
     """Write every output once for a scene of one pixel: wrong options show before the work."""
-    nothing = np.zeros((len(prompts.classes), 1, 1), np.float32)
-    seen = SemanticPrediction(nothing, prompts.classes, prompts.n_foreground, instances=[])
-    grid = GeoBox((1, 1), pair.grid.affine, pair.grid.crs)
-    table = _table(labels_of([seen, seen], rules, None), grid, segmenter, prompts, options)
+    classes = run.prompts.classes
+    nothing = np.zeros((len(classes), 1, 1), np.float32)
+    seen = SemanticPrediction(nothing, classes, run.prompts.n_foreground, instances=[])
+    grid = GeoBox((1, 1), run.pair.grid.affine, run.pair.grid.crs)
+    table = _table(run, labels_of([seen, seen], run.rules, run.pair.pixel_size_m), grid)
     with tempfile.TemporaryDirectory() as scratch:
-        for path in targets.outputs:
-            _write(table, Path(scratch) / path.name, options, {})
+        for path in run.targets.outputs:
+            _write(run, table, Path(scratch) / path.name, {})
 
 
 def _table(
-    labels: ChangeLabels,
-    grid: GeoBox,
-    segmenter: Segmenter,
-    prompts: PromptSet,
-    options: Options,
-    wanted: BoolArray | None = None,
-) -> Any:
+    run: EventRun, labels: ChangeLabels, grid: GeoBox, wanted: BoolArray | None = None
+) -> GeoDataFrame:
     return event_polygons(
         labels,
         grid,
-        classes=prompts.classes,
-        min_area_m2=options.min_area_m2 or 0.0,
-        min_score=options.min_score or 0.0,
-        gsd_m=options.gsd_m,
-        t1=options.t1_date,
-        t2=options.t2_date,
-        model=_model_name(segmenter),
+        classes=run.prompts.classes,
+        min_area_m2=run.options.min_area_m2 or 0.0,
+        min_score=run.options.min_score or 0.0,
+        gsd_m=run.pair.gsd_m,
+        t1=run.options.t1_date,
+        t2=run.options.t2_date,
+        model=run.model,
         inside=wanted,
     )
 
 
-def _write(table: Any, path: Path, options: Options, provenance: Provenance) -> None:
+def _write(run: EventRun, table: GeoDataFrame, path: Path, provenance: Provenance) -> None:
     write_vector(
         table,
         path,
         provenance=provenance,
-        layer_options=options.layer_options,
-        pixel_coordinates=options.pixel_coordinates,
+        layer_options=run.options.layer_options,
+        # whether pixels are wanted was settled by `Targets.check_formats`
+        pixel_coordinates=True,
         style=event_qml(),
     )
-
-
-def _provenance(pair: ScenePair, how: Provenance, rules: LabelOptions) -> Provenance:
-    plain = describe_pair(pair) | {"segmentation": how, "rules": asdict(rules)}
-    found: Provenance = redacted_data(json.loads(json.dumps(plain)))
-    return found

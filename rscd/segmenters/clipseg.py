@@ -57,7 +57,7 @@ def build(options: Options) -> "ClipSeg":
             f"{options.template!r} and {options.prompt_batch}; correct them"
         )
     device = choose_device(options.device)
-    snapshot = fetch(options.model, options.revision, alternatives="--backend precomputed")
+    snapshot = fetch(options.model, options.revision, alternatives="--segmenter precomputed")
     model_type(snapshot, MODEL_TYPES)
     dtype = choose_dtype(options.dtype, device)
     model = load(library.CLIPSegForImageSegmentation, snapshot, dtype).to(device)

@@ -71,7 +71,9 @@ def build(options: Options) -> "FakeSegmenter":
         UsageError: no folder.
     """
     if not options.folder:
-        raise UsageError("expected the folder of true masks, found none; add --so folder=DIR")
+        raise UsageError(
+            "expected the folder of true masks, found none; add --segmenter-option folder=DIR"
+        )
     truth = build_precomputed(PrecomputedOptions(options.folder, options.missing))
     names = Faults.__dataclass_fields__
     faults = Faults(**{name: getattr(options, name) for name in names})

@@ -122,7 +122,7 @@ def fetch(model: str, revision: str | None, *, alternatives: str) -> Snapshot:
         raise ModelError(
             f"expected the weights of {where} in the local cache, found none, and the hub cannot "
             f"be reached; download once with network (hf download {model}), or copy the folder and "
-            f"give --so model=FOLDER; without weights: --backend precomputed"
+            f"give --segmenter-option model=FOLDER; without weights: --segmenter precomputed"
         ) from error
     return Snapshot(model, path, path.name)
 
@@ -155,7 +155,7 @@ def model_type(snapshot: Snapshot, accepted: Collection[str]) -> str:
     if kind not in accepted:
         raise ModelError(
             f"expected a {' or '.join(accepted)} model in {snapshot.path}, found {kind!r}; give "
-            "the folder of the right model, or another --backend"
+            "the folder of the right model, or another --segmenter"
         )
     return kind
 

@@ -98,8 +98,8 @@ class Precomputed:
             raise DataError(
                 f"{base}: expected scores of {', '.join(prompts.classes)} for {view.name!r}, found "
                 f"{', '.join(found) or 'none'}; add bands described {', '.join(lost)} to "
-                f"{view.name}.tif or images {lost[0]}/{view.name}.png, or say --so missing=zero "
-                "(or complement)"
+                f"{view.name}.tif or images {lost[0]}/{view.name}.png, or say "
+                "--segmenter-option missing=zero (or complement)"
             )
         height, width = view.rgb.shape[:2]
         planes = np.zeros((len(prompts.classes), height, width), np.float32)
@@ -154,7 +154,8 @@ class Precomputed:
 def _date_folders(folder: Path) -> tuple[Path, Path]:
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: expected a folder of segmentations, found nothing; check --so folder="
+            f"{folder}: expected a folder of segmentations, found nothing; check "
+            "--segmenter-option folder="
         )
     children = {child.name.lower(): child for child in folder.iterdir() if child.is_dir()}
     for first, second in (("t1", "t2"), *DATE_FOLDERS):

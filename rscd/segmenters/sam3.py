@@ -34,7 +34,9 @@ from rscd.segmenters.prompts import PromptSet, check_lengths
 from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
 
 MODEL = "facebook/sam3"
-UNGATED = "--so model=vil-uob/sam3-litetext-s0 (check both licences), --backend clipseg"
+UNGATED = (
+    "--segmenter-option model=vil-uob/sam3-litetext-s0 (check both licences), --segmenter clipseg"
+)
 
 CLASSES = {
     "sam3": "Sam3Model",
@@ -239,6 +241,7 @@ def _repeat(tensor: Any, count: int) -> Any:
 def _too_little_memory(view: View) -> str:
     side = max(view.rgb.shape[:2])
     return (
-        f"expected more GPU memory for windows of {side} pixels, found it used up; set --so "
-        "prompt_batch=1, a smaller --tile-size, or --so dtype=bfloat16"
+        f"expected more GPU memory for windows of {side} pixels, found it used up; set "
+        "--segmenter-option prompt_batch=1, a smaller --tile-size, or --segmenter-option "
+        "dtype=bfloat16"
     )

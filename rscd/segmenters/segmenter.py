@@ -153,7 +153,9 @@ def load_segmenter(
     if device is not None and any(field.name == "device" for field in fields(module.Options)):
         given.setdefault("device", device)
     plain = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in given.items()}
-    segmenter: Segmenter = module.build(made(module.Options, plain, f"options of {name}"))
+    segmenter: Segmenter = module.build(
+        made(module.Options, plain, f"options of {name} (--segmenter-option)")
+    )
     return segmenter
 
 

@@ -285,7 +285,7 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
 def town(tmp_path_factory):
     """A town as a folder of one pair of GeoTIFFs, and what ``rscd predict`` writes for it."""
     root = tmp_path_factory.mktemp("town")
-    sample = ["sample", str(root / "s"), "--size", "256,256", "--seed", "5", "-q"]
+    sample = ["sample", "-o", str(root / "s"), "--size", "256,256", "--seed", "5", "-q"]
     assert main(sample) == 0
     for folder_name, file in (("A", "scene_t1"), ("B", "scene_t2"), ("label", "truth_mask")):
         (root / "data" / folder_name).mkdir(parents=True)

@@ -148,7 +148,7 @@ def test_lossy_compression_may_be_asked_for_probabilities(scene, tmp_path):
 
 
 def test_samples_take_nothing_along_either(tmp_path, capsys):
-    command = ["sample", str(tmp_path / "s"), "--size", "32,32", "-q"]
+    command = ["sample", "-o", str(tmp_path / "s"), "--size", "32,32", "-q"]
     assert main(command) == 0
     wanted = files(tmp_path / "s")
     (tmp_path / "s" / "scene_t1.tif.aux.xml").write_text(PAM)

@@ -45,7 +45,7 @@ from rscd.inference.network import load_network
 from rscd.inference.predictor import Tiling
 from rscd.metrics.objects import ObjectCounts
 from rscd.metrics.pixels import ChangeMetrics, Counts, count, summarise
-from rscd.pipeline.maps import Options, open_pair, predict
+from rscd.pipeline import Options, open_pair, predict
 from rscd.training.task import ChangeTask
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)

@@ -20,6 +20,7 @@ from rasterio.crs import CRS
 
 from rscd.export.style import MASK_COLOUR, change_qml, probability_qml
 from rscd.export.vector import SUFFIXES, change_polygons, write_vector
+from rscd.geo.measure import Ground
 
 PYTHON = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
 UTM = CRS.from_epsg(32631)
@@ -136,7 +137,7 @@ def qgis(tmp_path_factory):
     }
     (folder / "change.qml").write_text(change_qml())
     (folder / "prob.qml").write_text(probability_qml())
-    found = change_polygons(layers[".tif"], layers["prob"], UTM, TRANSFORM, model="cva")
+    found = change_polygons(layers[".tif"], layers["prob"], Ground(UTM, TRANSFORM), model="cva")
     for suffix in SUFFIXES:
         write_vector(found, folder / f"change{suffix}", provenance={})
         write_vector(found[:0], folder / f"empty{suffix}", provenance={})

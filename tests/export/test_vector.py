@@ -27,10 +27,12 @@ from rscd.base.errors import OutputError, UsageError
 from rscd.export import vector
 from rscd.export.style import SCORE_CLASSES, change_qml, probability_qml
 from rscd.export.vector import SUFFIXES, change_polygons, vector_files, write_vector
+from rscd.geo.measure import Ground
 
 COLUMNS = ["id", "kind", "class", "score", "area_m2", "t1", "t2", "model", "geometry"]
 UTM = CRS.from_epsg(32631)
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+GROUND = Ground(UTM, TRANSFORM)
 PROVENANCE = {"model": "cva", "inputs": ["t1.tif", "Großstadt.tif"], "threshold": 0.5}
 
 
@@ -59,7 +61,7 @@ def write(path, array):
 
 @pytest.fixture
 def found(rasters):
-    return change_polygons(*rasters, UTM, TRANSFORM, model="cva", t1="2019-05-01", t2="2021-05-01")
+    return change_polygons(*rasters, GROUND, model="cva", t1="2019-05-01", t2="2021-05-01")
 
 
 def read(path):
@@ -97,41 +99,40 @@ def test_rows_say_what_the_pixels_say(found):
 
 
 def test_small_polygons_are_dropped_before_simplification(rasters):
-    kept = change_polygons(*rasters, UTM, TRANSFORM, min_area_m2=500, simplify_m=25)
+    kept = change_polygons(*rasters, GROUND, min_area_m2=500, simplify_m=25)
     assert kept["id"].tolist() == [1, 2]
     np.testing.assert_allclose(kept["area_m2"], [13_400, 1_200], rtol=1e-3)
 
 
 def test_doubtful_polygons_are_dropped_where_there_is_a_score(rasters):
-    kept = change_polygons(*rasters, UTM, TRANSFORM, min_score=0.8)
+    kept = change_polygons(*rasters, GROUND, min_score=0.8)
     assert kept["score"].tolist() == [0.9877]
     assert kept["id"].tolist() == [1]
-    assert len(change_polygons(*rasters, UTM, TRANSFORM, min_score=0.75)) == 3
-    assert len(change_polygons(rasters[0], None, UTM, TRANSFORM, min_score=0.8)) == 3
+    assert len(change_polygons(*rasters, GROUND, min_score=0.75)) == 3
+    assert len(change_polygons(rasters[0], None, GROUND, min_score=0.8)) == 3
 
 
 def test_without_crs(rasters):
-    found = change_polygons(*rasters, None, Affine.identity())
+    found = change_polygons(*rasters, Ground(None, Affine.identity()))
     assert found.crs is None
     assert found["area_m2"].isna().all()
-    assert change_polygons(*rasters, None, Affine.identity(), gsd_m=2)["area_m2"][2] == 4.0
+    assert change_polygons(*rasters, Ground(None, Affine.identity(), 2))["area_m2"][2] == 4.0
     for wish in ({"min_area_m2": 1.0}, {"simplify_m": 1.0}):
         with pytest.raises(UsageError, match="--gsd"):
-            change_polygons(*rasters, None, Affine.identity(), **wish)
+            change_polygons(*rasters, Ground(None, Affine.identity()), **wish)
 
 
 def test_without_probability(rasters):
-    assert change_polygons(rasters[0], None, UTM, TRANSFORM)["score"].isna().all()
+    assert change_polygons(rasters[0], None, GROUND)["score"].isna().all()
 
 
 def test_a_polygon_of_just_the_least_area_is_kept(rasters):
     """Without CRS and with 2 m pixels a single pixel has 4 m2, in floating-point numbers too."""
-    options = {"gsd_m": 2.0, "min_area_m2": 4.0}
-    found = change_polygons(*rasters, None, Affine.identity(), **options)
+    ground = Ground(None, Affine.identity(), 2.0)
+    found = change_polygons(*rasters, ground, min_area_m2=4.0)
     assert found["area_m2"].min() == 4.0
     assert len(found) == 3
-    options["min_area_m2"] = np.nextafter(4.0, 5.0)
-    assert len(change_polygons(*rasters, None, Affine.identity(), **options)) == 2
+    assert len(change_polygons(*rasters, ground, min_area_m2=np.nextafter(4.0, 5.0))) == 2
 
 
 @pytest.mark.parametrize(
@@ -147,12 +148,12 @@ def test_a_polygon_of_just_the_least_area_is_kept(rasters):
 )
 def test_dates_that_cannot_be(rasters, t1, t2, said):
     with pytest.raises(UsageError, match=said):
-        change_polygons(*rasters, UTM, TRANSFORM, t1=t1, t2=t2)
+        change_polygons(*rasters, GROUND, t1=t1, t2=t2)
 
 
 def test_a_date_with_time_is_its_day(rasters):
     dates = {"t1": "2019-05-01T23:59:59+02:00", "t2": "2019-05-01"}
-    found = change_polygons(*rasters, UTM, TRANSFORM, **dates)
+    found = change_polygons(*rasters, GROUND, **dates)
     assert set(found["t1"]) == set(found["t2"]) == {datetime.date(2019, 5, 1)}
 
 
@@ -169,12 +170,12 @@ def test_dates_are_dates(tmp_path, found, suffix, kind):
 
 def test_unknown_kind(rasters):
     with pytest.raises(UsageError, match="expected kind appeared, vanished, changed"):
-        change_polygons(*rasters, UTM, TRANSFORM, kind="new")
+        change_polygons(*rasters, GROUND, kind="new")
 
 
 def test_an_empty_table_has_the_same_types(rasters, tmp_path, found):
     nothing = write(tmp_path / "nothing.tif", np.zeros((40, 60), np.uint8))
-    empty = change_polygons(nothing, rasters[1], UTM, TRANSFORM, min_area_m2=1, simplify_m=1)
+    empty = change_polygons(nothing, rasters[1], GROUND, min_area_m2=1, simplify_m=1)
     assert len(empty) == 0
     pd.testing.assert_series_equal(empty.dtypes, found.dtypes)
     assert empty.crs == found.crs

@@ -43,14 +43,19 @@ def dataset(tmp_path):
     return tmp_path
 
 
+OPTION = "--segmenter-option"
 WORDS = ["--foreground", "building", "--background", "ground"]
 
 
 def label(tmp_path, *more, code=0, backend="precomputed", source="set"):
-    argv = ["pseudolabel", str(tmp_path / source), "--backend", backend, *WORDS, "-q"]
+    argv = ["pseudolabel", str(tmp_path / source), "--segmenter", backend, *WORDS, "-q"]
     if backend in ("precomputed", "fake"):
-        argv += ["--so", f"folder={tmp_path / 'ape'}"]
-    assert main([*argv, *map(str, more)]) == code
+        argv += [OPTION, f"folder={tmp_path / 'ape'}"]
+    try:
+        found = main([*argv, *map(str, more)])
+    except SystemExit as stop:  # argparse
+        found = stop.code
+    assert found == code
 
 
 def test_the_labels_can_be_trained_on(dataset):
@@ -196,14 +201,20 @@ class TestRefusals:
             (["--background", "ground,lake"], 1, r"expected scores of building, ground, lake"),
             (["--foreground", "building,building"], 2, "building repeated"),
             (["--gamma", "1.5"], 2, "expected gamma from 0 to 1, found 1.5"),
-            (["--delta", "-1"], 2, "expected delta of 0 or more"),
+            (["--delta", "-1"], 2, "expected a number of 0 or more"),
             (["--tile-size", "0"], 2, "expected a tile of at least one pixel"),
             (["--tile-size", "9", "--overlap", "9"], 2, "expected an overlap from 0 to below"),
-            (["--gsd", "0"], 2, "expected gsd_m above 0"),
+            (["--gsd", "0"], 2, "expected a number above 0"),
             (["--min-area", "5"], 2, "give --gsd METRES"),
-            (["--so", "nothing"], 2, "expected --so NAME=VALUE"),
-            (["--so", "missing=maybe"], 2, "expected missing=error, zero or complement"),
+            ([OPTION, "nothing"], 2, "expected --segmenter-option NAME=VALUE"),
+            (
+                [OPTION, "missing=maybe"],
+                2,
+                "expected missing=error, zero or complement",
+            ),
             (["--split", "val"], 1, "no split 'val'"),
+            (["--scales", "fast"], 2, "expected --scales only with --checkpoint"),
+            (["--no-gate"], 2, "expected --no-gate only with --checkpoint"),
             (["--overlap", "40", "--tile-size", "32"], 2, "expected an overlap from 0"),
         ],
     )
@@ -219,7 +230,7 @@ class TestRefusals:
     def test_no_backend(self, dataset, capsys):
         with pytest.raises(SystemExit, match="2"):
             main(["pseudolabel", str(dataset / "set")])
-        assert "--checkpoint --backend is required" in capsys.readouterr().err
+        assert "--checkpoint --segmenter is required" in capsys.readouterr().err
 
     def test_no_folders_of_dates(self, dataset, capsys):
         (dataset / "ape" / "t1").rename(dataset / "ape" / "x")
@@ -242,7 +253,7 @@ class TestMissingClasses:
         for date in ("t1", "t2"):
             for path in (dataset / "ape" / date / "ground").iterdir():
                 path.unlink()
-        label(dataset, "-o", dataset / "store", "--so", "missing=complement")
+        label(dataset, "-o", dataset / "store", OPTION, "missing=complement")
         change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
         assert (change == 1).sum() == 2 * SIZE**2
         assert not (change == 255).any()
@@ -251,14 +262,21 @@ class TestMissingClasses:
         for date in ("t1", "t2"):
             for path in (dataset / "ape" / date / "ground").iterdir():
                 path.unlink()
-        label(dataset, "-o", dataset / "store", "--so", "missing=zero")
+        label(dataset, "-o", dataset / "store", OPTION, "missing=zero")
         change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
         assert (change == 255).any()
 
 
 def test_the_fake_backend_and_its_warnings(dataset, capsys):
-    argv = ["pseudolabel", str(dataset / "set"), "--backend", "fake", *WORDS]
-    argv += ["--so", f"folder={dataset / 'ape'}", "--so", "missed=1", "-o", str(dataset / "store")]
+    argv = ["pseudolabel", str(dataset / "set"), "--segmenter", "fake", *WORDS]
+    argv += [
+        OPTION,
+        f"folder={dataset / 'ape'}",
+        OPTION,
+        "missed=1",
+        "-o",
+        str(dataset / "store"),
+    ]
     assert main(argv) == 0
     said = capsys.readouterr().err
     assert "no object of the foreground in any image" in said
@@ -286,7 +304,14 @@ def scene(tmp_path, write_tif):
 
 def test_two_rasters(scene):
     argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), *WORDS, "-q"]
-    argv += ["--backend", "precomputed", "--so", f"folder={scene / 'ape'}", "--min-area", "20"]
+    argv += [
+        "--segmenter",
+        "precomputed",
+        OPTION,
+        f"folder={scene / 'ape'}",
+        "--min-area",
+        "20",
+    ]
     assert main([*argv, "-o", str(scene / "store")]) == 0
     with rasterio.open(scene / "store/vl_change/t1_t2.tif") as dataset:
         change = dataset.read(1)
@@ -301,13 +326,13 @@ def test_scores_on_another_grid_are_refused(scene, capsys):
     with rasterio.open(scene / "ape/t2/t1_t2.tif", "r+") as out:
         out.transform = Affine(0.5, 0, 500_001, 0, -0.5, 5_000_000)
     argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), *WORDS, "-q"]
-    argv += ["--backend", "precomputed", "--so", f"folder={scene / 'ape'}"]
+    argv += ["--segmenter", "precomputed", OPTION, f"folder={scene / 'ape'}"]
     assert main([*argv, "-o", str(scene / "store")]) == 1
     assert "expected the grid of the image" in capsys.readouterr().err
 
 
 def test_two_rasters_need_a_place(scene, capsys):
-    argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), "--backend", "spectral"]
+    argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), "--segmenter", "spectral"]
     assert main(argv) == 2
     assert "expected -o STORE" in capsys.readouterr().err
 

@@ -1,12 +1,23 @@
 """From two rasters to results: what a run says of itself."""
 
+import json
+
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
 
-from rscd import Options, open_pair, predict
+from rscd import Options, open_pair, predict, predict_events
+from rscd.base.errors import UsageError
 from rscd.evaluation.maps import evaluate_maps
+from rscd.export.targets import Targets
+from rscd.inference import network
+from rscd.inference.shipped import shipped_card, shipped_path
+from rscd.labels.from_segmenter import LabelOptions
+from rscd.pipeline import run as run_module
+from rscd.pipeline.run import resolve
+from rscd.segmenters.prompts import parse_prompts
+from rscd.segmenters.segmenter import load_segmenter
 
 DEGREES = Affine(0.01, 0, 10, 0, -0.01, 70)
 QUICK = Options(model="cva", overwrite=True, min_area_m2=0, min_score=0)
@@ -46,6 +57,92 @@ class TestOneChangeOneArea:
         pair = open_pair(*write_change(tmp_path, write_tif, crs=None, transform=None))
         result = predict(pair, [tmp_path / "m.tif"], QUICK)
         assert result.area_m2 is result.changed_area_m2 is None
+
+
+@pytest.fixture
+def pictures(tmp_path, write_tif):
+    return write_change(tmp_path, write_tif, shape=(96, 128), crs=None, transform=None)
+
+
+class TestThePixelSizeIsThePairs:
+    """One size, stated once, measures what is written and is what the provenance says."""
+
+    def recorded(self, path):
+        return json.loads(path.with_name(f"{path.name}.json").read_text())
+
+    def test_of_maps(self, pictures, tmp_path):
+        out = tmp_path / "m.geojson"
+        options = Options(model="cva", pixel_coordinates=True, threshold=0.5)
+        pair = open_pair(*pictures, gsd_m=2.0)
+        result = predict(pair, [out], options)
+        assert result.changed_area_m2 == 4 * result.changed_pixels > 0
+        assert self.recorded(out)["parameters"]["gsd_m"] == 2.0
+        assert pair.whole.pixel_size_m == pair.ground.gsd_m == 2.0
+
+    def test_of_events(self, pictures, tmp_path):
+        """The size once was in two values: NaN areas with 2.0 recorded, or the reverse."""
+        out = tmp_path / "e.geojson"
+        prompts = parse_prompts("building", "road,grass")
+        predict_events(
+            open_pair(*pictures, gsd_m=2.0),
+            [out],
+            load_segmenter("spectral", {}),
+            prompts,
+            LabelOptions(gamma=0.1, instance_threshold=0.0),
+            Options(pixel_coordinates=True),
+        )
+        areas = [one["properties"]["area_m2"] for one in json.loads(out.read_text())["features"]]
+        assert areas
+        assert all(area > 0 and area % 4 == 0 for area in areas)
+        found = self.recorded(out)
+        assert found["rules"]["gsd_m"] == found["segmentation"]["gsd_m"] == 2.0
+
+    def test_options_state_it_for_one_release(self, pictures, tmp_path):
+        with pytest.warns(DeprecationWarning, match="give it to open_pair"):
+            old = Options(model="cva", pixel_coordinates=True, threshold=0.5, gsd_m=2.0)
+        files = [tmp_path / name for name in ("a.geojson", "b.geojson", "c.geojson")]
+        new = Options(model="cva", pixel_coordinates=True, threshold=0.5)
+        predict(open_pair(*pictures), files[:1], old)
+        predict(open_pair(*pictures, old), files[1:2], new)
+        predict(open_pair(*pictures, gsd_m=2.0), files[2:], new)
+        assert len({path.read_bytes() for path in files}) == 1
+        assert len({json.dumps(self.recorded(path)) for path in files}) == 1
+        with pytest.raises(UsageError, match=r"expected one pixel size, found 3 m .* and 2 m"):
+            predict(open_pair(*pictures, gsd_m=3.0), [tmp_path / "d.geojson"], old)
+
+    def test_what_it_cannot_be(self, pictures, tmp_path, write_tif):
+        with pytest.raises(UsageError, match="above 0 metres, found 0"):
+            open_pair(*pictures, gsd_m=0)
+        georeferenced = write_tif(tmp_path / "g.tif", np.ones((3, 8, 8), np.uint8))
+        with pytest.raises(UsageError, match="found pixels of 10 m in the file"):
+            open_pair(georeferenced, georeferenced, gsd_m=0.5)
+
+
+class TestARunIsResolvedOnce:
+    def test_every_default_has_its_value(self, tmp_path, write_tif):
+        pair = open_pair(*write_change(tmp_path, write_tif, shape=(64, 64)))
+        targets = Targets.of([tmp_path / "c.gpkg"], None, None)
+        run = resolve(pair, targets, Options(model="buildings"))
+        card = shipped_card()
+        decided = run.options
+        assert (decided.min_area_m2, decided.min_score) == (card["min_area_m2"], card["min_score"])
+        assert decided.regularize is True
+        asked = Options(model="buildings", threshold=0.3, simplify_m=1.0, min_area_m2=7.0)
+        run = resolve(pair, targets, asked)
+        shown = run.provenance["parameters"]
+        assert (shown["min_area_m2"], shown["min_score"], shown["regularize"]) == (7.0, 0.0, False)
+
+    def test_the_card_is_read_once(self, tmp_path, write_tif, monkeypatch):
+        model = network.load_network(shipped_path(), "cpu", 1)
+        monkeypatch.setattr(run_module, "scene_model", lambda *args, **more: model)
+        asked = []
+        real = network.Network.card
+        monkeypatch.setattr(
+            network.Network, "card", lambda self: (asked.append(self), real(self))[1]
+        )
+        pair = open_pair(*write_change(tmp_path, write_tif, shape=(64, 64)))
+        predict(pair, [tmp_path / "c.gpkg"], Options(model="buildings"))
+        assert asked == [model]
 
 
 class TestSettingsOfTheUser:

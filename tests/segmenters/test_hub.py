@@ -21,7 +21,7 @@ from rscd.segmenters.hub import fetch
 said = {}
 for name, revision in json.loads(sys.argv[1]):
     try:
-        found = fetch(name, revision, alternatives="--backend clipseg")
+        found = fetch(name, revision, alternatives="--segmenter clipseg")
         said[f"{name}@{revision}"] = [found.commit, sorted(p.name for p in found.path.iterdir())]
     except RscdError as error:
         said[f"{name}@{revision}"] = f"{type(error).__name__}: {error}"
@@ -136,7 +136,7 @@ def test_what_the_hub_refuses(address, tmp_path):
     assert gated.startswith("ModelError: expected access to the gated model 'owner/gated'")
     assert "no token was found" in gated
     assert "accept the licence" in gated
-    assert gated.endswith("--backend clipseg")
+    assert gated.endswith("--segmenter clipseg")
     assert "found no 'owner/nothing'; check the spelling" in said["owner/nothing@None"]
     assert "found no 'tiny/clipseg' (revision no-such)" in said["tiny/clipseg@no-such"]
     told = python(FETCH, tmp_path, address, json.dumps(wanted[:1]), HF_TOKEN="hf_x")

@@ -57,7 +57,10 @@ class TestOptions:
             load_segmenter("precomputed", {"dir": "x"})
 
     def test_missing_option(self):
-        with pytest.raises(UsageError, match="options of precomputed: expected folder, found none"):
+        with pytest.raises(
+            UsageError,
+            match=r"options of precomputed \(--segmenter-option\): expected folder, found none",
+        ):
             load_segmenter("precomputed")
 
     def test_text_is_read_as_the_type_of_the_field(self, tmp_path):

@@ -1,4 +1,4 @@
-"""``rscd predict FOLDER FOLDER``: what fails stops nothing, what is finished is not done again."""
+"""Two folders for two rasters: what fails stops nothing, what is finished is not done again."""
 
 import json
 import shutil
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rscd.cli import main, predict_folders
+from rscd import cli
+from rscd.cli import folders, main
 from rscd.data.images import write_picture
 
 N = 3
@@ -77,6 +78,15 @@ def test_the_same_command_again_changes_nothing(days: Path, capsys: Any) -> None
     assert states(run(capsys, "--overwrite")[1]) == ["done"] * N
 
 
+def test_another_process_skips_what_is_finished(
+    days: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Functions of the parser, whose addresses differ, are no part of the recipe."""
+    assert run(capsys)[0] == 0
+    monkeypatch.setattr(cli, "run_command", lambda line: None)
+    assert states(run(capsys)[1]) == ["skipped"] * N
+
+
 def test_a_missing_output_is_made_again(days: Path, capsys: Any) -> None:
     run(capsys)
     (days / "out" / "2.png").unlink()
@@ -119,7 +129,7 @@ def test_results_of_another_recipe_are_never_kept_in_silence(
 
 def test_a_record_cut_short_costs_no_more_than_its_line(days: Path, capsys: Any) -> None:
     run(capsys)
-    record = days / "out" / predict_folders.RECORD
+    record = days / "out" / folders.RECORD
     record.write_bytes(record.read_bytes()[:-40])
     code, document, _ = run(capsys)
     assert states(document) == ["skipped", "skipped", "failed"]

@@ -1,4 +1,4 @@
-"""``rscd predict FOLDER FOLDER``: every picture of one folder with that of the same name."""
+"""Two folders in place of two rasters: every picture with that of the same name."""
 
 import argparse
 import hashlib
@@ -7,7 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +17,37 @@ from rscd.cli.options import Shown, emit_json, refuse_failed
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
+    from rscd.pipeline.run import Options
 
 log = logging.getLogger(__name__)
 
 NAME = "{name}"
 STATES = ("done", "skipped", "failed")
 RECORD = ".rscd-folders.jsonl"
+EXTRA = ("prob", "preview", "flow")
+"""Arguments that name one more output each, of commands that have them."""
+
 WITHOUT_EFFECT = frozenset(
     {
-        *("output", "prob", "preview", "flow"),
-        *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "run", "rest"),
+        *("output", *EXTRA),
+        *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "rest"),
         *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
     }
 )
 """Arguments that do not decide what is written; t1 and t2 are described by their content."""
 
-FILES = frozenset({"model", "aoi", "so"})
+OF_THE_PARSER = frozenset({"run", "run_command", "parser"})
+"""No arguments at all."""
+
+FILES = frozenset({"model", "aoi", "segmenter_option"})
 """Arguments that may name files or folders, whose content decides too."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
-EPILOG = """\
+MORE = """\
 Folders of pictures, such as the frames of two drives, go pair by pair; {name} in what is written
 becomes the name of the picture. A pair that fails does not stop the others; the same command again
-does what is missing:
-  rscd predict day1/ day2/ -m scene.ckpt -o 'change/{name}.png' --flow 'flow/{name}.tif'
-"""
+does what is missing:"""
 
 
 def are_folders(t1: str, t2: str) -> bool:
@@ -55,6 +60,36 @@ def are_folders(t1: str, t2: str) -> bool:
     if found[0] != found[1]:
         raise UsageError(f"expected two rasters or two folders, found one of each: {t1}, {t2}")
     return all(found)
+
+
+def run_all(
+    args: argparse.Namespace,
+    options: "Options",
+    open_scene: "Callable[[argparse.Namespace, Options], ScenePair]",
+    run_pair: "Callable[[argparse.Namespace, ScenePair, Options], Shown]",
+) -> None:
+    """Carry out a command for its two rasters, or for all of two folders.
+
+    Args:
+        args: of the command.
+        options: what they come to, for every pair.
+        open_scene: the pair of one command.
+        run_pair: the command for one pair.
+
+    Raises:
+        RscdError: see `run_folders` and what is given.
+    """
+
+    def open_one(one: argparse.Namespace) -> "ScenePair":
+        return open_scene(one, options)
+
+    def run_one(one: argparse.Namespace, pair: "ScenePair") -> Shown:
+        return run_pair(one, pair, replace(options, overwrite=one.overwrite))
+
+    if are_folders(args.t1, args.t2):
+        run_folders(args, open_one, run_one)
+    else:
+        run_one(args, open_one(args)).emit(as_json=args.json)
 
 
 def run_folders(
@@ -77,7 +112,7 @@ def run_folders(
             do not fit the first pair.
         DataError: at the end, when pairs failed; it names them.
     """
-    named = _outputs(args)
+    named = outputs_of(args)
     fixed = [path for path in named if NAME not in path]
     if fixed:
         raise UsageError(
@@ -109,15 +144,17 @@ def run_folders(
     refuse_failed([one["name"] for one in told if one["state"] == "failed"], len(pairs))
 
 
-def _outputs(args: argparse.Namespace) -> list[str]:
-    return [*args.output, *filter(None, (args.prob, args.preview, args.flow))]
+def outputs_of(args: argparse.Namespace) -> list[str]:
+    """All files that a command names to be written."""
+    return [*args.output, *filter(None, (getattr(args, name, None) for name in EXTRA))]
 
 
 def _of_pair(args: argparse.Namespace, t1: Path, t2: Path) -> argparse.Namespace:
     """The command for one pair."""
     one = {
-        name: None if (path := getattr(args, name)) is None else path.replace(NAME, t1.stem)
-        for name in ("prob", "preview", "flow")
+        name: path.replace(NAME, t1.stem)
+        for name in EXTRA
+        if (path := getattr(args, name, None)) is not None
     }
     output = [path.replace(NAME, t1.stem) for path in args.output]
     return argparse.Namespace(**vars(args) | one | {"t1": str(t1), "t2": str(t2), "output": output})
@@ -133,7 +170,7 @@ def _run_or_skip(
     pair = open_one(one)
     if one.dry_run:
         return "planned", run_one(one, pair)
-    outputs = _outputs(one)
+    outputs = outputs_of(one)
     recipe = _recipe(one, pair)
     if not one.overwrite:
         ours = finished.state(name, recipe, outputs)
@@ -153,9 +190,9 @@ def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
     options = {
         name: _with_content(value) if name in FILES else value
         for name, value in sorted(vars(one).items())
-        if name not in WITHOUT_EFFECT
+        if name not in WITHOUT_EFFECT | OF_THE_PARSER
     }
-    text = json.dumps([describe_pair(pair), options], sort_keys=True, default=str)
+    text = json.dumps([describe_pair(pair), options], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -19,6 +19,7 @@ from rscd.segmenters.segmenter import SEGMENTERS, load_segmenter
 GRID = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 BOTH, NEW, GONE = (4, 4), (30, 36), (8, 40)
 SIZE = 16
+OPTION = "--segmenter-option"
 WORDS = ["--foreground", "building", "--background", "ground"]
 
 
@@ -40,15 +41,19 @@ def scene(tmp_path, write_tif):
     return tmp_path
 
 
-def predict(scene, *more, code=0, backend="precomputed", words=WORDS):
-    argv = ["predict", str(scene / "t1.tif"), str(scene / "t2.tif"), "-m", f"ceg:{backend}", *words]
-    if backend in ("precomputed", "fake"):
-        argv += ["--so", f"folder={scene / 'ape'}"]
-    assert main([*argv, *map(str, more)]) == code
+def events(scene, *more, code=0, segmenter="precomputed", words=WORDS):
+    argv = ["events", str(scene / "t1.tif"), str(scene / "t2.tif"), "--segmenter", segmenter]
+    if segmenter in ("precomputed", "fake"):
+        argv += [OPTION, f"folder={scene / 'ape'}"]
+    try:
+        found = main([*argv, *words, *map(str, more)])
+    except SystemExit as stop:  # argparse
+        found = stop.code
+    assert found == code
 
 
 def test_events_become_polygons(scene, capsys):
-    predict(scene, "-o", scene / "events.gpkg", "--t1-date", "2019-01-01", "--json")
+    events(scene, "-o", scene / "events.gpkg", "--t1-date", "2019-01-01", "--json")
     told = json.loads(capsys.readouterr().out)
     assert (told["appeared"], told["vanished"]) == (1, 1)
     assert told["objects_t1"] == 2
@@ -68,49 +73,56 @@ def test_events_become_polygons(scene, capsys):
 
 def test_without_change_the_layer_is_there_and_empty(scene):
     (scene / "ape/t2/t1_t2.tif").write_bytes((scene / "ape/t1/t1_t2.tif").read_bytes())
-    predict(scene, "-o", scene / "events.geojson", "-o", scene / "events.parquet", "-q")
+    events(scene, "-o", scene / "events.geojson", "-o", scene / "events.parquet", "-q")
     assert json.loads((scene / "events.geojson").read_text())["features"] == []
     assert len(geopandas.read_parquet(scene / "events.parquet")) == 0
 
 
 def test_small_events_are_left_out_of_the_result_alone(scene, capsys):
-    predict(scene, "-o", scene / "a.gpkg", "--min-area", 100, "--json")
+    events(scene, "-o", scene / "a.gpkg", "--min-area", 100, "--json")
     assert json.loads(capsys.readouterr().out)["objects_t1"] == 2
     assert len(geopandas.read_file(scene / "a.gpkg")) == 0
 
 
-@pytest.mark.parametrize("backend", ["spectral", "fake"])
-def test_backends_without_weights(scene, backend, capsys):
+@pytest.mark.parametrize("segmenter", ["spectral", "fake"])
+def test_segmenters_without_weights(scene, segmenter, capsys):
     words = ["--foreground", "building", "--background", "road,grass"]
-    words = WORDS if backend == "fake" else words
-    predict(scene, "-o", scene / "a.gpkg", backend=backend, words=words)
+    words = WORDS if segmenter == "fake" else words
+    events(scene, "-o", scene / "a.gpkg", segmenter=segmenter, words=words)
     assert "is for demonstration: quote no accuracy" in capsys.readouterr().err
     kinds = set(geopandas.read_file(scene / "a.gpkg")["kind"])
     assert kinds <= {"appeared", "vanished"}
-    assert backend == "spectral" or kinds == {"appeared", "vanished"}
+    assert segmenter == "spectral" or kinds == {"appeared", "vanished"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["sam3", "clipseg"])
-def test_a_tiny_model(scene, backend, request):
-    folder = request.getfixturevalue(f"{backend}_folder")
-    model = ["--so", f"model={folder}", "--device", "cpu", "--gamma", "0.1"]
-    predict(scene, "-o", scene / "a.gpkg", *model, "-q", backend=backend)
+@pytest.mark.parametrize("segmenter", ["sam3", "clipseg"])
+def test_a_tiny_model(scene, segmenter, request):
+    folder = request.getfixturevalue(f"{segmenter}_folder")
+    model = [OPTION, f"model={folder}", "--device", "cpu", "--gamma", "0.1"]
+    events(scene, "-o", scene / "a.gpkg", *model, "-q", segmenter=segmenter)
     assert "iou_sum" in geopandas.read_file(scene / "a.gpkg")
 
 
 def test_slow_runs_must_be_asked_for(scene, capsys, sam3_folder, monkeypatch):
     monkeypatch.setattr("rscd.segmenters.sam3.Sam3.seconds_per_view", lambda self, prompts: 3600.0)
-    model = ["--so", f"model={sam3_folder}", "--device", "cpu", "-o", scene / "a.gpkg"]
-    predict(scene, *model, backend="sam3", code=2)
+    model = [
+        OPTION,
+        f"model={sam3_folder}",
+        "--device",
+        "cpu",
+        "-o",
+        scene / "a.gpkg",
+    ]
+    events(scene, *model, segmenter="sam3", code=2)
     said = capsys.readouterr().err
     assert "about 2.0 hours (2 windows of 3600 s) on this CPU" in said
     assert "--allow-slow-cpu" in said
-    predict(scene, *model, "--allow-slow-cpu", "-q", backend="sam3")
+    events(scene, *model, "--allow-slow-cpu", "-q", segmenter="sam3")
 
 
 def test_a_plan(scene, capsys):
-    predict(scene, "-o", scene / "a.gpkg", "--dry-run", "--json", "--tile-size", 40)
+    events(scene, "-o", scene / "a.gpkg", "--dry-run", "--json", "--tile-size", 40)
     told = json.loads(capsys.readouterr().out)
     assert told["windows_per_date"] == 4
     assert not (scene / "a.gpkg").exists()
@@ -120,20 +132,30 @@ def test_a_plan(scene, capsys):
     ("more", "code", "message"),
     [
         (["-o", "{}/a.tif"], 2, r"expected vector files .* found .*a\.tif"),
-        (["-o", "{}/a.gpkg", "--prob", "{}/p.tif"], 2, "expected no --prob with -m ceg"),
-        (["-o", "{}/a.gpkg", "--threshold", "0.5"], 2, "expected no --threshold with -m ceg"),
-        (["-o", "{}/a.gpkg", "--max-memory", "2GB"], 2, "expected no --max-memory with -m ceg"),
+        (["-o", "{}/a.gpkg", "--prob", "{}/p.tif"], 2, "unrecognized arguments: --prob"),
+        (["-o", "{}/a.gpkg", "--threshold", "0.5"], 2, "unrecognized arguments: --threshold"),
+        (["-o", "{}/a.gpkg", "--max-memory", "2GB"], 2, "unrecognized arguments: --max-memory"),
         (["-o", "{}/a.gpkg", "--gsd", "3"], 2, "expected --gsd with images without georef"),
         (["-o", "{}/a.gpkg", "--background", ""], 2, "found an empty one"),
-        (["-o", "{}/t1.tif.gpkg", "--so", "folder=/no/such"], 1, "expected a folder of segment"),
-        (["-o", "{}/a.gpkg", "-m", "ceg"], 2, "expected -m ceg:BACKEND with one of sam3"),
-        (["-o", "{}/a.gpkg", "-m", "ceg:sam4"], 2, "expected a backend among sam3"),
+        (
+            ["-o", "{}/t1.tif.gpkg", OPTION, "folder=/no/such"],
+            1,
+            "expected a folder of segment",
+        ),
+        (["-o", "{}/a.gpkg", "--segmenter", ""], 2, "expected a backend among sam3"),
+        (["-o", "{}/a.gpkg", "--segmenter", "sam4"], 2, "expected a backend among sam3"),
+        (
+            ["-o", "{}/a.gpkg", "--kinds", "kept"],
+            2,
+            "expected --kinds only with two layers",
+        ),
+        (["-o", "{}/a.gpkg", "--crs", "EPSG:4326"], 2, "expected --crs only with two layers"),
         (["-o", "{}/a.geojson", "--lco", "NO_SUCH=1"], 2, "NO_SUCH"),
         (["-o", "{}/a.gpkg", "--gamma", "2"], 2, "expected gamma from 0 to 1"),
     ],
 )
 def test_refusals(scene, capsys, more, code, message):
-    predict(scene, *(str(text).format(scene) for text in more), code=code)
+    events(scene, *(str(text).format(scene) for text in more), code=code)
     said = capsys.readouterr().err.splitlines()[-1]
     assert re.search(message, said), said
     assert sorted(path.name for path in scene.iterdir()) == ["ape", "t1.tif", "t2.tif"]
@@ -143,7 +165,7 @@ def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
     from types import SimpleNamespace
 
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
-    predict(scene, "-o", scene / "a.gpkg", code=2)
+    events(scene, "-o", scene / "a.gpkg", code=2)
     assert "take a part with --bbox or --aoi" in capsys.readouterr().err
 
 
@@ -157,8 +179,8 @@ def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monke
     loaded = []
     real = precomputed.build
     monkeypatch.setattr(precomputed, "build", lambda o: (loaded.append(o), real(o))[1])
-    argv = ["predict", str(tmp_path / "t1"), str(tmp_path / "t2"), "-m", "ceg:precomputed", *WORDS]
-    argv += ["--so", f"folder={scene / 'ape'}", "-q"]
+    argv = ["events", str(tmp_path / "t1"), str(tmp_path / "t2"), *WORDS]
+    argv += ["--segmenter", "precomputed", OPTION, f"folder={scene / 'ape'}", "-q"]
     assert main([*argv, "-o", str(tmp_path / "all.gpkg")]) == 2
     assert "expected {name} in what is written" in capsys.readouterr().err
     assert main([*argv, "-o", str(tmp_path / "{name}.gpkg")]) == 0
@@ -214,14 +236,14 @@ def burnt(path, shape):
 
 
 @pytest.mark.parametrize(
-    ("backend", "more"),
+    ("segmenter", "more"),
     [("precomputed", []), ("precomputed", ["--tile-size", 24]), ("spectral", [])],
 )
-def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(scene, backend, more, capsys):
-    words = WORDS if backend == "precomputed" else ["--foreground", "building", *WORDS[2:]]
-    words = words if backend == "precomputed" else [*words[:2], "--background", "road,grass"]
+def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(scene, segmenter, more, capsys):
+    words = WORDS if segmenter == "precomputed" else ["--foreground", "building", *WORDS[2:]]
+    words = words if segmenter == "precomputed" else [*words[:2], "--background", "road,grass"]
     more = [*more, "--overwrite", "--json", "-q"]
-    predict(scene, "-o", scene / "whole.gpkg", *more, backend=backend, words=words)
+    events(scene, "-o", scene / "whole.gpkg", *more, segmenter=segmenter, words=words)
     whole = burnt(scene / "whole.gpkg", (64, 64))
     assert whole.any()
     parts = np.zeros((64, 64), np.uint8)
@@ -229,7 +251,7 @@ def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(scene, backe
         for cols in ((0, 43), (43, 64)):
             box = bbox(rows, cols)
             path = scene / "part.gpkg"
-            predict(scene, "-o", path, box, *more, backend=backend, words=words)
+            events(scene, "-o", path, box, *more, segmenter=segmenter, words=words)
             found = burnt(path, (64, 64))
             assert not found[: rows[0]].any()
             parts |= found
@@ -238,7 +260,7 @@ def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(scene, backe
 
 def test_an_object_that_an_area_cuts_is_flagged(scene, capsys):
     box = bbox((NEW[0] - 4, NEW[0] + 6), (NEW[1] - 4, NEW[1] + 6))
-    predict(scene, "-o", scene / "a.gpkg", box, "--json")
+    events(scene, "-o", scene / "a.gpkg", box, "--json")
     told = json.loads(capsys.readouterr().out)
     assert (told["appeared"], told["objects_t1"], told["objects_t2"]) == (1, 0, 1)
     table = geopandas.read_file(scene / "a.gpkg")

@@ -1,12 +1,22 @@
-"""The half of ``rscd pseudolabel`` that looks for words in each date: ``--backend``."""
+"""The half of ``rscd pseudolabel`` that looks for words in each date: ``--segmenter``."""
 
 import argparse
 import logging
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import emit, emit_json, refuse_failed
-from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
+from rscd.cli.options import emit, emit_json, not_negative, refuse_failed
+from rscd.cli.parser import Parser
+from rscd.cli.scene import add_size
+from rscd.cli.segmenting import MORE as SEGMENTERS
+from rscd.cli.segmenting import (
+    USE,
+    add_rare_segmenting,
+    add_segmenting,
+    label_options,
+    prompts_of,
+    segmenter_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,57 +26,57 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EPILOG = """\
-With --backend, a segmenter looks for words in each date, and objects that are there at one date
-only become change labels: vl_change/ (0, 1, 255 = ignore), vl_t1/ and vl_t2/, in STORE or beside
-the dates. The segmentations stay in STORE: an interrupted run goes on, and another --gamma or
---delta costs no segmentation.
+MORE = f"""\
+With --segmenter, words are looked for in each date, and objects that are there at one date only
+become change labels: vl_change/ (0, 1, 255 = ignore), vl_t1/ and vl_t2/, in STORE or beside the
+dates. The segmentations stay in STORE: an interrupted run goes on, and another --gamma or --delta
+costs no segmentation.
 
-Backends: sam3 (wants a GPU), clipseg, precomputed (rasters of another program, --so folder=DIR),
-spectral (no weights; for demonstration only), fake (--so folder=DIR). sam3 and clipseg need
-pip install "rscd[vlm]".
-
-  rscd pseudolabel LEVIR-CD --backend sam3 -o levir_vl
-  rscd pseudolabel t1.tif t2.tif --backend precomputed --so folder=ape -o store
-"""
+{SEGMENTERS}"""
 
 
-def add_backend(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that go with ``--backend``."""
-    group = add_segmenting(parser, "with --backend")
-    group.add_argument(
-        "-o",
-        "--output",
-        metavar="STORE",
-        help="folder for the result, also with --checkpoint (default: in the dataset)",
-    )
-    group.add_argument(
+def add_segmenter(parser: Parser) -> None:
+    """Declare the arguments that go with ``--segmenter``."""
+    group = parser.group("with --segmenter", use=USE)
+    add_segmenting(group)
+    add_size(group)
+    rare = parser.group("more with --segmenter", use=USE, rare=True)
+    rare.add_argument(
         "--gamma-seg",
         type=float,
         metavar="0..1",
         help="as --gamma, for vl_t1 and vl_t2 (default: the same)",
     )
-    group.add_argument(
-        "--min-area", type=float, default=0.0, metavar="M2", help="leave out smaller objects"
+    rare.add_argument(
+        "--delta",
+        type=not_negative,
+        default=0.0,
+        metavar="IOU",
+        help="IoU sum up to which an object appeared or vanished (default 0)",
     )
-    group.add_argument("--tile-size", type=int, metavar="N", help="side of a window in pixels")
-    group.add_argument(
-        "--gsd", type=float, metavar="METRES", help="pixel size, where images do not tell"
+    rare.add_argument(
+        "--min-area",
+        type=not_negative,
+        default=0.0,
+        metavar="M2",
+        help="smaller objects take no part",
     )
+    add_rare_segmenting(rare)
 
 
-def run_backend(args: argparse.Namespace) -> None:
+def run_segmenter(args: argparse.Namespace) -> None:
     """Segment, label, and say what came of it."""
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
     from pathlib import Path
 
     from rscd.cli.progress import progress_bar
     from rscd.labels.from_segmenter import generate
 
-    prompts, options = prompts_of(args), label_options(args)
+    prompts = prompts_of(args)
+    options = replace(label_options(args), gamma_seg=args.gamma_seg, min_object_m2=args.min_area)
     store = Path(args.output) if args.output else Path(args.dataset) / "vl_store"
     pairs = _pairs(args, prompts, store)
-    segmenter = segmenter_of(args, args.backend)
+    segmenter = segmenter_of(args)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         summary = generate(
             pairs,
@@ -115,9 +125,9 @@ def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "li
     bands = None if args.bands is None else parse_bands(args.bands)
     if args.t2 is None:
         out = Path(args.output) if args.output else None
-        return folder_pairs(Path(args.dataset), out, args.split, bands)
+        return folder_pairs(Path(args.dataset), out, args.split, bands, args.gsd)
     if args.output is None or args.split is not None:
         raise UsageError("expected -o STORE and no --split with two rasters; correct the options")
-    pair = ScenePair.open(args.dataset, args.t2, bands=bands)
+    pair = ScenePair.open(args.dataset, args.t2, bands=bands, gsd_m=args.gsd)
     check_memory(pair, prompts, "cut the rasters into parts, or take fewer prompts")
     return [scene_pair(pair, store)]

@@ -1,0 +1,107 @@
+"""``rscd events T1 T2 --segmenter NAME``: objects that appeared or vanished, by words."""
+
+import argparse
+import logging
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+from rscd.cli import folders
+from rscd.cli.options import Shown, add_device, fraction
+from rscd.cli.parser import Parser
+from rscd.cli.scene import add_scene, add_size, open_scene, scene_options
+from rscd.cli.segmenting import (
+    USE,
+    add_rare_segmenting,
+    add_segmenting,
+    label_options,
+    prompts_of,
+    segmenter_of,
+)
+
+if TYPE_CHECKING:
+    from rscd.geo.scene import ScenePair
+    from rscd.pipeline.objects import EventRun
+    from rscd.pipeline.run import Options
+    from rscd.segmenters.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+MORE = f"""\
+With --segmenter, words are looked for in each of two rasters, and whole objects that are there at
+one date only are reported: kind (appeared, vanished), class, score, iou_sum and flags.
+
+{folders.MORE}
+  rscd events day1/ day2/ --segmenter buildings -o 'events/{{name}}.gpkg'
+"""
+
+
+def add_images(parser: Parser) -> None:
+    """Declare the arguments that go with ``--segmenter``."""
+    group = parser.group("two rasters", use=USE)
+    group.add_argument(
+        "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
+    )
+    add_segmenting(group)
+    add_size(group)
+    rare = parser.group("more on segmenters", use=USE, rare=True)
+    add_rare_segmenting(rare)
+    rare.add_argument(
+        "--min-score", type=fraction, metavar="0..1", help="leave out events of a lower score"
+    )
+    add_device(rare)
+    rare.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    add_scene(parser.group("two rasters as a scene", use=USE, rare=True))
+
+
+def run_images(args: argparse.Namespace) -> None:
+    """Carry out the command for a pair of rasters, or for each of two folders."""
+    from rscd.export.targets import keep_inputs
+
+    load = cache(partial(segmenter_of, args))  # once, when first needed
+
+    def run_one(one: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
+        keep_inputs(one.output, [one.aoi] if one.aoi else [])
+        return _run_pair(one, pair, options, load)
+
+    folders.run_all(args, scene_options(args), open_scene, run_one)
+
+
+def _run_pair(
+    args: argparse.Namespace,
+    pair: "ScenePair",
+    options: "Options",
+    load: "Callable[[], Segmenter]",
+) -> Shown:
+    from dataclasses import asdict
+
+    from rscd.cli.progress import progress_bar
+    from rscd.pipeline.objects import carry_out, resolve_events
+
+    prompts, rules = prompts_of(args), label_options(args)
+    run = resolve_events(pair, args.output, load, prompts, rules, options)
+    if args.dry_run:
+        return _plan(run)
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        result = asdict(carry_out(run, allow_slow=args.allow_slow_cpu, progress=progress))
+    if not args.json:
+        log.info(
+            "%(appeared)d objects appeared, %(vanished)d vanished, of %(objects_t1)d at t1 and "
+            "%(objects_t2)d at t2; %(reliable).1f %% of the pixels are reliable at gamma "
+            "%(gamma)g; %(seconds).1f s",
+            result,
+        )
+    return Shown(result, result["outputs"])
+
+
+def _plan(run: "EventRun") -> Shown:
+    height, width = run.pair.shape_hw
+    plan = {
+        "model": run.model,
+        "alignment": run.pair.alignment,
+        "size": [width, height],
+        "windows_per_date": len(run.view.windows),
+        "tile_size": run.rules.tile,
+        "gamma": run.rules.gamma,
+    }
+    return Shown(plan, [f"{name}: {value}" for name, value in plan.items()])

@@ -1,0 +1,158 @@
+"""The parser of all commands: errors of one line, help that fits a screen."""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from rscd.base.border import shown
+from rscd.base.errors import UsageError
+from rscd.base.redact import redacted
+
+WIDTH = 78
+"""Columns of the list of options that ``--help`` leaves out."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's arguments, in groups.
+
+    A group may be rare: ``--help`` names its options, ``--help-all`` explains them. A group may
+    belong to one use of the command: `refuse_idle` refuses its options in any other.
+    """
+
+    def __init__(self, *args: Any, more: str = "", **options: Any) -> None:
+        """As `argparse.ArgumentParser`.
+
+        Args:
+            args: likewise.
+            more: stands below the epilog in ``--help-all``.
+            options: likewise.
+        """
+        super().__init__(*args, formatter_class=_Formatter, **options)
+        self._more = more
+        self._rare: list[argparse._ArgumentGroup] = []
+        self._uses: list[tuple[str, argparse._ArgumentGroup]] = []
+
+    def group(
+        self, title: str, *, use: str | None = None, rare: bool = False
+    ) -> argparse._ArgumentGroup:
+        """Declare a group of options.
+
+        Args:
+            title: its heading.
+            use: the only use of the command in which they count; None: in all.
+            rare: whether ``--help`` only names them.
+        """
+        group = self.add_argument_group(title)
+        if use is not None:
+            self._uses.append((use, group))
+        if rare:
+            if not self._rare:
+                self.add_argument("--help-all", action=_HelpAll, help="explain every option")
+            self._rare.append(group)
+        return group
+
+    def refuse_idle(self, args: argparse.Namespace, use: str) -> None:
+        """Refuse options that would do nothing.
+
+        Args:
+            args: as parsed.
+            use: the one that was asked for, of those of the groups.
+
+        Raises:
+            UsageError: an option of another use was given.
+        """
+        for other, group in self._uses:
+            if other != use:
+                self.refuse(args, [one.dest for one in group._group_actions], other, use)
+
+    def refuse(self, args: argparse.Namespace, names: Iterable[str], use: str, found: str) -> None:
+        """Refuse some options, if they were given.
+
+        Args:
+            args: as parsed.
+            names: of the options, as attributes of ``args``.
+            use: in which alone they count, for the message.
+            found: the use that was asked for, for the message.
+
+        Raises:
+            UsageError: one of them was given.
+        """
+        for action in self._actions:
+            if action.dest in names and getattr(args, action.dest) != action.default:
+                name = next(text for text in action.option_strings if text.startswith("--"))
+                raise UsageError(f"expected {name} only with {use}, found {found}; drop it")
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with exit code 2."""
+        say(f"{message}; see {self.prog} --help")
+        sys.exit(2)
+
+    def format_help(self) -> str:
+        """What ``--help`` prints."""
+        return self._help(everything=False)
+
+    def format_help_all(self) -> str:
+        """What ``--help-all`` prints."""
+        return self._help(everything=True)
+
+    def _help(self, *, everything: bool) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(textwrap.fill(self.description or "", WIDTH))
+        left_out = [] if everything else self._rare
+        for group in self._action_groups:
+            if group not in left_out:
+                formatter.start_section(group.title)
+                formatter.add_arguments(group._group_actions)
+                formatter.end_section()
+        if left_out:
+            named = (
+                textwrap.fill(
+                    f"{group.title}: {', '.join(map(_long_name, group._group_actions))}",
+                    WIDTH,
+                    initial_indent="  ",
+                    subsequent_indent="    ",
+                    break_on_hyphens=False,
+                )
+                for group in left_out
+            )
+            formatter.add_text("\n".join(["more options (--help-all explains them):", *named]))
+        formatter.add_text(self.epilog)
+        if everything and self._more:
+            formatter.add_text(self._more)
+        return formatter.format_help()
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """The metavar stands once behind all names of an option, as in Python 3.13."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=27)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        metavar = self._get_default_metavar_for_optional(action)
+        return f"{', '.join(action.option_strings)} {self._format_args(action, metavar)}"
+
+
+class _HelpAll(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert isinstance(parser, Parser)
+        sys.stdout.write(parser.format_help_all())
+        parser.exit()
+
+
+def _long_name(action: argparse.Action) -> str:
+    return action.option_strings[-1] if len(action.option_strings) < 3 else action.option_strings[0]
+
+
+def say(message: object) -> None:
+    """One line on stderr."""
+    line = shown(" ".join(redacted(str(message)).split()))
+    print(f"rscd: {line}", file=sys.stderr)  # noqa: T201
