@@ -18,11 +18,14 @@ from rscd.base.types import IGNORE, ByteArray, FloatArray
 from rscd.data.plots import to_rgb
 from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder
+from rscd.export.style import ERROR_COLOURS
 
 COLOURS = {
-    "true positive": (1.0, 1.0, 1.0),
-    "false positive": (0.90, 0.22, 0.16),
-    "false negative": (0.20, 0.55, 1.0),
+    name: tuple(part / 255 for part in rgb)
+    for name, (_, rgb) in zip(
+        ("true positive", "false positive", "false negative"), ERROR_COLOURS, strict=True
+    )
+} | {
     "true negative": (0.0, 0.0, 0.0),
     "not counted": (0.42, 0.42, 0.42),
 }
