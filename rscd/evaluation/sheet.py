@@ -20,12 +20,16 @@ from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder
 from rscd.export.style import ERROR_COLOURS
 
+
+def _as_in_layer(kind: str) -> tuple[float, float, float]:
+    red, green, blue = dict(ERROR_COLOURS)[kind]
+    return red / 255, green / 255, blue / 255
+
+
 COLOURS = {
-    name: tuple(part / 255 for part in rgb)
-    for name, (_, rgb) in zip(
-        ("true positive", "false positive", "false negative"), ERROR_COLOURS, strict=True
-    )
-} | {
+    "true positive": _as_in_layer("true"),
+    "false positive": _as_in_layer("false"),
+    "false negative": _as_in_layer("missed"),
     "true negative": (0.0, 0.0, 0.0),
     "not counted": (0.42, 0.42, 0.42),
 }
