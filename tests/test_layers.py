@@ -34,8 +34,8 @@ ROOMS = (
 
 STRANGERS: dict[str, set[str]] = {
     "models": {"geo"},
-    "metrics": {"geo", "models"},
-    "methods": {"geo", "metrics"},
+    "metrics": {"models"},
+    "methods": {"metrics"},
     "data": {"models", "metrics", "methods", "inference"},
     "synthetic": {"models", "metrics", "methods", "inference"},
     "segmenters": {"models", "metrics", "methods", "synthetic"},

@@ -279,6 +279,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(data: Any) -> str:
+    """SHA-256 of plain data in canonical form, hexadecimal."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=list)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def by_stem(folder: Path, suffixes: Container[str]) -> dict[str, Path]:
     """The files of a folder by their names without suffix, sorted.
 

@@ -255,9 +255,9 @@ def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
     return coding.decode(label.values, label.known)
 
 
-_meaning: dict[Path, dict[bool, str]] = {}
+_meaning: dict[tuple[Path, bool], tuple[Path, int]] = {}
 """By folder: a file in which 255 means change (True) and one in which it means ignore (False), as
-far as this process has read them."""
+far as this process has read them, and when they were changed."""
 
 
 def check_agreement(label: StoredLabel, coding: Coding, rule: MaskRule = "strict") -> None:
@@ -272,16 +272,16 @@ def check_agreement(label: StoredLabel, coding: Coding, rule: MaskRule = "strict
     found = rule == "strict" or (isinstance(rule, Values) and rule.change is None)
     if not found or label.nodata == IGNORE or IGNORE in named:
         return
-    path = label.path
-    seen = _meaning.setdefault(path.parent, {})
-    for means_change, values in ((True, coding.change), (False, coding.unknown)):
-        if IGNORE in values:
-            seen.setdefault(means_change, path.name)
-    if len(seen) == 2:
-        del _meaning[path.parent]  # the files may be mended before they are read again
+    path, means_change = label.path, IGNORE in coding.change
+    if not means_change and IGNORE not in coding.unknown:
+        return
+    _meaning[path.parent, means_change] = path, path.stat().st_mtime_ns
+    other, changed = _meaning.get((path.parent, not means_change), (path, 0))
+    if other != path and other.is_file() and other.stat().st_mtime_ns == changed:
+        alone, beside = (path, other) if means_change else (other, path)
         raise DataError(
-            f"{path.parent}: expected one meaning of 255, found 0 and 255 alone in {seen[True]} "
-            f"and 1 beside 255 in {seen[False]}; say which it is, such as mask_values="
+            f"{path.parent}: expected one meaning of 255, found 0 and 255 alone in {alone.name} "
+            f"and 1 beside 255 in {beside.name}; say which it is, such as mask_values="
             "{0: 0, 1: 1, 255: 255}"
         )
 

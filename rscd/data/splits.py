@@ -5,7 +5,6 @@ this package. Where the list files are there, :func:`published_split` reads and 
 otherwise :func:`labeled_split` draws as many pairs by a stated rule, which gives other pairs.
 """
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rscd.base.errors import DataError
-from rscd.base.files import write_whole
+from rscd.base.files import digest_of, write_whole
 from rscd.data.layout import read_names
 from rscd.data.tiles import Tile, near_pairs
 
@@ -50,9 +49,7 @@ class Split:
     @property
     def hash(self) -> str:
         """SHA-256 over parts and names; it does not depend on their order or on the rule."""
-        content = {part: sorted(names) for part, names in self.parts.items()}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of({part: sorted(names) for part, names in self.parts.items()})
 
     @property
     def counts(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from rscd.export.vector import write_vector
 from rscd.geo.changemap import RawRaster
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, iou, mean_under, to_world, trace
+from rscd.geo.table import feature_table
 from rscd.geo.tiles import Box
 from rscd.metrics.objects import ObjectCounts, match
 
@@ -92,9 +93,9 @@ class Judged:
             prob: raster of probabilities on the grid.
 
         Returns:
-            Columns ``kind`` (of `ERROR_KINDS`), ``name``, ``score`` (mean probability),
-            ``iou`` (of true ones with the true object), ``area_m2`` and ``geometry``: that of the
-            prediction, or of the truth where it was missed.
+            Columns ``kind`` (``true``, ``false`` or ``missed``), ``name``, ``score`` (mean
+            probability), ``iou`` (of true ones with the true object), ``area_m2`` and ``geometry``:
+            that of the prediction, or of the truth where it was missed.
         """
         found, there = self.pairs.T
         missed = np.setdiff1d(np.arange(len(self.true)), there)
@@ -106,23 +107,9 @@ class Judged:
         score = np.full(len(polygons), np.nan) if prob is None else mean_under(polygons, prob)
         crs = None if grid.crs is None else CRS(grid.crs)
         area = Ground(crs, grid.affine, gsd_m).areas_m2(polygons)
-        columns = {"kind": kind, "name": name, "score": np.round(score, 4)}
-        columns |= {"iou": np.round(shares, 4), "area_m2": np.round(area, 4)}
-        return geopandas.GeoDataFrame(
-            pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(ERROR_COLUMNS),
-            geometry=to_world(polygons, grid.affine),
-            crs=crs,
-        )
-
-
-ERROR_KINDS = ("true", "false", "missed")
-ERROR_COLUMNS = {
-    "kind": "string",
-    "name": "string",
-    "score": "float64",
-    "iou": "float64",
-    "area_m2": "float64",
-}
+        columns = {"kind": kind, "name": name, "score": score}
+        columns |= {"iou": shares, "area_m2": area}
+        return feature_table(columns, to_world(polygons, grid.affine), crs)
 
 
 def write_errors(

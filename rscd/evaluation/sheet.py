@@ -18,11 +18,18 @@ from rscd.base.types import IGNORE, ByteArray, FloatArray
 from rscd.data.plots import to_rgb
 from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder
+from rscd.export.style import ERROR_COLOURS
+
+
+def _as_in_layer(kind: str) -> tuple[float, float, float]:
+    red, green, blue = dict(ERROR_COLOURS)[kind]
+    return red / 255, green / 255, blue / 255
+
 
 COLOURS = {
-    "true positive": (1.0, 1.0, 1.0),
-    "false positive": (0.90, 0.22, 0.16),
-    "false negative": (0.20, 0.55, 1.0),
+    "true positive": _as_in_layer("true"),
+    "false positive": _as_in_layer("false"),
+    "false negative": _as_in_layer("missed"),
     "true negative": (0.0, 0.0, 0.0),
     "not counted": (0.42, 0.42, 0.42),
 }

@@ -21,6 +21,7 @@ from rscd.events.polygons import Polygons, polygon_events, repaired
 from rscd.geo.columns import distinct_names, joined
 from rscd.geo.grid import bounds_text, crs_name
 from rscd.geo.measure import Ground
+from rscd.geo.table import feature_table
 from rscd.geo.vectors import carried, exist, read_layer
 from rscd.segmenters.overlaps import Array
 
@@ -31,16 +32,7 @@ KINDS = ("appeared", "vanished", "kept")
 MIN_OVERLAP_M2 = 0.1
 """Two footprints that share less do not meet: a wall of ten metres, drawn a centimetre off."""
 
-COLUMNS = {
-    "id": "int64",
-    "kind": "string",
-    "class": "string",
-    "score": "float64",
-    "iou_sum": "float64",
-    "area_m2": "float64",
-    "layer": "string",
-    "feature": "string",
-}
+COLUMNS = ("id", "kind", "class", "score", "iou_sum", "area_m2", "layer", "feature")
 """Columns of `footprint_events` before those of the sources."""
 
 
@@ -194,7 +186,7 @@ def footprint_events(
     wanted = (table["kind"].isin(list(kinds)) & (table["area_m2"] >= min_area_m2)).to_numpy()
     table, geometry = table[wanted].reset_index(drop=True), geometry[wanted]
     table["id"] = np.arange(1, len(table) + 1)
-    return geopandas.GeoDataFrame(table.astype(COLUMNS), geometry=geometry, crs=first.crs)
+    return feature_table(table, geometry, first.crs, own=COLUMNS)
 
 
 def _named_crs(crs: str | None) -> pyproj.CRS | None:
@@ -265,7 +257,7 @@ def _rows(
             "kind": kind,
             "class": _texts(date, class_field),
             "score": np.nan,
-            "iou_sum": np.round(iou_sum, 6),
+            "iou_sum": iou_sum,
             "area_m2": np.round(area_m2, 4),
             "layer": layer,
             "feature": date.attributes.index.astype(str),

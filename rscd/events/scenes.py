@@ -3,13 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import geopandas
 import numpy as np
-import pandas as pd
-import rasterio.features
-import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
@@ -17,28 +13,14 @@ from pyproj import CRS
 from rscd.base.errors import DataError, UsageError
 from rscd.base.types import BoolArray
 from rscd.events.pixels import ChangeLabels, DateEvents
-from rscd.events.polygons import Polygons
-from rscd.geo.columns import DAY
 from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
-from rscd.geo.polygons import to_world
-from rscd.segmenters.instances import Instance, share_inside
+from rscd.geo.polygons import geometries, to_world
+from rscd.geo.table import feature_table
+from rscd.segmenters.instances import Instance, outline, share_inside
 
 KINDS = ("appeared", "vanished", "kept", "undecidable")
 """What became of an object; ``kept`` and ``undecidable`` only where they are asked for."""
-
-COLUMNS: dict[str, Any] = {
-    "id": "int64",
-    "kind": "string",
-    "class": "string",
-    "score": "float64",
-    "iou_sum": "float64",
-    "area_m2": "float64",
-    "flags": "string",
-    "t1": DAY,
-    "t2": DAY,
-    "model": "string",
-}
 
 MAJORITY = 0.5
 """Share of an object's pixels that must be reliable, or flip, for it to go without a flag."""
@@ -109,7 +91,7 @@ def event_polygons(
         for row in map(partial(_cut, inside=inside), _rows(labels, date, event))
         if row is not None and row.kind in kinds and row.instance.score >= min_score
     ]
-    outlines = _array([outline(row.instance) for row in wanted])
+    outlines = geometries(outline(row.instance) for row in wanted)
     areas = ground.areas_m2(outlines)
     large = areas >= min_area_m2 if min_area_m2 > 0 else np.ones(len(wanted), bool)
     rows = [row for row, keep in zip(wanted, large, strict=True) if keep]
@@ -117,31 +99,15 @@ def event_polygons(
         "id": np.arange(1, len(rows) + 1),
         "kind": [row.kind for row in rows],
         "class": [classes[row.instance.class_index] for row in rows],
-        "score": np.round([row.instance.score for row in rows], 4),
-        "iou_sum": np.round([row.iou_sum for row in rows], 6),
-        "area_m2": np.round(areas[large], 4),
+        "score": [row.instance.score for row in rows],
+        "iou_sum": [row.iou_sum for row in rows],
+        "area_m2": areas[large],
         "flags": [",".join(row.flags) for row in rows],
         "t1": days[0],
         "t2": days[1],
         "model": model,
     }
-    table = pd.DataFrame(columns, index=pd.RangeIndex(len(rows))).astype(COLUMNS)
-    world = to_world(outlines[large], transform)
-    return geopandas.GeoDataFrame(table, geometry=world, crs=crs)
-
-
-def outline(instance: Instance) -> Any:
-    """Pixel-edge outline of an instance in pixel coordinates (col, row).
-
-    Parts that meet at a corner only are parts of one MultiPolygon: one instance is one geometry.
-    """
-    x0, y0 = instance.bbox[:2]
-    mask = instance.mask.astype(np.uint8)
-    traced = rasterio.features.shapes(
-        mask, mask=mask, connectivity=4, transform=Affine.translation(x0, y0)
-    )
-    parts = [shapely.geometry.shape(part) for part, _ in traced]
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    return feature_table(columns, to_world(outlines[large], transform), crs)
 
 
 @dataclass(frozen=True)
@@ -197,9 +163,3 @@ def _at_edge(instances: Sequence[Instance], valid: BoolArray) -> BoolArray:
         valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
     )
     return share_inside(instances, ~inner) > 0
-
-
-def _array(geometries: list[Any]) -> Polygons:
-    made: Polygons = np.empty(len(geometries), object)
-    made[:] = geometries
-    return made

@@ -33,10 +33,11 @@ from rscd.export.atomic import atomic_folder
 from rscd.export.crs import check_crs
 from rscd.export.readback import check_geopackage, check_layer
 from rscd.export.style import change_qml
-from rscd.geo.columns import DAY, distinct_names, for_ogr
+from rscd.geo.columns import distinct_names, for_ogr
 from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
+from rscd.geo.table import feature_table
 from rscd.geo.vectors import cut_edges, gdal_path
 
 logger = logging.getLogger(__name__)
@@ -48,17 +49,6 @@ LAYER = "changes"
 
 PROVENANCE_KEY = "provenance"
 """Metadata key of the provenance (JSON text) in GeoPackage and GeoParquet."""
-
-_DTYPES = {
-    "id": "int64",
-    "kind": "string",
-    "class": "string",
-    "score": "float64",
-    "area_m2": "float64",
-    "t1": DAY,
-    "t2": DAY,
-    "model": "string",
-}
 
 _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
@@ -134,16 +124,15 @@ def change_polygons(
         "id": np.arange(1, len(polygons) + 1),
         "kind": kind if kinds_of is None else kinds_of(polygons),
         "class": class_name,
-        "score": np.round(scores, 4),
-        "area_m2": np.round(areas, 4),
+        "score": scores,
+        "area_m2": areas,
         "t1": days[0],
         "t2": days[1],
         "model": model,
     }
-    table = pd.DataFrame(columns, index=pd.RangeIndex(len(polygons))).astype(_DTYPES)
     outlines = ground.simplify(polygons, simplify_m)
     geometry = to_world(ground.regularize(outlines) if regularize else outlines, ground.transform)
-    return geopandas.GeoDataFrame(table, geometry=geometry, crs=ground.crs)
+    return feature_table(columns, geometry, ground.crs)
 
 
 def vector_files(path: str | Path) -> list[Path]:

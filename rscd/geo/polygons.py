@@ -84,6 +84,14 @@ def to_world(polygons: Polygons, transform: Affine) -> Polygons:
     return right_hand(moved(polygons, transform))
 
 
+def geometries(found: Iterable[Any]) -> Polygons:
+    """An array of geometries, one element each, however many parts they have."""
+    listed = list(found)
+    made: Polygons = np.empty(len(listed), object)
+    made[:] = listed
+    return made
+
+
 def moved(polygons: Polygons, transform: Affine) -> Polygons:
     """Carry polygons through an affine transform."""
 

@@ -10,7 +10,6 @@ Scores are kept in steps of 1/200, so that hundredths (such as a gamma of 0.8) k
 labels are always made from what is in the store.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -27,17 +26,17 @@ import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
-from shapely.geometry import shape as to_shape
 
 from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError
-from rscd.base.files import appearing, write_bytes, write_whole, writing
+from rscd.base.files import appearing, digest_of, write_bytes, write_whole, writing
 from rscd.base.types import Provenance
 from rscd.data.images import open_raster
 from rscd.geo.encode import geotiff
-from rscd.geo.grid import apply, compose, stored_crs
+from rscd.geo.grid import apply, stored_crs
+from rscd.geo.polygons import geometries, moved
 from rscd.geo.vectors import vector_border
-from rscd.segmenters.instances import Instance
+from rscd.segmenters.instances import Instance, outline
 from rscd.segmenters.segmenter import DateName, SemanticPrediction
 
 log = logging.getLogger(__name__)
@@ -159,7 +158,7 @@ class Store:
             "area_px": np.array([i.area_px for i in instances], int),
         }
         transform = Affine.identity() if grid is None else grid.affine
-        geometry = [outline(instance, transform) for instance in instances]
+        geometry = moved(geometries(map(outline, instances)), transform)
         crs = None if grid is None else grid.crs
         return geopandas.GeoDataFrame(columns, geometry=geometry, crs=crs)
 
@@ -211,25 +210,9 @@ def _made(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).exists()]
 
 
-def digest_of(fingerprint: Provenance) -> str:
-    """SHA-256 of plain data in canonical form."""
-    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), default=list)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def write_json(path: Path, data: Provenance) -> None:
     """Plain data as a file that appears whole."""
     write_whole(path, json.dumps(data, indent=2, default=list) + "\n")
-
-
-def outline(instance: Instance, transform: Affine) -> Any:
-    """Polygon or multipolygon along the pixel edges of an object, holes kept, in world units."""
-    x0, y0 = instance.bbox[:2]
-    placed = compose(transform, Affine.translation(x0, y0))
-    parts = rasterio.features.shapes(
-        instance.mask.astype(np.uint8), instance.mask, connectivity=4, transform=placed
-    )
-    return shapely.unary_union([to_shape(part) for part, _ in parts])
 
 
 def _instances(

@@ -28,8 +28,8 @@ from rscd.methods.parts.cam_losses import (
 from rscd.methods.parts.groups import transfer_groups
 from rscd.methods.supervised import Supervised
 from rscd.models.cam import COMBINATIONS, CamClassifier
-from rscd.models.mlp_head import resize
 from rscd.models.networks import build_network
+from rscd.models.resize import resize
 
 log = logging.getLogger(__name__)
 

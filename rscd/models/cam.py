@@ -15,7 +15,7 @@ from rscd.models.encoders import (
 from rscd.models.fusion import FUSIONS, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.logits import exact
-from rscd.models.mlp_head import resize
+from rscd.models.resize import resize
 from rscd.models.siamese import BATCH_NORMS
 from rscd.models.smp_encoders import STRIDE_16
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rscd.base.errors import UsageError
 from rscd.base.types import ShapeHW
+from rscd.models.resize import resize
 
 
 def pixel_grid(
@@ -47,7 +48,7 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     if image.ndim != 4 or flow.shape != (image.shape[0], 2, *image.shape[2:]):
         raise UsageError(
             f"warp expects image (B,C,H,W) and flow (B,2,H,W) on one grid, found "
-            f"{tuple(image.shape)} and {tuple(flow.shape)}; resize the flow with resize_flow and "
+            f"{tuple(image.shape)} and {tuple(flow.shape)}; resize the flow and "
             "convert its unit with convert_unit"
         )
     dtype = torch.promote_types(torch.promote_types(image.dtype, flow.dtype), torch.float32)
@@ -77,11 +78,6 @@ def inside(flow: Tensor) -> Tensor:
     return ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).unsqueeze(1)
 
 
-def resize_flow(flow: Tensor, shape_hw: ShapeHW) -> Tensor:
-    """Put (B,2,h,w) flow on another grid; bilinear, half-pixel centres, the unit stays."""
-    return F.interpolate(flow, shape_hw, mode="bilinear", align_corners=False)
-
-
 def convert_unit(flow: Tensor, unit_hw: ShapeHW, new_unit_hw: ShapeHW) -> Tensor:
     """Express flow given in pixels of a ``unit_hw`` image in pixels of a ``new_unit_hw`` image.
 
@@ -107,7 +103,7 @@ def scale_flow(flow: Tensor, shape_hw: ShapeHW) -> Tensor:
         (B,2,*shape_hw) in pixels of the new size.
     """
     height, width = flow.shape[-2:]
-    return convert_unit(resize_flow(flow, shape_hw), (height, width), shape_hw)
+    return convert_unit(resize(flow, shape_hw), (height, width), shape_hw)
 
 
 def flip_flow(flow: Tensor, dim: int) -> Tensor:

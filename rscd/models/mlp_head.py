@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rscd.base.types import ShapeHW
 from rscd.models.logits import exact
+from rscd.models.resize import resize
 
 WIDTH = 256
 
@@ -68,11 +68,6 @@ class LightHead(nn.Module):
         """Logits (B,K,h,w)."""
         logits: Tensor = self.conv_seg(self.features(levels))
         return logits
-
-
-def resize(x: Tensor, shape_hw: ShapeHW) -> Tensor:
-    """Bilinear, half-pixel centres: all resizing of DiffMatch."""
-    return F.interpolate(x, shape_hw, mode="bilinear", align_corners=False)
 
 
 def feature_distance(q_t1: Tensor, q_t2: Tensor, axis: int = 1) -> Tensor:

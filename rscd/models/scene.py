@@ -27,9 +27,10 @@ from rscd.base.errors import ModelError
 from rscd.base.types import NETWORK_PREFIX, ShapeHW
 from rscd.models.correlation import l2_normalize, local_correlation, match_channels
 from rscd.models.downloads import SUFFIXES, read_tensors
-from rscd.models.flow import convert_unit, resize_flow, warp
+from rscd.models.flow import convert_unit, warp
 from rscd.models.inputs import check_image
 from rscd.models.logits import change_logit
+from rscd.models.resize import resize
 
 MULTIPLE = 8
 """Of which sides of images are: the grid of level 1 is twice that of level 2."""
@@ -131,8 +132,8 @@ class SceneDecoder(nn.Module):
         self._refine(0, t1.low[1], t2.low[1], flow, low, logits, None, flows, changes)
 
         grid = _grid(t2.high[2])
-        flow = convert_unit(resize_flow(flows[1], grid), low, full)
-        logits = _bilinear(changes[1], grid)
+        flow = convert_unit(resize(flows[1], grid), low, full)
+        logits = resize(changes[1], grid)
         features = self._refine(1, t1.high[2], t2.high[2], flow, full, logits, None, flows, changes)
 
         grid = _grid(t2.high[1])
@@ -239,8 +240,8 @@ class SceneNetwork(nn.Module):
         levels = self.decoder(*self.encode(pad_to_multiple(image)))
         padded = _round_up(height), _round_up(width)
         return {
-            "logits": _bilinear(levels.change[-1], padded)[..., :height, :width],
-            "flow": resize_flow(levels.flow[-1], padded)[..., :height, :width],
+            "logits": resize(levels.change[-1], padded)[..., :height, :width],
+            "flow": resize(levels.flow[-1], padded)[..., :height, :width],
         }
 
 
@@ -295,11 +296,7 @@ class BilinearUp(nn.Module):
 
     def forward(self, x: Tensor, shape_hw: ShapeHW) -> Tensor:
         """(B,C,h,w) -> (B,C,*shape_hw)."""
-        return _bilinear(x, shape_hw)
-
-
-def _bilinear(x: Tensor, shape_hw: ShapeHW) -> Tensor:
-    return F.interpolate(x, shape_hw, mode="bilinear", align_corners=False)
+        return resize(x, shape_hw)
 
 
 def _grid(x: Tensor) -> ShapeHW:

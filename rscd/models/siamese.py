@@ -18,7 +18,8 @@ from rscd.models.encoders import (
 )
 from rscd.models.fusion import fuse, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
-from rscd.models.mlp_head import LightHead, feature_distance, resize, resize_distance
+from rscd.models.mlp_head import LightHead, feature_distance, resize_distance
+from rscd.models.resize import resize
 from rscd.models.smp_encoders import STRIDE_16
 
 BATCH_NORMS = ("normal", "fix")

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rasterio.features
+import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -193,3 +196,17 @@ def _common_px(one: Instance, other: Instance) -> int:
         return instance.mask[y0 - top : y1 - top, x0 - left : x1 - left]
 
     return int(np.count_nonzero(part(one) & part(other)))
+
+
+def outline(instance: Instance) -> Any:
+    """Pixel-edge outline of an instance in pixel coordinates (col, row).
+
+    Parts that meet at a corner only are parts of one MultiPolygon: one instance is one geometry.
+    """
+    x0, y0 = instance.bbox[:2]
+    mask = instance.mask.astype(np.uint8)
+    traced = rasterio.features.shapes(
+        mask, mask=mask, connectivity=4, transform=Affine.translation(x0, y0)
+    )
+    parts = [shapely.geometry.shape(part) for part, _ in traced]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)

@@ -10,6 +10,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from rscd.base.errors import UsageError
 from rscd.base.types import BoolArray, FloatArray, ShapeHW
@@ -174,25 +176,20 @@ def merge(objects: Sequence[Sequence[Instance]], reads: Sequence[Box]) -> list[I
     if len(objects) == 1:
         return list(objects[0])
     pieces = [(i, number) for number, found in enumerate(objects) for i in found]
-    parent = list(range(len(pieces)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
+    joined = [(a, a) for a in range(len(pieces))]
     boxes = np.array([i.bbox for i, _ in pieces], float).reshape(-1, 4)
     for a, b in zip(*box_pairs(boxes, boxes), strict=True):
         (one, w1), (other, w2) = pieces[a], pieces[b]
         if a >= b or w1 == w2 or one.class_index != other.class_index:
             continue
         if _agreement(one, other, reads[w1], reads[w2]) >= SAME_SHARE:
-            parent[root(b)] = root(a)
-    groups: dict[int, list[Instance]] = {}
-    for index, (instance, _) in enumerate(pieces):
-        groups.setdefault(root(index), []).append(instance)
-    return [_union(group) for group in groups.values()]
+            joined.append((a, b))
+    edges = coo_array((np.ones(len(joined)), np.array(joined).reshape(-1, 2).T))
+    count, group = connected_components(edges, directed=False)
+    groups: list[list[Instance]] = [[] for _ in range(count)]
+    for (instance, _), number in zip(pieces, group, strict=True):
+        groups[number].append(instance)
+    return [_union(group) for group in groups]
 
 
 def _agreement(one: Instance, other: Instance, window1: Box, window2: Box) -> float:

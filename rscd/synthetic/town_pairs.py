@@ -11,8 +11,6 @@ town, and what is not named is drawn as real archives vary:
 """
 
 import functools
-import hashlib
-import json
 import math
 import os
 import zlib
@@ -31,7 +29,7 @@ from torch.utils.data import Dataset
 from rscd.base.arguments import check_names
 from rscd.base.border import border, reason, shown
 from rscd.base.errors import DataError, UsageError
-from rscd.base.files import write_bytes
+from rscd.base.files import digest_of, write_bytes
 from rscd.base.types import ByteArray
 from rscd.base.version import version
 from rscd.data.labels import image_label
@@ -219,8 +217,7 @@ class TownPairs(Dataset[Sample]):
             version(), self.seed, self.shape_hw, self.gsd_m, self.change_share, self.nuisance,
             self.style, self.bands, self.dtype,
         ]  # fmt: skip
-        text = json.dumps(recipe, sort_keys=True, default=list)
-        return f"towns-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return f"towns-{digest_of(recipe)[:16]}"
 
     def _tensors(self, index: int, town: Callable[[], Town]) -> Sample:
         image, mask, land_cover = self._pixels(index, town)

@@ -170,3 +170,18 @@ def test_real_shares_agree_with_their_index(realdata: Path) -> None:
     assert test.change_share == pytest.approx(np.mean(listed), abs=1e-4)
     leaks = [problem for problem in info(realdata / "idabd").problems if problem.kind == "leak"]
     assert any("touching" in leak.detail for leak in leaks)  # the four tiles are neighbours
+
+
+def test_a_folder_whose_files_give_255_two_meanings(tmp_path: Path) -> None:
+    root = sound(tmp_path, splits=("train",))
+    both = mask(4, 1)
+    both[0, 8:] = 255
+    save(root / "train" / "label" / "p0.png", both)
+    report = info(root)
+    assert kinds(report) == ["label values", "label values"]  # of each file of 0 and 255
+    assert "expected one meaning of 255" in report.problems[0].detail
+    for name in ("p1", "p2"):
+        save(root / "train" / "label" / f"{name}.png", mask(4, 1))
+    report = info(root)
+    assert report.ok
+    assert report.parts[0].change_share == pytest.approx(12 * SIDE / (40 * SIDE))

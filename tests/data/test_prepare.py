@@ -390,3 +390,15 @@ def test_published_whu_size_is_planned_without_reading(tmp_path: Path) -> None:
     checks = module._checks("whu", settings, sources, split.counts, {"test": 0.041})
     assert len(checks) == 4
     assert all(check["ok"] for check in checks)
+
+
+def test_a_tile_is_judged_by_its_whole_file(tmp_path: Path) -> None:
+    parts(tmp_path / "src", {"train": 1, "val": 1, "test": 1}, 2 * PATCH)
+    values = np.zeros((1, 2 * PATCH, 2 * PATCH), np.uint8)
+    values[0, 0, 0], values[0, -1, -1] = 255, 1
+    write_picture(tmp_path / "src" / "train" / "label" / "train_1.png", values)
+    prepare("levir", tmp_path / "src", tmp_path / "dst", patch=PATCH)
+    folder = tmp_path / "dst" / "label"
+    first, *_, last = (read_label_values(folder / f"train_1_{n}.png") for n in (1, 2, 3, 4))
+    assert np.unique(first).tolist() == [0, 127]  # 255 is ignored beside the 1 of another tile
+    assert np.unique(last).tolist() == [0, 255]

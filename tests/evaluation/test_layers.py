@@ -154,4 +154,9 @@ def test_files_of_a_folder_must_not_contradict_each_other(tmp_path):
         read_mask(write("c.png", [0, 255]))
     named = {0: 0, 1: 1, 255: 255}
     assert read_mask(tmp_path / "c.png", named).tolist() == [[0, 255]]
+    with pytest.raises(
+        DataError, match=r"found 0 and 255 alone in c\.png and 1 beside 255 in a\.p"
+    ):
+        read_mask(tmp_path / "a.png")
+    write("c.png", [0, 1])  # mended
     assert read_mask(tmp_path / "a.png").tolist() == [[0, 1, 255]]

@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import DataError, OutputError
-from rscd.labels.store import EMPTY, STEPS, digest_of, open_store
+from rscd.base.files import digest_of
+from rscd.labels.store import EMPTY, STEPS, open_store
 from rscd.segmenters.instances import from_masks
 from rscd.segmenters.segmenter import SemanticPrediction
 

@@ -13,11 +13,11 @@ from rscd.models.flow import (
     flip_flow,
     inside,
     pixel_grid,
-    resize_flow,
     rot90_flow,
     scale_flow,
     warp,
 )
+from rscd.models.resize import resize
 
 
 def constant_flow(u: float, v: float, height: int, width: int) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_units_treat_x_and_y_apart() -> None:
 
 def test_resize_keeps_the_values_and_scale_changes_them() -> None:
     flow = constant_flow(2, -3, 6, 8)
-    assert resize_flow(flow, (3, 16))[0, :, 1, 1].tolist() == [2.0, -3.0]
+    assert resize(flow, (3, 16))[0, :, 1, 1].tolist() == [2.0, -3.0]
     assert scale_flow(flow, (3, 16))[0, :, 1, 1].tolist() == [4.0, -1.5]
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rscd.base.errors import DataError, UsageError
+from rscd.data.images import write_picture
 from rscd.segmenters.fake import FakeSegmenter, Faults
 from rscd.segmenters.instances import paint
 from rscd.segmenters.prompts import check_lengths, parse_prompts
@@ -166,3 +167,23 @@ class TestFake:
             Faults(missed=2)
         with pytest.raises(UsageError, match="expected doubt of 0 or more"):
             Faults(doubt=-1)
+
+
+class TestPrecomputed:
+    @pytest.mark.parametrize(
+        ("stored", "expected"),
+        [
+            ([0, 1, 1], [0, 1, 1]),
+            ([0, 255, 255], [0, 1, 1]),
+            ([0, 1, 255], [0, 1, 0]),  # 255 beside 1: no label, so no building
+            ([0, 51, 255], [0, 0.2, 1]),
+        ],
+    )
+    def test_masks_mean_what_labels_mean(self, tmp_path, stored, expected):
+        for date in ("t1", "t2"):
+            (tmp_path / date / "house").mkdir(parents=True)
+        write_picture(tmp_path / "t1" / "house" / "a.png", np.array([[stored]], np.uint8))
+        segmenter = load_segmenter("precomputed", {"folder": str(tmp_path), "missing": "zero"})
+        view = View(np.zeros((1, 3, 3), np.uint8), "a", "t1")
+        prob = segmenter.predict([view], parse_prompts("house", "ground"))[0].prob
+        np.testing.assert_allclose(prob[0, 0], expected, atol=1e-6)

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from rscd.base.types import ShapeHW
+from rscd.geo.tiles import reflect
 from rscd.methods.parts.cam_losses import EPS, activation_map
-from rscd.models.mlp_head import resize
+from rscd.models.resize import resize
 
 LogitMap = Callable[[Tensor], Tensor]
 
@@ -232,17 +233,9 @@ def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
     for axis, side in ((-2, size[0]), (-1, size[1])):
         padded = -(-side // views.grid) * views.grid
         if padded != side:
-            image = image.index_select(axis, _reflected(side, padded).to(image.device))
+            places = torch.from_numpy(reflect(0, padded, side)).to(image.device)
+            image = image.index_select(axis, places)
     return image, size
-
-
-def _reflected(side: int, padded: int) -> Tensor:
-    """Indices 0 .. `padded` - 1 of an axis continued by reflection, back and forth."""
-    if side == 1:
-        return torch.zeros(padded, dtype=torch.long)
-    period = 2 * (side - 1)
-    phase = torch.arange(padded) % period
-    return torch.minimum(phase, period - phase)
 
 
 def _map_size(image: Tensor) -> ShapeHW:

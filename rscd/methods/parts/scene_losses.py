@@ -15,8 +15,9 @@ from torch import Tensor
 from rscd.base.errors import UsageError
 from rscd.base.types import ShapeHW
 from rscd.methods.parts.losses import mask_loss
-from rscd.models.flow import convert_unit, inside, resize_flow, scale_flow, warp
+from rscd.models.flow import convert_unit, inside, scale_flow, warp
 from rscd.models.logits import change_logit, exact
+from rscd.models.resize import resize
 from rscd.models.scene import Levels
 
 LEVEL_WEIGHTS = (0.32, 0.08, 0.02, 0.01)
@@ -47,9 +48,7 @@ def flow_targets(flow: Tensor, low_hw: ShapeHW, grids: Sequence[ShapeHW]) -> lis
         grids: of levels 4, 3, 2, 1.
     """
     low = scale_flow(flow, low_hw)
-    return [
-        resize_flow(low if level < LOW_LEVELS else flow, grid) for level, grid in enumerate(grids)
-    ]
+    return [resize(low if level < LOW_LEVELS else flow, grid) for level, grid in enumerate(grids)]
 
 
 def mask_targets(mask: Tensor, low_hw: ShapeHW, grids: Sequence[ShapeHW]) -> list[Tensor]:
@@ -185,7 +184,7 @@ def distill_flow_targets(teacher: Levels, grids: Sequence[ShapeHW]) -> list[Tens
         teacher: of the same pairs before augmentation; no gradient goes into it.
         grids: of the student's levels 4, 3, 2, 1.
     """
-    return [resize_flow(x, grid) for x, grid in zip(_sources(teacher.flow), grids, strict=True)]
+    return [resize(x, grid) for x, grid in zip(_sources(teacher.flow), grids, strict=True)]
 
 
 def distill_change_targets(
@@ -208,7 +207,7 @@ def distill_change_targets(
     check_choice(change, Change, "distill_change")
     probs = [change_logit(x).sigmoid() for x in _sources(teacher.change)]
     if change == "soft":
-        return [_bilinear(prob, grid) for prob, grid in zip(probs, grids, strict=True)]
+        return [resize(prob, grid) for prob, grid in zip(probs, grids, strict=True)]
     return [_nearest((prob >= 0.5).long(), grid) for prob, grid in zip(probs, grids, strict=True)]
 
 
@@ -254,11 +253,11 @@ def _similarity(
     t1: Tensor, t2: Tensor, flow: Tensor, grid: ShapeHW, image_hw: ShapeHW, order: Order
 ) -> Tensor:
     if order == "features":
-        t1, t2 = _bilinear(t1, grid), _bilinear(t2, grid)
+        t1, t2 = resize(t1, grid), resize(t2, grid)
     own = _grid(t2)
-    warped = warp(t1, convert_unit(resize_flow(flow, own), image_hw, own))
+    warped = warp(t1, convert_unit(resize(flow, own), image_hw, own))
     cosine = F.cosine_similarity(warped, t2, dim=1, eps=1e-8).unsqueeze(1)
-    return (1 + _bilinear(cosine, grid)) / 2
+    return (1 + resize(cosine, grid)) / 2
 
 
 def dissimilarity(similarity: Tensor, valid: Tensor) -> Tensor:
@@ -323,8 +322,8 @@ def edge_smoothness(
     """
     check_choice(axes, Axes, "sm_axes")
     size = _grid(edge)
-    prob = _bilinear(logit, size).sigmoid()
-    weight = _bilinear(dissimilar.detach(), size)
+    prob = resize(logit, size).sigmoid()
+    weight = resize(dissimilar.detach(), size)
     across, down = prob.diff(dim=-1).abs(), prob.diff(dim=-2).abs()
     if axes == "max":
         cut = (..., slice(-1), slice(-1))
@@ -384,17 +383,13 @@ def _grid(x: Tensor) -> ShapeHW:
     return x.shape[-2], x.shape[-1]
 
 
-def _bilinear(x: Tensor, shape_hw: ShapeHW) -> Tensor:
-    return F.interpolate(x, shape_hw, mode="bilinear", align_corners=False)
-
-
 def _nearest(labels: Tensor, shape_hw: ShapeHW) -> Tensor:
     # labels up to 255 are exact in float32, which every device resizes
     return F.interpolate(labels.float(), shape_hw, mode="nearest").to(labels.dtype)
 
 
 def _wholly(valid: Tensor, shape_hw: ShapeHW) -> Tensor:
-    return (_bilinear(valid, shape_hw) >= 1).to(valid.dtype)
+    return (resize(valid, shape_hw) >= 1).to(valid.dtype)
 
 
 def check_choice(value: str, kind: object, name: str) -> None:
