@@ -79,7 +79,8 @@ class GuidedTowns(Dataset[Sample]):
         try:
             self.faults = made(Faults, FAULTS | dict(faults or {}), "faults")
         except UsageError as error:
-            raise DataError(f"{error}; correct the configuration") from error
+            text = str(error).removeprefix("faults: ")
+            raise DataError(f"faults: {text}; correct the configuration") from error
 
     @property
     def endless(self) -> bool:

@@ -474,7 +474,7 @@ def test_keys_decide_which_files_are_opened(scene: Scene, tmp_path: Path) -> Non
         ScenePairs([lost])
     with pytest.raises(DataError, match="neither labels nor buildings"):
         ScenePairs([Scene(scene.t1, scene.t2)], keys={"image", "mask"})
-    with pytest.raises(DataError, match="not flow"):
+    with pytest.raises(DataError, match=r"keys of scenes: .*, found flow"):
         ScenePairs([scene], keys={"image", "flow"})
     assert "mask" not in ScenePairs([Scene(scene.t1, scene.t2)])[:, :]
 
