@@ -1,4 +1,4 @@
-"""The version, from the installed package: ``pyproject.toml`` alone states it."""
+"""The version of the installed package; ``pyproject.toml`` is the only place that states it."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError
@@ -7,7 +7,7 @@ from importlib.metadata import version as installed
 
 @cache
 def version() -> str:
-    """Version of the installed package; ``unknown`` where it runs from a folder alone."""
+    """Version of the installed package; ``unknown`` when run from a folder without installation."""
     try:
         return installed("rscd")
     except PackageNotFoundError:
