@@ -71,7 +71,7 @@ class LightHead(nn.Module):
 
 
 def resize(x: Tensor, shape_hw: ShapeHW) -> Tensor:
-    """Bilinear, half-pixel centres: all resizing of DiffMatch."""
+    """Bilinear resize with half-pixel centres, used throughout DiffMatch."""
     return F.interpolate(x, shape_hw, mode="bilinear", align_corners=False)
 
 
@@ -82,8 +82,8 @@ def feature_distance(q_t1: Tensor, q_t2: Tensor, axis: int = 1) -> Tensor:
         q_t1: (B,C,h,w).
         q_t2: (B,C,h,w).
         axis: over which to sum: 1, the channels, is the paper's definition and gives (B,h,w). The
-            authors' code sums over -1, the columns of the image, and gives (B,C,h); it is here
-            only to compare with their numbers.
+            authors' code sums over -1, the columns of the image, and gives (B,C,h); supported only
+            for comparison with their numbers.
     """
     return (exact(q_t1) - exact(q_t2) + 1e-6).square().sum(axis).sqrt()
 
