@@ -11,7 +11,7 @@ from rscd.inference.detectors.otsu import otsu_threshold
 from rscd.metrics.pixels import MONITOR, Counts, count, summarise
 
 GRID = tuple(round(0.05 * k, 2) for k in range(18))
-"""Thresholds tried for pseudo masks: 0, 0.05, ..., 0.85 (kdmsi.md section 4.4)."""
+"""Thresholds tried for pseudo masks: 0, 0.05, ..., 0.85 (KD-MSI notes, section 4.4)."""
 EPS = 1e-10
 """Of the published evaluation's denominators."""
 SAMPLE = 4_000_000

@@ -32,7 +32,7 @@ class MultiScale:
 
     network: Network
     kind: Kind
-    """``msi``: mean of sigmoids (kdmsi.md section 4.1); ``tta``: sigmoid of the mean of logits,
+    """``msi``: mean of sigmoids (KD-MSI notes, section 4.1); ``tta``: sigmoid of the mean of logits,
     whose side of one half is the side of the argmax of their sum (section 5)."""
     views: Views
 

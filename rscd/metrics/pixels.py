@@ -54,7 +54,7 @@ def count(prediction: NDArray[Any], mask: NDArray[Any], ignore: int = IGNORE) ->
     Args:
         prediction: any shape, 0 or 1.
         mask: same shape; pixels equal to `ignore` are left out. Other values than 0 and 1 belong to
-            neither class: they count as predicted only (kdmsi.md section 6).
+            neither class: they count as predicted only (KD-MSI notes, section 6).
         ignore: value of pixels that do not count.
     """
     used = mask != ignore

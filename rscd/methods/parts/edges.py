@@ -1,4 +1,4 @@
-"""Edges of images, as the scene branch's smoothness wants them."""
+"""Image edges for the scene branch's smoothness term."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from rscd.methods.parts.photometric import ValueRange
 
 BLUR_SIDE, BLUR_SIGMA = 5, 1.0
 LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue; other band counts are averaged."""
+"""Gray weights of red, green and blue; other band counts are averaged."""
 
 
 def canny_edges(
