@@ -28,9 +28,9 @@ DESCRIPTIONS = ("dx, pixels, right", "dy, pixels, down")
 def write_flow(
     grid: GeoBox, pieces: Iterable[tuple[Box, FloatArray]], path: Path, provenance: Provenance
 ) -> None:
-    """Write flow as it comes, piece by piece: float32, two bands, nodata NaN.
+    """Write flow piece by piece: float32, two bands, nodata NaN.
 
-    A pixel p of the file matches place p + flow(p) of t1.
+    A pixel p of the file matches position p + flow(p) of t1.
 
     Args:
         grid: of the scene.
@@ -39,7 +39,7 @@ def write_flow(
         provenance: written into the file's tags.
 
     Raises:
-        OutputError: when it cannot be written.
+        OutputError: if it cannot be written.
     """
     profile: dict[str, Any] = {
         "driver": "GTiff",

@@ -1,4 +1,4 @@
-"""From two rasters to files: where inference and export meet."""
+"""From two rasters to files: inference followed by export."""
 
 import hashlib
 import logging
@@ -52,46 +52,45 @@ from rscd.inference.tiled import (
 from rscd.pipeline.provenance import describe_pair
 
 MAX_WORKERS = 8
-"""More threads than this wait for the disk and for each other."""
+"""More threads than this only wait for the disk and for each other."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `predict` computes and how; the command line's options by the same names."""
+    """Options of `predict`, with the same names as on the command line."""
 
     model: str | None = None
-    """Name or weights file; None takes `rscd.inference.shipped.default_model`."""
+    """Name or weights file; None uses `rscd.inference.shipped.default_model`."""
     msi: str | None = None
-    """Scales at which a network's maps are averaged, see `rscd.inference.views`."""
+    """Scales over which a network's maps are averaged, see `rscd.inference.views`."""
     tta: str | None = None
-    """Scales at which a network's logits are averaged; flipped as well, as with ``msi``."""
+    """Scales over which a network's logits are averaged; with flips, as for ``msi``."""
     threshold: float | None = None
-    """Probability at or above which a pixel is change; None takes the model's automatic one."""
+    """Probability at or above which a pixel is change; None uses the model's threshold."""
     min_area_m2: float | None = None
-    """Polygons below this area are left out; None takes the model's own where pixels have a known
-    size."""
+    """Smaller polygons are omitted; None uses the model's minimum if the pixel size is known."""
     min_score: float | None = None
-    """Polygons below this score are left out; None takes the model's own, which belongs to its own
-    threshold: with another ``threshold`` all are kept."""
+    """Polygons with a lower score are omitted; None uses the model's minimum, which applies only at
+    its own threshold: with another ``threshold`` all are kept."""
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
     regularize: bool | None = None
-    """Whether polygons get right angles; None takes what the model's card says, unless they are
+    """Whether polygons get right angles; None follows the model's card, unless they are
     simplified."""
     align: Align = "t1"
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None
     t1_date: str | None = None
-    """ISO date of the earlier image for the column t1; None takes the file's TIFFTAG_DATETIME."""
+    """ISO date of the earlier image for the column t1; None uses the file's TIFFTAG_DATETIME."""
     t2_date: str | None = None
-    """The same of the later image."""
+    """The same for the later image."""
     gsd_m: float | None = None
-    """Side of a pixel in metres, for images without georeferencing; networks made for one
-    resolution see the scene at it."""
+    """Pixel size in metres, for images without georeferencing; networks made for one resolution
+    resample the scene to it."""
     pixel_coordinates: bool = False
-    """Allow vector outputs in pixels where there is no CRS."""
+    """Allow vector outputs in pixel coordinates if there is no CRS."""
     tile_size: int | None = None
     batch_size: int | None = None
     workers: int | None = None
@@ -117,34 +116,34 @@ class Plan:
     workers: int
     scratch_bytes: int
     memory_bytes: int
-    """Estimate beside what the process holds already."""
+    """Estimate in addition to what the process uses already."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did; plain data, see ``--json``."""
+    """Summary of a run; plain data, see ``--json``."""
 
     outputs: list[str]
     n_polygons: int | None
-    """None when no vector output was asked for."""
+    """None if no vector output was requested."""
     changed_pixels: int
     valid_pixels: int
     changed_share: float
-    """Of the valid pixels."""
+    """Percentage of the valid pixels."""
     area_m2: float | None
-    """Of the polygons written; without vector output of the changed pixels, as
-    ``changed_area_m2``. None when the pixel size is unknown."""
+    """Area of the polygons written; without vector output that of the changed pixels, as
+    ``changed_area_m2``. None if the pixel size is unknown."""
     changed_area_m2: float | None
-    """Of all changed pixels of the mask, those of polygons that are left out included; None when
-    the pixel size is unknown."""
+    """Area of all changed pixels of the mask, including those of omitted polygons; None if the
+    pixel size is unknown."""
     model: str
     threshold: float
     alignment: dict[str, str]
     shift: dict[str, float] | None
-    """Where t2 lies against t1 in pixels, see `rscd.inference.registration.Shift`; None where it
-    cannot be told."""
+    """Shift of t2 relative to t1 in pixels, see `rscd.inference.registration.Shift`; None if it
+    cannot be determined."""
     seam: dict[str, float] | None
-    """Error at tile edges, see `rscd.inference.tiled.Seam`; None where there is none."""
+    """Error at tile edges, see `rscd.inference.tiled.Seam`; None if there is none."""
     seconds: float
     resumed: bool
 
@@ -181,12 +180,12 @@ def predict(
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
-        flow: GeoTIFF for the flow from t2 to t1, of models that give it.
-        mapper: how blocks of tiles are carried out; default threads of this process.
-        progress: told what is done.
+        flow: GeoTIFF for the flow from t2 to t1, for models that predict it.
+        mapper: how blocks of tiles are executed; by default in threads of this process.
+        progress: progress callback.
 
     Raises:
-        RscdError: anything the user must fix; no output exists then that did not before.
+        RscdError: anything the user must fix; no new output exists then.
     """
     started = time.monotonic()
     options = dated(pair, options)
@@ -200,7 +199,7 @@ def predict(
     folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
     identity = _identity(pair, provenance, options)
     if (past := finished(folder, identity, targets.all)) is not None:
-        log.info("all of it had been written before this run")
+        log.info("all outputs had been written before this run")
         return Result(**past)
     try:
         with (
@@ -249,10 +248,10 @@ def predict(
 
 
 def dated(pair: ScenePair, options: Options) -> Options:
-    """Options with the dates of the images: those given, else those the files carry.
+    """Options with the dates of the images: those given, else those stored in the files.
 
     Raises:
-        UsageError: one that is no date, or t1 after t2.
+        UsageError: for text that is not a date, or t1 later than t2.
     """
     days = dates_of((options.t1_date, options.t2_date), (pair.t1.day, pair.t2.day))
     told = [
@@ -272,7 +271,7 @@ def dated(pair: ScenePair, options: Options) -> Options:
 
 
 def _rehearse(folder: Path, scene: GeoBox, targets: Targets, options: Options) -> None:
-    """Write every output once for one pixel of the scene: wrong options show before the work."""
+    """Write every output once for one pixel of the scene, so that wrong options fail early."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         grid = GeoBox((1, 1), scene.affine, scene.crs)
         tiny = ChangeMap(Path(scratch), grid, 0.5, {})
@@ -293,13 +292,13 @@ def _write(change_map: ChangeMap, polygons: Any, path: Path, options: Options) -
         path,
         creation_options=options.creation_options,
         layer_options=options.layer_options,
-        # whether pixels are wanted was settled by `Targets.check_formats`
+        # `Targets.check_formats` has checked whether pixel coordinates are allowed
         pixel_coordinates=True,
     )
 
 
 def plan(pair: ScenePair, options: Options) -> Plan:
-    """What `predict` would do, without reading a pixel."""
+    """Plan of what `predict` would do, without reading a pixel."""
     model = _model(pair, options)
     load = _load(pair, model, options)
     height, width = pair.shape_hw
@@ -327,7 +326,7 @@ def _predict(
     progress: Progress,
 ) -> tuple[ChangeMap, Seam | None, Predictor]:
     if journal.resumed:
-        log.info("going on with the interrupted run in %s", journal.folder)
+        log.info("resuming the interrupted run in %s", journal.folder)
     predictor: Predictor = fit_model(pair, model, mapper, progress)
     threshold = predictor.threshold if options.threshold is None else options.threshold
     change_map = ChangeMap(
@@ -411,7 +410,7 @@ def _polygons(
 
 
 def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
-    """What is asked for, else what the model's card names."""
+    """The user's value, else that of the model's card."""
     known = pixel_size_m(pair.grid, options.gsd_m) is not None
     return least_object(
         model.card(), size_known=known, own_threshold=True, min_area_m2=options.min_area_m2
@@ -419,7 +418,7 @@ def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
 
 
 def _min_score(model: Model, options: Options) -> float:
-    """What is asked for, else what the model's card names beside the threshold it belongs to."""
+    """The user's value, else that of the model's card, which applies only at its threshold."""
     own = options.threshold is None
     return least_object(
         model.card(), size_known=False, own_threshold=own, min_score=options.min_score
@@ -427,7 +426,7 @@ def _min_score(model: Model, options: Options) -> float:
 
 
 def _regularize(model: Model, options: Options) -> bool:
-    """What is asked for, else what the model's card says of the shape of its objects."""
+    """The user's choice, else that of the model's card."""
     if options.regularize is not None:
         return options.regularize
     return options.simplify_m == 0 and bool(model.card().get("regularize", False))
@@ -492,18 +491,18 @@ def _provenance(pair: ScenePair, model: Model, options: Options) -> Provenance:
 
 
 def _identity(pair: ScenePair, provenance: Provenance, options: Options) -> Provenance:
-    """What tells a run from another: two signed links may differ in what no result shows."""
+    """Identity of a run: signed URLs of different images may look equal in the provenance."""
     marks = [mark(pair.t1.path), mark(pair.t2.path)]
     hidden = {"links": marks} if any(marks) else {}
     return provenance | {"tile_size": options.tile_size} | hidden
 
 
 def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
-    """Find out before any work whether the outputs of a run can be.
+    """Check before any work that the outputs of a run can be written.
 
     Raises:
         UsageError: for formats, or measures in metres, that need georeferencing.
-        OutputError: for places that cannot be written, and inputs.
+        OutputError: for locations that cannot be written, and for inputs.
     """
     has_crs = pair.grid.crs is not None
     targets.check_formats(has_crs=has_crs, pixel_coordinates=options.pixel_coordinates)
@@ -519,5 +518,5 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
 
 def _scratch_bytes(pair: ScenePair) -> int:
     height, width = pair.shape_hw
-    # float32 probabilities, the uint8 mask, and what tells kinds
+    # float32 probabilities, the uint8 mask, and building probabilities for kinds
     return height * width * (5 + BYTES_PER_PIXEL)

@@ -1,4 +1,4 @@
-"""IoU of all pairs of objects of two dates, kept sparse: most pairs do not meet.
+"""IoU of all pairs of objects of two dates, stored sparsely: most pairs do not overlap.
 
 Sources: DiffMatch (arXiv 2405.04788), Eq. 8 to 10: T is the IoU of every pair, S1 and S2 are its
 row and column sums.
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Pairs of objects that share area, and how much."""
+    """Pairs of objects that share area, and their IoU."""
 
     first: Indices
     """(K,) index of the object of t1."""
@@ -44,7 +44,7 @@ class Overlaps:
         Args:
             first: (K,) index of the object of t1.
             second: (K,) index of the object of t2.
-            common: (K,) area of the intersection; pairs without are dropped.
+            common: (K,) area of the intersection; pairs without one are dropped.
             area1: (M,) areas of the objects of t1.
             area2: (N,) areas of the objects of t2.
         """
@@ -62,14 +62,14 @@ class Overlaps:
         )
 
     def dense(self) -> Array:
-        """(M,N) matrix of IoU, 0 where objects do not meet (Eq. 8)."""
+        """(M,N) matrix of IoU, 0 where objects do not overlap (Eq. 8)."""
         matrix = np.zeros(self.counts)
         matrix[self.first, self.second] = self.iou
         return matrix
 
 
 def box_pairs(boxes1: Array, boxes2: Array) -> tuple[Indices, Indices]:
-    """Indices (K,), (K,) of all pairs of boxes (left, bottom, right, top) that meet or touch."""
+    """Indices (K,), (K,) of all pairs of boxes (left, bottom, right, top) that overlap or touch."""
     tree = shapely.STRtree(shapely.box(*boxes2.T))
     first, second = tree.query(shapely.box(*boxes1.T))
     return first, second
@@ -81,14 +81,14 @@ def label_overlaps(
     """Pixel IoU of objects that do not overlap within their date, in one pass over the pixels.
 
     Args:
-        labels1: (H,W) number of the object of t1 at each pixel, from 1 on; 0 where there is none.
-        labels2: the same for t2.
+        labels1: (H,W) number of the object of t1 at each pixel, from 1; 0 if there is none.
+        labels2: likewise for t2.
 
     Returns:
         Overlaps in which object number k has index k - 1.
 
     Raises:
-        DataError: the shapes differ or a label is negative.
+        DataError: if the shapes differ or a label is negative.
     """
     if labels1.shape != labels2.shape:
         raise DataError(
@@ -96,7 +96,7 @@ def label_overlaps(
             "bring both dates onto one grid"
         )
     if min(labels1.min(initial=0), labels2.min(initial=0)) < 0:
-        raise DataError("expected labels from 0 on, found a negative one")
+        raise DataError("expected labels of 0 or more, found a negative one")
     area1, area2 = (np.bincount(labels.ravel())[1:] for labels in (labels1, labels2))
     both = (labels1 > 0) & (labels2 > 0)
     code = (labels1[both].astype(np.int64) - 1) * len(area2) + (labels2[both] - 1)
