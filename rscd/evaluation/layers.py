@@ -40,10 +40,10 @@ from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried, exist, polygonal, read_layer
 
 MOST_CLASSES = 64
-"""A raster with more distinct values than this holds no classes."""
+"""A raster with more distinct values than this is not a class raster."""
 
 Reader = Callable[[Box], ByteArray]
-"""Box of the grid -> (h,w): 0 no change, 1 change, 255 not known."""
+"""Box of the grid -> (h,w): 0 no change, 1 change, 255 unknown."""
 
 BandReader = Callable[[Box], tuple[NDArray[Any], BoolArray]]
 """Box of the grid -> (C,h,w) stored values, (h,w) whether the raster covers the pixel."""
@@ -53,12 +53,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Coding:
-    """What the stored values of a class raster mean."""
+    """Meaning of the stored values of a class raster."""
 
     change: frozenset[float]
-    """All values that are in neither set mean no change."""
+    """Values of change; values in neither set mean no change."""
     unknown: frozenset[float]
-    """No label, or no prediction; NaN is unknown always."""
+    """Values without label or prediction; NaN is always unknown."""
 
     def decode(self, values: NDArray[Any], covered: BoolArray) -> ByteArray:
         """(h,w) stored values -> 0, 1, and 255 where unknown or not covered."""
@@ -84,21 +84,21 @@ def resolve_coding(
     unknown: Iterable[float] | None,
     nodata: float | None,
 ) -> Coding:
-    """Find out what stored values mean.
+    """Determine the meaning of stored values.
 
-    Named values come first. Where no value is named as change, the file must hold 0 beside 1 or
-    beside 255; 255 beside 1 means unknown, as in the masks of this package. A nodata of 0 in a
+    Named values take precedence. If no value is named as change, the file must contain 0 and either
+    1 or 255; 255 beside 1 means unknown, as in the masks of this package. A nodata of 0 in a
     file without any other value for "no change" means no change: viewers then show it transparent.
 
     Args:
-        what: which file, for messages.
+        what: name of the file in messages.
         found: distinct values of the file.
         change: values that the user named as change, or None.
         unknown: values that the user named as unlabelled, or None for the declared nodata.
         nodata: declared by the file.
 
     Raises:
-        DataError: values whose meaning is not clear.
+        DataError: for values of unclear meaning.
     """
     declared = frozenset(() if nodata is None else (nodata,))
     missing = declared if unknown is None else frozenset(unknown)
@@ -128,16 +128,16 @@ def open_source(role: str, path: str | Path, bands: tuple[int, ...] | None = (1,
     """Inspect a raster.
 
     Raises:
-        SceneError: when it cannot be used.
+        SceneError: if it cannot be used.
     """
     return inspect(role, str(path), bands, None)
 
 
 def check_same_world(role: str, crs: Any, path: str | Path, grid: GeoBox) -> None:
-    """A layer and the grid both know where on Earth they are, or neither does.
+    """Check that a layer and the grid both have a CRS, or neither.
 
     Raises:
-        GridMismatchError: when only one does.
+        GridMismatchError: if only one has.
     """
     if (crs is None) != (grid.crs is None):
         with_crs = crs_name(grid.crs if crs is None else crs)
@@ -149,10 +149,10 @@ def check_same_world(role: str, crs: Any, path: str | Path, grid: GeoBox) -> Non
 
 
 def check_overlap(source: Source, grid: GeoBox) -> None:
-    """A raster must cover at least one pixel of the grid.
+    """Check that a raster covers at least one pixel of the grid.
 
     Raises:
-        GridMismatchError: it does not, or there is no georeferencing and the sizes differ.
+        GridMismatchError: if it does not, or there is no georeferencing and the sizes differ.
     """
     check_same_world(source.date, source.grid.crs, source.path, grid)
     pixels_only = is_picture(source.grid) and is_picture(grid)
@@ -174,15 +174,15 @@ def check_overlap(source: Source, grid: GeoBox) -> None:
 def raster_on(
     source: Source, grid: GeoBox, resampling: Resampling = Resampling.nearest
 ) -> Iterator[BandReader]:
-    """Read a raster on a grid: as it is where pixels coincide, else resampled.
+    """Read a raster on a grid: directly if pixels coincide, else resampled.
 
     Args:
-        source: of `open_source`.
-        grid: the pixels wanted; those outside the raster are not covered.
-        resampling: how, where pixels do not coincide.
+        source: from `open_source`.
+        grid: the requested pixels; those outside the raster are not covered.
+        resampling: method if pixels do not coincide.
 
     Raises:
-        SceneError: when the file turns out to be damaged.
+        SceneError: if the file turns out to be damaged.
     """
     offset = whole_pixel_offset(grid, source.grid)
     with ExitStack() as stack:
@@ -204,7 +204,7 @@ def raster_on(
 
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
-    """Errors of GDAL say which file is damaged; a missing georeferencing is no news."""
+    """Name the damaged file in GDAL errors; ignore missing georeferencing."""
     with raster_border(source.date, source.path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -246,7 +246,7 @@ def _warped(dataset: Any, source: Source, grid: GeoBox, resampling: Resampling) 
         height=height,
         resampling=resampling,
         tolerance=WARP_TOLERANCE_PX,
-        # nodata is a value among others here: what it means is decided by `Coding`
+        # nodata is treated like any other value here: `Coding` decides its meaning
         src_nodata=None,
         nodata=None,
         **({"add_alpha": True} if source.alpha is None else {}),
@@ -261,10 +261,10 @@ def _read_warped(warped: Any, source: Source, box: Box) -> tuple[NDArray[Any], B
 
 
 def distinct_values(read: BandReader, boxes: Iterable[Box], what: str) -> set[float]:
-    """Values of band 1 wherever the raster covers the boxes; NaN is left out.
+    """Values of band 1 wherever the raster covers the boxes, without NaN.
 
     Raises:
-        DataError: more than `MOST_CLASSES` of them.
+        DataError: if there are more than `MOST_CLASSES`.
     """
     found: set[float] = set()
     for box in boxes:
@@ -289,14 +289,14 @@ class PolygonLayer:
 
     @classmethod
     def open(cls, role: str, path: str | Path, grid: GeoBox) -> "PolygonLayer":
-        """Read a vector file and carry it onto a grid.
+        """Read a vector file and transform it to a grid.
 
         Raises:
-            DataError: when it cannot be read or holds other shapes than polygons.
-            GridMismatchError: a CRS on one side only.
+            DataError: if it cannot be read or contains no polygons.
+            GridMismatchError: if only one side has a CRS.
         """
         shapes, crs = read_polygons(role, path)
-        # GDAL ascribes longitude and latitude to every GeoJSON, also to one in pixels
+        # GDAL assumes longitude and latitude for every GeoJSON, even one in pixels
         pixels = grid.crs is None and Path(path).suffix.lower() in (".geojson", ".json")
         crs = None if pixels else crs
         check_same_world(role, crs, path, grid)
@@ -314,7 +314,7 @@ class PolygonLayer:
         layer = cls(polygons, shapely.STRtree(polygons))
         height, width = grid.shape
         if len(polygons) and not len(layer.tree.query(shapely.box(0, 0, width, height))):
-            log.warning("no polygon of %s %s lies on the grid; check its CRS", role, path)
+            log.warning("no polygon of %s %s is on the grid; check its CRS", role, path)
         return layer
 
     def read(self, box: Box) -> ByteArray:
@@ -336,7 +336,7 @@ def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS
     """All polygons of a vector file, made valid, and its CRS.
 
     Raises:
-        DataError: it cannot be read, or has features but no polygon.
+        DataError: if it cannot be read, or has features but no polygon.
     """
     frame = read_layer(path, f"polygons in {role}", columns=[])
     geometries = frame.geometry.to_numpy()
@@ -352,10 +352,10 @@ def read_polygons(role: str, path: str | Path) -> tuple[NDArray[np.object_], CRS
 
 
 def check_probability(what: str, values: NDArray[Any]) -> None:
-    """Probabilities lie between 0 and 1; NaN is allowed.
+    """Check that probabilities are between 0 and 1; NaN is allowed.
 
     Raises:
-        UsageError: others are found.
+        UsageError: if others are found.
     """
     finite = values[~np.isnan(values)]
     if finite.size and not (finite.min() >= 0 and finite.max() <= 1):

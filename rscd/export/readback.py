@@ -41,7 +41,7 @@ def check_layer(
     Args:
         path: vector file that GDAL reads.
         meant: table as passed to the driver.
-        layer: its name.
+        layer: name of the layer.
         decimals: decimals to which coordinates are compared; None: not at all.
     """
     with (
@@ -146,7 +146,7 @@ def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: s
         path: GeoPackage.
         empty: the same without features, made in memory.
         count: number of features.
-        layer: its name.
+        layer: name of the layer.
     """
     with closing(sqlite3.connect(path)) as found:
         (verdict,) = found.execute("PRAGMA integrity_check(1)").fetchone()

@@ -208,7 +208,7 @@ def write_vector(
     text = json.dumps(redacted_data(provenance), indent=2, sort_keys=True, ensure_ascii=False)
     if form.lonlat and polygons.crs is None and not pixel_coordinates:
         raise UsageError(
-            f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, found none; "
+            f"{path}: expected images with a CRS, as GeoJSON needs longitude and latitude, found none; "
             "write .gpkg, or pass --pixel-coordinates"
         )
     if len(polygons) and polygons.crs is not None:
@@ -341,7 +341,7 @@ def _write_ogr(
 
 
 def _embed_style(package: sqlite3.Connection, style: str) -> None:
-    """Add a table ``layer_styles`` as QGIS writes it; QGIS applies its default row automatically."""
+    """Add a table ``layer_styles`` like QGIS; it applies the default row automatically."""
     package.execute(
         "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
         " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"

@@ -115,7 +115,7 @@ class Buildings:
             with torch.inference_mode():
                 outputs = self.network.outputs(dates[None])
             if "buildings" not in outputs:
-                raise ModelError("expected weights that predict buildings, found others; update rscd")
+                raise ModelError("expected weights that find buildings, found others; update rscd")
             prob = outputs["buildings"].float().sigmoid().cpu()[:, :, : inner[0], : inner[1]]
             maps += list(resized(prob, (height, width))[0].clamp(0, 1).numpy())
         return maps[: len(views)]

@@ -94,7 +94,7 @@ class Precomputed:
         if lost and (not found or self.missing == "error"):
             raise DataError(
                 f"{base}: expected scores of {', '.join(prompts.classes)} for {view.name!r}, found "
-                f"{', '.join(found) or 'none'}; add bands with the description {', '.join(lost)} to "
+                f"{', '.join(found) or 'none'}; add bands described as {', '.join(lost)} to "
                 f"{view.name}.tif or images {lost[0]}/{view.name}.png, or add --so missing=zero "
                 "(or complement)"
             )

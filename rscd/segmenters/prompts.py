@@ -37,8 +37,8 @@ class PromptSet:
             )
         if "background" in names:
             raise UsageError(
-                "expected names of visible things, found the prompt 'background', which no model can "
-                "recognise; name what surrounds the objects: road,grass,tree,water"
+                "expected names of visible things, found the prompt 'background', which no model "
+                "recognises; name what surrounds the objects: road,grass,tree,water"
             )
 
     @property

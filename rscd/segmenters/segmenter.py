@@ -99,7 +99,7 @@ class Backend:
 
 
 SEGMENTERS: Mapping[str, Backend] = {
-    "sam3": Backend("rscd.segmenters.sam3", "SAM 3 and SAM 3 LiteText; needs a GPU in practice, weights gated"),
+    "sam3": Backend("rscd.segmenters.sam3", "SAM 3 and SAM 3 LiteText; needs a GPU, weights gated"),
     "clipseg": Backend("rscd.segmenters.clipseg", "CLIPSeg: blurry, ungated, feasible on a CPU"),
     "buildings": Backend(
         "rscd.segmenters.buildings", "the shipped network: buildings, 0.1 to 1 m, offline"

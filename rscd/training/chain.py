@@ -1,4 +1,4 @@
-"""Chains: several commands as one run that goes on where it stopped.
+"""Chains: several commands as one resumable run.
 
     folder: runs/kdmsi_whu
     stages:
@@ -16,9 +16,9 @@
         train: {...}
 
 A stage is any command of ``rscd`` with its options, or a training with its configuration;
-``{NAME}`` in a value is the folder of the stage of that name. Each stage has a folder of its own;
-``begun.json`` and ``done.json`` there say with which settings it was begun and finished; what is
-finished is not done again.
+``{NAME}`` in a value is the folder of the stage of that name. Each stage has its own folder;
+``begun.json`` and ``done.json`` in it record the settings with which it was started and finished;
+finished stages are not repeated.
 """
 
 import hashlib
@@ -38,13 +38,13 @@ BEGUN = "begun.json"
 DONE = "done.json"
 CONFIG = "stage.yaml"
 LAST = "last.ckpt"
-"""What a stopped training goes on from."""
+"""Checkpoint from which an interrupted training run resumes."""
 TRAIN = "train"
 
 log = logging.getLogger(__name__)
 
 Run = Callable[[list[str]], None]
-"""Carries out a command line without the program's name; raises where it fails."""
+"""Runs a command line without the program's name; raises if it fails."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Stage:
     command: str
     """``train``, ``pseudolabel``, ..."""
     settings: Mapping[str, Any]
-    """A training's configuration; of other commands, options by name and ``args``."""
+    """Configuration of a training run; for other commands, options by name and ``args``."""
     overrides: tuple[str, ...] = ()
-    """Further arguments of a training, from the command line."""
+    """Further arguments of a training run, from the command line."""
 
     @property
     def key(self) -> str:
-        """SHA-256 of all that was asked for."""
+        """SHA-256 of all settings of the stage."""
         asked = [self.command, self.settings, list(self.overrides)]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -72,7 +72,7 @@ def is_chain(path: str | Path) -> bool:
     try:
         return "stages" in _read(Path(path))
     except UsageError:
-        return False  # whoever reads it as something else says what is wrong
+        return False  # the reader of other configurations reports what is wrong
 
 
 def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
@@ -84,7 +84,7 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
             ``--option value`` for all its trainings.
 
     Raises:
-        UsageError: for a file that is no chain, or overrides that fit no stage.
+        UsageError: for a file that is not a chain, or overrides that match no stage.
     """
     content = _read(Path(path))
     unknown = sorted(set(content) - {"folder", "stages"})
@@ -105,15 +105,15 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
 
 
 def run_chain(stages: Sequence[Stage], run: Run) -> None:
-    """Carry out the stages that are not finished, in their order.
+    """Run the unfinished stages in order.
 
     Args:
         stages: from `read_chain`.
-        run: carries out one command.
+        run: runs one command.
 
     Raises:
-        UsageError: for a stage that was begun with other settings, or whose folder holds another
-            run.
+        UsageError: for a stage that was started with other settings, or whose folder contains
+            another run.
     """
     again = False
     for number, stage in enumerate(stages, 1):
@@ -122,7 +122,7 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
             log.info("%s: finished before, in %s", title, stage.folder)
             continue
         _check_own(stage)
-        if again:  # what it was made from is new
+        if again:  # its inputs are new
             (stage.folder / LAST).unlink(missing_ok=True)
         again = True
         _note(stage, BEGUN)
@@ -133,7 +133,7 @@ def run_chain(stages: Sequence[Stage], run: Run) -> None:
 
 
 def arguments(stage: Stage) -> list[str]:
-    """The command line of a stage; of a training, its configuration is written to its folder."""
+    """The command line of a stage; a training configuration is written to the stage's folder."""
     if stage.command != TRAIN:
         return [stage.command, *_options(stage.settings)]
     config = stage.folder / CONFIG
@@ -141,7 +141,7 @@ def arguments(stage: Stage) -> list[str]:
     line = [TRAIN, "-c", str(config), "--trainer.default_root_dir", str(stage.folder)]
     line += stage.overrides
     last = stage.folder / LAST
-    # without it, what lies there is of the same stage, stopped early or to be done again
+    # without it, the folder contains the same stage, interrupted or to be repeated
     return [*line, "--ckpt_path", str(last)] if last.exists() else [*line, "--overwrite"]
 
 
@@ -150,19 +150,19 @@ def _is_done(stage: Stage) -> bool:
     for note in notes:
         if note.exists() and _key_in(note) != stage.key:
             raise UsageError(
-                f"expected the settings with which stage {stage.name} was begun, found others; "
-                f"give another --folder, or remove {stage.folder} to do it again"
+                f"expected the settings with which stage {stage.name} was started, found others; "
+                f"give another --folder, or remove {stage.folder} to run it again"
             )
     return notes[1].exists()
 
 
 def _key_in(note: Path) -> Any:
-    fix = f"remove {note.parent} to do its stage again"
+    fix = f"remove {note.parent} to run its stage again"
     return read_note(note, "the settings of a stage", fix).get("key")
 
 
 def _check_own(stage: Stage) -> None:
-    """Refuse to train in the folder of a run that is none of this chain."""
+    """Refuse to train in the folder of a run that does not belong to this chain."""
     found = sorted(path.name for path in stage.folder.glob("*.ckpt"))
     if stage.command == TRAIN and found and not (stage.folder / BEGUN).exists():
         raise UsageError(
@@ -198,7 +198,7 @@ def _stage(
 
 
 def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Options by stage; under ``""`` the chain's own, under ``train:`` those of all trainings."""
+    """Options by stage; of the chain under ``""``, of all training runs under ``train:``."""
     found: dict[str, dict[str, str]] = {TRAIN + ":": {}}
     rest = list(overrides)
     while rest:
@@ -222,7 +222,7 @@ def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str
 
 
 def _filled(value: Any, folders: Mapping[str, str]) -> Any:
-    """The value with ``{NAME}`` replaced by the folder of that stage, at any depth."""
+    """Replace ``{NAME}`` in a value, at any depth, by the folder of that stage."""
     if isinstance(value, str):
         for name, folder in folders.items():
             value = value.replace(f"{{{name}}}", folder)
@@ -235,7 +235,7 @@ def _filled(value: Any, folders: Mapping[str, str]) -> Any:
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:
-    """``args``, then ``--key value``; true is a flag, false and null nothing, a list repeats."""
+    """``args``, then ``--key value``: true is a flag, false and null are omitted, lists repeat."""
     line = [str(value) for value in settings.get("args", [])]
     for key, value in settings.items():
         if key == "args" or value is None or value is False:
