@@ -1,4 +1,4 @@
-"""``rscd data``: look into dataset folders and prepare benchmark sets."""
+"""``rscd data``: inspect dataset folders and prepare benchmark sets."""
 
 import argparse
 from typing import Any
@@ -37,7 +37,7 @@ def _add_info(actions: Any) -> argparse.ArgumentParser:
     parser = add_action(
         actions,
         "info",
-        "what a folder holds and what is wrong with it (exit code 1 if anything is)",
+        "contents of a folder and its problems (exit code 1 if there are any)",
     )
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument(
@@ -65,7 +65,7 @@ def _add_prepare(actions: Any) -> argparse.ArgumentParser:
     parser.add_argument("--src", required=True, metavar="DIR", help="the set as distributed")
     parser.add_argument("--dst", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--patch", type=count, default=256, help="side of a tile (default 256)")
-    parser.add_argument("--seed", type=whole, default=0, help="of random splits (default 0)")
+    parser.add_argument("--seed", type=whole, default=0, help="seed of random splits (default 0)")
     parser.set_defaults(run=run_prepare)
     add_json(parser)
     return parser
@@ -79,9 +79,9 @@ def _add_towns(actions: Any) -> argparse.ArgumentParser:
     for split, pairs in (("train", 400), ("val", 100), ("test", 100)):
         parser.add_argument(f"--{split}", type=whole, default=pairs, help=f"pairs ({pairs})")
     parser.add_argument("--patch", type=count, default=128, help="side of a pair (default 128)")
-    parser.add_argument("--empty", type=fraction, default=0.5, help="share without change (0.5)")
+    parser.add_argument("--empty", type=fraction, default=0.5, help="fraction without change (0.5)")
     parser.add_argument("--gsd", type=positive, default=0.5, help="metres per pixel (0.5)")
-    parser.add_argument("--change", type=fraction, default=0.4, help="share of lots changed (0.4)")
+    parser.add_argument("--change", type=fraction, default=0.4, help="changed lots, 0 to 1 (0.4)")
     parser.add_argument("--nuisance", type=fraction, default=0.5, help="strength, 0 to 1 (0.5)")
     parser.add_argument("--seed", type=whole, default=0)
     parser.set_defaults(run=run_towns)
@@ -89,7 +89,7 @@ def _add_towns(actions: Any) -> argparse.ArgumentParser:
 
 
 def run_towns(args: argparse.Namespace) -> None:
-    """Draw, with a bar on stderr."""
+    """Generate towns, with a progress bar on stderr."""
     from rscd.cli.progress import progress_bar
     from rscd.synthetic.town_folder import write_town_folder
 
@@ -112,7 +112,7 @@ def run_towns(args: argparse.Namespace) -> None:
 
 
 def run_info(args: argparse.Namespace) -> None:
-    """Report, and fail when something is wrong."""
+    """Print the report, and fail if there are problems."""
     from rscd.base.errors import DataError
     from rscd.data.info import info
 
@@ -139,7 +139,7 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def run_prepare(args: argparse.Namespace) -> None:
-    """Cut, with a bar on stderr."""
+    """Cut tiles, with a progress bar on stderr."""
     from rscd.cli.progress import progress_bar
     from rscd.data.prepare import prepare
 

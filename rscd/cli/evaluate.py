@@ -28,21 +28,22 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 A folder of image pairs: every pair of the split is predicted as a small scene (training-free
-detectors are fitted to each pair), and the counts of all pairs are pooled. Beside the metrics at
-the model's threshold stand those at the best one for this very split, which are no fair estimate.
-Street sets (ChangeSim, PCD, VL-CMU-CD, or folders with t0/ t1/ mask/) are known by their layout;
-their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measured apart.
+detectors are fitted to each pair), and the counts of all pairs are pooled. The metrics at the
+model's threshold are followed by those at the best threshold for this same split, which are not a
+fair estimate.
+Street sets (ChangeSim, PCD, VL-CMU-CD, or folders with t0/ t1/ mask/) are recognised by layout;
+their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measured separately.
 
 A prediction and a truth: rasters or vectors in any CRS, compared on the pixels of the truth raster
 (or of the prediction where the truth is a vector). Labelled pixels that the prediction does not
-cover, or where it has nodata, are left out and their share is reported.
+cover, or where it has nodata, are ignored and their fraction is reported.
 
-Objects are the connected regions of change: of a model those that rscd predict would write as
-polygons with --no-regularize (its least area and score), of a raster all, of the truth all. Two
-with an IoU of 0.5 or more are one. In a folder, a pair that is damaged is left out and named, and
-the exit code is 1.
+Objects are the connected regions of change: for a model those that rscd predict would write as
+polygons with --no-regularize (its least area and score), for a raster and the truth all. Two with
+an IoU of 0.5 or more match. In a folder, a damaged pair is skipped and named, and the exit code is
+1.
 Polygons of pictures without georeferencing have x = column, y = -row, as QGIS shows them; rows that
-count downwards are recognised and said.
+count downwards are recognised and reported.
 
 Examples:
   rscd evaluate levir-cd --split test -m weights.safetensors -o sheet.png
@@ -58,7 +59,7 @@ def add(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "evaluate",
         help="measure a model on a labelled split, or a map against a reference",
-        description="Measure how well change is found, in pixels, objects and square metres.",
+        description="Measure the quality of change detection in pixels, objects and square metres.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,15 +73,13 @@ def add(commands: Any) -> None:
         default=[],
         metavar="OUT",
         help="also write a picture of the best, median and worst samples (.png), or the objects as "
-        "polygons, true, false and missed, styled for QGIS (.gpkg .geojson .fgb .parquet); may be "
+        "polygons (true, false, missed) styled for QGIS (.gpkg .geojson .fgb .parquet); may be "
         "repeated",
     )
     parser.add_argument(
         "--reliability", metavar="FILE.png", help="also write a reliability diagram"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace files that are there already"
-    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument(
         "--threshold",
         type=fraction,
@@ -97,7 +96,7 @@ def add(commands: Any) -> None:
         "--unlabelled",
         type=_values,
         metavar="V,V",
-        help="values of the labels that do not count; none: all count (default: declared nodata)",
+        help="values of the labels to ignore; none: ignore no value (default: declared nodata)",
     )
     _add_split(parser)
     _add_maps(parser)
@@ -109,7 +108,10 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for a folder of image pairs")
     group.add_argument("--split", help="default: all pairs")
     group.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: by the images"
+        "-m",
+        "--model",
+        metavar="NAME|FILE",
+        help="see rscd model list; default: as in rscd predict",
     )
     add_views(group)
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
@@ -123,19 +125,19 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
         "--min-area",
         type=not_negative,
         metavar="M2",
-        help="smaller polygons are no objects (default: the model's own, as in rscd predict)",
+        help="ignore smaller polygons (default: the model's own, as in rscd predict)",
     )
     group.add_argument(
         "--min-score",
         type=fraction,
         metavar="0..1",
-        help="polygons of a lower score are no objects (default: likewise)",
+        help="ignore polygons with a lower score (default: likewise)",
     )
     group.add_argument(
         "--size",
         type=size_hw,
         metavar="H,W",
-        help="resize the pictures of a street set; published numbers are of 520,520",
+        help="resize the images of a street set; published numbers are for 520,520",
     )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
 
@@ -151,9 +153,9 @@ def _add_maps(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--missing-is-no-change",
         action="store_true",
-        help="count labelled pixels without prediction as no change instead of leaving them out",
+        help="count labelled pixels without prediction as no change instead of ignoring them",
     )
-    group.add_argument("--like", metavar="FILE", help="raster whose pixel grid is used")
+    group.add_argument("--like", metavar="FILE", help="raster whose pixel grid to use")
     group.add_argument(
         "--images", nargs=2, metavar=("T1", "T2"), help="images to show in the picture"
     )
@@ -167,7 +169,7 @@ MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     _check_outputs(args)
     if args.truth is None:
         _check_unused(args, MAPS_ONLY, "a prediction and a truth")
@@ -189,8 +191,8 @@ def run(args: argparse.Namespace) -> None:
 def _evaluate_split(args: argparse.Namespace) -> "Report":
     if not Path(args.source).is_dir():
         raise UsageError(
-            f"expected a folder of image pairs, or a prediction and a truth, found {args.source} "
-            "alone; name the truth as the second argument"
+            f"expected a folder of image pairs, or a prediction and a truth, found {args.source}; "
+            "name the truth as the second argument"
         )
     from rscd.cli.progress import progress_bar
     from rscd.evaluation.dataset import Split, evaluate_split, facts
@@ -230,14 +232,14 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
 def _labelled_pairs(
     args: argparse.Namespace,
 ) -> "tuple[LabelledPairs, Mapping[str, Sequence[int]]]":
-    """The pairs of a folder, and the conditions in which they were taken where it has several."""
+    """The pairs of a folder, and their conditions if there are several."""
     from rscd.data.street_conditions import street_conditions
     from rscd.evaluation.dataset import labelled_folder, mask_rule
     from rscd.geo.source import parse_bands
 
     street = street_conditions(args.source, args.split, args.size)
     if street is not None:
-        _check_unused(args, ("change_value", "unlabelled", "bands"), "other pairs than of streets")
+        _check_unused(args, ("change_value", "unlabelled", "bands"), "pairs that are no street set")
         return street, street.conditions if len(street.parts) > 1 else {}
     _check_unused(args, ("size",), "a street set")
     rule = mask_rule(_whole(args.change_value), _whole(args.unlabelled))

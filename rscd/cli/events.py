@@ -1,4 +1,4 @@
-"""``rscd events``: what appeared, vanished and stayed between two layers of footprints."""
+"""``rscd events``: footprints that appeared, vanished or stayed between two layers."""
 
 import argparse
 import logging
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 KINDS = ("appeared", "vanished", "kept")
 MANY_OUTSIDE = 0.05
-"""Share of the footprints beyond the other layer's extent from which the extents differ."""
+"""Fraction of footprints outside the other layer's extent from which a warning is given."""
 
 EPILOG = """\
 A footprint is a change event when its IoU, summed over all footprints of the other date, is at
-most --delta. At the default of 0 it meets none of them at all: an extension, a partial demolition
-or a new house on the old plot is kept. --delta 0.3 reports those too.
+most --delta. At the default of 0 it overlaps none of them: an extension, a partial demolition or a
+new house on the old plot counts as kept. --delta 0.3 reports those too.
 
-Layers may lie in any CRS; the result has that of FOOTPRINTS_T1, GeoJSON longitude and latitude.
-Invalid outlines are repaired. A footprint of several parts is one.
+Layers may be in any CRS; the result has that of FOOTPRINTS_T1, GeoJSON longitude and latitude.
+Invalid outlines are repaired. A footprint with several parts counts as one.
 
 Examples:
   rscd events 2018.gpkg 2024.gpkg -o events.gpkg
@@ -75,20 +75,20 @@ def _add_rule(parser: argparse.ArgumentParser) -> None:
         type=not_negative,
         default=0.0,
         metavar="IOU",
-        help="IoU sum up to which a footprint is an event (default 0: it meets none)",
+        help="largest IoU sum of an event (default 0: it overlaps none)",
     )
     group.add_argument(
         "--min-overlap",
         type=not_negative,
         metavar="M2",
-        help="shared square metres up to which two footprints do not meet (default 0.1)",
+        help="shared square metres up to which two footprints do not overlap (default 0.1)",
     )
     group.add_argument(
         "--min-area",
         type=not_negative,
         default=0.0,
         metavar="M2",
-        help="leave smaller footprints out of the result; they still take part",
+        help="omit smaller footprints from the result; they are still compared",
     )
     group.add_argument(
         "--kinds",
@@ -102,7 +102,7 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("layers")
     group.add_argument("--layer-t1", metavar="NAME", help="layer of the first file")
     group.add_argument("--layer-t2", metavar="NAME", help="layer of the second file")
-    group.add_argument("--crs", metavar="CRS", help="CRS of files that carry none")
+    group.add_argument("--crs", metavar="CRS", help="CRS of files without one")
     group.add_argument(
         "--class", dest="class_field", metavar="FIELD", help="field that becomes the column class"
     )
@@ -118,7 +118,7 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     targets = _targets(args)
     from rscd.events.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
     from rscd.export.style import event_qml
@@ -193,11 +193,11 @@ def _say_layers(first: "Footprints", second: "Footprints") -> None:
         if date.repaired:
             log.info("%s: %d invalid outlines repaired", date.name, date.repaired)
         if date.dropped:
-            log.warning("%s: %d features without area left out", date.name, date.dropped)
+            log.warning("%s: %d features without area omitted", date.name, date.dropped)
         if not len(date.polygons):
-            log.warning("%s: no footprints in it", date.name)
+            log.warning("%s: contains no footprints", date.name)
     if first.crs != second.crs:
-        log.info("%s carried into %s", second.name, crs_name(first.crs))
+        log.info("%s transformed to %s", second.name, crs_name(first.crs))
 
 
 def _say_outside(first: "Footprints", second: "Footprints") -> None:
@@ -206,8 +206,8 @@ def _say_outside(first: "Footprints", second: "Footprints") -> None:
     for date, beyond in zip((first, second), outside(first, second), strict=True):
         if beyond.sum() > MANY_OUTSIDE * len(beyond):
             log.warning(
-                "%s: %d of %d footprints lie outside the other layer's extent and count as change; "
-                "crop both layers to the area that both dates map",
+                "%s: %d of %d footprints are outside the other layer's extent and count as change; "
+                "crop both layers to the area mapped at both dates",
                 date.name,
                 beyond.sum(),
                 len(beyond),
@@ -220,11 +220,11 @@ def _say_names(first: "Footprints", second: "Footprints", fields: Sequence[str] 
     kept = kept_fields(first, second, fields)
     renamed = [f"{a} as {b}" for a, b in zip(kept, written_names(kept), strict=True) if a != b]
     if renamed:
-        log.info("fields with a name that is taken: %s", ", ".join(renamed))
+        log.info("fields renamed because their names are taken: %s", ", ".join(renamed))
     if fields is None:
         every = dict.fromkeys([*first.attributes.columns, *second.attributes.columns])
         if lost := [str(name) for name in every if name not in kept]:
-            log.info("fields of one layer alone are left out: %s (see --fields)", ", ".join(lost))
+            log.info("fields of only one layer are omitted: %s (see --fields)", ", ".join(lost))
 
 
 def _tell(counts: dict[str, dict[str, float]], targets: "Targets", *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""``rscd model``: what models there are, and weights out of checkpoints."""
+"""``rscd model``: list and show models, and export weights from checkpoints."""
 
 import argparse
 from typing import Any
@@ -15,11 +15,11 @@ def add(commands: Any) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = add_action(actions, "list", "names for -m, the defaults first")
     listing.set_defaults(run=run_list)
-    showing = add_action(actions, "show", "all that is known of one model")
+    showing = add_action(actions, "show", "details of one model")
     showing.add_argument("name", metavar="NAME|FILE")
     showing.set_defaults(run=run_show)
     exporting = add_action(
-        actions, "export", "a training checkpoint as safetensors, with its card beside"
+        actions, "export", "export a training checkpoint as safetensors, with its card beside it"
     )
     exporting.add_argument("checkpoint", metavar="RUN.ckpt")
     exporting.add_argument("-o", "--output", required=True, metavar="WEIGHTS.safetensors")
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> None:
-    """Names and one line each."""
+    """Print names with one line each."""
     from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
     from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
@@ -46,7 +46,7 @@ def run_list(args: argparse.Namespace) -> None:
     summaries = {SHIPPED: str(shipped_card()["summary"])}
     summaries |= {name: DETECTORS[name]().summary for name in model_names()[1:]}
     summaries |= {
-        f"{CEG}:{name}": f"by words: {backend.summary}" for name, backend in SEGMENTERS.items()
+        f"{CEG}:{name}": f"by prompts: {backend.summary}" for name, backend in SEGMENTERS.items()
     }
     if args.json:
         emit_json(summaries)
@@ -56,7 +56,7 @@ def run_list(args: argparse.Namespace) -> None:
 
 
 def run_show(args: argparse.Namespace) -> None:
-    """The card of a model."""
+    """Print the card of a model."""
     backend = backend_of(args.name)
     card = _model_card(args.name) if backend is None else _backend_card(backend)
     if args.json:
@@ -76,7 +76,7 @@ def _model_card(name: str) -> dict[str, Any]:
 
 
 def _backend_card(name: str) -> dict[str, Any]:
-    """What a segmenter is and which ``--so`` it takes; nothing is loaded."""
+    """Description and options of a segmenter, without loading it."""
     from rscd.inference.models import CEG
     from rscd.segmenters.segmenter import backend_options, find_backend
 

@@ -1,4 +1,4 @@
-"""``rscd predict``: two rasters in, change polygons and rasters out."""
+"""``rscd predict``: change polygons and rasters from two rasters."""
 
 import argparse
 import logging
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-Without -m, images of three bands or more (red, green and blue first) with pixels of 0.2 to 1 m are
-given to the network that ships with rscd, which finds buildings that came or went; images without
-georeferencing are taken to be such, unless --gsd says otherwise. All others are given to a
-training-free detector: irmad, or pca-kmeans where there is one band (irmad needs two). Those (cva,
-irmad, pca-kmeans) find what differs in colour beyond a change of light: good on multispectral
-scenes of 10 m and coarser, nearly useless for buildings on half-metre images, where most of what
-differs is not change.
+Without -m, the network that ships with rscd, which finds buildings that appeared or vanished, is
+used for images of three bands or more (red, green and blue first) with pixels of 0.2 to 1 m; images
+without georeferencing are assumed to be such, unless --gsd is given. All others use a training-free
+detector: irmad, or pca-kmeans for a single band (irmad needs two). Detectors (cva, irmad,
+pca-kmeans) find differences in colour beyond a change of light: good on multispectral scenes of 10
+m and coarser, nearly useless for buildings on half-metre images, where most differences are not
+change.
 
 Examples:
   rscd predict scene_t1.tif scene_t2.tif -o change.geojson
@@ -61,14 +61,14 @@ def add(commands: Any) -> None:
         action="append",
         required=True,
         metavar="OUT",
-        help="file to write, format by suffix; may be repeated",
+        help="file to write; the suffix selects the format; may be repeated",
     )
     parser.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
     parser.add_argument(
         "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
     )
     parser.add_argument(
-        "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
+        "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1 (models with flow)"
     )
     _add_detection(parser)
     _add_scene(parser)
@@ -81,7 +81,7 @@ def add(commands: Any) -> None:
 def _add_detection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("detection")
     group.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: by the images"
+        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: see below"
     )
     add_views(group)
     group.add_argument(
@@ -94,14 +94,14 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
         "--min-area",
         type=not_negative,
         metavar="M2",
-        help="leave out polygons smaller than this many square metres; rasters keep them (default: "
+        help="omit polygons smaller than this many square metres; rasters keep them (default: "
         "the model's own, see rscd model show; 0 keeps all)",
     )
     group.add_argument(
         "--min-score",
         type=fraction,
         metavar="0..1",
-        help="leave out polygons of a lower score, the mean probability of their pixels; rasters "
+        help="omit polygons with a lower score, the mean probability of their pixels; rasters "
         "keep them (default: the model's own, or 0 with another --threshold)",
     )
     group.add_argument(
@@ -109,7 +109,7 @@ def _add_detection(parser: argparse.ArgumentParser) -> None:
         type=not_negative,
         default=0.0,
         metavar="M",
-        help="simplify polygons by this tolerance in metres (default 0: not at all)",
+        help="simplify polygons with this tolerance in metres (default 0: no simplification)",
     )
     group.add_argument(
         "--regularize",
@@ -125,29 +125,27 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
         "--align",
         choices=("t1", "t2", "none"),
         default="t1",
-        help="whose pixel grid carries the result; none: refuse two grids (default t1)",
+        help="date whose pixel grid the result uses; none: refuse different grids (default t1)",
     )
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
         "--bbox",
         metavar="XMIN,YMIN,XMAX,YMAX",
-        help="write only this rectangle, in --bbox-crs; what lies around is looked at as well",
+        help="write only this rectangle, in --bbox-crs; its surroundings are used as context",
     )
     group.add_argument("--bbox-crs", metavar="CRS", help="default: the CRS of the result")
     group.add_argument(
         "--aoi",
         metavar="FILE",
-        help="write only what lies inside the polygons of a vector file; likewise",
+        help="write only the area inside the polygons of a vector file; likewise",
     )
-    group.add_argument(
-        "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
-    )
+    group.add_argument("--src-nodata", type=float, metavar="V", help="nodata value of both files")
     group.add_argument(
         "--t1-date",
         metavar="ISO",
         help="date for column t1, such as 2019-07-14 (default: the file's own, TIFFTAG_DATETIME)",
     )
-    group.add_argument("--t2-date", metavar="ISO", help="date for column t2, not before t1")
+    group.add_argument("--t2-date", metavar="ISO", help="date for column t2, not earlier than t1")
     group.add_argument(
         "--gsd",
         type=positive,
@@ -157,7 +155,7 @@ def _add_scene(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pixel-coordinates",
         action="store_true",
-        help="write polygons where the images have no CRS: in the coordinates of a world file, "
+        help="write polygons of images without CRS: in the coordinates of a world file, "
         "else x = column and y = -row, where QGIS shows the picture",
     )
 
@@ -170,7 +168,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--workers", type=count, metavar="N", help="threads (default: cores, at most 8)"
     )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
+    group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may use")
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     group.add_argument(
         "--co", action="append", default=[], metavar="K=V", help="creation option for rasters"
@@ -178,11 +176,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lco", action="append", default=[], metavar="K=V", help="layer option for vectors"
     )
-    group.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    group.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     from rscd.pipeline.maps import open_pair
 
     backend = predict_events.backend_of(args.model)
@@ -206,7 +204,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _keep_inputs(args: argparse.Namespace) -> None:
-    """Refuse to write over the area of interest or the weights; the images are looked at later."""
+    """Refuse to overwrite the area of interest or the weights; images are checked later."""
     from rscd.export.targets import keep_inputs
 
     named = [path for path in (args.prob, args.preview, args.flow, *args.output) if path]
@@ -261,13 +259,13 @@ def _say_result(result: Any) -> None:
         result.model,
         result.threshold,
         result.seconds,
-        " (went on with an interrupted run)" if result.resumed else "",
+        " (resumed an interrupted run)" if result.resumed else "",
     )
     if result.seam is not None:
         log.info(
-            "at tile edges the probability is off by %(mean_abs).2g on average and %(max_abs).2g "
-            "at most; %(flipped_share).2g of the pixels there change side: larger --tile-size, "
-            "fewer edges",
+            "at tile edges the probability differs by %(mean_abs).2g on average and %(max_abs).2g "
+            "at most; a fraction of %(flipped_share).2g of the pixels there crosses the threshold; "
+            "a larger --tile-size has fewer edges",
             result.seam,
         )
 
@@ -278,7 +276,7 @@ def _options(args: argparse.Namespace) -> "Options":
     from rscd.inference.memory import parse_memory
     from rscd.pipeline.maps import Options
 
-    dates_of((args.t1_date, args.t2_date))  # before images are opened
+    dates_of((args.t1_date, args.t2_date))  # check before images are opened
     return Options(
         model=args.model,
         msi=args.msi,

@@ -1,4 +1,4 @@
-"""``rscd predict -m ceg:BACKEND``: objects that appeared or vanished, by words."""
+"""``rscd predict -m ceg:BACKEND``: objects that appeared or vanished, by text prompts."""
 
 import argparse
 import logging
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
--m ceg:BACKEND looks for words in each date and reports whole objects that are there at one date
+-m ceg:BACKEND searches each date for text prompts and reports whole objects that exist at one date
 only: kind (appeared, vanished), class, score, iou_sum and flags. Backends and their options are
 those of rscd pseudolabel.
 
@@ -33,7 +33,7 @@ def backend_of(model: str | None) -> str | None:
     """The backend that ``-m`` names, None where it names another model.
 
     Raises:
-        UsageError: ``ceg`` without a backend.
+        UsageError: for ``ceg`` without a backend.
     """
     if model is None:
         return None
@@ -52,10 +52,10 @@ def backend_of(model: str | None) -> str | None:
 
 
 def runner(args: argparse.Namespace, backend: str) -> "Runner":
-    """What carries out the command for one pair; the backend is loaded once, when first needed.
+    """Function that runs the command for one pair; the backend is loaded once, when first needed.
 
     Raises:
-        UsageError: options that do not go with events.
+        UsageError: for options that do not apply to events.
     """
     _check_options(args)
     load = cache(partial(segmenter_of, args, backend))
@@ -78,7 +78,7 @@ def _run_pair(
     from rscd.pipeline.objects import event_targets, predict_events
 
     prompts, rules = prompts_of(args), label_options(args)
-    event_targets(pair, args.output, options)  # before weights are loaded
+    event_targets(pair, args.output, options)  # check before weights are loaded
     segmenter = load()
     if args.dry_run:
         return _plan(args, pair, rules.filled(segmenter))

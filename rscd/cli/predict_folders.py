@@ -1,4 +1,4 @@
-"""``rscd predict FOLDER FOLDER``: every picture of one folder with that of the same name."""
+"""``rscd predict FOLDER FOLDER``: pairs of images with the same name from two folders."""
 
 import argparse
 import hashlib
@@ -31,23 +31,23 @@ WITHOUT_EFFECT = frozenset(
         *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
     }
 )
-"""Arguments that do not decide what is written; t1 and t2 are described by their content."""
+"""Arguments that do not affect the result; t1 and t2 are identified by their content."""
 
 FILES = frozenset({"model", "aoi", "so"})
-"""Arguments that may name files or folders, whose content decides too."""
+"""Arguments that may name files or folders, whose content affects the result."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 EPILOG = """\
-Folders of pictures, such as the frames of two drives, go pair by pair; {name} in what is written
-becomes the name of the picture. A pair that fails does not stop the others; the same command again
-does what is missing:
+Folders of images, such as the frames of two drives, are processed pair by pair; {name} in output
+names becomes the name of the image. A pair that fails does not stop the others; repeating the
+command completes what is missing:
   rscd predict day1/ day2/ -m scene.ckpt -o 'change/{name}.png' --flow 'flow/{name}.tif'
 """
 
 
 def are_folders(t1: str, t2: str) -> bool:
-    """Whether two folders are meant.
+    """Whether t1 and t2 are both folders.
 
     Raises:
         UsageError: for one folder and one file.
@@ -63,26 +63,26 @@ def run_folders(
     open_one: "Callable[[argparse.Namespace], ScenePair]",
     run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
 ) -> None:
-    """Carry out the command for every pair: one that fails does not stop the others.
+    """Run the command for every pair; one that fails does not stop the others.
 
-    Pairs that an earlier run finished with the same inputs and options are skipped, as long as
-    their files are what it wrote.
+    Pairs that an earlier run finished with the same inputs and options are skipped, if its files
+    are unchanged.
 
     Args:
-        args: of the command, t1 and t2 being folders.
-        open_one: the pair of one command.
-        run_one: the command for one pair.
+        args: arguments of the command; t1 and t2 are folders.
+        open_one: opens the pair of one command.
+        run_one: runs the command for one pair.
 
     Raises:
-        UsageError: when an output would be written twice, pictures have no partner, or the options
-            do not fit the first pair.
-        DataError: at the end, when pairs failed; it names them.
+        UsageError: if an output would be written twice, images have no partner, or the options do
+            not suit the first pair.
+        DataError: at the end, if pairs failed; the message names them.
     """
     named = _outputs(args)
     fixed = [path for path in named if NAME not in path]
     if fixed:
         raise UsageError(
-            f"expected {NAME} in what is written for folders, found {fixed[0]}; give, for example, "
+            f"expected {NAME} in output names for folders, found {fixed[0]}; give, for example, "
             f"'out/{NAME}{Path(fixed[0]).suffix}'"
         )
     pairs = pairs_of(Path(args.t1), Path(args.t2))
@@ -95,7 +95,7 @@ def run_folders(
             state, shown = _run_or_skip(one, t1.stem, log_of_runs, open_one, run_one)
         except (RscdError, OSError) as error:
             if number == 1 and isinstance(error, UsageError):
-                raise  # the others would fail alike
+                raise  # the others would fail in the same way
             log.error("pair %s failed: %s", t1.stem, error)
             told.append({"name": t1.stem, "state": "failed", "error": str(error)})
             continue
@@ -115,7 +115,7 @@ def _outputs(args: argparse.Namespace) -> list[str]:
 
 
 def _of_pair(args: argparse.Namespace, t1: Path, t2: Path) -> argparse.Namespace:
-    """The command for one pair."""
+    """Arguments of the command for one pair."""
     one = {
         name: None if (path := getattr(args, name)) is None else path.replace(NAME, t1.stem)
         for name in ("prob", "preview", "flow")
@@ -140,7 +140,7 @@ def _run_or_skip(
         ours = finished.state(name, recipe, outputs)
         if ours == "whole":
             return "skipped", Shown({"outputs": outputs}, outputs)
-        # what is left of an earlier run of the same recipe may be written again
+        # outputs of an interrupted run of the same recipe may be overwritten
         one.overwrite = ours == "part"
     shown = run_one(one, pair)
     finished.add(name, recipe, outputs)
@@ -148,7 +148,7 @@ def _run_or_skip(
 
 
 def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
-    """Hash of all that decides the results of a pair: inputs, options, files they name, version."""
+    """Hash of everything that determines the results of a pair: inputs, options, files, version."""
     from rscd.pipeline.provenance import describe_pair
 
     options = {
@@ -161,7 +161,7 @@ def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
 
 
 def _with_content(value: Any) -> Any:
-    """An option, with the content of the file or folder that it names, perhaps after ``=``."""
+    """An option with a hash of the file or folder it names, possibly after ``=``."""
     from rscd.pipeline.provenance import describe_file
 
     if isinstance(value, list | tuple):
@@ -177,15 +177,15 @@ def _with_content(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Finished:
-    """What earlier runs over folders finished, one line of JSON each, beside their outputs."""
+    """Record of pairs finished by earlier runs, one JSON line each, beside their outputs."""
 
     path: Path
     noted: Mapping[str, Mapping[str, Any]]
-    """The last line about each pair."""
+    """The latest line for each pair."""
 
     @classmethod
     def beside(cls, pattern: str) -> "Finished":
-        """Of the outputs of a pattern with `NAME`: in the folder that all of them share."""
+        """Open the record for output patterns with `NAME`, in their common folder."""
         path = Path(pattern.partition(NAME)[0] + NAME).parent / RECORD
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         return cls(path, {one["name"]: one for one in map(_line, text.splitlines()) if one})
@@ -203,18 +203,18 @@ class Finished:
         return "whole" if wanted == {self._key(path) for path in there} else "part"
 
     def add(self, name: str, recipe: str, outputs: Sequence[str]) -> None:
-        """Note a finished pair."""
+        """Record a finished pair."""
         made = {self._key(p): sha256_of(p) for p in _with_provenance(outputs) if p.exists()}
         line = json.dumps({"name": name, "recipe": recipe, "outputs": made})
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}")  # on a line of its own also after one that was cut short
+            file.write(f"\n{line}")  # starts a new line, because the last one may be truncated
 
     def _key(self, path: Path) -> str:
         return os.path.relpath(path, self.path.parent)
 
 
 def _line(text: str) -> dict[str, Any] | None:
-    """A line of the record; None for one that a killed run cut short."""
+    """A line of the record; None if a killed run left it truncated."""
     try:
         noted = json.loads(text)
     except ValueError:
@@ -224,7 +224,7 @@ def _line(text: str) -> dict[str, Any] | None:
 
 
 def _with_provenance(outputs: Sequence[str]) -> list[Path]:
-    """Outputs and what lies beside them, but for styles, which users change."""
+    """Outputs and their sidecars, except styles, which users edit."""
     from rscd.export.outputs import files_beside
 
     beside = (file for path in outputs for file in files_beside(Path(path)))
@@ -232,18 +232,18 @@ def _with_provenance(outputs: Sequence[str]) -> list[Path]:
 
 
 def pairs_of(t1: Path, t2: Path) -> list[tuple[Path, Path]]:
-    """Pictures of the same name, numbers in numeric order.
+    """Images of the same name, sorted with numbers in numeric order.
 
     Raises:
-        UsageError: for pictures without a partner, or none at all.
+        UsageError: for images without a partner, or no images.
     """
     first, second = by_stem(t1, SUFFIXES), by_stem(t2, SUFFIXES)
     alone = sorted(first.keys() ^ second.keys())
     if alone or not first:
         found = f"{len(alone)} without a partner, such as {alone[0]}" if alone else "none"
         raise UsageError(
-            f"expected pictures of the same names in {t1} and {t2}, found {found}; rename them or "
-            "take out what is alone"
+            f"expected images with the same names in {t1} and {t2}, found {found}; rename or "
+            "remove images without a partner"
         )
     return [(first[name], second[name]) for name in sorted(first, key=_numeric)]
 

@@ -19,7 +19,7 @@ import rscd.base.types as words
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[words.Progress]:
-    """A bar per stage with windows done, time passed and time left; shown with the first news."""
+    """A progress bar per stage with units done, elapsed and remaining time; shown once started."""
     if quiet:
         yield words.silent
         return

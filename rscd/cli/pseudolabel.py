@@ -1,4 +1,4 @@
-"""``rscd pseudolabel``: masks made by a model, as files beside the pairs."""
+"""``rscd pseudolabel``: masks predicted by a model, as files beside the pairs."""
 
 import argparse
 import hashlib
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-A stopped run resumes where it was; pairs that cannot be read are left out and named. Train on the
-masks with mask_from of PairFolder: pseudo, or the folder that -o names.
+An interrupted run resumes; unreadable pairs are skipped and named. Train on the masks with
+mask_from of PairFolder: pseudo, or the folder given with -o.
 
 Examples:
   rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
@@ -40,8 +40,8 @@ def add(commands: Any) -> None:
     """Declare the command."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "pseudolabel",
-        help="make masks for a folder of pairs with a model",
-        description="Make masks for a folder of image pairs and keep them beside the pairs.",
+        help="predict masks for a folder of pairs with a model",
+        description="Predict masks for a folder of image pairs and store them beside the pairs.",
         epilog=f"{EPILOG}\n{pseudolabel_backend.EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
     source.add_argument(
-        "--backend", metavar="NAME", help="a segmenter that looks for words in each date"
+        "--backend", metavar="NAME", help="a segmenter that searches each date for text prompts"
     )
     parser.add_argument("--split", help="default: all pairs")
     parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
@@ -78,13 +78,13 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--no-gate",
         action="store_true",
-        help="look at all pairs; by default those labelled 0 get empty masks unseen",
+        help="predict all pairs; by default those labelled 0 get empty masks without prediction",
     )
     group.add_argument(
         "--maps",
         choices=("msi", "mi", "single", "cam"),
         default="msi",
-        help="of the checkpoint's network, which for kdmsi is the student: multiscale sigmoid "
+        help="of the checkpoint's network, which for kdmsi is the student: multi-scale sigmoid "
         "inference (default), the same of activation maps, one pass, or its activation map",
     )
     group.add_argument(
@@ -95,20 +95,20 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--geometry",
         choices=("pad", "reference"),
         default="pad",
-        help="how sides that are no multiples of 64 are treated (default: padded)",
+        help="how to treat sides that are not multiples of 64 (default: padded)",
     )
     group.add_argument(
         "--threshold",
         default="val",
         metavar="val|otsu|train_oracle|0..1",
         help="val: the best on the masks of --val-split; otsu: from the maps alone; train_oracle: "
-        "as in the paper, the best on the true masks of the very pairs (default val)",
+        "as in the paper, the best on the true masks of these same pairs (default val)",
     )
     group.add_argument("--val-split", default="val", help="for --threshold val (val)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     if args.backend is not None:
         pseudolabel_backend.run_backend(args)
         return
@@ -160,7 +160,7 @@ def _not_noted(place: "str | Path", error: Exception) -> DataError:
 
 
 def _place(args: argparse.Namespace) -> "str | Path":
-    """The name of a folder beside the dates, or a folder elsewhere."""
+    """Name of a folder beside the dates, or path of a folder elsewhere."""
     from pathlib import Path
 
     if args.output is None:
@@ -206,7 +206,7 @@ def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
     from rscd.inference.views import ImageMaps, parse_scales
     from rscd.methods.parts.multiscale import Views
 
-    # the count in force: another one would round later stages of this process differently
+    # the current thread count: another would change rounding in later stages of this process
     network = load_network(Path(args.checkpoint), args.device, torch.get_num_threads())
     views = Views(
         parse_scales(args.scales),
@@ -219,7 +219,7 @@ def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
 
 
 def _recipe(args: argparse.Namespace, network: "Network", data: "PairFolder") -> "Provenance":
-    """All that decides the masks, and nothing else."""
+    """Everything that determines the masks, and nothing else."""
     from rscd.data.splits import Split
 
     names = ("split", "bands", "no_gate", "maps", "scales", "flip", "geometry", "threshold")

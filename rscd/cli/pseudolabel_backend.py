@@ -1,4 +1,4 @@
-"""The half of ``rscd pseudolabel`` that looks for words in each date: ``--backend``."""
+"""The part of ``rscd pseudolabel`` that uses a segmenter: ``--backend``."""
 
 import argparse
 import logging
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-With --backend, a segmenter looks for words in each date, and objects that are there at one date
+With --backend, a segmenter searches each date for text prompts, and objects that exist at one date
 only become change labels: vl_change/ (0, 1, 255 = ignore), vl_t1/ and vl_t2/, in STORE or beside
-the dates. The segmentations stay in STORE: an interrupted run goes on, and another --gamma or
---delta costs no segmentation.
+the dates. The segmentations stay in STORE: an interrupted run resumes, and another --gamma or
+--delta needs no new segmentation.
 
-Backends: sam3 (wants a GPU), clipseg, precomputed (rasters of another program, --so folder=DIR),
+Backends: sam3 (needs a GPU), clipseg, precomputed (rasters of another program, --so folder=DIR),
 spectral (no weights; for demonstration only), fake (--so folder=DIR). sam3 and clipseg need
 pip install "rscd[vlm]".
 
@@ -47,16 +47,16 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         help="as --gamma, for vl_t1 and vl_t2 (default: the same)",
     )
     group.add_argument(
-        "--min-area", type=float, default=0.0, metavar="M2", help="leave out smaller objects"
+        "--min-area", type=float, default=0.0, metavar="M2", help="omit smaller objects"
     )
     group.add_argument("--tile-size", type=int, metavar="N", help="side of a window in pixels")
     group.add_argument(
-        "--gsd", type=float, metavar="METRES", help="pixel size, where images do not tell"
+        "--gsd", type=float, metavar="METRES", help="pixel size, for images without one"
     )
 
 
 def run_backend(args: argparse.Namespace) -> None:
-    """Segment, label, and say what came of it."""
+    """Segment, label, and report the results."""
     from dataclasses import asdict
     from pathlib import Path
 
@@ -119,5 +119,5 @@ def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "li
     if args.output is None or args.split is not None:
         raise UsageError("expected -o STORE and no --split with two rasters; correct the options")
     pair = ScenePair.open(args.dataset, args.t2, bands=bands)
-    check_memory(pair, prompts, "cut the rasters into parts, or take fewer prompts")
+    check_memory(pair, prompts, "cut the rasters into parts, or use fewer prompts")
     return [scene_pair(pair, store)]

@@ -1,4 +1,4 @@
-"""``rscd sample``: a synthetic scene pair to try things on."""
+"""``rscd sample``: a synthetic scene pair for trying things out."""
 
 import argparse
 from typing import Any
@@ -17,10 +17,10 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("folder", metavar="DIR", help="created if missing")
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="another town (default 0)"
+        "--seed", type=whole, default=0, metavar="N", help="seed of the town (default 0)"
     )
     parser.add_argument(
-        "--size", type=size_hw, default="1024,1024", metavar="H,W", help="pixels of half a metre"
+        "--size", type=size_hw, default="1024,1024", metavar="H,W", help="size in half-metre pixels"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_json(parser)
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     from pathlib import Path
 
     from rscd.synthetic.sample import write_sample

@@ -1,4 +1,4 @@
-"""Arguments of the commands that look at images through a segmenter."""
+"""Arguments of the commands that use a segmenter."""
 
 import argparse
 import logging
@@ -25,7 +25,7 @@ def add_segmenting(parser: argparse.ArgumentParser, title: str = "segmentation")
     group.add_argument(
         "--background",
         metavar="A,B",
-        help="what surrounds them (default road,grass,tree,water); tree=tree|forest gives one "
+        help="their surroundings (default road,grass,tree,water); tree=tree|forest gives one "
         "class two phrases",
     )
     group.add_argument(
@@ -46,25 +46,25 @@ def add_segmenting(parser: argparse.ArgumentParser, title: str = "segmentation")
         type=float,
         default=0.0,
         metavar="D",
-        help="IoU sum up to which an object counts as appeared or vanished (default 0)",
+        help="largest IoU sum of an object that appeared or vanished (default 0)",
     )
     group.add_argument(
         "--instance-threshold",
         type=float,
         metavar="0..1",
-        help="score from which an object counts (default: the backend's own)",
+        help="least score of an object (default: the backend's own)",
     )
     group.add_argument(
         "--overlap", type=int, metavar="N", help="pixels that neighbouring windows share"
     )
     group.add_argument(
-        "--allow-slow-cpu", action="store_true", help="run for hours where there is no GPU"
+        "--allow-slow-cpu", action="store_true", help="allow a run of hours without a GPU"
     )
     return group
 
 
 def refuse_segmenting(args: argparse.Namespace) -> None:
-    """Refuse what `add_segmenting` declares where no segmenter looks.
+    """Refuse options of `add_segmenting` if no segmenter is used.
 
     Raises:
         UsageError: for such an option.
@@ -82,11 +82,11 @@ def refuse_segmenting(args: argparse.Namespace) -> None:
         "--allow-slow-cpu": args.allow_slow_cpu,
     }
     if wrong := [name for name, there in given.items() if there]:
-        raise UsageError(f"expected {wrong[0]} with -m {CEG}:BACKEND alone; add that, or drop it")
+        raise UsageError(f"expected {wrong[0]} only with -m {CEG}:BACKEND; add that, or drop it")
 
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":
-    """The classes to look for."""
+    """The classes to search for."""
     from rscd.segmenters.prompts import BACKGROUND, FOREGROUND, parse_prompts
 
     return parse_prompts(
@@ -99,7 +99,7 @@ def segmenter_of(args: argparse.Namespace, name: str) -> "Segmenter":
     """The backend with its ``--so`` and ``--device``.
 
     Raises:
-        UsageError: an option is not of the form K=V, or unknown to the backend.
+        UsageError: if an option is not of the form K=V, or unknown to the backend.
     """
     from rscd.segmenters.segmenter import load_segmenter
 
@@ -109,7 +109,7 @@ def segmenter_of(args: argparse.Namespace, name: str) -> "Segmenter":
     options = dict(text.split("=", 1) for text in args.so)
     segmenter = load_segmenter(name, options, device=args.device)
     if segmenter.info.quality == "demo":
-        log.warning("%s is for demonstration: quote no accuracy from it", name)
+        log.warning("%s is for demonstration only: do not quote its accuracy", name)
     return segmenter
 
 

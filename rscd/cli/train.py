@@ -7,7 +7,7 @@ from rscd.cli.options import add_verbosity
 
 
 def add(commands: Any) -> None:
-    """Declare the command; its options are those of LightningCLI and are parsed there."""
+    """Declare the command; its options are those of LightningCLI, which parses them."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "train",
         add_help=False,
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     from rscd.base.errors import Interrupted
     from rscd.training.chain import is_chain, read_chain, run_chain
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         case ["-c" | "--config", path, *overrides] if is_chain(path):
             try:
                 run_chain(read_chain(path, overrides), args.run_command)
-            except Interrupted as error:  # a chain is resumed by its own command
+            except Interrupted as error:  # a chain resumes with its own command
                 raise KeyboardInterrupt from error
         case rest:
             from rscd.training.run import train

@@ -145,7 +145,7 @@ def write_errors(
     crs = tables[0].crs
     if any((table.crs is None) != (crs is None) for table in tables):
         raise DataError(
-            f"expected a CRS in all images or in none for {path}, found both; evaluate them separately"
+            f"expected a CRS in all images or in none for {path}, found both; evaluate them apart"
         )
     moved = [table if table.crs == crs else table.to_crs(crs) for table in tables]
     layer = geopandas.GeoDataFrame(pd.concat(moved, ignore_index=True), crs=crs)

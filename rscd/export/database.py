@@ -72,7 +72,7 @@ def _alone(path: Path, name: Path, first: str) -> Iterator[None]:
             # any other error: not a database, or a damaged one, which no program can be using
             if "locked" in str(error):
                 raise OutputError(
-                    f"expected {path} to be closed, found it open in another program, such as QGIS; "
+                    f"expected {path} to be free, found it open in another program, such as QGIS; "
                     "close it there, or choose another name"
                 ) from error
         yield

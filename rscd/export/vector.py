@@ -208,7 +208,7 @@ def write_vector(
     text = json.dumps(redacted_data(provenance), indent=2, sort_keys=True, ensure_ascii=False)
     if form.lonlat and polygons.crs is None and not pixel_coordinates:
         raise UsageError(
-            f"{path}: expected images with a CRS, as GeoJSON needs longitude and latitude, found none; "
+            f"{path}: expected images with a CRS for GeoJSON (longitude and latitude), found none; "
             "write .gpkg, or pass --pixel-coordinates"
         )
     if len(polygons) and polygons.crs is not None:

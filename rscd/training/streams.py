@@ -307,7 +307,7 @@ class StreamLoader:
             title: name of the stream in messages.
             reader: source of samples.
             turns: samples and their order.
-            seed: numbers that identify the stream. Workers seed their random generators with it once,
+            seed: numbers that identify the stream. Workers seed their random generators with it,
                 so transforms that use these give different results in a resumed run; the datasets
                 of rscd seed theirs with the sample index.
             num_workers: reader processes; 0 reads in this process.
