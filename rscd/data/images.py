@@ -1,7 +1,7 @@
 """Pixels and label values of single image files.
 
 PNG, JPEG, BMP and WebP are decoded by OpenCV, everything else (GeoTIFF first of all) by GDAL.
-GDAL is not asked for PNG: it returns a truncated file as if it were whole.
+GDAL is not used for PNG: it returns truncated files without an error.
 """
 
 import logging
@@ -50,13 +50,13 @@ MaskRule = Literal["strict", "threshold", "nonzero", "reference"] | Mapping[int,
 ``nonzero``: change where the value is not 0, as TorchGeo reads labels.
 ``reference``: change only where the value is 255, as the training loaders of KD-MSI and DiffMatch
 read labels (``floor(value / 255)``): a {0, 1} file becomes all no change.
-A mapping names every value that may occur, for example ``{0: 0, 255: 1, 127: 255}``.
+A mapping lists every value that may occur, for example ``{0: 0, 255: 1, 127: 255}``.
 
-Pixels that a raster declares to be nodata are 255 whatever the rule, see `StoredLabel`.
+Pixels declared as nodata are 255 under every rule, see `StoredLabel`.
 """
 
 IGNORE_CODED: Mapping[int, int] = {0: 0, 1: 1, IGNORE: IGNORE}
-"""Mapping of files that already hold 0, 1 and 255 = ignore, as pseudo labels do."""
+"""Mapping for files that already contain 0, 1 and 255 = ignore, such as pseudo labels."""
 
 RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
@@ -70,7 +70,7 @@ class Picture:
     pixels: NDArray[Any]
     """(C,H,W) in the file's own dtype; RGB order; without an alpha band."""
     valid: BoolArray | None
-    """(H,W), from alpha, nodata, mask band or NaN; None where the file declares nothing."""
+    """(H,W), from alpha, nodata, mask band or NaN; None if the file declares nothing."""
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
     """Pixel to CRS, of the upper-left corner; None for files without georeferencing."""
@@ -82,7 +82,7 @@ class Picture:
 
     @property
     def bounds(self) -> Bounds | None:
-        """(left, bottom, right, top) in CRS units, where the file has a transform."""
+        """(left, bottom, right, top) in CRS units, if the file has a transform."""
         if self.transform is None:
             return None
         left, bottom, right, top = array_bounds(*self.shape_hw, self.transform)
@@ -91,10 +91,10 @@ class Picture:
 
 @contextmanager
 def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
-    """Open a raster with GDAL; a file that cannot be read becomes a DataError with its name."""
+    """Open a raster with GDAL; raises DataError with its name if it cannot be read."""
     with _image_border(path):
         with warnings.catch_warnings():
-            # pixel coordinates are legal here, so the missing transform is no news
+            # pixel coordinates are allowed here, so a missing transform needs no warning
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with beside(str(path)):
                 dataset = rasterio.open(path)
@@ -116,11 +116,11 @@ def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
     Args:
         path: PNG, JPEG, BMP, WebP or anything GDAL opens.
         bands: 1-based bands to keep, in this order; by default all but an alpha band, red, green
-            and blue first where the file says which they are. Naming the alpha band makes it data:
-            some writers flag the near infrared of RGB+NIR as alpha.
+            and blue first if the file names them. Naming the alpha band makes it data: some writers
+            tag the near infrared of RGB+NIR as alpha.
 
     Returns:
-        Pixels (C,H,W) in the file's dtype with validity and georeferencing where known.
+        Pixels (C,H,W) in the file's dtype, with validity and georeferencing if known.
 
     Raises:
         DataError: if the file is missing, damaged or lacks one of the bands.
@@ -131,9 +131,9 @@ def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
 
 
 def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[Picture, Picture]:
-    """Read both dates of a pair so that their bands hold the same colours in the same units.
+    """Read both dates of a pair so that their bands have the same colours in the same units.
 
-    As `rscd.geo.scene.ScenePair` does it: see `rscd.geo.source.comparable`.
+    Like `rscd.geo.scene.ScenePair`; see `rscd.geo.source.comparable`.
 
     Args:
         t1: image of the earlier date.
@@ -158,7 +158,7 @@ def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[P
         return first, second
     own, other = map(units_text, units)
     text = (
-        f"the dates declare different units: t1 {own}, t2 {other}; t2 is brought into those of t1"
+        f"the dates declare different units: t1 {own}, t2 {other}; t2 is converted to those of t1"
     )
     _warn_of_folder(t2.parent, text)
     return first, replace(second, pixels=converted(second.pixels, into))
@@ -166,12 +166,12 @@ def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[P
 
 @cache
 def _warn_of_folder(folder: Path, text: str) -> None:
-    """Once for a folder and text: training reads each pair many times."""
+    """Warn once per folder and text: training reads each pair many times."""
     log.warning("%s: %s", folder, text)
 
 
 def said_of(path: Path) -> Bands:
-    """What an image file says of its bands, from its header; pictures are gray or RGB.
+    """Band metadata of an image file, from its header; PNG, JPEG and the like are gray or RGB.
 
     Raises:
         DataError: if the file is missing or damaged.
@@ -187,9 +187,9 @@ class StoredLabel:
     values: NDArray[Any]
     """(H,W) in the file's dtype."""
     unlabelled: BoolArray | None = None
-    """(H,W) where the file declares nodata, masks pixels, or holds NaN; None where it does not.
+    """(H,W) where the file declares nodata, masks pixels, or contains NaN; None if nowhere.
 
-    A nodata of 0 is what drawing programs leave behind and viewers show as transparent: it is "no
+    Drawing programs often declare a nodata of 0, which viewers show as transparent: it is "no
     change" like any other 0.
     """
     nodata: float | None = None
@@ -197,7 +197,7 @@ class StoredLabel:
 
 
 def read_label(path: Path) -> StoredLabel:
-    """Read a label file as one band, and what it declares of pixels without label.
+    """Read a label file as one band, with the pixels it declares unlabelled.
 
     Returns:
         The stored values; a colour file whose channels agree counts as one band.
@@ -231,7 +231,7 @@ def read_label(path: Path) -> StoredLabel:
 
 
 def read_label_values(path: Path) -> NDArray[Any]:
-    """Only the stored values of `read_label`."""
+    """The stored values of `read_label` only."""
     return read_label(path).values
 
 
@@ -242,7 +242,7 @@ def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
         (H,W) uint8: 0 no change, 1 change, 255 ignore, also where the file declares nodata.
 
     Raises:
-        DataError: if the file cannot be read or holds values the rule does not cover.
+        DataError: if the file cannot be read or contains values the rule does not cover.
     """
     try:
         return coded(read_label(path), rule)
@@ -252,9 +252,9 @@ def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
 
 
 def coded(label: StoredLabel, rule: MaskRule = "strict") -> ByteArray:
-    """Turn a stored label into 0, 1 and 255; what the file declares to be no label is 255.
+    """Convert a stored label to 0, 1 and 255; pixels the file declares unlabelled are 255.
 
-    A value that a mapping names as change is change, also where it is the declared nodata.
+    A value that a mapping names as change is change, even if it is the declared nodata.
 
     Raises:
         DataError: if the rule does not cover a value, which is named.
@@ -268,12 +268,12 @@ def coded(label: StoredLabel, rule: MaskRule = "strict") -> ByteArray:
 
 
 def names_as_change(rule: MaskRule, nodata: float | None) -> bool:
-    """Whether a mapping says that the declared nodata means change."""
+    """Whether a mapping declares that nodata means change."""
     return isinstance(rule, Mapping) and nodata is not None and rule.get(nodata) == 1  # type: ignore[call-overload]
 
 
 def apply_rule(values: NDArray[Any], rule: MaskRule = "strict") -> ByteArray:
-    """Turn stored label values into 0, 1 and 255.
+    """Convert stored label values to 0, 1 and 255.
 
     The papers' programs disagree: evaluation of KD-MSI accepts 0 and 255 only, its training (and
     DiffMatch's) takes only 255 for change, TorchGeo anything but 0 (``methods/kdmsi.md`` section 6,
@@ -318,7 +318,7 @@ _RULES: Mapping[str, Callable[[NDArray[Any]], ByteArray]] = {
 def _mapped(values: NDArray[Any], mapping: Mapping[int, int]) -> ByteArray:
     targets = set(mapping.values())
     if not targets <= {0, 1, IGNORE}:
-        raise DataError(f"a label mapping leads to 0, 1 or 255, not to {sorted(targets)}")
+        raise DataError(f"a label mapping must map to 0, 1 or 255, not to {sorted(targets)}")
     mask = np.zeros(values.shape, np.uint8)
     known = np.zeros(values.shape, bool)
     for stored, wanted in mapping.items():
@@ -327,7 +327,7 @@ def _mapped(values: NDArray[Any], mapping: Mapping[int, int]) -> ByteArray:
         known |= here
     if not known.all():
         raise DataError(
-            f"the label mapping covers {sorted(mapping)}, the file also holds "
+            f"the label mapping covers {sorted(mapping)}, the file also contains "
             f"{_some(values[~known])}; name these values in the mapping"
         )
     return mask
@@ -339,7 +339,7 @@ def _some(values: NDArray[Any], most: int = 8) -> str:
 
 
 def fill_invalid(picture: Picture) -> FloatArray:
-    """Pixels as float32 (C,H,W), with 0 where the picture is not valid."""
+    """Pixels as float32 (C,H,W), with 0 where the image is invalid."""
     pixels = picture.pixels.astype(np.float32)
     if picture.valid is not None:
         pixels[:, ~picture.valid] = 0
@@ -380,19 +380,19 @@ def write_picture(
 
 
 def fits_png(pixels: NDArray[Any]) -> bool:
-    """True if a PNG holds these (C,H,W) pixels without loss."""
+    """True if a PNG can store these (C,H,W) pixels without loss."""
     return png_holds(len(pixels), str(pixels.dtype))
 
 
 def png_holds(bands: int, dtype: str) -> bool:
-    """True if a PNG holds so many bands of a dtype without loss."""
+    """True if a PNG can store this number of bands of a dtype without loss."""
     return dtype in {"uint8", "uint16"} and bands in {1, 3}
 
 
 def _png(name: str, pixels: NDArray[Any]) -> bytes:
     if not fits_png(pixels):
         raise DataError(
-            f"{name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
+            f"{name}: PNG stores 1 or 3 bands of 8 or 16 bits, found {len(pixels)} of "
             f"{pixels.dtype}; write .tif"
         )
     array = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)[:, :, ::-1]
@@ -413,7 +413,7 @@ def _geotiff(
     bands, height, width = pixels.shape
     options: dict[str, Any] = {"count": bands, "height": height, "width": width}
     options |= {"dtype": pixels.dtype, "crs": crs, "nodata": nodata, "compress": "deflate"}
-    # without this GDAL takes the fourth of four 8-bit bands for alpha
+    # without this GDAL treats the fourth of four 8-bit bands as alpha
     own = bands == 3 and tuple(colorinterp) in ((), RGB_KINDS)
     options |= {"photometric": "rgb" if own else "minisblack", "alpha": "no"}
 
@@ -428,12 +428,12 @@ def _geotiff(
 
 
 def _chosen(path: Path, count: int, alpha: bool, bands: Sequence[int] | None) -> list[int]:
-    """1-based bands to read of a file with ``count`` bands, the last of them perhaps alpha."""
+    """1-based bands to read from a file with ``count`` bands, the last of which may be alpha."""
     if bands is None:
         return list(range(1, count + 1 - alpha))
     if not bands or min(bands) < 1 or max(bands) > count:
         raise DataError(
-            f"{path}: bands {list(bands)} were asked for, the file has bands 1 to {count}; "
+            f"{path}: bands {list(bands)} were requested, the file has bands 1 to {count}; "
             "change the band choice"
         )
     return list(bands)
@@ -443,10 +443,10 @@ def _plain_picture(path: Path, bands: Sequence[int] | None) -> Picture:
     array = _decode(path)
     pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     alpha = len(pixels) == 4
-    if bands is None and len(pixels) >= 3:  # a view: this is the common case, and copies cost
+    if bands is None and len(pixels) >= 3:  # a view, because copies of this common case are costly
         return Picture(pixels[2::-1], pixels[3] > 0 if alpha else None)
     chosen = _chosen(path, len(pixels), alpha, bands)
-    order = [2, 1, 0, 3] if len(pixels) >= 3 else list(range(len(pixels)))  # OpenCV gives BGR
+    order = [2, 1, 0, 3] if len(pixels) >= 3 else list(range(len(pixels)))  # OpenCV returns BGR
     valid = pixels[3] > 0 if alpha and 4 not in chosen else None
     return Picture(pixels[[order[band - 1] for band in chosen]], valid)
 
@@ -464,7 +464,7 @@ def _decode(path: Path) -> NDArray[Any]:
 
 
 def check_end(path: Path) -> None:
-    """Look for the end marker of a PNG or JPEG without decoding it.
+    """Check the end marker of a PNG or JPEG without decoding it.
 
     Raises:
         DataError: if the file is missing or truncated.
@@ -477,7 +477,7 @@ def check_end(path: Path) -> None:
 
 
 def _truncated(suffix: str, tail: bytes) -> bool:
-    # OpenCV 4 fills the missing rows with gray instead of failing, so the end marker is looked for
+    # OpenCV 4 fills missing rows with gray instead of failing, so check the end marker
     if suffix == ".png":
         return b"IEND" not in tail
     if suffix in {".jpg", ".jpeg"}:
