@@ -413,7 +413,7 @@ def _by_place(scene: Scene, first: Mapping[str, str], second: Mapping[str, str])
         found += [_part(scene, f"{name}+{other}", path, second[other], name) for other in partners]
     if not found:
         raise DataError(
-            f"{scene.t1} and {scene.t2}: the rasters share no names and do not overlap; give the two "
+            f"{scene.t1} and {scene.t2}: the rasters have no common names or places; give the two "
             "dates of one place"
         )
     alone += [path for other, path in second.items() if other not in met]

@@ -1,9 +1,9 @@
-"""Change pasted into real imagery: buildings of one picture come and go in another.
+"""Change pasted into real imagery: buildings of one image appear and vanish in another.
 
-Each object is cut out by a building mask, turned, scaled, matched in colour, feathered at its rim
-and given a shadow. It then stands at t2 only (new), at t1 only (missing) or at both dates (static),
-so that a pasted look alone gives no change away. The flow between the dates is known, and outside
-the changed objects and their shadows t2 equals t1 warped by it.
+Each object is cut out by a building mask, rotated, scaled, matched in colour, feathered at its edge
+and given a shadow. It is then pasted at t2 only (new), at t1 only (missing) or at both dates
+(static), so that a pasted appearance alone does not indicate change. The flow between the dates is
+known, and outside the changed objects and their shadows t2 equals t1 warped by it.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ class PasteSettings:
     """How objects are pasted; lengths are pixels of the images.
 
     Attributes:
-        count: bounds of the number of objects tried; those that find no room are left out.
+        count: bounds of the number of objects to try; those without free space are omitted.
         shares: relative frequency of new, missing and static objects.
         min_area: smallest object cut out of a donor, in pixels.
         scale: bounds of the change of size.
-        feather: sigma of the rim.
+        feather: sigma of the feathering.
         shadow_length: bounds of the length of the shadows, one draw per pair.
         shadow: bounds of the factor of the values in the shadow; 1 is no shadow.
-        gap: smallest distance between an object and whatever else stands there.
+        gap: smallest distance between an object and other buildings.
         max_shift: largest misregistration of the dates; 0 keeps them aligned.
     """
 
@@ -55,7 +55,7 @@ class PastePair:
 
     Attributes:
         image: (2,C,H,W) float32 raw values, index 0 = t1.
-        mask: (H,W) bool on the t2 grid: objects that stand at one date only.
+        mask: (H,W) bool on the t2 grid: objects that exist at one date only.
         shadow: (H,W) bool on the t2 grid: pixels around them whose values changed as well.
         flow: (2,H,W) float32 pixels, on the t2 grid, pointing to t1.
         valid: (H,W) bool: usable and in view at both dates.
@@ -68,7 +68,7 @@ class PastePair:
     valid: BoolArray
 
     def sample(self) -> dict[str, Tensor]:
-        """The pair in the words of a batch, see ``pair_sample``."""
+        """The pair with the keys of a batch, see ``pair_sample``."""
         return pair_sample(self.image, self.mask, self.flow, self.valid)
 
 
@@ -93,20 +93,20 @@ def paste_change(
     valid: BoolArray | None = None,
     value_range: tuple[float, float] = (0.0, 255.0),
 ) -> PastePair:
-    """Make a change pair of one image; the same arguments give the same bytes.
+    """Make a change pair from one image; the same arguments give byte-identical pairs.
 
     Args:
         seed: one number or several, as for ``numpy.random.default_rng``.
-        donor: (C,h,w) raw values, where objects come from.
+        donor: (C,h,w) raw values, source of the objects.
         donor_buildings: (h,w), True on buildings; those cut by the border are not used.
-        image: (C,H,W) raw values, where they go.
+        image: (C,H,W) raw values to paste into.
         settings: how they are pasted.
-        buildings: (H,W), where ``image`` has buildings: nothing is pasted over them.
+        buildings: (H,W), True on buildings of ``image``: nothing is pasted over them.
         valid: (H,W), usable pixels of ``image``; all if not given.
         value_range: pasted values are clipped to it.
 
     Raises:
-        DataError: the donor has no whole building, or its bands are not those of ``image``.
+        DataError: if the donor has no whole building, or other bands than ``image``.
     """
     settings = settings or PasteSettings()
     rng = np.random.default_rng(seed)
@@ -144,16 +144,16 @@ def paste_change(
 def matched(
     donor: FloatArray, donor_ground: BoolArray, image: FloatArray, ground: BoolArray
 ) -> FloatArray:
-    """Give the donor the mean and deviation of the image, per band, measured on the ground.
+    """Match the donor's mean and standard deviation, per band and on the ground, to the image.
 
-    The ground alone is compared, so roofs keep their contrast to it; gains stay within 0.7 to 1.4:
-    beyond, roofs burn out over rough ground and go flat over smooth ground.
+    Only the ground is compared, so that roofs keep their contrast to it; gains are limited to 0.7
+    to 1.4: beyond, roofs saturate over rough ground and lose contrast over smooth ground.
 
     Args:
         donor: (C,h,w).
-        donor_ground: (h,w), True where the donor shows no building; all of it counts if nowhere.
+        donor_ground: (h,w), True where the donor shows no building; if nowhere, all of it is used.
         image: (C,H,W).
-        ground: (H,W), the same of the image.
+        ground: (H,W), likewise for the image.
 
     Returns:
         (C,h,w) float32.
@@ -190,7 +190,7 @@ def _stamp(
     sun_xy: NDArray[np.float64],
     settings: PasteSettings,
 ) -> _Stamp:
-    """Turn and scale one building, with room for its rim and its shadow."""
+    """Rotate and scale one building, with margins for its feathering and its shadow."""
     building, centre = cutout
     rows, columns = np.nonzero(building)
     scale, angle = rng.uniform(*settings.scale), rng.uniform(0, 2 * np.pi)
@@ -202,7 +202,7 @@ def _stamp(
     points = from_middle @ (turn @ mirror).T / scale + centre
     mask = sample(building[None].astype(np.float32), points)[0]
     solid = mask >= 0.5
-    # the donor beyond its border is its border, which only the outer rim of the feather sees
+    # the donor is extended by its border, which affects only the outer edge of the feathering
     last = np.array(building.shape[::-1]) - 1
     return _Stamp(
         values=sample(donor, np.clip(points, 0, last)),
@@ -218,7 +218,8 @@ def _shade(solid: BoolArray, sun_xy: NDArray[np.float64], softness: float) -> Fl
     swept = np.zeros(solid.shape, bool)
     for part in np.linspace(0, 1, steps):
         dx, dy = np.round(part * sun_xy).astype(int)
-        swept |= np.roll(solid, (dy, dx), (0, 1))  # the stamp has room: nothing comes round
+        # the stamp has a margin, so that nothing wraps around
+        swept |= np.roll(solid, (dy, dx), (0, 1))
     return np.asarray(gaussian_filter(swept.astype(np.float32), softness), dtype=np.float32)
 
 
@@ -230,7 +231,7 @@ def _sun(rng: np.random.Generator, settings: PasteSettings) -> NDArray[np.float6
 def _free_spot(
     rng: np.random.Generator, taken: BoolArray, solid: BoolArray, gap: int
 ) -> tuple[int, int] | None:
-    """Corner (row, column) of a stamp whose object lies inside the image on free ground."""
+    """Corner (row, column) of a stamp whose object is inside the image on free ground."""
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     if not len(rows):
         return None
@@ -275,7 +276,7 @@ def _misregistered(
     usable: BoolArray,
     max_shift: float,
 ) -> PastePair:
-    """Look at t2 through a smooth random flow of at most ``max_shift`` pixels per axis."""
+    """Warp t2 by a smooth random flow of at most ``max_shift`` pixels per axis."""
     height, width = changed.shape
     grid = rng.uniform(-max_shift, max_shift, (3, 3, 2)).astype(np.float32)
     smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -283,7 +284,7 @@ def _misregistered(
     if max_shift == 0:
         return PastePair(dates, changed, shaded, flow, usable)
     points = pixel_points((height, width)) + np.moveaxis(flow, 0, -1)
-    # real pictures have no black rim where they overlap badly; `valid` knows about it
+    # real images have no black edge where they do not overlap; `valid` marks it
     points = np.clip(points, 0, [width - 1, height - 1])
     maps = np.stack([changed, shaded | changed, ~usable]).astype(np.float32)
     moved_changed, moved_touched, moved_unusable = sample(maps, points)
@@ -298,11 +299,11 @@ def _misregistered(
 
 
 class PastedPairs(Dataset[dict[str, Tensor]]):
-    """Pasted pairs by index; pair ``i`` depends on the seed and ``i`` alone, not on the worker.
+    """Pasted pairs by index; pair ``i`` depends only on the seed and ``i``, not on the worker.
 
     Args:
-        images: pictures (C,H,W) to paste into; anything with a length that reads by index.
-        donors: pairs of (picture, building mask), see ``paste_change``.
+        images: images (C,H,W) to paste into; anything with a length and indexing.
+        donors: pairs of (image, building mask), see ``paste_change``.
         count: number of pairs.
         seed: seed of the set.
         settings: how objects are pasted.

@@ -84,7 +84,7 @@ def test_backends_without_weights(scene, backend, capsys):
     words = ["--foreground", "building", "--background", "road,grass"]
     words = WORDS if backend == "fake" else words
     predict(scene, "-o", scene / "a.gpkg", backend=backend, words=words)
-    assert "is for demonstration: quote no accuracy" in capsys.readouterr().err
+    assert "is for demonstration only: do not quote its accuracy" in capsys.readouterr().err
     kinds = set(geopandas.read_file(scene / "a.gpkg")["kind"])
     assert kinds <= {"appeared", "vanished"}
     assert backend == "spectral" or kinds == {"appeared", "vanished"}
@@ -123,7 +123,7 @@ def test_a_plan(scene, capsys):
         (["-o", "{}/a.gpkg", "--prob", "{}/p.tif"], 2, "expected no --prob with -m ceg"),
         (["-o", "{}/a.gpkg", "--threshold", "0.5"], 2, "expected no --threshold with -m ceg"),
         (["-o", "{}/a.gpkg", "--max-memory", "2GB"], 2, "expected no --max-memory with -m ceg"),
-        (["-o", "{}/a.gpkg", "--gsd", "3"], 2, "expected --gsd with images without georef"),
+        (["-o", "{}/a.gpkg", "--gsd", "3"], 2, "expected --gsd only with images without georef"),
         (["-o", "{}/a.gpkg", "--background", ""], 2, "found an empty one"),
         (["-o", "{}/t1.tif.gpkg", "--so", "folder=/no/such"], 1, "expected a folder of segment"),
         (["-o", "{}/a.gpkg", "-m", "ceg"], 2, "expected -m ceg:BACKEND with one of sam3"),
@@ -144,7 +144,7 @@ def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
 
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     predict(scene, "-o", scene / "a.gpkg", code=2)
-    assert "take a part with --bbox or --aoi" in capsys.readouterr().err
+    assert "select a part with --bbox or --aoi" in capsys.readouterr().err
 
 
 def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monkeypatch):
@@ -160,7 +160,7 @@ def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monke
     argv = ["predict", str(tmp_path / "t1"), str(tmp_path / "t2"), "-m", "ceg:precomputed", *WORDS]
     argv += ["--so", f"folder={scene / 'ape'}", "-q"]
     assert main([*argv, "-o", str(tmp_path / "all.gpkg")]) == 2
-    assert "expected {name} in what is written" in capsys.readouterr().err
+    assert "expected {name} in output names" in capsys.readouterr().err
     assert main([*argv, "-o", str(tmp_path / "{name}.gpkg")]) == 0
     assert len(loaded) == 1
     for name in ("a", "b"):

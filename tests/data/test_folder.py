@@ -1,4 +1,4 @@
-"""Pair folders: every layout gives the same samples, and only what was asked for is opened."""
+"""Pair folders: every layout gives the same samples, and only requested files are opened."""
 
 from pathlib import Path
 
@@ -151,7 +151,7 @@ def test_explicit_folders_and_ambiguity(tmp_path: Path) -> None:
 def test_names_select_and_order(tmp_path: Path) -> None:
     make(tmp_path)
     assert PairFolder(tmp_path, names=["p2.png", "p0"]).names == ("p2", "p0")
-    with pytest.raises(DataError, match=r"1 of 2 named pairs are not there, first 'q'"):
+    with pytest.raises(DataError, match=r"1 of 2 named pairs do not exist, first 'q'"):
         PairFolder(tmp_path, names=["p0", "q"])
 
 
@@ -361,7 +361,7 @@ def test_weak_labels_never_open_a_mask(tmp_path: Path) -> None:
 
 def test_weak_labels_need_a_list(tmp_path: Path) -> None:
     make(tmp_path / "train")
-    with pytest.raises(DataError, match=r"asked for without masks.*train_label.txt"):
+    with pytest.raises(DataError, match=r"requested without masks.*train_label.txt"):
         PairFolder(tmp_path, "train", keys={"image", "label"})
     given = PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1.png": 0, "p2": 1})
     assert [int(sample["label"]) for sample in given] == [1, 0, 1]
@@ -443,7 +443,7 @@ def test_missing_datasets_say_what_was_looked_for(tmp_path: Path) -> None:
 def test_one_name_in_two_formats(tmp_path: Path) -> None:
     make(tmp_path)
     save(tmp_path / "A" / "p0.tif", pixels(0))
-    with pytest.raises(DataError, match=r"p0\.png and p0\.tif have one name"):
+    with pytest.raises(DataError, match=r"p0\.png and p0\.tif have the same name"):
         PairFolder(tmp_path)
 
 
@@ -461,7 +461,7 @@ def test_label_rules() -> None:
     assert apply_rule(np.array([0, 127, 255]), mapping).tolist() == [0, 255, 1]
     with pytest.raises(DataError, match="also holds 5"):
         apply_rule(np.array([5]), mapping)
-    with pytest.raises(DataError, match="leads to 0, 1 or 255"):
+    with pytest.raises(DataError, match="must map to 0, 1 or 255"):
         apply_rule(np.array([0]), {0: 7})
     with pytest.raises(DataError, match="unknown label rule 'fuzzy'"):
         apply_rule(clean, "fuzzy")  # type: ignore[arg-type]

@@ -212,7 +212,7 @@ def test_pcd_failures(tmp_path: Path) -> None:
     base = tmp_path / "GSV"
     for date in ("t0", "t1"):
         save(base / date / "a.png", picture(0))
-    with pytest.raises(DataError, match=r"crops need pictures 224 pixels high .* found 16 x 12"):
+    with pytest.raises(DataError, match=r"crops need images 224 pixels high .* found 16 x 12"):
         PCD(tmp_path, "all", keys={"image"})[0]
     (base / "t1" / "a.png").unlink()
     with pytest.raises(DataError, match="no picture 'a' beside t0"):
@@ -243,7 +243,7 @@ def test_vl_cmu_cd(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no VL-CMU-CD pairs; looked for train/"):
         VLCMUCD(tmp_path / "set")
     (raw / "RGB" / "2_10.png").unlink()
-    with pytest.raises(DataError, match=r"2_10\.png: the later picture"):
+    with pytest.raises(DataError, match=r"2_10\.png: the later image"):
         VLCMUCD(tmp_path / "set", "all")
 
 

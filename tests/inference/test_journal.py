@@ -1,4 +1,4 @@
-"""The journal: a run that was stopped goes on, and never with other inputs."""
+"""The journal: an interrupted run resumes, but never with other inputs."""
 
 import errno
 import json
@@ -111,7 +111,7 @@ class TestJournal:
         with open_journal(tmp_path / "work", {}) as journal:
             journal.start(64)
             with (
-                pytest.raises(OutputError, match="found another run writing there; wait"),
+                pytest.raises(OutputError, match="found another run is writing to"),
                 open_journal(tmp_path / "work", {}),
             ):
                 pass
@@ -309,10 +309,10 @@ def test_going_on_is_announced(scene, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupt(patch, 4)
         assert main(arguments) == 130
-    assert capsys.readouterr().err.endswith("the same command goes on where it stopped\n")
+    assert capsys.readouterr().err.endswith("the same command resumes\n")
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert "going on with the interrupted run" in said.err
+    assert "resuming the interrupted run" in said.err
     assert json.loads(said.out)["resumed"] is True
 
 
@@ -426,7 +426,7 @@ def test_killed_while_it_clears_away_a_run_is_done(
     assert len(json.loads(capsys.readouterr().out)["outputs"]) == len(OUTPUTS)
     assert contents(tmp_path) == uninterrupted
     assert main(arguments) == 1  # from now on they are files like any other
-    assert "already there" in capsys.readouterr().err
+    assert "exists; add --overwrite" in capsys.readouterr().err
 
 
 def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
@@ -437,7 +437,7 @@ def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
         assert main(command(scene, tmp_path, "--tile-size", "50")) == 130
     capsys.readouterr()
     assert main(command(scene, tmp_path, "--threshold", "0.9")) == 1
-    assert "already there" in capsys.readouterr().err
+    assert "exists; add --overwrite" in capsys.readouterr().err
 
 
 def _interrupted(*_):
@@ -452,7 +452,7 @@ def test_a_disk_that_fills_up_during_the_work_says_what_is_kept(
         interrupt(patch, 9, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         assert main(arguments) == 1
     said = capsys.readouterr().err
-    assert re.fullmatch(r"rscd: expected .*; what was computed is kept in .*\.rscd, and.*\n", said)
+    assert re.fullmatch(r"rscd: expected .*; the computed part is kept in .*\.rscd, and.*\n", said)
     assert main(arguments) == 0
     assert contents(tmp_path) == uninterrupted
 
@@ -518,5 +518,7 @@ def test_two_processes_at_once(scene, tmp_path):
         journal.start(64)
         second = subprocess.run([*RUN, *arguments], capture_output=True, text=True, check=False)
         assert second.returncode == 1
-        assert re.fullmatch(r"rscd: expected to be alone on .*\n", second.stderr)
+        assert re.fullmatch(
+            r"rscd: expected no other run, found another run is writing to .*\n", second.stderr
+        )
         assert journal.started

@@ -193,7 +193,7 @@ def test_streams_of_both_kinds_train_the_mixed_method(folder):
 def test_a_folder_of_something_else_is_a_user_error(tmp_path, folder):
     with pytest.raises(DataError, match=r"expected index\.csv .* found none"):
         SingleDatePairs(tmp_path)
-    with pytest.raises(DataError, match="these pairs hold image, mask, standing, not flow"):
+    with pytest.raises(DataError, match="these pairs have image, mask, standing, not flow"):
         SingleDatePairs(folder, keys=["image", "flow"])
 
 
@@ -201,7 +201,7 @@ def test_a_picture_that_is_missing_is_named(tmp_path):
     pd.DataFrame([("a", "1", 0.4, None)], columns=["set", "name", "gsd_m", "place"]).to_csv(
         tmp_path / "index.csv", index=False
     )
-    with pytest.raises(DataError, match=r"expected a picture, found none .*1\.jpg"):
+    with pytest.raises(DataError, match=r"expected a readable image, found none .*1\.jpg"):
         read_tiles(tmp_path, "val")
 
 

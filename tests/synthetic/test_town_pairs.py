@@ -183,11 +183,11 @@ def test_kept_pixels_need_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"length": 0}, "at least one town"),
         ({"keys": ["flow"]}, "not flow"),
         ({"nuisance": {"fog": 1}}, "no knob fog; known are strength, shift_px"),
-        ({"nuisance": {"t2": {"warp_px": 1}}}, r"nuisance\.t2 has no knob warp_px"),
+        ({"nuisance": {"t2": {"warp_px": 1}}}, r"nuisance\.t2 has no parameter warp_px"),
         ({"nuisance": {"haze": [0.5, 0.1]}}, r"haze: expected a number or \[low, high\]"),
-        ({"nuisance": {"haze": 3}}, "town knobs: expected haze from 0 to 1, found 3"),
-        ({"style": {"rural": 1}}, "style has no knob rural"),
-        ({"gsd_m": 0}, "town knobs"),
+        ({"nuisance": {"haze": 3}}, "town parameters: expected haze from 0 to 1, found 3"),
+        ({"style": {"rural": 1}}, "style has no parameter rural"),
+        ({"gsd_m": 0}, "town parameters"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:

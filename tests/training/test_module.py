@@ -244,7 +244,7 @@ def test_missing_streams_and_keys_fail_at_the_start(root: Path, tmp_path: Path) 
     images_only = folder(root, "train", init_args={"keys": ["image"]})
     with pytest.raises(
         DataError, match=r"stream 'labeled' \(PairFolder in .*set\): the method needs mask, its "
-        "samples hold image"
+        "samples have image"
     ):  # fmt: skip
         run.fit(Task(), data(root, streams={"labeled": images_only}))
     with pytest.raises(DataError, match=r"label.*list"):
