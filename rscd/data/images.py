@@ -46,7 +46,7 @@ MaskRule = Literal["strict", "threshold", "nonzero", "reference"] | Mapping[int,
 """How stored label values become 0 (no change), 1 (change) and 255 (ignore).
 
 ``strict``: the file holds only {0, 255} or only {0, 1}; anything else is an error (default).
-``threshold``: change where the value is at least 128, for gray or JPEG labels.
+``threshold``: change where the value is at least 128, for grey or JPEG labels.
 ``nonzero``: change where the value is not 0, as TorchGeo reads labels.
 ``reference``: change only where the value is 255, as the training loaders of KD-MSI and DiffMatch
 read labels (``floor(value / 255)``): a {0, 1} file becomes all no change.
@@ -171,7 +171,7 @@ def _warn_of_folder(folder: Path, text: str) -> None:
 
 
 def said_of(path: Path) -> Bands:
-    """Band metadata of an image file, from its header; PNG, JPEG and the like are gray or RGB.
+    """Band metadata of an image file, from its header; PNG, JPEG and the like are grey or RGB.
 
     Raises:
         DataError: if the file is missing or damaged.
@@ -365,7 +365,7 @@ def write_picture(
         transform: of a GeoTIFF.
         nodata: of a GeoTIFF.
         colorinterp: colour interpretation by band of a GeoTIFF; default red, green, blue for three
-            bands, gray otherwise.
+            bands, grey otherwise.
         units: (scale, offset) by band of a GeoTIFF.
 
     Raises:
@@ -477,7 +477,7 @@ def check_end(path: Path) -> None:
 
 
 def _truncated(suffix: str, tail: bytes) -> bool:
-    # OpenCV 4 fills missing rows with gray instead of failing, so check the end marker
+    # OpenCV 4 fills missing rows with grey instead of failing, so check the end marker
     if suffix == ".png":
         return b"IEND" not in tail
     if suffix in {".jpg", ".jpeg"}:

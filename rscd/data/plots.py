@@ -16,7 +16,7 @@ MASK_COLOURS = {
     1: tuple(value / 255 for value in CHANGE_RGB),
     IGNORE: (0.45, 0.45, 0.45),
 }
-"""No change black, change as in every other picture, ignore gray."""
+"""No change black, change as in every other picture, ignore grey."""
 UNKNOWN_COLOUR = (1.0, 0.6, 0.0)
 """Orange: a value that no mask has."""
 
@@ -28,7 +28,7 @@ def to_rgb(image: NDArray[Any], rgb: Sequence[int] | None = None) -> NDArray[np.
 
     Args:
         image: (2,C,H,W) raw values.
-        rgb: 0-based bands for red, green, blue; default the first three, or the first as gray.
+        rgb: 0-based bands for red, green, blue; default the first three, or the first as grey.
 
     Returns:
         (2,H,W,3) float32 in [0,1].

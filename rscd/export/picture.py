@@ -22,7 +22,7 @@ MAX_PIXELS = 1 << 28
 
 
 def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
-    """Write the change mask as 8-bit gray PNG: 0 no change, 255 change, 127 no data.
+    """Write the change mask as 8-bit grey PNG: 0 no change, 255 change, 127 no data.
 
     If its coordinates are not those of a picture without georeferencing, a world file (``.pgw``) is
     written beside it.

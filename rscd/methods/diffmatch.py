@@ -133,7 +133,7 @@ class DiffMatch(Method):
     ) -> Iterator[dict[str, Tensor]]:
         """Labelled and weak views together, then each strong view: pseudo labels carry no gradient.
 
-        In train mode the running statistics see [labeled; weak] of t1, of t2, then the strong view
+        In train mode the running statistics see [labelled; weak] of t1, of t2, then the strong view
         of t1, of t2.
         """
         seed = torch.initial_seed()

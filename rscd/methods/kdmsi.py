@@ -143,7 +143,7 @@ class KdMsi(WeakMethod):
             network_args: of `rscd.models.cam.cam_classifier`, for both; each starts with the same
                 pretrained weights and its own classifier. Its ``combination`` is the
                 student's; published with ``cat``.
-            teacher: the combination of the teacher; published ``minus`` or ``abs``, by data set.
+            teacher: the combination of the teacher; published ``minus`` or ``abs``, by dataset.
             distillation_weight: lambda of Eq. (4).
             gate_validation: see `WeakMethod.evaluate`.
         """

@@ -217,7 +217,7 @@ class FolderBackgrounds:
     """Random crops of the images of a folder, resized to the requested size.
 
     Attributes:
-        files: 8-bit images, gray or RGB; see ``from_folder``.
+        files: 8-bit images, grey or RGB; see ``from_folder``.
     """
 
     files: tuple[Path, ...]

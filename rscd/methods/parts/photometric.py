@@ -30,15 +30,15 @@ ValueRange = tuple[float, float]
 class Photometric:
     """Random changes to the values of one date; an amount of 0 disables an operation.
 
-    Operations run in this order. Saturation, hue and gray need colour: with any number of bands
+    Operations run in this order. Saturation, hue and grey need colour: with any number of bands
     but three they are skipped, the rest is the same for every band. All act on values scaled to
     0..1 by the value range, and clip the dates they change to it.
 
     Attributes:
         p_jitter: probability of the colour jitter, whose four parts come in random order.
         brightness: factor U(1-b, 1+b).
-        contrast: factor U(1-c, 1+c) around the mean (of the gray image with three bands).
-        saturation: factor U(1-s, 1+s) around gray.
+        contrast: factor U(1-c, 1+c) around the mean (of the grey image with three bands).
+        saturation: factor U(1-s, 1+s) around grey.
         hue: shift U(-h, h), as a fraction of the colour circle.
         p_gray: probability of losing the colour.
         p_level: probability of ``value * U(1-l, 1+l) + U(-l, l)``.
@@ -74,7 +74,7 @@ class Photometric:
 STRONG = Photometric(
     p_jitter=0.8, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_blur=0.5
 )
-"""Strong augmentation of DiffMatch (section 5.4); its code has no gray."""
+"""Strong augmentation of DiffMatch (section 5.4); its code has no grey."""
 
 STREET = Photometric(
     p_jitter=0.5,
