@@ -30,7 +30,7 @@ MOST_MEMBERS = 10_000
 READABLE = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".gpkg", ".geojson", ".shp", ".fgb")
 """Suffixes of files in an archive worth suggesting, most likely first."""
 
-Told = Callable[[Exception], RscdError]
+ToError = Callable[[Exception], RscdError]
 Wanted = Literal["raster", "vector", "weights"]
 _NAMES: dict[Wanted, str] = {
     "raster": "raster",
@@ -40,21 +40,21 @@ _NAMES: dict[Wanted, str] = {
 
 
 @contextmanager
-def border(told: Told) -> Iterator[None]:
+def border(to_error: ToError) -> Iterator[None]:
     """Translate whatever a library raises inside; put nothing but the library's calls in it.
 
     Args:
-        told: converts the library's error into one for the user, perhaps with `found_in`.
+        to_error: converts the library's error into one for the user, perhaps with `found_in`.
 
     Raises:
-        RscdError: from `told`. Errors raised by rscd itself and `MemoryError` pass through.
+        RscdError: from `to_error`. Errors raised by rscd itself and `MemoryError` pass through.
     """
     try:
         yield
     except (RscdError, MemoryError):
         raise
     except Exception as error:
-        raise told(error) from error
+        raise to_error(error) from error
 
 
 def reason(error: BaseException) -> str:

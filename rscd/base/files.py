@@ -208,10 +208,10 @@ def read_note(path: Path, what: str, fix: str) -> "Provenance":
         DataError: for anything but a JSON object.
     """
 
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         return DataError(f"expected {what}, found damage in {shown(path)} ({reason(error)}); {fix}")
 
-    with border(told):
+    with border(to_error):
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"{type(content).__name__} instead of an object")
@@ -226,10 +226,10 @@ def read_value(option: str, text: str) -> Any:
     """
     import yaml  # imported here so that other commands start without it
 
-    def told(error: Exception) -> UsageError:
+    def to_error(error: Exception) -> UsageError:
         return UsageError(f"expected a value for --{option}, found {text!r} ({reason(error)})")
 
-    with border(told):
+    with border(to_error):
         return yaml.safe_load(text)
 
 

@@ -306,7 +306,7 @@ def _write_sheet(chosen: Any, path: str) -> None:
     if not chosen:
         raise DataError(
             "expected a sample with change for the picture, found none, neither in the truth nor "
-            "predicted; leave out -o"
+            "predicted; drop -o"
         )
     captions = [f"{group}: IoU {sample.score:.2f}\n{sample.name}" for group, sample, _ in chosen]
     write_sheet([row for _, _, row in chosen], captions, Path(path))

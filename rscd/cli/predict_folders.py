@@ -87,7 +87,7 @@ def run_folders(
         )
     pairs = pairs_of(Path(args.t1), Path(args.t2))
     log_of_runs = Finished.beside(named[0])
-    told: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for number, (t1, t2) in enumerate(pairs, 1):
         log.info("pair %d of %d: %s", number, len(pairs), t1.stem)
         one = _of_pair(args, t1, t2)
@@ -97,17 +97,17 @@ def run_folders(
             if number == 1 and isinstance(error, UsageError):
                 raise  # the others would fail in the same way
             log.error("pair %s failed: %s", t1.stem, error)
-            told.append({"name": t1.stem, "state": "failed", "error": str(error)})
+            results.append({"name": t1.stem, "state": "failed", "error": str(error)})
             continue
-        told.append({"name": t1.stem, "state": state, **shown.data})
+        results.append({"name": t1.stem, "state": state, **shown.data})
         if not args.json:
             shown.emit(as_json=False)
-    states = Counter(one["state"] for one in told)
+    states = Counter(one["state"] for one in results)
     if args.json:
-        emit_json({"pairs": told, **{state: states[state] for state in STATES}})
+        emit_json({"pairs": results, **{state: states[state] for state in STATES}})
     elif states["skipped"]:
         log.info("%d of %d pairs were finished before", states["skipped"], len(pairs))
-    refuse_failed([one["name"] for one in told if one["state"] == "failed"], len(pairs))
+    refuse_failed([one["name"] for one in results if one["state"] == "failed"], len(pairs))
 
 
 def _outputs(args: argparse.Namespace) -> list[str]:

@@ -103,11 +103,11 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
 
 
 def _image_border(path: Path) -> AbstractContextManager[None]:
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         found = found_in(path, error, "copy or download the file again")
         return DataError(f"{shown(path)}: cannot be read, {found}")
 
-    return border(told)
+    return border(to_error)
 
 
 def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:

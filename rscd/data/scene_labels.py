@@ -288,10 +288,10 @@ def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
 def _opened(path: str) -> Iterator[Any]:
     """Like ``open_raster``, but for anything GDAL opens: a URL is not a Path."""
 
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         return DataError(f"expected labels, {found_in(path, error, 'check the file')}")
 
-    with border(told):
+    with border(to_error):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with beside(path):

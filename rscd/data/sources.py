@@ -77,13 +77,13 @@ class Source:
         assert dataset is not None  # open_source sets one of the two
         window = Window(0, row, self.shape_hw[1], height)
 
-        def told(error: Exception) -> DataError:
+        def to_error(error: Exception) -> DataError:
             return DataError(
                 f"{shown(dataset.name)}: rows {row} to {row + height} cannot be read "
                 f"({reason(error)}); copy or download the file again"
             )
 
-        with border(told):
+        with border(to_error):
             return np.asarray(dataset.read(window=window))
 
 

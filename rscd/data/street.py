@@ -89,7 +89,7 @@ class ChangeSim(StreetDataset):
             pairs = [pair for pair in pairs if _pose_difference(pair) < max_pose_difference]
         if not pairs:
             raise DataError(
-                f"{base}: no ChangeSim pairs; looked for Warehouse_*/Seq_{{0,1}}"
+                f"{base}: no ChangeSim pairs; expected Warehouse_*/Seq_{{0,1}}"
                 f"{CONDITIONS[condition]}/ with rgb/, t0/rgb/ and change_segmentation/; get the "
                 "set from https://github.com/SAMMiCA/ChangeSim"
             )
@@ -168,8 +168,8 @@ class PCD(StreetDataset):
             pairs = [crop for pair in pairs for crop in crops_of(pair)] if crops else pairs
         if not pairs:
             raise DataError(
-                f"{root}: no PCD pairs; looked for {', '.join(subsets)} with t0/ t1/ and mask/ or "
-                f"ground_truth/, and for set{fold}/train and test; get the set from "
+                f"{root}: no PCD pairs; expected {', '.join(subsets)} with t0/ t1/ and mask/ or "
+                f"ground_truth/, or set{fold}/train and test; get the set from "
                 "https://kensakurada.github.io/pcd_dataset.html"
             )
         super().__init__(pairs, keys=keys, size=size, transforms=transforms)
@@ -236,8 +236,8 @@ class VLCMUCD(StreetDataset):
             pairs = side_by_side(root / split, _place)
         if not pairs:
             raise DataError(
-                f"{root}: no VL-CMU-CD pairs; looked for {split}/ with t0/ t1/ mask/ (or gt/), and "
-                "with split='all' for raw/SSS/RGB and raw/SSS/GT; get the set from "
+                f"{root}: no VL-CMU-CD pairs; expected {split}/ with t0/ t1/ mask/ (or gt/), and "
+                "with split='all' raw/SSS/RGB and raw/SSS/GT; get the set from "
                 "https://ghsi.github.io/proj/RSS2016.html"
             )
         super().__init__(pairs, keys=keys, size=size, transforms=transforms)

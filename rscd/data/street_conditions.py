@@ -92,8 +92,8 @@ def _split(root: Path, split: str | None, known: tuple[str, ...]) -> str | None:
     if split is None:
         return known[-1] if known else None
     if split not in known:
-        told = f"a split among {', '.join(known)}" if known else "no split"
-        raise DataError(f"{root}: expected {told} for this layout, found {split!r}; correct it")
+        wanted = f"a split among {', '.join(known)}" if known else "no split"
+        raise DataError(f"{root}: expected {wanted} for this layout, found {split!r}; correct it")
     return split
 
 

@@ -206,13 +206,13 @@ def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> 
 def _own_threshold(path: str) -> float:
     """The threshold that `rscd predict` stored in a raster, else `DEFAULT_THRESHOLD`."""
 
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         return DataError(
             f"expected the threshold that rscd predict stored in {shown(path)}, found damage "
             f"({reason(error)}); give --threshold"
         )
 
-    with border(told):
+    with border(to_error):
         with rasterio.open(path) as dataset:
             text = dataset.tags().get("rscd_provenance", "{}")
         threshold = float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))

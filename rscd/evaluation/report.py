@@ -186,7 +186,7 @@ class Report:
         if pixels.without_prediction:
             lines.append(
                 f"pixels with label but without prediction: {pixels.without_prediction:,} "
-                f"({100 * pixels.missing_share:.3g} % of the labelled), left out"
+                f"({100 * pixels.missing_share:.3g} % of the labelled), ignored"
             )
         return lines
 

@@ -74,9 +74,9 @@ def write_flow(
 def _check(path: Path, made: Iterable[tuple[Box, int]], provenance: Provenance) -> None:
     check_blocks(path)
     with rasterio.open(path) as dataset:
-        said = json.loads(dataset.tags().get("rscd_provenance", "null"))
+        stored = json.loads(dataset.tags().get("rscd_provenance", "null"))
         require_as_written(
-            said == json.loads(json.dumps(redacted_data(provenance))), "the provenance"
+            stored == json.loads(json.dumps(redacted_data(provenance))), "the provenance"
         )
         for box, wanted in made:
             found = dataset.read(window=_window(box))

@@ -10,7 +10,7 @@ _IGNORED = ("CPLE_NotSupported", "CPLE_IllegalArg")
 """Kinds of warnings about wrong options, which GDAL then ignores."""
 
 
-class _Said(logging.Handler):
+class _Collector(logging.Handler):
     """Collects warnings of options, and errors that did not become exceptions."""
 
     def __init__(self) -> None:
@@ -39,15 +39,15 @@ def heeding_gdal(option: str | None = None) -> Iterator[None]:
         UsageError: if a creation option was ignored.
     """
     logger = logging.getLogger("rasterio._env")
-    said = _Said()
-    logger.addHandler(said)
+    logged = _Collector()
+    logger.addHandler(logged)
     try:
         yield
     finally:
-        logger.removeHandler(said)
-    if said.options and option is not None:
+        logger.removeHandler(logged)
+    if logged.options and option is not None:
         raise UsageError(
-            f"expected creation options known to GDAL, found: {said.options[0]}; correct {option}"
+            f"expected creation options known to GDAL, found: {logged.options[0]}; correct {option}"
         )
-    if said.errors:
-        raise OSError(said.errors[0])
+    if logged.errors:
+        raise OSError(logged.errors[0])

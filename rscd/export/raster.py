@@ -112,8 +112,8 @@ def _write_cog(
 def _defaults(options: Mapping[str, str], kind: _Kind) -> dict[str, str]:
     found = {"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **kind.defaults}
     # RESAMPLING sets both, and would be ignored beside them
-    said = ("OVERVIEW_RESAMPLING", "WARP_RESAMPLING") if "RESAMPLING" in options else ()
-    return {name: value for name, value in found.items() if name not in said}
+    redundant = ("OVERVIEW_RESAMPLING", "WARP_RESAMPLING") if "RESAMPLING" in options else ()
+    return {name: value for name, value in found.items() if name not in redundant}
 
 
 def _copy(plain: Path | str, made: Path | str, options: Mapping[str, str]) -> None:

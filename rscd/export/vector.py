@@ -182,8 +182,8 @@ def write_vector(
 
     ``.geojson`` is RFC 7946: longitude and latitude on WGS 84, at most 7 decimals, right-hand
     rings, polygons cut at the antimeridian. The other formats keep the CRS. The same polygons and
-    provenance give the same bytes. Everything is written in a hidden folder beside the target and
-    renamed, the file itself last; existing files are replaced.
+    provenance give byte-identical files. Everything is written in a hidden folder beside the target
+    and renamed, the file itself last; existing files are replaced.
 
     Args:
         polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole.

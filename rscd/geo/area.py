@@ -78,7 +78,7 @@ class Area:
         elif target is None:
             raise GridMismatchError(
                 f"expected an area in pixels for images without a CRS, found {crs_name(self.crs)};"
-                " leave out --bbox-crs and give pixel coordinates"
+                " drop --bbox-crs and give pixel coordinates"
             )
         else:
             geometry = _carried(_near(self.geometry, self.crs, grid), self.crs, target)

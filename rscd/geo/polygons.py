@@ -33,7 +33,7 @@ CHANGE = 1
 """The mask value whose regions become polygons."""
 
 _CHUNK_VERTICES = 200_000  # vertices converted to shapely polygons at a time
-_CHUNK_POLYGONS = 50_000  # polygons taken apart at a time
+_CHUNK_POLYGONS = 50_000  # polygons split into rings at a time
 _STRIP_BYTES = 4_000_000  # rows held at a time, as float64
 _CACHE_BYTES = 16_000_000  # GDAL's block cache beyond the blocks of one row
 
@@ -155,7 +155,7 @@ def chunks(count: int) -> Iterator[slice]:
 def ragged(
     polygons: Polygons,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Take polygons apart.
+    """Split polygons into vertices and rings.
 
     Args:
         polygons: (N,) polygons, N > 0.

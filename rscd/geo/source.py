@@ -135,11 +135,11 @@ def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
         SceneError: for anything raised inside.
     """
 
-    def told(error: Exception) -> SceneError:
+    def to_error(error: Exception) -> SceneError:
         found = found_in(path, error, "check it with gdalinfo or copy it again")
         return SceneError(f"expected a readable raster for {what}, {found}")
 
-    return border(told)
+    return border(to_error)
 
 
 def _inspect(

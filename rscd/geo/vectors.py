@@ -178,11 +178,11 @@ def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
         DataError: for anything raised inside.
     """
 
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         found = found_in(path, error, "check the file", "vector")
         return DataError(f"expected {what.removesuffix(' in')}, {found}")
 
-    return border(told)
+    return border(to_error)
 
 
 def _of_gdal(
@@ -436,7 +436,7 @@ def _of_parquet(
     if where is not None:
         raise DataError(
             f"expected a file whose features a condition can choose, found GeoParquet {file}; "
-            "write it as .gpkg, or leave out the condition"
+            "write it as .gpkg, or drop the condition"
         )
     if columns is not None:
         kept = [name for name in columns if name in frame.columns]

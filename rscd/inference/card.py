@@ -83,11 +83,11 @@ def checked_card(content: Any, path: Path) -> Provenance:
     """
     again = "export the weights again, or ask whoever made them"
 
-    def told(error: Exception) -> ModelError:
+    def to_error(error: Exception) -> ModelError:
         found = _first(error) if isinstance(error, ValidationError) else reason(error)
         return ModelError(f"expected a model card in {shown(path)}, found {found}; {again}")
 
-    with border(told):
+    with border(to_error):
         plain = json.loads(json.dumps(content))  # checkpoints may contain tuples
         Card.model_validate(plain)
         return dict(plain)
@@ -99,8 +99,8 @@ def _first(error: ValidationError) -> str:
     field = ".".join(map(str, wrong["loc"]))
     if wrong["type"] == "missing":
         return f"none of {field}"
-    told = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    problem = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not field:
-        return f"that {told}"
+        return f"that {problem}"
     value = repr(wrong["input"])
-    return f"{field} {value if len(value) < 60 else value[:60] + '...'}, which {told}"
+    return f"{field} {value if len(value) < 60 else value[:60] + '...'}, which {problem}"

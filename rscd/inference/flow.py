@@ -47,7 +47,7 @@ def check_flow(model: Model, n_bands: int) -> None:
     if not isinstance(model, FlowModel) or model.flow(black) is None:
         raise UsageError(
             f"expected a model with flow for --flow, found {model.name}; train one with method "
-            "scene-pretrain or scene, and leave out --msi and --tta"
+            "scene-pretrain or scene, and drop --msi and --tta"
         )
 
 

@@ -200,9 +200,9 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
         tile_size = _tile_size(folder) if same and (folder / "done").exists() else None
         if tile_size is None:
             if run.exists() and not same:
-                log.warning("inputs or parameters changed since the interrupted run: starting anew")
+                log.warning("inputs or parameters changed since the interrupted run: starting over")
             elif same and (folder / "done").exists():
-                log.warning("what the interrupted run noted is damaged: starting anew")
+                log.warning("the record of the interrupted run is damaged: starting over")
             _empty(folder)
             write_text(run, wanted)
         journal = Journal(folder, wanted, tile_size)

@@ -104,10 +104,10 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _weights_border(path: Path, what: str) -> AbstractContextManager[None]:
-    def told(error: Exception) -> ModelError:
+    def to_error(error: Exception) -> ModelError:
         return ModelError(f"expected {what}, {found_in(path, error, 'copy it again', 'weights')}")
 
-    return border(told)
+    return border(to_error)
 
 
 def _safetensors_card(path: Path) -> Any:

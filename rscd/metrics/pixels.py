@@ -53,7 +53,7 @@ def count(prediction: NDArray[Any], mask: NDArray[Any], ignore: int = IGNORE) ->
 
     Args:
         prediction: any shape, 0 or 1.
-        mask: same shape; pixels equal to `ignore` are left out. Other values than 0 and 1 belong to
+        mask: same shape; pixels equal to `ignore` are ignored. Values other than 0 and 1 belong to
             neither class: they count as predicted only (KD-MSI notes, section 6).
         ignore: value of pixels that do not count.
     """
@@ -145,7 +145,7 @@ class ChangeMetrics(Metric):
         Args:
             change_prob: any shape, float in [0,1]; NaN and infinity count as neither class, so the
                 caller must refuse them.
-            mask: same shape, 0 or 1; 255 is left out.
+            mask: same shape, 0 or 1; 255 is ignored.
         """
         used = (mask != IGNORE) & torch.isfinite(change_prob)
         prob, truth = change_prob[used].float(), mask[used].long()

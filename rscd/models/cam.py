@@ -57,7 +57,7 @@ class CamClassifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "CamClassifier":
-        """Switch modes; fixed batch norms stay as they are."""
+        """Switch modes; fixed batch norms stay in eval mode."""
         super().train(mode)
         if self.batch_norm == "fix":
             hold_statistics(self.model)

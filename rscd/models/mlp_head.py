@@ -45,7 +45,7 @@ class LightHead(nn.Module):
             channels: of the levels it is given, finest first.
             width: of projections and fused features.
             n_classes: of the classifier.
-            skip: levels of a pyramid to leave out at its fine end.
+            skip: number of levels to omit at the fine end of the pyramid.
         """
         super().__init__()
         self.skip = skip

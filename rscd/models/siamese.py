@@ -75,7 +75,7 @@ class Siamese(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Siamese":
-        """Switch modes; fixed batch norms stay as they are."""
+        """Switch modes; fixed batch norms stay in eval mode."""
         super().train(mode)
         if self.batch_norm == "fix":
             hold_statistics(self.encoder)

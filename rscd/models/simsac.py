@@ -1,6 +1,6 @@
 """SimSaC in full: VGG-16 pyramid, dense flow heads, gated change heads (Park et al., CVPR 2022).
 
-Two unused upsamplers of the release are left out, the change head has one channel with a sigmoid
+Two unused upsamplers of the release are omitted, the change head has one channel with a sigmoid
 (the same function as two with a softmax) unless configured otherwise, and the low image is resized
 in floating point, where the release truncates to integers.
 """

@@ -254,15 +254,15 @@ def dated(pair: ScenePair, options: Options) -> Options:
         UsageError: for text that is not a date, or t1 later than t2.
     """
     days = dates_of((options.t1_date, options.t2_date), (pair.t1.day, pair.t2.day))
-    told = [
+    stored = [
         f"{date} {day}"
         for date, day, given in zip(
             ("t1", "t2"), days, (options.t1_date, options.t2_date), strict=True
         )
         if day is not None and given is None
     ]
-    if told:
-        log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(told))
+    if stored:
+        log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(stored))
     t1, t2 = (
         given if given is not None or day is None else day.isoformat()
         for given, day in zip((options.t1_date, options.t2_date), days, strict=True)

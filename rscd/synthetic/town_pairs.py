@@ -139,7 +139,7 @@ class TownPairs(Dataset[Sample]):
         self._try_knobs()
 
     def __len__(self) -> int:
-        """Number of towns per epoch; larger indices are towns as well."""
+        """Number of towns per epoch; larger indices are valid as well."""
         return self.length
 
     def __getitem__(self, index: int) -> Sample:

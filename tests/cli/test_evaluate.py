@@ -161,7 +161,7 @@ def test_pixels_without_prediction_are_said(capsys, scene, tmp_path, write_tif):
     part[:40] = 0
     path = write_tif(tmp_path / "part.tif", part, nodata=255)
     _, out, _ = run(capsys, path, scene["truth"], "--unlabelled", "127", "-q")
-    assert "without prediction: 2,000 (33.3 % of the labelled), left out" in out
+    assert "without prediction: 2,000 (33.3 % of the labelled), ignored" in out
     assert "no counted pixel was predicted as change" in out
     options = ("--unlabelled", "127", "--missing-is-no-change", "--json", "-q")
     _, out, _ = run(capsys, path, scene["truth"], *options)

@@ -159,7 +159,7 @@ def test_what_cannot_be_meant(weights: Path, tmp_path: Path, capsys) -> None:  #
         str(one), two, "-m", "cva", "-o", str(tmp_path / "c.tif"), *flow
     )
     assert not list(tmp_path.glob("*.tif"))  # said before any work
-    assert "leave out --msi and --tta" in error(
+    assert "drop --msi and --tta" in error(
         str(one), two, "-m", str(weights), "--tta", "1", "-o", str(tmp_path / "c.tif"), *flow
     )
     assert not list(tmp_path.glob("*.tif"))

@@ -55,7 +55,7 @@ class TestJournal:
             assert not journal.resumed
             assert journal.done() == {}
             assert not (tmp_path / "work" / "prob.img").exists()
-        assert "starting anew" in caplog.text
+        assert "starting over" in caplog.text
 
     def test_the_same_identity_is_not_announced(self, tmp_path, caplog):
         for _ in range(2):
@@ -291,7 +291,7 @@ def test_another_input_starts_anew(write_tif, tmp_path, monkeypatch, capsys):
     write_tif(tmp_path / "t2.tif", t2[:, ::-1])
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "starting anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
 
 
 def test_going_on_is_announced(scene, tmp_path, monkeypatch, capsys):

@@ -20,7 +20,7 @@ def transfer_groups(
     Weights get the optimiser's weight decay.
 
     Args:
-        parameters: names and parameters; frozen ones are left out.
+        parameters: names and parameters; frozen ones are omitted.
         pretrained: whether the parameter with this name is pretrained.
         lr: base rate.
 
