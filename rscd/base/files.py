@@ -130,6 +130,7 @@ def write_verified(path: Path, content: bytes | memoryview) -> None:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
+            # before the rename: a crash must not leave a truncated file under the final name
             os.fsync(file.fileno())
         require_as_written(sha256_of(part) == hashlib.sha256(content).hexdigest(), path.name)
 

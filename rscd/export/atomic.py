@@ -53,7 +53,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 for path in scratch.iterdir()
                 if path.is_file() and not path.name.endswith(_LEFTOVERS)
             ]
-            made.sort(key=lambda path: path.name == target.name)
+            made.sort(key=lambda path: path.name == target.name)  # target last
             for path in made:
                 _flush(path)
             final = [target.with_name(path.name) for path in made]

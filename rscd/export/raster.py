@@ -206,7 +206,7 @@ def _grid(dataset: Any) -> tuple[Any, ...]:
 def _allowed(options: Mapping[str, str], dtype: str) -> float:
     """Largest allowed difference of values; 0 for classes."""
     asked = float(options.get("MAX_Z_ERROR", 0.0)) if dtype == "float32" else 0.0
-    return asked * (1 + 1e-4)
+    return asked * (1 + 1e-4)  # values are rounded to float32 after the codec bounds the error
 
 
 def _check_options(options: Mapping[str, str], kind: _Kind) -> None:

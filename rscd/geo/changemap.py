@@ -199,6 +199,7 @@ def check_numbers(values: FloatArray, valid: BoolArray, what: str) -> None:
 
 def binarise(prob: FloatArray, threshold: float) -> ByteArray:
     """Probability -> 1 where at or above the threshold (compared in float32), 255 where NaN."""
+    # float32(0.7) < 0.7: in float64 a probability equal to the threshold would be below it
     mask = (prob >= np.float32(threshold)).view(np.uint8)
     mask[np.isnan(prob)] = IGNORE
     return mask

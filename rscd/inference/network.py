@@ -189,6 +189,7 @@ class Network:
                 "them with --bands"
             )
         network = loaded(self.path, self.device, self.sha256)
+        # the OpenMP thread count belongs to the calling thread: every worker sets its own
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         with border(lambda error: _not_run(self.name, error)):

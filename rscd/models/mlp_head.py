@@ -85,6 +85,7 @@ def feature_distance(q_t1: Tensor, q_t2: Tensor, axis: int = 1) -> Tensor:
             authors' code sums over -1, the columns of the image, and gives (B,C,h); supported only
             for comparison with their numbers.
     """
+    # the constant inside the square keeps the gradient of the root finite where both are equal
     return (exact(q_t1) - exact(q_t2) + 1e-6).square().sum(axis).sqrt()
 
 

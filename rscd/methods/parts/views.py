@@ -110,6 +110,7 @@ def cutmix(base: Batch, partner: Batch, box: Tensor) -> Batch:
     mixed = {key: cutmix_maps(value, theirs[key], box) for key, value in ours.items()}
     if "flow" in mixed:
         side = box.to(mixed["flow"])[:, None]
+        # bilinear samples across the border are fractions; the tolerance is for rounding
         same_side = (warp(side, mixed["flow"]) - side).abs() < 1e-3
         mixed["valid"] = _valid(mixed) & inside(mixed["flow"]) & same_side
     others = {key: value for key, value in base.items() if key not in ours}

@@ -48,7 +48,7 @@ def cast_shadow(
         (h,w) float32: 0 sunlit, 1 in shadow; the edge is half a metre of height wide.
     """
     flat = math.hypot(sun[0], sun[1])
-    if flat < 1e-6:
+    if flat < 1e-6:  # sun at the zenith
         return np.zeros_like(height)
     drop = res * sun[2] / flat
     boundary = height
