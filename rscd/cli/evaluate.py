@@ -239,7 +239,7 @@ def _labelled_pairs(
 
     street = street_conditions(args.source, args.split, args.size)
     if street is not None:
-        _check_unused(args, ("change_value", "unlabelled", "bands"), "pairs that are no street set")
+        _check_unused(args, ("change_value", "unlabelled", "bands"), "other kinds of pairs")
         return street, street.conditions if len(street.parts) > 1 else {}
     _check_unused(args, ("size",), "a street set")
     rule = mask_rule(_whole(args.change_value), _whole(args.unlabelled))

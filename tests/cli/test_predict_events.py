@@ -144,7 +144,7 @@ def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
 
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     predict(scene, "-o", scene / "a.gpkg", code=2)
-    assert "select a part with --bbox or --aoi" in capsys.readouterr().err
+    assert "part with --bbox or --aoi" in capsys.readouterr().err
 
 
 def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monkeypatch):

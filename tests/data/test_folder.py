@@ -432,7 +432,7 @@ def test_missing_datasets_say_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: expected a dataset folder, found nothing"):
         PairFolder(tmp_path / "nowhere")
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(DataError, match=r"looked for A/ B/ label/.*train/.*found pictures/"):
+    with pytest.raises(DataError, match=r"searched for A/ B/ label/.*train/.*found pictures/"):
         PairFolder(tmp_path)
     for name in ("A", "B"):
         (tmp_path / name).mkdir()
@@ -459,7 +459,7 @@ def test_label_rules() -> None:
         apply_rule(gray, "strict")
     mapping = {0: 0, 255: 1, 127: 255}
     assert apply_rule(np.array([0, 127, 255]), mapping).tolist() == [0, 255, 1]
-    with pytest.raises(DataError, match="also holds 5"):
+    with pytest.raises(DataError, match="also contains 5"):
         apply_rule(np.array([5]), mapping)
     with pytest.raises(DataError, match="must map to 0, 1 or 255"):
         apply_rule(np.array([0]), {0: 7})

@@ -215,7 +215,7 @@ def test_pcd_failures(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"crops need images 224 pixels high .* found 16 x 12"):
         PCD(tmp_path, "all", keys={"image"})[0]
     (base / "t1" / "a.png").unlink()
-    with pytest.raises(DataError, match="no picture 'a' beside t0"):
+    with pytest.raises(DataError, match="no image 'a' beside t0"):
         PCD(tmp_path, "all")
 
 

@@ -1,4 +1,4 @@
-"""Pairs made of pictures of one date: what is change in them, and what never is."""
+"""Pairs made from images of one date: what is change in them, and what never is."""
 
 import cv2
 import numpy as np

@@ -182,7 +182,7 @@ def test_kept_pixels_need_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ({"length": 0}, "at least one town"),
         ({"keys": ["flow"]}, "not flow"),
-        ({"nuisance": {"fog": 1}}, "no knob fog; known are strength, shift_px"),
+        ({"nuisance": {"fog": 1}}, "no parameter fog; known are strength, shift_px"),
         ({"nuisance": {"t2": {"warp_px": 1}}}, r"nuisance\.t2 has no parameter warp_px"),
         ({"nuisance": {"haze": [0.5, 0.1]}}, r"haze: expected a number or \[low, high\]"),
         ({"nuisance": {"haze": 3}}, "town parameters: expected haze from 0 to 1, found 3"),

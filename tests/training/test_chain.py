@@ -71,7 +71,7 @@ def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain):
 
     with pytest.raises(KeyboardInterrupt):
         run_chain(stages(chain), stopped)
-    with pytest.raises(UsageError, match="stage masks was begun"):
+    with pytest.raises(UsageError, match="stage masks was started"):
         run_chain(stages(chain, "--masks.threshold", "0.1"), seen.append)
     assert [line[0] for line in seen] == ["train"]
     run_chain(stages(chain), seen.append)
@@ -106,7 +106,7 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused(chain):
 
 def test_other_settings_than_those_finished_with_are_refused(chain):
     run_chain(stages(chain), lambda line: None)
-    with pytest.raises(UsageError, match="expected the settings with which stage first was begun"):
+    with pytest.raises(UsageError, match="expected the settings with which stage first was started"):
         run_chain(stages(chain, "--first.model.lr", "9"), lambda line: None)
 
 
