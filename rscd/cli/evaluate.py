@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> None:
 def _evaluate_split(args: argparse.Namespace) -> "Report":
     if not Path(args.source).is_dir():
         raise UsageError(
-            f"expected a folder of image pairs, or a prediction and a truth, found {args.source}; "
+            f"expected a folder of image pairs, or two maps, found only {args.source}; "
             "name the truth as the second argument"
         )
     from rscd.cli.progress import progress_bar

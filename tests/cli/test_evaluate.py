@@ -172,7 +172,7 @@ def test_pixels_without_prediction_are_said(capsys, scene, tmp_path, write_tif):
 def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
     change, truth = scene["change.tif"], scene["truth"]
     cases = [
-        (r"expected a folder of image pairs, .* found .*change.tif alone; .*", change),
+        (r"expected a folder of image pairs, .* found only .*change.tif; .*", change),
         (r"expected --like only with a prediction and a truth, .*", folder, "--like", change),
         (r"expected --model only with a folder of image pairs, .*", change, truth, "-m", "cva"),
         (r"expected a raster or vector as prediction .*", folder, truth),
