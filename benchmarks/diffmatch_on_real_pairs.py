@@ -1,11 +1,11 @@
-"""What unlabeled real pairs bring beside a few labelled ones: DiffMatch and its baselines.
+"""What unlabelled real pairs bring beside a few labelled ones: DiffMatch and its baselines.
 
     python benchmarks/diffmatch_on_real_pairs.py DATA OUT --weights ENCODER [--steps 300]
 
 DATA holds the sets of ``train_on_real_pairs.py``, brought to about 0.5 m, and folders of pairs in
 ``unlabelled``. The labelled training pairs are the few, the unlabelled pairs and those without
 their masks the many. Guidance comes from the buildings that the network which ships with rscd sees
-at each date (it learnt them from synthetic towns), turned into change events
+at each date (it learned them from synthetic towns), turned into change events
 (`rscd.events.pixels`). Measured on the test pairs of each set at the best threshold of the
 labelled ones; no pair is left to validate on, so the last weights count. Prints JSON lines; a
 training whose line is in OUT/results.jsonl is not run again.

@@ -85,7 +85,7 @@ def fused(head: Any, levels: Sequence[Tensor]) -> Tensor:
 
 
 def forwards(method: DiffMatch, data: dict[str, Any]) -> list[Tensor]:
-    """Partner without gradient; t1 and t2 of [labeled; weak]; t1 and t2 of strong."""
+    """Partner without gradient; t1 and t2 of [labelled; weak]; t1 and t2 of strong."""
     network, segmentation = method.network, method.segmentation
     decoder, encoder = cast(Any, network.decoder), network.encoder
     unlabeled = data["unlabeled"]["image"]

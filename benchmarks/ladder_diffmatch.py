@@ -46,7 +46,7 @@ TRAIN, VAL, TEST = 1000, 60, 120
 """Towns of each split."""
 HOME = {"change_share": [0.3, 0.8], "gsd_m": 1.0, "nuisance": {"strength": 0.6}, "fresh": False}
 ABROAD = HOME | {"gsd_m": 0.7, "style": {"urban": [0.0, 0.3]}}
-"""Where the unlabeled pairs of the cross-domain rows lie: closer, and hardly built up."""
+"""Where the unlabelled pairs of the cross-domain rows lie: closer, and hardly built up."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def labels_quality(samples: Sequence[Sample]) -> dict[str, float]:
 def begin(run: Run, towns: Towns, options: argparse.Namespace) -> dict[str, torch.Tensor]:
     """The network all rows of a seed and share begin with: trained on the labelled pairs alone.
 
-    Kept beside the results. Without it a network of few steps calls nothing change, and unlabeled
+    Kept beside the results. Without it a network of few steps calls nothing change, and unlabelled
     pairs confirm it.
     """
     settings = [options.encoder, options.weights, options.start_steps, options.size, options.batch]

@@ -3,7 +3,7 @@
     python benchmarks/ladder_scene.py RESULTS.jsonl [--seeds 0 1 2] [--only L_sup both]
     python benchmarks/ladder_scene.py RESULTS.jsonl --show
 
-A labelled synthetic domain and an unlabeled target domain with another look: other backgrounds,
+A labelled synthetic domain and an unlabelled target domain with another look: other backgrounds,
 colours and a stronger shift of the viewpoint; the target is also tested in the dark. As in the
 paper every run starts from one pretrained network; a seed decides the pairs and the chance of the
 second stage. Results are appended line by line, and what a file already holds is not run again, so

@@ -1,4 +1,4 @@
-"""What multiscale sigmoid inference costs over one pass at one scale, against arithmetic.
+"""What multi-scale sigmoid inference costs over one pass at one scale, against arithmetic.
 
     python benchmarks/msi.py [--encoder resnet50-s16] [--scales paper] [--size 256] [--batch 4]
 

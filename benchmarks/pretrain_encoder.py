@@ -2,7 +2,7 @@
 
     python benchmarks/pretrain_encoder.py encoder.safetensors [--encoder tu-test_resnet]
 
-The papers whose ladders stand here begin with encoders that learnt ImageNet. Here the encoder
+The papers whose ladders stand here begin with encoders that learned ImageNet. Here the encoder
 learns what covers the ground in single pictures of synthetic towns, of a country no ladder looks
 at: on every map of the encoder one linear layer names the cover that most pixels of a cell have.
 It never sees two dates, nor change. Prints how often the finest map is right on unseen towns.

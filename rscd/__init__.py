@@ -41,7 +41,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: ``import rscd`` costs nothing."""
+    """Import a public name on first access, so that ``import rscd`` itself is fast."""
     if name == "__version__":
         return import_module("rscd.base.version").version()
     if name not in _HOMES:

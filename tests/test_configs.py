@@ -35,7 +35,7 @@ class Noise(Dataset):
 
 
 class Standing(Noise):
-    """Stands in for pairs made of pictures of one date."""
+    """Stands in for pairs made from images of one date."""
 
     def __init__(self, patch_size: int) -> None:
         super().__init__(3, patch_size)

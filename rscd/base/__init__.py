@@ -1,1 +1,1 @@
-"""What every room may use: types, errors, files, checks at the border to libraries."""
+"""Used by every other package: types, errors, files, and error handling around libraries."""

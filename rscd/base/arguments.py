@@ -1,4 +1,4 @@
-"""Arguments that come as plain data: known by name and brought to the types of what takes them."""
+"""Arguments given as plain data: checked by name and converted to the annotated types."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,7 +11,7 @@ from rscd.base.errors import RscdError, UsageError
 Made = TypeVar("Made")
 
 LOOSE = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-"""What pydantic is told where an annotation is a type of its own, such as a network."""
+"""Lets pydantic accept annotations that are arbitrary classes, such as a network."""
 
 
 def check_names(
@@ -54,16 +54,16 @@ def fitted(
     *,
     without: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The arguments, each as its annotation says: lists become tuples, ``"1e-3"`` a number.
+    """Convert arguments to their annotated types: lists become tuples, ``"1e-3"`` a number.
 
     Args:
-        takes: a function, a class or a dataclass.
-        given: by name.
-        what: what they are called in messages, such as ``network_args of tiny``.
-        without: parameters that are not the user's to give.
+        takes: the function, class or dataclass that receives them.
+        given: arguments by name.
+        what: their name in messages, such as ``network_args of tiny``.
+        without: parameters that the user may not set.
 
     Raises:
-        UsageError: for a name that is no parameter, a missing one, or a value of another type.
+        UsageError: for an unknown or missing parameter, or a value of the wrong type.
     """
     known = {name: kind for name, kind in _parameters(takes).items() if name not in without}
     check_names(given, known, what)
@@ -78,7 +78,7 @@ def fitted(
 
 
 def _parameters(takes: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Parameters by name with resolved annotations; of a class that hands others on, theirs too."""
+    """Parameters by name with resolved annotations, including those a class passes on."""
     known: dict[str, inspect.Parameter] = {}
     steps: list[Callable[..., Any]] = [takes]
     if inspect.isclass(takes):
@@ -99,7 +99,7 @@ def _parameters(takes: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def _value(annotation: Any, value: Any, what: str, name: str) -> Any:
     try:
         adapter = TypeAdapter(annotation, config=LOOSE)
-    except PydanticSchemaGenerationError:  # nothing that plain data could be checked against
+    except PydanticSchemaGenerationError:  # not a type that plain data can be validated against
         return value
     try:
         found = adapter.validate_python(value)

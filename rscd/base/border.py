@@ -1,8 +1,8 @@
-"""The border to libraries: what they raise, and what lies in a file they cannot read.
+"""Error handling around libraries: what they raise, and what an unreadable file contains.
 
-No list of the errors of a library is ever complete. So the calls that read what users give stand
-within `border`, which turns anything raised there into an error with one clear line, and
-`found_in` looks for the cause that the user can do something about.
+No list of the errors a library may raise is ever complete. Calls that read user input therefore run
+inside `border`, which turns anything raised there into an error with one clear line, and `found_in`
+looks for a cause that the user can fix.
 """
 
 import errno
@@ -21,16 +21,16 @@ from typing import Any, Literal
 from rscd.base.errors import RscdError
 
 HEAD_BYTES = 4096
-"""How much of a file is looked at to tell what it is."""
+"""Bytes read from the start of a file to identify its format."""
 MOST_JSON_BYTES = 64 << 20
-"""Larger files are not parsed only to say that they are JSON of some kind."""
+"""Larger files are not parsed just to find out what kind of JSON they hold."""
 MOST_MEMBERS = 10_000
-"""So many names of an archive are looked through for one that can be read."""
+"""Number of names in an archive that are searched for a readable file."""
 
 READABLE = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".gpkg", ".geojson", ".shp", ".fgb")
-"""Suffixes of files in an archive that are worth naming, the likeliest first."""
+"""Suffixes of files in an archive worth suggesting, most likely first."""
 
-Told = Callable[[Exception], RscdError]
+ToError = Callable[[Exception], RscdError]
 Wanted = Literal["raster", "vector", "weights"]
 _NAMES: dict[Wanted, str] = {
     "raster": "raster",
@@ -40,25 +40,25 @@ _NAMES: dict[Wanted, str] = {
 
 
 @contextmanager
-def border(told: Told) -> Iterator[None]:
-    """Translate whatever a library raises within; keep to its calls what stands in it.
+def border(to_error: ToError) -> Iterator[None]:
+    """Translate whatever a library raises inside; put nothing but the library's calls in it.
 
     Args:
-        told: makes the error for the user of the library's, perhaps with `found_in`.
+        to_error: converts the library's error into one for the user, perhaps with `found_in`.
 
     Raises:
-        RscdError: of `told`. Errors of rscd itself and of memory pass.
+        RscdError: from `to_error`. Errors raised by rscd itself and `MemoryError` pass through.
     """
     try:
         yield
     except (RscdError, MemoryError):
         raise
     except Exception as error:
-        raise told(error) from error
+        raise to_error(error) from error
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line; its type where it says nothing of itself."""
+    """The message of an exception on one line, or its type where it has no message."""
     speaking = error.__cause__ if type(error).__module__ == "rasterio.errors" else None
     if isinstance(error, UnicodeDecodeError):
         return "text that is not UTF-8"
@@ -71,13 +71,13 @@ def reason(error: BaseException) -> str:
 
 
 def found_in(path: str | Path, error: BaseException, advice: str, wanted: Wanted = "raster") -> str:
-    """The end of a message about a file that cannot be read: what was found, how to fix it.
+    """End of a message about an unreadable file: what was found, how to fix it.
 
     Args:
         path: file, URL or a path that only GDAL knows.
-        error: what the reader raised.
-        advice: for a file that is damaged or of an unknown format.
-        wanted: what was to be read.
+        error: the exception the reader raised.
+        advice: what to do if the file is damaged or of an unknown format.
+        wanted: the kind of file expected.
 
     Returns:
         ``found ...; ...`` with the path in it.
@@ -89,22 +89,22 @@ def found_in(path: str | Path, error: BaseException, advice: str, wanted: Wanted
     content = _content(str(path))
     if content is None or content.kind == wanted:
         return f"found damage or an unknown format in {name} ({reason(error)}); {advice}"
-    fix = content.fix or f"check the file, it is no {_NAMES[wanted]}"
+    fix = content.fix or f"check the file, it is not a {_NAMES[wanted]}"
     return f"found {content.what} at {name}; {fix}"
 
 
 def shown(path: str | Path) -> str:
-    """A path as text that can be printed and written; bytes that are not UTF-8 as escapes."""
+    """A path as printable text, with bytes that are not UTF-8 escaped."""
     text = str(path)
     try:
         stored = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # no name of this system, but of a list or a configuration
+    except UnicodeEncodeError:  # not from this file system but from a list or a configuration
         stored = text.encode("utf-8", "surrogatepass")
     return stored.decode("utf-8", "backslashreplace")
 
 
 def is_utf8(path: str | Path) -> bool:
-    """Whether a name is UTF-8, without which most libraries refuse it."""
+    """Whether a name is valid UTF-8; most libraries refuse any other."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -113,9 +113,9 @@ def is_utf8(path: str | Path) -> bool:
 
 
 def system_trouble(error: BaseException) -> tuple[str, str] | None:
-    """What is found, and the fix, where names or limits of the system are the cause.
+    """What was found and the fix, where file names or system limits are the cause.
 
-    Errors of libraries are known by the system's own words in them.
+    Errors raised by libraries are recognised by the system's wording in their messages.
     """
     if isinstance(error, UnicodeEncodeError):
         return "a name that is not UTF-8", "rename the file or folder"
@@ -132,7 +132,7 @@ def system_trouble(error: BaseException) -> tuple[str, str] | None:
     if means(errno.ENAMETOOLONG):
         return "a name that is too long for this file system", "shorten the file's name or path"
     if means(errno.EACCES, errno.EPERM):
-        return "that it may not be read", "change its permissions"
+        return "no permission to read it", "change its permissions"
     return None
 
 
@@ -146,14 +146,14 @@ def _server_trouble(error: BaseException) -> tuple[str, str] | None:
         code = int(status[1])
         if code in (401, 403):
             return (
-                f"that the server refuses access (HTTP {code})",
+                f"a server that refuses access (HTTP {code})",
                 "sign in, or get a new link if a signed one has expired",
             )
         if code in (404, 410):
-            return f"that the server has no such file (HTTP {code})", "correct the address"
-        return f"an answer of the server without the file (HTTP {code})", "try again later"
+            return f"no such file on the server (HTTP {code})", "correct the address"
+        return f"a server response without the file (HTTP {code})", "try again later"
     if "CURL error" in text:
-        return f"no way to the server ({text})", "check the address and the connection"
+        return f"no connection to the server ({text})", "check the address and the connection"
     return None
 
 
@@ -165,11 +165,11 @@ class _Content:
     fix: str = ""
     """Empty: give another file."""
     kind: Wanted | None = None
-    """What it would be, were it whole."""
+    """What kind of file it would be if it were intact."""
 
 
 def _content(path: str) -> _Content | None:
-    """What a path leads to, as far as its first bytes tell."""
+    """What a path points to, judged by its first bytes."""
     if "://" in path or path.startswith("/vsi"):
         return None
     file = Path(path)
@@ -187,7 +187,7 @@ def _content(path: str) -> _Content | None:
 
 
 _CONNECTION = re.compile(r"[A-Z0-9_]{2,}:")
-"""Names that GDAL gives to what is inside of files: ``NETCDF:a.nc:band``."""
+"""GDAL's names for subdatasets: ``NETCDF:a.nc:band``."""
 
 _MAGIC = (
     (b"version https://git-lfs", _Content("a pointer of Git LFS", "fetch it with git lfs pull")),
@@ -202,8 +202,8 @@ _MAGIC = (
     (b"CDF", _Content("NetCDF", "convert it: gdal_translate IN out.tif")),
     (b"\x93NUMPY", _Content("a NumPy array", "write it as GeoTIFF")),
     (b"%PDF", _Content("a PDF")),
-    (b"7z\xbc\xaf", _Content("a 7z archive", "unpack it and name a file of it")),
-    (b"Rar!", _Content("a RAR archive", "unpack it and name a file of it")),
+    (b"7z\xbc\xaf", _Content("a 7z archive", "unpack it and name a file in it")),
+    (b"Rar!", _Content("a RAR archive", "unpack it and name a file in it")),
 )
 
 
@@ -218,14 +218,14 @@ def _of_head(file: Path, head: bytes) -> _Content | None:
     if start.startswith(b"<!doctype html") or b"<html" in start:
         return _Content("a web page", "download the file itself, signed in where that is needed")
     if start.startswith(b"<?xml") and b"<error>" in start:
-        return _Content("an error message of a server", "download the file itself")
+        return _Content("an error message from a server", "download the file itself")
     if text.startswith((b"{", b"[")):
         return _json(file)
     return _Content("text") if _is_text(head) else None
 
 
 def _is_text(head: bytes) -> bool:
-    # headers of formats that GDAL reads are text too: what it says of them is worth more
+    # headers of some GDAL formats are text too; GDAL's own message is more useful there
     if head.startswith((b"<", b"ENVI", b"ncols", b"NCOLS", b"P1", b"P2", b"P3")):
         return False
     return not set(head) - set(range(32, 127)) - set(b"\r\n\t\f")
@@ -276,7 +276,7 @@ def _inside(prefix: str, archive: Path, names: list[str]) -> str:
 
 
 def _json(file: Path) -> _Content:
-    """JSON: an item or collection of a catalogue (STAC), vector data, or anything."""
+    """JSON: a STAC item or collection, vector data, or anything else."""
     try:
         small = file.stat().st_size <= MOST_JSON_BYTES
         content = json.loads(file.read_bytes()) if small else None
@@ -297,7 +297,7 @@ def _json(file: Path) -> _Content:
 
 
 def _asset(assets: Any, folder: Path) -> str:
-    """Where the likeliest raster among the assets of an item lies."""
+    """Address of the asset of an item that is most likely a raster."""
 
     def rank(asset: dict[str, Any]) -> tuple[bool, bool]:
         roles = asset.get("roles")

@@ -1,16 +1,16 @@
 """Errors a user can act on.
 
-Each message is one line: what was expected, what was found, how to fix it. Messages hold no
-secrets: URLs lose their query and password.
+Each message is one line: what was expected, what was found, how to fix it. Messages contain no
+secrets: query strings and passwords are removed from URLs.
 
     RscdError
-    ├── Interrupted        a training stopped by hand (exit code 130)
+    ├── Interrupted        a training run stopped by the user (exit code 130)
     ├── UsageError         the command line or a function's arguments (exit code 2)
     ├── SceneError         a raster that cannot be used (also ValueError)
-    │   └── GridMismatchError  two scenes that do not lie on one grid
+    │   └── GridMismatchError  two scenes that do not share a grid
     ├── DataError          a dataset, label or split that cannot be used (also ValueError)
     ├── ModelError         a model name, weights file or checkpoint (also ValueError)
-    └── OutputError        a place that cannot be written (also OSError)
+    └── OutputError        a location that cannot be written (also OSError)
 """
 
 from rscd.base.redact import redacted
@@ -26,7 +26,7 @@ class RscdError(Exception):
 
 
 class Interrupted(RscdError):
-    """A training that was stopped by hand and can be resumed."""
+    """A training run that the user stopped and that can be resumed."""
 
     exit_code = 130
 
@@ -42,7 +42,7 @@ class SceneError(RscdError, ValueError):
 
 
 class GridMismatchError(SceneError):
-    """Two rasters that do not lie on one pixel grid, or do not overlap."""
+    """Two rasters that do not share a pixel grid, or do not overlap."""
 
 
 class DataError(RscdError, ValueError):

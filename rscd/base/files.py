@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what tells them apart; known to every layer."""
+"""Files written completely or not at all, and their identity: hashes, names, sidecars."""
 
 import errno
 import hashlib
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 PART = ".part"
 
 SIDECARS = (".aux.xml", ".msk", ".msk.ovr", ".ovr", ".MSK", ".OVR", "-wal", "-shm", "-journal")
-"""Behind the full name of a file: what GDAL and SQLite read together with it."""
+"""Suffixes appended to a full file name: files that GDAL and SQLite read along with it."""
 
 WRITING_LIBRARIES = frozenset(
     {"cv2", "fiona", "geopandas", "PIL", "pyarrow", "pyogrio", "rasterio", "safetensors"}
     | {"safetensors_rust", "sqlite3"}
 )
-"""Packages whose own kinds of errors mean, while a file is written, that it cannot be."""
+"""Packages whose errors, raised while a file is written, mean that it cannot be written."""
 
 
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Turn what the system and the libraries raise while a file is written into one clear line.
+    """Turn system and library errors raised while a file is written into one clear line.
 
     Args:
         target: the file, for the message.
 
     Raises:
-        OutputError: for an error of the system or of one of `WRITING_LIBRARIES`.
+        OutputError: for an error from the system or one of `WRITING_LIBRARIES`.
     """
     try:
         yield
@@ -70,40 +70,40 @@ def output_error(target: Path, error: Exception) -> OutputError:
 
 
 def require_as_written(same: bool, what: str) -> None:
-    """Take note of what was read back from a file that was just written.
+    """Check what was read back from a file that was just written.
 
     Args:
-        same: whether it is what was written.
-        what: what was looked at, for the message.
+        same: whether it equals what was written.
+        what: what was compared, for the message.
 
     Raises:
-        OSError: it is not the same.
+        OSError: it differs.
     """
     if not same:
-        raise OSError(errno.EIO, f"{what} read back otherwise than written")
+        raise OSError(errno.EIO, f"read-back mismatch in {what}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file and read it back.
 
     Raises:
-        OSError: it cannot be written, or it reads otherwise.
+        OSError: it cannot be written, or differs when read back.
     """
     path.write_bytes(content)
     require_as_written(path.read_bytes() == content, path.name)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8 and read it back; errors as of `write_bytes`."""
+    """Write a file in UTF-8 and read it back; raises what `write_bytes` raises."""
     write_bytes(path, text.encode())
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A hidden path beside, to be written; it becomes `path` on success and goes on failure.
+    """Yield a hidden path in the same folder; renamed to `path` on success, deleted on failure.
 
-    Whoever writes it through a library reads it back before leaving the block: libraries do not
-    report every failure. What lay beside a file that is replaced (`SIDECARS`) goes with that.
+    If a library writes the file, read it back before leaving the block: libraries do not report
+    every failure. Sidecar files (`SIDECARS`) of a replaced file are deleted with it.
     """
     part = part_of(path)
     try:
@@ -122,48 +122,49 @@ def part_of(path: Path) -> Path:
 
 
 def parts_in(folder: Path, suffix: str) -> list[Path]:
-    """What killed runs left of `appearing` for files of a suffix."""
+    """Temporary files of `appearing` that killed runs left behind, for one suffix."""
     return sorted(folder.glob(f".*{PART}{suffix}"))
 
 
 def write_verified(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that appears whole, once it is on the disk and reads back as `content`.
+    """Write a file that appears only once it is on disk and reads back as `content`.
 
     Raises:
-        OSError: where it cannot be written, or what is read back is something else.
+        OSError: it cannot be written, or differs when read back.
     """
     with appearing(path) as part:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
+            # before the rename: a crash must not leave a truncated file under the final name
             os.fsync(file.fileno())
         require_as_written(sha256_of(part) == hashlib.sha256(content).hexdigest(), path.name)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write text in UTF-8; folders that lack are made."""
+    """Write text in UTF-8; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as part:
         write_text(part, text)
 
 
 def sidecars(path: Path) -> list[Path]:
-    """Files beside a file, or beside a file yet to be written, that are read together with it."""
+    """Files beside an existing or future file that are read along with it."""
     beside = (path.with_name(path.name + suffix) for suffix in SIDECARS)
     return [file for file in beside if os.path.lexists(file)]
 
 
 def place(made: Sequence[Path], final: Sequence[Path], stale: Iterable[Path] = ()) -> None:
-    """Give finished files their final names, all or none; what they replace goes.
+    """Give finished files their final names, all or none; replaced files are deleted.
 
     Args:
         made: finished files.
-        final: their names on the same disk, in the same order; the last is replaced in one step,
-            so that whoever finds it finds the others too.
-        stale: other files that go, beside the `sidecars` of `final` that were not made.
+        final: their names on the same disk, in the same order; the last is replaced atomically, so
+            that once it exists, so do the others.
+        stale: other files to delete, besides those `sidecars` of `final` that were not written.
 
     Raises:
-        OSError: it cannot be done; all is as it was before.
+        OSError: it cannot be done; all files are as before.
     """
     target = final[-1]
     goes = {file for path in final for file in sidecars(path)} | {*stale, *final[:-1]}
@@ -194,8 +195,8 @@ def place(made: Sequence[Path], final: Sequence[Path], stale: Iterable[Path] = (
 
 
 def remove_tree(folder: Path) -> bool:
-    """Delete a folder and all in it, if it is there; whether it is gone."""
-    for _ in range(2):  # one failure is not yet a broken disk
+    """Delete a folder and its contents, if it exists; returns whether it is gone."""
+    for _ in range(2):  # a single failure may be transient (network file systems)
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return True
@@ -237,21 +238,21 @@ def remove_file(path: Path) -> None:
 
 
 def read_note(path: Path, what: str, fix: str) -> "Provenance":
-    """What a run noted of itself in a file of JSON.
+    """Read what a run recorded about itself in a JSON file.
 
     Args:
-        path: of the file, which is there.
-        what: it says, for the message: ``the settings of a stage``.
-        fix: what to do where it is damaged.
+        path: of the file, which must exist.
+        what: the content, for the message: ``the settings of a stage``.
+        fix: what to do if it is damaged.
 
     Raises:
         DataError: for anything but a JSON object.
     """
 
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         return DataError(f"expected {what}, found damage in {shown(path)} ({reason(error)}); {fix}")
 
-    with border(told):
+    with border(to_error):
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"{type(content).__name__} instead of an object")
@@ -259,22 +260,22 @@ def read_note(path: Path, what: str, fix: str) -> "Provenance":
 
 
 def read_value(option: str, text: str) -> Any:
-    """A value of the command line as YAML, as configurations hold them.
+    """Parse a command-line value as YAML, as in configurations.
 
     Raises:
-        UsageError: for text that is none, naming the option.
+        UsageError: for text that is not valid YAML; the message names the option.
     """
-    import yaml  # commands that need none start without it
+    import yaml  # imported here so that other commands start without it
 
-    def told(error: Exception) -> UsageError:
+    def to_error(error: Exception) -> UsageError:
         return UsageError(f"expected a value for --{option}, found {text!r} ({reason(error)})")
 
-    with border(told):
+    with border(to_error):
         return yaml.safe_load(text)
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
+    """SHA-256 of a file's content as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -289,11 +290,11 @@ def by_stem(folder: Path, suffixes: Container[str]) -> dict[str, Path]:
     """The files of a folder by their names without suffix, sorted.
 
     Args:
-        folder: not searched deeper.
-        suffixes: in lower case, with the dot; other files are passed over, as are hidden ones.
+        folder: searched without its subfolders.
+        suffixes: in lower case, with the dot; other files and hidden files are skipped.
 
     Raises:
-        DataError: for two files that differ in their suffix alone.
+        DataError: for two files that differ only in their suffix.
     """
     found: dict[str, Path] = {}
     files = (path for path in folder.iterdir() if not path.name.startswith("."))

@@ -1,7 +1,7 @@
-"""Names of modules of version 0.1 and where they lead now.
+"""Module names of version 0.1 and the modules that replaced them.
 
-Configurations and checkpoints of 0.1 name classes by their module, and so do programs that import
-them. An old name is imported as an alias of the module that has taken its place, with a warning.
+Configurations and checkpoints of 0.1 name classes by their module, and programs import them by it.
+Importing an old name gives the module that replaced it, with a warning.
 """
 
 import sys
@@ -79,20 +79,20 @@ MOVED = {
     "task": "training.task",
     "types": "base.types",
 }
-"""Old names, new names; both without ``rscd.``. Modules of a package move with it."""
+"""Old name to new name, both without ``rscd.``; a package's modules move with it."""
 
 EMPTIED = ("pseudo",)
-"""Rooms that are gone: they are packages only so that names in them are looked for."""
+"""Packages that no longer exist; kept importable so that old names in them resolve."""
 
 
 def find_moved_modules() -> None:
-    """Let old names lead to the new modules from now on."""
+    """Register the import hook that resolves old names to the new modules."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 def new_name(old: str) -> str | None:
-    """The name that has taken the place of an old one; None for names that are not old."""
+    """The replacement of an old name; None for names that did not move."""
     inner = old.removeprefix("rscd.")
     for known, new in MOVED.items():
         if inner == known or inner.startswith(known + "."):
@@ -101,7 +101,7 @@ def new_name(old: str) -> str | None:
 
 
 class _Finder(MetaPathFinder):
-    """Asked first: a package that moved still finds files of its own under the old name."""
+    """Import hook; runs first because a moved package would find its own files by the old name."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
@@ -114,30 +114,30 @@ class _Finder(MetaPathFinder):
 
 
 class _Empty(Loader):
-    """A package without files."""
+    """Loader of an empty package."""
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """As usual."""
+        """Return None: the default module object will do."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to do."""
+        """Leave the module empty."""
 
 
 class _Alias(Loader):
-    """The module of the new name, under the old one as well."""
+    """Loader that returns the new module under its old name."""
 
     def __init__(self, new: str) -> None:
-        """Remember the new name."""
+        """Store the new name."""
         self.new = new
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The new module, with a warning that names it."""
-        message = f"{spec.name} is now {self.new}; the old name goes with version 0.3"
+        """Import the new module and warn that the old name is deprecated."""
+        message = f"{spec.name} is now {self.new}; the old name will be removed in version 0.3"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
         module = import_module(self.new)
         self.own = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """It ran under its new name; that stays its name."""
+        """Restore the module's own spec; it has already run under its new name."""
         module.__spec__ = self.own

@@ -1,8 +1,8 @@
-"""Paths and URLs as they may be shown: without passwords, tokens and signatures.
+"""Paths and URLs that are safe to show: without passwords, tokens and signatures.
 
-Results are handed on, and messages end up in logs and bug reports. Whatever is written anywhere
-about where data came from goes through `redacted`; it needs nothing else of rscd, so that every
-layer can use it.
+Results are passed on to others, and messages end up in logs and bug reports. Everything that is
+written about the origin of data goes through `redacted`. This module imports nothing else from
+rscd, so that every layer can use it.
 """
 
 import hashlib
@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 _END = r"\s'\"<>|"
-"""What ends a URL within a text."""
+"""Characters that end a URL within a text."""
 _QUERY = rf"[?#](?:[^{_END};,)]|[;,)](?!\s|$))*"
-"""Query and fragment, but for the punctuation of the sentence they stand in."""
+"""Query and fragment, without the punctuation of the surrounding sentence."""
 
 _CURL_OPTIONS = re.compile(rf"(?i)(/vsicurl(?:_streaming)?)\?([^{_END}]*)")
 _ENCODED = re.compile(rf"(?i)\b[a-z][a-z0-9+.-]*%3A(?:%2F|/){{2}}[^{_END}&]*")
@@ -33,15 +33,15 @@ _DATABASE = re.compile(r"(?i)\b(?:PG|MYSQL|MSSQL|OCI|ODBC|MONGODB\w*):[^\n]*")
 def redacted(text: str | PurePath) -> str:
     """A path, URL or message without secrets.
 
-    Query strings, fragments and ``user:password@`` of URLs go, also where a URL stands within
-    GDAL's virtual paths, is percent-encoded or stands in a longer text; so do names and passwords
-    in connection strings of databases. Local paths stay as they are.
+    Query strings, fragments and ``user:password@`` are removed from URLs, including URLs inside
+    GDAL's virtual paths, percent-encoded URLs and URLs in a longer text; so are names and passwords
+    in database connection strings. Local paths are unchanged.
 
     Args:
         text: of any length.
 
     Returns:
-        The text; applied twice, it is the same.
+        The text without secrets; the function is idempotent.
     """
     found = _CURL_OPTIONS.sub(_of_curl_options, str(text))
     found = _ENCODED.sub(lambda match: redacted(unquote(match[0])), found)
@@ -57,7 +57,7 @@ def _of_curl_options(match: "re.Match[str]") -> str:
 
 
 def redacted_data(data: Any) -> Any:
-    """JSON data, such as provenance, with every text `redacted`."""
+    """JSON data, such as provenance, with every string `redacted`."""
     if isinstance(data, str):
         return redacted(data)
     if isinstance(data, dict):
@@ -68,9 +68,9 @@ def redacted_data(data: Any) -> Any:
 
 
 def mark(path: str) -> str:
-    """Tells apart paths that are one when redacted; empty for paths without secrets.
+    """Tag that distinguishes paths which look equal once redacted; empty for paths without secrets.
 
-    Four hexadecimal digits: enough to see that another image is meant, too few to find a password.
+    Four hexadecimal digits: enough to tell two images apart, too few to recover a password.
     """
     if redacted(path) == path:
         return ""

@@ -1,4 +1,4 @@
-"""Words shared by every layer: constants, the batch, small aliases."""
+"""Constants and types shared by every layer, such as the batch."""
 
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
@@ -9,20 +9,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE = 255
-"""Mask value of pixels that are neither change nor no change; nodata of the change mask."""
+"""Mask value of pixels to ignore; nodata value of the change mask."""
 
 CARD_KEY = "rscd_card"
-"""Where weights and checkpoints keep their card: all that prediction needs beside the tensors."""
+"""Key of the model card in weights and checkpoints: all that prediction needs besides tensors."""
 CARD_FORMAT = 1
 NETWORK_PREFIX = "method.network."
-"""Where a training checkpoint keeps the tensors of the network that predicts."""
+"""Key prefix of the predicting network's tensors in a training checkpoint."""
 
 CHANGE_RGB = (255, 0, 170)
-"""The colour of change in whatever is drawn: a magenta that neither vegetation, soil nor roofs
-have."""
+"""Colour of change in all pictures: a magenta that vegetation, soil and roofs never have."""
 
 LAYERS = ("vl_change", "vl_t1", "vl_t2")
-"""Labels a vision-language model made: of change, and of the foreground at each date."""
+"""Labels made by a vision-language model: change, and foreground at each date."""
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -41,19 +40,19 @@ Provenance = dict[str, Any]
 
 
 class Progress(Protocol):
-    """Told what is done; the command line draws a bar."""
+    """Progress callback; the command line draws a bar with it."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` units of `stage`."""
+        """Report that `done` of `total` units of `stage` are finished."""
         ...
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that says nothing."""
+    """A progress callback that does nothing."""
 
 
 class Batch(TypedDict, total=False):
-    """TorchGeo's sample convention, collated; index 0 of ``image`` is t1."""
+    """A collated batch with TorchGeo's keys; index 0 of ``image`` is t1."""
 
     image: "Tensor"  # (B,2,C,H,W) float32, raw sensor values
     mask: "Tensor"  # (B,1,H,W) int64: 0 no change, 1 change, 255 ignore

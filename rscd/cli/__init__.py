@@ -1,7 +1,7 @@
-"""The command line: argv -> function call -> exit code; nothing else.
+"""The command line: from argv to a function call to an exit code.
 
 One module per command: ``add(commands)`` declares its arguments, ``run(args)`` imports what it
-needs, so that ``rscd --help`` answers at once.
+needs, so that ``rscd --help`` starts fast.
 """
 
 import argparse
@@ -84,26 +84,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; the same command goes on where it stopped")
         return 130
-    except Exception as error:  # the last net: no command ends in a traceback
+    except Exception as error:  # last resort: no command ends in a traceback
         return _failed(error, verbose=getattr(args, "verbosity", 0) > 0)
     return 0
 
 
 @contextmanager
 def quiet_callbacks() -> Iterator[None]:
-    """Keep errors in callbacks of libraries to ``-v``: Python prints them as tracebacks.
+    """Show errors in library callbacks only with ``-v``: Python prints them as tracebacks.
 
-    GDAL's messages that are not UTF-8 fail within rasterio's log; the call itself says so as well.
+    GDAL messages that are not UTF-8 fail inside rasterio's logging; the call itself fails as well.
     """
     usual, usual_too = sys.unraisablehook, sys.excepthook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        log.debug("an error was passed over in %r: %r", unraisable.object, unraisable.exc_value)
+        log.debug("ignored an error in %r: %r", unraisable.object, unraisable.exc_value)
 
     def printed(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-        log.debug("an error was passed over: %s %r", kind.__name__, error)
+        log.debug("ignored an error: %s %r", kind.__name__, error)
 
-    # compiled modules call both; what a command itself raises reaches neither
+    # compiled modules call both hooks; errors raised by a command reach neither
     sys.unraisablehook, sys.excepthook = hook, printed
     try:
         yield
@@ -112,7 +112,7 @@ def quiet_callbacks() -> Iterator[None]:
 
 
 def _failed(error: Exception, *, verbose: bool) -> int:
-    """Say in one line what stopped a command; where it is, too, with ``-v``.
+    """Print in one line what stopped a command; with ``-v`` also the traceback.
 
     Returns:
         The exit code.
@@ -131,7 +131,7 @@ def _failed(error: Exception, *, verbose: bool) -> int:
     elif trouble is not None:
         say(f"expected to read and write files, found {trouble[0]}: {error}; {trouble[1]}")
     elif isinstance(error, OSError):
-        if error.errno != errno.EPIPE:  # else the reader of stdout went away
+        if error.errno != errno.EPIPE:  # otherwise the reader of stdout has exited
             where = "" if error.filename is None else f": {error.filename}"
             say(
                 f"expected to read and write files, found: {error.strerror or error}{where}; check "
@@ -147,7 +147,7 @@ def _failed(error: Exception, *, verbose: bool) -> int:
 
 
 def with_negative_numbers(argv: Sequence[str]) -> list[str]:
-    """``--bbox -97.5,...`` as ``--bbox=-97.5,...``: else the numbers are taken for an option."""
+    """Rewrite ``--bbox -97.5,...`` as ``--bbox=-97.5,...``, which argparse takes for an option."""
     joined: list[str] = []
     for word in argv:
         if joined and joined[-1] == "--bbox":
@@ -158,7 +158,7 @@ def with_negative_numbers(argv: Sequence[str]) -> list[str]:
 
 
 def _leave_stdout() -> None:
-    """Throw away what stdout still holds, if it cannot be written: it would be tried at the end."""
+    """Discard buffered stdout that cannot be written: Python would try again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -174,11 +174,11 @@ def _log_to_stderr(verbosity: int) -> None:
     if verbosity <= 0:
         import warnings
 
-        warnings.simplefilter("ignore")  # libraries' advice to programmers
+        warnings.simplefilter("ignore")  # deprecation warnings of libraries
 
 
 class _Discreet(logging.Formatter):
-    """Log lines without the secrets of links."""
+    """Log formatter that removes secrets from URLs."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))

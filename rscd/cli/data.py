@@ -1,4 +1,4 @@
-"""``rscd data``: look into dataset folders and prepare benchmark sets."""
+"""``rscd data``: inspect dataset folders and prepare benchmark sets."""
 
 import argparse
 from typing import Any
@@ -38,7 +38,7 @@ def _add_info(actions: Any) -> Parser:
     parser = add_action(
         actions,
         "info",
-        "what a folder holds and what is wrong with it (exit code 1 if anything is)",
+        "contents of a folder and its problems (exit code 1 if there are any)",
     )
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument(
@@ -86,7 +86,7 @@ def _add_towns(actions: Any) -> Parser:
     )
     parser.add_argument("--empty", type=fraction, default=0.5, help="share without change (0.5)")
     parser.add_argument("--gsd", type=positive, default=0.5, help="metres per pixel (0.5)")
-    parser.add_argument("--change", type=fraction, default=0.4, help="share of lots changed (0.4)")
+    parser.add_argument("--change", type=fraction, default=0.4, help="changed lots, 0 to 1 (0.4)")
     parser.add_argument("--nuisance", type=fraction, default=0.5, help="strength, 0 to 1 (0.5)")
     parser.add_argument("--seed", type=whole, default=0)
     parser.set_defaults(run=run_towns)
@@ -94,7 +94,7 @@ def _add_towns(actions: Any) -> Parser:
 
 
 def run_towns(args: argparse.Namespace) -> None:
-    """Draw, with a bar on stderr."""
+    """Generate towns, with a progress bar on stderr."""
     from rscd.cli.progress import progress_bar
     from rscd.synthetic.town_folder import write_town_folder
 
@@ -117,7 +117,7 @@ def run_towns(args: argparse.Namespace) -> None:
 
 
 def run_info(args: argparse.Namespace) -> None:
-    """Report, and fail when something is wrong."""
+    """Print the report, and fail if there are problems."""
     from rscd.base.errors import DataError
     from rscd.data.info import info
 
@@ -144,7 +144,7 @@ def run_show(args: argparse.Namespace) -> None:
 
 
 def run_prepare(args: argparse.Namespace) -> None:
-    """Cut, with a bar on stderr."""
+    """Cut tiles, with a progress bar on stderr."""
     from rscd.cli.progress import progress_bar
     from rscd.data.prepare import prepare
 

@@ -40,19 +40,20 @@ MORE = """\
   rscd evaluate ChangeSim -m scene.ckpt --size 520,520   # published numbers are of this size
 
 A folder of image pairs: every pair of the split is predicted as a small scene (training-free
-detectors are fitted to each pair), and the counts of all pairs are pooled. Beside the metrics at
-the model's threshold stand those at the best one for this very split, which are no fair estimate.
-Street sets (ChangeSim, PCD, VL-CMU-CD, or folders with t0/ t1/ mask/) are known by their layout;
-their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measured apart.
+detectors are fitted to each pair), and the counts of all pairs are pooled. The metrics at the
+model's threshold are followed by those at the best threshold for this same split, which are not a
+fair estimate.
+Street sets (ChangeSim, PCD, VL-CMU-CD, or folders with t0/ t1/ mask/) are recognised by layout;
+their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measured separately.
 
 A prediction and a truth: rasters or vectors in any CRS, compared on the pixels of the truth raster
 (or of the prediction where the truth is a vector). Labelled pixels that the prediction does not
-cover, or where it has nodata, are left out and their share is reported.
+cover, or where it has nodata, are ignored and their fraction is reported.
 
-Objects are the connected regions of change: of a model those that rscd predict would write as
-polygons with --no-regularize (its least area and score), of a raster all, of the truth all. Two
-with an IoU of 0.5 or more are one. In a folder, a pair that is damaged is left out and named, and
-the exit code is 1.
+Objects are the connected regions of change: for a model those that rscd predict would write as
+polygons with --no-regularize (its least area and score), for a raster and the truth all. Two with
+an IoU of 0.5 or more match. In a folder, a damaged pair is skipped and named, and the exit code is
+1.
 Polygons of pictures without georeferencing have x = column, y = -row, as QGIS shows them; rows that
 count downwards are recognised and said.
 """
@@ -102,7 +103,7 @@ def add(commands: Any) -> None:
         "--unlabelled",
         type=_values,
         metavar="V,V",
-        help="values of the labels that do not count; none: all count (default: declared nodata)",
+        help="values of the labels to ignore; none: ignore no value (default: declared nodata)",
     )
     add_json(parser)
     add_verbosity(parser)
@@ -117,7 +118,10 @@ def _add_split(parser: Parser) -> None:
     group = parser.group(f"for {FOLDER}", use=FOLDER)
     group.add_argument("--split", metavar="NAME", help="default: all pairs")
     group.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: by the images"
+        "-m",
+        "--model",
+        metavar="NAME|FILE",
+        help="see rscd model list; default: as in rscd predict",
     )
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
@@ -132,13 +136,13 @@ def _add_split(parser: Parser) -> None:
         "--min-area",
         type=not_negative,
         metavar="M2",
-        help="smaller polygons are no objects (default: the model's own, as in rscd predict)",
+        help="ignore smaller polygons (default: the model's own, as in rscd predict)",
     )
     rare.add_argument(
         "--min-score",
         type=fraction,
         metavar="0..1",
-        help="polygons of a lower score are no objects (default: likewise)",
+        help="ignore polygons with a lower score (default: likewise)",
     )
     add_views(rare)
     add_device(rare)
@@ -157,7 +161,7 @@ def _add_maps(parser: Parser) -> None:
         action="store_true",
         help="count labelled pixels without prediction as no change",
     )
-    group.add_argument("--like", metavar="FILE", help="raster whose pixel grid is used")
+    group.add_argument("--like", metavar="FILE", help="raster whose pixel grid to use")
     group.add_argument(
         "--images", nargs=2, metavar=("T1", "T2"), help="images to show in the picture"
     )
@@ -167,7 +171,7 @@ SHEET = ".png"
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     _check_outputs(args)
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
     report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
@@ -185,8 +189,8 @@ def run(args: argparse.Namespace) -> None:
 def _evaluate_split(args: argparse.Namespace) -> "Report":
     if not Path(args.source).is_dir():
         raise UsageError(
-            f"expected a folder of image pairs, or a prediction and a truth, found {args.source} "
-            "alone; name the truth as the second argument"
+            f"expected a folder of image pairs, or two maps, found only {args.source}; "
+            "name the truth as the second argument"
         )
     from rscd.cli.progress import progress_bar
     from rscd.evaluation.dataset import Split, evaluate_split, facts
@@ -226,7 +230,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
 def _labelled_pairs(
     args: argparse.Namespace,
 ) -> "tuple[LabelledPairs, Mapping[str, Sequence[int]]]":
-    """The pairs of a folder, and the conditions in which they were taken where it has several."""
+    """The pairs of a folder, and their conditions if there are several."""
     from rscd.data.street_conditions import street_conditions
     from rscd.evaluation.dataset import labelled_folder
     from rscd.geo.labels import Values
@@ -302,7 +306,7 @@ def _write_sheet(chosen: Any, path: str) -> None:
     if not chosen:
         raise DataError(
             "expected a sample with change for the picture, found none, neither in the truth nor "
-            "predicted; leave out -o"
+            "predicted; drop -o"
         )
     captions = [f"{group}: IoU {sample.score:.2f}\n{sample.name}" for group, sample, _ in chosen]
     write_sheet([row for _, _, row in chosen], captions, Path(path))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 KINDS = ("appeared", "vanished", "kept")
 MANY_OUTSIDE = 0.05
-"""Share of the footprints beyond the other layer's extent from which the extents differ."""
+"""Fraction of footprints outside the other layer's extent from which a warning is given."""
 
 LAYERS = "two layers of footprints"
 """The other use of the command."""
@@ -44,8 +44,8 @@ examples:
 
 MORE = f"""\
 A footprint is a change event when its IoU, summed over all footprints of the other date, is at
-most --delta. At the default of 0 it meets none of them at all: an extension, a partial demolition
-or a new house on the old plot is kept. --delta 0.3 reports those too.
+most --delta. At the default of 0 it overlaps none of them: an extension, a partial demolition or a
+new house on the old plot counts as kept. --delta 0.3 reports those too.
 
 Layers may lie in any CRS; the result has that of T1, GeoJSON longitude and latitude. Invalid
 outlines are repaired. A footprint of several parts is one. Two layers of one file:
@@ -208,11 +208,11 @@ def _say_layers(first: "Footprints", second: "Footprints") -> None:
         if date.repaired:
             log.info("%s: %d invalid outlines repaired", date.name, date.repaired)
         if date.dropped:
-            log.warning("%s: %d features without area left out", date.name, date.dropped)
+            log.warning("%s: %d features without area omitted", date.name, date.dropped)
         if not len(date.polygons):
-            log.warning("%s: no footprints in it", date.name)
+            log.warning("%s: contains no footprints", date.name)
     if first.crs != second.crs:
-        log.info("%s carried into %s", second.name, crs_name(first.crs))
+        log.info("%s transformed to %s", second.name, crs_name(first.crs))
 
 
 def _say_outside(first: "Footprints", second: "Footprints") -> None:
@@ -221,8 +221,8 @@ def _say_outside(first: "Footprints", second: "Footprints") -> None:
     for date, beyond in zip((first, second), outside(first, second), strict=True):
         if beyond.sum() > MANY_OUTSIDE * len(beyond):
             log.warning(
-                "%s: %d of %d footprints lie outside the other layer's extent and count as change; "
-                "crop both layers to the area that both dates map",
+                "%s: %d of %d footprints are outside the other layer's extent and count as change; "
+                "crop both layers to the area mapped at both dates",
                 date.name,
                 beyond.sum(),
                 len(beyond),
@@ -235,11 +235,11 @@ def _say_names(first: "Footprints", second: "Footprints", fields: Sequence[str] 
     kept = kept_fields(first, second, fields)
     renamed = [f"{a} as {b}" for a, b in zip(kept, written_names(kept), strict=True) if a != b]
     if renamed:
-        log.info("fields with a name that is taken: %s", ", ".join(renamed))
+        log.info("fields renamed because their names are taken: %s", ", ".join(renamed))
     if fields is None:
         every = dict.fromkeys([*first.attributes.columns, *second.attributes.columns])
         if lost := [str(name) for name in every if name not in kept]:
-            log.info("fields of one layer alone are left out: %s (see --fields)", ", ".join(lost))
+            log.info("fields of only one layer are omitted: %s (see --fields)", ", ".join(lost))
 
 
 def _tell(counts: dict[str, dict[str, float]], targets: "Targets", *, as_json: bool) -> None:

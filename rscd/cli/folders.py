@@ -34,7 +34,7 @@ WITHOUT_EFFECT = frozenset(
         *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
     }
 )
-"""Arguments that do not decide what is written; t1 and t2 are described by their content."""
+"""Arguments that do not affect the result; t1 and t2 are identified by their content."""
 
 OF_THE_PARSER = frozenset({"run", "run_command", "parser"})
 """No arguments at all."""
@@ -51,7 +51,7 @@ does what is missing:"""
 
 
 def are_folders(t1: str, t2: str) -> bool:
-    """Whether two folders are meant.
+    """Whether t1 and t2 are both folders.
 
     Raises:
         UsageError: for one folder and one file.
@@ -97,31 +97,31 @@ def run_folders(
     open_one: "Callable[[argparse.Namespace], ScenePair]",
     run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
 ) -> None:
-    """Carry out the command for every pair: one that fails does not stop the others.
+    """Run the command for every pair; one that fails does not stop the others.
 
-    Pairs that an earlier run finished with the same inputs and options are skipped, as long as
-    their files are what it wrote.
+    Pairs that an earlier run finished with the same inputs and options are skipped, if its files
+    are unchanged.
 
     Args:
-        args: of the command, t1 and t2 being folders.
-        open_one: the pair of one command.
-        run_one: the command for one pair.
+        args: arguments of the command; t1 and t2 are folders.
+        open_one: opens the pair of one command.
+        run_one: runs the command for one pair.
 
     Raises:
-        UsageError: when an output would be written twice, pictures have no partner, or the options
-            do not fit the first pair.
-        DataError: at the end, when pairs failed; it names them.
+        UsageError: if an output would be written twice, images have no partner, or the options do
+            not suit the first pair.
+        DataError: at the end, if pairs failed; the message names them.
     """
     named = outputs_of(args)
     fixed = [path for path in named if NAME not in path]
     if fixed:
         raise UsageError(
-            f"expected {NAME} in what is written for folders, found {fixed[0]}; give, for example, "
+            f"expected {NAME} in output names for folders, found {fixed[0]}; give, for example, "
             f"'out/{NAME}{Path(fixed[0]).suffix}'"
         )
     pairs = pairs_of(Path(args.t1), Path(args.t2))
     log_of_runs = Finished.beside(named[0])
-    told: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for number, (t1, t2) in enumerate(pairs, 1):
         log.info("pair %d of %d: %s", number, len(pairs), t1.stem)
         one = _of_pair(args, t1, t2)
@@ -129,19 +129,19 @@ def run_folders(
             state, shown = _run_or_skip(one, t1.stem, log_of_runs, open_one, run_one)
         except (RscdError, OSError) as error:
             if number == 1 and isinstance(error, UsageError):
-                raise  # the others would fail alike
+                raise  # the others would fail in the same way
             log.error("pair %s failed: %s", t1.stem, error)
-            told.append({"name": t1.stem, "state": "failed", "error": str(error)})
+            results.append({"name": t1.stem, "state": "failed", "error": str(error)})
             continue
-        told.append({"name": t1.stem, "state": state, **shown.data})
+        results.append({"name": t1.stem, "state": state, **shown.data})
         if not args.json:
             shown.emit(as_json=False)
-    states = Counter(one["state"] for one in told)
+    states = Counter(one["state"] for one in results)
     if args.json:
-        emit_json({"pairs": told, **{state: states[state] for state in STATES}})
+        emit_json({"pairs": results, **{state: states[state] for state in STATES}})
     elif states["skipped"]:
         log.info("%d of %d pairs were finished before", states["skipped"], len(pairs))
-    refuse_failed([one["name"] for one in told if one["state"] == "failed"], len(pairs))
+    refuse_failed([one["name"] for one in results if one["state"] == "failed"], len(pairs))
 
 
 def outputs_of(args: argparse.Namespace) -> list[str]:
@@ -150,7 +150,7 @@ def outputs_of(args: argparse.Namespace) -> list[str]:
 
 
 def _of_pair(args: argparse.Namespace, t1: Path, t2: Path) -> argparse.Namespace:
-    """The command for one pair."""
+    """Arguments of the command for one pair."""
     one = {
         name: path.replace(NAME, t1.stem)
         for name in EXTRA
@@ -176,7 +176,7 @@ def _run_or_skip(
         ours = finished.state(name, recipe, outputs)
         if ours == "whole":
             return "skipped", Shown({"outputs": outputs}, outputs)
-        # what is left of an earlier run of the same recipe may be written again
+        # outputs of an interrupted run of the same recipe may be overwritten
         one.overwrite = ours == "part"
     shown = run_one(one, pair)
     finished.add(name, recipe, outputs)
@@ -184,7 +184,7 @@ def _run_or_skip(
 
 
 def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
-    """Hash of all that decides the results of a pair: inputs, options, files they name, version."""
+    """Hash of everything that determines the results of a pair: inputs, options, files, version."""
     from rscd.pipeline.provenance import describe_pair
 
     options = {
@@ -197,7 +197,7 @@ def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
 
 
 def _with_content(value: Any) -> Any:
-    """An option, with the content of the file or folder that it names, perhaps after ``=``."""
+    """An option with a hash of the file or folder it names, possibly after ``=``."""
     from rscd.pipeline.provenance import describe_file
 
     if isinstance(value, list | tuple):
@@ -213,15 +213,15 @@ def _with_content(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Finished:
-    """What earlier runs over folders finished, one line of JSON each, beside their outputs."""
+    """Record of pairs finished by earlier runs, one JSON line each, beside their outputs."""
 
     path: Path
     noted: Mapping[str, Mapping[str, Any]]
-    """The last line about each pair."""
+    """The latest line for each pair."""
 
     @classmethod
     def beside(cls, pattern: str) -> "Finished":
-        """Of the outputs of a pattern with `NAME`: in the folder that all of them share."""
+        """Open the record for output patterns with `NAME`, in their common folder."""
         path = Path(pattern.partition(NAME)[0] + NAME).parent / RECORD
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         return cls(path, {one["name"]: one for one in map(_line, text.splitlines()) if one})
@@ -239,18 +239,18 @@ class Finished:
         return "whole" if wanted == {self._key(path) for path in there} else "part"
 
     def add(self, name: str, recipe: str, outputs: Sequence[str]) -> None:
-        """Note a finished pair."""
+        """Record a finished pair."""
         made = {self._key(p): sha256_of(p) for p in _with_provenance(outputs) if p.exists()}
         line = json.dumps({"name": name, "recipe": recipe, "outputs": made})
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}")  # on a line of its own also after one that was cut short
+            file.write(f"\n{line}")  # starts a new line, because the last one may be truncated
 
     def _key(self, path: Path) -> str:
         return os.path.relpath(path, self.path.parent)
 
 
 def _line(text: str) -> dict[str, Any] | None:
-    """A line of the record; None for one that a killed run cut short."""
+    """A line of the record; None if a killed run left it truncated."""
     try:
         noted = json.loads(text)
     except ValueError:
@@ -260,7 +260,7 @@ def _line(text: str) -> dict[str, Any] | None:
 
 
 def _with_provenance(outputs: Sequence[str]) -> list[Path]:
-    """Outputs and what lies beside them, but for styles, which users change."""
+    """Outputs and their sidecars, except styles, which users edit."""
     from rscd.export.outputs import files_beside
 
     beside = (file for path in outputs for file in files_beside(Path(path)))
@@ -268,17 +268,17 @@ def _with_provenance(outputs: Sequence[str]) -> list[Path]:
 
 
 def pairs_of(t1: Path, t2: Path) -> list[tuple[Path, Path]]:
-    """Pictures of the same name, numbers in numeric order.
+    """Images of the same name, sorted with numbers in numeric order.
 
     Raises:
-        UsageError: for pictures without a partner, or none at all.
+        UsageError: for images without a partner, or no images.
     """
     first, second = by_stem(t1, SUFFIXES), by_stem(t2, SUFFIXES)
     alone = sorted(first.keys() ^ second.keys())
     if alone or not first:
         found = f"{len(alone)} without a partner, such as {alone[0]}" if alone else "none"
         raise UsageError(
-            f"expected pictures of the same names in {t1} and {t2}, found {found}; rename them or "
-            "take out what is alone"
+            f"expected images with the same names in {t1} and {t2}, found {found}; rename or "
+            "remove images without a partner"
         )
     return [(first[name], second[name]) for name in sorted(first, key=natural_key)]

@@ -1,4 +1,4 @@
-"""``rscd model``: what models there are, and weights out of checkpoints."""
+"""``rscd model``: list and show models, and export weights from checkpoints."""
 
 import argparse
 from typing import Any
@@ -13,11 +13,11 @@ def add(commands: Any) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = add_action(actions, "list", "names for -m, the defaults first")
     listing.set_defaults(run=run_list)
-    showing = add_action(actions, "show", "all that is known of one model")
+    showing = add_action(actions, "show", "details of one model")
     showing.add_argument("name", metavar="NAME|FILE")
     showing.set_defaults(run=run_show)
     exporting = add_action(
-        actions, "export", "a training checkpoint as safetensors, with its card beside"
+        actions, "export", "export a training checkpoint as safetensors, with its card beside it"
     )
     exporting.add_argument("checkpoint", metavar="RUN.ckpt")
     exporting.add_argument("-o", "--output", required=True, metavar="WEIGHTS.safetensors")
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 
 def run_list(args: argparse.Namespace) -> None:
-    """Names and one line each."""
+    """Print names with one line each."""
     from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
     from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
@@ -44,7 +44,7 @@ def run_list(args: argparse.Namespace) -> None:
     summaries = {SHIPPED: str(shipped_card()["summary"])}
     summaries |= {name: DETECTORS[name]().summary for name in model_names()[1:]}
     summaries |= {
-        f"{CEG}:{name}": f"by words: {backend.summary}" for name, backend in SEGMENTERS.items()
+        f"{CEG}:{name}": f"by prompts: {backend.summary}" for name, backend in SEGMENTERS.items()
     }
     if args.json:
         emit_json(summaries)

@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments shared by several commands."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def add_verbosity(parser: argparse._ActionsContainer) -> None:
         dest="verbosity",
         action="store_const",
         const=1,
-        help="more on stderr, warnings of libraries included",
+        help="more on stderr, including warnings of libraries",
     )
 
 
@@ -57,31 +57,31 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def emit(line: str) -> None:
-    """One line of a result on stdout."""
+    """Print one line of a result on stdout."""
     try:
         sys.stdout.write(line + "\n")
-    except UnicodeEncodeError:  # the name of a file that is not UTF-8: its bytes, as they are
+    except UnicodeEncodeError:  # a file name that is not UTF-8 is written as its original bytes
         sys.stdout.flush()
         sys.stdout.buffer.write(os.fsencode(line) + b"\n")
     sys.stdout.flush()
 
 
 def emit_json(data: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     emit(json.dumps(data, indent=2))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command has to say on stdout."""
+    """Output of a command on stdout."""
 
     data: Mapping[str, Any]
-    """With ``--json``."""
+    """Data printed with ``--json``."""
     lines: Sequence[str]
     """Without."""
 
     def emit(self, *, as_json: bool) -> None:
-        """Say it."""
+        """Print the output."""
         if as_json:
             emit_json(self.data)
             return
@@ -90,10 +90,10 @@ class Shown:
 
 
 def refuse_failed(names: Sequence[str], of: int) -> None:
-    """End a run over many pairs.
+    """Raise an error at the end of a run over many pairs if some failed.
 
     Raises:
-        DataError: some failed; it names them.
+        DataError: if some failed; the message names them.
     """
     if not names:
         return
@@ -101,7 +101,7 @@ def refuse_failed(names: Sequence[str], of: int) -> None:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     raise DataError(
         f"expected results for all of {of} pairs, found {len(names)} that failed: "
-        f"{', '.join(names[:most])}{more}; mend or remove them and give the same command again"
+        f"{', '.join(names[:most])}{more}; fix or remove them and repeat the command"
     )
 
 
@@ -120,7 +120,7 @@ def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     """Values of a repeated ``NAME=VALUE`` by upper-case name.
 
     Raises:
-        UsageError: a text is of another form.
+        UsageError: if a value has another form.
     """
     for text in texts:
         if "=" not in text[1:]:

@@ -1,4 +1,4 @@
-"""``rscd predict``: two rasters in, change polygons and rasters out."""
+"""``rscd predict``: change polygons and rasters from two rasters."""
 
 import argparse
 import logging
@@ -77,7 +77,7 @@ def add(commands: Any) -> None:
         action="append",
         required=True,
         metavar="OUT",
-        help="file to write, format by suffix; may be repeated",
+        help="file to write; the suffix selects the format; may be repeated",
     )
     group.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
     group.add_argument(
@@ -97,7 +97,7 @@ def add(commands: Any) -> None:
 def _add_detection(parser: Parser) -> None:
     group = parser.group("detection")
     group.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: by the images"
+        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: see below"
     )
     group.add_argument(
         "--threshold",
@@ -125,7 +125,7 @@ def _add_detection(parser: Parser) -> None:
         type=not_negative,
         default=0.0,
         metavar="M",
-        help="simplify polygons by this tolerance in metres (default 0: not at all)",
+        help="simplify polygons with this tolerance in metres (default 0: no simplification)",
     )
     add_views(rare)
 
@@ -158,7 +158,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _keep_inputs(args: argparse.Namespace) -> None:
-    """Refuse to write over the area of interest or the weights; the images are looked at later."""
+    """Refuse to overwrite the area of interest or the weights; images are checked later."""
     from rscd.export.targets import keep_inputs
 
     inputs = [path for path in (args.aoi, args.model) if path]
@@ -209,13 +209,13 @@ def _say_result(result: Any) -> None:
         result.model,
         result.threshold,
         result.seconds,
-        " (went on with an interrupted run)" if result.resumed else "",
+        " (resumed an interrupted run)" if result.resumed else "",
     )
     if result.seam is not None:
         log.info(
-            "at tile edges the probability is off by %(mean_abs).2g on average and %(max_abs).2g "
-            "at most; %(flipped_share).2g of the pixels there change side: larger --tile-size, "
-            "fewer edges",
+            "at tile edges the probability differs by %(mean_abs).2g on average and %(max_abs).2g "
+            "at most; a fraction of %(flipped_share).2g of the pixels there crosses the threshold; "
+            "a larger --tile-size has fewer edges",
             result.seam,
         )
 

@@ -19,7 +19,7 @@ import rscd.base.types as words
 
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[words.Progress]:
-    """A bar per stage with windows done, time passed and time left; shown with the first news."""
+    """A progress bar per stage with units done, elapsed and remaining time; shown once started."""
     if quiet:
         yield words.silent
         return
@@ -36,11 +36,11 @@ def progress_bar(*, quiet: bool) -> Iterator[words.Progress]:
     progress = Progress(*columns, console=Console(stderr=True))
     with ExitStack() as stack:
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def report(stage: str, done: int, total: int) -> None:
             if not bars:
                 stack.enter_context(progress)
             if stage not in bars:
                 bars[stage] = progress.add_task(stage)
             progress.update(bars[stage], completed=done, total=total)
 
-        yield tell
+        yield report

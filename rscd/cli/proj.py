@@ -1,7 +1,7 @@
-"""A database of PROJ that belongs to another program, named in the environment.
+"""Handling of a PROJ database of another program, set in the environment.
 
 PostGIS, QGIS and conda set ``PROJ_DATA`` (``PROJ_LIB`` before PROJ 9.1) to the database of their
-own version. A library that comes with a newer one refuses it, and then no CRS can be read.
+version. A library built with a newer PROJ refuses it, and then no CRS can be read.
 """
 
 import logging
@@ -14,15 +14,15 @@ from pathlib import Path
 
 VARIABLES = ("PROJ_DATA", "PROJ_LIB")
 OWN = (("rasterio", "proj_data"), ("pyproj", "proj_dir/share/proj"), ("pyogrio", "proj_data"))
-"""Packages that bring a database, and where in them it lies."""
+"""Packages that include a database, and its location in them."""
 
 log = logging.getLogger(__name__)
 
 
 def own_proj_database() -> None:
-    """Leave out of the environment a database that the libraries here would refuse, and say so.
+    """Remove from the environment a database that our libraries would refuse, with a warning.
 
-    To be called before they are loaded. Nothing is done where they bring none of their own.
+    Must be called before they are loaded. Nothing is changed if they include no database.
     """
     given = [name for name in VARIABLES if os.environ.get(name)]
     if not given:
@@ -35,7 +35,7 @@ def own_proj_database() -> None:
         found = next(filter(None, map(_layout, map(Path, folders))), None)
         if found is None or found[0] != needed[0] or found < needed:
             log.warning(
-                "%s=%s belongs to another installation of PROJ and is left out: the database that "
+                "%s=%s belongs to another installation of PROJ and is ignored: the database that "
                 "comes with rasterio is used",
                 name,
                 os.environ.pop(name),
@@ -50,7 +50,7 @@ def _own() -> Iterator[Path]:
 
 
 def _layout(folder: Path) -> tuple[int, int] | None:
-    """Version of the layout of the database in a folder; None where there is none."""
+    """Layout version of the database in a folder; None if there is none."""
     file = folder / "proj.db"
     if not file.is_file():
         return None

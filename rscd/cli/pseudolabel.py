@@ -1,4 +1,4 @@
-"""``rscd pseudolabel``: masks made by a model, as files beside the pairs."""
+"""``rscd pseudolabel``: masks predicted by a model, as files beside the pairs."""
 
 import argparse
 import hashlib
@@ -111,13 +111,13 @@ def _add_checkpoint(parser: Parser) -> None:
     rare.add_argument(
         "--no-gate",
         action="store_true",
-        help="look at all pairs; by default those labelled 0 get empty masks unseen",
+        help="predict all pairs; by default those labelled 0 get empty masks without prediction",
     )
     rare.add_argument(
         "--maps",
         choices=("msi", "mi", "single", "cam"),
         default="msi",
-        help="of the checkpoint's network, which for kdmsi is the student: multiscale sigmoid "
+        help="of the checkpoint's network, which for kdmsi is the student: multi-scale sigmoid "
         "inference (default), the same of activation maps, one pass, or its activation map",
     )
     rare.add_argument(
@@ -131,7 +131,7 @@ def _add_checkpoint(parser: Parser) -> None:
         "--geometry",
         choices=("pad", "reference"),
         default="pad",
-        help="how sides that are no multiples of 64 are treated (default: padded)",
+        help="how to treat sides that are not multiples of 64 (default: padded)",
     )
 
 
@@ -189,7 +189,7 @@ def _not_noted(place: "str | Path", error: Exception) -> DataError:
 
 
 def _place(args: argparse.Namespace) -> "str | Path":
-    """The name of a folder beside the dates, or a folder elsewhere."""
+    """Name of a folder beside the dates, or path of a folder elsewhere."""
     from pathlib import Path
 
     if args.output is None:
@@ -235,7 +235,7 @@ def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
     from rscd.inference.views import ImageMaps, parse_scales
     from rscd.methods.parts.multiscale import Views
 
-    # the count in force: another one would round later stages of this process differently
+    # the current thread count: another would change rounding in later stages of this process
     network = load_network(Path(args.checkpoint), args.device, torch.get_num_threads())
     views = Views(
         parse_scales(args.scales),
@@ -248,7 +248,7 @@ def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
 
 
 def _recipe(args: argparse.Namespace, network: "Network", data: "PairFolder") -> "Provenance":
-    """All that decides the masks, and nothing else."""
+    """Everything that determines the masks, and nothing else."""
     from rscd.data.splits import Split
 
     names = ("split", "bands", "no_gate", "maps", "scales", "flip", "geometry", "threshold")

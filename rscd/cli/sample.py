@@ -1,4 +1,4 @@
-"""``rscd sample``: a synthetic scene pair to try things on."""
+"""``rscd sample``: a synthetic scene pair for trying things out."""
 
 import argparse
 import logging
@@ -24,10 +24,10 @@ def add(commands: Any) -> None:
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)  # goes with version 0.3
     parser.add_argument("-o", "--output", metavar="DIR", help="folder, created if missing")
     parser.add_argument(
-        "--seed", type=whole, default=0, metavar="N", help="another town (default 0)"
+        "--seed", type=whole, default=0, metavar="N", help="seed of the town (default 0)"
     )
     parser.add_argument(
-        "--size", type=size_hw, default="1024,1024", metavar="H,W", help="pixels of half a metre"
+        "--size", type=size_hw, default="1024,1024", metavar="H,W", help="size in half-metre pixels"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_json(parser)
@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     from pathlib import Path
 
     from rscd.synthetic.sample import write_sample

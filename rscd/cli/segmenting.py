@@ -1,4 +1,4 @@
-"""Arguments of the commands that look at images through a segmenter."""
+"""Arguments of the commands that use a segmenter."""
 
 import argparse
 import logging
@@ -64,12 +64,12 @@ def add_rare_segmenting(group: argparse._ArgumentGroup) -> None:
         "--overlap", type=int, metavar="N", help="pixels that neighbouring windows share"
     )
     group.add_argument(
-        "--allow-slow-cpu", action="store_true", help="run for hours where there is no GPU"
+        "--allow-slow-cpu", action="store_true", help="allow a run of hours without a GPU"
     )
 
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":
-    """The classes to look for."""
+    """The classes to search for."""
     from rscd.segmenters.prompts import BACKGROUND, FOREGROUND, parse_prompts
 
     return parse_prompts(

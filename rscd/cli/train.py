@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out the command."""
+    """Run the command."""
     from rscd.base.errors import Interrupted
     from rscd.training.chain import is_chain, read_chain, run_chain
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         case ["-c" | "--config", path, *overrides] if is_chain(path):
             try:
                 run_chain(read_chain(path, overrides), args.run_command)
-            except Interrupted as error:  # a chain is resumed by its own command
+            except Interrupted as error:  # a chain resumes with its own command
                 raise KeyboardInterrupt from error
         case ["-h" | "--help"]:
             args.parser.print_help()

@@ -1,4 +1,4 @@
-"""The differences between the TorchGeo versions this package works with (0.8 to 0.10).
+"""Differences between the supported TorchGeo versions (0.8 to 0.10).
 
 =====================  =====================================  ===============================
 what                   0.8                                    0.9 and 0.10
@@ -9,7 +9,7 @@ OSCD's ``transforms``  called with a leading batch dimension  unchanged in 0.9 a
 checksums              md5, off by default                    sha256 for some sets, on in 0.10
 =====================  =====================================  ===============================
 
-Other modules ask here instead of comparing version numbers.
+Other modules use this one instead of comparing version numbers.
 """
 
 import importlib
@@ -37,9 +37,9 @@ def torchgeo_version() -> str:
 
 
 def dataset_class(names: Sequence[str]) -> Callable[..., NonGeoDataset]:
-    """The first of several spellings of a TorchGeo dataset that this version has.
+    """The first of several names of a TorchGeo dataset that this version has.
 
-    Newest spelling first: the older one may still be there and warn.
+    Newest name first: the older one may still exist and warn.
 
     Raises:
         DataError: if this version has none of them.
@@ -56,13 +56,13 @@ def dataset_class(names: Sequence[str]) -> Callable[..., NonGeoDataset]:
 
 
 class SampleTransform:
-    """Calls a function of one sample whether or not the sample has a batch dimension of 1."""
+    """Applies a function of one sample, with or without a batch dimension of 1."""
 
     def __init__(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self.change = change
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Apply the function to (2,C,H,W); return the dimensions that came in."""
+        """Apply the function to (2,C,H,W) and restore the original dimensions."""
         if sample["image"].ndim != 5:
             return self.change(sample)
         single = {k: v[0] if isinstance(v, Tensor) else v for k, v in sample.items()}

@@ -31,17 +31,17 @@ Sample = dict[str, Any]
 Transform = Callable[[Sample], Sample]
 OWN_KEYS = frozenset({"image", "mask", "label", "valid"})
 KINDS = ("t1", "t2", "mask")
-"""Files of a pair, as `PairDir` calls them."""
+"""Files of a pair, by their names in `PairDir`."""
 MOST_NAMED = 5
-"""Pairs without partner that a message names."""
+"""Most pairs without partner listed in a message."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A further label map of each pair, such as a pseudo mask."""
+    """An additional label map of each pair, such as a pseudo mask."""
 
     folder: Path | str
-    """Folder of files with the pairs' names; relative to the folder that holds the dates."""
+    """Folder of files with the pairs' names, relative to the folder of the dates."""
     values: MaskRule = "strict"
     """How stored values become 0, 1 and 255."""
 
@@ -56,9 +56,9 @@ class PairFiles:
     mask: Path | None
     layers: Mapping[str, Path]
     base: Path
-    """The folder that holds the dates; further layers lie beside them."""
+    """The folder that contains the dates and additional layers."""
     stem: str
-    """What files of further layers are called, without suffix."""
+    """File name in additional layers, without suffix."""
 
 
 class PairFolder(NonGeoDataset):
@@ -68,16 +68,16 @@ class PairFolder(NonGeoDataset):
     names of WHU-CD, LEVIR-CD, DSIFN-CD, CDD, SYSU-CD and S2Looking; PNG, JPEG or GeoTIFF of any
     number of bands (see :func:`rscd.data.layout.find_layout`).
 
-    A sample holds exactly ``keys`` besides its ``name``, and with GeoTIFF ``crs``, ``bounds`` and
+    A sample has exactly ``keys`` besides its ``name``, and with GeoTIFF ``crs``, ``bounds`` and
     ``transform``:
 
     * ``image`` (2,C,H,W) float32, raw values, t1 first, 0 where invalid;
     * ``mask`` (1,H,W) int64: 0 no change, 1 change, 255 ignore (also where a date is invalid);
-    * ``label`` () int64: 1 if the pair holds change;
+    * ``label`` () int64: 1 if the pair has change;
     * ``valid`` (1,H,W) bool: usable at both dates;
     * any other key: a :class:`Layer`, (1,H,W) int64.
 
-    Files are opened only for keys that were asked for. In particular ``keys={"image", "label"}``
+    Files are opened only for requested keys. In particular ``keys={"image", "label"}``
     never opens a mask: the labels come from a list.
     """
 
@@ -98,30 +98,30 @@ class PairFolder(NonGeoDataset):
         transforms: Transform | None = None,
         mask_from: str | None = None,
     ) -> None:
-        """Find the files; no image is opened, except the first pair when ``keys`` is not given.
+        """Find the files; no image is opened, except the first pair if ``keys`` is not given.
 
         Args:
             root: the dataset's folder.
             split: a split folder, a list file ``list/SPLIT.txt``, or a prefix of the file names;
                 None for all pairs.
-            keys: what a sample holds; by default image, mask where there are masks, and valid where
-                the first pair declares nodata.
-            names: keep these pairs only, in this order (one part of a ``Split``).
+            keys: keys of a sample; by default image, mask if there are masks, and valid if the
+                first pair declares nodata.
+            names: keep only these pairs, in this order (one part of a ``Split``).
             split_file: a ``Split`` on disk; ``split`` then names one of its parts.
             labels: list file ``NAME.png,0,0,L`` or labels by name; default
-                ``list/SPLIT_label.txt``. Without a list, labels are counted from masks, but
-                only if ``mask`` is a key too.
+                ``list/SPLIT_label.txt``. Without a list, labels are counted from masks, but only if
+                ``mask`` is a key as well.
             min_change_pixels: changed pixels from which a counted label is 1.
             mask_values: how stored label values are read.
-            folders: folder names of t1, t2 and mask where they are none of the known ones.
-            layers: further label maps by key; a key without an entry is a folder of that name
-                holding 0, 1 and 255 = ignore.
+            folders: folder names of t1, t2 and mask, if they are not known ones.
+            layers: additional label maps by key; a key without an entry is a folder of that name
+                with values 0, 1 and 255 = ignore.
             bands: 1-based bands to keep.
             transforms: applied to each sample.
-            mask_from: folder beside the dates whose files are the ``mask`` instead of the true
-                ones, such as ``pseudo``, in the coding of ``layers``, or the path of a folder
-                elsewhere that ``rscd pseudolabel -o`` made; true masks are never opened then. None
-                or ``true``: the label folder.
+            mask_from: folder beside the dates whose files are used as ``mask`` instead of the true
+                ones, such as ``pseudo``, coded like ``layers``, or the path of a folder elsewhere
+                written by ``rscd pseudolabel -o``; true masks are then never opened. None or
+                ``true``: the label folder.
 
         Raises:
             DataError: if the folder, split, a partner file or a label is missing.
@@ -182,14 +182,14 @@ class PairFolder(NonGeoDataset):
 
     @property
     def eight_bit(self) -> bool:
-        """Whether the first pair that can be read is stored as 8-bit values."""
+        """Whether the first readable pair has 8-bit values."""
         for files in self.files:
             try:
                 return all(
                     read_picture(path).pixels.dtype == np.uint8 for path in (files.t1, files.t2)
                 )
             except DataError:
-                continue  # whoever reads that pair says so
+                continue  # the error is reported when that pair is read
         return True
 
     def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
@@ -249,12 +249,12 @@ class PairFolder(NonGeoDataset):
         if "mask" in self.keys:
             return {}
         raise DataError(
-            f"{self.root}: image-level labels were asked for without masks, and there is no list "
+            f"{self.root}: image-level labels were requested without masks, and there is no list "
             f"list/{self.split or 'SPLIT'}_label.txt; give labels= (lines NAME.png,0,0,L)"
         )
 
     def _by_name(self, known: Mapping[str, int], source: str) -> dict[str, int]:
-        # a list of one split names files, samples of all splits together are called split/name
+        # a list of one split has file names; samples of all splits together are named split/name
         stems = {name: name.rpartition("/")[2] for name in self.names}
         full = {name: name if name in known else stem for name, stem in stems.items()}
         found = labels_for(known, full.values(), source)
@@ -285,10 +285,10 @@ class PairFolder(NonGeoDataset):
 
 
 def stack_dates(first: Picture, second: Picture) -> Tensor:
-    """(2,C,H,W) float32 of two pictures of one shape, t1 first, 0 where a date is invalid."""
+    """(2,C,H,W) float32 of two images of one shape, t1 first, 0 where a date is invalid."""
     image = np.empty((2, *first.pixels.shape), np.float32)
     for side, picture in zip(image, (first, second), strict=True):
-        # the fast road for the common case: one conversion, no temporary
+        # fast path for the common case: one conversion, no temporary
         side[...] = picture.pixels if picture.valid is None else fill_invalid(picture)
     return torch.from_numpy(image)
 
@@ -308,7 +308,7 @@ def _check_partners(layout: Layout, found: Sequence[tuple[str, str]], kinds: Seq
         folder = here.names[KINDS.index(kind)] or "a label folder such as label/"
         raise DataError(
             f"{here.base}: pair {names[0]} has no {kind} file{nor} (looked in {folder}); add the "
-            "files, remove the pairs, or do not ask for that key"
+            "files, remove the pairs, or omit that key"
         )
 
 
@@ -327,7 +327,7 @@ def _only(found: list[tuple[str, str]], names: Sequence[str], root: Path) -> lis
     missing = [name for name in wanted if name not in by_name]
     if missing:
         raise DataError(
-            f"{root}: {len(missing)} of {len(wanted)} named pairs are not there, first "
+            f"{root}: {len(missing)} of {len(wanted)} named pairs do not exist, first "
             f"{missing[0]!r}; the split belongs to another dataset"
         )
     return [by_name[name] for name in wanted]

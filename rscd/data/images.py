@@ -64,7 +64,7 @@ class Picture:
     pixels: NDArray[Any]
     """(C,H,W) in the file's own dtype; RGB order; without an alpha band."""
     valid: BoolArray | None
-    """(H,W), from alpha, nodata, mask band or NaN; None where the file declares nothing."""
+    """(H,W), from alpha, nodata, mask band or NaN; None if the file declares nothing."""
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
     """Pixel to CRS, of the upper-left corner; None for files without georeferencing."""
@@ -76,7 +76,7 @@ class Picture:
 
     @property
     def bounds(self) -> Bounds | None:
-        """(left, bottom, right, top) in CRS units, where the file has a transform."""
+        """(left, bottom, right, top) in CRS units, if the file has a transform."""
         if self.transform is None:
             return None
         left, bottom, right, top = array_bounds(*self.shape_hw, self.transform)
@@ -85,10 +85,10 @@ class Picture:
 
 @contextmanager
 def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
-    """Open a raster with GDAL; a file that cannot be read becomes a DataError with its name."""
+    """Open a raster with GDAL; raises DataError with its name if it cannot be read."""
     with _image_border(path):
         with warnings.catch_warnings():
-            # pixel coordinates are legal here, so the missing transform is no news
+            # pixel coordinates are allowed here, so a missing transform needs no warning
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with beside(str(path)):
                 dataset = rasterio.open(path)
@@ -97,11 +97,11 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
 
 
 def _image_border(path: Path) -> AbstractContextManager[None]:
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         found = found_in(path, error, "copy or download the file again")
         return DataError(f"{shown(path)}: cannot be read, {found}")
 
-    return border(told)
+    return border(to_error)
 
 
 def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
@@ -110,11 +110,11 @@ def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
     Args:
         path: PNG, JPEG, BMP, WebP or anything GDAL opens.
         bands: 1-based bands to keep, in this order; by default all but an alpha band, red, green
-            and blue first where the file says which they are. Naming the alpha band makes it data:
-            some writers flag the near infrared of RGB+NIR as alpha.
+            and blue first if the file names them. Naming the alpha band makes it data: some writers
+            tag the near infrared of RGB+NIR as alpha.
 
     Returns:
-        Pixels (C,H,W) in the file's dtype with validity and georeferencing where known.
+        Pixels (C,H,W) in the file's dtype, with validity and georeferencing if known.
 
     Raises:
         DataError: if the file is missing, damaged or lacks one of the bands.
@@ -125,9 +125,9 @@ def read_picture(path: Path, bands: Sequence[int] | None = None) -> Picture:
 
 
 def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[Picture, Picture]:
-    """Read both dates of a pair so that their bands hold the same colours in the same units.
+    """Read both dates of a pair so that their bands have the same colours in the same units.
 
-    As `rscd.geo.scene.ScenePair` does it: see `rscd.geo.source.comparable`.
+    Like `rscd.geo.scene.ScenePair`; see `rscd.geo.source.comparable`.
 
     Args:
         t1: image of the earlier date.
@@ -152,7 +152,7 @@ def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[P
         return first, second
     own, other = map(units_text, units)
     text = (
-        f"the dates declare different units: t1 {own}, t2 {other}; t2 is brought into those of t1"
+        f"the dates declare different units: t1 {own}, t2 {other}; t2 is converted to those of t1"
     )
     _warn_of_folder(t2.parent, text)
     return first, replace(second, pixels=converted(second.pixels, into))
@@ -160,12 +160,12 @@ def read_pair(t1: Path, t2: Path, bands: Sequence[int] | None = None) -> tuple[P
 
 @cache
 def _warn_of_folder(folder: Path, text: str) -> None:
-    """Once for a folder and text: training reads each pair many times."""
+    """Warn once per folder and text: training reads each pair many times."""
     log.warning("%s: %s", folder, text)
 
 
 def said_of(path: Path) -> Bands:
-    """What an image file says of its bands, from its header; pictures are gray or RGB.
+    """Band metadata of an image file, from its header; PNG, JPEG and the like are grey or RGB.
 
     Raises:
         DataError: if the file is missing or damaged.
@@ -221,7 +221,7 @@ def open_label(path: Path) -> Iterator[rasterio.DatasetReader]:
 
 
 def read_label(path: Path) -> StoredLabel:
-    """Read a label file as one band, and what it declares of pixels without label.
+    """Read a label file as one band, with the pixels it declares unlabelled.
 
     GDAL reads labels of every format: it leaves numbers of a colour table alone, which OpenCV turns
     into colours.
@@ -235,7 +235,7 @@ def read_label(path: Path) -> StoredLabel:
 
 
 def read_label_values(path: Path) -> NDArray[Any]:
-    """Only the stored values of `read_label`."""
+    """The stored values of `read_label` only."""
     return read_label(path).values
 
 
@@ -287,7 +287,7 @@ def check_agreement(label: StoredLabel, coding: Coding, rule: MaskRule = "strict
 
 
 def fill_invalid(picture: Picture) -> FloatArray:
-    """Pixels as float32 (C,H,W), with 0 where the picture is not valid."""
+    """Pixels as float32 (C,H,W), with 0 where the image is invalid."""
     pixels = picture.pixels.astype(np.float32)
     if picture.valid is not None:
         pixels[:, ~picture.valid] = 0
@@ -313,7 +313,7 @@ def write_picture(
         transform: of a GeoTIFF.
         nodata: of a GeoTIFF.
         colorinterp: colour interpretation by band of a GeoTIFF; default red, green, blue for three
-            bands, gray otherwise.
+            bands, grey otherwise.
         units: (scale, offset) by band of a GeoTIFF.
 
     Raises:
@@ -328,19 +328,19 @@ def write_picture(
 
 
 def fits_png(pixels: NDArray[Any]) -> bool:
-    """True if a PNG holds these (C,H,W) pixels without loss."""
+    """True if a PNG can store these (C,H,W) pixels without loss."""
     return png_holds(len(pixels), str(pixels.dtype))
 
 
 def png_holds(bands: int, dtype: str) -> bool:
-    """True if a PNG holds so many bands of a dtype without loss."""
+    """True if a PNG can store this number of bands of a dtype without loss."""
     return dtype in {"uint8", "uint16"} and bands in {1, 3}
 
 
 def _png(name: str, pixels: NDArray[Any]) -> bytes:
     if not fits_png(pixels):
         raise DataError(
-            f"{name}: PNG holds 1 or 3 bands of 8 or 16 bit, found {len(pixels)} of "
+            f"{name}: PNG stores 1 or 3 bands of 8 or 16 bits, found {len(pixels)} of "
             f"{pixels.dtype}; write .tif"
         )
     array = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)[:, :, ::-1]
@@ -361,7 +361,7 @@ def _geotiff(
     bands, height, width = pixels.shape
     options: dict[str, Any] = {"count": bands, "height": height, "width": width}
     options |= {"dtype": pixels.dtype, "crs": crs, "nodata": nodata, "compress": "deflate"}
-    # without this GDAL takes the fourth of four 8-bit bands for alpha
+    # without this GDAL treats the fourth of four 8-bit bands as alpha
     own = bands == 3 and tuple(colorinterp) in ((), RGB_KINDS)
     options |= {"photometric": "rgb" if own else "minisblack", "alpha": "no"}
 
@@ -376,12 +376,12 @@ def _geotiff(
 
 
 def _chosen(path: Path, count: int, alpha: bool, bands: Sequence[int] | None) -> list[int]:
-    """1-based bands to read of a file with ``count`` bands, the last of them perhaps alpha."""
+    """1-based bands to read from a file with ``count`` bands, the last of which may be alpha."""
     if bands is None:
         return list(range(1, count + 1 - alpha))
     if not bands or min(bands) < 1 or max(bands) > count:
         raise DataError(
-            f"{path}: bands {list(bands)} were asked for, the file has bands 1 to {count}; "
+            f"{path}: bands {list(bands)} were requested, the file has bands 1 to {count}; "
             "change the band choice"
         )
     return list(bands)
@@ -391,10 +391,10 @@ def _plain_picture(path: Path, bands: Sequence[int] | None) -> Picture:
     array = _decode(path)
     pixels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     alpha = len(pixels) == 4
-    if bands is None and len(pixels) >= 3:  # a view: this is the common case, and copies cost
+    if bands is None and len(pixels) >= 3:  # a view, because copies of this common case are costly
         return Picture(pixels[2::-1], pixels[3] > 0 if alpha else None)
     chosen = _chosen(path, len(pixels), alpha, bands)
-    order = [2, 1, 0, 3] if len(pixels) >= 3 else list(range(len(pixels)))  # OpenCV gives BGR
+    order = [2, 1, 0, 3] if len(pixels) >= 3 else list(range(len(pixels)))  # OpenCV returns BGR
     valid = pixels[3] > 0 if alpha and 4 not in chosen else None
     return Picture(pixels[[order[band - 1] for band in chosen]], valid)
 
@@ -412,7 +412,7 @@ def _decode(path: Path) -> NDArray[Any]:
 
 
 def check_end(path: Path) -> None:
-    """Look for the end marker of a PNG or JPEG without decoding it.
+    """Check the end marker of a PNG or JPEG without decoding it.
 
     Raises:
         DataError: if the file is missing or truncated.
@@ -425,7 +425,7 @@ def check_end(path: Path) -> None:
 
 
 def _truncated(suffix: str, tail: bytes) -> bool:
-    # OpenCV 4 fills the missing rows with gray instead of failing, so the end marker is looked for
+    # OpenCV 4 fills missing rows with grey instead of failing, so check the end marker
     if suffix == ".png":
         return b"IEND" not in tail
     if suffix in {".jpg", ".jpeg"}:

@@ -1,4 +1,4 @@
-"""What a folder of image pairs holds, and what is wrong with it."""
+"""Contents and problems of a folder of image pairs."""
 
 import json
 from collections import Counter
@@ -19,12 +19,12 @@ from rscd.data.splits import Split
 from rscd.data.tiles import Tile, find_tiles
 
 MOST = 5
-"""Problems of one kind that the text spells out."""
+"""Most problems of one kind listed in the text."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One problem."""
 
     kind: str
     """unreadable, size, bands, label values, empty, partner, identical, list, label, or leak."""
@@ -39,7 +39,7 @@ class PartReport:
 
     name: str
     folders: tuple[str, str, str]
-    """What t1, t2 and mask are called there."""
+    """Folder names of t1, t2 and mask."""
     pairs: int
     masks: int
     empty_masks: int
@@ -49,7 +49,7 @@ class PartReport:
     label_values: Mapping[str, int]
     """Pixels by stored label value."""
     change_share: float | None
-    """Share of label pixels that are not 0 (and not 127 = unlabelled); None without masks."""
+    """Fraction of label pixels that are not 0 (and not 127 = unlabelled); None without masks."""
     georeferenced: int
     """Pairs whose t1 has a transform."""
 
@@ -64,11 +64,11 @@ class FolderReport:
     """Names by list file."""
     problems: tuple[Problem, ...]
     leaks_checked: tuple[str, ...]
-    """Kinds of leaks that could be looked for; empty without splits."""
+    """Kinds of leaks that could be checked; empty without splits."""
 
     @property
     def ok(self) -> bool:
-        """True if nothing is wrong."""
+        """True if there are no problems."""
         return not self.problems
 
     def json(self) -> str:
@@ -76,19 +76,19 @@ class FolderReport:
         return json.dumps(asdict(self) | {"ok": self.ok}, indent=1)
 
     def text(self) -> str:
-        """The report for people: what is there, then what is wrong."""
+        """The report as text: contents, then problems."""
         lines = [f"{self.root}: {_count(sum(part.pairs for part in self.parts), 'pair')}"]
         lines += [f"  {line}" for part in self.parts for line in _part_lines(part)]
         lines += [f"  list {name}: {count} names" for name, count in self.lists.items()]
         if self.leaks_checked:
-            lines.append(f"  leaks looked for: {', '.join(self.leaks_checked)}")
+            lines.append(f"  leaks checked: {', '.join(self.leaks_checked)}")
         lines += _problem_lines(self.problems)
         return "\n".join(lines)
 
 
 @dataclass
 class _Findings:
-    """What one pass over the files gathers."""
+    """Results of one pass over the files."""
 
     problems: list[Problem] = field(default_factory=list)
     hashes: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -102,9 +102,9 @@ class _Findings:
 def info(folder: Path | str, *, folders: Folders | None = None, leaks: bool = True) -> FolderReport:
     """Read every file of a pair folder once and report.
 
-    Looked for are unreadable files, dates or masks that differ in size or bands, label values other
-    than 0 and 255 (or 0 and 1), masks that are all empty, files without partner, pairs whose dates
-    are identical, lists that name absent pairs or contradict the masks, and leaks between splits
+    Checks for unreadable files, dates or masks that differ in size or bands, label values other
+    than 0 and 255 (or 0 and 1), masks that are all empty, files without partner, pairs with
+    identical dates, lists that name absent pairs or contradict the masks, and leaks between splits
     (equal pixels, touching tiles, shared parents).
 
     Args:
@@ -168,7 +168,7 @@ def _partners(here: PairDir, findings: _Findings) -> None:
 
 
 def _dates(here: PairDir, name: str, title: str, findings: _Findings) -> Picture | None:
-    """The first date, if it can be read; both are compared, hashed and placed."""
+    """The first date, if readable; both are compared, hashed and located."""
     pictures = []
     for path in (here.t1[name], here.t2[name]):
         try:
@@ -185,7 +185,7 @@ def _dates(here: PairDir, name: str, title: str, findings: _Findings) -> Picture
         findings.add("bands", title, detail)
     hashes = (content_hash(first), content_hash(second))
     if hashes[0] == hashes[1] != NO_CONTENT:
-        findings.add("identical", title, "t1 and t2 hold the same pixels")
+        findings.add("identical", title, "t1 and t2 have identical pixels")
     findings.hashes[title] = hashes
     findings.tiles += find_tiles([(title, here.t1[name])], first.shape_hw[1])
     return first
@@ -194,7 +194,7 @@ def _dates(here: PairDir, name: str, title: str, findings: _Findings) -> Picture
 def _mask(
     path: Path, shape_hw: ShapeHW | None, title: str, findings: _Findings
 ) -> Mapping[str, int]:
-    """Pixels by stored value; nothing if the mask cannot be read."""
+    """Pixels by stored value; empty if the mask is unreadable."""
     try:
         label = read_label(path)
     except DataError as error:
@@ -284,7 +284,7 @@ def _leaks(layout: Layout, findings: _Findings) -> tuple[str, ...]:
 
 
 def _split_of(layout: Layout) -> Split | None:
-    """The folder's own train, val and test; lists of other names may overlap on purpose."""
+    """The folder's train, val and test; other lists may overlap intentionally."""
     chosen = {}
     for split in [name for name in SPLIT_FOLDERS if name in layout.splits]:
         try:

@@ -1,7 +1,7 @@
 """Image-level labels: did anything change in this pair?
 
 The list format is that of ``methods/kdmsi.md`` section 7: ``NAME.png,0,0,L`` per line, the first
-field is the name, the last the label, whatever stands between is ignored.
+field is the name, the last the label, and everything between is ignored.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,16 +19,16 @@ from rscd.data.layout import image_id
 def image_label(values: NDArray[Any], min_change_pixels: int = 1, ignore: int | None = None) -> int:
     """1 if at least ``min_change_pixels`` values are neither 0 nor ``ignore``, else 0.
 
-    With the defaults this is the published rule: 0 exactly if every stored value is 0, so that even
-    a value 1 in a 0/255 file counts (``methods/kdmsi.md`` section 7).
+    With the defaults this is the published rule: 0 only if every stored value is 0, so that even a
+    value 1 in a 0/255 file counts as change (``methods/kdmsi.md`` section 7).
 
     Args:
         values: (H,W) or (1,H,W) mask or stored label values.
-        min_change_pixels: pixels that must have changed, at least 1.
-        ignore: value that does not count, 255 for masks of this package.
+        min_change_pixels: least number of changed pixels, 1 or more.
+        ignore: value to ignore, 255 for masks of this package.
 
     Raises:
-        DataError: if ``min_change_pixels`` is below 1, which would make every pair a change.
+        DataError: if ``min_change_pixels`` is below 1, which would label every pair as change.
     """
     if min_change_pixels < 1:
         raise DataError(f"min_change_pixels is {min_change_pixels}; it must be at least 1")
@@ -41,7 +41,7 @@ def image_label(values: NDArray[Any], min_change_pixels: int = 1, ignore: int | 
 def parse_label_list(text: str, source: str = "label list") -> dict[str, int]:
     """Labels by image name from the lines of a list file.
 
-    A missing last newline, blank lines and CRLF are accepted.
+    A missing final newline, blank lines and CRLF are accepted.
 
     Raises:
         DataError: if a line has no label, the label is not 0 or 1, or a name has two labels.
@@ -89,7 +89,7 @@ def write_label_list(path: Path | str, labels: Mapping[str, int], suffix: str = 
 
 
 def labels_for(labels: Mapping[str, int], names: Iterable[str], source: str) -> dict[str, int]:
-    """The labels of the given names only.
+    """The labels of the given names.
 
     Raises:
         DataError: if one of them is missing, with its name.

@@ -1,6 +1,6 @@
-"""Where the two dates and the labels of a folder of image pairs are.
+"""Layouts of folders of image pairs: where the two dates and the labels are.
 
-Folder names of the published sets are translated to t1, t2 and mask here and nowhere else.
+Only this module translates folder names of published sets to t1, t2 and mask.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from rscd.base.errors import DataError
 from rscd.data.images import IMAGE_SUFFIXES
 
-# Each name is only meaningful beside its partner: `t1` is the first date beside `t2`, and the
+# A name is meaningful only with its partner: `t1` is the first date beside `t2`, and the
 # second date beside `t0`.
 DATE_FOLDERS = (
     ("a", "b"),
@@ -53,12 +53,12 @@ Folders = tuple[str, str] | tuple[str, str, str]
 
 @dataclass(frozen=True)
 class PairDir:
-    """The files of one place, by name (the file name without its suffix)."""
+    """The files of one folder of pairs, by name (the file name without its suffix)."""
 
     base: Path
-    """The folder that holds the date folders; further layers lie beside them."""
+    """The folder that contains the date folders and additional layers."""
     names: tuple[str, str, str]
-    """What t1, t2 and mask are called in this place; an empty third word means no masks."""
+    """Folder names of t1, t2 and mask; an empty third name means no masks."""
     t1: Mapping[str, Path]
     t2: Mapping[str, Path]
     mask: Mapping[str, Path]
@@ -70,17 +70,17 @@ class PairDir:
 
     @property
     def names_of_either(self) -> tuple[str, ...]:
-        """Names with a file at either date, sorted: one without partner must not go unnoticed."""
+        """Names with a file at either date, sorted, so that missing partners are noticed."""
         return tuple(sorted(self.t1.keys() | self.t2.keys()))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a dataset folder holds."""
+    """Contents of a dataset folder."""
 
     root: Path
     parts: Mapping[str, PairDir]
-    """By split folder; the key is empty if all pairs lie in one place."""
+    """By split folder; the key is empty if all pairs are in one folder."""
     lists: Mapping[str, Path]
     """List files by split, as ``train.txt``."""
     label_lists: Mapping[str, Path]
@@ -88,13 +88,13 @@ class Layout:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Split names that can be asked for."""
+        """Available split names."""
         prefixes = [s for s in SPLIT_FOLDERS if self._with_prefix(s)]
         found = [p for p in self.parts if p] + list(self.lists) + prefixes
         return tuple(dict.fromkeys(found))
 
     def select(self, split: str | None = None) -> list[tuple[str, str]]:
-        """(part, name) of every pair of a split, or of everything; also where a date is missing.
+        """(part, name) of every pair of a split, or of all pairs, including incomplete ones.
 
         Raises:
             DataError: if there is no such split.
@@ -112,12 +112,12 @@ class Layout:
             return [("", name) for name in named]
         offered = ", ".join(self.splits) or "none"
         raise DataError(
-            f"{self.root}: no split {split!r} (looked for a folder {split}/, a list "
+            f"{self.root}: no split {split!r} (searched for a folder {split}/, a list "
             f"list/{split}.txt and files {split}_*); available: {offered}"
         )
 
     def title(self, part: str, name: str, split: str | None = None) -> str:
-        """What a pair is called: ``part/name`` where several parts are read as one dataset."""
+        """Name of a pair: ``part/name`` if several parts are read as one dataset."""
         return f"{part}/{name}" if split is None and len(self.parts) > 1 else name
 
     def locate(self, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -144,18 +144,18 @@ class Layout:
 def find_layout(root: Path | str, folders: Folders | None = None) -> Layout:
     """Find the pairs of a dataset folder.
 
-    Understood are two date folders and a label folder (see :data:`DATE_FOLDERS`), directly or in
+    Supported are two date folders and a label folder (see :data:`DATE_FOLDERS`), directly or in
     ``train``/``val``/``test``, list files in ``list/``, and single folders of
     ``NAME_A.tif NAME_B.tif NAME_label.tif``.
 
     Raises:
-        DataError: if nothing of that kind is there; the message says what was looked for.
+        DataError: if there is no such layout; the message states what was searched for.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(
             f"{root}: expected a dataset folder, found {'a file' if root.exists() else 'nothing'}; "
-            "give the folder that holds A/ and B/, or train/ and test/"
+            "give the folder that contains A/ and B/, or train/ and test/"
         )
     whole = _pair_dir(root, folders)
     parts = {"": whole} if whole else _split_dirs(root, folders)
@@ -242,7 +242,7 @@ def _images(folder: Path) -> dict[str, Path]:
             continue
         if path.stem in found:
             raise DataError(
-                f"{folder}: {found[path.stem].name} and {path.name} have one name; remove one"
+                f"{folder}: {found[path.stem].name} and {path.name} have the same name; remove one"
             )
         found[path.stem] = path
     return found
@@ -258,7 +258,7 @@ def _lists(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.txt"))}
     labels = {n.removesuffix("_label"): p for n, p in files.items() if n.endswith("_label")}
     known = {n: p for n, p in files.items() if not n.endswith("_label")}
-    if folders == [root]:  # beside the data lies also readme.txt and the like
+    if folders == [root]:  # the folder may also contain readme.txt and the like
         known = {n: p for n, p in known.items() if n in SPLIT_FOLDERS}
     return known, labels
 
@@ -271,6 +271,6 @@ def _nothing_found(root: Path, folders: Folders | None) -> str:
     )
     found = sorted(child.name + "/" * child.is_dir() for child in root.iterdir())[:8]
     return (
-        f"{root}: no image pairs; looked for {wanted} here and in train/ val/ test/, found "
-        f"{', '.join(found) or 'an empty folder'}; give the folder that holds them, or folders="
+        f"{root}: no image pairs; searched for {wanted} here and in train/ val/ test/, found "
+        f"{', '.join(found) or 'an empty folder'}; give the folder that contains them, or folders="
     )

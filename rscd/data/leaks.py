@@ -1,4 +1,4 @@
-"""Does a split leak? Equal names, equal pixels, neighbouring tiles and shared parents."""
+"""Leaks between parts of a split: equal pixels, neighbouring tiles and shared parents."""
 
 import hashlib
 from collections import Counter
@@ -49,7 +49,7 @@ class LeakReport:
 
 
 NO_CONTENT = ""
-"""Hash of pictures of one value: empty tiles at scene borders are no leak."""
+"""Hash of constant images: empty tiles at scene borders are not a leak."""
 
 
 def content_hash(picture: Picture) -> str:
@@ -66,16 +66,16 @@ def check_leaks(
     hashes: Mapping[str, Sequence[str]] | None = None,
     distance: float = 0.0,
 ) -> LeakReport:
-    """Look for pairs of different parts that share pixels, border or parent.
+    """Find pairs of different parts that share pixels, borders or parents.
 
-    That no name is in two parts is already guaranteed by :class:`Split`. A part called ``buffer``
-    is not used for anything and so cannot leak; ``labeled`` and ``unlabeled`` are both training.
+    :class:`Split` already guarantees that no name is in two parts. A part named ``buffer`` is not
+    used and so cannot leak; ``labeled`` and ``unlabeled`` are both training.
 
     Args:
         split: the parts.
-        tiles: places of the pairs where known.
+        tiles: locations of the pairs, if known.
         hashes: content hashes of each date by name; None skips the comparison of pixels.
-        distance: how near counts as touching, in the units of the boxes.
+        distance: largest distance that counts as touching, in the units of the boxes.
     """
     owner = {name: _role(part) for part, names in split.parts.items() for name in names}
     owner = {name: role for name, role in owner.items() if role != "buffer"}
@@ -113,7 +113,7 @@ def _equal_content(owner: Mapping[str, str], hashes: Mapping[str, Sequence[str]]
 
 
 def _across(kind: str, groups: Mapping[str, Sequence[str]], owner: Mapping[str, str]) -> list[Leak]:
-    """One leak per group and two parts, not one per two pairs."""
+    """One leak per group and pair of parts, not one per pair of samples."""
     leaks = []
     for names in groups.values():
         first: dict[str, str] = {}

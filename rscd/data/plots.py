@@ -16,19 +16,19 @@ MASK_COLOURS = {
     1: tuple(value / 255 for value in CHANGE_RGB),
     IGNORE: (0.45, 0.45, 0.45),
 }
-"""No change black, change as in every other picture, ignore gray."""
+"""No change black, change as in every other picture, ignore grey."""
 UNKNOWN_COLOUR = (1.0, 0.6, 0.0)
 """Orange: a value that no mask has."""
 
 
 def to_rgb(image: NDArray[Any], rgb: Sequence[int] | None = None) -> NDArray[np.float32]:
-    """Both dates as pictures, stretched together so that equal values look equal.
+    """Both dates as RGB images, stretched together so that equal values look equal.
 
-    8-bit data are shown as they are; anything else between its 2nd and 98th percentile.
+    8-bit data are not stretched; anything else is stretched from its 2nd to 98th percentile.
 
     Args:
         image: (2,C,H,W) raw values.
-        rgb: 0-based bands for red, green, blue; default the first three, or the first as gray.
+        rgb: 0-based bands for red, green, blue; default the first three, or the first as grey.
 
     Returns:
         (2,H,W,3) float32 in [0,1].
@@ -50,7 +50,7 @@ def _range(shown: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def to_colours(mask: NDArray[Any]) -> NDArray[np.float32]:
-    """A mask (H,W) as (H,W,3) float32 picture; values besides 0, 1 and 255 are orange."""
+    """A mask (H,W) as (H,W,3) float32 image; values other than 0, 1 and 255 are orange."""
     shown = np.zeros((*mask.shape, 3), np.float32)
     shown[...] = UNKNOWN_COLOUR
     for value, colour in MASK_COLOURS.items():
@@ -59,14 +59,14 @@ def to_colours(mask: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def plot_samples(samples: Sequence[Mapping[str, Any]], rgb: Sequence[int] | None = None) -> Figure:
-    """One row per sample: t1, t2 and, where any sample has one, the mask.
+    """One row per sample: t1, t2 and, if any sample has one, the mask.
 
     Args:
         samples: with ``image`` (2,C,H,W) and optionally ``mask`` (1,H,W), ``name``, ``label``.
         rgb: 0-based bands shown as red, green and blue.
 
     Returns:
-        A figure of its own, unknown to pyplot; save it with ``figure.savefig``.
+        A figure that pyplot does not manage; save it with ``figure.savefig``.
     """
     columns = 2 + any("mask" in sample for sample in samples)
     size = (2.6 * columns, 2.6 * len(samples) + 0.25)

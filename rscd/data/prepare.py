@@ -1,4 +1,4 @@
-"""The published tilings of WHU-CD, LEVIR-CD and DSIFN-CD, made from the sets as distributed.
+"""The published tilings of WHU-CD, LEVIR-CD and DSIFN-CD, from the sets as distributed.
 
 =======  =====================================  ==============================================
 name     source                                 256 x 256 tiles, train / val / test
@@ -8,8 +8,8 @@ levir    637 pairs 1024 x 1024, split as given  7120 / 1024 / 2048
 dsifn    3600 / 340 / 48 pairs 512 x 512        12762 / 1360 / 1830: 1638 tiles move to test
 =======  =====================================  ==============================================
 
-(``methods/kdmsi.md`` section 7.) Which tiles WHU-CD's split and DSIFN-CD's move took is not
-published, so both are seeded and saved. 1638 is not a multiple of the four tiles of a parent: 409
+(``methods/kdmsi.md`` section 7.) The tiles of WHU-CD's split and DSIFN-CD's move are not published,
+so both are seeded and saved. 1638 is not a multiple of the four tiles of a parent: 409
 parents move whole and two tiles of a 410th, which the manifest names; ``whole_parents=True`` moves
 all four tiles of it and gives 12760 / 1360 / 1832 without that leak.
 
@@ -52,17 +52,17 @@ log = logging.getLogger(__name__)
 
 FORMAT = "rscd-tiles/1"
 STORED = {0: 0, 1: 255, IGNORE: 127}
-"""How mask values are written into the label tiles."""
+"""Stored values of label tiles by mask value."""
 
 BLOCK_CACHE = 64_000_000
-"""GDAL's block cache while cutting, bytes; its default is a share of the machine's memory."""
+"""GDAL's block cache while cutting, bytes; its default is a fraction of the memory."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was prepared; the content of ``manifest.json``."""
+    """Record of a prepared set; the content of ``manifest.json``."""
 
     content: Mapping[str, Any]
 
@@ -73,7 +73,7 @@ class Manifest:
 
     @property
     def change_share(self) -> dict[str, float]:
-        """Share of changed pixels by split, ignored pixels left out."""
+        """Fraction of changed pixels by split, without ignored pixels."""
         return dict(self.content["change_share"])
 
     @property
@@ -111,9 +111,9 @@ def prepare(
         patch: tile side in pixels; narrower strips at the right and lower edge are dropped.
         seed: of WHU-CD's split and DSIFN-CD's move.
         mask_values: how the set's label values are read.
-        files: t1, t2 and label raster of ``whu`` where they cannot be told from their names.
-        whole_parents: DSIFN-CD only, see the module's head.
-        progress: called with tiles done and in all.
+        files: t1, t2 and label raster of ``whu``, if they cannot be identified by name.
+        whole_parents: DSIFN-CD only, see the module docstring.
+        progress: called with tiles done and the total.
 
     Returns:
         The manifest, also in ``dst/manifest.json``.
@@ -170,7 +170,7 @@ def read_manifest(folder: Path | str) -> Manifest:
 def _write_tiles(
     cuts: Sequence[Cut], dst: Path, patch: int, rule: MaskRule
 ) -> Iterator[tuple[Cut, dict[str, Any]]]:
-    """Cut row by row of each source; tiles that are already there are only read back."""
+    """Cut each source row by row; existing tiles are only read back."""
     for folder in ("A", "B", "label"):
         (dst / folder).mkdir(parents=True, exist_ok=True)
     for files, of_source in groupby(cuts, key=lambda cut: cut.files):
@@ -292,7 +292,7 @@ def _checks(
     counts: Mapping[str, int],
     shares: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Compare with the published numbers, where the source is the published one."""
+    """Compare with the published numbers, if the source is the published one."""
     known = PUBLISHED[name]
     if sources != known.sources or settings["patch"] != 256:
         return []
@@ -310,7 +310,7 @@ def _checks(
 
 
 def _fingerprint(cuts: Sequence[Cut]) -> str:
-    """Hash of names, sizes, heads and tails of the source files; enough to notice another set."""
+    """Hash of names, sizes, heads and tails of the source files; enough to detect another set."""
     digest = hashlib.sha256()
     for path in dict.fromkeys(path for cut in cuts for path in cut.files):
         size = path.stat().st_size

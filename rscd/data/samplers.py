@@ -1,12 +1,12 @@
-"""TorchGeo's samplers without their losses: no scene is skipped for being small.
+"""TorchGeo's samplers, without skipping small scenes.
 
-``GridGeoSampler`` and ``RandomGeoSampler`` leave out a scene smaller than a patch without a word;
-``GriddedPatchSampler`` of 0.10 does so where the stride is small, ``RandomPatchSampler`` where the
-patch does not fit however it is turned. Rounding makes grids reach a row beyond the scene. Hence
+``GridGeoSampler`` and ``RandomGeoSampler`` silently skip scenes smaller than a patch;
+``GriddedPatchSampler`` of 0.10 does so if the stride is small, ``RandomPatchSampler`` if the patch
+does not fit in any orientation. Rounding makes grids extend a row beyond the scene. Use
 
     Guarded(GridGeoSampler, scenes, size=256)
 
-in place of ``GridGeoSampler(scenes, size=256)``, and likewise for the others.
+instead of ``GridGeoSampler(scenes, size=256)``, and likewise for the others.
 """
 
 import math
@@ -29,23 +29,23 @@ Query = tuple[slice, ...]
 PatchSize = int | tuple[int, int]
 
 LEAST_PX = 0.5
-"""Patches that share less than this with every scene are left out."""
+"""Patches that overlap every scene by less than this are skipped."""
 
 
 class _Indexed(GeoDataset):
-    """What a sampler looks at: an index and a pixel size."""
+    """The attributes that a sampler uses: an index and a pixel size."""
 
     def __init__(self, index: geopandas.GeoDataFrame, res: tuple[float, float]) -> None:
         self.index = index
         self._res = res
 
     def __getitem__(self, query: Any) -> dict[str, Any]:
-        raise IndexError("this dataset only tells samplers where scenes are")
+        raise IndexError("this dataset only provides an index for samplers")
 
 
 @contextmanager
 def _no_advice() -> Iterator[None]:
-    # 0.10 renames its samplers; the old ones still are what walks through time as well
+    # 0.10 renames its samplers; only the old ones also handle time
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
@@ -54,7 +54,7 @@ def _no_advice() -> Iterator[None]:
 class Guarded(Sampler[Query]):
     """One of TorchGeo's samplers (0.8 to 0.10) that reaches every scene.
 
-    Patches may reach beyond a scene, where :class:`rscd.data.scenes.ScenePairs` pads.
+    Patches may extend beyond a scene, where :class:`rscd.data.scenes.ScenePairs` pads them.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Guarded(Sampler[Query]):
         roi: shapely.Polygon | None = None,
         **options: Any,
     ) -> None:
-        """Make the sampler over boxes as large as it needs.
+        """Create the sampler over sufficiently enlarged boxes.
 
         Args:
             kind: class of the sampler.
@@ -76,7 +76,7 @@ class Guarded(Sampler[Query]):
             **options: further arguments of the sampler, such as ``stride`` or ``length``.
 
         Raises:
-            DataError: when nothing lies in the region, or for a size below one pixel.
+            DataError: if nothing is in the region, or the size is below one pixel.
         """
         index = dataset.index if roi is None else dataset.index.clip(roi)
         if index.empty:
@@ -87,14 +87,14 @@ class Guarded(Sampler[Query]):
         self._boxes = index.geometry.bounds.to_numpy()
         self._times = index.index
         self._least = (LEAST_PX * dataset.res[0], LEAST_PX * dataset.res[1])
-        # only RandomPatchSampler and its like say how they choose
+        # only newer samplers such as RandomPatchSampler declare how they choose
         turned = getattr(kind, "strategy", None) == "random"
         grown = _grown(index, _extent(dataset, size, turned=turned), centred=turned)
         with _no_advice():
             self.sampler = kind(_Indexed(grown, dataset.res), size=size, **options)
 
     def __iter__(self) -> Iterator[Query]:
-        """The sampler's queries that touch a scene."""
+        """The sampler's queries that overlap a scene."""
         with _no_advice():
             queries = list(self.sampler)
         return (cast(Query, query) for query in queries if self._touches(query))
@@ -106,7 +106,7 @@ class Guarded(Sampler[Query]):
     def _touches(self, query: Query) -> bool:
         boxes = self._boxes
         if len(query) == 3:
-            # the scene the query was made for: a neighbour has a patch of its own there
+            # only the scene the query was made for: a neighbour has its own patch there
             starts, stops = self._times.left, self._times.right
             meant = np.asarray((starts == query[2].start) & (stops == query[2].stop))
             boxes = boxes[meant] if meant.any() else boxes
@@ -124,7 +124,7 @@ def _extent(dataset: GeoDataset, size: PatchSize, *, turned: bool) -> tuple[floa
     high, wide = height * dataset.res[1], width * dataset.res[0]
     if not turned:
         return high, wide
-    # half a diagonal is kept away from every edge; a pixel must remain to draw a point from
+    # the sampler keeps half a diagonal from every edge; a pixel must remain to sample from
     side = math.hypot(high, wide) + max(dataset.res)
     return side, side
 
@@ -138,10 +138,11 @@ def _grown(
 
 
 def _grow(bounds: Sequence[float], extent: tuple[float, float], *, centred: bool) -> Any:
-    """A box of at least this extent: grown evenly, or so that the upper left corner stays."""
+    """A box of at least this extent: enlarged evenly, or with a fixed upper left corner."""
     left, bottom, right, top = bounds
     more_x, more_y = extent[1] - (right - left), extent[0] - (top - bottom)
-    # a hair more, as the sampler subtracts again and drops what rounding made too small
+    # slightly more, because the sampler subtracts it again and drops boxes made too small by
+    # rounding
     hair = 1e-9 * max(1.0, *map(abs, bounds))
     more_x, more_y = (more + hair if more > -hair else 0.0 for more in (more_x, more_y))
     share = 0.5 if centred else 1.0
@@ -162,7 +163,7 @@ def grid_queries(
 ) -> list[Query]:
     """Queries of the patches that cover every scene, as ``GridGeoSampler`` orders them.
 
-    Patches at the upper and right edges reach beyond the scene, where they are padded and ignored:
+    Patches at the upper and right edges extend beyond the scene, where they are padded and ignored:
     with the default stride, the patch size, every pixel counts exactly once.
     """
     return list(Guarded(GridGeoSampler, dataset, size=size, roi=roi, stride=stride))
@@ -178,14 +179,14 @@ def random_queries(
 ) -> list[Query]:
     """Queries of random patches, the same for the same seed.
 
-    ``RandomGeoSampler`` of 0.8 draws the scene from torch's global state whatever generator it is
-    given; here that state is set for the moment and put back.
+    ``RandomGeoSampler`` of 0.8 draws the scene from torch's global state even if it is given a
+    generator; here that state is set temporarily and restored.
 
     Args:
-        dataset: scenes; large ones are drawn from more often.
+        dataset: scenes; large ones are sampled more often.
         size: side or (height, width) of a patch, pixels.
-        length: how many; default as many as cover the scenes once.
-        seed: numbers that name the draw, such as (seed, epoch).
+        length: number of patches; by default enough to cover the scenes once.
+        seed: numbers such as (seed, epoch).
         roi: region to sample from, in the dataset's CRS.
     """
     length = length or _patches_to_cover(dataset, _extent(dataset, size, turned=False), roi)
@@ -200,7 +201,7 @@ def _patches_to_cover(
 ) -> int:
     index = dataset.index if roi is None else dataset.index.clip(roi)
     left, bottom, right, top = index.geometry.bounds.to_numpy().T
-    # a thousandth less than a whole patch is rounding
+    # tolerate a thousandth of a patch as rounding
     rows = np.ceil((top - bottom) / extent[0] - 1e-3)
     cols = np.ceil((right - left) / extent[1] - 1e-3)
     return int((np.maximum(rows, 1) * np.maximum(cols, 1)).sum())

@@ -1,6 +1,6 @@
-"""Labels of georeferenced scenes, brought onto any grid: rasters, polygons, building layers.
+"""Labels of georeferenced scenes on any grid: rasters, polygons, building layers.
 
-A layer is read one grid at a time: a patch costs the polygons or blocks it touches, not the scene.
+A layer is read one grid at a time: a patch reads only the polygons or blocks it overlaps.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ class LabelLayer(Protocol):
     """Labels that can be read on any grid of one CRS."""
 
     def read(self, grid: GeoBox) -> ByteArray:
-        """(H,W) uint8 on a grid: 0, 1, and 255 where the layer says nothing."""
+        """(H,W) uint8 on a grid: 0, 1, and 255 where the layer has no label."""
         ...
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LabelLayer":
-        """The part of the layer a scene needs; ``crs`` is that of every grid read later."""
+        """The part of the layer that a scene needs; ``crs`` is that of all grids read later."""
         ...
 
 
@@ -48,30 +48,30 @@ def open_layer(
     where: str | None = None,
     id_field: str | None = None,
 ) -> LabelLayer:
-    """Open a label file, as polygons or raster by its suffix.
+    """Open a label file as polygons or raster, depending on its suffix.
 
     Args:
         path: a vector file (1 inside its polygons, 0 elsewhere) or a raster GDAL opens.
-        like: grid of the image a raster without georeferencing must belong to.
+        like: grid of the image to which a raster without georeferencing must belong.
         rule: how stored raster values become 0, 1 and 255.
         where: SQL condition on the attributes of the polygons that count.
         id_field: attribute that names a building at both dates.
 
     Raises:
-        DataError: when the file cannot be read or its values do not fit the rule.
+        DataError: if the file cannot be read or its values do not match the rule.
     """
     if is_vector(path):
         return Polygons(path, where, id_field)
     if where is not None or id_field is not None:
         raise DataError(
-            f"{path}: where= and building_id= are about polygons, this is a raster; leave them out"
+            f"{path}: where= and building_id= apply to polygons, this is a raster; remove them"
         )
     return open_label_raster(path, like, rule)
 
 
 @dataclass(frozen=True)
 class Polygons:
-    """Polygons of a vector file; 1 where a pixel's centre lies in any."""
+    """Polygons of a vector file; 1 where a pixel's centre is in any."""
 
     path: str
     where: str | None = None
@@ -82,7 +82,7 @@ class Polygons:
     """Whether `within` also reads what lies outside, which tells a wrong CRS from no change."""
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LoadedPolygons":
-        """Read the polygons that touch a rectangle and carry them into its CRS.
+        """Read the polygons that touch a rectangle and transform them to its CRS.
 
         Raises:
             DataError: when the file cannot be read.
@@ -92,7 +92,7 @@ class Polygons:
         return LoadedPolygons(self.path, geometries, ids)
 
     def read(self, grid: GeoBox) -> ByteArray:
-        """Read the polygons of a grid straight from the file."""
+        """Read the polygons of a grid directly from the file."""
         return self.within(bounds_of(grid), crs_of(grid)).read(grid)
 
 
@@ -103,22 +103,22 @@ class LoadedPolygons:
     path: str
     geometries: NDArray[Any]
     ids: NDArray[Any] | None = None
-    """One value per polygon where the layer has an id."""
+    """One value per polygon, if the layer has an id."""
 
     @cached_property
     def tree(self) -> shapely.STRtree:
-        """Spatial index, made at the first use in each process."""
+        """Spatial index, built on first use in each process."""
         return shapely.STRtree(self.geometries)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "tree"}
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LoadedPolygons":
-        """The same: what is loaded has been chosen and carried."""
+        """The layer itself: its polygons have been selected and transformed."""
         return self
 
     def read(self, grid: GeoBox) -> ByteArray:
-        """(H,W) uint8: 1 where a pixel's centre lies in a polygon."""
+        """(H,W) uint8: 1 where a pixel's centre is in a polygon."""
         found = self.tree.query(shapely.box(*bounds_of(grid)))
         return _burn(self.geometries[np.sort(found)], grid)
 
@@ -194,13 +194,13 @@ def _kept(
 
 @dataclass(frozen=True)
 class LabelRaster:
-    """A raster of labels; neighbours are never mixed (nearest)."""
+    """A label raster; values are never interpolated (nearest)."""
 
     source: Source
     coding: Coding
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LabelRaster":
-        """The same: blocks are read when a patch asks for them.
+        """The layer itself: blocks are read when a patch needs them.
 
         Raises:
             GridMismatchError: when only one of raster and scene has a CRS.
@@ -223,8 +223,8 @@ class LabelRaster:
 def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
     """Inspect a label raster.
 
-    With the rule ``strict`` the whole file is looked through once, block by block: whether 255
-    stands for change cannot be told from a single patch.
+    With the rule ``strict`` the whole file is scanned once, block by block: a single patch does not
+    show whether 255 means change.
 
     Raises:
         DataError: when it holds colours, does not lie on ``like`` although it has no
@@ -248,10 +248,10 @@ def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
 class BuildingDifference:
     """Change between two dated building layers.
 
-    A pixel is change where a building stands at exactly one date. Where both layers are polygons
-    with an id, a building whose id occurs at one date only is change over its whole outline, as in
-    :mod:`rscd.synthetic.towns`: then a replaced building counts although its pixels are built
-    twice.
+    A pixel is change if it has a building at exactly one date. If both layers are polygons with an
+    id, a building whose id occurs at one date only is change over its whole outline, as in
+    :mod:`rscd.synthetic.towns`: a replaced building then counts although its pixels are built at
+    both dates.
     """
 
     t1: LabelLayer
@@ -260,12 +260,12 @@ class BuildingDifference:
     """Buildings whose id occurs at one date only."""
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "BuildingDifference":
-        """Both layers restricted, and buildings matched by id where there is one."""
+        """Both layers restricted, and buildings matched by id if there is one."""
         t1, t2 = self.t1.within(bounds, crs), self.t2.within(bounds, crs)
         return replace(self, t1=t1, t2=t2, once=_standing_once(t1, t2))
 
     def read(self, grid: GeoBox) -> ByteArray:
-        """(H,W) uint8: 1 where built at exactly one date, 255 where either layer says nothing."""
+        """(H,W) uint8: 1 where built at exactly one date, 255 where either layer has no label."""
         first, second = self.t1.read(grid), self.t2.read(grid)
         change = np.asarray(first != second, np.uint8)
         if self.once is not None:
@@ -275,7 +275,7 @@ class BuildingDifference:
 
 
 def _among(ids: NDArray[Any], others: NDArray[Any]) -> BoolArray:
-    """Which ids are among others; a missing one is nobody's."""
+    """Which ids are among others; missing ids match nothing."""
     mine = pd.Series(ids)
     return np.asarray(mine.notna() & mine.isin(others), bool)
 

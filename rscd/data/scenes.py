@@ -47,17 +47,17 @@ log = logging.getLogger(__name__)
 Sample = dict[str, Any]
 KEYS = frozenset({"image", "mask", "valid", "label"})
 MOST_NAMED = 5
-"""Rasters without partner that a message names."""
+"""Most rasters without partner listed in a message."""
 SAME_RES = 1e-6
-"""Two pixel sizes are one when they differ by less than this share."""
+"""Two pixel sizes are equal if they differ by less than this fraction."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One place at two dates. Plain data, so that it can stand in a YAML file.
+    """One place at two dates. Plain data, so that it can be written in a YAML file.
 
-    Every path may be anything GDAL opens: a file, a VRT, the URL of a COG. Where ``t1`` and ``t2``
-    are folders, their rasters are paired by name, or else by place.
+    Every path may be anything GDAL opens: a file, a VRT, the URL of a COG. If ``t1`` and ``t2`` are
+    folders, their rasters are paired by name, or else by location.
     """
 
     t1: str
@@ -69,9 +69,9 @@ class Scene:
     building_id: str | None = None
     """Attribute that names a building at both dates; see ``BuildingDifference``."""
     where: str | None = None
-    """SQL condition on the attributes of the polygons that count, such as ``kind = 'appeared'``."""
+    """SQL condition that selects polygons by attribute, such as ``kind = 'appeared'``."""
     area: str | None = None
-    """Polygons of the area that was labelled; pixels outside are 255 = ignore."""
+    """Polygons of the labelled area; pixels outside are 255 = ignore."""
     dates: tuple[str, str] | None = None
     """Dates of t1 and t2, such as ``2018-05-01``; None: unknown, matches any time."""
     name: str | None = None
@@ -90,17 +90,17 @@ class Placed:
 class ScenePairs(GeoDataset):
     """Georeferenced scenes of two dates, indexed by place and time as TorchGeo's datasets are.
 
-    Every scene is read on one grid: its own (t1's) where CRS and pixel size are the dataset's, else
-    resampled (bilinear) onto a north-up grid in the dataset's CRS. Patches that reach beyond a
-    scene are padded by reflection, not valid there. Feed it by ``RandomGeoSampler``,
-    ``GridGeoSampler`` and their successors over :func:`rscd.data.samplers.guarded`.
+    Every scene is read on one grid: its own (t1's) if CRS and pixel size are the dataset's, else
+    resampled (bilinear) onto a north-up grid in the dataset's CRS. Patches that extend beyond a
+    scene are padded by reflection and invalid there. Use it with ``RandomGeoSampler``,
+    ``GridGeoSampler`` and their successors through :func:`rscd.data.samplers.guarded`.
 
-    A sample holds ``keys`` and always ``name``, ``crs``, ``bounds`` and ``transform``:
+    A sample has ``keys`` and always ``name``, ``crs``, ``bounds`` and ``transform``:
 
-    * ``image`` (2,C,H,W) float32, raw values, t1 first, 0 where not valid;
-    * ``mask`` (1,H,W) int64: 0 no change, 1 change, 255 ignore (not valid or not labelled);
+    * ``image`` (2,C,H,W) float32, raw values, t1 first, 0 where invalid;
+    * ``mask`` (1,H,W) int64: 0 no change, 1 change, 255 ignore (invalid or unlabelled);
     * ``valid`` (1,H,W) bool: usable at both dates;
-    * ``label`` () int64: 1 if the patch holds change.
+    * ``label`` () int64: 1 if the patch has change.
     """
 
     def __init__(
@@ -120,21 +120,21 @@ class ScenePairs(GeoDataset):
         """Inspect every file once; no pixel is read, except label rasters under ``strict``.
 
         Args:
-            scenes: what lies where.
-            keys: what a sample holds; default image, valid and, where every scene has labels,
-                mask and label. Without mask and label no label file is opened.
+            scenes: the scenes.
+            keys: keys of a sample; default image, valid and, if every scene has labels, mask and
+                label. Without mask and label no label file is opened.
             crs: CRS of the dataset; default that of the first scene.
             res: pixel size in CRS units, one number or (x, y); default that of the first scene.
-            align: whose grid carries a scene, see :meth:`rscd.geo.scene.ScenePair.open`.
+            align: the date whose grid a scene uses, see :meth:`rscd.geo.scene.ScenePair.open`.
             bands: 1-based bands, the same for both dates; default all but alpha.
-            src_nodata: value that means "no data" in all images.
+            src_nodata: nodata value of all images.
             mask_values: how stored values of label rasters are read.
             min_change_pixels: changed pixels from which ``label`` is 1.
             transforms: applied to each sample.
 
         Raises:
-            DataError: for labels that cannot be used, or scenes without CRS among others.
-            SceneError: for an image that cannot be used; the message names it.
+            DataError: for unusable labels, or if only some scenes have a CRS.
+            SceneError: for an unusable image; the message names it.
         """
         listed = [scenes] if isinstance(scenes, Scene) else list(scenes)
         self.scenes = [part for scene in listed for part in expand(scene)]
@@ -164,14 +164,14 @@ class ScenePairs(GeoDataset):
 
         Args:
             query: ``[xmin:xmax, ymin:ymax, tmin:tmax]`` in the dataset's CRS, all optional. Among
-                several scenes the one nearest to these dates is read; if that leaves a choice, the
-                one that covers most of the box. Pictures without georeferencing lie at y = -row;
-                rows that count downwards (y from 0 on) are understood too.
+                several scenes the one nearest to these dates is read; among ties, the one that
+                covers most of the box. Pictures without georeferencing have y = -row; rows that
+                count downwards (y from 0) are accepted too.
 
         Raises:
-            IndexError: when no scene is there.
-            DataError: for labels that cannot be read.
-            SceneError: for an image that cannot be read; the message names it.
+            IndexError: if there is no scene.
+            DataError: for unreadable labels.
+            SceneError: for an unreadable image; the message names it.
         """
         x, y, t = self._disambiguate_slice(query)
         if 0 <= y.start < y.stop and has_pixel_coordinates(self._pairs[0].grid):
@@ -187,7 +187,7 @@ class ScenePairs(GeoDataset):
 
     @property
     def crs(self) -> CRS:
-        """CRS of the index and of every sample; None where the scenes have none."""
+        """CRS of the index and of every sample; None if the scenes have none."""
         crs: CRS = self.index.crs
         return crs
 
@@ -227,8 +227,8 @@ class ScenePairs(GeoDataset):
         check_names(keys, sorted(KEYS), "keys of scenes", DataError)
         if bare and set(keys) & {"mask", "label"}:
             raise DataError(
-                f"{bare[0].t1}: mask or label was asked for, but this scene has neither labels nor "
-                "buildings; add one, or leave the scene out"
+                f"{bare[0].t1}: mask or label was requested, but this scene has neither labels nor "
+                "buildings; add one, or remove the scene"
             )
         return frozenset(keys)
 
@@ -248,7 +248,7 @@ class ScenePairs(GeoDataset):
             )
 
     def _place(self, crs: CRS | None, res: tuple[float, float]) -> None:
-        """Bring every scene onto a grid of this CRS and pixel size, and index them."""
+        """Put every scene on a grid of this CRS and pixel size, and index them."""
         self._res = res
         self._known: tuple[Any, Any] | None = None
         self._sample_crs = None if crs is None else rasterio.crs.CRS.from_wkt(crs.to_wkt())
@@ -272,12 +272,13 @@ class ScenePairs(GeoDataset):
         )
 
     def _hit(self, x: slice, y: slice, t: slice, query: Any) -> int:
-        """Which scene a box is read from."""
+        """The scene that a box is read from."""
         bounds, starts, stops = self._where()
         left, bottom, right, top = bounds
         across = np.minimum(right, x.stop) - np.maximum(left, x.start)
         along = np.minimum(top, y.stop) - np.maximum(bottom, y.start)
-        # a pixel of tolerance: rounding puts the last row of a grid just beyond the scene
+        # one pixel of tolerance, because rounding puts the last row of a grid just outside the
+        # scene
         there = (across > -self.res[0]) & (along > -self.res[1])
         start, stop = _nanoseconds(pd.DatetimeIndex([t.start, t.stop]))
         there &= (starts <= stop) & (stops >= start)
@@ -324,13 +325,13 @@ class ScenePairs(GeoDataset):
 
 
 def expand(scene: Scene) -> list[Scene]:
-    """The scenes of two folders: rasters paired by name, or else by place.
+    """The scenes of two folders: rasters paired by name, or else by location.
 
-    Labels, buildings and area may be folders too, with files of the names of t1; or one file for
-    all. A scene of files is returned as it is.
+    Labels, buildings and area may be folders as well, with files named like those of t1; or one
+    file for all. A scene of files is returned unchanged.
 
     Raises:
-        DataError: when only one date is a folder, a folder is empty, or nothing overlaps.
+        DataError: if only one date is a folder, a folder is empty, or nothing overlaps.
     """
     folders = [Path(path).is_dir() for path in (scene.t1, scene.t2)]
     if not any(folders):
@@ -368,13 +369,13 @@ def _by_place(scene: Scene, first: Mapping[str, str], second: Mapping[str, str])
         found += [_part(scene, f"{name}+{other}", path, second[other], name) for other in partners]
     if not found:
         raise DataError(
-            f"{scene.t1} and {scene.t2}: the rasters share neither names nor places; give the two "
+            f"{scene.t1} and {scene.t2}: the rasters have no common names or places; give the two "
             "dates of one place"
         )
     alone += [path for other, path in second.items() if other not in met]
     if alone:
         log.warning(
-            "left out, since nothing of the other date lies there: %s%s",
+            "skipped, because the other date has no raster there: %s%s",
             ", ".join(alone[:MOST_NAMED]),
             f" and {len(alone) - MOST_NAMED} more" if len(alone) > MOST_NAMED else "",
         )
@@ -422,8 +423,8 @@ def place(
 ) -> ScenePair:
     """A pair on a grid of this CRS and pixel size.
 
-    The pair's own grid is kept where it is one; else both dates are resampled once, from their
-    files, onto a north-up grid whose pixel corners lie at ``origin`` plus multiples of ``res``.
+    The pair's own grid is kept if it matches; else both dates are resampled once, from their files,
+    onto a north-up grid whose pixel corners are at ``origin`` plus multiples of ``res``.
     """
     grid = pair.grid
     own = crs_of(grid)
@@ -437,7 +438,7 @@ def place(
             "assign a CRS to the file"
         )
     box = footprint_px(grid, _endless(crs, res, origin))
-    # a hair less, so that a footprint that ends on a pixel edge does not gain an empty row
+    # slightly less, so that a footprint ending on a pixel edge does not gain an empty row
     left, top = (int(np.floor(value + SAME_RES)) for value in box[:2])
     right, bottom = (int(np.ceil(value - SAME_RES)) for value in box[2:])
     transform = Affine(res[0], 0, origin[0] + left * res[0], 0, -res[1], origin[1] - top * res[1])
@@ -469,7 +470,7 @@ def _pixel_size(grid: GeoBox) -> tuple[float, float]:
 
 
 def _carried_res(grid: GeoBox, crs: CRS | None) -> tuple[float, float]:
-    """Square pixels that give the footprint as many pixels in another CRS as it has now."""
+    """Size of square pixels with which the footprint has as many pixels in another CRS as now."""
     box = footprint_px(grid, _endless(crs, (1.0, 1.0), (0.0, 0.0)))
     height, width = shape_hw(grid)
     side = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (height * width)))
@@ -481,10 +482,10 @@ def _close(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def _interval(scene: Scene, number: int) -> pd.Interval:
-    """The dates of a scene, later by its number in nanoseconds.
+    """The dates of a scene, shifted by its index in nanoseconds.
 
-    So every scene has an interval of its own, and a sampler's query names the scene it means, also
-    where it reaches into a neighbour.
+    So every scene has a distinct interval, and a sampler's query identifies its scene even where it
+    extends into a neighbour.
     """
     own = pd.Timedelta(number, "ns")
     if scene.dates is None:
@@ -492,7 +493,7 @@ def _interval(scene: Scene, number: int) -> pd.Interval:
     try:
         first, second = (pd.Timestamp(date).as_unit("ns") for date in scene.dates)
     except ValueError as error:
-        raise DataError(f"{scene.t1}: dates={scene.dates} are no dates ({error})") from error
+        raise DataError(f"{scene.t1}: dates={scene.dates} are not dates ({error})") from error
     if first > second:
         raise DataError(f"{scene.t1}: t1 of {scene.dates[0]} is later than t2; swap the two")
     return pd.Interval(first + own, second + own, closed="both")
@@ -505,9 +506,9 @@ def _nanoseconds(times: pd.DatetimeIndex) -> NDArray[np.int64]:
 def _layers(
     scene: Scene, pair: ScenePair, rule: MaskRule
 ) -> tuple[LabelLayer | None, LabelLayer | None]:
-    """Change labels and labelled area of a scene, opened but not read."""
+    """Change labels and labelled area of a scene, opened but not yet read."""
     if scene.labels is not None and scene.buildings is not None:
-        raise DataError(f"{scene.t1}: expected labels or buildings, found both; leave one out")
+        raise DataError(f"{scene.t1}: expected labels or buildings, found both; remove one")
     like = pair.t1.grid
     labels: LabelLayer | None = None
     if scene.labels is not None:
@@ -537,13 +538,13 @@ def _box_of(grid: GeoBox, x: slice, y: slice) -> Box:
 
 
 def grid_of(grid: GeoBox, box: Box) -> GeoBox:
-    """The grid of a box of pixels, also beyond the scene."""
+    """The grid of a box of pixels, which may extend beyond the scene."""
     moved = compose(grid.affine, Affine.translation(box.col, box.row))
     return GeoBox(box.shape_hw, moved, grid.crs)
 
 
 def _mask(placed: Placed, grid: GeoBox, valid: BoolArray) -> ByteArray:
-    """(H,W) uint8: 0, 1, and 255 where not valid or not labelled."""
+    """(H,W) uint8: 0, 1, and 255 where invalid or unlabelled."""
     if placed.labels is None:
         raise DataError(f"{placed.name}: no labels; add them to the scene")
     mask = placed.labels.read(grid)

@@ -1,4 +1,4 @@
-"""Contact sheets: what the pairs of a folder look like."""
+"""Contact sheets of the pairs of a folder."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -24,14 +24,14 @@ def show(
     mask_values: MaskRule = "strict",
     rgb: Sequence[int] | None = None,
 ) -> Path:
-    """Write a PNG with one row per pair: t1, t2 and, where there is one, the mask.
+    """Write a PNG with one row per pair: t1, t2 and, if there is one, the mask.
 
     Args:
         folder: a folder of image pairs.
         out_png: file to write; it appears by rename.
-        n: most pairs shown, spread evenly over the folder.
-        split: one split only.
-        names: these pairs only.
+        n: maximum number of pairs, spread evenly over the folder.
+        split: only this split.
+        names: only these pairs.
         folders: explicit folder names of t1, t2 and mask.
         mask_values: how stored label values are read.
         rgb: 1-based bands shown as red, green and blue; default the first three.
@@ -52,7 +52,7 @@ def show(
 
 
 def spread(count: int, n: int) -> list[int]:
-    """At most ``n`` of ``count`` indices, evenly spread, the first and the last among them."""
+    """At most ``n`` of ``count`` indices, evenly spread, including the first and the last."""
     if n >= count:
         return list(range(count))
     if n == 1:
@@ -61,7 +61,7 @@ def spread(count: int, n: int) -> list[int]:
 
 
 def write_sheet(samples: Sequence[dict[str, Any]], out_png: Path | str) -> Path:
-    """Write samples of any dataset as one picture; see :func:`rscd.data.plots.plot_samples`.
+    """Write samples of any dataset as one image; see :func:`rscd.data.plots.plot_samples`.
 
     Raises:
         OutputError: if the PNG cannot be written.

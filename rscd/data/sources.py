@@ -1,4 +1,4 @@
-"""Rasters of any size, read strip by strip."""
+"""Rasters of any size, read in strips."""
 
 import re
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ WORDS = {
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One raster that gives strips of full width: decoded pixels, or an open GDAL dataset."""
+    """One raster read in full-width strips: decoded pixels, or an open GDAL dataset."""
 
     shape_hw: ShapeHW
     pixels: NDArray[Any] | None = None
@@ -48,9 +48,9 @@ class Source:
     nodata: float | None = None
     colorinterp: tuple[Any, ...] = ()
     units: tuple[tuple[float, float], ...] = ()
-    """(scale, offset) by band, empty where nothing is declared."""
+    """(scale, offset) by band, empty if none is declared."""
     fits_png: bool = True
-    """True if bands and dtype go into a PNG without loss."""
+    """True if a PNG can store bands and dtype without loss."""
 
     @property
     def georeferenced(self) -> bool:
@@ -58,7 +58,7 @@ class Source:
         return self.transform is not None
 
     def tile_transform(self, column: int, row: int) -> rasterio.Affine | None:
-        """The transform of a tile whose upper-left pixel is (column, row)."""
+        """The transform of a tile with upper-left pixel (column, row)."""
         if self.transform is None:
             return None
         left, top = self.transform @ (column, row)
@@ -66,7 +66,7 @@ class Source:
         return rasterio.Affine(t.a, t.b, left, t.d, t.e, top)
 
     def strip(self, row: int, height: int) -> NDArray[Any]:
-        """(C, height, W) from one row on, in the file's dtype.
+        """(C, height, W) starting at a row, in the file's dtype.
 
         Raises:
             DataError: if the file is damaged there.
@@ -74,22 +74,22 @@ class Source:
         if self.pixels is not None:
             return self.pixels[:, row : row + height]
         dataset = self.dataset
-        assert dataset is not None  # one of the two is set by open_source
+        assert dataset is not None  # open_source sets one of the two
         window = Window(0, row, self.shape_hw[1], height)
 
-        def told(error: Exception) -> DataError:
+        def to_error(error: Exception) -> DataError:
             return DataError(
                 f"{shown(dataset.name)}: rows {row} to {row + height} cannot be read "
                 f"({reason(error)}); copy or download the file again"
             )
 
-        with border(told):
+        with border(to_error):
             return np.asarray(dataset.read(window=window))
 
 
 @contextmanager
 def open_source(path: Path) -> Iterator[Source]:
-    """Open a raster for reading by strips.
+    """Open a raster for reading in strips.
 
     Raises:
         DataError: if the file cannot be read.
@@ -122,10 +122,10 @@ def shape_of(path: Path) -> ShapeHW:
 
 
 def find_rasters(folder: Path) -> tuple[Path, Path, Path]:
-    """The rasters of t1, t2 and the change label of one big pair, told by their names.
+    """The rasters of t1, t2 and the change label of one big pair, identified by name.
 
     WHU-CD comes as ``before/before.tif``, ``after/after.tif``, ``change label/change_label.tif``;
-    labels of single dates (``before/before_label.tif``) are left aside.
+    labels of single dates (``before/before_label.tif``) are ignored.
 
     Raises:
         DataError: if there is not exactly one file for each.

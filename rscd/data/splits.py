@@ -1,8 +1,8 @@
-"""Who is in which part: training, validation and test pairs, labelled and unlabelled ones.
+"""Splits: training, validation and test pairs, labelled and unlabelled ones.
 
 The published lists of labelled pairs (5, 10, 20 and 40 % of LEVIR-CD and WHU-CD) are not part of
-this package. Where the list files are there, :func:`published_split` reads and checks them;
-otherwise :func:`labeled_split` draws as many pairs by a stated rule, which gives other pairs.
+this package. If the list files exist, :func:`published_split` reads and checks them; otherwise
+:func:`labeled_split` selects as many pairs by a stated rule, which gives different pairs.
 """
 
 import json
@@ -19,7 +19,7 @@ from rscd.data.tiles import Tile, near_pairs
 
 FORMAT = "rscd-split/1"
 Shares = Mapping[str, float | int]
-"""Part name to share (floats that sum to 1) or to count (integers)."""
+"""Part name to fraction (floats that sum to 1) or to count (integers)."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Split:
     parts: Mapping[str, tuple[str, ...]]
     """Pair names by part, in the order they are used."""
     rule: str
-    """How the split was made, for people."""
+    """Description of how the split was made."""
 
     def __post_init__(self) -> None:
-        """Refuse names that are in two parts, or twice in one."""
+        """Refuse names that occur in two parts, or twice in one."""
         owner: dict[str, str] = {}
         for part, names in self.parts.items():
             for name in names:
@@ -79,7 +79,7 @@ class Split:
 
 
 def read_split(path: Path | str) -> Split:
-    """Read what :meth:`Split.write` wrote; a folder of lists may come from anywhere.
+    """Read a split written by :meth:`Split.write`, or a folder of lists of any origin.
 
     Raises:
         DataError: if the file is missing, malformed, or does not match its hash.
@@ -115,10 +115,10 @@ def random_split(names: Sequence[str], shares: Shares, seed: int = 0) -> Split:
     """Seeded random parts.
 
     The names are sorted, shuffled by Python's Mersenne Twister with ``seed``, and cut in the order
-    of ``shares``. Shares are rounded down; the last part takes the rest.
+    of ``shares``. Fractions are rounded down; the last part gets the rest.
 
     Raises:
-        DataError: if the shares do not sum to 1, or counts exceed the number of names.
+        DataError: if the fractions do not sum to 1, or counts exceed the number of names.
     """
     counts = part_counts(len(names), shares)
     shuffled = sorted(names)
@@ -127,10 +127,10 @@ def random_split(names: Sequence[str], shares: Shares, seed: int = 0) -> Split:
 
 
 def part_counts(n: int, shares: Shares) -> dict[str, int]:
-    """How many of ``n`` each part gets; see :func:`random_split`.
+    """Number of the ``n`` pairs that each part gets; see :func:`random_split`.
 
     Raises:
-        DataError: if the shares do not sum to 1, or counts exceed ``n``.
+        DataError: if the fractions do not sum to 1, or counts exceed ``n``.
     """
     values = list(shares.values())
     if not values:
@@ -141,7 +141,7 @@ def part_counts(n: int, shares: Shares) -> dict[str, int]:
         return {part: int(value) for part, value in shares.items()}
     if min(values) < 0 or abs(sum(values) - 1) > 1e-9:
         raise DataError(f"shares {dict(shares)} sum to {sum(values):g}; they must sum to 1")
-    # n * 0.29 may fall a hair below the integer it stands for
+    # n * 0.29 may be slightly below the integer it represents
     counts = {part: int(n * value + 1e-9) for part, value in shares.items()}
     last = list(counts)[-1]
     return counts | {last: counts[last] + n - sum(counts.values())}
@@ -164,9 +164,9 @@ def labeled_split(
     """Parts ``labeled`` and ``unlabeled`` of a training set.
 
     ``labeled`` gets ``floor(n * percent / 100)`` pairs, as published (``methods/diffmatch.md``
-    section 5.1). ``first`` takes the first of the sorted names, which is how WHU-CD's published
-    lists were made; ``random`` shuffles once per seed, so a smaller percentage is a prefix of a
-    larger one, as in LEVIR-CD's lists (but these are not LEVIR-CD's published pairs).
+    section 5.1). ``first`` uses the first of the sorted names, as in WHU-CD's published lists;
+    ``random`` shuffles once per seed, so that a smaller percentage is a prefix of a larger one, as
+    in LEVIR-CD's lists (but these are not LEVIR-CD's published pairs).
 
     Raises:
         DataError: if the percentage is not in 1 to 99 or leaves nothing labelled.
@@ -188,16 +188,16 @@ def published_split(folder: Path | str, percent: int) -> Split:
     """Read ``<percent>%/labeled.txt`` and ``unlabeled.txt`` of the published lists.
 
     Args:
-        folder: holds ``5%/``, ``10%/``, ... and usually ``train.txt``, ``val.txt``, ``test.txt``.
+        folder: contains ``5%/``, ``10%/``, ... and usually ``train.txt``, ``val.txt``,
+            ``test.txt``.
         percent: 5, 10, 20 or 40.
 
     Returns:
-        Parts ``labeled``, ``unlabeled``, and ``val``, ``test`` where there are such lists.
+        Parts ``labeled``, ``unlabeled``, and ``val``, ``test`` if there are such lists.
 
     Raises:
-        DataError: if the lists are missing, overlap, or are not what the paper states:
-            ``floor(n * percent / 100)`` labelled pairs, together with the unlabelled ones the
-            training list.
+        DataError: if the lists are missing, overlap, or do not match the paper: ``floor(n * percent
+            / 100)`` labelled pairs, which together with the unlabelled ones are the training list.
     """
     folder = Path(folder)
     here = folder / f"{percent}%"
@@ -205,7 +205,7 @@ def published_split(folder: Path | str, percent: int) -> Split:
     if not all(file.is_file() for file in files.values()):
         raise DataError(
             f"{here}: no labeled.txt and unlabeled.txt; the published lists come with the paper's "
-            "code, or draw other pairs with labeled_split"
+            "code, or select other pairs with labeled_split"
         )
     more = {part: folder / f"{part}.txt" for part in ("val", "test")}
     files |= {part: file for part, file in more.items() if file.is_file()}
@@ -234,8 +234,9 @@ def group_split(
 ) -> Split:
     """Random parts that keep groups, such as the patches of one parent scene, together.
 
-    Groups are shuffled and dealt in turn to the part that is furthest below its share, so sizes are
-    as close to the shares as whole groups allow. With counts, what is left stays out of the split.
+    Groups are shuffled and assigned in turn to the part that is furthest below its target, so that
+    sizes are as close to it as whole groups allow. With counts, remaining pairs are not in the
+    split.
 
     Args:
         names: pair names.
@@ -268,20 +269,20 @@ def block_split(
 ) -> Split:
     """Spatial blocks of one big scene, with unused tiles between the parts.
 
-    A tile belongs to the block that holds its upper-left corner. Whole blocks are dealt to parts.
-    Then tiles closer than ``buffer`` to a tile of another part are left out, from the earlier part
-    of ``shares`` (put ``train`` first and ``test`` last, so that test tiles stay). With buffer 0,
-    tiles that touch or overlap across parts are kept.
+    A tile belongs to the block that contains its upper-left corner. Whole blocks are assigned to
+    parts. Then tiles closer than ``buffer`` to a tile of another part are removed, from the earlier
+    part of ``shares`` (put ``train`` first and ``test`` last, so that test tiles are kept). With
+    buffer 0, tiles that touch or overlap across parts are kept.
 
     Args:
         tiles: with boxes in one coordinate system per scene.
         shares: see :data:`Shares`; counts of tiles before the buffer.
         block: side of the square blocks, in the units of the boxes (pixels or metres).
         buffer: least distance between tiles of different parts, in the same units.
-        seed: of the deal.
+        seed: of the assignment.
 
     Returns:
-        The parts, and a part ``buffer`` of the tiles left out if there are any.
+        The parts, and a part ``buffer`` of removed tiles if there are any.
 
     Raises:
         DataError: if block is not positive or buffer negative.
@@ -306,7 +307,7 @@ def _block_of(tile: Tile, block: float) -> str:
 def _dropped(tiles: Sequence[Tile], rank: Mapping[str, int], buffer: float) -> set[str]:
     dropped: set[str] = set()
     near = near_pairs(tiles, buffer, inclusive=False)
-    # from the last part backwards: a tile that is itself left out pushes nobody away
+    # from the last part backwards, because a removed tile must not remove others
     for later in sorted(set(rank.values()), reverse=True):
         for a, b in near:
             first, second = (a, b) if rank[a] < rank[b] else (b, a)

@@ -1,7 +1,7 @@
 """Street-level sets: ChangeSim, PCD (TSUNAMI and GSV) and VL-CMU-CD.
 
-Layouts and rules follow ``methods/scene.md`` section 9. In all of them the mask is drawn on the
-later image, and the camera has moved between the dates; none has flow.
+Layouts and rules follow ``methods/scene.md`` section 9. In all of them the mask refers to the later
+image, and the camera moved between the dates; none has flow.
 """
 
 import logging
@@ -26,7 +26,7 @@ __all__ = ["PCD", "VLCMUCD", "ChangeSim", "StreetDataset", "StreetPair"]
 log = logging.getLogger(__name__)
 
 Polarity = Literal["white", "nonwhite", "auto"]
-"""Which stored values are change: 255, everything but 255, or whichever is rarer in the folder."""
+"""Stored values of change: 255, everything but 255, or whichever is rarer in the folder."""
 
 CHANGESIM_COLOURS = {
     (0, 0, 0): 0,
@@ -43,11 +43,11 @@ FOLDS = 5
 
 
 class ChangeSim(StreetDataset):
-    """Simulated warehouses; pictures 640 x 480, masks with four kinds of change.
+    """Simulated warehouses; images of 640 x 480, masks with four kinds of change.
 
     Training has Warehouse_0 to 5, test Warehouse_6 to 9. The published training set is the normal
     condition, 13 221 pairs; the test sets are about 4200 pairs per condition. Compare ``len`` with
-    these: the papers do not say which sequences they took.
+    these: the papers do not state which sequences they used.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class ChangeSim(StreetDataset):
         """Find the pairs.
 
         Args:
-            root: holds ``Query_Seq_Train`` and ``Query_Seq_Test``.
+            root: contains ``Query_Seq_Train`` and ``Query_Seq_Test``.
             split: train or test.
             condition: normal, dusty or dark.
             sequences: default 0 and 1 for training, 0 for test.
-            max_pose_difference: leave out pairs whose mean absolute difference of the seven pose
-                numbers reaches this (the set's own loader uses 0.5 in training).
+            max_pose_difference: skip pairs whose mean absolute difference of the seven pose numbers
+                reaches this (the published loader uses 0.5 in training).
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
 
         Raises:
-            DataError: if nothing is found, with what was looked for and where.
+            DataError: if nothing is found; the message states what was searched for and where.
         """
         self.unknown_colours = 0
-        """Pixels of colours that are no class, counted over everything read so far."""
+        """Number of pixels of unknown colours read so far."""
         base = Path(root) / f"Query_Seq_{split.capitalize()}"
         chosen = sequences if sequences is not None else ((0, 1) if split == "train" else (0,))
         pairs: list[StreetPair] = []
@@ -90,7 +90,7 @@ class ChangeSim(StreetDataset):
             pairs = [pair for pair in pairs if _pose_difference(pair) < max_pose_difference]
         if not pairs:
             raise DataError(
-                f"{base}: no ChangeSim pairs; looked for Warehouse_*/Seq_{{0,1}}"
+                f"{base}: no ChangeSim pairs; expected Warehouse_*/Seq_{{0,1}}"
                 f"{CONDITIONS[condition]}/ with rgb/, t0/rgb/ and change_segmentation/; get the "
                 "set from https://github.com/SAMMiCA/ChangeSim"
             )
@@ -102,7 +102,7 @@ class ChangeSim(StreetDataset):
         colours = read_picture(path).pixels
         if len(colours) != 3:
             raise DataError(
-                f"{path}: expected a colour picture of classes, found {len(colours)} bands"
+                f"{path}: expected a colour image of classes, found {len(colours)} bands"
             )
         classes = np.zeros(colours.shape[1:], np.uint8)
         known = np.zeros(colours.shape[1:], bool)
@@ -113,7 +113,7 @@ class ChangeSim(StreetDataset):
         unknown = int(np.count_nonzero(~known))
         if unknown:
             self.unknown_colours += unknown
-            log.warning("%s: %d pixels of unknown colours are taken for static", path, unknown)
+            log.warning("%s: %d pixels of unknown colours are treated as static", path, unknown)
         return classes
 
 
@@ -122,8 +122,8 @@ class PCD(StreetDataset):
 
     Each panorama of 224 x 1024 gives 60 crops: 15 windows of 224 x 224, 56 apart, in four
     quarter turns. Fold k of 5 tests panoramas 20k to 20k + 19 of each subset (for other numbers of
-    panoramas: the k-th fifth), so no panorama is on both sides. The training set holds both
-    subsets together; evaluate them separately (:attr:`subsets`).
+    panoramas: the k-th fifth), so that no panorama is on both sides. The training set contains both
+    subsets; evaluate them separately (:attr:`subsets`).
     """
 
     def __init__(
@@ -142,14 +142,15 @@ class PCD(StreetDataset):
         """Find the pairs.
 
         Args:
-            root: holds ``TSUNAMI`` and ``GSV`` with ``t0/ t1/`` and ``mask/`` or ``ground_truth/``;
-                or the ready crops ``set0`` to ``set4`` with ``train`` and ``test``.
-            split: train, test, or all panoramas whatever the fold.
+            root: contains ``TSUNAMI`` and ``GSV`` with ``t0/ t1/`` and ``mask/`` or
+                ``ground_truth/``; or the ready crops ``set0`` to ``set4`` with ``train`` and
+                ``test``.
+            split: train, test, or all panoramas regardless of the fold.
             fold: 0 to 4.
             subsets: TSUNAMI, GSV or both.
             crops: cut panoramas into 60 crops; ready crops are never cut again.
-            change_value: which stored values are change. ``auto`` decides per folder: change is
-                the rarer of 255 and the rest, which is not certain; the choice is logged.
+            change_value: stored values of change. ``auto`` decides per folder: change is the rarer
+                of 255 and the rest, which is a guess; the choice is logged.
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
@@ -168,17 +169,17 @@ class PCD(StreetDataset):
             pairs = [crop for pair in pairs for crop in crops_of(pair)] if crops else pairs
         if not pairs:
             raise DataError(
-                f"{root}: no PCD pairs; looked for {', '.join(subsets)} with t0/ t1/ and mask/ or "
-                f"ground_truth/, and for set{fold}/train and test; get the set from "
+                f"{root}: no PCD pairs; expected {', '.join(subsets)} with t0/ t1/ and mask/ or "
+                f"ground_truth/, or set{fold}/train and test; get the set from "
                 "https://kensakurada.github.io/pcd_dataset.html"
             )
         super().__init__(pairs, keys=keys, size=size, transforms=transforms)
         self.polarity = self._polarities(change_value) if self.needs_masks else {}
-        """What is change, by mask folder."""
+        """Values of change by mask folder."""
 
     @property
     def subsets(self) -> dict[str, tuple[int, ...]]:
-        """Indices by subset, TSUNAMI and GSV, told by folder or file name."""
+        """Indices by subset, TSUNAMI and GSV, from folder or file name."""
         found: dict[str, list[int]] = {}
         for index, pair in enumerate(self.pairs):
             found.setdefault(_subset_of(pair.t1), []).append(index)
@@ -204,7 +205,7 @@ class PCD(StreetDataset):
 class VLCMUCD(StreetDataset):
     """VL-CMU-CD: 152 street sequences, binary change; 933 training and 429 test pairs.
 
-    Read are the prepared layout ``{train,test}/{t0,t1,mask}/`` (or ``gt``) and the raw layout
+    Supports the prepared layout ``{train,test}/{t0,t1,mask}/`` (or ``gt``) and the raw layout
     ``raw/SSS/RGB/{1,2}_NN.png`` with ``raw/SSS/GT/gtNN.png``, which has no split.
     """
 
@@ -227,7 +228,7 @@ class VLCMUCD(StreetDataset):
             transforms: see :class:`StreetDataset`.
 
         Raises:
-            DataError: if nothing is found, with what was looked for and where.
+            DataError: if nothing is found; the message states what was searched for and where.
         """
         root = Path(root)
         if split == "all":
@@ -236,8 +237,8 @@ class VLCMUCD(StreetDataset):
             pairs = side_by_side(root / split, _place)
         if not pairs:
             raise DataError(
-                f"{root}: no VL-CMU-CD pairs; looked for {split}/ with t0/ t1/ mask/ (or gt/), and "
-                "with split='all' for raw/SSS/RGB and raw/SSS/GT; get the set from "
+                f"{root}: no VL-CMU-CD pairs; expected {split}/ with t0/ t1/ mask/ (or gt/), and "
+                "with split='all' raw/SSS/RGB and raw/SSS/GT; get the set from "
                 "https://ghsi.github.io/proj/RSS2016.html"
             )
         super().__init__(pairs, keys=keys, size=size, transforms=transforms)
@@ -269,9 +270,9 @@ def fold_split(panoramas: Sequence[str], fold: int) -> Split:
 
 
 def detect_polarity(masks: Sequence[Path]) -> Literal["white", "nonwhite"]:
-    """Which stored values are change, if change is the smaller part of all masks together.
+    """Stored values of change, assuming that change is the smaller part of all masks together.
 
-    PNG masks of PCD hold 255 for change, the raw GSV bitmaps everything but 255. At most 100
+    PNG masks of PCD have 255 for change, the raw GSV bitmaps everything but 255. At most 100
     masks are read.
     """
     chosen = masks[:: max(1, len(masks) // 100)]
@@ -308,7 +309,7 @@ def _pose_difference(pair: StreetPair) -> float:
 
 
 def _reference_sequence(sequence: Path) -> Path:
-    """The mapping run a query sequence was matched with: same warehouse and number."""
+    """The mapping run that a query sequence was matched with: same warehouse and number."""
     top = sequence.parents[1]
     number = sequence.name.split("_")[1]
     return top.with_name(top.name.replace("Query", "Ref")) / sequence.parent.name / f"Seq_{number}"
@@ -342,7 +343,7 @@ def _raw_cmu(raw: Path) -> list[StreetPair]:
             second, mask = sequence / f"2_{number}.png", place / "GT" / f"gt{number}.png"
             if not second.is_file():
                 raise DataError(
-                    f"{second}: the later picture of {first} is missing; complete the set"
+                    f"{second}: the later image of {first} is missing; complete the set"
                 )
             found = mask if mask.is_file() else None
             pairs.append(StreetPair(f"{place.name}_{number}", first, second, found, place.name))
@@ -354,7 +355,7 @@ def _own_group(name: str) -> str:
 
 
 def _place(name: str) -> str:
-    """The sequence of a VL-CMU-CD picture: its name without the last number or word."""
+    """The sequence of a VL-CMU-CD image: its name without the last number or word."""
     return name.rpartition("_")[0] or name
 
 
@@ -364,7 +365,7 @@ def _panorama_of(name: str) -> str:
 
 
 def _subset_of(path: Path) -> str:
-    """TSUNAMI or GSV, told by file name first and folders second."""
+    """TSUNAMI or GSV, from the file name first and folders second."""
     for text in (path.name.upper(), path.as_posix().upper()):
         for subset in ("TSUNAMI", "GSV"):
             if subset in text:

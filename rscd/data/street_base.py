@@ -1,4 +1,4 @@
-"""What the street-level sets have in common: pairs of files, samples, two folders side by side."""
+"""Base of the street-level sets: pairs of files, samples, folders side by side."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow"})
 
 @dataclass(frozen=True)
 class StreetPair:
-    """The files of one sample, and the part of them that is meant."""
+    """The files of one sample, and the part of them to use."""
 
     name: str
     t1: Path
@@ -36,15 +36,15 @@ class StreetPair:
     group: str
     """Sequence, panorama or condition; evaluation and splits keep groups together."""
     window: tuple[int, int] | None = None
-    """Left edge and side of a square crop, pixels; None for the whole picture."""
+    """Left edge and side of a square crop, pixels; None for the whole image."""
     turns: int = 0
     """Quarter turns counter-clockwise after cropping."""
 
 
 class StreetDataset(NonGeoDataset):
-    """Pairs of street pictures as TorchGeo samples; the subclasses find the files.
+    """Pairs of street images as TorchGeo samples; the subclasses find the files.
 
-    A sample holds ``name`` and ``keys``:
+    A sample has ``name`` and ``keys``:
 
     * ``image`` (2,3,H,W) float32 raw values, reference first;
     * ``mask`` (1,H,W) int64, 0 or 1, on the grid of t2;
@@ -61,12 +61,12 @@ class StreetDataset(NonGeoDataset):
         size: ShapeHW | None = None,
         transforms: Transform | None = None,
     ) -> None:
-        """Take the pairs as they are.
+        """Store the pairs.
 
         Args:
             pairs: files of the samples.
-            keys: what a sample holds besides its name; without ``mask``, ``label`` and ``classes``
-                no mask is opened.
+            keys: keys of a sample besides its name; without ``mask``, ``label`` and ``classes`` no
+                mask is opened.
             size: (height, width) to resize to, images bilinear, masks nearest.
             transforms: applied to each sample.
 
@@ -133,7 +133,7 @@ class StreetDataset(NonGeoDataset):
         return plot_samples([sample])
 
     def read_change(self, path: Path) -> ByteArray:
-        """(H,W) uint8 change class of a mask file, 0 for static; subclasses know the coding."""
+        """(H,W) uint8 change class of a mask file, 0 for static; subclasses define the coding."""
         return np.asarray(read_label_values(path) != 0, np.uint8)
 
     def _picture(self, path: Path, pair: StreetPair) -> Picture:
@@ -158,7 +158,7 @@ class StreetDataset(NonGeoDataset):
         if shape is not None and classes.shape[1:] != shape:
             raise DataError(
                 f"{path}: the mask is {classes.shape[1]} x {classes.shape[2]} pixels (height x "
-                f"width), the pictures are {shape[0]} x {shape[1]}; give size="
+                f"width), the images are {shape[0]} x {shape[1]}; give size="
             )
         change = torch.from_numpy(np.ascontiguousarray(classes)).to(torch.int64)
         found = {"mask": (change > 0).long(), "label": (change > 0).any().long(), "classes": change}
@@ -179,7 +179,7 @@ def side_by_side(base: Path, group: Callable[[str], str]) -> list[StreetPair]:
     ):
         if names:
             raise DataError(
-                f"{base / folder}: no picture {min(names)!r} beside {other}; complete the set"
+                f"{base / folder}: no image {min(names)!r} beside {other}; complete the set"
             )
     pairs = []
     for name in sorted(earlier, key=natural_key):
@@ -194,14 +194,14 @@ def _resized(pixels: NDArray[Any], size: ShapeHW, how: int) -> NDArray[Any]:
 
 
 def _crop(pixels: NDArray[Any], pair: StreetPair) -> NDArray[Any]:
-    """The window and turn of (C,H,W) that the pair stands for."""
+    """The window and rotation of (C,H,W) that the pair specifies."""
     if pair.window is None:
         return pixels
     left, side = pair.window
     _, height, width = pixels.shape
     if height != side or width < left + side:
         raise DataError(
-            f"{pair.t1}: crops need pictures {side} pixels high and at least {left + side} wide, "
+            f"{pair.t1}: crops need images {side} pixels high and at least {left + side} wide, "
             f"found {width} x {height}; pass crops=False"
         )
     return np.rot90(pixels[:, :, left : left + side], pair.turns, axes=(1, 2))

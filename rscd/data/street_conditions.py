@@ -1,4 +1,4 @@
-"""A labelled street set of any known layout, with the conditions that are evaluated apart."""
+"""A labelled street set of any known layout, with the conditions to evaluate separately."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ SPLITS = ("train", "test")
 
 
 class StreetConditions(Dataset[Sample]):
-    """The parts of a street set one after the other.
+    """The concatenated parts of a street set.
 
-    A sample holds ``image``, ``mask`` and ``name`` as `StreetDataset` says, and ``valid`` (1,H,W),
-    true everywhere.
+    A sample has ``image``, ``mask`` and ``name`` as in `StreetDataset`, and ``valid`` (1,H,W), true
+    everywhere.
     """
 
     eight_bit = True
 
     def __init__(self, root: Path | str, split: str | None, parts: Mapping[str, StreetDataset]):
-        """Take the parts, by condition, as they are."""
+        """Store the parts by condition."""
         self.root, self.split = Path(root), split
         self.parts = dict(parts)
         places = [(part, index) for part in parts.values() for index in range(len(part))]
@@ -62,11 +62,11 @@ class StreetConditions(Dataset[Sample]):
 def street_conditions(
     root: Path | str, split: str | None = None, size: ShapeHW | None = None
 ) -> StreetConditions | None:
-    """A street set, or None where the folder has another layout.
+    """A street set, or None if the folder has another layout.
 
     | layout | conditions |
     |---|---|
-    | ChangeSim: ``Query_Seq_Train``, ``Query_Seq_Test`` | normal, dusty, dark, those there are |
+    | ChangeSim: ``Query_Seq_Train``, ``Query_Seq_Test`` | normal, dusty, dark, as available |
     | PCD: ``TSUNAMI`` and ``GSV``, or crops in ``set0`` | TSUNAMI, GSV; fold 0 |
     | VL-CMU-CD: ``{train,test}/t0``, or ``raw`` | one |
     | ``t0/ t1/ mask/`` | one |
@@ -74,11 +74,11 @@ def street_conditions(
 
     Args:
         root: the folder.
-        split: ``train`` or ``test`` where the layout knows them, by default ``test``.
+        split: ``train`` or ``test`` if the layout has them, by default ``test``.
         size: (height, width) to resize to; papers resize to 520 x 520.
 
     Raises:
-        DataError: a street set without pairs, without masks, or without that split.
+        DataError: for a street set without pairs, without masks, or without that split.
     """
     root = Path(root)
     for layout in LAYOUTS:
@@ -92,13 +92,13 @@ def _split(root: Path, split: str | None, known: tuple[str, ...]) -> str | None:
     if split is None:
         return known[-1] if known else None
     if split not in known:
-        told = f"a split among {', '.join(known)}" if known else "no split"
-        raise DataError(f"{root}: expected {told} for this layout, found {split!r}; correct it")
+        wanted = f"a split among {', '.join(known)}" if known else "no split"
+        raise DataError(f"{root}: expected {wanted} for this layout, found {split!r}; correct it")
     return split
 
 
 def _is_plain(root: Path) -> bool:
-    """Whether pairs and masks lie here; others, such as ``label/``, are left to other layouts."""
+    """Whether pairs and masks are here; others, such as ``label/``, belong to other layouts."""
     dates = (root / "t0").is_dir() and (root / "t1").is_dir()
     return dates and any((root / name).is_dir() for name in MASK_FOLDERS)
 
@@ -157,13 +157,13 @@ def _is_one_set(root: Path) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which street sets lie on the disk."""
+    """A layout of street sets on disk."""
 
     found: Callable[[Path], bool]
     parts: Callable[[Path, str, ShapeHW | None], Parts]
-    """By condition, of a folder, a split and a size."""
+    """Opens the datasets by condition, for a folder, a split and a size."""
     splits: tuple[str, ...] = ()
-    """The last one is the default."""
+    """Available splits; the last one is the default."""
 
 
 LAYOUTS = (
@@ -173,4 +173,4 @@ LAYOUTS = (
     Layout(_is_one_set, _vl_cmu),
     Layout(lambda root: bool(_plain_folders(root)), _folders),
 )
-"""The first that fits counts."""
+"""The first matching layout is used."""

@@ -1,4 +1,4 @@
-"""Where the tiles of a dataset lie, from georeferencing or from their names."""
+"""Locations of the tiles of a dataset, from georeferencing or from their names."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,22 +12,22 @@ from rscd.base.types import Bounds
 from rscd.data.images import RASTER_SUFFIXES, open_raster
 
 WHU_COLUMNS = 126
-"""Tiles per row of WHU-CD's 32507 x 15354 pixels cut in 256."""
+"""Tiles per row of WHU-CD's 32507 x 15354 pixels with tiles of 256."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile and the place it covers."""
+    """One tile and the area it covers."""
 
     name: str
     scene: str
-    """Tiles of different scenes never touch; for georeferenced tiles the CRS."""
+    """Scene; tiles of different scenes never touch. For georeferenced tiles the CRS."""
     box: Bounds
     """(left, bottom, right, top) in CRS units, or in pixels with rows counted downwards."""
 
 
 def parent_of(name: str) -> str:
-    """The scene a patch was cut from, by the published naming schemes; else the name itself.
+    """The scene a tile was cut from, by the published naming schemes; else the name itself.
 
     ``train_12_3`` (LEVIR-CD) gives ``train_12``, ``test_2_0256_0512`` gives ``test_2``,
     ``whucd_00017`` gives ``whucd``, ``x_r003_c012`` and ``AOI1-tile_2-3`` give ``x`` and ``AOI1``.
@@ -37,14 +37,14 @@ def parent_of(name: str) -> str:
 
 
 def tile_from_name(name: str, patch: int = 256) -> Tile | None:
-    """The tile a published name stands for, or None if the name says nothing.
+    """The tile denoted by a published name, or None if the name does not tell.
 
-    LEVIR-CD's ``SCENE_J`` (J = 1 to 16 of a 1024 pixel scene) and WHU-CD's running numbers are read
-    row by row; the papers do not say so.
+    LEVIR-CD's ``SCENE_J`` (J = 1 to 16 of a 1024 pixel scene) and WHU-CD's running numbers are
+    assumed to run row by row, which the papers do not state.
 
     Args:
         name: pair name without folder and suffix.
-        patch: tile side in pixels where the name does not imply it.
+        patch: tile side in pixels, if the name does not imply it.
 
     Returns:
         The tile with its box in pixels of the scene.
@@ -76,7 +76,7 @@ def _offsets(match: re.Match[str], _patch: int) -> tuple[str, int, int]:
     return match["scene"], int(match["c"]), int(match["r"])
 
 
-# the first pattern that fits decides
+# the first matching pattern is used
 _PATTERNS = (
     (re.compile(r"(?P<scene>whucd)_(?P<n>\d{5})"), _whu),
     (re.compile(r"(?P<scene>.+)_r(?P<r>\d+)_c(?P<c>\d+)"), _indices),
@@ -98,7 +98,7 @@ def tile_from_file(name: str, path: Path) -> Tile | None:
 
 
 def find_tiles(files: Iterable[tuple[str, Path]], patch: int = 256) -> list[Tile]:
-    """The places of those files that have one, by georeferencing first, then by name.
+    """The tiles of those files that have a location, from georeferencing first, then by name.
 
     Args:
         files: (pair name, file of one date).
@@ -116,9 +116,9 @@ def _named(name: str, patch: int) -> Tile | None:
 def near_pairs(
     tiles: Sequence[Tile], distance: float, inclusive: bool = True
 ) -> list[tuple[str, str]]:
-    """Names of tiles of one scene that lie within a distance of each other, each pair once.
+    """Names of tiles of one scene within a distance of each other, each pair once.
 
-    Distance 0 finds tiles that touch (also at a corner) or overlap.
+    Distance 0 finds tiles that touch (including at a corner) or overlap.
 
     Args:
         tiles: boxes of one scene in one coordinate system.

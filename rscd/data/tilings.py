@@ -1,6 +1,6 @@
-"""Which tiles the published tilings of WHU-CD, LEVIR-CD and DSIFN-CD have, and their splits.
+"""Tiles and splits of the published tilings of WHU-CD, LEVIR-CD and DSIFN-CD.
 
-Pure planning: only the sizes of the sources are read. :mod:`rscd.data.prepare` does the cutting.
+Only plans: just the sizes of the sources are read. :mod:`rscd.data.prepare` cuts the tiles.
 """
 
 import random
@@ -16,7 +16,7 @@ from rscd.data.splits import Split, random_split
 
 SPLITS = ("train", "val", "test")
 DSIFN_MOVED, DSIFN_TRAIN = 1638, 14400
-"""Tiles moved from train to test, of so many; stand-ins move the same share, rounded down."""
+"""Tiles moved from train to test, and their total; stand-ins move the same fraction."""
 
 Triple = tuple[Path, Path, Path]
 """Files of t1, t2 and label."""
@@ -24,16 +24,16 @@ Triple = tuple[Path, Path, Path]
 
 @dataclass(frozen=True)
 class Published:
-    """What the papers say about a prepared set."""
+    """Published facts about a prepared set."""
 
     sources: Mapping[str, int] | ShapeHW
     """Pairs by split, or the (height, width) of the single pair."""
     counts: Mapping[str, int]
     """256 x 256 tiles by split."""
     test_share: float
-    """Share of changed pixels in the test set (``methods/kdmsi.md`` section 6)."""
+    """Fraction of changed pixels in the test set (``methods/kdmsi.md`` section 6)."""
     tolerance: float
-    """How far our test set may be from that; wide where ours is another random draw."""
+    """Tolerance of that fraction; wide if our split is a different random draw."""
 
 
 PUBLISHED = {
@@ -55,13 +55,13 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Cut:
-    """One tile to be cut."""
+    """One tile to cut."""
 
     name: str
     parent: str
     files: Triple
     column: int
-    """Of the upper-left pixel in the source."""
+    """Column of the upper-left pixel in the source."""
     row: int
 
 
@@ -74,7 +74,7 @@ def plan(
     files: Triple | None = None,
     whole_parents: bool = False,
 ) -> tuple[list[Cut], Split, Mapping[str, int] | ShapeHW, list[str]]:
-    """What :func:`prepare` would cut; reads only the sizes of the sources.
+    """The tiles :func:`prepare` would cut; reads only the sizes of the sources.
 
     Returns:
         The tiles in the order they are cut, their split, the size of the source in the terms of
@@ -117,7 +117,7 @@ def whu_split(names: Sequence[str], seed: int) -> Split:
 def move_tiles(
     parts: Mapping[str, list[Cut]], seed: int, whole_parents: bool = False
 ) -> tuple[dict[str, list[Cut]], list[str]]:
-    """Move DSIFN-CD's share of training tiles to the test set, parent by parent.
+    """Move DSIFN-CD's fraction of training tiles to the test set, parent by parent.
 
     Returns:
         The new parts and a note that names a parent with tiles on both sides, if there is one.
@@ -149,7 +149,7 @@ def _plan_scene(files: Triple, patch: int) -> tuple[list[Cut], ShapeHW]:
     shape = _common_shape(files)
     origins = tile_origins(shape, patch)
     if not origins:
-        raise DataError(f"{files[0]}: {shape[1]} x {shape[0]} pixels hold no tile of {patch}")
+        raise DataError(f"{files[0]}: {shape[1]} x {shape[0]} pixels contain no tile of {patch}")
     cuts = [
         Cut(f"whucd_{number:05d}", "whucd", files, column, row)
         for number, (column, row) in enumerate(origins, 1)

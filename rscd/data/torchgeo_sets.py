@@ -1,10 +1,10 @@
 """TorchGeo's own change-detection datasets behind one function.
 
-The classes are used as they are, download included. Where a set's mask holds classes, or lacks its
-leading dimension, TorchGeo's ``transforms`` hook turns it into the common sample.
+The classes are used unchanged, including their downloads. If a set's mask contains classes, or
+lacks its leading dimension, TorchGeo's ``transforms`` hook converts it to the common sample.
 
-These classes open every mask. For training without masks give the same folder to
-:class:`rscd.data.folder.PairFolder`, which reads what LEVIR-CD and LEVIR-CD+ unpack to.
+These classes open every mask. For training without masks use the same folder with
+:class:`rscd.data.folder.PairFolder`, which reads the unpacked LEVIR-CD and LEVIR-CD+.
 """
 
 from collections.abc import Callable
@@ -26,19 +26,19 @@ from rscd.data.compat import (
 
 @dataclass(frozen=True)
 class TorchGeoSet:
-    """What must be known about one of TorchGeo's datasets."""
+    """Facts about one of TorchGeo's datasets."""
 
     classes: tuple[str, ...]
-    """Class names, newest spelling first."""
+    """Class names, newest first."""
     splits: tuple[str, ...]
     looked_for: str
-    """Folders or archives that are expected under the root."""
+    """Folders or archives expected under the root."""
     source: str
-    """Where the data come from."""
+    """Source of the data."""
     downloads: bool = True
-    """False where the licence asks for a manual download."""
+    """False if the licence requires a manual download."""
     first_change: int | None = None
-    """Lowest class that is change; None where the mask already is 0/1."""
+    """Lowest class that is change; None if the mask already is 0/1."""
 
 
 SETS: dict[str, TorchGeoSet] = {
@@ -108,13 +108,13 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class CommonSample:
-    """Turns one of TorchGeo's samples into the common one: mask (1,H,W) of 0 and 1."""
+    """Converts one of TorchGeo's samples to the common one: mask (1,H,W) of 0 and 1."""
 
     first_change: int | None
     then: Callable[[dict[str, Any]], dict[str, Any]] | None
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Translate, then apply the user's transform."""
+        """Convert the sample, then apply the user's transform."""
         mask = sample.get("mask")
         if mask is not None:
             mask = mask if mask.ndim == 3 else mask[None]
@@ -139,20 +139,20 @@ def torchgeo_dataset(
     Args:
         name: a key of :data:`SETS`: levir-cd, levir-cd+, oscd, oscd100, xbd, bright, chabud or
             cabuar.
-        root: folder that holds the dataset, or will hold it.
+        root: folder that contains the dataset, or will.
         split: one of the set's splits.
-        download: fetch the dataset with TorchGeo's code if it is not there.
+        download: fetch the dataset with TorchGeo's code if it is missing.
         checksum: verify downloaded archives.
         transforms: applied to each sample.
         **options: further arguments of the TorchGeo class, such as ``bands`` of OSCD.
 
     Returns:
-        TorchGeo's dataset; samples hold ``image`` (2,C,H,W) float32 and ``mask`` (1,H,W) int64 with
+        TorchGeo's dataset; samples have ``image`` (2,C,H,W) float32 and ``mask`` (1,H,W) int64 with
         1 where something changed.
 
     Raises:
-        DataError: if the set or split is unknown, the data are missing (with what was looked for,
-            where, and how to get it), or the download fails.
+        DataError: if the set or split is unknown, the data are missing (stating what was searched
+            for, where, and how to get it), or the download fails.
     """
     key = ALIASES.get(name.lower(), name.lower())
     if key not in SETS:
@@ -163,7 +163,7 @@ def torchgeo_dataset(
     if download and not known.downloads:
         raise DataError(
             f"{key} cannot be downloaded automatically; get it from {known.source} and unpack "
-            f"it so that {root} holds {known.looked_for}"
+            f"it so that {root} contains {known.looked_for}"
         )
     arguments = {"root": str(root), "split": split, "checksum": checksum, **options}
     arguments |= {"download": download} if known.downloads else {}
@@ -186,6 +186,6 @@ def torchgeo_dataset(
 def _missing(key: str, known: TorchGeoSet, root: Path | str) -> str:
     way = "pass download=True, or get it" if known.downloads else "get it"
     return (
-        f"{key} is not in {root}: looked for {known.looked_for}; {way} from {known.source} and "
+        f"{key} is not in {root}: expected {known.looked_for}; {way} from {known.source} and "
         "unpack it there"
     )

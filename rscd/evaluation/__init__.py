@@ -1,1 +1,1 @@
-"""How good a result is: models on labelled splits, finished maps against reference maps."""
+"""Evaluation of models on labelled splits, and of finished maps against reference maps."""

@@ -1,4 +1,4 @@
-"""A model on a labelled split: each pair is predicted as a small scene, counts are pooled."""
+"""Evaluation of a model on a labelled split: each pair is a small scene, counts are pooled."""
 
 import logging
 import tempfile
@@ -36,15 +36,15 @@ from rscd.metrics.pixels import ChangeMetrics, count
 log = logging.getLogger(__name__)
 
 DATA_FAULTS = (DataError, SceneError, OSError)
-"""What a single pair may have; anything else is wrong with all of them."""
+"""Errors that may affect a single pair; any other affects all of them."""
 
 
 @dataclass(frozen=True)
 class MemoryPair:
-    """Two dates in memory, read by boxes as a whole `rscd.geo.scene.ScenePair` is."""
+    """Two dates in memory, read by boxes like a whole `rscd.geo.scene.ScenePair`."""
 
     image: FloatArray
-    """(2,C,H,W) raw values, 0 where not valid."""
+    """(2,C,H,W) raw values, 0 where invalid."""
     valid: BoolArray
     """(H,W) usable at both dates."""
 
@@ -55,19 +55,19 @@ class MemoryPair:
 
     @property
     def whole(self) -> "MemoryPair":
-        """There is no part of it."""
+        """The pair itself, which is never a part."""
         return self
 
     def inside(self, box: Box) -> BoolArray:
-        """(h,w) true: all of it is asked for."""
+        """(h,w) true: the whole pair is requested."""
         return np.ones(box.shape_hw, bool)
 
     def context(self, box: Box) -> tuple[FloatArray, BoolArray]:
-        """The same as `read`: there is nothing around it."""
+        """The same as `read`: there are no surroundings."""
         return self.read(box)
 
     def read(self, box: Box) -> tuple[FloatArray, BoolArray]:
-        """Raw values and validity of a box; beyond the edges reflected and not valid."""
+        """Raw values and validity of a box; beyond the edges reflected and invalid."""
         height, width = self.shape_hw
         rows = np.arange(box.row, box.row + box.height)
         cols = np.arange(box.col, box.col + box.width)
@@ -83,20 +83,20 @@ class MemoryPair:
 def predict_pair(
     model: Model, image: FloatArray, valid: BoolArray, batch_size: int | None = None
 ) -> tuple[FloatArray, float]:
-    """Predict one pair by the road that scenes take: fitted to it, tile by tile.
+    """Predict one pair in the same way as a scene: fitted to it, tile by tile.
 
-    A picture is taken in one piece by networks that want that, as `rscd.predict` does.
+    A picture is predicted in one piece by networks that prefer that, as in `rscd.predict`.
 
     Args:
-        model: fitted to this pair alone.
+        model: is fitted to this pair only.
         image: (2,C,H,W) raw values.
         valid: (H,W) usable at both dates.
         batch_size: tiles per call; default the model's.
 
     Returns:
-        (H,W) float32 probability, NaN where not valid; and the model's threshold.
+        (H,W) float32 probability, NaN where invalid; and the model's threshold.
     """
-    # of this the engine asks for what `MemoryPair` has, which plans its tiles itself
+    # the engine uses only the attributes that `MemoryPair` has
     pair = cast(ScenePair, MemoryPair(image, valid))
     predictor = fit_model(pair, model)
     tiling = predictor.tiling
@@ -116,29 +116,29 @@ def labelled_folder(
     mask_values: MaskRule = "strict",
     bands: Sequence[int] | None = None,
 ) -> PairFolder:
-    """The pairs of a split, as they are evaluated; see `Split.open`."""
+    """The pairs of a split to evaluate; see `Split.open`."""
     keys = {"image", "mask", "valid"}
     return PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
 
 
 class LabelledPairs(Protocol):
-    """What is evaluated: samples with ``image``, ``mask`` and ``valid``, by number."""
+    """Dataset to evaluate: samples with ``image``, ``mask`` and ``valid``, by index."""
 
     @property
     def eight_bit(self) -> bool:
-        """Whether the dates hold 8-bit values."""
+        """Whether the dates have 8-bit values."""
 
     @property
     def root(self) -> Path:
-        """Where they lie."""
+        """Folder of the dataset."""
 
     @property
     def split(self) -> str | None:
-        """Which of them; None for all."""
+        """Name of the split; None for all pairs."""
 
     @property
     def names(self) -> Sequence[str]:
-        """Of the pairs."""
+        """Names of the pairs."""
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -148,11 +148,11 @@ class LabelledPairs(Protocol):
 
 
 def facts(data: LabelledPairs, gsd_m: float | None) -> SceneFacts:
-    """What is known of the pairs of a folder, from the first that can be read.
+    """Facts about the pairs of a folder, from the first readable one.
 
     Args:
         data: the pairs.
-        gsd_m: side of a pixel in metres, instead of what the files say.
+        gsd_m: pixel size in metres, overriding that of the files.
     """
     sample = _first_readable(data)
     grid = grid_of(sample)
@@ -165,7 +165,7 @@ def facts(data: LabelledPairs, gsd_m: float | None) -> SceneFacts:
 
 
 def _first_readable(data: LabelledPairs) -> dict[str, Any]:
-    """The first pair that is not damaged; the error of the first where all are."""
+    """The first pair that is not damaged; raises the first error if all are."""
     problem: Exception | None = None
     for index in range(len(data)):
         try:
@@ -186,20 +186,20 @@ def grid_of(sample: Mapping[str, Any]) -> GeoBox:
 
 @dataclass(frozen=True)
 class Split:
-    """A labelled split and the model on trial."""
+    """A labelled split and the model to evaluate."""
 
     data: LabelledPairs
     model: Model
     threshold: float | None
-    """Instead of the model's own."""
+    """Overrides the model's threshold."""
     conditions: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Numbers of pairs whose counts are also given apart, by name."""
+    """Indices of pairs whose counts are also reported separately, by name."""
     min_area_m2: float | None = None
-    """Smaller polygons are no objects; None takes the model's own, as `rscd predict` does."""
+    """Smaller polygons are not objects; None uses the model's value, as in `rscd predict`."""
     min_score: float | None = None
-    """Polygons of a lower score are no objects; likewise."""
+    """Polygons with a lower score are not objects; likewise."""
     gsd_m: float | None = None
-    """Side of a pixel in metres, where files do not tell."""
+    """Pixel size in metres, if the files have none."""
 
     @classmethod
     def open(
@@ -217,18 +217,18 @@ class Split:
         Args:
             root: a folder of image pairs with masks.
             split: one split; None for all pairs.
-            model: what predicts.
+            model: the model to evaluate.
             threshold: probability at or above which a pixel is change; default the model's own.
             mask_values: how stored labels are read.
             bands: 1-based bands to use.
 
         Raises:
-            DataError: no such folder, split or masks.
+            DataError: if there is no such folder, split or masks.
         """
         return cls(labelled_folder(root, split, mask_values, bands), model, threshold)
 
     def predict(self, index: int) -> tuple[dict[str, Any], FloatArray, float]:
-        """One sample, its (H,W) probabilities and the threshold that counts."""
+        """One sample, its (H,W) probabilities and the threshold used."""
         sample = self.data[index]
         try:
             prob, own = predict_pair(
@@ -239,7 +239,7 @@ class Split:
         return sample, prob, own if self.threshold is None else self.threshold
 
     def least_object(self, grid: GeoBox) -> tuple[float, float]:
-        """Area and score from which the polygons of a pair on a grid are delivered."""
+        """Least area and score of the polygons of a pair on a grid."""
         known = is_georeferenced(grid) or self.gsd_m is not None
         return least_object(
             self.model.card(),
@@ -250,7 +250,7 @@ class Split:
         )
 
     def row(self, sample: Sample) -> Row:
-        """What a sheet shows of a sample: predicted once more, nothing was kept."""
+        """Row of a sheet for a sample, which is predicted again because nothing was kept."""
         found, prob, threshold = self.predict(sample.index)
         predicted, true = only_counted(binarise(prob, threshold), _mask(found))
         return Row(found["image"].numpy(), predicted, true)
@@ -264,17 +264,17 @@ def evaluate_split(
 ) -> Report:
     """Predict every pair of a split and pool the counts.
 
-    Objects are the polygons that `rscd predict` would write: those of the model's least area and
-    score. A pair that cannot be read is left out and named in the report.
+    Objects are the polygons that `rscd predict` would write, of the model's least area and score.
+    An unreadable pair is skipped and named in the report.
 
     Args:
         split: pairs and model.
-        progress: told after each pair.
-        errors: given the objects of each pair, see `rscd.evaluation.judge.Judged.table`.
+        progress: progress callback, called after each pair.
+        errors: called with the objects of each pair, see `rscd.evaluation.judge.Judged.table`.
 
     Raises:
-        DataError: no pair that can be read, or no labelled pixel in the whole split.
-        ModelError: bands that do not fit the model.
+        DataError: if no pair is readable, or the whole split has no labelled pixel.
+        ModelError: if the bands do not match the model.
     """
     samples: list[Sample] = []
     objects = ObjectCounts()
@@ -336,29 +336,29 @@ def evaluate_split(
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """A predicted pair, whose polygons are wanted."""
+    """A predicted pair, for its polygons."""
 
     folder: Path
     grid: GeoBox
     prob: FloatArray
     mask: ByteArray
-    """(H,W) 0, 1, 255 where not valid."""
+    """(H,W) 0, 1, 255 where invalid."""
     split: Split
 
     @property
     def prob_path(self) -> Path:
-        """Probabilities on disk; there after `judged`."""
+        """Probabilities on disk; written by `judged`."""
         return self._stored("prob", "float32").path
 
     def judged(self, true: ByteArray) -> Judged:
-        """Delivered polygons against the truth, both where pixels count."""
+        """Written polygons compared with the truth, both where pixels count."""
         predicted, true = only_counted(self._delivered(), true)
         scratch = Scratch.create(self.folder, (true.shape[0], true.shape[1]))
         scratch.write(Box(0, 0, *scratch.true.shape_hw), predicted, true)
         return scratch.judged()
 
     def _delivered(self) -> ByteArray:
-        """The mask without regions of which `rscd predict` would write no polygon."""
+        """The mask without regions for which `rscd predict` would write no polygon."""
         prob, mask = self._stored("prob", "float32"), self._stored("mask", "uint8")
         box = Box(0, 0, *mask.shape_hw)
         for raster, values in ((prob, self.prob), (mask, self.mask)):

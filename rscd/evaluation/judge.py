@@ -1,4 +1,4 @@
-"""One comparison of a change mask with its truth, in pixels and in objects."""
+"""Comparison of a change mask with its truth, by pixels and by objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from rscd.metrics.objects import ObjectCounts, match
 
 @dataclass(frozen=True)
 class Scratch:
-    """Prediction and truth of one scene on disk: 0 no change, 1 change, 255 does not count.
+    """Prediction and truth of one scene on disk: 0 no change, 1 change, 255 ignored.
 
-    Objects are traced from here, so memory follows the polygons, not the pixels.
+    Objects are traced from disk, so memory depends on the polygons, not the pixels.
     """
 
     predicted: RawRaster
@@ -38,7 +38,7 @@ class Scratch:
         """Reserve the space.
 
         Raises:
-            OSError: when there is no room.
+            OSError: if there is not enough space.
         """
         rasters = (RawRaster(folder / f"{n}.img", shape_hw, "uint8") for n in ("predicted", "true"))
         scratch = cls(*rasters)
@@ -56,7 +56,7 @@ class Scratch:
         return Judged.of(trace(self.predicted.path), trace(self.true.path))
 
     def objects(self) -> ObjectCounts:
-        """How many there are, and how many are one."""
+        """Numbers of objects and of matches."""
         return self.judged().counts
 
 
@@ -69,11 +69,11 @@ class Judged:
     true: Polygons
     """(M,) likewise."""
     pairs: NDArray[np.intp]
-    """(K,2) indices of those that are one, see `rscd.metrics.objects.match`."""
+    """(K,2) indices of matched objects, see `rscd.metrics.objects.match`."""
 
     @classmethod
     def of(cls, predicted: Polygons, true: Polygons) -> "Judged":
-        """Match them."""
+        """Match predicted and true objects."""
         return cls(predicted, true, match(predicted, true))
 
     @property
@@ -88,8 +88,8 @@ class Judged:
 
         Args:
             name: of the image.
-            grid: whose pixels they are in.
-            gsd_m: side of a pixel in metres, where the grid has no CRS.
+            grid: to whose pixels they refer.
+            gsd_m: pixel size in metres, if the grid has no CRS.
             prob: raster of probabilities on the grid.
 
         Returns:
@@ -120,11 +120,11 @@ def write_errors(
     Args:
         tables: of `Judged.table`, at least one.
         path: vector file.
-        provenance: plain data that says what was judged.
+        provenance: plain data on what was compared.
 
     Raises:
-        DataError: some images have a CRS and others have none.
-        OutputError: the file cannot be written.
+        DataError: if some images have a CRS and others have none.
+        OutputError: if the file cannot be written.
     """
     crs = tables[0].crs
     if any((table.crs is None) != (crs is None) for table in tables):
@@ -138,7 +138,7 @@ def write_errors(
 
 
 def only_counted(predicted: ByteArray, true: ByteArray) -> tuple[ByteArray, ByteArray]:
-    """Put 255 into both wherever either has it, so that pixels and objects share one area.
+    """Set both to 255 wherever either is, so that pixels and objects cover the same area.
 
     Args:
         predicted: (h,w) 0, 1 or 255 = no prediction.

@@ -27,7 +27,7 @@ from rscd.geo.source import Source, inspect
 from rscd.geo.tiles import Box
 
 Reader = Callable[[Box], ByteArray]
-"""Box of the grid -> (h,w): 0 no change, 1 change, 255 not known."""
+"""Box of the grid -> (h,w): 0 no change, 1 change, 255 unknown."""
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def open_source(role: str, path: str | Path) -> Source:
     """Inspect a raster.
 
     Raises:
-        SceneError: when it cannot be used.
+        SceneError: if it cannot be used.
     """
     if Path(path).suffix.lower() in PLAIN_SUFFIXES and Path(path).is_file():
         check_end(Path(path))
@@ -44,10 +44,10 @@ def open_source(role: str, path: str | Path) -> Source:
 
 
 def check_overlap(source: Source, grid: GeoBox) -> None:
-    """A raster must cover at least one pixel of the grid.
+    """Check that a raster covers at least one pixel of the grid.
 
     Raises:
-        GridMismatchError: it does not, or there is no georeferencing and the sizes differ.
+        GridMismatchError: if it does not, or there is no georeferencing and the sizes differ.
     """
     check_same_world(source.date, source.path, source.grid.crs, grid.crs)
     pixels_only = is_picture(source.grid) and is_picture(grid)
@@ -80,10 +80,10 @@ def polygons_on(role: str, path: str | Path, grid: GeoBox) -> Reader:
 
 
 def check_probability(what: str, values: NDArray[Any]) -> None:
-    """Probabilities lie between 0 and 1; NaN is allowed.
+    """Check that probabilities are between 0 and 1; NaN is allowed.
 
     Raises:
-        UsageError: others are found.
+        UsageError: if others are found.
     """
     finite = values[~np.isnan(values)]
     if finite.size and not (finite.min() >= 0 and finite.max() <= 1):

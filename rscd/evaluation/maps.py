@@ -1,4 +1,4 @@
-"""A finished change map against a reference map, in any CRS, in bounded memory."""
+"""Evaluation of a finished change map against a reference, in any CRS, in bounded memory."""
 
 import json
 import tempfile
@@ -43,29 +43,29 @@ from rscd.inference.memory import GDAL_CACHE
 from rscd.metrics.pixels import ChangeMetrics, count
 
 SQUARE_PX = 256
-"""Side of the squares that a map is read by and that a sheet shows."""
+"""Side of the squares in which a map is read and which a sheet shows."""
 
 DEFAULT_THRESHOLD = 0.5
-"""Of probability rasters that do not tell theirs."""
+"""Threshold of probability rasters that do not store one."""
 
 
 @dataclass(frozen=True)
 class MapOptions:
-    """How prediction and truth are read."""
+    """How to read prediction and truth."""
 
     threshold: float | None = None
-    """For probability rasters; None takes the one they were written with."""
+    """For probability rasters; None uses the one stored in them."""
     change_values: tuple[float, ...] | None = None
-    """Of a truth raster."""
+    """Values of change in a truth raster."""
     predicted_values: tuple[float, ...] | None = None
-    """Of a prediction raster."""
+    """Values of change in a prediction raster."""
     unlabelled: tuple[float, ...] | None = None
-    """Of a truth raster; None takes its declared nodata."""
+    """Unlabelled values of a truth raster; None uses its declared nodata."""
     missing_is_no_change: bool = False
-    """Count labelled pixels without prediction as predicted "no change" instead of leaving them
-    out."""
+    """Count labelled pixels without prediction as predicted "no change" instead of omitting
+    them."""
     like: str | None = None
-    """Raster whose grid is used; needed where prediction and truth are both vectors."""
+    """Raster whose grid is used; required if prediction and truth are both vectors."""
 
 
 def evaluate_maps(
@@ -83,17 +83,17 @@ def evaluate_maps(
     Both are brought onto the pixels of ``options.like``, else of the truth raster, else of the
     prediction raster: rasters by the nearest pixel, polygons by pixel centres. Objects are the
     4-connected regions of change there. Pixels without label, and pixels with label but without
-    prediction, count neither as pixels nor in objects; the share of the latter is reported.
+    prediction, are ignored in pixel and object counts; the fraction of the latter is reported.
 
     Args:
-        prediction: raster of classes (uint8 and such) or of probabilities (float), or polygons of
-            change, which say "no change" everywhere else.
+        prediction: raster of classes (such as uint8) or of probabilities (float), or polygons of
+            change, which imply "no change" everywhere else.
         truth: raster of classes, or polygons of change.
-        options: what stored values mean.
+        options: meaning of stored values.
         images: t1 and t2 for the sheet.
-        sheet: given the group, sample and picture of the best, median and worst squares.
-        errors: given the objects, see `rscd.evaluation.judge.Judged.table`.
-        progress: told after each square.
+        sheet: called with the group, sample and row of the best, median and worst squares.
+        errors: called with the objects, see `rscd.evaluation.judge.Judged.table`.
+        progress: progress callback, called after each square.
 
     Raises:
         RscdError: anything the user must fix.
@@ -135,7 +135,7 @@ def _grid(prediction: str | Path, truth: str | Path, options: MapOptions) -> Geo
             return open_source(role, path).grid
     raise UsageError(
         "expected a raster among prediction and truth, found two vectors; name one whose pixel "
-        "grid shall be used with --like, such as the later image"
+        "grid to use with --like, such as the later image"
     )
 
 
@@ -145,7 +145,7 @@ def _truth_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[R
         if options.change_values is not None or options.unlabelled is not None:
             raise UsageError(
                 f"expected a truth raster for --change-value and --unlabelled, found {path}; drop "
-                "them: inside a polygon is change, outside is none"
+                "them: inside a polygon is change, outside is no change"
             )
         yield polygons_on("the truth", path, grid)
         return
@@ -162,7 +162,7 @@ class _Predicted:
     read: Callable[[Box], ByteArray | FloatArray]
     """(h,w): classes 0, 1 and 255, or probabilities with NaN."""
     threshold: float | None
-    """None where it gives classes."""
+    """None for classes."""
 
 
 @contextmanager
@@ -198,15 +198,15 @@ def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> 
 
 
 def _own_threshold(path: str) -> float:
-    """The threshold that `rscd predict` wrote into a raster, else `DEFAULT_THRESHOLD`."""
+    """The threshold that `rscd predict` stored in a raster, else `DEFAULT_THRESHOLD`."""
 
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         return DataError(
-            f"expected the threshold that rscd predict wrote into {shown(path)}, found damage "
+            f"expected the threshold that rscd predict stored in {shown(path)}, found damage "
             f"({reason(error)}); give --threshold"
         )
 
-    with border(told):
+    with border(to_error):
         with rasterio.open(path) as dataset:
             text = dataset.tags().get("rscd_provenance", "{}")
         threshold = float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
@@ -243,7 +243,7 @@ def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArr
 
 @dataclass
 class _Tally:
-    """What one pass over the squares gathers."""
+    """Results of one pass over the squares."""
 
     threshold: float | None
     metrics: ChangeMetrics
@@ -315,7 +315,7 @@ class _Tally:
 
 
 def _areas(total: Mapping[str, float]) -> dict[str, float] | None:
-    """Square metres of change by kind; None where the size of a pixel is not known."""
+    """Square metres of change by kind; None if the pixel size is unknown."""
     if not np.isfinite(list(total.values())).all():
         return None
     return dict(total) | {

@@ -1,4 +1,4 @@
-"""What an evaluation found: plain numbers, as JSON and as text."""
+"""Results of an evaluation: plain numbers, as JSON and as text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,7 @@ LABELS = {
     "fp_union": "false positives / union",
     "fn_union": "false negatives / union",
 }
-"""Metrics in the order of the table, in words."""
+"""Names of the metrics in the order of the table."""
 
 GROUPS = ("best", "median", "worst")
 
@@ -31,12 +31,12 @@ class Sample:
 
     name: str
     index: int
-    """Where it comes from: number of the pair, or of the square."""
+    """Index of the pair or square."""
     counts: Counts
 
     @property
     def score(self) -> float:
-        """The measure that also chooses checkpoints (`MONITOR`)."""
+        """The metric that also selects checkpoints (`MONITOR`)."""
         return summarise(self.counts)[MONITOR]
 
     @property
@@ -47,37 +47,37 @@ class Sample:
 
 @dataclass(frozen=True)
 class Pixels:
-    """What became of all pixels; the three add up to them."""
+    """Breakdown of all pixels; the three counts add up to them."""
 
     counted: int
     """With label and prediction."""
     unlabelled: int
-    """Without label (in a split also where a date has no data)."""
+    """Without label (in a split, also where a date has no data)."""
     without_prediction: int
     """With a label, but outside the prediction or its nodata."""
 
     @property
     def missing_share(self) -> float:
-        """Share of the labelled pixels that have no prediction."""
+        """Fraction of the labelled pixels without prediction."""
         labelled = self.counted + self.without_prediction
         return self.without_prediction / labelled if labelled else 0.0
 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What probabilities tell beyond one threshold."""
+    """Threshold-independent quality of probabilities."""
 
     ece: float
     """Expected calibration error."""
     reliability: tuple[tuple[float, ...], ...]
-    """Mean probability, share of changed pixels and share of all pixels, by bin."""
+    """Mean probability, fraction of changed pixels and fraction of all pixels, by bin."""
     best_threshold: float
-    """Of the highest `MONITOR` on these very pixels."""
+    """Threshold with the highest `MONITOR` on these same pixels."""
     best_counts: Counts
 
     @classmethod
     def of(cls, metrics: ChangeMetrics) -> "Probabilities":
-        """Read the states of a pooled metric."""
+        """From the state of a pooled metric."""
         best = metrics.best_threshold()
         bins = tuple(tuple(float(v) for v in row) for row in metrics.reliability())
         return cls(metrics.calibration_error(), bins, best, metrics.counts(best))
@@ -88,32 +88,32 @@ class Report:
     """The result of an evaluation."""
 
     subject: Mapping[str, Any]
-    """What was compared with what: plain data."""
+    """What was compared, as plain data."""
     threshold: float | None
-    """Probability at or above which a pixel counts as change; None where classes were given."""
+    """Probability at or above which a pixel counts as change; None for classes."""
     counts: Counts
     pixels: Pixels
     objects: ObjectCounts
     samples: Sequence[Sample]
     probabilities: Probabilities | None
-    """None where the prediction has classes only."""
+    """None if the prediction has only classes."""
     area_m2: Mapping[str, float] | None
-    """``predicted``, ``true``, ``hit``, ``false_positive`` and ``false_negative`` change; None
-    where nothing tells the size of a pixel."""
+    """``predicted``, ``true``, ``hit``, ``false_positive`` and ``false_negative`` change; None if
+    the pixel size is unknown."""
     conditions: Mapping[str, Counts] = field(default_factory=dict)
-    """Of parts of the samples, such as light or place, by name."""
+    """Metrics of parts of the samples, such as light or location, by name."""
     least_object: tuple[float, float] | None = None
-    """Area in square metres and score from which predicted polygons are delivered, and so count as
-    objects; None where the regions of a finished map are counted as they are."""
+    """Least area in square metres and least score of predicted polygons that count as objects; None
+    if all regions of a finished map count."""
     failed: Mapping[str, str] = field(default_factory=dict)
-    """What was wrong with samples that could not be measured, by name; they are left out."""
+    """Errors of samples that could not be measured and were omitted, by name."""
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know to understand the numbers."""
+        """Notes that a reader needs to interpret the numbers."""
         cases = (
-            (self.counts.true[1], "nothing counted is labelled as change"),
-            (self.counts.predicted[1], "no change was predicted where pixels count"),
+            (self.counts.true[1], "no counted pixel is labelled as change"),
+            (self.counts.predicted[1], "no counted pixel was predicted as change"),
         )
         return [f"{text}: 0/0 is given as 0" for pixels, text in cases if pixels == 0]
 
@@ -141,7 +141,7 @@ class Report:
         }
 
     def text(self) -> str:
-        """The report for people."""
+        """The report as text."""
         return "\n".join(
             [
                 *(f"{key}: {value}" for key, value in self.subject.items()),
@@ -186,7 +186,7 @@ class Report:
         if pixels.without_prediction:
             lines.append(
                 f"pixels with label but without prediction: {pixels.without_prediction:,} "
-                f"({100 * pixels.missing_share:.3g} % of the labelled), left out"
+                f"({100 * pixels.missing_share:.3g} % of the labelled), ignored"
             )
         return lines
 
@@ -204,7 +204,7 @@ class Report:
             lines.append(f"{words:<26}" + "".join(f"{column[name]:>12.4f}" for column in columns))
         if self.probabilities is not None:
             lines.append(f"{'calibration error (ECE)':<26}{self.probabilities.ece:>12.4f}")
-            lines.append("* the best threshold, chosen on these very pixels: not a fair estimate")
+            lines.append("* the best threshold, chosen on these same pixels: not a fair estimate")
         return lines
 
     def _object_lines(self) -> list[str]:
@@ -257,11 +257,10 @@ def pooled(samples: Iterable[Sample]) -> Counts:
 
 
 def extremes(samples: Sequence[Sample], each: int = 3) -> list[tuple[str, Sample]]:
-    """The best, median and worst samples among those with change, in falling order of score.
+    """The best, median and worst samples among those with change, in descending order of score.
 
-    Of equal ones the one with more wrong pixels is the worse.
-    Samples in which nothing changed and nothing was predicted are left out: they say nothing of
-    how change is found.
+    Among equals, the one with more wrong pixels is worse.
+    Samples in which nothing changed and nothing was predicted are omitted: they are uninformative.
 
     Args:
         samples: all of a split or map.

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: samples with right and wrong pixels coloured, and reliability."""
+"""Pictures of an evaluation: samples with correct and wrong pixels coloured, and reliability."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ COLOURS = {
     "true negative": (0.0, 0.0, 0.0),
     "not counted": (0.42, 0.42, 0.42),
 }
-"""Red and blue differ also for eyes that confuse red and green."""
+"""Red and blue are distinguishable with red-green colour blindness."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Row:
     """One sample of a sheet."""
 
     image: FloatArray | None
-    """(2,C,h,w) raw values; None where no images are at hand."""
+    """(2,C,h,w) raw values; None without images."""
     predicted: ByteArray
     """(h,w) 0, 1, 255 = not counted."""
     true: ByteArray
@@ -49,7 +49,7 @@ class Row:
 
 
 def judged_colours(predicted: ByteArray, true: ByteArray) -> NDArray[np.float32]:
-    """Right and wrong pixels as a (h,w,3) picture in [0,1]; see `COLOURS`."""
+    """Correct and wrong pixels as a (h,w,3) image in [0,1]; see `COLOURS`."""
     picture = np.empty((*true.shape, 3), np.float32)
     picture[...] = COLOURS["true negative"]
     picture[(predicted == 1) & (true == 1)] = COLOURS["true positive"]
@@ -68,7 +68,7 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
         path: file to write; it appears by rename.
 
     Raises:
-        OutputError: when it cannot be written.
+        OutputError: if it cannot be written.
     """
     with_images = rows[0].image is not None
     titles = [*(("t1", "t2") if with_images else ()), "prediction against truth"]
@@ -96,7 +96,7 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
 def _stretched(image: FloatArray) -> NDArray[np.float32]:
     """Both dates as (2,h,w,3) pictures, each band stretched over both dates together.
 
-    Also 8-bit values are stretched (they come below 1 for that): satellites use few of the 256.
+    8-bit values are stretched as well (after division by 255): satellites use few of the 256.
     """
     bands = image[:, :3] if image.shape[1] >= 3 else np.repeat(image[:, :1], 3, axis=1)
     scaled = bands / max(1.0, float(np.abs(bands).max()))
@@ -104,14 +104,14 @@ def _stretched(image: FloatArray) -> NDArray[np.float32]:
 
 
 def write_reliability(probabilities: Probabilities, path: Path) -> None:
-    """Write a reliability diagram: share of changed pixels against predicted probability.
+    """Write a reliability diagram: fraction of changed pixels against predicted probability.
 
     Args:
-        probabilities: with bins in which there may be no pixel.
+        probabilities: with bins, some of which may be empty.
         path: PNG to write; it appears by rename.
 
     Raises:
-        OutputError: when it cannot be written.
+        OutputError: if it cannot be written.
     """
     mean, changed, share = np.array(probabilities.reliability)
     used = share > 0

@@ -1,4 +1,4 @@
-"""Where to cut maps of change: thresholds by validation or without any pixel label."""
+"""Thresholds of change maps, chosen by validation or without any pixel label."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from rscd.inference.detectors.otsu import otsu_threshold
 from rscd.metrics.pixels import MONITOR, Counts, count, summarise
 
 GRID = tuple(round(0.05 * k, 2) for k in range(18))
-"""Thresholds tried for pseudo masks: 0, 0.05, ..., 0.85 (kdmsi.md section 4.4)."""
+"""Thresholds tried for pseudo masks: 0, 0.05, ..., 0.85 (KD-MSI notes, section 4.4)."""
 EPS = 1e-10
-"""Of the published evaluation's denominators."""
+"""Constant added to denominators in the published evaluation."""
 SAMPLE = 4_000_000
-"""Most values that Otsu's threshold is taken from."""
+"""Most values used for Otsu's threshold."""
 
 VALIDATION_CRITERION = MONITOR
 PAPER_CRITERION = "miou"
-"""The paper chooses pseudo masks by the mean IoU of both classes, and on the training set."""
+"""The paper selects pseudo masks by the mean IoU of both classes, on the training set."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A threshold and how it was found."""
+    """A threshold and how it was chosen."""
 
     threshold: float
-    """A pixel is change where its value is above, in float32."""
+    """A pixel is change if its value is above it, in float32."""
     rule: str
     criterion: str | None = None
-    """Metric of `rscd.metrics.pixels.summarise` that it maximises, where masks were looked at."""
+    """Metric of `rscd.metrics.pixels.summarise` that it maximises, if masks were used."""
     score: float | None = None
     """The metric at the threshold."""
 
@@ -44,14 +44,14 @@ def search(
     """The first threshold with the highest metric; counts are pooled over all maps.
 
     Args:
-        maps: (H,W) maps, already empty where the image-level label says so, and their masks
-            (0, 1; 255 is left out).
-        rule: what to call this search in the result.
+        maps: (H,W) maps, empty if the image-level label is no change, and their masks (0, 1; 255 is
+            ignored).
+        rule: name of this search in the result.
         criterion: see `Found`.
         thresholds: to try.
 
     Raises:
-        DataError: when there is not one map.
+        DataError: if there is no map.
     """
     pooled: list[Counts | None] = [None] * len(thresholds)
     for change_prob, mask in maps:
@@ -67,14 +67,14 @@ def search(
 
 
 def otsu(maps: Iterable[FloatArray], n_pixels: int) -> Found:
-    """Otsu's threshold over maps of pairs that hold change; no mask is needed.
+    """Otsu's threshold over maps of pairs with change; no mask is needed.
 
     Args:
         maps: (H,W) each.
-        n_pixels: of all of them together; where they are many, every k-th is taken.
+        n_pixels: total number of pixels; if it is large, every k-th is used.
 
     Raises:
-        DataError: when there is not one map.
+        DataError: if there is no map.
     """
     step = max(1, -(-n_pixels // SAMPLE))
     values = [change_prob.ravel()[::step] for change_prob in maps]

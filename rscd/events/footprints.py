@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 KINDS = ("appeared", "vanished", "kept")
 
 MIN_OVERLAP_M2 = 0.1
-"""Two footprints that share less do not meet: a wall of ten metres, drawn a centimetre off."""
+"""Footprints that share less do not overlap: a ten-metre wall, drawn one centimetre off."""
 
 COLUMNS = ("id", "kind", "class", "score", "iou_sum", "area_m2", "layer", "feature")
 """Columns of `footprint_events` before those of the sources."""
@@ -38,7 +38,7 @@ COLUMNS = ("id", "kind", "class", "score", "iou_sum", "area_m2", "layer", "featu
 
 @dataclass(frozen=True, eq=False)
 class Footprints:
-    """One layer, ready to be compared."""
+    """One layer, ready for comparison."""
 
     name: str
     """File and layer, for messages."""
@@ -48,25 +48,25 @@ class Footprints:
     attributes: pd.DataFrame
     """N rows; the index is the feature's number in the file."""
     repaired: int = 0
-    """How many polygons were invalid and have been made valid."""
+    """Number of invalid polygons that have been made valid."""
     dropped: int = 0
-    """How many features were left out: no geometry, or no area."""
+    """Number of features omitted because they have no geometry or no area."""
 
 
 def read_footprints(
     path: str | Path, *, layer: str | None = None, crs: str | None = None
 ) -> Footprints:
-    """Read polygons with their attributes from any vector file that GDAL or GeoParquet knows.
+    """Read polygons with their attributes from any vector file that GDAL supports, or GeoParquet.
 
     Args:
         path: file, or a GDAL path such as ``/vsizip/...``.
-        layer: which one, where a file has several.
-        crs: CRS of a file that carries none.
+        layer: name of the layer, if a file has several.
+        crs: CRS of a file without one.
 
     Raises:
-        DataError: no such file or layer, not readable, no polygons, no CRS, or coordinates that
-            are not those of its CRS.
-        UsageError: ``crs`` is none.
+        DataError: if there is no such file or layer, it is unreadable, it has no polygons or no
+            CRS, or its coordinates do not fit its CRS.
+        UsageError: if ``crs`` is not a CRS.
     """
     frame = read_layer(
         path, "footprints in", layer=layer, choose="name it with --layer-t1 or --layer-t2"
@@ -83,7 +83,7 @@ def read_footprints(
     others = [column for column in frame.columns if str(frame[column].dtype) == "geometry"]
     others.remove(frame.geometry.name)
     if others:
-        logger.warning("%s: left out the further geometries %s", name, ", ".join(others))
+        logger.warning("%s: omitted the additional geometries %s", name, ", ".join(others))
     if len(shapes) and not kept.any():
         kinds = sorted({str(shape.geom_type) for shape in shapes if shape is not None})
         raise DataError(
@@ -103,10 +103,10 @@ def read_footprints(
 
 
 def in_crs(footprints: Footprints, crs: pyproj.CRS) -> Footprints:
-    """Footprints carried into another CRS.
+    """Footprints transformed to another CRS.
 
     Raises:
-        DataError: some of them do not exist there.
+        DataError: if some of them do not exist there.
     """
     if footprints.crs == crs or not len(footprints.polygons):
         return replace(footprints, crs=crs)
@@ -136,33 +136,33 @@ def footprint_events(
     Args:
         first: layer of t1; its CRS is that of the result.
         second: layer of t2.
-        delta: IoU sum up to which a footprint is an event.
-        min_overlap_m2: shared area in square metres up to which two footprints do not meet.
-        min_area_m2: smaller footprints take part, but are left out of the result.
-        kinds: of `KINDS`, what the result holds.
+        delta: largest IoU sum of an event.
+        min_overlap_m2: shared area in square metres up to which two footprints do not overlap.
+        min_area_m2: smaller footprints are compared, but omitted from the result.
+        kinds: those of `KINDS` that the result contains.
         class_field: field whose text becomes ``class``.
-        fields: source fields to keep; default those that both layers have. One with the name of a
-            column of the result gets ``source_`` before it, one that differs from another by case
-            alone a number behind it (`written_names`).
+        fields: source fields to keep; default those that both layers have. A field named like a
+            column of the result gets the prefix ``source_``, one that differs from another only by
+            case a numeric suffix (`written_names`).
         threads: see `rscd.events.polygons.polygon_overlaps`.
 
     Returns:
         One row per footprint: first those of t2 (``appeared``, ``kept``), then those of t1
-        (``vanished``), each in the order of its file. A kept footprint has the outline of t2; one
-        of t1 that is kept is not shown. ``score`` is null; ``layer`` (t1 or t2) and ``feature``
-        tell where the row comes from.
+        (``vanished``), each in the order of its file. A kept footprint has the outline of t2; its
+        outline of t1 is not included. ``score`` is null; ``layer`` (t1 or t2) and ``feature`` state
+        the source of the row.
 
     Raises:
-        UsageError: delta is negative, or an unknown kind or field.
-        DataError: the layers do not overlap.
+        UsageError: for a negative delta, or an unknown kind or field.
+        DataError: if the layers do not overlap.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"expected kinds {', '.join(KINDS)}, found {', '.join(unknown)}")
     second = in_crs(second, first.crs)
     _check_overlap(first, second)
-    ground = Ground(first.crs, Affine.identity())  # the coordinates are those of the CRS already
+    ground = Ground(first.crs, Affine.identity())  # coordinates are in the CRS already
     area1, area2 = (ground.areas_m2(date.polygons) for date in (first, second))
-    # from square metres into square units of the plane, at each footprint
+    # from square metres to square units of the plane, at each footprint
     least = min_overlap_m2 * shapely.area(first.polygons) / area1
     events = polygon_events(
         first.polygons, second.polygons, delta=delta, min_overlap=least, threads=threads
@@ -199,7 +199,7 @@ def _named_crs(crs: str | None) -> pyproj.CRS | None:
 
 
 def _check_degrees(footprints: Footprints) -> None:
-    """GDAL ascribes degrees to every GeoJSON, also to one in metres."""
+    """Detect metres in a GeoJSON, for which GDAL always assumes degrees."""
     if not footprints.crs.is_geographic or not len(footprints.polygons):
         return
     bounds = shapely.total_bounds(footprints.polygons)
@@ -224,10 +224,10 @@ def _check_overlap(first: Footprints, second: Footprints) -> None:
 
 
 def kept_fields(first: Footprints, second: Footprints, wanted: Sequence[str] | None) -> list[str]:
-    """Fields of the sources that the result keeps: those wanted, else those of both layers.
+    """Source fields that the result keeps: those requested, else those of both layers.
 
     Raises:
-        UsageError: neither layer has one that is wanted.
+        UsageError: if neither layer has a requested field.
     """
     here, there = list(first.attributes.columns), list(second.attributes.columns)
     if wanted is None:
@@ -272,7 +272,7 @@ def _rows(
 
 
 def written_names(fields: Sequence[str]) -> list[str]:
-    """Names that fields of the sources have in the result, which has columns of its own."""
+    """Names of source fields in the result, made distinct from its own columns."""
     return distinct_names(fields, (*COLUMNS, "geometry", "geom", "fid", "ogc_fid"), "source_")
 
 
@@ -288,9 +288,9 @@ def _texts(date: Footprints, field: str | None) -> Any:
 
 
 def outside(first: Footprints, second: Footprints) -> tuple[BoolArray, BoolArray]:
-    """Which footprints lie beyond the other layer's extent: (M,) of t1, (N,) of t2.
+    """Which footprints are outside the other layer's extent: (M,) of t1, (N,) of t2.
 
-    Whoever maps another extent at each date finds all of them vanished or appeared.
+    If the layers cover different extents, all of these appear as vanished or appeared.
     """
     if not len(first.polygons) or not len(second.polygons):
         return np.zeros(len(first.polygons), bool), np.zeros(len(second.polygons), bool)

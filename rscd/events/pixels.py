@@ -1,9 +1,9 @@
-"""Change events from the segmentations of two dates: CEG of DiffMatch, in NumPy alone.
+"""Change events from the segmentations of two dates: CEG of DiffMatch, in pure NumPy.
 
 Source: Li et al., DiffMatch (arXiv 2405.04788; IEEE TGRS 2024 as SemiCD-VL), section III-B,
 Eq. 4 to 11. Three readings differ from the printed text, where it contradicts itself or the
 published numbers: a pixel is reliable where the best probability reaches gamma at both dates, and
-255 stands where it does not (the cases of Eq. 11 are swapped); an instance is a change event when
+255 where it does not (the cases of Eq. 11 are swapped); an instance is a change event when
 its IoU sum is <= delta (a strict comparison never fires at the published delta of 0); foreground
 wins ties. At delta 0 an event overlaps no object of the other date at all: extensions and partial
 demolitions are not reported.
@@ -31,13 +31,13 @@ from rscd.segmenters.instances import (
 from rscd.segmenters.overlaps import Overlaps
 
 GAMMA = 0.8
-"""Probability from which a pixel is reliable: the paper's, for APE. It belongs to the model."""
+"""Probability from which a pixel is reliable: the paper's, for APE. It depends on the model."""
 
 DELTA = 0.0
 """IoU sum up to which an instance is a change event; 0.01 tolerates a sliver."""
 
 MAX_NODATA_SHARE = 0.5
-"""An event with more of its pixels on nodata of the other date is undecidable."""
+"""An event with a larger fraction on nodata of the other date is undecidable."""
 
 BACKGROUND, FOREGROUND = 0, 1
 """Planes of the concept probabilities."""
@@ -56,8 +56,8 @@ def concept_prob(prob: Floating, foreground: Sequence[int]) -> Floating:
         (2,H,W) of the same dtype: background, foreground.
 
     Raises:
-        DataError: the array has another rank or holds whole numbers.
-        UsageError: there is no foreground or no background among the planes.
+        DataError: if the array has another rank or contains integers.
+        UsageError: if there is no foreground or no background among the planes.
     """
     if prob.ndim != 3 or not np.issubdtype(prob.dtype, np.floating):
         raise DataError(
@@ -73,8 +73,8 @@ def concept_prob(prob: Floating, foreground: Sequence[int]) -> Floating:
         ) from error
     if front.all() or not front.any():
         raise UsageError(
-            f"expected at least one prompt of the foreground and one of the background, found "
-            f"{front.sum()} of the foreground among {len(prob)}; name both"
+            f"expected at least one foreground and one background prompt, found "
+            f"{front.sum()} foreground prompts among {len(prob)}; name both"
         )
     return np.stack([prob[~front].max(axis=0), prob[front].max(axis=0)])
 
@@ -86,7 +86,7 @@ def semantic(concepts: Floating) -> ByteArray:
 
 
 def reliable(concepts: Floating, gamma: float, valid: BoolArray | None = None) -> BoolArray:
-    """Where one date is trusted (Eq. 6): the best concept reaches gamma.
+    """Where one date is reliable (Eq. 6): the best concept reaches gamma.
 
     Args:
         concepts: (2,H,W) of `concept_prob`.
@@ -97,7 +97,7 @@ def reliable(concepts: Floating, gamma: float, valid: BoolArray | None = None) -
         (H,W) bool, True = reliable; NaN is not.
 
     Raises:
-        UsageError: gamma is out of range.
+        UsageError: if gamma is out of range.
     """
     if not 0 <= gamma <= 1:
         raise UsageError(f"expected gamma from 0 to 1, found {gamma}")
@@ -108,7 +108,7 @@ def reliable(concepts: Floating, gamma: float, valid: BoolArray | None = None) -
 def date_label(concepts: Floating, gamma: float, valid: BoolArray | None = None) -> ByteArray:
     """Segmentation label of one date: 0 background, 1 foreground, 255 where not reliable.
 
-    The arguments are those of `reliable`; the other date plays no part.
+    The arguments are those of `reliable`; the other date does not matter.
     """
     return masked(semantic(concepts), reliable(concepts, gamma, valid))
 
@@ -117,14 +117,14 @@ def pixel_events(concepts1: Floating, concepts2: Floating) -> ByteArray:
     """(H,W) uint8 {0,1}: where the semantics of two dates differ (Eq. 7), reliable or not.
 
     Raises:
-        DataError: the shapes differ.
+        DataError: if the shapes differ.
     """
     _require_one_shape(concepts1.shape, concepts2.shape)
     return semantic(concepts1) ^ semantic(concepts2)
 
 
 def masked(mask: ByteArray, trusted: BoolArray) -> ByteArray:
-    """A map with 255 where it is not trusted."""
+    """A map with 255 where it is not reliable."""
     return np.where(trusted, mask, np.uint8(IGNORE))
 
 
@@ -148,7 +148,7 @@ def change_of(sums: NDArray[np.float64], delta: float) -> BoolArray:
     """Which objects are change events: IoU sum <= delta.
 
     Raises:
-        UsageError: delta is negative.
+        UsageError: if delta is negative.
     """
     if not delta >= 0:
         raise UsageError(f"expected delta of 0 or more, found {delta}")
@@ -158,7 +158,7 @@ def change_of(sums: NDArray[np.float64], delta: float) -> BoolArray:
 
 @dataclass(frozen=True, eq=False)
 class DateEvents:
-    """What became of the objects of one date."""
+    """Fate of the objects of one date."""
 
     instances: Sequence[Instance]
     iou_sum: NDArray[np.float64]
@@ -166,12 +166,12 @@ class DateEvents:
     changed: BoolArray
     """(M,) change events: vanished at t1, appeared at t2."""
     undecidable: BoolArray
-    """(M,) would be events, but lie on nodata of the other date."""
+    """(M,) would be events, but are on nodata of the other date."""
 
 
 @dataclass(frozen=True, eq=False)
 class InstanceEvents:
-    """The instance level: both dates' objects and their maps."""
+    """The instance level: objects of both dates and their maps."""
 
     t1: DateEvents
     t2: DateEvents
@@ -179,7 +179,7 @@ class InstanceEvents:
     mask: ByteArray
     """(H,W) {0,1}: union of all change events, 0 on nodata of either date."""
     unknown: BoolArray
-    """(H,W): under undecidable instances that no event covers."""
+    """(H,W): pixels of undecidable instances not covered by any event."""
 
 
 def instance_events(
@@ -198,14 +198,14 @@ def instance_events(
         first: foreground instances of t1; they may overlap each other.
         second: those of t2 on the same grid.
         shape_hw: of the grid.
-        delta: IoU sum up to which an instance is an event.
+        delta: largest IoU sum of an event.
         valid1: (H,W), False where t1 has no image.
         valid2: the same for t2.
-        max_nodata_share: an event is undecidable when more of it lies on nodata of the other date.
+        max_nodata_share: an event is undecidable if more of it is on nodata of the other date.
 
     Raises:
-        UsageError: delta is negative.
-        DataError: an instance reaches beyond the grid, or a valid map has another shape.
+        UsageError: if delta is negative.
+        DataError: if an instance extends beyond the grid, or a valid map has another shape.
     """
     valid1, valid2 = (_valid_or_true(valid, shape_hw) for valid in (valid1, valid2))
     _require_inside([*first, *second], shape_hw)
@@ -223,7 +223,7 @@ def instance_events(
 
 
 class Segmented(Protocol):
-    """One date as a segmenter sees it."""
+    """Segmentation of one date."""
 
     @property
     def prob(self) -> Floating:
@@ -235,7 +235,7 @@ class Segmented(Protocol):
 
     @property
     def instances(self) -> Sequence[Instance] | None:
-        """Objects of the foreground prompts, or None from a model that has none."""
+        """Objects of the foreground prompts, or None if the model has none."""
 
     @property
     def valid(self) -> BoolArray | None:
@@ -244,7 +244,7 @@ class Segmented(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ChangeLabels:
-    """Everything that two segmented dates say about change."""
+    """All change labels derived from two segmented dates."""
 
     mixed: ByteArray
     """(H,W) {0,1,255}: the label to train on (`mixed_events`)."""
@@ -282,24 +282,24 @@ def change_labels(
         second: t2, with the same prompts.
         gamma: probability from which a pixel is reliable.
         gamma_seg: the same for the segmentation labels; default ``gamma``.
-        delta: IoU sum up to which an instance is an event.
+        delta: largest IoU sum of an event.
         duplicate_iou: drop instances of one date that overlap a better one more than this; default
             none.
-        instance_threshold: instances of a lower score are left out. Where a date has none, they
-            are the connected components of its foreground with at least this probability; ``gamma``
-            takes the reliable part alone.
-        min_area_px: smaller instances are left out.
+        instance_threshold: instances with a lower score are omitted. If a date has none, they are
+            the connected components of its foreground with at least this probability; ``gamma``
+            uses only the reliable part.
+        min_area_px: smaller instances are omitted.
         max_nodata_share: see `instance_events`.
 
     Raises:
-        DataError: the dates differ in shape or prompts.
-        UsageError: a parameter is out of range.
+        DataError: if the dates differ in shape or prompts.
+        UsageError: if a parameter is out of range.
     """
     _require_one_shape(first.prob.shape, second.prob.shape)
     if first.n_foreground != second.n_foreground:
         raise DataError(
             f"expected the same prompts at both dates, found {first.n_foreground} and "
-            f"{second.n_foreground} of the foreground"
+            f"{second.n_foreground} foreground prompts"
         )
     height, width = first.prob.shape[1:]
     shape_hw = (height, width)
@@ -339,7 +339,7 @@ def change_labels(
 def reliable_shares(
     first: Segmented, second: Segmented, gammas: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Share of the pixels with an image that are reliable at both dates, for each gamma.
+    """Fraction of the pixels with an image that are reliable at both dates, for each gamma.
 
     Returns:
         (len(gammas),) fractions; NaN where no pixel has an image.

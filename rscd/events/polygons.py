@@ -1,7 +1,7 @@
 """The instance level on polygons: which footprints appeared, vanished or stayed.
 
 The IoU of two polygons equals that of their pixels exactly when both are traced along pixel edges
-on one grid; any affine map leaves it as it is. Nothing here knows a CRS: both dates lie in one
+on one grid; it is invariant under affine maps. Nothing here depends on a CRS: both dates are in one
 plane.
 """
 
@@ -22,20 +22,20 @@ from rscd.geo.vectors import polygonal
 from rscd.segmenters.overlaps import Array, Indices, Overlaps
 
 Polygons = NDArray[np.object_]
-"""(N,) shapely Polygon or MultiPolygon, valid; one is one instance, however many parts it has."""
+"""(N,) valid shapely Polygon or MultiPolygon; each is one instance, whatever its parts."""
 
 ROUNDING_SHARE = 1e-9
-"""Shared area below this part of the smaller polygon is rounding: walls drawn twice meet so."""
+"""Shared area below this fraction of the smaller polygon is rounding, as along shared walls."""
 
 BOX_SHARE = 1 - 1e-12
-"""A polygon that fills its bounding box up to rounding is that box."""
+"""A polygon that fills its bounding box up to rounding is treated as that box."""
 
 _CHUNK = 20_000  # polygons of t1 queried, and pairs intersected, at a time
 
 
 @dataclass(frozen=True, eq=False)
 class PolygonEvents:
-    """What became of the polygons of both dates."""
+    """Fate of the polygons of both dates."""
 
     overlaps: Overlaps
     iou_sum1: Array
@@ -61,12 +61,12 @@ def polygon_events(
     Args:
         first: (M,) valid polygons of t1; they may overlap each other.
         second: (N,) valid polygons of t2 in the same plane.
-        delta: IoU sum up to which a polygon is an event.
+        delta: largest IoU sum of an event.
         min_overlap: see `polygon_overlaps`.
         threads: see `polygon_overlaps`.
 
     Raises:
-        UsageError: delta is negative.
+        UsageError: if delta is negative.
     """
     overlaps = polygon_overlaps(first, second, min_overlap=min_overlap, threads=threads)
     sum1, sum2 = overlaps.sums()
@@ -82,16 +82,16 @@ def polygon_overlaps(
 ) -> Overlaps:
     """IoU of all pairs of polygons that share area, in time close to linear in their number.
 
-    An R-tree of t2 gives the pairs whose boxes share area; only these are intersected, and not
-    even those that are two boxes or one and the same polygon. Memory follows the number of pairs:
-    intersections are made a chunk at a time.
+    An R-tree of t2 finds the pairs whose boxes share area; only these are intersected, except pairs
+    of boxes or identical polygons, which need no intersection. Memory grows with the number of
+    pairs: intersections are computed in chunks.
 
     Args:
         first: (M,) valid polygons of t1.
         second: (N,) valid polygons of t2 in the same plane.
-        min_overlap: shared area up to which two polygons do not meet, in square units of the plane,
-            one for all or (M,) one for each polygon of t1.
-        threads: that intersect side by side; default one per core, at most 4.
+        min_overlap: shared area up to which two polygons do not overlap, in square units of the
+            plane: one value, or (M,) one for each polygon of t1.
+        threads: number of parallel threads; default one per core, at most 4.
 
     Returns:
         Pairs ordered by their polygon of t1.
@@ -108,14 +108,14 @@ def polygon_overlaps(
 
 
 def repaired(geometries: NDArray[np.object_]) -> tuple[Polygons, BoolArray]:
-    """Valid polygons out of whatever was drawn: bow-ties, rings that cross or touch themselves.
+    """Make polygons valid: bow-ties, rings that cross or touch themselves.
 
     Args:
         geometries: (N,) shapely geometries or None.
 
     Returns:
-        (N,) the polygonal parts of each, in two dimensions, an empty polygon where there is none;
-        and (N,) which geometries were invalid.
+        (N,) the polygonal parts of each, in two dimensions, an empty polygon if there are none; and
+        (N,) which geometries were invalid.
     """
     bad = ~shapely.is_valid(geometries) & ~shapely.is_missing(geometries)
     return polygonal(geometries), bad
@@ -123,7 +123,7 @@ def repaired(geometries: NDArray[np.object_]) -> tuple[Polygons, BoolArray]:
 
 @dataclass(frozen=True, eq=False)
 class _Boxes:
-    """Bounding boxes of polygons, and which of them the polygon fills."""
+    """Bounding boxes of polygons, and which of them their polygon fills."""
 
     bounds: Array
     """(N,4) left, bottom, right, top."""
@@ -146,7 +146,7 @@ def _pairs_of(
     least: Array,
     part: slice,
 ) -> tuple[Indices, Indices, Array]:
-    """Pairs of one chunk of t1 that share more than rounding, and how much."""
+    """Pairs of one chunk of t1 that share more than rounding, and their shared areas."""
     near1, near2 = tree.query(first[part])
     near1 = near1 + part.start
     found = [
@@ -167,10 +167,10 @@ def _common(
     near1: Indices,
     near2: Indices,
 ) -> Array:
-    """(K,) shared areas, by the cheapest way that is exact."""
+    """(K,) shared areas, by the cheapest exact method."""
     bounds1, bounds2 = boxes[0].bounds[near1], boxes[1].bounds[near2]
     sides = np.minimum(bounds1[:, 2:], bounds2[:, 2:]) - np.maximum(bounds1[:, :2], bounds2[:, :2])
-    common: Array = sides.prod(axis=1)  # of the boxes: at least that of the polygons
+    common: Array = sides.prod(axis=1)  # area shared by the boxes: an upper bound for the polygons
     rest = (common > 0) & ~(boxes[0].filled[near1] & boxes[1].filled[near2])
     same = np.zeros(len(near1), bool)
     same[rest] = shapely.equals_exact(first[near1[rest]], second[near2[rest]])
@@ -188,7 +188,7 @@ def _chunks(count: int) -> Iterator[slice]:
 def _mapped(
     work: Callable[[slice], Any], parts: Iterator[slice], threads: int
 ) -> Iterator[tuple[Indices, Indices, Array]]:
-    """Results in order; GEOS lets go of the interpreter, so threads are enough."""
+    """Results in order; GEOS releases the GIL, so threads run in parallel."""
     if threads == 1:
         yield from map(work, parts)
         return

@@ -20,10 +20,10 @@ from rscd.geo.table import feature_table
 from rscd.segmenters.instances import Instance, outline, share_inside
 
 KINDS = ("appeared", "vanished", "kept", "undecidable")
-"""What became of an object; ``kept`` and ``undecidable`` only where they are asked for."""
+"""Fate of an object; ``kept`` and ``undecidable`` only if requested."""
 
 MAJORITY = 0.5
-"""Share of an object's pixels that must be reliable, or flip, for it to go without a flag."""
+"""Fraction of an object's pixels that must be reliable, or flip, to avoid a flag."""
 
 
 def event_polygons(
@@ -42,7 +42,7 @@ def event_polygons(
 ) -> geopandas.GeoDataFrame:
     """Outline the objects that appeared or vanished, along their pixel edges.
 
-    Flags, joined by commas, say what to look at again: ``unreliable`` (less than half of its
+    Flags, joined by commas, mark objects to review: ``unreliable`` (less than half of its
     pixels reach gamma at both dates), ``unsupported`` (the semantic map flips on less than half of
     an event's pixels), ``edge`` (it reaches the border of the grid or nodata, so part of it may
     be missing), ``undecidable`` (the other date has no image there).
@@ -51,15 +51,15 @@ def event_polygons(
         labels: of `rscd.events.pixels.change_labels`.
         grid: where the pixels lie; None for pixel coordinates.
         classes: names of the prompts, foreground first.
-        kinds: of `KINDS`, what the table holds. Kept objects have the outline of t2.
-        min_area_m2: smaller objects are left out.
-        min_score: those of a lower score are left out.
+        kinds: those of `KINDS` that the table contains. Kept objects have the outline of t2.
+        min_area_m2: smaller objects are omitted.
+        min_score: objects with a lower score are omitted.
         gsd_m: metres per pixel where there is no CRS; without it ``area_m2`` is null.
         t1: ISO date of the earlier image.
         t2: ISO date of the later image.
         model: name of the segmenter.
-        inside: (H,W), where events are asked for: objects are judged by all that is there, and
-            their outlines cut (and flagged ``edge``). None: everywhere.
+        inside: (H,W), where events are requested: objects are judged as wholes, and their outlines
+            clipped (and flagged ``edge``). None: everywhere.
 
     Returns:
         One row per object, those of t2 before those of t1: ``id`` (from 1), ``kind``, ``class``
@@ -68,9 +68,9 @@ def event_polygons(
         MultiPolygon). The same columns and types when nothing changed.
 
     Raises:
-        UsageError: an unknown kind, dates that are none or in reverse, or metres are
-            asked for and nothing tells them.
-        DataError: the grid has another shape than the labels.
+        UsageError: for an unknown kind, invalid or reversed dates, or if metres are requested and
+            the pixel size is unknown.
+        DataError: if the grid and the labels differ in shape.
     """
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise UsageError(f"expected kinds {', '.join(KINDS)}, found {', '.join(unknown)}")
@@ -112,7 +112,7 @@ def event_polygons(
 
 @dataclass(frozen=True)
 class _Row:
-    """One object on its way into the table."""
+    """One future row of the table."""
 
     kind: str
     instance: Instance
@@ -121,7 +121,7 @@ class _Row:
 
 
 def _cut(row: _Row, inside: BoolArray | None) -> _Row | None:
-    """The part of an object that is asked for, None where there is none."""
+    """The requested part of an object, None if there is none."""
     if inside is None:
         return row
     mask = row.instance.mask & inside[row.instance.slices]
@@ -134,7 +134,7 @@ def _cut(row: _Row, inside: BoolArray | None) -> _Row | None:
 
 
 def _rows(labels: ChangeLabels, date: DateEvents, event: str) -> list[_Row]:
-    """Objects of one date; those of t1 that are kept are shown by t2."""
+    """Objects of one date; kept objects appear only with t2."""
     trusted = share_inside(date.instances, labels.reliable) >= MAJORITY
     flips = share_inside(date.instances, labels.flips == 1) >= MAJORITY
     edge = _at_edge(date.instances, labels.valid)
@@ -156,9 +156,9 @@ def _rows(labels: ChangeLabels, date: DateEvents, event: str) -> list[_Row]:
 
 
 def _at_edge(instances: Sequence[Instance], valid: BoolArray) -> BoolArray:
-    """(M,) whether an object reaches the border of the grid or a pixel without an image."""
+    """(M,) whether an object touches the border of the grid or a pixel without an image."""
     inner = np.zeros(valid.shape, bool)
-    # pixels whose four neighbours are all there
+    # pixels whose four neighbours all have an image
     inner[1:-1, 1:-1] = (
         valid[1:-1, 1:-1] & valid[:-2, 1:-1] & valid[2:, 1:-1] & valid[1:-1, :-2] & valid[1:-1, 2:]
     )

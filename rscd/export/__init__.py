@@ -1,1 +1,1 @@
-"""From a probability raster to files an analyst opens."""
+"""From a probability raster to files for analysts."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and are then read as they were written."""
+"""Files with sidecars that appear completely or not at all."""
 
 import os
 import shutil
@@ -18,43 +18,42 @@ from rscd.export.database import replacing
 __all__ = ["atomic_folder", "output_error"]
 
 RASTERS = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2"})
-"""Files that may share a world file and such, which are named after the stem alone."""
+"""Formats that may share a world file or other sidecar named after the stem alone."""
 
 _LEFTOVERS = (".tmp", *(suffix for suffix in SIDECARS if suffix.startswith("-")))
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder beside `target`; write files there under their final names.
+    """Yield a scratch folder beside `target`; write files there under their final names.
 
     Args:
-        target: the file to appear.
+        target: the file to create.
 
-    Whoever writes reads the files back before leaving the block: libraries do not report every
-    failure. On success the files in the folder, none of its subfolders, move beside `target`, the
-    file named like `target` last, so that whoever finds it finds its companions too; what lay
-    beside a replaced file and would be read with the new one goes. On failure the folder goes and
-    nothing has changed.
+    Read the files back before leaving the block: libraries do not report every failure. On success
+    the files in the folder, without subfolders, are moved beside `target`, the file named like
+    `target` last, so that its companions exist once it does; sidecars of a replaced file that would
+    be read with the new one are deleted. On failure the folder is deleted and nothing has changed.
 
     Raises:
-        OutputError: when the place cannot be written, the disk is full, a GeoPackage of this name
+        OutputError: if the location cannot be written, the disk is full, a GeoPackage of this name
             is open in another program, or a file beside `target` that may belong to another one
             would be read with it.
     """
-    # a fixed name: what a killed run leaves, the next run removes
+    # a fixed name, so that the next run removes what a killed run left
     scratch = target.with_name(f".{target.name}.partial")
     try:
         with writing(target):
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             yield scratch
-            # what GDAL and SQLite leave behind when they fail is none of the result
+            # temporary files that GDAL and SQLite leave after a failure are not part of the result
             made = [
                 path
                 for path in scratch.iterdir()
                 if path.is_file() and not path.name.endswith(_LEFTOVERS)
             ]
-            made.sort(key=lambda path: path.name == target.name)
+            made.sort(key=lambda path: path.name == target.name)  # target last
             for path in made:
                 _flush(path)
             final = [target.with_name(path.name) for path in made]
@@ -73,15 +72,15 @@ def _flush(path: Path) -> None:
 
 
 def _named_after_the_stem(made: Path, target: Path, own: set[str]) -> list[Path]:
-    """World files and such that would be read with a raster, and belong to the one it replaces.
+    """Sidecars that would be read with a raster, and belong to the one it replaces.
 
     Args:
         made: the new raster, under another name.
-        target: where it is to be.
-        own: names of files that are written with it.
+        target: its final path.
+        own: names of files written with it.
 
     Raises:
-        OutputError: for one that may belong to another raster.
+        OutputError: for a sidecar that may belong to another raster.
     """
     if target.suffix.lower() not in RASTERS:
         return []
@@ -91,7 +90,7 @@ def _named_after_the_stem(made: Path, target: Path, own: set[str]) -> list[Path]
     others = [path for path in near if path.suffix.lower() in RASTERS]
     if found and (others or not target.exists()):
         raise OutputError(
-            f"expected nothing beside {target} that is read with it, found {found[0]}; move it "
+            f"expected no other file to be read with {target}, found {found[0]}; move it "
             "away, or choose another name"
         )
     return found
@@ -107,7 +106,7 @@ def _of_stem(target: Path) -> list[Path]:
 
 
 def _read_along(made: Path, name: str, near: list[Path]) -> list[str]:
-    """Names of the files that GDAL reads with a raster when these lie beside it."""
+    """Names of those files that GDAL reads with a raster beside them."""
     if not near:
         return []
     with TemporaryDirectory(prefix="rscd-") as room:

@@ -1,8 +1,8 @@
-"""Which coordinate reference systems a file format can hold.
+"""Which coordinate reference systems a file format can store.
 
-A CRS that a format lacks is dropped or replaced by the drivers without a word, and the result then
-lies elsewhere. So it is found out before the work: a file of no rows is written in memory, read
-back and compared.
+Drivers silently drop or replace a CRS that a format does not support, which displaces the result.
+So this is checked before the work: a file without rows is written in memory, read back and
+compared.
 """
 
 import io
@@ -23,7 +23,7 @@ from rscd.base.errors import UsageError
 from rscd.geo.grid import crs_name
 
 LONLAT = "OGC:CRS84"
-"""Longitude and latitude on WGS 84: what RFC 7946 lays down for GeoJSON."""
+"""Longitude and latitude on WGS 84, as RFC 7946 requires for GeoJSON."""
 
 TOLERANCE_DEG = 1e-7
 """About a centimetre."""
@@ -38,10 +38,10 @@ def read_back(suffix: str, crs: Any) -> pyproj.CRS | None:
 
     Args:
         suffix: of the file, in lower case with its dot.
-        crs: what is written, anything pyproj reads.
+        crs: the CRS written, anything pyproj reads.
 
     Returns:
-        None where the format keeps none, or cannot write this one at all.
+        None if the format stores none, or cannot write this one at all.
     """
     written = pyproj.CRS.from_user_input(crs)
     try:
@@ -79,12 +79,12 @@ def _from_parquet(crs: pyproj.CRS) -> pyproj.CRS | None:
 
 
 def same_crs(one: Any, other: Any, at: tuple[float, float] = (0.0, 0.0)) -> bool:
-    """Whether two CRS put one place at the same coordinates, whatever their names.
+    """Whether two CRSs give a place the same coordinates, whatever their names.
 
     Args:
         one: anything pyproj reads.
         other: the same.
-        at: coordinates in the first where they are compared.
+        at: coordinates, in the first CRS, of the place where they are compared.
     """
     first, second = (pyproj.CRS.from_user_input(crs) for crs in (one, other))
     if first.equals(second, ignore_axis_order=True):
@@ -92,7 +92,8 @@ def same_crs(one: Any, other: Any, at: tuple[float, float] = (0.0, 0.0)) -> bool
     units = [[axis.unit_conversion_factor for axis in crs.axis_info] for crs in (first, second)]
     if units[0] != units[1] or first.is_geographic != second.is_geographic:
         return False
-    if first.geodetic_crs is None or second.geodetic_crs is None:  # planes without an Earth
+    # local planes, not related to the Earth
+    if first.geodetic_crs is None or second.geodetic_crs is None:
         return first.geodetic_crs is None and second.geodetic_crs is None
     if not _same_body(first, second):
         return False
@@ -120,7 +121,7 @@ def _degrees(crs: pyproj.CRS, at: tuple[float, float]) -> Any:
 
 
 def reaches_lonlat(crs: Any, at: tuple[float, float]) -> bool:
-    """Whether there is a way from a CRS to longitude and latitude on the Earth at a place."""
+    """Whether a CRS can be transformed to longitude and latitude on the Earth at a place."""
     try:
         way = pyproj.Transformer.from_crs(crs, LONLAT, always_xy=True)
         return bool(np.isfinite(way.transform(*at)).all())
@@ -129,12 +130,12 @@ def reaches_lonlat(crs: Any, at: tuple[float, float]) -> bool:
 
 
 def check_crs(path: Path, crs: Any, at: tuple[float, float]) -> None:
-    """Find out before any work whether a file will be read where it was written.
+    """Check before any work that a file will be read with the CRS it was written in.
 
     Args:
-        path: of the output; pictures and files of pixel coordinates have no CRS.
+        path: of the output; pictures and files in pixel coordinates have no CRS.
         crs: of the result, or None.
-        at: a place of the result, such as its middle.
+        at: a place in the result, such as its centre.
 
     Raises:
         UsageError: otherwise.
@@ -146,7 +147,7 @@ def check_crs(path: Path, crs: Any, at: tuple[float, float]) -> None:
         if not reaches_lonlat(crs, at):
             raise UsageError(
                 f"expected a CRS on the Earth for {path}, as GeoJSON is in longitude and latitude "
-                f"on WGS 84, found {crs_name(crs)}, from which no way leads there; write .gpkg or "
+                f"on WGS 84, found {crs_name(crs)}, without a conversion to it; write .gpkg or "
                 ".parquet"
             )
         return

@@ -1,7 +1,7 @@
-"""GeoPackages that are replaced while other programs may hold them open.
+"""Replacing GeoPackages that other programs may have open.
 
-SQLite keeps what was written last in files of its own beside a database. Were a database replaced
-without them, they would be replayed into the new one, by the next program or by the one that holds
+SQLite keeps the latest writes in separate files beside a database. If a database were replaced
+without them, they would be replayed into the new one, by the next program or by one that still has
 the old one open.
 """
 
@@ -22,18 +22,18 @@ REPLACES_OPEN_FILES = os.name != "nt"
 
 
 def require_free(path: Path) -> None:
-    """Find out whether a GeoPackage may be replaced, and leave it as it is.
+    """Check that a GeoPackage may be replaced, without changing it.
 
     Raises:
-        OutputError: another program holds it open.
+        OutputError: if another program has it open.
     """
     if not _is_database(path):
         return
-    # a fixed name: what a killed run leaves, the next run removes
+    # a fixed name, so that the next run removes what a killed run left
     room = path.with_name(f".{path.name}.looked-at")
     remove_tree(room)
-    # under another name the database has the same locks, but not the files beside it, which
-    # opening would fold into it
+    # under another name the database has the same locks, but not its sidecars, which opening would
+    # merge into it
     other = room / path.name
     try:
         room.mkdir()
@@ -43,22 +43,22 @@ def require_free(path: Path) -> None:
     except OutputError:
         raise
     except OSError:
-        pass  # no second names on this disk; `replacing` will find out
+        pass  # the disk does not support links; `replacing` will check
     finally:
         remove_tree(room)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[None]:
-    """Hold a GeoPackage that is about to be replaced, alone and with all its writes in it.
+    """Lock a GeoPackage that is about to be replaced, with all pending writes merged into it.
 
     Raises:
-        OutputError: another program holds it open.
+        OutputError: if another program has it open.
     """
     if not _is_database(path):
         yield
         return
-    # leaves nothing beside, and fails where anyone else has the database open
+    # leaves no sidecars, and fails if another program has the database open
     with _alone(path, path, "PRAGMA journal_mode = DELETE"):
         if REPLACES_OPEN_FILES:
             yield
@@ -68,13 +68,13 @@ def replacing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(path: Path, name: Path, first: str) -> Iterator[None]:
-    """Share a database, known as `path` and opened as `name`, with nobody."""
+    """Lock a database, known as `path` and opened as `name`, exclusively."""
     with closing(sqlite3.connect(name, timeout=PATIENCE_S, isolation_level=None)) as connection:
         try:
             connection.execute(first)
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
-            # any other error: no database, or a damaged one, that nobody can have in use
+            # any other error: not a database, or a damaged one, which no program can be using
             if "locked" in str(error):
                 raise OutputError(
                     f"expected {path} to be free, found it open in another program, such as QGIS; "

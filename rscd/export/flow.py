@@ -28,9 +28,9 @@ DESCRIPTIONS = ("dx, pixels, right", "dy, pixels, down")
 def write_flow(
     grid: GeoBox, pieces: Iterable[tuple[Box, FloatArray]], path: Path, provenance: Provenance
 ) -> None:
-    """Write flow as it comes, piece by piece: float32, two bands, nodata NaN.
+    """Write flow piece by piece: float32, two bands, nodata NaN.
 
-    A pixel p of the file matches place p + flow(p) of t1.
+    A pixel p of the file matches position p + flow(p) of t1.
 
     Args:
         grid: of the scene.
@@ -39,7 +39,7 @@ def write_flow(
         provenance: written into the file's tags.
 
     Raises:
-        OutputError: when it cannot be written.
+        OutputError: if it cannot be written.
     """
     profile: dict[str, Any] = {
         "driver": "GTiff",
@@ -74,9 +74,9 @@ def write_flow(
 def _check(path: Path, made: Iterable[tuple[Box, int]], provenance: Provenance) -> None:
     check_blocks(path)
     with rasterio.open(path) as dataset:
-        said = json.loads(dataset.tags().get("rscd_provenance", "null"))
+        stored = json.loads(dataset.tags().get("rscd_provenance", "null"))
         require_as_written(
-            said == json.loads(json.dumps(redacted_data(provenance))), "the provenance"
+            stored == json.loads(json.dumps(redacted_data(provenance))), "the provenance"
         )
         for box, wanted in made:
             found = dataset.read(window=_window(box))

@@ -1,4 +1,4 @@
-"""What GDAL says in its log instead of failing."""
+"""Errors that GDAL only logs."""
 
 import logging
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from rscd.base.errors import UsageError
 
 _IGNORED = ("CPLE_NotSupported", "CPLE_IllegalArg")
-"""Kinds of warnings of options that are wrong: GDAL goes on without them."""
+"""Kinds of warnings about wrong options, which GDAL then ignores."""
 
 
-class _Said(logging.Handler):
+class _Collector(logging.Handler):
     """Collects warnings of options, and errors that did not become exceptions."""
 
     def __init__(self) -> None:
@@ -28,26 +28,26 @@ class _Said(logging.Handler):
 
 @contextmanager
 def heeding_gdal(option: str | None = None) -> Iterator[None]:
-    """Fail where GDAL logs that it failed, which it does not always say in another way.
+    """Raise an error if GDAL logs one, which is sometimes its only sign of failure.
 
     Args:
-        option: of the command line, for creation options that GDAL leaves out with a warning;
-            None: there are none.
+        option: command-line option for creation options that GDAL ignores with a warning; None:
+            there are none.
 
     Raises:
-        OSError: an error was logged.
-        UsageError: a creation option was left out.
+        OSError: if an error was logged.
+        UsageError: if a creation option was ignored.
     """
     logger = logging.getLogger("rasterio._env")
-    said = _Said()
-    logger.addHandler(said)
+    logged = _Collector()
+    logger.addHandler(logged)
     try:
         yield
     finally:
-        logger.removeHandler(said)
-    if said.options and option is not None:
+        logger.removeHandler(logged)
+    if logged.options and option is not None:
         raise UsageError(
-            f"expected creation options that GDAL knows, found: {said.options[0]}; correct {option}"
+            f"expected creation options known to GDAL, found: {logged.options[0]}; correct {option}"
         )
-    if said.errors:
-        raise OSError(said.errors[0])
+    if logged.errors:
+        raise OSError(logged.errors[0])

@@ -1,4 +1,4 @@
-"""Which file suffix means which writer."""
+"""File suffixes and their writers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +18,12 @@ RASTER_SUFFIXES = (".tif", ".tiff")
 
 
 def is_vector(path: Path) -> bool:
-    """Whether an output holds polygons."""
+    """Whether an output contains polygons."""
     return path.suffix.lower() in VECTOR_SUFFIXES
 
 
 def files_beside(path: Path) -> list[Path]:
-    """Files that are, or may be, written with an output: its style, provenance, world file."""
+    """Files that may be written with an output: its style, provenance, world file."""
     if is_vector(path):
         return vector_files(path)[:-1]
     if path.suffix.lower() == PICTURE_SUFFIX:
@@ -32,10 +32,10 @@ def files_beside(path: Path) -> list[Path]:
 
 
 def check_output(path: Path, *, has_crs: bool, pixel_coordinates: bool) -> None:
-    """Find out before any work whether `write_output` knows what to do.
+    """Check before any work that `write_output` supports an output.
 
     Raises:
-        UsageError: unknown suffix, or polygons of a scene that has only pixels.
+        UsageError: for an unknown suffix, or polygons of a scene without CRS.
     """
     if not is_vector(path) and path.suffix.lower() not in (*RASTER_SUFFIXES, PICTURE_SUFFIX):
         known = " ".join((*VECTOR_SUFFIXES, *RASTER_SUFFIXES, PICTURE_SUFFIX))
@@ -56,7 +56,7 @@ def write_output(
     layer_options: Mapping[str, str],
     pixel_coordinates: bool,
 ) -> None:
-    """Write polygons or mask, as the suffix says.
+    """Write polygons or the mask, depending on the suffix.
 
     Args:
         change_map: with its mask made.
@@ -67,8 +67,8 @@ def write_output(
         pixel_coordinates: accept polygons without CRS.
 
     Raises:
-        OutputError: when it cannot be written.
-        UsageError: for options the driver does not take.
+        OutputError: if it cannot be written.
+        UsageError: for options the driver does not support.
     """
     if path.suffix.lower() == PICTURE_SUFFIX:
         write_mask_picture(change_map, path)

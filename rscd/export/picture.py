@@ -1,4 +1,4 @@
-"""The change mask as a plain picture, for pictures without georeferencing."""
+"""The change mask as a PNG, for pictures without georeferencing."""
 
 from pathlib import Path
 
@@ -16,23 +16,23 @@ from rscd.geo.pictures import is_picture, world_file
 SUFFIX = ".png"
 WORLD_SUFFIX = ".pgw"
 GRAYS = {0: 0, 1: 255, IGNORE: 127}
-"""Of no change, change and no data."""
+"""Values of no change, change and no data."""
 MAX_PIXELS = 1 << 28
-"""The picture is made in memory."""
+"""Limit on the size of the picture, which is made in memory."""
 
 
 def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
-    """Write the change mask as 8-bit gray PNG: 0 no change, 255 change, 127 no data.
+    """Write the change mask as 8-bit grey PNG: 0 no change, 255 change, 127 no data.
 
-    Where it lies elsewhere than a picture without georeferencing does, a world file (``.pgw``)
-    beside it says so.
+    If its coordinates are not those of a picture without georeferencing, a world file (``.pgw``) is
+    written beside it.
 
     Args:
         change_map: with its mask made.
         path: ends in .png.
 
     Raises:
-        OutputError: when it cannot be written, or the scene is too large for a picture.
+        OutputError: if it cannot be written, or the scene is too large for a picture.
     """
     height, width = change_map.mask.shape_hw
     if height * width > MAX_PIXELS:
@@ -51,5 +51,5 @@ def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
 
 
 def has_world_file(grid: GeoBox) -> bool:
-    """Whether a picture of a grid needs a world file to lie where it belongs."""
+    """Whether a picture of a grid needs a world file."""
     return not (is_picture(grid) or (grid.crs is None and grid.affine.is_identity))

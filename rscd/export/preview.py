@@ -1,4 +1,4 @@
-"""One picture for a quick look: t1, t2, and t2 with change outlined."""
+"""A preview picture: t1, t2, and t2 with change outlined."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 
 PANEL_PX = 1024
-"""Longest side of a panel; larger scenes are thinned out."""
+"""Longest side of a panel; larger scenes are subsampled."""
 SUFFIXES = (".png", ".jpg")
 GAP_PX = 8
 OUTLINE_RGB = CHANGE_RGB
@@ -36,10 +36,10 @@ def write_preview(
         pair: the scene.
         change_map: with its mask made.
         path: ends in one of `SUFFIXES`.
-        polygons: what to outline, in the CRS of the scene; None outlines the change mask.
+        polygons: polygons to outline, in the CRS of the scene; None outlines the change mask.
 
     Raises:
-        OutputError: when it cannot be written.
+        OutputError: if it cannot be written.
     """
     step = -(-max(pair.shape_hw) // PANEL_PX)
     image, mask = _thinned(pair, change_map, step)
@@ -72,7 +72,7 @@ def _rings(polygons: geopandas.GeoDataFrame, transform: Affine) -> Sequence[NDAr
 
 
 def _thinned(pair: ScenePair, change_map: ChangeMap, step: int) -> tuple[FloatArray, ByteArray]:
-    """Every k-th pixel of the scene (2,C,h,w) and of the mask (h,w), read by strips of rows."""
+    """Every k-th pixel of the scene (2,C,h,w) and of the mask (h,w), read in strips of rows."""
     height, width = pair.shape_hw
     images, masks = [], []
     for row in range(0, height, 256 * step):

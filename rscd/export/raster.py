@@ -30,24 +30,24 @@ from rscd.geo.tiles import Box
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
 MASK_COLOURS = {0: (0, 0, 0, 0), 1: (*CHANGE_RGB, 255), IGNORE: (0, 0, 0, 0)}
-"""Change as in the styles; everything else transparent."""
+"""Colour table: change as in the styles, everything else transparent."""
 
 BLOCK_SIZE = 512
 
 LOSSLESS = frozenset({"NONE", "DEFLATE", "LZW", "ZSTD", "LZMA"})
-"""Ways of compression that keep every value, whatever else is asked for."""
+"""Compression methods that are lossless with any other options."""
 OVERSHOOTING = frozenset({"CUBIC", "LANCZOS"})
-"""Ways of resampling whose results lie beyond the values they are made from."""
+"""Resampling methods whose results may exceed the range of their inputs."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What masks and probabilities differ in."""
+    """Differences between masks and probabilities."""
 
     description: str
     nodata: float
     defaults: Mapping[str, str]
-    """Creation options, where the user does not say."""
+    """Default creation options."""
 
 
 _MASK = _Kind("change", IGNORE, {"OVERVIEW_RESAMPLING": "MODE", "WARP_RESAMPLING": "NEAREST"})
@@ -65,11 +65,11 @@ def write_mask(change_map: ChangeMap, path: Path, options: Mapping[str, str], qm
         change_map: with its mask made (`ChangeMap.threshold_mask`).
         path: ends in .tif or .tiff.
         options: creation options of GDAL's COG driver, by name in upper case.
-        qml: QGIS style, written beside as ``<stem>.qml``.
+        qml: QGIS style, written beside it as ``<stem>.qml``.
 
     Raises:
-        OutputError: when it cannot be written, or reads otherwise than it was written.
-        UsageError: for an option the driver does not take, or that would change what is written.
+        OutputError: if it cannot be written, or differs when read back.
+        UsageError: for an option the driver does not support, or that would change the values.
     """
     _write_cog(change_map, change_map.mask, path, options, qml, _MASK)
 
@@ -111,9 +111,9 @@ def _write_cog(
 
 def _defaults(options: Mapping[str, str], kind: _Kind) -> dict[str, str]:
     found = {"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **kind.defaults}
-    # RESAMPLING means both, and would go unheard beside them
-    said = ("OVERVIEW_RESAMPLING", "WARP_RESAMPLING") if "RESAMPLING" in options else ()
-    return {name: value for name, value in found.items() if name not in said}
+    # RESAMPLING sets both, and would be ignored beside them
+    redundant = ("OVERVIEW_RESAMPLING", "WARP_RESAMPLING") if "RESAMPLING" in options else ()
+    return {name: value for name, value in found.items() if name not in redundant}
 
 
 def _copy(plain: Path | str, made: Path | str, options: Mapping[str, str]) -> None:
@@ -129,7 +129,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_plain(change_map: ChangeMap, raster: RawRaster, plain: Path, kind: _Kind) -> None:
-    """The raster with all that belongs to it, not yet cloud-optimised."""
+    """Write the raster with its metadata, not yet cloud-optimised."""
     profile = _profile(change_map, raster, kind)
     with _quiet(), heeding_gdal(), rasterio.open(plain, "w", **profile) as dataset:
         _describe(dataset, change_map, kind)
@@ -166,18 +166,18 @@ def _strips(raster: RawRaster) -> Iterator[tuple[Box, NDArray[Any]]]:
 
 
 def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str]) -> None:
-    """Read the result back: its pixels are those of the scene, or what the options make of them.
+    """Read the result back and compare its pixels with the scene, as far as the options allow.
 
     Raises:
-        OSError: it reads otherwise than it was written.
-        UsageError: for options that change the values more than they say.
+        OSError: if it differs when read back.
+        UsageError: for options that change the values more than they state.
     """
     with _quiet(), heeding_gdal():
         require_as_written(largest_difference(plain, _strips(raster)) == 0, "pixels")
         with rasterio.open(plain) as before, rasterio.open(made) as after:
             require_as_written(_about(before) == _about(after), "tags, colours and nodata")
             same_grid, reduced = _grid(before) == _grid(after), after.overviews(1)
-        if reduced or not same_grid:  # nothing to compare with but the same once more
+        if reduced or not same_grid:  # no reference to compare with except a second copy
             again = plain.with_name("again.tif")
             copy(plain, again, driver="COG", **options)
             require_as_written(same_rasters(made, again), "pixels")
@@ -204,13 +204,13 @@ def _grid(dataset: Any) -> tuple[Any, ...]:
 
 
 def _allowed(options: Mapping[str, str], dtype: str) -> float:
-    """How far values may be off; classes never."""
+    """Largest allowed difference of values; 0 for classes."""
     asked = float(options.get("MAX_Z_ERROR", 0.0)) if dtype == "float32" else 0.0
-    return asked * (1 + 1e-4)
+    return asked * (1 + 1e-4)  # values are rounded to float32 after the codec bounds the error
 
 
 def _check_options(options: Mapping[str, str], kind: _Kind) -> None:
-    # GDAL divides by what it makes of this text, and takes the process along
+    # GDAL divides by the number it parses from this text: 0 crashes the process
     text = options.get("BLOCKSIZE", str(BLOCK_SIZE))
     if not text.isdigit() or int(text) < 16 or int(text) % 16:
         raise UsageError(
@@ -220,7 +220,7 @@ def _check_options(options: Mapping[str, str], kind: _Kind) -> None:
         way = options.get(name, "")
         if kind is _PROBABILITY and way.upper() in OVERSHOOTING:
             raise UsageError(
-                f"expected a way of resampling that keeps probabilities between 0 and 1, found: "
+                f"expected a resampling method that keeps probabilities between 0 and 1, found: "
                 f"{name}={way}; correct --co, for example {name}=BILINEAR"
             )
 
@@ -228,10 +228,10 @@ def _check_options(options: Mapping[str, str], kind: _Kind) -> None:
 def _check_driver_takes(
     change_map: ChangeMap, dtype: str, options: Mapping[str, str], kind: _Kind
 ) -> None:
-    """Find out, in memory, whether it is the options that the driver fails with.
+    """Check, in memory, whether the options are the reason for a failure of the driver.
 
     Raises:
-        UsageError: they are at fault.
+        UsageError: if they are.
     """
     pixel = RawRaster(Path(), (1, 1), dtype)
     with MemoryFile(ext=".tif") as plain, MemoryFile(ext=".tif") as made:

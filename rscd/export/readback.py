@@ -1,8 +1,7 @@
-"""Files read back after writing and compared with what was meant.
+"""Comparison of files read back after writing with what was to be written.
 
-GDAL and what it builds on report a failed write late or not at all: a file that looks finished may
-lack its rows, its index or part of its pixels. Every function here raises OSError for a file that
-reads otherwise than it should.
+GDAL and its libraries report a failed write late or not at all: a file that looks finished may lack
+rows, its index or some pixels. Every function here raises OSError for a mismatch.
 """
 
 import filecmp
@@ -41,12 +40,13 @@ def check_layer(
 
     Args:
         path: vector file that GDAL reads.
-        meant: table as it was given to the driver.
-        layer: its name.
-        decimals: places to which coordinates are compared; None: not at all.
+        meant: table as passed to the driver.
+        layer: name of the layer.
+        decimals: decimals to which coordinates are compared; None: not at all.
     """
     with (
-        warnings.catch_warnings(action="ignore"),  # of damage, which shows in what is compared
+        # warnings about damage, which the comparison reveals
+        warnings.catch_warnings(action="ignore"),
         pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (about, reader),
     ):
         kinds = _kinds(meant, reader.schema)
@@ -94,7 +94,7 @@ def _kind(dtype: Any, stored: pyarrow.DataType) -> str:
 def _digest(
     table: pd.DataFrame, geometry: NDArray[Any], kinds: dict[str, str], decimals: int | None
 ) -> int:
-    """A number for rows in any order; tables that follow each other add up."""
+    """Order-independent hash of rows; hashes of parts of a table can be added."""
     hashes = np.zeros(len(table), np.uint64)
     for name, kind in kinds.items():
         hashes = hashes * np.uint64(31) + _hashes(table[name], kind)
@@ -106,7 +106,7 @@ def _digest(
 
 
 def _multiple(geometry: NDArray[Any]) -> NDArray[Any]:
-    """Polygons as multipolygons of one part: drivers store them so where others have several."""
+    """Polygons as multipolygons of one part, as drivers store them in layers that have both."""
     single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
     geometry[single] = shapely.multipolygons(geometry[single][:, None])
     return geometry
@@ -131,7 +131,7 @@ def _check_index(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
         return
     left, bottom, right, top = shapely.total_bounds(shapes)
     middle, width = (left + right) / 2, right - left or 1.0
-    # by halves: a box around everything would not be looked up in the index
+    # by halves: GDAL does not use the index for a box that covers everything
     for box in ((left - width, middle), (middle, right + width)):
         bounds = (box[0], bottom - 1, box[1], top + 1)
         fids, _ = pyogrio.read_bounds(path, layer=layer, bbox=bounds)
@@ -140,13 +140,13 @@ def _check_index(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
 
 
 def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: str) -> None:
-    """Compare all of a GeoPackage but its features with one that was made in memory.
+    """Compare everything except features of a GeoPackage with one made in memory.
 
     Args:
         path: GeoPackage.
-        empty: the same without features, made where no disk can fail.
-        count: of the features.
-        layer: its name.
+        empty: the same without features, made in memory.
+        count: number of features.
+        layer: name of the layer.
     """
     with closing(sqlite3.connect(path)) as found:
         (verdict,) = found.execute("PRAGMA integrity_check(1)").fetchone()
@@ -167,7 +167,7 @@ def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
 
 
 def _described(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
-    """Rows of a table, without what depends on the features."""
+    """Rows of a table, without columns that depend on the features."""
     names = [row[1] for row in database.execute(f'PRAGMA table_info("{table}")')]
     kept = [n for n in names if n not in ("min_x", "min_y", "max_x", "max_y", "feature_count")]
     columns = ", ".join(f'"{name}"' for name in kept)
@@ -175,14 +175,14 @@ def _described(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]
 
 
 def largest_difference(path: Path, meant: Iterable[tuple[Box, NDArray[Any]]]) -> float:
-    """By how much the first band of a raster differs from what was meant.
+    """Largest difference between the first band of a raster and the intended values.
 
     Args:
         path: raster.
         meant: boxes and their values (h,w).
 
     Returns:
-        0 where all is equal; infinity where a value is there in one of them only.
+        0 if all are equal; infinity if a value is missing in only one of them.
     """
     largest = 0.0
     with rasterio.open(path) as dataset:
@@ -195,7 +195,7 @@ def largest_difference(path: Path, meant: Iterable[tuple[Box, NDArray[Any]]]) ->
 def _difference(found: NDArray[Any], values: NDArray[Any]) -> float:
     if np.array_equal(found, values, equal_nan=found.dtype.kind == "f"):
         return 0.0
-    with np.errstate(all="ignore"):  # damage makes any number
+    with np.errstate(all="ignore"):  # damaged blocks may contain any number
         gap = np.abs(found.astype(np.float64) - values.astype(np.float64))
     gap[np.isnan(found) & np.isnan(values)] = 0
     return float(np.nan_to_num(gap, nan=np.inf).max())
@@ -225,7 +225,7 @@ def checksum(values: NDArray[Any]) -> int:
 
 
 def check_blocks(path: Path) -> None:
-    """Read every block of a raster at every level; none may be missing or damaged."""
+    """Read every block of a raster at every level; raise if one is missing or damaged."""
     with rasterio.open(path) as dataset:
         levels = len(dataset.overviews(1))
     for level in (None, *range(levels)):

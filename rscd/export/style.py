@@ -1,8 +1,8 @@
-"""QGIS styles (QML, QGIS 3.22 and newer) as text: pure functions, no QGIS needed.
+"""QGIS styles (QML, QGIS 3.22 and newer) as text: pure functions that do not need QGIS.
 
-QGIS loads ``<stem>.qml`` beside a file by itself, whatever the file's suffix. A mask ``change.tif``
-and polygons ``change.geojson`` therefore share one ``change.qml``: `change_qml` styles both, each
-layer reads its own part.
+QGIS automatically loads ``<stem>.qml`` beside a file, whatever the file's suffix. A mask
+``change.tif`` and polygons ``change.geojson`` therefore share one ``change.qml``: `change_qml`
+styles both, and each layer reads its own part.
 """
 
 from pathlib import Path
@@ -20,8 +20,8 @@ SCORE_CLASSES: tuple[tuple[float, float, Colour], ...] = (
     (0.8, 0.9, (255, 0, 70)),
     (0.9, 1.0, CHANGE_RGB),
 )
-"""(lower, upper, RGB) of the polygons' score: yellow is unsure, magenta sure; saturated, since
-vegetation, soil and roofs are not."""
+"""(lower, upper, RGB) of the polygons' score, from yellow (unsure) to magenta (sure); saturated,
+unlike vegetation, soil and roofs."""
 
 KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
     ("appeared", CHANGE_RGB),
@@ -29,14 +29,14 @@ KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
     ("kept", (255, 247, 80)),
     ("undecidable", (255, 255, 255)),
 )
-"""(kind, RGB) of change events: what came is magenta, what went cyan."""
+"""(kind, RGB) of change events: appeared is magenta, vanished cyan."""
 
 ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
     ("true", (255, 255, 255)),
     ("false", (230, 56, 41)),
     ("missed", (51, 140, 255)),
 )
-"""(kind, RGB) of the objects of an evaluation, as in its picture of pixels."""
+"""(kind, RGB) of the objects of an evaluation, as in its pixel picture."""
 
 MASK_COLOUR: Colour = CHANGE_RGB
 """RGB of changed pixels."""
@@ -45,10 +45,10 @@ PROBABILITY_RAMP: tuple[tuple[float, Colour, int], ...] = (
     (0.0, SCORE_CLASSES[0][2], 0),
     *((upper, colour, round(255 * upper)) for _, upper, colour in SCORE_CLASSES),
 )
-"""(probability, RGB, alpha) between which is interpolated: the polygons' colours, more opaque the
-more probable."""
+"""(probability, RGB, alpha) to interpolate between: the colours of polygons, more opaque for higher
+probabilities."""
 
-_FILL_ALPHA = 40  # of 255: the imagery below stays readable
+_FILL_ALPHA = 40  # of 255: the imagery below stays visible
 _OUTLINE_MM = 0.5
 
 
@@ -190,6 +190,6 @@ def _hex(colour: Colour) -> str:
 
 
 def is_own_style(path: Path) -> bool:
-    """Whether a file is one of the styles made here, so that nobody's work is lost with it."""
+    """Whether a file is a generated style, which may be replaced without losing the user's work."""
     own = (change_qml(), event_qml(), error_qml(), probability_qml())
     return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own

@@ -19,15 +19,15 @@ from rscd.export.style import is_own_style
 StrPath = str | Path
 
 MOST_NAME_BYTES = 255
-"""Of common file systems."""
+"""Longest file name in bytes on common file systems."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Where polygons, masks, probabilities, preview and flow go."""
+    """Output files: polygons, masks, probabilities, preview and flow."""
 
     outputs: tuple[Path, ...]
-    """Polygons or masks, as the suffix says."""
+    """Polygons or masks, depending on the suffix."""
     prob: Path | None = None
     preview: Path | None = None
     flow: Path | None = None
@@ -40,10 +40,10 @@ class Targets:
         preview: StrPath | None,
         flow: StrPath | None = None,
     ) -> "Targets":
-        """From what the user named.
+        """Build from the names the user gave.
 
         Raises:
-            UsageError: for nothing to write, one file named twice, or a wrong suffix.
+            UsageError: for no output, one file named twice, or a wrong suffix.
         """
         targets = cls(
             tuple(Path(path) for path in outputs),
@@ -63,17 +63,17 @@ class Targets:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file; the first one names the work folder."""
+        """Every file; the work folder is named after the first."""
         extra = (path for path in (self.prob, self.preview, self.flow) if path is not None)
         return (*self.outputs, *extra)
 
     @property
     def has_vectors(self) -> bool:
-        """Whether polygons are wanted."""
+        """Whether any output contains polygons."""
         return any(is_vector(path) for path in self.outputs)
 
     def _check_styles(self) -> None:
-        # polygons and mask share a style; the probabilities have their own
+        # polygons and mask share a style; probabilities have their own
         taken = {path.with_suffix(".qml").absolute(): path for path in self.outputs}
         if self.prob is not None and (other := taken.get(self.prob.with_suffix(".qml").absolute())):
             raise UsageError(
@@ -82,7 +82,7 @@ class Targets:
             )
 
     def check_formats(self, *, has_crs: bool, pixel_coordinates: bool) -> None:
-        """Find out whether each output can be written for this scene.
+        """Check that each output can be written for this scene.
 
         Raises:
             UsageError: see `check_output`.
@@ -91,11 +91,11 @@ class Targets:
             check_output(path, has_crs=has_crs, pixel_coordinates=pixel_coordinates)
 
     def check_crs(self, crs: Any, at: tuple[float, float]) -> None:
-        """Find out whether each output will be read with the CRS it is written in.
+        """Check that each output will be read with the CRS it is written in.
 
         Args:
             crs: of the result, or None.
-            at: coordinates of a place of the result.
+            at: coordinates of a place in the result.
 
         Raises:
             UsageError: see `rscd.export.crs.check_crs`.
@@ -105,7 +105,7 @@ class Targets:
                 check_crs(path, crs, at)
 
     def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int) -> None:
-        """Find out whether the folders are there, may be written and have room.
+        """Check that the folders exist, are writable and have enough space.
 
         Args:
             inputs: files that must not be overwritten.
@@ -115,7 +115,8 @@ class Targets:
             OutputError: otherwise.
         """
         _check_places(self.all, inputs)
-        # outputs are copies of the scratch rasters, compressed; as much again is the safe side
+        # outputs are compressed copies of the scratch rasters, so the same size again is a safe
+        # limit
         need, free = 2 * scratch_bytes, shutil.disk_usage(self.all[0].parent).free
         if free < need:
             raise OutputError(
@@ -124,13 +125,13 @@ class Targets:
             )
 
     def check_new(self, mine: Iterable[str]) -> None:
-        """Find out whether any file is already there.
+        """Check that no file exists already.
 
         Args:
-            mine: names of files that the interrupted run itself began to write.
+            mine: names of files that the interrupted run began to write.
 
         Raises:
-            OutputError: for a file that is somebody else's.
+            OutputError: for an existing file of another origin.
         """
         ours = set(mine)
         for path in self.all:
@@ -138,18 +139,18 @@ class Targets:
                 _check_new(path, self._beside(path))
 
     def _beside(self, path: Path) -> list[Path]:
-        """Files that come with an output, but for styles that are ours."""
+        """Files that come with an output, except generated styles."""
         beside = files_beside(path) if path in (*self.outputs, self.prob) else []
         return [file for file in beside if not is_own_style(file)]
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwrite: bool) -> None:
-    """Find out whether files may be written: folder there, not an input, new or to be replaced.
+    """Check that files may be written: the folder exists, they are not inputs, new or replaceable.
 
     Args:
         outputs: files.
-        inputs: files that must not be overwritten, and folders of which no file must be.
-        overwrite: whether files that are there already may be replaced.
+        inputs: files, and folders of files, that must not be overwritten.
+        overwrite: whether existing files may be replaced.
 
     Raises:
         OutputError: otherwise.
@@ -177,11 +178,11 @@ def _check_places(files: Sequence[Path], inputs: Iterable[StrPath]) -> None:
 
 
 def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
-    """Refuse to write over what is read.
+    """Refuse to overwrite inputs.
 
     Args:
         outputs: files.
-        inputs: files that must not be overwritten, and folders of which no file must be.
+        inputs: files, and folders of files, that must not be overwritten.
 
     Raises:
         OutputError: for an output that is an input.
@@ -199,10 +200,10 @@ def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
 def _check_new(path: Path, beside: Iterable[Path] = ()) -> None:
     for file in (path, *beside):
         if os.path.lexists(file):
-            raise OutputError(f"expected a new file, found {file} already there; add --overwrite")
+            raise OutputError(f"expected a new file, found that {file} exists; add --overwrite")
     for file in sidecars(path):
         raise OutputError(
-            f"expected nothing that would be read with a new {path}, found {file} of an older "
+            f"expected no file that would be read with the new {path}, found {file} of an older "
             "file; add --overwrite to replace it too, or move it away"
         )
 
@@ -225,7 +226,7 @@ def _check_name(path: Path) -> None:
         raise OutputError(
             f"expected a name in UTF-8 for an output, found {shown(path)}; rename it or its folder"
         )
-    most = MOST_NAME_BYTES - len("..partial")  # what a scratch folder adds
+    most = MOST_NAME_BYTES - len("..partial")  # length that a scratch folder adds
     if len(os.fsencode(path.name)) > most:
         raise OutputError(
             f"expected a file name of at most {most} bytes for an output, found "
@@ -241,7 +242,7 @@ def _check_folder(path: Path) -> None:
         )
     if not os.access(path.parent, os.W_OK):
         raise OutputError(
-            f"expected to write {path}, found that {path.parent} may not be written; choose "
+            f"expected to write {path}, found that {path.parent} is not writable; choose "
             "another folder or change its permissions"
         )
     if path.is_dir():

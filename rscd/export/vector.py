@@ -1,7 +1,7 @@
-"""Change polygons as a table, and the table as a file: the driver follows from the suffix.
+"""Change polygons as a table, and the table as a file: the suffix selects the driver.
 
-What goes where: GeoPackage carries style and provenance itself; GeoParquet carries the
-provenance. Otherwise the style lies in ``<stem>.qml`` and the provenance in
+A GeoPackage contains style and provenance; GeoParquet contains the provenance. Otherwise the style
+is written to ``<stem>.qml`` and the provenance to
 ``<name>.json`` (``change.geojson.json``) beside the file.
 """
 
@@ -54,7 +54,7 @@ _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
 
 _EXACT = 12
-"""Decimals of coordinates in any CRS: finer than any file keeps them apart."""
+"""Decimals of coordinates in any CRS, finer than any file distinguishes."""
 
 
 def change_polygons(
@@ -85,11 +85,11 @@ def change_polygons(
         simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
         regularize: Give polygons right angles, see `rscd.geo.regularize`.
         model: Name of the model that made the mask.
-        class_name: Class of the changed objects, where the model knows one.
+        class_name: Class of the changed objects, if the model has one.
         t1: ISO date of the earlier image, with or without time.
         t2: ISO date of the later image.
         kind: One of `KINDS`.
-        kinds_of: Gives the kinds of polygons in pixel coordinates, (N,), instead of ``kind``.
+        kinds_of: Function from polygons in pixel coordinates to kinds (N,), instead of ``kind``.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
@@ -98,12 +98,12 @@ def change_polygons(
         columns and types when nothing changed.
 
     Raises:
-        UsageError: Unknown kind, dates that are none or in reverse, or metres are asked for and
-            nothing tells them.
+        UsageError: Unknown kind, invalid or reversed dates, or metres requested with unknown pixel
+            size.
         SceneError: A raster cannot be read.
     """
     if kind not in KINDS:
-        raise UsageError(f"expected kind {', '.join(KINDS)}, got {kind!r}; choose one of them")
+        raise UsageError(f"expected kind {', '.join(KINDS)}, found {kind!r}; choose one of them")
     days = dates_of((t1, t2))
     if min_area_m2 > 0:
         ground.require_metres("filter by area")
@@ -136,7 +136,7 @@ def change_polygons(
 
 
 def vector_files(path: str | Path) -> list[Path]:
-    """Files that `write_vector` makes for a path: sidecars first, the file itself last.
+    """Files that `write_vector` writes for a path: sidecars first, the file itself last.
 
     Raises:
         UsageError: The suffix is not one of `SUFFIXES`.
@@ -160,17 +160,17 @@ def write_vector(
     pixel_coordinates: bool = False,
     style: str | None = None,
 ) -> list[Path]:
-    """Write change polygons; the format follows from the suffix (`SUFFIXES`).
+    """Write change polygons; the suffix selects the format (`SUFFIXES`).
 
     ``.geojson`` is RFC 7946: longitude and latitude on WGS 84, at most 7 decimals, right-hand
     rings, polygons cut at the antimeridian. The other formats keep the CRS. The same polygons and
-    provenance give the same bytes. Everything is written in a hidden folder beside the target and
-    renamed, the file itself last; existing files are replaced.
+    provenance give byte-identical files. Everything is written in a hidden folder beside the target
+    and renamed, the file itself last; existing files are replaced.
 
     Args:
         polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole.
         path: Target.
-        provenance: JSON data that says how the result was made.
+        provenance: JSON data on how the result was made.
         layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
             ROW_GROUP_SIZE.
         pixel_coordinates: Accept polygons without CRS in ``.geojson``: those of a picture without
@@ -182,7 +182,7 @@ def write_vector(
 
     Raises:
         UsageError: Unknown suffix or option, ``.geojson`` without CRS, or a CRS that the format
-            cannot hold.
+            cannot store.
         OutputError: The files cannot be written.
     """
     path = Path(path)
@@ -190,7 +190,7 @@ def write_vector(
     text = json.dumps(redacted_data(provenance), indent=2, sort_keys=True, ensure_ascii=False)
     if form.lonlat and polygons.crs is None and not pixel_coordinates:
         raise UsageError(
-            f"{path}: GeoJSON is in longitude and latitude, expected images with a CRS, got none; "
+            f"{path}: expected images with a CRS for GeoJSON (longitude and latitude), found none; "
             "write .gpkg, or pass --pixel-coordinates"
         )
     if len(polygons) and polygons.crs is not None:
@@ -205,7 +205,7 @@ def write_vector(
             write_text(staging / path.with_suffix(".qml").name, style)
         if form.provenance_beside:
             write_text(staging / f"{path.name}.json", text + "\n")
-        # written under a name that every library takes literally
+        # written under a name without special characters that libraries would interpret
         made = staging / f"table{path.suffix}"
         with gdal_path(made) as plain:
             form.write(polygons, Path(plain), job)
@@ -216,7 +216,7 @@ def write_vector(
 def _fitted(
     polygons: geopandas.GeoDataFrame, path: Path, form: "_Format"
 ) -> geopandas.GeoDataFrame:
-    """The table with columns that the format can hold; what becomes of others is said."""
+    """The table with columns that the format supports; conversions of others are logged."""
     if form.write is _write_parquet:
         return polygons
     own = polygons.geometry.name
@@ -230,14 +230,14 @@ def _fitted(
         if written != name:
             notes.append(f"{name}: named {written}")
     if notes:
-        logger.warning("%s cannot hold every column as it is: %s", path, "; ".join(notes))
+        logger.warning("%s cannot store every column unchanged: %s", path, "; ".join(notes))
     table = pd.DataFrame(columns, index=polygons.index)
     return geopandas.GeoDataFrame(table, geometry=polygons.geometry.to_numpy(), crs=polygons.crs)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a format's writer needs beside table and path."""
+    """Arguments of a format's writer besides table and path."""
 
     provenance: str
     options: dict[str, str]
@@ -251,7 +251,7 @@ def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
         polygons = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
     if "COORDINATE_PRECISION" in job.options:
-        decimals = None  # the driver then repairs what rounding spoils
+        decimals = None  # makes the driver repair geometries that rounding makes invalid
     _write_ogr(polygons, path, job, "GeoJSON", options)
     with path.open("rb") as file:
         file.seek(-2, os.SEEK_END)
@@ -285,9 +285,9 @@ def _write_package(
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
     try:
-        # On the layer: GDAL answers metadata of the whole file with an .aux.xml on every reading.
+        # On the layer: for metadata of the whole file GDAL writes an .aux.xml whenever it is read.
         metadata = {PROVENANCE_KEY: job.provenance}
-        # GDAL before 3.7, and so QGIS 3.22, warns of versions above 1.3.
+        # GDAL before 3.7, and therefore QGIS 3.22, warns of versions above 1.3.
         version = {"VERSION": "1.3"}
         _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
     finally:
@@ -295,7 +295,7 @@ def _write_package(
 
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
-    """Geometry type of a layer that has only one: several parts anywhere make it multipolygons."""
+    """The single geometry type of a layer: MultiPolygon if any geometry has several parts."""
     several = bool((polygons.geometry.geom_type == "MultiPolygon").any())
     return {"geometry_type": "MultiPolygon" if several else "Polygon", "promote_to_multi": several}
 
@@ -311,7 +311,7 @@ def _write_ogr(
     options = {**options, **{key.upper(): value for key, value in job.options.items()}}
     try:
         with warnings.catch_warnings():
-            # No CRS means pixel coordinates, and the caller knows.
+            # No CRS means pixel coordinates, as the caller intends.
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.write_dataframe(
                 polygons, where, driver=driver, layer=LAYER, use_arrow=True, **keywords, **options
@@ -323,7 +323,7 @@ def _write_ogr(
 
 
 def _embed_style(package: sqlite3.Connection, style: str) -> None:
-    """Add the table ``layer_styles`` as QGIS makes it; QGIS applies its default row by itself."""
+    """Add a table ``layer_styles`` like QGIS; it applies the default row automatically."""
     package.execute(
         "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
         " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
@@ -357,10 +357,10 @@ def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
         else:
             raise UsageError(
                 f"{path.name}: expected COMPRESSION=NAME or ROW_GROUP_SIZE=N for GeoParquet, "
-                f"got {key}={value}; correct --lco"
+                f"found {key}={value}; correct --lco"
             )
     polygons.to_parquet(path)
-    # geopandas writes no metadata of ours: read the table back and add it.
+    # geopandas cannot write custom metadata: read the table back and add it.
     table = pyarrow.parquet.read_table(path)
     metadata = {**table.schema.metadata, PROVENANCE_KEY.encode(): job.provenance.encode()}
     table = table.replace_schema_metadata(metadata)
@@ -370,7 +370,7 @@ def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
 
 
 def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
-    """Geometries as RFC 7946 wants them: degrees, 7 decimals, cut at +-180."""
+    """Geometries as RFC 7946 requires: degrees, 7 decimals, cut at +-180."""
     crs = polygons.crs
     geometry = polygons.geometry.to_numpy()
     if not crs.is_geographic:
@@ -379,7 +379,7 @@ def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
     points, owner = shapely.get_coordinates(geometry, return_index=True)
     lon, lat = transformer.transform(*points.T)
     if len(points) and not crs.is_geographic:
-        # The transformer jumps from 180 to -180; keep each polygon in one piece.
+        # Coordinates jump from 180 to -180; keep each polygon in one piece.
         first = lon[np.searchsorted(owner, np.arange(len(geometry)))][owner]
         lon = first + (lon - first + 180) % 360 - 180
         if (np.abs(np.diff(lon))[owner[1:] == owner[:-1]] > 180).any():
@@ -389,7 +389,7 @@ def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
             )
     degrees = shapely.set_coordinates(geometry.copy(), np.column_stack([lon, lat]))
     rounded = shapely.transform(_cut_at_antimeridian(degrees), lambda p: np.round(p, _DECIMALS))
-    return _repaired(rounded)  # the driver turns the rings right-handed
+    return _repaired(rounded)  # the driver makes the rings right-handed
 
 
 def _cut_at_antimeridian(polygons: Polygons) -> Polygons:
@@ -402,14 +402,14 @@ def _cut_at_antimeridian(polygons: Polygons) -> Polygons:
             world = shapely.box(turn - 180, -90, turn + 180, 90)
             piece = shapely.intersection(polygons[index], world)
             shifted = shapely.transform(piece, lambda p, turn=turn: p - [turn, 0])
-            # Where it only touches the line, a point or a segment is left, or nothing.
+            # If it only touches the line, a point, a segment or nothing is left.
             parts += [p for p in shapely.get_parts(shapely.get_parts(shifted)) if p.area > 0]
         cut[index] = parts[0] if len(parts) == 1 else shapely.multipolygons(parts)
     return cut
 
 
 def _repaired(polygons: Polygons) -> Polygons:
-    """Make valid what rounding spoilt; what it flattened altogether stays and is reported."""
+    """Repair polygons made invalid by rounding; those it flattened are kept and reported."""
     bad = np.flatnonzero(~shapely.is_valid(polygons))
     repaired = polygons.copy()
     repaired[bad] = shapely.buffer(polygons[bad], 0)
@@ -422,14 +422,14 @@ def _repaired(polygons: Polygons) -> Polygons:
 
 @dataclass(frozen=True)
 class _Format:
-    """A file format: its writer, and what it cannot carry itself."""
+    """A file format: its writer, and what it cannot store itself."""
 
     write: Callable[[geopandas.GeoDataFrame, Path, _Job], None]
     style_beside: bool = True
     provenance_beside: bool = True
     lonlat: bool = False
     binary: bool = True
-    """Whether it has a type for bytes."""
+    """Whether it has a binary type."""
 
 
 _FORMATS = {
@@ -448,6 +448,6 @@ def _format(path: Path) -> _Format:
         return _FORMATS[path.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"{path}: expected a vector file {', '.join(SUFFIXES)}, got {path.suffix!r}; "
+            f"{path}: expected a vector file {', '.join(SUFFIXES)}, found {path.suffix!r}; "
             "change the suffix"
         ) from None

@@ -51,7 +51,7 @@ class Area:
         """All polygons of a vector file.
 
         Raises:
-            DataError: when it cannot be read or holds no polygon.
+            DataError: if it cannot be read or contains no polygon.
         """
         frame = read_layer(path, "polygons in --aoi", columns=[])
         geometry = shapely.union_all(polygonal(frame.geometry.to_numpy()))
@@ -66,8 +66,8 @@ class Area:
             The geometry, and whether it is just the rectangle of its bounds there.
 
         Raises:
-            GridMismatchError: when only one of area and grid has a CRS, or it cannot be carried.
-            DataError: pixel coordinates of a picture that count both ways.
+            GridMismatchError: if only one of area and grid has a CRS, or it cannot be transformed.
+            DataError: for pixel coordinates of a picture on both sides of its upper edge.
         """
         target = None if grid.crs is None else CRS(grid.crs)
         if self.crs is None and target is None:
@@ -78,7 +78,7 @@ class Area:
         elif target is None:
             raise GridMismatchError(
                 f"expected an area in pixels for images without a CRS, found {crs_name(self.crs)};"
-                " leave out --bbox-crs and give pixel coordinates"
+                " drop --bbox-crs and give pixel coordinates"
             )
         else:
             geometry = _carried(_near(self.geometry, self.crs, grid), self.crs, target)
@@ -86,7 +86,7 @@ class Area:
 
 
 def _near(geometry: BaseGeometry, crs: CRS, grid: GeoBox) -> BaseGeometry:
-    """The part of an area around a grid: what lies far away may not exist in the grid's CRS."""
+    """The part of an area near a grid; what is far away may have no coordinates in its CRS."""
     left, bottom, right, top = grid.boundingbox.bbox
     bounds = carried_bounds((left, bottom, right, top), CRS(grid.crs), crs)
     if bounds is None:

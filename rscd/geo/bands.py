@@ -1,6 +1,6 @@
-"""What a raster says of its bands: which is alpha, their colours, their units, what is no data.
+"""Band metadata of a raster: alpha band, colours, units, nodata.
 
-One reading of it for scenes, folders of pairs and labels.
+Read in one place for scenes, folders of pairs and labels.
 """
 
 import math
@@ -18,7 +18,7 @@ RGB = ("red", "green", "blue")
 COLOURS = frozenset(
     {*RGB, "coastal", "rededge", "nir", "swir", "mwir", "lwir", "tir", "other_ir", "yellow", "pan"}
 )
-"""Colour interpretations that name a part of the spectrum; all others say nothing of it."""
+"""Colour interpretations that name a part of the spectrum; no others do."""
 
 Conversion = tuple[tuple[float, float], ...]
 """Per band (gain, bias): stored value x gain + bias."""
@@ -26,10 +26,10 @@ Conversion = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Bands:
-    """What a file says of its bands; all by band, in the order of the file."""
+    """Band metadata of a file; every field has one entry per band, in file order."""
 
     colours: tuple[str, ...]
-    """Part of the spectrum, empty where the file does not say."""
+    """Part of the spectrum, empty where the file does not state it."""
     units: tuple[tuple[float, float], ...]
     """(scale, offset): physical value = stored value x scale + offset."""
     alpha: int | None
@@ -56,7 +56,7 @@ class Bands:
         return tuple(self.colours[band - 1] for band in bands)
 
     def by_colour(self) -> tuple[int, ...] | None:
-        """`data` with red, green and blue first; None where the file does not say each once."""
+        """`data` with red, green and blue first; None unless the file names each exactly once."""
         colours = self.colours_of(self.data)
         if any(colours.count(name) != 1 for name in RGB):
             return None
@@ -70,11 +70,10 @@ def _unit(scale: float, offset: float) -> tuple[float, float]:
 
 
 def pair_order(t1: Bands, t2: Bands) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The bands of two dates, alpha left out, so that one place in both holds one colour.
+    """The bands of two dates without alpha, ordered so that positions hold the same colour.
 
     Returns:
-        1-based numbers, red, green and blue first where both files say which they are; else the
-        order of the files.
+        1-based numbers, red, green and blue first where both files name them; else in file order.
     """
     first, second = t1.by_colour(), t2.by_colour()
     if first is None or second is None:
@@ -85,12 +84,12 @@ def pair_order(t1: Bands, t2: Bands) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def order_problem(
     t1: Bands, t2: Bands, bands: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> str | None:
-    """What is wrong with the colours of the bands that are compared; None where nothing is.
+    """Describe a mismatch between the colours of the compared bands; None if there is none.
 
     Args:
         t1: bands of the earlier date.
         t2: bands of the later date.
-        bands: which are read of each, 1-based.
+        bands: 1-based numbers of the bands read from each.
     """
     colours = t1.colours_of(bands[0]), t2.colours_of(bands[1])
     for place, (first, second) in enumerate(zip(*colours, strict=False)):
@@ -108,7 +107,7 @@ def order_problem(
         if wanted is not None and read == own.data != wanted:
             order = ",".join(map(str, wanted[:3]))
             return (
-                f"expected both files to say which bands are red, green and blue, found that "
+                f"expected both files to name their red, green and blue bands, found that "
                 f"{name} names bands {order} and {other} none; both are read in the order of the "
                 f"file: give --bands {order} if that is right for both"
             )
@@ -118,11 +117,11 @@ def order_problem(
 def conversion(
     t1: Sequence[tuple[float, float]], t2: Sequence[tuple[float, float]]
 ) -> Conversion | None:
-    """How stored values of t2 become stored values of t1, where the files declare other units.
+    """Conversion of stored values of t2 to the units of t1, where the files declare different ones.
 
     Args:
         t1: (scale, offset) by band.
-        t2: the same of the bands at the same places.
+        t2: likewise, for the bands at the same positions.
 
     Returns:
         None where the units are the same.
@@ -142,7 +141,7 @@ def units_text(units: Sequence[tuple[float, float]]) -> str:
 
 
 def converted(values: NDArray[Any], by: Conversion | None) -> NDArray[Any]:
-    """(C,...) values in other units, as float32; unchanged without a conversion."""
+    """(C,...) values in other units, as float32; unchanged if there is no conversion."""
     if by is None:
         return values
     shape = (-1, *[1] * (values.ndim - 1))
@@ -152,7 +151,7 @@ def converted(values: NDArray[Any], by: Conversion | None) -> NDArray[Any]:
 
 
 def has_own_mask(dataset: Any) -> bool:
-    """Whether a file carries a mask of its own, internal or in .msk, that is no alpha band."""
+    """Whether a file has a mask (internal or .msk) that is not an alpha band."""
     flags = dataset.mask_flag_enums[0]
     return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
 
@@ -166,15 +165,15 @@ def usable_pixels(
     own_mask: bool,
     window: Any = None,
 ) -> BoolArray | None:
-    """Where a raster holds data, as its alpha band, else its own mask, else its nodata says.
+    """Where a raster holds data, by its alpha band, else its mask, else its nodata value.
 
     Args:
         dataset: open.
         values: (C,h,w) stored values of the bands that are read.
         alpha: 1-based number of the alpha band, None where it is read as data.
-        nodata: a pixel that has this value in every band is none.
+        nodata: a pixel with this value in every band holds no data.
         own_mask: see `has_own_mask`.
-        window: which part of the raster ``values`` is.
+        window: the part of the raster that ``values`` covers.
 
     Returns:
         (h,w); None where nothing is declared.

@@ -1,7 +1,7 @@
-"""ChangeMap: what prediction leaves on disk and export reads, in bounded memory.
+"""ChangeMap: rasters that prediction writes to disk and export reads, in bounded memory.
 
-The rasters are raw arrays with an ENVI header: a pixel's place in the file is known beforehand, so
-that a run killed at any moment leaves every finished tile intact and can go on; any GDAL tool
+The rasters are raw arrays with an ENVI header: the offset of each pixel is known beforehand, so
+that a run killed at any moment leaves every finished tile intact and can be resumed; any GDAL tool
 opens them.
 """
 
@@ -24,10 +24,10 @@ from rscd.geo.measure import Ground
 from rscd.geo.tiles import Box
 
 STRIP_BYTES = 4 << 20
-"""Rows are streamed in strips of about this size."""
+"""Approximate size of the strips in which rows are streamed."""
 
 PADDING = 16
-"""Bytes behind the pixels: GDAL takes a file of a single byte for no raster at all."""
+"""Bytes added after the pixels: GDAL does not recognise a one-byte file as a raster."""
 
 ENVI_TYPES = {"uint8": 1, "float32": 4}
 
@@ -46,10 +46,10 @@ class RawRaster:
         return self.shape_hw[0] * self.shape_hw[1] * np.dtype(self.dtype).itemsize
 
     def create(self) -> None:
-        """Reserve the file's space, so that a full disk is found out now, and write its header.
+        """Reserve the file's space, so that a full disk is noticed now, and write its header.
 
         Raises:
-            OSError: when there is no room.
+            OSError: if there is not enough space.
         """
         with self.path.open("wb") as file:
             size = self.nbytes + PADDING
@@ -60,7 +60,7 @@ class RawRaster:
         self._write_header()
 
     def restore(self) -> bool:
-        """Take up a raster that an interrupted run left; false when it is not whole."""
+        """Reuse a raster that an interrupted run left; false if it is incomplete."""
         if not self.path.is_file() or self.path.stat().st_size != self.nbytes + PADDING:
             return False
         self._write_header()
@@ -140,7 +140,7 @@ class ChangeMap:
 
     @property
     def mask(self) -> RawRaster:
-        """uint8: 0 no change, 1 change, 255 no data. There after `threshold_mask`."""
+        """uint8: 0 no change, 1 change, 255 no data. Written by `threshold_mask`."""
         return RawRaster(self.folder / "mask.img", shape_hw(self.grid), "uint8")
 
     def threshold_mask(self) -> tuple[int, int]:
@@ -166,7 +166,7 @@ class ChangeMap:
             ground: how the pixels of ``grid`` lie on it.
 
         Returns:
-            None where the size of a pixel is not known.
+            None if the pixel size is unknown.
         """
         areas = ground.pixel_areas_m2(self.mask.shape_hw)
         total = sum(
@@ -177,14 +177,14 @@ class ChangeMap:
 
 
 def check_numbers(values: FloatArray, valid: BoolArray, what: str) -> None:
-    """Find out whether something predicted is a number wherever both dates can be used.
+    """Refuse predictions that are not finite where both dates can be used.
 
-    Anything else would pass for a place without data, or for no change.
+    NaN or infinity would otherwise be mistaken for nodata, or for no change.
 
     Args:
         values: (...,h,w).
         valid: (h,w), or of the shape of `values`.
-        what: whose values they are, for the message.
+        what: source of the values, for the message.
 
     Raises:
         ModelError: for NaN or infinity at a valid pixel.
@@ -200,6 +200,7 @@ def check_numbers(values: FloatArray, valid: BoolArray, what: str) -> None:
 
 def binarise(prob: FloatArray, threshold: float) -> ByteArray:
     """Probability -> 1 where at or above the threshold (compared in float32), 255 where NaN."""
+    # float32(0.7) < 0.7: in float64 a probability equal to the threshold would be below it
     mask = (prob >= np.float32(threshold)).view(np.uint8)
     mask[np.isnan(prob)] = IGNORE
     return mask

@@ -1,4 +1,4 @@
-"""Columns of attributes: one type each, names that differ, and what a file format can hold."""
+"""Attribute columns: one type each, distinct names, and conversion to what a format supports."""
 
 import base64
 import datetime
@@ -22,19 +22,19 @@ Column = Any
 
 
 def distinct_names(names: Sequence[str], taken: Iterable[str], prefix: str) -> list[str]:
-    """Names that differ from each other and from those taken, whatever their case.
+    """Make names distinct from each other and from those taken, ignoring case.
 
-    Databases and OGR do not tell ``Name`` from ``name``. A name that is free stays; one that is
-    taken gets a prefix, and a number where that is not enough.
+    Databases and OGR do not distinguish ``Name`` from ``name``. A free name is kept; a taken one
+    gets a prefix, and a number if that is not enough.
 
     Args:
         names: in their order.
-        taken: names that others have.
-        prefix: for what is taken, such as ``source_``.
+        taken: names already in use.
+        prefix: for names already taken, such as ``source_``.
     """
     used = {name.lower() for name in taken}
     found: list[str | None] = []
-    for name in names:  # names that stay come first: renaming must not take theirs
+    for name in names:  # reserve unchanged names first, so that renaming cannot take them
         free = name.lower() not in used
         found.append(name if free else None)
         used.add(name.lower())
@@ -52,10 +52,10 @@ def distinct_names(names: Sequence[str], taken: Iterable[str], prefix: str) -> l
 
 
 def joined(parts: Sequence[Column]) -> Column:
-    """Columns of several layers, one below the other, as one of a single type.
+    """Concatenate the columns of several layers into one of a single type.
 
-    Numbers stay what they are: whole numbers beside fractions become floating-point only where
-    that holds them exactly. What has no common type becomes text.
+    Numbers keep their values: integers mixed with fractions become floating-point only if that
+    represents them exactly. Columns without a common type become text.
     """
     try:
         arrays = [_arrow(part) for part in parts]
@@ -77,7 +77,7 @@ def _arrow(values: Column) -> Any:
 
 
 def _common_type(arrays: Sequence[Any]) -> Any:
-    """The type that holds all values of all arrays exactly; None where there is none."""
+    """The type that represents all values of all arrays exactly; None if there is none."""
     kinds = [array.type for array in arrays]
 
     def every(*tests: Callable[[Any], bool]) -> bool:
@@ -122,7 +122,7 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, bytes):
         return base64.b64encode(value).decode("ascii")
-    if isinstance(value, datetime.timedelta):  # pandas' own as well
+    if isinstance(value, datetime.timedelta):  # includes pandas' own types
         return str(pd.Timedelta(value).isoformat())
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
@@ -156,14 +156,14 @@ def is_decimal(values: Column) -> bool:
 
 
 def for_ogr(values: Column, *, binary: bool) -> tuple[Column, str | None]:
-    """A column as OGR's formats can hold it.
+    """Convert a column to a type that OGR's formats support.
 
     Args:
         values: of any type.
-        binary: whether the format has a type for bytes.
+        binary: whether the format has a binary type.
 
     Returns:
-        The column, and what it has become where that is another type, else None.
+        The column, and a description of the conversion, or None if it was not converted.
     """
     for test, convert, word in _CONVERSIONS:
         if test(values):
@@ -230,4 +230,4 @@ _CONVERSIONS: tuple[tuple[Callable[[Column], bool], Any, str], ...] = (
     (lambda v: str(v.dtype) == "geometry", _converted("a second geometry as text (WKT)"), ""),
     (lambda v: str(v.dtype) == "object", _of_objects, ""),
 )
-"""Which columns OGR cannot hold, and how they are converted; the first test counts."""
+"""Tests for columns that OGR does not support, and their conversions; the first match applies."""

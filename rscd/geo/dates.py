@@ -1,4 +1,4 @@
-"""Dates of images: as the user gives them, as TIFF files carry them."""
+"""Acquisition dates, given by the user or read from TIFF tags."""
 
 import datetime
 import re
@@ -6,10 +6,10 @@ import re
 from rscd.base.errors import UsageError
 
 CLOCKS_AT_ZERO = frozenset({datetime.date(1970, 1, 1), datetime.date(1980, 1, 1)})
-"""What devices and programs write whose clock was never set."""
+"""Dates written by devices and programs whose clock was never set."""
 
 FIRST_YEAR = 1858
-"""No earlier picture was taken from the air."""
+"""Year of the first aerial photograph."""
 
 _TIFF = re.compile(r"\s*(\d{4})[:/.-](\d{2})[:/.-](\d{2})(?:[ T]|\s*\0*$)")
 
@@ -18,11 +18,11 @@ def parse_date(text: str, option: str) -> datetime.date:
     """The day of an ISO date, with or without time.
 
     Args:
-        text: such as ``2019-07-14`` or ``2019-07-14T10:30:00Z``.
+        text: a date such as ``2019-07-14`` or ``2019-07-14T10:30:00Z``.
         option: where it was given, for the message.
 
     Raises:
-        UsageError: for anything else; a year or month is no date.
+        UsageError: for anything else, including a year or month without a day.
     """
     try:
         if re.match(r"\d{4}-\d{2}-\d{2}", text) is None:
@@ -40,10 +40,10 @@ def parse_date(text: str, option: str) -> datetime.date:
 
 
 def tagged_date(text: str | None) -> datetime.date | None:
-    """The day of a TIFFTAG_DATETIME, ``YYYY:MM:DD HH:MM:SS`` or the like.
+    """The day of a TIFFTAG_DATETIME, usually ``YYYY:MM:DD HH:MM:SS``.
 
     Returns:
-        None for none, for what is no date, and for what a clock shows that was never set.
+        None if there is none, if it is not a date, or if it comes from a clock that was never set.
     """
     match = _TIFF.match(text or "")
     if match is None:
@@ -59,10 +59,10 @@ def dates_of(
     given: tuple[str | None, str | None],
     tagged: tuple[datetime.date | None, datetime.date | None] = (None, None),
 ) -> tuple[datetime.date | None, datetime.date | None]:
-    """Both dates of a pair: those given, else those the files carry.
+    """Both dates of a pair: those given, else those stored in the files.
 
     Raises:
-        UsageError: one that is no date, or t1 after t2.
+        UsageError: for text that is not a date, or t1 later than t2.
     """
     t1, t2 = (
         own if text is None else parse_date(text, option)

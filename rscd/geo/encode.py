@@ -9,13 +9,13 @@ from rasterio.io import MemoryFile
 
 
 def geotiff(fill: Callable[[Any], None], **profile: Any) -> bytes:
-    """The bytes of a GeoTIFF that is made in memory.
+    """Write a GeoTIFF in memory and return its bytes.
 
-    On disk GDAL reports failed writes late or not at all; bytes are written with
-    `rscd.base.files.write_bytes`, which does.
+    GDAL reports failed writes to disk late or not at all; `rscd.base.files.write_bytes`, which
+    writes these bytes, reports them.
 
     Args:
-        fill: given the open dataset, writes pixels, tags and the like.
+        fill: function that writes pixels and tags to the open dataset.
         profile: as for `rasterio.open`.
     """
     with warnings.catch_warnings(), MemoryFile(ext=".tif") as memory:

@@ -25,7 +25,7 @@ from rscd.geo.tiles import Box
 Float64Array = NDArray[np.float64]
 
 SAME_GRID_PX = 0.01
-"""Two grids are one when no corner differs by more than this many pixels."""
+"""Two grids are the same if no corner differs by more than this many pixels."""
 
 LOCAL_CRS = (
     'ENGCRS["local",EDATUM["unknown"],CS[Cartesian,2],'
@@ -34,13 +34,13 @@ LOCAL_CRS = (
 """Stands for "one and the same unknown plane" where GDAL must be given a CRS."""
 
 SAME_SIZE = 0.01
-"""Two sizes of a pixel are one when they differ by no more than this share."""
+"""Two pixel sizes are the same if they differ by no more than this fraction."""
 
 UNITS_OF_NO_LENGTH = frozenset({"unknown", "pixel", "unity", "degree", "radian", "grad"})
-"""Of the axes of local CRS."""
+"""Directions of the axes of a local CRS."""
 
 EDGE_POINTS = 33
-"""Points per side when a footprint is carried into another CRS: straight edges bend."""
+"""Points per side when a footprint is transformed to another CRS: straight edges bend."""
 
 
 def apply(affine: Affine, x: Any, y: Any) -> tuple[Float64Array, Float64Array]:
@@ -50,7 +50,7 @@ def apply(affine: Affine, x: Any, y: Any) -> tuple[Float64Array, Float64Array]:
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:
-    """First `inner`, then `outer` (spelled out: affine 2 and 3 differ in their operators)."""
+    """First `inner`, then `outer` (written out: affine 2 and 3 differ in their operators)."""
     a, b, c, d, e, f = outer[:6]
     g, h, i, j, k, m = inner[:6]
     return Affine(
@@ -64,10 +64,10 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
 
 def whole_pixel_offset(grid: GeoBox, other: GeoBox) -> tuple[int, int] | None:
-    """(columns, rows) to add to a pixel of `grid` to find it in `other`, if that is exact.
+    """(columns, rows) to add to a pixel of `grid` to get its position in `other`, if exact.
 
     Returns:
-        None when the CRS differ, or when the pixels of the two grids do not coincide to
+        None if the CRSs differ, or if the pixels of the two grids do not coincide to within
         `SAME_GRID_PX` over the whole of `grid`.
     """
     if grid.crs != other.crs:
@@ -86,7 +86,7 @@ def footprint_px(source: GeoBox, onto: GeoBox) -> Bounds:
     """Bounding box of `source` in (fractional) pixels of `onto`: (x0, y0, x1, y1).
 
     Raises:
-        GridMismatchError: when no point of the footprint can be expressed in the other CRS.
+        GridMismatchError: if no point of the footprint can be expressed in the other CRS.
     """
     height, width = source.shape
     side = np.linspace(0, 1, EDGE_POINTS)
@@ -125,10 +125,10 @@ def _reproject(x: Any, y: Any, src: Any, dst: Any) -> tuple[Any, Any]:
 
 
 def transformer_between(source: CRS, target: CRS) -> Transformer:
-    """The way from one CRS to another, x or longitude first.
+    """Transformer from one CRS to another, x or longitude first.
 
     Raises:
-        GridMismatchError: when there is none, as to and from local planes.
+        GridMismatchError: if there is none, as to or from local planes.
     """
     if is_local(source) or is_local(target):
         if _is_same_plane(source, target):
@@ -145,7 +145,7 @@ def transformer_between(source: CRS, target: CRS) -> Transformer:
 
 
 def _is_same_plane(source: CRS, target: CRS) -> bool:
-    """Whether two local planes are one: formats write what they know of it in different words."""
+    """Whether two local CRSs are the same plane: formats describe one plane in different ways."""
 
     def known(crs: CRS) -> tuple[Any, ...]:
         return crs.name, is_local(crs), *(axis.unit_conversion_factor for axis in crs.axis_info)
@@ -168,25 +168,25 @@ def _proj_advice() -> str:
 
 
 def is_local(crs: CRS) -> bool:
-    """Whether a CRS is a plane of its own: of a mine, a building site, a drawing."""
+    """Whether a CRS is a local plane, such as that of a mine, a building site or a drawing."""
     return bool(crs.is_engineering or (crs.is_bound and crs.geodetic_crs is None))
 
 
 def is_length(crs: CRS) -> bool:
-    """Whether the unit of a CRS is a length, of which the factor to metres is known."""
+    """Whether the unit of a CRS is a length with a known factor to metres."""
     axes = crs.axis_info
     return bool(axes) and str(axes[0].unit_name).lower() not in UNITS_OF_NO_LENGTH
 
 
 def pixels_within(shape: ShapeHW, box_px: Bounds) -> Box | None:
-    """The pixels of a grid whose centres lie within a box of its pixel coordinates.
+    """The pixels of a grid whose centres lie within a box in pixel coordinates.
 
     Args:
         shape: (height, width) of the grid.
-        box_px: left, top, right, bottom; fractions count.
+        box_px: left, top, right, bottom; may be fractional.
 
     Returns:
-        None when no pixel centre lies within the box.
+        None if no pixel centre lies within the box.
     """
     height, width = shape
     tolerance = SAME_GRID_PX
@@ -200,12 +200,12 @@ def pixels_within(shape: ShapeHW, box_px: Bounds) -> Box | None:
 
 
 def cut(grid: GeoBox, box: Box) -> GeoBox:
-    """The grid of a box of pixels inside a grid."""
+    """The subgrid of a grid covered by a box of pixels."""
     return grid[box.row : box.row + box.height, box.col : box.col + box.width]
 
 
 def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
-    """The part of `grid` that `pixels_within` finds, None where there is none."""
+    """The part of `grid` that `pixels_within` selects, None if it is empty."""
     box = pixels_within(shape_hw(grid), box_px)
     return None if box is None else cut(grid, box)
 
@@ -214,7 +214,7 @@ def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:
     """The part of `anchor` that the footprint of `other` covers.
 
     Raises:
-        GridMismatchError: when the two do not overlap; both bounds are given in one CRS.
+        GridMismatchError: if the two do not overlap; the message gives both bounds in one CRS.
     """
     box = footprint_px(other, anchor)
     grid = crop_to_pixels(anchor, box)
@@ -235,7 +235,7 @@ def _bounds_of(grid: GeoBox, box_px: Bounds) -> Bounds:
 
 
 def bounds_text(bounds: Bounds) -> str:
-    """Bounds in brackets with seven significant decimals at most."""
+    """Bounds in brackets with up to seven significant digits."""
     return "(" + ", ".join(f"{value:.10g}" for value in bounds) + ")"
 
 
@@ -264,7 +264,7 @@ def check_same_world(what: str, path: str | Path, crs: Any, grid_crs: Any) -> No
 
 
 def grid_text(grid: GeoBox) -> str:
-    """One line about a grid: size, pixel size and CRS."""
+    """One line describing a grid: size, pixel size and CRS."""
     height, width = grid.shape
     linear = grid.affine
     pixel = math.sqrt(abs(linear.determinant))
@@ -274,7 +274,7 @@ def grid_text(grid: GeoBox) -> str:
 
 
 def is_georeferenced(grid: GeoBox) -> bool:
-    """Whether the grid has a CRS; without one all that is known are pixels."""
+    """Whether the grid has a CRS; without one, only pixel coordinates are known."""
     return grid.crs is not None
 
 
@@ -286,7 +286,7 @@ def pixel_size_m(grid: GeoBox | None, stated: float | None = None) -> float | No
         stated: by the user, for images without georeferencing.
 
     Returns:
-        None where neither tells.
+        None if neither is known.
 
     Raises:
         UsageError: for a size stated where the grid has its own, or not above 0.
@@ -298,7 +298,7 @@ def pixel_size_m(grid: GeoBox | None, stated: float | None = None) -> float | No
         return stated
     if stated is not None and not (is_local(CRS(grid.crs)) and _agree(stated, own)):
         raise UsageError(
-            f"expected --gsd with images without georeferencing alone, found pixels of {own:.3g} m "
+            f"expected --gsd only with images without georeferencing, found pixels of {own:.3g} m "
             "in the file; drop it"
         )
     return own
@@ -335,14 +335,14 @@ def shape_hw(grid: GeoBox) -> ShapeHW:
 
 
 def middle(grid: GeoBox) -> tuple[float, float]:
-    """Coordinates of the middle of a grid."""
+    """Coordinates of the centre of a grid."""
     height, width = shape_hw(grid)
     x, y = apply(grid.affine, np.array([width / 2]), np.array([height / 2]))
     return float(x[0]), float(y[0])
 
 
 def gdal_crs(grid: GeoBox) -> rasterio.CRS:
-    """The CRS of a grid for GDAL's warper, which must be given one even for a plain plane."""
+    """The CRS of a grid for GDAL's warper, which needs one even for a plane without CRS."""
     return rasterio.CRS.from_wkt(LOCAL_CRS) if grid.crs is None else stored_crs(grid)
 
 

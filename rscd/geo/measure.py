@@ -36,12 +36,13 @@ logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 ASSUMED_GSD_M = 0.5
-"""Of images of which nothing is known, where only shapes are asked for."""
+"""Pixel size assumed for images without one, where only shapes matter."""
 
-_NODE_PX = 64  # between pixels whose area is computed
-_FEWEST_NODES = 128  # per side, where there are as many pixels: degrees may be coarse
+_NODE_PX = 64  # spacing, in pixels, of the pixels whose area is computed
+# least nodes per side, where there are as many pixels: pixels in degrees may be coarse
+_FEWEST_NODES = 128
 _MOST_NODES = 1024
-_LONGEST_EDGE_PX = 16  # a straight pixel edge bends in another projection: cut it into pieces
+_LONGEST_EDGE_PX = 16  # a straight pixel edge bends in another projection: split it into segments
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Ground:
     Attributes:
         crs: CRS of the grid (anything pyproj reads), or None for images without georeferencing.
         transform: Affine pixel -> CRS, of the upper-left pixel corner.
-        gsd_m: Metres per pixel, used where there is no CRS; None where that is unknown.
+        gsd_m: Metres per pixel, used where there is no CRS; None if unknown.
     """
 
     crs: Any
@@ -65,8 +66,8 @@ class Ground:
             polygons: (N,) polygons or multipolygons in pixel coordinates (col, row).
 
         Returns:
-            (N,) areas on the ellipsoid, all parts together; NaN where neither CRS nor ``gsd_m``
-            tells them.
+            (N,) areas on the ellipsoid, summed over all parts; NaN where neither a CRS nor
+            ``gsd_m`` is known.
         """
         parts, owner = shapely.get_parts(polygons, return_index=True)
         areas: Array = np.bincount(owner, self._areas_of_parts(parts), len(polygons)).astype(float)
@@ -107,8 +108,8 @@ class Ground:
     def simplify(self, polygons: Polygons, tolerance_m: float) -> Polygons:
         """Drop vertices that deviate less than a tolerance (Douglas-Peucker, topology kept).
 
-        The vertices that stay are pixel corners still. A polygon whose simplified form would be
-        empty or invalid stays as it is.
+        Remaining vertices are still pixel corners. A polygon whose simplified form would be empty
+        or invalid is unchanged.
 
         Args:
             polygons: (N,) polygons in pixel coordinates (col, row).
@@ -121,7 +122,7 @@ class Ground:
             UsageError: The tolerance is negative, or there is neither CRS nor ``gsd_m``.
         """
         if not tolerance_m >= 0:
-            raise UsageError(f"expected a tolerance of 0 m or more, got {tolerance_m}; raise it")
+            raise UsageError(f"expected a tolerance of 0 m or more, found {tolerance_m}; raise it")
         if tolerance_m == 0 or len(polygons) == 0:
             return polygons
         self.require_metres("simplify")
@@ -133,17 +134,17 @@ class Ground:
         """Give polygons right angles on the ground; see `rscd.geo.regularize`.
 
         Args:
-            polygons: (N,) polygons in pixel coordinates (col, row). Where nothing tells the size of
-                pixels they are taken to be of half a metre.
+            polygons: (N,) polygons in pixel coordinates (col, row). If the pixel size is unknown,
+                half a metre is assumed.
 
         Returns:
-            (N,) valid polygons in pixel coordinates, whose vertices are no pixel corners any more.
+            (N,) valid polygons in pixel coordinates, whose vertices are no longer pixel corners.
         """
         if len(polygons) == 0:
             return polygons
         jacobians = self._jacobians(polygons)
         jacobians = np.where(np.isnan(jacobians), np.eye(2) * ASSUMED_GSD_M, jacobians)
-        # one plane for all, so that neighbours stay neighbours
+        # one plane for all polygons, so that neighbours stay adjacent
         plane = np.broadcast_to(np.median(jacobians, axis=0), jacobians.shape)
         side = math.sqrt(abs(np.linalg.det(plane[0])))
         squared = regularize(
@@ -153,16 +154,16 @@ class Ground:
         return kept
 
     def require_metres(self, what: str) -> None:
-        """Raise UsageError where ``what`` needs metres and nothing tells them."""
+        """Raise UsageError if ``what`` needs metres and the pixel size is unknown."""
         if not self._has_metres and self.gsd_m is None:
             raise UsageError(
-                f"expected images with a CRS to {what} in metres, got none; "
+                f"expected images with a CRS to {what} in metres, found none; "
                 "give the metres per pixel (--gsd)"
             )
 
     @property
     def _has_metres(self) -> bool:
-        """Whether the CRS tells metres: a local plane may count in pixels, or in nothing known."""
+        """Whether the CRS has a known length unit; a local plane may have pixels or none."""
         if self.crs is None:
             return False
         crs = pyproj.CRS.from_user_input(self.crs)
@@ -233,39 +234,39 @@ def ground_of(grid: GeoBox, gsd_m: float | None = None) -> Ground:
 class PixelAreas:
     """Areas of the pixels of a grid in square metres, on the ellipsoid.
 
-    They are computed at some pixels and interpolated between: what a pixel measures changes so
-    slowly that this is right to about 1e-5.
+    They are computed at some pixels and interpolated between them: pixel areas vary so slowly that
+    the relative error is about 1e-5.
     """
 
     rows: NDArray[np.intp]
-    """(R,) of the pixels that were computed, rising."""
+    """(R,) rows of the computed pixels, ascending."""
     cols: NDArray[np.intp]
-    """(C,) likewise."""
+    """(C,) columns, likewise."""
     nodes: Array
-    """(R,C) square metres; NaN where nothing tells them."""
+    """(R,C) square metres; NaN where unknown."""
 
     def total(self, mask: BoolArray, row: int = 0, col: int = 0) -> float:
-        """Sum over the pixels of a box that are chosen.
+        """Sum of the areas of selected pixels in a box.
 
-        A sum over many boxes is the same however they are cut, but for rounding.
+        Apart from rounding, the sum over many boxes does not depend on how they are cut.
 
         Args:
             mask: (h,w).
-            row: of the grid, where the box begins.
-            col: likewise.
+            row: first row of the box in the grid.
+            col: first column of the box in the grid.
 
         Returns:
-            Square metres; NaN where nothing tells them.
+            Square metres; NaN where unknown.
         """
         height, width = mask.shape
-        # how much each node column weighs in each row, times its value in that row
+        # weight of each node column in each row, times its value in that row
         weight = mask.astype(np.float64) @ _shares(self.cols, col, width)
         value = _shares(self.rows, row, height) @ self.nodes
         return float((weight * value).sum())
 
 
 def _shares(nodes: NDArray[np.intp], start: int, length: int) -> csr_array:
-    """(length, N) share of each node in the value at the places from start on, linear between."""
+    """(length, N) linear interpolation weight of each node at positions from `start` on."""
     place = np.arange(start, start + length)
     if len(nodes) == 1:
         return csr_array(np.ones((length, 1)))
@@ -278,7 +279,7 @@ def _shares(nodes: NDArray[np.intp], start: int, length: int) -> csr_array:
 
 @dataclass(frozen=True)
 class _LonLat:
-    """Geographic coordinates on a CRS's own datum: no datum shift bends areas."""
+    """Geographic coordinates on a CRS's own datum, so that no datum shift distorts areas."""
 
     crs: pyproj.CRS
     geodetic: pyproj.CRS

@@ -19,37 +19,37 @@ PICTURE = Affine(1, 0, 0, 0, -1, 0)
 """From (column, row) to (x, y)."""
 
 SLACK = 0.05
-"""Share of the height by which polygons may reach over the upper edge of their picture."""
+"""Fraction of the height by which polygons may extend beyond the upper edge of a picture."""
 
 log = logging.getLogger(__name__)
 
 
 def is_picture(grid: GeoBox) -> bool:
-    """Whether pixels are all that is known of a grid, and it begins at its picture's corner."""
+    """Whether a grid has only pixel coordinates and starts at the corner of its picture."""
     return grid.crs is None and grid.affine.almost_equals(PICTURE)
 
 
 def has_pixel_coordinates(grid: GeoBox) -> bool:
-    """Whether a grid lies in the plane of a picture; it may be a part of it."""
+    """Whether a grid uses the pixel coordinates of a picture, all or part of it."""
     return grid.crs is None and np.allclose([*grid.affine[:2], *grid.affine[3:5]], [1, 0, 0, -1])
 
 
 def on_picture(geometries: NDArray[Any], grid: GeoBox, what: str) -> NDArray[Any]:
-    """Polygons in the plane of a picture, whichever way their rows count.
+    """Polygons in picture coordinates, whichever way their rows count.
 
-    Polygons that lie where no picture is, with y from 0 upwards, have rows that count downwards:
-    labelling tools write such, and so did this package before version 0.2.
+    Polygons with y from 0 upwards, where no picture lies, have rows that count downwards: labelling
+    tools write these, as this package did before version 0.2.
 
     Args:
         geometries: (N,) without CRS.
-        grid: of the picture; for a grid with another transform nothing is done.
-        what: where they come from, for messages.
+        grid: of the picture; with any other transform the polygons are returned unchanged.
+        what: their source, for messages.
 
     Returns:
         (N,) in x = column, y = -row.
 
     Raises:
-        DataError: they lie on both sides of the upper edge.
+        DataError: if they lie on both sides of the upper edge.
     """
     if not has_pixel_coordinates(grid) or not len(geometries):
         return geometries

@@ -1,4 +1,4 @@
-"""From a change mask on disk to polygons: the only vectoriser.
+"""Change masks on disk to polygons: the only vectoriser.
 
 Polygons live in pixel coordinates (col, row) until `to_world`: their vertices are then whole
 numbers, so counting pixels, averaging a raster under them and turning them into the scene's CRS
@@ -33,8 +33,8 @@ Polygons = NDArray[np.object_]
 CHANGE = 1
 """The mask value whose regions become polygons."""
 
-_CHUNK_VERTICES = 200_000  # vertices turned into shapely polygons at a time
-_CHUNK_POLYGONS = 50_000  # polygons taken apart at a time
+_CHUNK_VERTICES = 200_000  # vertices converted to shapely polygons at a time
+_CHUNK_POLYGONS = 50_000  # polygons split into rings at a time
 _STRIP_BYTES = 4_000_000  # rows held at a time, as float64
 _CACHE_BYTES = 16_000_000  # GDAL's block cache beyond the blocks of one row
 
@@ -65,7 +65,7 @@ def trace(mask_path: str | Path) -> Polygons:
         outlines = (region["coordinates"] for region, value in regions if value == CHANGE)
         parts = list(_assemble(outlines, ~dataset.transform))
     polygons: Polygons = np.concatenate([np.empty(0, dtype=object), *parts])
-    # rasterio passes over errors of GDALPolygonize: without this a truncated file has no change.
+    # rasterio ignores errors of GDALPolygonize: without this check a truncated file has no change.
     if (got := pixel_counts(polygons).sum()) != changed:
         raise _unreadable(mask_path, f"{got} of {changed} changed pixels")
     return polygons[_first_pixel_order(polygons)]
@@ -169,7 +169,7 @@ def mean_under(polygons: Polygons, raster_path: str | Path) -> NDArray[np.float6
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Slices over ``count`` polygons that bound what is held beside them."""
+    """Slices over ``count`` polygons that limit the memory used for each."""
     for start in range(0, count, _CHUNK_POLYGONS):
         yield slice(start, min(start + _CHUNK_POLYGONS, count))
 
@@ -177,7 +177,7 @@ def chunks(count: int) -> Iterator[slice]:
 def ragged(
     polygons: Polygons,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Take polygons apart.
+    """Split polygons into vertices and rings.
 
     Args:
         polygons: (N,) polygons, N > 0.
@@ -194,7 +194,7 @@ def ragged(
 def signed_ring_areas(
     vertices: NDArray[np.float64], ring_start: NDArray[np.int64], owner: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """Area of each ring as it counts for its polygon: exterior positive, holes negative.
+    """Signed area of each ring: exterior positive, holes negative.
 
     Args:
         vertices: (V,2) vertices of closed rings.
@@ -206,7 +206,8 @@ def signed_ring_areas(
         (x, y) coordinates, else -1.
     """
     ring = np.repeat(np.arange(len(owner)), np.diff(ring_start))
-    x, y = (vertices - vertices[ring_start[:-1]][ring]).T  # local, against cancellation
+    # relative to the first vertex, against cancellation
+    x, y = (vertices - vertices[ring_start[:-1]][ring]).T
     cross = np.zeros(len(x))
     cross[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
     cross[ring_start[1:] - 1] = 0.0  # from one ring's last vertex to the next ring
@@ -260,7 +261,7 @@ def _vertical_edges(polygons: Polygons, first_polygon: int) -> tuple[NDArray[np.
     step[ring_start[1:-1] - 1] = 0  # from one ring's last vertex to the next ring
     if np.any((step[:, 0] != 0) & (step[:, 1] != 0)) or np.any(points != vertices):
         message = "expected polygons along pixel edges as `trace` returns them"
-        raise ValueError(f"{message}, got others; average before simplifying")
+        raise ValueError(f"{message}, found others; average before simplifying")
     edge = np.flatnonzero(step[:, 1])
     rows = np.sort(np.column_stack([points[edge, 1], points[edge + 1, 1]]), axis=1)
     sign = (np.sign(step[edge, 1]) * direction[ring[edge]]).astype(np.int8)
@@ -290,7 +291,7 @@ def _require_reach(edges: _VerticalEdges, dataset: Any) -> None:
     if width > dataset.width or height > dataset.height:
         raise SceneError(
             f"{dataset.name}: expected at least {height} x {width} pixels, the extent of the "
-            f"polygons, got {dataset.height} x {dataset.width}; use the raster of the same scene"
+            f"polygons, found {dataset.height} x {dataset.width}; use the raster of the same scene"
         )
 
 
@@ -350,7 +351,8 @@ def _reading(path: str | Path) -> Iterator[Any]:
     """Open a raster with a block cache that holds one row of its blocks and little more."""
     with border(lambda error: _unreadable(path, reason(error))):
         with warnings.catch_warnings(), own_files():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pixel coordinates are enough
+            # without georeferencing: pixel coordinates are enough
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             dataset = rasterio.open(path)
         rows = dataset.block_shapes[0][0]
         row_bytes = rows * dataset.width * np.dtype(dataset.dtypes[0]).itemsize
@@ -360,4 +362,4 @@ def _reading(path: str | Path) -> Iterator[Any]:
 
 
 def _unreadable(path: str | Path, found: object) -> SceneError:
-    return SceneError(f"{path}: expected a readable raster, got {found}; write it again")
+    return SceneError(f"{path}: expected a readable raster, found {found}; write it again")

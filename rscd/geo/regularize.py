@@ -1,8 +1,8 @@
 """Outlines with right angles, as buildings have them, in place of pixel edges.
 
-The edges of a simplified outline are laid parallel or square to one main direction, neighbours that
-run the same way become one, and short ones go. What departs too far from the polygon it came from
-stays as it was, and so do polygons whose new outlines would overlap.
+The edges of a simplified outline are made parallel or perpendicular to one main direction, parallel
+neighbours are merged, and short edges are removed. A polygon that would depart too far from its
+original stays unchanged, and so do polygons whose new outlines would overlap.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from rscd.geo.polygons import Polygons, chunks, iou
 Points = NDArray[np.float64]
 
 LARGEST_AREA_ERROR = 0.1
-"""Of the area before."""
+"""Largest change of area, as a fraction of the original."""
 LEAST_IOU = 0.75
-"""With the polygon before: below it, the building has no right angles to be found."""
+"""Least IoU with the original polygon: below it, the outline is not rectangular."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Square:
     """How outlines are squared; lengths in the unit of the polygons.
 
     Attributes:
-        tolerance: of the simplification from which edges are taken.
-        shortest: shorter edges are taken away.
+        tolerance: of the simplification before edges are extracted.
+        shortest: shorter edges are removed.
     """
 
     tolerance: float = 0.8
@@ -43,8 +43,8 @@ def regularize(polygons: Polygons, settings: Square = Square()) -> Polygons:
         settings: see `Square`.
 
     Returns:
-        (N,) valid polygons that do not overlap. Each has an area within 10 % of the one it stands
-        for; those for which none was found are that one.
+        (N,) valid polygons that do not overlap. Each has an area within 10 % of the original;
+        polygons without an acceptable outline are unchanged.
     """
     squared = np.array([_squared(polygon, settings) for polygon in polygons], dtype=object)
     return _without_overlaps(polygons, squared)
@@ -66,7 +66,7 @@ def _squared(polygon: shapely.Polygon, settings: Square) -> shapely.Polygon:
 
 
 def _directions(polygon: shapely.Polygon) -> list[float]:
-    """Radians from 0 to a right angle: that of most edge length, and of the smallest rectangle."""
+    """Two candidate directions in [0, pi/2) radians: by edge length, by minimum rectangle."""
     edges = np.diff(shapely.get_coordinates(polygon.exterior), axis=0)
     turns = np.arctan2(edges[:, 1], edges[:, 0]) * 4
     weight = np.hypot(edges[:, 0], edges[:, 1]) ** 2
@@ -77,7 +77,7 @@ def _directions(polygon: shapely.Polygon) -> list[float]:
 
 
 def _along(polygon: shapely.Polygon, angle: float, shortest: float) -> shapely.Polygon | None:
-    """The polygon with all edges along or across a direction; None where that cannot be."""
+    """The polygon with all edges along or across a direction; None if impossible."""
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     rings = []
     for ring in (polygon.exterior, *polygon.interiors):
@@ -85,18 +85,18 @@ def _along(polygon: shapely.Polygon, angle: float, shortest: float) -> shapely.P
         if found is not None:
             rings.append(found @ turn)
         elif ring is polygon.exterior or not rings:
-            return None  # a hole as small as that is closed
+            return None  # a hole this small is closed
     squared = shapely.Polygon(rings[0], rings[1:])
     return squared if squared.is_valid and squared.area > 0 else None
 
 
 def _stairs(corners: Points, shortest: float) -> Points | None:
-    """(K,2) corners of a ring whose edges run along x and y by turns; None below four."""
+    """(K,2) corners of a ring whose edges alternate between x and y; None below four."""
     edges = np.roll(corners, -1, axis=0) - corners
     middle = corners + edges / 2
     length = np.hypot(edges[:, 0], edges[:, 1])
     across = np.abs(edges[:, 1]) > np.abs(edges[:, 0])
-    # a run along x lies at one y, one along y at one x
+    # a run along x has one y, a run along y has one x
     runs = [
         _Run(bool(way), float(size), float(point[0] if way else point[1]))
         for way, size, point in zip(across, length, middle, strict=True)
@@ -115,7 +115,7 @@ def _stairs(corners: Points, shortest: float) -> Points | None:
 
 @dataclass(frozen=True)
 class _Run:
-    """Edges that lie on one line: ``place`` is its x where it runs along y, else its y."""
+    """Edges on one line: ``place`` is its x if it runs along y, else its y."""
 
     across: bool
     length: float
@@ -123,7 +123,7 @@ class _Run:
 
 
 def _merged(runs: Sequence[_Run]) -> list[_Run]:
-    """Neighbours that run the same way as one, at the mean of their places by length."""
+    """Merge parallel neighbours into one run at the length-weighted mean of their places."""
     start = next((i for i, run in enumerate(runs) if run.across != runs[i - 1].across), None)
     if start is None:
         return []

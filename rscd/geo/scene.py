@@ -40,12 +40,12 @@ class ScenePair:
     t1: Source
     t2: Source
     scene: GeoBox
-    """The grid over all that both dates cover: where pixels are resampled and tiles begin."""
+    """The grid over the area both dates cover; resampling and tiling refer to it."""
     place_t1: Placement
-    """How ``t1`` comes onto ``scene``."""
+    """How ``t1`` is brought onto ``scene``."""
     place_t2: Placement
     window: Box
-    """The pixels of ``scene`` that are asked for. What lies around them can be read as well."""
+    """The requested pixels of ``scene``; their surroundings can be read as well."""
     aoi: BaseGeometry | None = None
     """Area of interest in the grid's CRS; pixels whose centre lies outside are not valid."""
     gsd_m: float | None = None
@@ -68,12 +68,12 @@ class ScenePair:
 
     @property
     def whole(self) -> "ScenePair":
-        """The pair over all that both dates cover, without an area of interest."""
+        """The pair over the whole area both dates cover, without an area of interest."""
         return replace(self, window=_whole(self.scene), aoi=None)
 
     @property
     def files(self) -> set[str]:
-        """All that either date is read from."""
+        """All files that either date is read from."""
         return {self.t1.path, self.t2.path, *self.t1.files, *self.t2.files}
 
     @classmethod
@@ -92,8 +92,8 @@ class ScenePair:
         Args:
             t1: the earlier date: any raster GDAL opens (path, VRT, URL).
             t2: the later date.
-            align: whose grid carries the result; the other date is resampled (bilinear) onto it
-                where its pixels do not coincide. ``none`` accepts only equal grids.
+            align: the date whose grid the result uses; the other date is resampled (bilinear) onto
+                it where its pixels do not coincide. ``none`` accepts only equal grids.
             bands: 1-based band numbers, the same for both dates; default all but alpha, red, green
                 and blue first where both files say which they are.
             src_nodata: value that means "no data" in both files, instead of what they declare.
@@ -140,7 +140,7 @@ class ScenePair:
 
     @property
     def alignment(self) -> dict[str, str]:
-        """What was done to bring both dates onto one grid, in words."""
+        """Description of how both dates were brought onto one grid."""
         return {
             "grid": grid_text(self.grid),
             "t1": _words(self.place_t1, self.t1, self.window),
@@ -161,7 +161,7 @@ class ScenePair:
         return replace(self, gsd_m=gsd_m)
 
     def resampled(self, grid: GeoBox) -> "ScenePair":
-        """The whole pair on another grid, onto which both dates are resampled from their files."""
+        """The whole pair on another grid; both dates are resampled from their files."""
         first, second = (
             Placement(None, f"resampled (bilinear) from {grid_text(source.grid)}")
             for source in (self.t1, self.t2)
@@ -171,15 +171,15 @@ class ScenePair:
     def crop(self, geometry: BaseGeometry, *, mask: bool) -> "ScenePair":
         """The pair over the bounding box of a geometry in the grid's CRS.
 
-        Only the result is cut: its surroundings can still be seen (`context`), and each pixel is
-        the one that the whole scene has.
+        Only the result is cropped: its surroundings can still be read (`context`), and each pixel
+        is the same as in the whole scene.
 
         Args:
             geometry: area of interest.
-            mask: also make pixels outside the geometry itself invalid.
+            mask: also mark pixels outside the geometry itself as invalid.
 
         Raises:
-            GridMismatchError: when the geometry does not touch the scene.
+            GridMismatchError: if the geometry does not touch the scene.
         """
         part = None
         if not geometry.is_empty:
@@ -202,24 +202,24 @@ class ScenePair:
         return replace(self, window=window, aoi=geometry if mask else self.aoi)
 
     def read(self, box: Box) -> tuple[FloatArray, BoolArray]:
-        """Raw values of a box of the grid, and which of its pixels count.
+        """Raw values of a box of the grid, and which of its pixels are valid.
 
         Args:
             box: see `context`.
 
         Returns:
-            image: see `context`: what lies outside the area of interest is there too.
+            image: see `context`; includes values outside the area of interest.
             valid: (h,w) bool, true where both dates can be used, inside grid and area.
 
         Raises:
-            SceneError: when a file turns out to be damaged.
+            SceneError: if a file turns out to be damaged.
         """
         image, valid = self.context(box)
         valid &= self.inside(box)
         return image, valid
 
     def inside(self, box: Box) -> BoolArray:
-        """(h,w) whether the pixels of a box lie in the grid and in the area of interest."""
+        """(h,w) whether each pixel of a box lies in the grid and the area of interest."""
         height, width = self.shape_hw
         inside = _within(box.row, box.height, height)[:, None] & _within(box.col, box.width, width)
         if self.aoi is not None and inside.any():
@@ -233,18 +233,18 @@ class ScenePair:
         return inside
 
     def context(self, box: Box) -> tuple[FloatArray, BoolArray]:
-        """Raw values and validity of a box, whatever part of the scene is asked for.
+        """Raw values and validity of a box, regardless of the requested part of the scene.
 
         Args:
-            box: pixels of the grid; where it reaches beyond, the scene goes on, and where it
-                reaches beyond the scene, that is reflected.
+            box: in pixels of the grid; it may extend beyond the grid into the rest of the scene,
+                and beyond the scene, which is then continued by reflection.
 
         Returns:
             image: (2,C,h,w) float32, t1 first, 0 where not valid.
             valid: (h,w) bool, true where both dates can be used; false beyond the scene.
 
         Raises:
-            SceneError: when a file turns out to be damaged.
+            SceneError: if a file turns out to be damaged.
         """
         height, width = shape_hw(self.scene)
         box = box.moved(self.window.row, self.window.col)
@@ -333,7 +333,7 @@ def _placement(source: Source, grid: GeoBox) -> Placement:
 
 
 def _words(place: Placement, source: Source, window: Box) -> str:
-    """How a window of the scene is taken from a source."""
+    """Description of how a window of the scene is read from a source."""
     if place.offset is None:
         return place.text
     offset = place.offset[0] + window.col, place.offset[1] + window.row

@@ -1,7 +1,7 @@
-"""GDAL's settings, and files that those of the user do not concern.
+"""GDAL settings for files to which the user's own settings must not apply.
 
-What a user sets for his data (``GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR`` for a bucket) would hide
-the header of a scratch file, or the world file of a local picture.
+A setting meant for the user's data (``GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR`` for a bucket) would
+hide the header of a scratch file or the world file of a local picture.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,15 +14,15 @@ _OWN = {**_WITH_SIDECARS, "GDAL_GEOREF_SOURCES": "PAM,INTERNAL,TABFILE,WORLDFILE
 
 
 def own_files() -> AbstractContextManager[Any]:
-    """For reading what this package wrote: GDAL's defaults, whatever the user has set."""
+    """Context for reading files this package wrote: GDAL's defaults, whatever the user has set."""
     env: AbstractContextManager[Any] = rasterio.Env(**_OWN)
     return env
 
 
 def beside(path: str) -> AbstractContextManager[Any]:
-    """For opening an input: what lies beside a local file (header, mask, world file) is seen.
+    """Context for opening an input, in which GDAL finds the sidecar files of a local file.
 
-    Paths of the network and of GDAL's virtual file systems keep the user's setting.
+    For URLs and GDAL's virtual file systems the user's setting applies.
     """
     remote = "://" in path or path.startswith("/vsi")
     return nullcontext() if remote else rasterio.Env(**_WITH_SIDECARS)

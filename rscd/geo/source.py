@@ -1,4 +1,4 @@
-"""Sources: what one raster on disk holds, and how its pixels are read onto a grid."""
+"""Sources: metadata of one raster on disk, and how its pixels are read onto a grid."""
 
 import datetime
 import logging
@@ -44,47 +44,47 @@ from rscd.geo.tiles import Box
 
 MAX_BANDS = 16
 MAX_HANDLES = 64
-"""Open datasets per thread; beyond that all are closed and opened again as needed."""
+"""Most open datasets per thread; beyond that all are closed and reopened as needed."""
 WARP_TOLERANCE_PX = 1e-3
-"""Error allowed to GDAL's interpolation of coordinates between exact ones, in source pixels."""
+"""Error tolerance of GDAL's approximate coordinate transformation, in source pixels."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One date of a scene on disk: what was found out by opening it once. Holds no handle."""
+    """One date of a scene on disk: metadata read by opening it once. Holds no file handle."""
 
     date: str
     """``t1`` or ``t2``, for messages."""
     path: str
     files: tuple[str, ...]
-    """All that is read through ``path``: the file, what lies beside it, what a VRT is made of."""
+    """All files read through ``path``: the file, its sidecars, the sources of a VRT."""
     grid: GeoBox
     bands: tuple[int, ...]
     """1-based numbers of the bands read."""
     alpha: int | None
-    """1-based number of the alpha band; None where there is none, or where it is not asked: it was
-    named among the bands, or ``src_nodata`` was given."""
+    """1-based number of the alpha band; None if there is none, or if it is not used as such because
+    it was named among the bands or ``src_nodata`` was given."""
     nodata: float | None
     has_mask: bool
-    """Whether the file carries a mask of its own (internal or .msk)."""
+    """Whether the file has its own mask (internal or .msk)."""
     dtype: str
-    """Type of the values, in the units that ``into`` leads to."""
+    """Type of the values after conversion by ``into``."""
     palette: bool
-    """Whether values are numbers of a colour table."""
+    """Whether values are indices into a colour table."""
     stamp: tuple[int, int] | None
-    """Time of change in ns and size of the file, None for URLs: a file replaced is opened anew."""
+    """Modification time in ns and size of the file, None for URLs; a replaced file is reopened."""
     said: Bands
-    """What the file says of all its bands."""
+    """Metadata of all bands of the file."""
     into: Conversion | None = None
-    """What is done to stored values, band by band, to bring them into the units of t1."""
+    """Conversion of stored values to the units of t1, band by band."""
     day: datetime.date | None = None
-    """When the image was made, as the file's TIFFTAG_DATETIME says."""
+    """Acquisition date, from the file's TIFFTAG_DATETIME."""
 
     @property
     def colours(self) -> tuple[str, ...]:
-        """Colours of the bands read, empty where the file does not say."""
+        """Colours of the bands read, empty where the file does not state them."""
         return self.said.colours_of(self.bands)
 
 
@@ -95,7 +95,7 @@ class Placement:
     offset: tuple[int, int] | None
     """(columns, rows) from the grid to the source where pixels coincide; None: resampled."""
     text: str
-    """The same in words, for the user and the provenance."""
+    """The same as text, for the user and the provenance."""
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
@@ -115,31 +115,31 @@ def parse_bands(text: str) -> tuple[int, ...]:
 def inspect(
     date: str, path: str, bands: tuple[int, ...] | None, src_nodata: float | None
 ) -> Source:
-    """Open a raster once and note what reading it needs.
+    """Open a raster once and record what is needed to read it.
 
     Raises:
-        SceneError: a file that cannot serve as one date of a scene.
+        SceneError: for a file that cannot be used as one date of a scene.
     """
     with unplaced(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
         return _inspect(date, path, dataset, bands, src_nodata)
 
 
 def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
-    """The border to what reads rasters, GDAL and PROJ among them.
+    """Error handling around libraries that read rasters, including GDAL and PROJ.
 
     Args:
-        what: the raster is, for the message: ``t1``, ``the truth``.
+        what: name of the raster in the message: ``t1``, ``the truth``.
         path: of the raster.
 
     Raises:
-        SceneError: for whatever is raised within.
+        SceneError: for anything raised inside.
     """
 
-    def told(error: Exception) -> SceneError:
+    def to_error(error: Exception) -> SceneError:
         found = found_in(path, error, "check it with gdalinfo or copy it again")
         return SceneError(f"expected a readable raster for {what}, {found}")
 
-    return border(told)
+    return border(to_error)
 
 
 def _inspect(
@@ -183,11 +183,11 @@ def _inspect(
 
 
 def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
-    """Two dates whose bands hold the same colours in the same units, as far as the files say.
+    """Two dates whose bands hold the same colours in the same units, as far as the files state.
 
-    Bands that nobody named come in the order red, green, blue, then the others, where both files
-    say which these are. Where the files declare different scales and offsets, values of t2 are
-    brought into the units of t1. Both are logged, and so is what the files leave open.
+    Unless the user named bands, they come in the order red, green, blue, then the others, where
+    both files name these. Where the files declare different scales and offsets, values of t2 are
+    converted to the units of t1. Both are logged, and so is anything the files leave open.
 
     Args:
         t1: the earlier date.
@@ -214,11 +214,11 @@ def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
     units = [[source.said.units[band - 1] for band in source.bands] for source in (t1, t2)]
     into = conversion(*units)
     if into is not None:
-        # where only one file declares units, the other may merely have lost them
+        # if only one file declares units, the other may merely have lost them
         level = logging.WARNING if "neither" in map(units_text, units) else logging.INFO
         log.log(
             level,
-            "the dates declare different units: t1 %s, t2 %s; t2 is brought into those of t1 "
+            "the dates declare different units: t1 %s, t2 %s; t2 is converted to those of t1 "
             "(correct a file that is wrong: gdal_edit.py -scale S -offset O)",
             *map(units_text, units),
         )
@@ -281,7 +281,7 @@ _handles = _Handles()
 
 
 def close_handles() -> None:
-    """Close what this thread holds open; reading again opens anew."""
+    """Close the datasets that this thread holds open; the next read reopens them."""
     for dataset in reversed(_handles.open.values()):
         dataset.close()
     _handles.open.clear()
@@ -293,7 +293,7 @@ if hasattr(os, "register_at_fork"):  # where processes fork
 
 
 _opening = threading.Lock()
-"""Filters of warnings belong to the process: two threads that set them spoil each other's."""
+"""Warning filters are global to the process; threads that change them must take turns."""
 
 
 def _dataset(source: Source) -> Any:
@@ -349,9 +349,9 @@ def warped(
 
 
 def _needs_picking(source: Source) -> bool:
-    """Whether bands that are not read would have a say in what GDAL's warper takes for nodata.
+    """Whether bands that are not read would influence which pixels GDAL's warper masks.
 
-    It obeys any band tagged alpha, and a pixel is nodata to it where all bands of the file are.
+    It honours any band tagged alpha, and treats a pixel as nodata where all bands of the file are.
     """
     if source.alpha is not None:
         return False
@@ -362,7 +362,7 @@ def _needs_picking(source: Source) -> bool:
 
 
 def _picked(source: Source) -> Any:
-    """A dataset of the bands read alone, without their colours."""
+    """A dataset with only the bands read, without their colour interpretation."""
     key = (source, "picked")
     if key not in _handles.open:
         with unplaced():
@@ -387,20 +387,19 @@ def _vrt_of(dataset: Any, source: Source) -> str:
 
 
 def read_source(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
-    """Raw values of a box of a grid, and where they can be used.
+    """Raw values of a box of a grid, and where they are valid.
 
     Args:
         source: one date.
-        place: how it comes onto the grid.
+        place: how it is brought onto the grid.
         grid: of the pair.
         box: within the grid.
 
     Returns:
-        (C,h,w) values in the file's type, or float32 where they are brought into other units;
-        (h,w) bool.
+        (C,h,w) values in the file's type, or float32 after unit conversion; (h,w) bool.
 
     Raises:
-        SceneError: when the file turns out to be damaged.
+        SceneError: if the file turns out to be damaged.
     """
     with raster_border(source.date, source.path):
         values, usable = _read(source, place, grid, box)

@@ -34,11 +34,11 @@ class Box:
         return self.row, self.col
 
     def moved(self, rows: int, cols: int) -> "Box":
-        """The same box so many rows further down and columns to the right."""
+        """The box shifted down by rows and right by columns."""
         return Box(self.row + rows, self.col + cols, self.height, self.width)
 
     def common(self, other: "Box") -> "Box":
-        """What two boxes share; without height or width where they do not meet."""
+        """The intersection of two boxes; of zero height or width if they do not meet."""
         row, col = max(self.row, other.row), max(self.col, other.col)
         bottom = min(self.row + self.height, other.row + other.height)
         right = min(self.col + self.width, other.col + other.width)
@@ -47,28 +47,28 @@ class Box:
 
 @dataclass(frozen=True)
 class Tile:
-    """A unit of planned inference."""
+    """A unit of tiled inference."""
 
     index: int
     """Position in row-major order."""
     read: Box
-    """What the model sees: the write box, the halo, and what rounding to its multiple adds."""
+    """Box the model reads: the write box, the halo, and padding to its multiple."""
     write: Box
-    """What the tile owns of the result."""
+    """The part of the result that the tile owns."""
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """Where the write box lies within the read box."""
+        """The write box relative to the read box."""
         top, left = self.write.row - self.read.row, self.write.col - self.read.col
         return slice(top, top + self.write.height), slice(left, left + self.write.width)
 
     def moved(self, rows: int, cols: int) -> "Tile":
-        """The same tile with both boxes so many rows further down and columns to the right."""
+        """The tile with both boxes shifted down by rows and right by columns."""
         return Tile(self.index, self.read.moved(rows, cols), self.write.moved(rows, cols))
 
 
 def round_up(value: int, multiple: int) -> int:
-    """Smallest multiple of `multiple` that is not below `value`."""
+    """Smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple
 
 
@@ -83,8 +83,8 @@ def plan_tiles(
 ) -> list[Tile]:
     """Cut a scene, or a part of it, into tiles, row by row.
 
-    A part is cut along the lattice of the whole scene: a model sees each of its pixels at the
-    phase, and with the surroundings, that it has when the whole scene is predicted.
+    A part is tiled along the lattice of the whole scene: a model sees each pixel at the same phase,
+    and with the same surroundings, as when the whole scene is predicted.
 
     Args:
         shape_hw: size of the scene, at least 1 x 1.
@@ -92,8 +92,8 @@ def plan_tiles(
             the same phase of a strided network and results do not depend on the tile size.
         halo: context per side; rounded up likewise.
         multiple: sizes the model accepts are multiples of this.
-        window: the part of the scene that is wanted, inside it; default all of it.
-        trim: read around the wanted part of a tile only; False reads what the tile of the whole
+        window: the requested part, inside the scene; default all of it.
+        trim: read only around the requested part of a tile; False reads what the tile of the whole
             scene reads, for models whose result depends on more than the halo.
 
     Returns:
@@ -130,7 +130,7 @@ def batches(tiles: Sequence[Tile], size: int) -> Iterator[list[Tile]]:
 def reflect(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """Indices start..stop-1 of an axis continued by reflection without repeating the edge.
 
-    Any distance beyond the edge is legal: reflection goes on back and forth.
+    Any distance beyond the edge is allowed: reflection repeats back and forth.
     """
     if size == 1:
         return np.zeros(stop - start, np.intp)

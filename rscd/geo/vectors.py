@@ -1,4 +1,4 @@
-"""Polygons from vector files, and the way into another coordinate reference system."""
+"""Polygons from vector files, and their transformation to another CRS."""
 
 import io
 import json
@@ -45,26 +45,26 @@ LAYER_WORD = "|layername="
 STRAIGHT_M = 1000.0
 """A longer edge bends visibly in another projection."""
 MOST_PARTS = 10_000
-"""Into more parts no layer's extent is cut, whatever its coordinates say."""
+"""Most segments an edge is split into, however large its coordinates."""
 MOST_EXACT = 2**53
-"""Up to here floating-point numbers hold every whole number."""
+"""Up to this number, float64 represents every integer."""
 EARTH_RADIUS_M = 6_371_000.0
 EDGE_POINTS = 33
 MARGIN = 0.01
-"""A rectangle carried into another CRS is widened by this share of its sides."""
+"""Fraction of its sides by which a rectangle transformed to another CRS is widened."""
 
 Geometries = NDArray[Any]
 
 _CATALOGUES = {
     ".gpkg": "SELECT table_name FROM gpkg_geometry_columns ORDER BY rowid",
     ".sqlite": "SELECT f_table_name FROM geometry_columns ORDER BY rowid",
-    # feature classes, by the type that Esri gave them
+    # feature classes, by Esri's type identifier
     ".gdb": "SELECT Name FROM GDB_Items WHERE Type = '{70737809-852C-4A03-9E22-2CECEA5B9BFA}'",
 }
 """SQL that lists the layers of files with several, by suffix."""
 
 _LOSSES = re.compile("clamp|out of range|truncat|overflow|lossy", re.IGNORECASE)
-"""Words of GDAL's warnings that a value has become another."""
+"""Words in GDAL's warnings that a value was changed."""
 
 _POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
@@ -74,25 +74,25 @@ _OF_PARTS = tuple(
 
 
 def is_vector(path: str | Path) -> bool:
-    """Whether a file holds polygons, by its suffix; a layer may be named behind it."""
+    """Whether a file is a vector file, by its suffix; a layer name may follow it."""
     return _name(path).endswith(tuple(VECTOR_SUFFIXES))
 
 
 def _name(path: str | Path) -> str:
-    """Path in lower case without what may stand behind its suffix."""
+    """Path in lower case without anything that follows its suffix."""
     file = str(path).partition(LAYER_WORD)[0]
     return (file.partition("?")[0] if "://" in file else file).lower().rstrip("/")
 
 
 @contextmanager
 def gdal_path(path: str | Path) -> Iterator[str]:
-    """A path that pyogrio takes literally, for as long as the context lasts.
+    """Context manager giving a path that pyogrio takes literally.
 
-    In a local path ``!`` would be taken for the way into an archive, and ``;`` for the end of the
-    name. Such a file gets another name by symbolic links, with all that lies beside it.
+    In a local path pyogrio interprets ``!`` as the path into an archive, and ``;`` as the end of
+    the name. Such a file and its sidecars are made available under another name by symbolic links.
 
     Args:
-        path: local file, URL or GDAL's virtual path; the last two stay as they are.
+        path: local file, URL or GDAL's virtual path; the last two are unchanged.
     """
     file = str(path)
     if _is_remote(file) or not set(file) & set("!;#?"):
@@ -135,21 +135,22 @@ def read_layer(
     Args:
         path: file, folder (.gdb), or a GDAL path such as ``/vsizip/...``; `LAYER_WORD` and a name
             may follow.
-        what: what is looked for, with its preposition, for messages: ``"polygons in --aoi"``.
-        layer: which one, where a file has several with geometries.
+        what: the expected content with a preposition, for messages: ``"polygons in --aoi"``.
+        layer: name of the layer, if a file has several with geometries.
         columns: attributes to read; None: all.
         where: SQL condition on the attributes; not for GeoParquet.
-        within: read what touches a rectangle (left, bottom, right, top) in that CRS, perhaps more.
-        choose: how to name one of several layers; default: with `LAYER_WORD`.
+        within: read features touching a rectangle (left, bottom, right, top) in that CRS, maybe
+            more.
+        choose: advice on naming one of several layers; default: with `LAYER_WORD`.
 
     Returns:
-        The features; the index is their number in the file (for GeoParquet its own index). Whole
-        numbers and truth values keep their type where some are missing (pandas' nullable types);
+        The features; the index is their number in the file (for GeoParquet its own index). Integers
+        and booleans keep their type where some are missing (pandas' nullable types);
         dates, decimals, durations and nested values have pyarrow's. TIN, polyhedral surfaces and
         curves are plain polygons and lines in two dimensions (`rscd.geo.wkb`).
 
     Raises:
-        DataError: no such file or layer, several layers, or not readable.
+        DataError: if there is no such file or layer, there are several layers, or it is unreadable.
     """
     file, _, named = str(path).partition(LAYER_WORD)
     if not (_is_remote(file) or Path(file).exists()):
@@ -165,21 +166,21 @@ def read_layer(
 
 
 def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
-    """The border to what reads vector files.
+    """Error handling around libraries that read vector files.
 
     Args:
-        what: is read, for the message: ``polygons in --aoi``.
+        what: what is read, for the message: ``polygons in --aoi``.
         path: of the file.
 
     Raises:
-        DataError: for whatever is raised within.
+        DataError: for anything raised inside.
     """
 
-    def told(error: Exception) -> DataError:
+    def to_error(error: Exception) -> DataError:
         found = found_in(path, error, "check the file", "vector")
         return DataError(f"expected {what.removesuffix(' in')}, {found}")
 
-    return border(told)
+    return border(to_error)
 
 
 def _of_gdal(
@@ -195,14 +196,14 @@ def _of_gdal(
     import pyogrio
     from pyogrio.errors import GeometryError
 
-    # a plain file is one layer named like it, under whatever name it is read
+    # the only layer of a plain file is named after it, whatever name it is read by
     renamed = {Path(link).stem: Path(file).stem} if link != file else {}
     names = [str(name) for name, kind in _layers(link) if kind is not None]
     shown = [renamed.get(name, name) for name in names]
     chosen = names[shown.index(_layer(file, what, shown, asked, choose))]
     try:
         about = pyogrio.read_info(link, layer=chosen)
-    except GeometryError:  # a kind of layer that pyogrio lacks
+    except GeometryError:  # a layer type that pyogrio does not support
         with _of_any_kind(link, chosen) as virtual:
             about = pyogrio.read_info(virtual)
     source = None if about["crs"] is None else CRS(about["crs"])
@@ -228,7 +229,7 @@ def _features(
     options = {"layer": layer, **wanted, **keywords}
     if (about["fid_column"] or "OGC_FID") not in about["fields"]:
         return pyogrio.read_dataframe(link, fid_as_index=True, **options, **exact)
-    # an attribute with the name of the number, such as id in GeoJSON: Arrow has one of them alone
+    # an attribute named like the feature id (id in GeoJSON): Arrow keeps only one of them
     frame = pyogrio.read_dataframe(link, **options, **exact)
     without_columns = {**options, "columns": [], "read_geometry": wanted["bbox"] is not None}
     _, fids, *_ = pyogrio.raw.read(link, return_fids=True, **without_columns)
@@ -246,7 +247,7 @@ def _layers(link: str) -> Any:
 
 
 def _names_by_sql(link: str) -> list[str]:
-    """Names of layers with geometries, where pyogrio gives up at the kind of one of them."""
+    """Names of layers with geometries, if pyogrio fails on the type of one of them."""
     import pyogrio
 
     suffix = next((suffix for suffix in _CATALOGUES if _name(link).endswith(suffix)), None)
@@ -271,7 +272,7 @@ def _layer(file: str, what: str, names: list[str], asked: str | None, choose: st
 def _with_plain_geometries(
     link: str, layer: str, about: dict[str, Any], wanted: dict[str, Any]
 ) -> Any:
-    """The features of a layer, its geometries decoded here."""
+    """The features of a layer, with geometries decoded by `rscd.geo.wkb`."""
     import geopandas
     import pandas as pd
     import pyogrio
@@ -291,7 +292,7 @@ def _with_plain_geometries(
 
 @contextmanager
 def _of_any_kind(link: str, layer: str) -> Iterator[str]:
-    """A layer that says of its geometries that they may be of any kind."""
+    """A virtual layer that declares its geometries to be of any type."""
     text = (
         f"<OGRVRTDataSource><OGRVRTLayer name={quoteattr(layer)}>"
         f"<SrcDataSource>{escape(link)}</SrcDataSource><SrcLayer>{escape(layer)}</SrcLayer>"
@@ -305,7 +306,7 @@ def _of_any_kind(link: str, layer: str) -> Iterator[str]:
 
 @contextmanager
 def _heeding_gdal(file: str) -> Iterator[None]:
-    """Say what GDAL changes while it reads; pyogrio makes Python's warnings of it."""
+    """Log what GDAL changes while reading, which pyogrio reports as Python warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -319,7 +320,7 @@ def _heeding_gdal(file: str) -> Iterator[None]:
 
 
 def _say_rounded(file: str, frame: Any) -> None:
-    """JSON knows one kind of number; GDAL takes floating-point ones for a column that needs it."""
+    """Warn of rounded integers: GDAL reads a JSON column as float64 if any value needs it."""
     if "json" not in Path(_name(file)).suffix:
         return
     rounded = [
@@ -337,9 +338,9 @@ def _say_rounded(file: str, frame: Any) -> None:
 
 
 def exact_type(kind: Any) -> Any:
-    """The pandas type that holds what an Arrow type does; None leaves the choice to pyarrow.
+    """The pandas type equivalent to an Arrow type; None leaves the choice to pyarrow.
 
-    Without it whole numbers become floating-point where some are missing, and dates objects.
+    Without it integers become floating-point where some are missing, and dates become objects.
     """
     import pandas as pd
     import pyarrow as pa
@@ -365,7 +366,7 @@ def exact_type(kind: Any) -> Any:
 
 
 def _decoded(frame: Any) -> Any:
-    """Categories as the values they stand for."""
+    """Replace categories with their values."""
     for name, kind in frame.dtypes.items():
         if str(kind) == "category":
             frame[name] = frame[name].astype(kind.categories.dtype)
@@ -433,7 +434,7 @@ def _of_parquet(
     if where is not None:
         raise DataError(
             f"expected a file whose features a condition can choose, found GeoParquet {file}; "
-            "write it as .gpkg, or leave out the condition"
+            "write it as .gpkg, or drop the condition"
         )
     if columns is not None:
         kept = [name for name in columns if name in frame.columns]
@@ -446,16 +447,15 @@ def _of_parquet(
 
 
 def polygonal(geometries: Geometries) -> Geometries:
-    """The polygons in each geometry, seen from above, valid whatever was drawn.
+    """The polygons in each geometry, projected to two dimensions and made valid.
 
     Args:
         geometries: (N,) shapely geometries or None.
 
     Returns:
-        (N,) valid Polygon or MultiPolygon in two dimensions. Rings that cross themselves enclose
-        what they go round; parts that overlap, as roof and floor of a building model do, and
-        polygons of a collection, at any depth, are united; lines and points become an empty
-        polygon.
+        (N,) valid Polygon or MultiPolygon in two dimensions. Self-crossing rings enclose the area
+        they go around; overlapping parts, such as roof and floor of a building model, and polygons
+        of a collection, at any depth, are merged; lines and points become an empty polygon.
     """
     flat = shapely.force_2d(np.asarray(geometries, dtype=object))
     good = np.isin(shapely.get_type_id(flat), _POLYGONAL) & shapely.is_valid(flat)
@@ -481,10 +481,10 @@ def _united(geometries: Geometries) -> Any:
 
 
 def carried(geometries: Geometries, source: CRS | None, target: CRS | None) -> Geometries:
-    """Geometries in another CRS; what does not exist there gets infinite coordinates.
+    """Transform geometries to another CRS; points that do not exist there become infinite.
 
-    Long edges are cut first, as straight lines bend under way. Without a CRS on either side
-    nothing is done.
+    Long edges are split first, because straight lines bend. If either CRS is missing, the
+    geometries are returned unchanged.
     """
     if source == target or source is None or target is None or not len(geometries):
         return geometries
@@ -497,10 +497,10 @@ def carried(geometries: Geometries, source: CRS | None, target: CRS | None) -> G
 
 
 def cut_edges(geometries: Geometries, crs: CRS) -> Geometries:
-    """Geometries with more points, so that no edge is longer than about `STRAIGHT_M`."""
+    """Add points so that no edge is longer than about `STRAIGHT_M`."""
     if not len(geometries):
         return geometries
-    unit = crs.axis_info[0].unit_conversion_factor  # to metres or radians
+    unit = crs.axis_info[0].unit_conversion_factor  # factor to metres or radians
     longest = STRAIGHT_M / (unit * EARTH_RADIUS_M if crs.is_geographic else unit)
     left, bottom, right, top = shapely.total_bounds(geometries)
     extent = float(np.nan_to_num(max(right - left, top - bottom), posinf=0.0))
@@ -508,13 +508,13 @@ def cut_edges(geometries: Geometries, crs: CRS) -> Geometries:
 
 
 def exist(geometries: Geometries) -> BoolArray:
-    """(N,) whether all coordinates are numbers; empty and missing geometries do not exist."""
+    """(N,) whether all coordinates are finite; false for empty and missing geometries."""
     finite: BoolArray = np.isfinite(shapely.bounds(geometries)).all(axis=-1)
     return finite
 
 
 def carried_bounds(bounds: Bounds, source: CRS | None, target: CRS | None) -> Bounds | None:
-    """A rectangle around a rectangle in another CRS, a little wider; None where there is none."""
+    """Bounds of a rectangle in another CRS, slightly widened; None if there are none."""
     if source == target or source is None or target is None:
         return bounds
     transformer = transformer_between(source, target)

@@ -1,8 +1,8 @@
-"""Geometries that GEOS does not know, read from WKB as plain ones seen from above.
+"""Geometry types unknown to GEOS, read from WKB as plain two-dimensional geometries.
 
 Building models come as triangulated networks (TIN) and polyhedral surfaces, cadastres with arcs.
-What is left of them here is their outline in two dimensions: faces are united (walls seen from
-above have no area), arcs become chords.
+They are reduced to their outline in two dimensions: faces are merged (walls have no area seen from
+above), arcs become chords.
 """
 
 import math
@@ -20,10 +20,10 @@ Points = NDArray[np.float64]
 """(N,2) coordinates."""
 
 MOST_KNOWN = int(shapely.GeometryType.GEOMETRYCOLLECTION)
-"""Types above this one are curves, which some releases of GEOS read and none can measure."""
+"""Type codes above this are curves, which some GEOS releases read but none can measure."""
 
 ARC_STEP = math.radians(2)
-"""Angle of a chord: it leaves its arc by 0.02 % of the radius."""
+"""Angle of a chord, which deviates from its arc by 0.02 % of the radius."""
 
 (
     POINT, LINE, POLYGON, MULTI_POINT, MULTI_LINE, MULTI_POLYGON, COLLECTION,
@@ -32,7 +32,7 @@ ARC_STEP = math.radians(2)
 
 
 def from_wkb(texts: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Geometries of WKB, those that GEOS lacks as plain ones.
+    """Geometries from WKB; types that GEOS lacks become plain ones.
 
     Args:
         texts: (N,) bytes or None.
@@ -41,7 +41,7 @@ def from_wkb(texts: NDArray[np.object_]) -> NDArray[np.object_]:
         (N,) shapely geometries or None.
 
     Raises:
-        ValueError: WKB that ends too early, or of an unknown type.
+        ValueError: for truncated WKB or an unknown type.
     """
     found = np.empty(len(texts), object)
     for index, text in enumerate(texts):
@@ -50,7 +50,7 @@ def from_wkb(texts: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def unknown(geometries: NDArray[np.object_]) -> BoolArray:
-    """(N,) which geometries hold curves, at any depth."""
+    """(N,) which geometries contain curves, at any depth."""
     kinds = shapely.get_type_id(geometries)
     found: BoolArray = kinds > MOST_KNOWN
     for index in np.flatnonzero(kinds == MOST_KNOWN):
@@ -119,7 +119,7 @@ class _Reader:
 
 
 def _polygon(rings: list[Points]) -> Any:
-    # shapely would close them, with an edge that nobody drew
+    # shapely would close it with an edge that is not in the data
     if any(len(ring) and (ring[0] != ring[-1]).any() for ring in rings):
         raise ValueError("a ring that does not close")
     return shapely.Polygon(rings[0], rings[1:]) if rings else shapely.Polygon()
@@ -132,7 +132,8 @@ def _together(kind: int, parts: list[Any]) -> Any:
         MULTI_CURVE: shapely.MultiLineString,
         COLLECTION: shapely.GeometryCollection,
     }
-    if kind in (POLYHEDRON, TIN):  # walls are flat from above, roof and floor overlap
+    # seen from above, walls are degenerate and roof and floor overlap
+    if kind in (POLYHEDRON, TIN):
         return shapely.union_all([shapely.make_valid(part) for part in parts if part.area > 0])
     return made.get(kind, shapely.MultiPolygon)(parts)
 

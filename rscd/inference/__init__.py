@@ -1,1 +1,1 @@
-"""From a scene pair to a probability raster: predictors and the tiled engine."""
+"""Scene pairs to probability rasters: predictors and the tiled engine."""

@@ -1,8 +1,8 @@
-"""A network brought to a scene: to its resolution, its range of values and its bands.
+"""Adapts a network to a scene: its resolution, value range and bands.
 
-A network whose card names the resolution it was trained at (``gsd_m``) sees every scene at about
-that resolution, and its probabilities come back onto the scene's grid. Tiles begin where pixels of
-both grids begin, so the result does not depend on the tiling, as without.
+If a network's card names its training resolution (``gsd_m``), every scene is resampled to about
+that resolution, and the probabilities back onto the scene's grid. Tiles begin where pixels of both
+grids begin, so that the result still does not depend on the tiling.
 """
 
 import math
@@ -22,55 +22,54 @@ from rscd.inference.predictor import Block, Model, Predictor, Tiling
 from rscd.models.networks import bands_of
 
 LARGEST_DENOMINATOR = 8
-"""Scales are fractions of small numbers, so that tiles of a usable size fit both grids. This
-misses the wanted resolution by up to 8 percent, less than networks are trained to bear."""
+"""Scales are fractions of small integers, so that tiles of a usable size fit both grids. This
+misses the exact resolution by up to 8 percent, less than the variation seen in training."""
 LARGEST_SCALE = 8
 KERNEL_PX = 2
-"""Reach of bilinear resampling both ways, in pixels of the coarser grid."""
+"""Support of bilinear resampling in both directions, in pixels of the coarser grid."""
 
 REFLECTANCE = 10000.0
-"""Stored value of reflectance 1 in products of 16 bit."""
+"""Stored value of reflectance 1 in 16-bit products."""
 LARGEST_REFLECTANCE = 16000.0
-"""Where even the brightest values stay below, they are such reflectances."""
+"""If even the brightest values are below this, they are such reflectances."""
 GAMMA = 2.2
 BRIGHTEST_PERCENTILE = 99.9
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A network for scenes of one resolution and type of values, as `Model` and `Predictor`."""
+    """A network adapted to one resolution and value type, as `Model` and `Predictor`."""
 
     model: Model
     n_bands: int
-    """The network's: the first ones of the scene."""
+    """Bands of the network: the first ones of the scene."""
     scale: Fraction
     """Pixels of the network per pixel of the scene."""
     eight_bit: bool
     """Whether the scene's values are display values of 0 to 255 already."""
     one_type: bool = True
-    """Whether both dates are stored in one type: then one rule, that of the brighter one, is for
-    both."""
+    """Whether both dates are stored in one type: the brighter date then sets the rule for both."""
     brightest: tuple[float, float] | None = None
-    """Of each date over the whole scene; found by `fit` where it is needed."""
+    """Brightness of each date over the whole scene; determined by `fit` if needed."""
 
     @property
     def name(self) -> str:
-        """The network's."""
+        """Name of the network."""
         return self.model.name
 
     @property
     def summary(self) -> str:
-        """The network's."""
+        """Summary of the network."""
         return self.model.summary
 
     @property
     def threshold(self) -> float:
-        """The network's; resampling does not move probabilities much."""
+        """The network's threshold; resampling hardly changes probabilities."""
         return self._predictor.threshold
 
     @property
     def tiling(self) -> Tiling:
-        """The network's, in pixels of the scene."""
+        """The network's tiling, in pixels of the scene."""
         own, scale = self.model.tiling, self.scale
         if scale == 1:
             return own
@@ -86,12 +85,12 @@ class Adapted:
         )
 
     def card(self) -> Provenance:
-        """The network's, and how the scene is brought to it."""
+        """The network's card, and how the scene is adapted to it."""
         values = "8 bit" if self.eight_bit else "brought to 8 bit"
         return self.model.card() | {"scale": str(self.scale), "values": values}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Adapted":
-        """Find how bright the scene is, unless its values are of 8 bit: then no pass is made."""
+        """Determine the brightness of the scene; for 8-bit values no pass is needed."""
         if self.eight_bit:
             return self
         tops = [_brightest(block) for block in blocks]
@@ -102,14 +101,14 @@ class Adapted:
         """Predict change; see ``Predictor``.
 
         Raises:
-            ModelError: when the image has fewer bands than the network.
+            ModelError: if the image has fewer bands than the network.
         """
         seen, shown = self._as_seen(image, valid)
         prob = self._predictor(shown, seen)
         return prob if self.scale == 1 else _brought_back(prob[:, None], valid)[:, 0]
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
-        """Where buildings stand, of networks that say so; see `rscd.inference.kinds`."""
+        """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""
         model = self.model
         if not isinstance(model, BuildingModel):
             raise ModelError(f"expected a network that finds buildings, found {self.name}")
@@ -118,10 +117,10 @@ class Adapted:
         return prob if self.scale == 1 else _brought_back(prob, valid)
 
     def _as_seen(self, image: FloatArray, valid: BoolArray) -> tuple[BoolArray, FloatArray]:
-        """(B,h,w) valid and (B,2,C,h,w) values, as the network takes them.
+        """(B,h,w) valid and (B,2,C,h,w) values, as input of the network.
 
         Raises:
-            ModelError: when the image has fewer bands than the network.
+            ModelError: if the image has fewer bands than the network.
         """
         if image.shape[2] < self.n_bands:
             raise ModelError(
@@ -150,17 +149,17 @@ class Adapted:
 def adapted(
     model: Model, n_bands: int, gsd_m: float | None, *, eight_bit: bool, one_type: bool = True
 ) -> Model:
-    """A model as a scene needs it.
+    """Adapt a model to a scene.
 
     Args:
         model: whose card may name the resolution it was trained at, ``gsd_m``.
         n_bands: of the scene.
-        gsd_m: side of the scene's pixels in metres; None is that of the network.
-        eight_bit: whether both dates are of 8 bit.
+        gsd_m: pixel size of the scene in metres; None assumes that of the network.
+        eight_bit: whether both dates have 8-bit values.
         one_type: whether both dates are stored in one type.
 
     Returns:
-        The model itself where there is nothing to do, or nothing is known about it.
+        The model itself if there is nothing to adapt, or nothing is known about it.
     """
     card = model.card()
     if "gsd_m" not in card:
@@ -173,7 +172,7 @@ def adapted(
 
 
 def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:
-    """Pixels of the network per pixel of a scene, as a fraction of small numbers.
+    """Pixels of the network per pixel of a scene, as a fraction of small integers.
 
     Args:
         gsd_m: of the scene, metres.
@@ -189,7 +188,7 @@ def resized(planes: Tensor, shape_hw: ShapeHW) -> Tensor:
 
 
 def _brought_back(prob: FloatArray, valid: BoolArray) -> FloatArray:
-    """(B,K,h,w) of the network's grid on the scene's, that of ``valid`` (B,H,W)."""
+    """(B,K,h,w) resampled from the network's grid to the scene's, that of ``valid`` (B,H,W)."""
     back: FloatArray = resized(torch.from_numpy(prob), valid.shape[1:]).numpy()
     return back
 
@@ -197,14 +196,14 @@ def _brought_back(prob: FloatArray, valid: BoolArray) -> FloatArray:
 def to_eight_bit(image: FloatArray, brightest: float) -> FloatArray:
     """Values of any range as display values of 0 to 255.
 
-    The range is told from the brightest values of the whole scene, one rule for all of it (for each
-    date of it, where they are stored in different types):
+    The range is inferred from the brightest values of the whole scene, with one rule for all of it
+    (or for each date, if they are stored in different types):
 
-    * up to 1: shares of full scale;
+    * up to 1: fractions of full scale;
     * up to 255: display values stored in a larger type;
-    * up to 16000: reflectance x 10000, shown with gamma 2.2 (also raw counts of 10 to 13 bit,
-      which come out a little dark);
-    * beyond: the whole range of 16 bit.
+    * up to 16000: reflectance x 10000, shown with gamma 2.2 (also raw counts of 10 to 13 bits,
+      which become a little too dark);
+    * above: the full 16-bit range.
 
     Args:
         image: any shape.
@@ -222,7 +221,7 @@ def to_eight_bit(image: FloatArray, brightest: float) -> FloatArray:
 
 
 def _brightest(block: Block) -> tuple[float, float]:
-    """A high percentile of each date's valid values: single hot pixels do not count."""
+    """A high percentile of each date's valid values, which ignores single hot pixels."""
     if not block.valid.any():
         return 0.0, 0.0
     t1, t2 = np.percentile(block.image[:, :, block.valid], BRIGHTEST_PERCENTILE, axis=(1, 2))

@@ -1,7 +1,7 @@
-"""What a model card must say, checked before anything relies on it.
+"""Validation of model cards before anything relies on them.
 
-A card comes with a file from anywhere: a value of a wrong type or of an absurd size is one clear
-line, not an error somewhere in the run or a machine without memory.
+A card comes with a file of any origin: a value of a wrong type or of an absurd size gives one clear
+line, not an error somewhere in the run or a machine out of memory.
 """
 
 import json
@@ -17,9 +17,9 @@ from rscd.base.types import Provenance
 MOST_PIXELS = 8192
 """Longest side of a patch."""
 MOST_HALO = 1024
-"""Each tile is read with a halo on every side: beyond this, little but halo is computed."""
+"""Tiles are read with a halo on every side: above this, little but halo is computed."""
 MOST_ARGUMENT = 65536
-"""No width, depth or number of bands of a network is larger; statistics of 16-bit bands fit."""
+"""Larger than any width, depth, band count or 16-bit statistic of a network."""
 MOST_BYTES_PER_PIXEL = 1 << 20
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -28,7 +28,7 @@ Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 
 
 class Card(BaseModel):
-    """The fields that rscd reads; others are kept as they are, if they are plain data."""
+    """The fields that rscd reads; other fields are kept unchanged if they are plain data."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
@@ -72,35 +72,35 @@ def _numbers(value: JsonValue) -> list[float]:
 
 
 def checked_card(content: Any, path: Path) -> Provenance:
-    """A card as plain data, if it can be used.
+    """Validate a card and return it as plain data.
 
     Args:
-        content: what the file holds as its card.
+        content: the card found in the file.
         path: of the file, for messages.
 
     Raises:
-        ModelError: naming the first field that cannot be used, and its value.
+        ModelError: naming the first unusable field and its value.
     """
     again = "export the weights again, or ask whoever made them"
 
-    def told(error: Exception) -> ModelError:
+    def to_error(error: Exception) -> ModelError:
         found = _first(error) if isinstance(error, ValidationError) else reason(error)
         return ModelError(f"expected a model card in {shown(path)}, found {found}; {again}")
 
-    with border(told):
-        plain = json.loads(json.dumps(content))  # checkpoints keep tuples
+    with border(to_error):
+        plain = json.loads(json.dumps(content))  # checkpoints may contain tuples
         Card.model_validate(plain)
         return dict(plain)
 
 
 def _first(error: ValidationError) -> str:
-    """The first thing wrong with a card."""
+    """Description of the first error in a card."""
     wrong = error.errors(include_url=False)[0]
     field = ".".join(map(str, wrong["loc"]))
     if wrong["type"] == "missing":
         return f"none of {field}"
-    told = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    problem = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not field:
-        return f"that {told}"
+        return f"that {problem}"
     value = repr(wrong["input"])
-    return f"{field} {value if len(value) < 60 else value[:60] + '...'}, which {told}"
+    return f"{field} {value if len(value) < 60 else value[:60] + '...'}, which {problem}"

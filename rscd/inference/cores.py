@@ -1,23 +1,23 @@
-"""How many cores a run may use."""
+"""Number of CPU cores a run may use."""
 
 import os
 
 
 def usable_cores() -> int:
-    """Cores this process is bound to; all of the machine where nothing binds it."""
+    """Cores this process may run on: its affinity mask, else all cores of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def network_threads(workers: int = 1) -> int:
-    """Threads that one call of a network may use beside others.
+    """Threads that one call of a network may use while others run.
 
-    Never more than ``OMP_NUM_THREADS`` says: several processes on the same cores, each with threads
-    for all of them, wait for each other most of the time.
+    Never more than ``OMP_NUM_THREADS``: several processes that each start threads for all cores
+    spend most of their time waiting for each other.
 
     Args:
-        workers: calls at the same time.
+        workers: number of concurrent calls.
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, usable_cores() // workers)

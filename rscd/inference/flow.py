@@ -1,4 +1,4 @@
-"""Flow of a scene, tile by tile, from a network that gives it."""
+"""Flow of a scene, tile by tile, from a network that predicts flow."""
 
 from collections.abc import Iterator
 from typing import Protocol, cast, runtime_checkable
@@ -16,24 +16,24 @@ from rscd.inference.tiled import scene_tiles
 
 @runtime_checkable
 class FlowModel(Protocol):
-    """A model whose network may give flow as well."""
+    """A model whose network may predict flow as well."""
 
     @property
     def tiling(self) -> Tiling:
-        """How it takes a scene in pieces."""
+        """How a scene is tiled for the model."""
         ...
 
     def flow(self, image: FloatArray) -> FloatArray | None:
-        """(B,2,C,H,W) raw values -> (B,2,H,W) pixels on the t2 grid, or None: it has none."""
+        """(B,2,C,H,W) raw values -> (B,2,H,W) pixels on the t2 grid, or None without flow."""
         ...
 
 
 PROBE_PX = 64
-"""Side of the picture by which it is found out whether a network gives flow, at least."""
+"""Least side of the image used to test whether a network predicts flow."""
 
 
 def check_flow(model: Model, n_bands: int) -> None:
-    """Let a model look at a small black pair, before the work.
+    """Check that a model predicts flow, by running it on a small black pair before the real work.
 
     Args:
         model: any.
@@ -47,7 +47,7 @@ def check_flow(model: Model, n_bands: int) -> None:
     if not isinstance(model, FlowModel) or model.flow(black) is None:
         raise UsageError(
             f"expected a model with flow for --flow, found {model.name}; train one with method "
-            "scene-pretrain or scene, and leave out --msi and --tta"
+            "scene-pretrain or scene, and drop --msi and --tta"
         )
 
 
@@ -59,13 +59,13 @@ def scene_flow(
     Args:
         pair: two dates on one grid.
         model: that passed `check_flow`.
-        tile_size: side of a tile; flow beyond a tile cannot be found.
+        tile_size: side of a tile; matches outside a tile cannot be found.
 
     Yields:
         The box of a tile and its flow (2,h,w) in pixels.
 
     Raises:
-        ModelError: when the model gives no number where both dates have data.
+        ModelError: if the flow is not finite where both dates have data.
     """
     for tile in scene_tiles(pair, tile_size, model.tiling):
         image, valid = pair.context(tile.read)

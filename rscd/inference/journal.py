@@ -1,4 +1,4 @@
-"""The journal that lets an interrupted run go on.
+"""The journal that makes interrupted runs resumable.
 
 A run works in a folder beside its first output, which it claims (`rscd.base.claim`). ``done`` lists
 the finished tiles (8 bytes each: number and checksum, appended after the tile's pixels are
@@ -38,17 +38,17 @@ _RECORD = np.dtype([("tile", "<u4"), ("checksum", "<u4")])
 
 @dataclass(frozen=True)
 class Journal:
-    """A work folder that this process holds."""
+    """A work folder locked by this process."""
 
     folder: Path
     identity: str
     """Plain data that determines the result, as JSON."""
     tile_size: int | None
-    """Side of the tiles that are numbered here; None when nothing can be resumed."""
+    """Side of the tiles numbered in the journal; None if nothing can be resumed."""
 
     @property
     def resumed(self) -> bool:
-        """Whether the folder holds tiles of the same run, made earlier."""
+        """Whether the folder contains tiles that the same run computed earlier."""
         return self.tile_size is not None
 
     @property
@@ -57,7 +57,7 @@ class Journal:
 
     @property
     def started(self) -> bool:
-        """Whether the rasters are laid out, so that there is something to go on with."""
+        """Whether the rasters have been created, so that the run can be resumed."""
         return self._done.exists()
 
     def done(self) -> dict[int, int]:
@@ -69,7 +69,7 @@ class Journal:
         return dict(zip(found["tile"].tolist(), found["checksum"].tolist(), strict=True))
 
     def add(self, tiles: Mapping[int, int]) -> None:
-        """Note tiles, by number and checksum, as finished; call after their pixels are written."""
+        """Record finished tiles by number and checksum; call after their pixels are written."""
         record = np.array(list(tiles.items()), _RECORD).tobytes()
         with self._done.open("ab", buffering=0) as file:
             # a killed writer may leave part of a record
@@ -77,17 +77,17 @@ class Journal:
             require_as_written(file.write(record) == len(record), "the journal")
 
     def start(self, tile_size: int) -> None:
-        """Mark the rasters of this run as laid out; before this, nothing can be resumed."""
+        """Record that the rasters of this run exist; before this, nothing can be resumed."""
         write_text(self.folder / "tile_size", _signed(tile_size))
         self._done.write_bytes(b"")
 
     def publish(self, path: Path) -> None:
-        """Note that this run is about to write one of its outputs."""
+        """Record that this run is about to write one of its outputs."""
         with (self.folder / "published").open("ab") as file:
             file.write(os.fsencode(path.absolute()) + b"\n")
 
     def published(self) -> list[str]:
-        """Outputs that this run, interrupted, began to write: it may write them again."""
+        """Outputs that the interrupted run began to write, and may overwrite."""
         file = self.folder / "published"
         return os.fsdecode(file.read_bytes()).split("\n") if file.is_file() else []
 
@@ -96,31 +96,31 @@ class Journal:
 
         Args:
             outputs: files that were written.
-            result: plain data that says what the run did.
+            result: plain data that describes what the run did.
         """
         note = _note(self.folder)
-        with suppress(OSError):  # all is written: a full disk is no failure any more
+        with suppress(OSError):  # all outputs are written: a full disk is no longer a failure
             stamp = _stamp(self.identity, outputs, result)
             write_whole(note, json.dumps({"stamp": stamp, "result": result}))
         self.remove()
 
     @contextmanager
     def explaining(self, target: Path) -> Iterator[None]:
-        """Say of a failed write what is left of the run.
+        """Add to the error of a failed write what is left of the run.
 
         Args:
             target: an output, for the message.
 
         Raises:
-            OutputError: for every error of the system.
+            OutputError: for every system error.
         """
         try:
             yield
         except OSError as error:
             left = (
-                f"what was computed is kept in {self.folder}, and the same command goes on from it"
+                f"the computed part is kept in {self.folder}, and the same command resumes it"
                 if self.started
-                else "nothing had been computed, and nothing is left behind"
+                else "nothing had been computed, and no files are left behind"
             )
             raise OutputError(f"{output_error(target, error)}; {left}") from error
 
@@ -132,15 +132,15 @@ class Journal:
 
 
 def finished(folder: Path, identity: Provenance, outputs: Sequence[Path]) -> dict[str, Any] | None:
-    """What a run did that wrote all its outputs and was killed while it cleared away.
+    """Result of a run that wrote all its outputs and was killed while it cleaned up.
 
     Args:
-        folder: of its journal; it is cleared away now.
+        folder: of its journal; it is deleted now.
         identity: as for `open_journal`.
         outputs: files of the run.
 
     Returns:
-        What `Journal.finish` was given; None where no run was killed so, or the outputs are not
+        The result passed to `Journal.finish`; None if there was no such run, or the outputs are not
         those that it wrote.
     """
     note = _note(folder)
@@ -161,7 +161,7 @@ def _note(folder: Path) -> Path:
 
 
 def _stamp(identity: str, outputs: Sequence[Path], result: dict[str, Any]) -> str:
-    """Tells whether files, and what is said of them, are still those of a run."""
+    """Identifies the files of a run, and what is recorded about them."""
     stats = [path.stat() for path in outputs]
     names = [str(path.absolute()) for path in outputs]
     files = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
@@ -175,15 +175,15 @@ def _text(identity: Provenance) -> str:
 
 @contextmanager
 def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
-    """Hold a work folder for one run, new or continued.
+    """Lock a work folder for one run, new or resumed.
 
     Args:
         folder: created if missing.
         identity: plain data that determines the result; a folder with another identity is emptied.
 
     Raises:
-        OutputError: when another process holds the folder or it cannot be written; says whether
-            there is something to go on with.
+        OutputError: if another process has locked the folder, or it cannot be written; the message
+            states whether the run can be resumed.
     """
     claim = Claim(
         folder,
@@ -205,7 +205,7 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
         try:
             yield journal
         except BaseException:
-            if not journal.started:  # nothing to go on with
+            if not journal.started:  # nothing to resume
                 journal.remove()
             raise
     remove_file(_note(folder))  # last: until then it tells that all is written

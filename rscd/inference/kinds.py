@@ -1,9 +1,9 @@
-"""What kind of change a polygon is, from a network that also says where buildings stand.
+"""Kind of change of each polygon, from a network that also predicts buildings.
 
-A second pass looks at the tiles that hold change and keeps, for each date, how sure the network is
-of a building. Under a polygon both are averaged: where the later date exceeds the earlier one by a
-margin, a building appeared; where it falls short by as much, one vanished; else something stands at
-both dates and changed.
+A second pass over the tiles that contain change stores the building probability of each date. Both
+are averaged under each polygon: if the later date exceeds the earlier one by a margin, a building
+appeared; if it is lower by that margin, one vanished; otherwise there is something at both dates
+that changed.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from rscd.inference.predictor import Tiling
 from rscd.inference.tiled import scene_tiles
 
 MARGIN = "kind_margin"
-"""Key of the card of networks whose buildings tell kinds: the margin, from 0 to 1."""
+"""Card key of networks whose buildings determine kinds: the margin, from 0 to 1."""
 
 BYTES_PER_PIXEL = 2
-"""Of scratch space: one for each date."""
+"""Bytes of scratch space per pixel: one for each date."""
 
 FULL = 255
 """Stored value of probability 1."""
@@ -34,11 +34,11 @@ FULL = 255
 
 @runtime_checkable
 class BuildingModel(Protocol):
-    """A model whose network also says where buildings stand."""
+    """A model whose network also predicts buildings."""
 
     @property
     def tiling(self) -> Tiling:
-        """How it takes a scene in pieces."""
+        """How a scene is tiled for the model."""
         ...
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
@@ -52,11 +52,11 @@ def kind_of(t1: NDArray[np.float64], t2: NDArray[np.float64], margin: float) -> 
     Args:
         t1: (N,) mean building probability under each polygon at the earlier date.
         t2: (N,) likewise at the later date.
-        margin: by which they differ where something appeared or vanished.
+        margin: least difference if something appeared or vanished.
 
     Returns:
-        (N,) of ``appeared``, ``vanished`` and ``changed``. Exchanging the dates exchanges the
-        first two and nothing else.
+        (N,) of ``appeared``, ``vanished`` and ``changed``. Swapping the dates swaps the first two
+        and nothing else.
     """
     rise = t2 - t1
     names = np.array(["vanished", "changed", "appeared"], dtype=object)
@@ -66,7 +66,7 @@ def kind_of(t1: NDArray[np.float64], t2: NDArray[np.float64], margin: float) -> 
 
 @dataclass(frozen=True)
 class Standing:
-    """How sure a network is of a building at each date, on disk; only where there is change."""
+    """Building probabilities of each date on disk, only in tiles that contain change."""
 
     t1: RawRaster
     t2: RawRaster
@@ -86,18 +86,18 @@ def find_standing(
     tile_size: int,
     progress: Progress = silent,
 ) -> Callable[[Polygons], NDArray[Any]] | None:
-    """Look where buildings stand, in all tiles that hold change.
+    """Predict buildings in all tiles that contain change.
 
     Args:
         pair: two dates on one grid.
         model: fitted, of any kind.
-        change_map: with its mask; what is found lies in its folder.
-        margin: see `Standing`; None: the model does not tell kinds.
+        change_map: with its mask; results are stored in its folder.
+        margin: see `Standing`; None: the model does not determine kinds.
         tile_size: side of a tile.
-        progress: told after each tile.
+        progress: progress callback, called after each tile.
 
     Returns:
-        What gives the kinds of polygons; None for a model that knows none.
+        The source of polygon kinds; None for a model without kinds.
     """
     if margin is None or not isinstance(model, BuildingModel):
         return None

@@ -1,4 +1,4 @@
-"""How large a step fits into the memory the user allows."""
+"""Step sizes that fit into the memory the user allows."""
 
 import re
 from dataclasses import dataclass, replace
@@ -10,16 +10,16 @@ from rscd.inference.predictor import Tiling
 
 MIN_TILE = 64
 GDAL_CACHE = 128 << 20
-"""Block cache of GDAL when the user sets no limit; its own default is a share of all memory."""
+"""GDAL's block cache if the user sets no limit; its own default is a fraction of all memory."""
 RESULTS = 96 << 20
-"""Tracing and overviews, after the pixels have been predicted."""
+"""Memory for tracing and overviews, after prediction."""
 MARGIN = 32 << 20
-"""What estimates may be wrong by."""
+"""Safety factor of the estimates."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is in memory at once while predicting."""
+    """Memory in use at once while predicting."""
 
     tile_size: int
     batch_size: int
@@ -28,7 +28,7 @@ class Load:
     """Bytes of GDAL's block cache."""
 
     def nbytes(self, n_bands: int, tiling: Tiling) -> int:
-        """Estimate beside what the process holds already."""
+        """Estimate in addition to what the process uses already."""
         pixels = self.batch_size * (self.tile_size + 2 * tiling.halo) ** 2
         # raw values as read, as float32 and stacked, at both dates; the model's own; validity
         per_pixel = 2 * n_bands * (4 + 4 + 4) + tiling.bytes_per_pixel + 8
@@ -42,13 +42,13 @@ def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Loa
     Results do not depend on any of these.
 
     Args:
-        load: what was asked for.
-        limit: bytes the whole process may hold; None for no limit.
+        load: the requested load.
+        limit: bytes the whole process may use; None for no limit.
         n_bands: bands per date.
         tiling: of the model.
 
     Raises:
-        UsageError: when even the smallest step does not fit.
+        UsageError: if even the smallest step does not fit.
     """
     if limit is None:
         return load

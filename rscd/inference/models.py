@@ -1,4 +1,4 @@
-"""Models by name or file, as a scene needs them."""
+"""Models by name or file, adapted to a scene."""
 
 import logging
 from pathlib import Path
@@ -29,12 +29,12 @@ def scene_model(
     """The model for a scene, at the scene's resolution and range of values.
 
     Args:
-        name: see `load_model`; None takes `default_model` and says which and why.
-        scene: what is known of it.
+        name: see `load_model`; None uses `default_model` and logs which and why.
+        scene: facts known about it.
         device: ``auto``, ``cpu`` or ``cuda``, for networks.
         threads: cores that one call of a network may use.
-        msi: scales at which a network's maps are averaged, see `rscd.inference.views`.
-        tta: likewise its logits.
+        msi: scales over which a network's maps are averaged, see `rscd.inference.views`.
+        tta: likewise for its logits.
 
     Raises:
         ModelError: see `load_model`.
@@ -92,5 +92,5 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
 
 
 def model_names() -> list[str]:
-    """Names that `load_model` takes, the defaults first."""
+    """Names that `load_model` accepts, the defaults first."""
     return [SHIPPED, *sorted(DETECTORS, key=lambda name: (name != DEFAULT_DETECTOR, name))]

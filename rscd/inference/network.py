@@ -1,4 +1,4 @@
-"""Trained networks as models: a weights file describes itself and is never unpickled."""
+"""Trained networks as models: weights files are self-describing and never unpickled."""
 
 import json
 import threading
@@ -23,28 +23,28 @@ from rscd.models.networks import bands_of, build_network, bytes_per_pixel, recep
 def save_weights(
     path: Path, network: nn.Module, name: str, args: Provenance, card: Provenance
 ) -> None:
-    """Write a network's weights with all that prediction needs.
+    """Write a network's weights with everything prediction needs.
 
     Args:
         path: ends in .safetensors.
         network: made by ``build_network(name, args)``.
         name: of the network.
         args: plain data.
-        card: ``halo``, ``multiple``, ``patch_size`` in pixels, ``threshold``; and whatever else is
-            worth knowing (bands, data, metrics, licence).
+        card: ``halo``, ``multiple``, ``patch_size`` in pixels, ``threshold``; and other useful
+            facts (bands, data, metrics, licence).
     """
     full = card | {"network": name, "network_args": dict(args)}
     write_weights(path, network.state_dict(), full | _measured(network, full))
 
 
 def export_weights(source: Path, target: Path) -> Provenance:
-    """A training checkpoint as safetensors; the card is also written beside as JSON.
+    """Export a training checkpoint as safetensors; the card is also written beside it as JSON.
 
     Returns:
         The card.
 
     Raises:
-        ModelError: when the checkpoint cannot be used.
+        ModelError: if the checkpoint cannot be used.
     """
     card = read_card(source)
     network = _build(source, card)
@@ -60,7 +60,7 @@ def n_bands_of(card: Provenance) -> int:
 
 
 def _measured(network: nn.Module, card: Provenance) -> Provenance:
-    """What is found out by running the network once."""
+    """Card entries measured by running the network once."""
     n_bands = n_bands_of(card)
     with border(lambda error: _not_run(card["network"], error)):
         return {
@@ -83,7 +83,7 @@ def _not_run(name: str, error: Exception) -> ModelError:
 def _build(path: Path, card: Provenance) -> nn.Module:
     args = dict(card["network_args"])
     if "weights" in args:
-        args["weights"] = None  # pretrained ones would only be replaced
+        args["weights"] = None  # pretrained weights would only be overwritten
     tensors = read_tensors(path)
     name = card["network"]
 
@@ -102,10 +102,10 @@ def _build(path: Path, card: Provenance) -> nn.Module:
     def built() -> nn.Module:
         try:
             return build_network(name, args)
-        except RscdError as error:  # it does not know where the arguments come from
+        except RscdError as error:  # its message would not name the file the arguments come from
             raise not_built(error) from error
 
-    with border(not_built), torch.device("meta"):  # takes no memory, whatever the sizes are
+    with border(not_built), torch.device("meta"):  # takes no memory, however large the sizes
         plan = built()
     with border(not_loaded):
         _check_shapes(plan, tensors)
@@ -131,7 +131,7 @@ def _check_shapes(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> No
 
 @dataclass(frozen=True)
 class Network:
-    """A network in a file, as `Model` and `Predictor`; loads on the first call in each process."""
+    """A network in a file, as `Model` and `Predictor`; loaded on the first call in each process."""
 
     path: Path
     device: str
@@ -146,18 +146,18 @@ class Network:
     sha256: str
 
     def card(self) -> Provenance:
-        """All that the file says of itself, and its hash."""
+        """The card of the file, and its hash."""
         return {"name": self.name, "sha256": self.sha256, **read_card(self.path)}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Network":
-        """Nothing to learn from the scene: no pass over it."""
+        """Return the network itself: it needs no statistics, so no pass over the scene."""
         return self
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``.
 
         Raises:
-            ModelError: when the image has other bands than the network.
+            ModelError: if the image has other bands than the network.
         """
         with torch.inference_mode():
             logits = self.outputs(torch.from_numpy(image))["logits"]
@@ -165,23 +165,23 @@ class Network:
         return prob
 
     def flow(self, image: FloatArray) -> FloatArray | None:
-        """(B,2,C,H,W) raw values -> (B,2,H,W) flow in pixels, None where the network has none."""
+        """(B,2,C,H,W) raw values -> (B,2,H,W) flow in pixels, None if the network has none."""
         with torch.inference_mode():
             found = self.outputs(torch.from_numpy(image)).get("flow")
         return None if found is None else found.float().cpu().numpy()
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
-        """Where buildings stand, of networks that say so; see `rscd.inference.kinds`."""
+        """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""
         with torch.inference_mode():
             logits = self.outputs(torch.from_numpy(image))["buildings"]
             prob: FloatArray = logits.float().sigmoid().cpu().numpy()
         return prob
 
     def outputs(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """All that the network gives for (B,2,C,H,W) raw values, on its device.
+        """All outputs of the network for (B,2,C,H,W) raw values, on its device.
 
         Raises:
-            ModelError: when the image has other bands than the network.
+            ModelError: if the image has other bands than the network.
         """
         if image.shape[2] != self.n_bands:
             raise ModelError(
@@ -189,6 +189,7 @@ class Network:
                 "them with --bands"
             )
         network = loaded(self.path, self.device, self.sha256)
+        # the OpenMP thread count belongs to the calling thread: every worker sets its own
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         with border(lambda error: _not_run(self.name, error)):
@@ -201,15 +202,15 @@ _networks: dict[tuple[Path, str], tuple[str, nn.Module]] = {}
 
 
 def loaded(path: Path, device: str, sha256: str) -> nn.Module:
-    """The network of a weights file, ready to predict; one per process, whoever asks.
+    """The network of a weights file, ready to predict; cached, one per process.
 
     Args:
         path: of the file.
         device: ``cpu`` or ``cuda``.
-        sha256: of the content; when another file has taken its place it is read anew.
+        sha256: of the content; a replaced file is read again.
 
     Raises:
-        ModelError: see `read_card`; or when the file is no longer the one that was asked for.
+        ModelError: see `read_card`; or if the file is no longer the requested one.
     """
     with _lock:
         held, network = _networks.get((path, device), ("", nn.Module()))
@@ -220,7 +221,7 @@ def loaded(path: Path, device: str, sha256: str) -> nn.Module:
                     "place; open it again"
                 )
             network = _build(path, read_card(path)).to(device)
-            if device == "cpu":  # oneDNN then copies less: a quarter less time for a ResNet-18
+            if device == "cpu":  # avoids copies in oneDNN: a quarter less time for a ResNet-18
                 network = network.to(memory_format=torch.channels_last)
             _networks[path, device] = sha256, network
         return network
@@ -231,11 +232,11 @@ def load_network(path: Path, device: str, threads: int) -> Network:
 
     Args:
         path: written by `save_weights`, or a training checkpoint.
-        device: ``auto`` takes a GPU where there is one.
+        device: ``auto`` uses a GPU if there is one.
         threads: cores a call may use.
 
     Raises:
-        ModelError: for a file that cannot be used, or a GPU that is not there.
+        ModelError: for an unusable file, or a missing GPU.
     """
     card = read_card(path)
     if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():

@@ -1,4 +1,4 @@
-"""What turns pixels into change probabilities: the two protocols of the engine."""
+"""Protocols of models that turn pixels into change probabilities."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,54 +12,54 @@ class Block:
     """One piece of the fixed lattice over which global statistics are gathered.
 
     The lattice does not depend on tile size, batch size or workers, so neither do statistics.
-    ``image`` and ``valid`` carry ``halo`` extra pixels on every side (reflected at scene edges,
+    ``image`` and ``valid`` include ``halo`` extra pixels on every side (reflected at scene edges,
     with ``valid`` false there).
     """
 
     index: int
-    """Position in row-major order, 0 for the first; a seed for sampling within the block."""
+    """Position in row-major order from 0; seeds the sampling within the block."""
     image: FloatArray
     """(2, C, h + 2 halo, w + 2 halo) raw values."""
     valid: BoolArray
-    """(h + 2 halo, w + 2 halo) usable at both dates."""
+    """(h + 2 halo, w + 2 halo) whether usable at both dates."""
     halo: int
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a model takes a scene in pieces."""
+    """How a scene is tiled for a model."""
 
     halo: int = 0
-    """Context pixels per side that the result at a pixel depends on."""
+    """Context in pixels per side on which the result at a pixel depends."""
     multiple: int = 1
     """Heights and widths it accepts are multiples of this."""
     tile_size: int = 1024
-    """Side of a tile when the user does not choose one; results do not depend on it."""
+    """Default side of a tile; results do not depend on it."""
     batch_size: int = 1
     """Likewise."""
     bytes_per_pixel: int = 32
-    """Working memory per pixel of the batch, beside the image itself."""
+    """Working memory per pixel of the batch, in addition to the image itself."""
     fit_bytes: int = 0
-    """Working memory of `Model.fit` beside one block per worker."""
+    """Working memory of `Model.fit` in addition to one block per worker."""
     exact: bool = True
-    """Whether the halo covers all that a pixel of the result looks at; if not, results differ a
-    little with the tiling, and the difference is measured and reported."""
+    """Whether the halo covers the whole receptive field of a pixel; if not, results depend slightly
+    on the tiling, and the difference is measured and reported."""
     whole_pictures: bool = False
-    """Whether pictures without georeferencing are best seen whole, up to `MAX_PICTURE`."""
+    """Whether pictures without georeferencing are best predicted whole, up to `MAX_PICTURE`."""
 
 
 MAX_PICTURE = 2048
-"""Longest side of a picture that is taken in one piece."""
+"""Longest side of a picture that is predicted in one piece."""
 
 
 def tile_side(tiling: Tiling, shape_hw: ShapeHW, *, picture: bool) -> int:
-    """Side of the tiles by which something is predicted when the user does not choose one.
+    """Side of the tiles if the user does not choose one.
 
     Args:
         tiling: of the model.
-        shape_hw: of the whole.
-        picture: whether it is one without georeferencing: then it is taken in one piece where the
-            model wants that, up to `MAX_PICTURE`.
+        shape_hw: size of the whole image.
+        picture: whether it is a picture without georeferencing, which is predicted in one piece if
+            the model prefers that, up to `MAX_PICTURE`.
     """
     longest = max(shape_hw)
     if tiling.whole_pictures and picture and longest <= MAX_PICTURE:
@@ -68,7 +68,7 @@ def tile_side(tiling: Tiling, shape_hw: ShapeHW, *, picture: bool) -> int:
 
 
 POINTWISE = Tiling()
-"""Of models that look at one pixel at a time."""
+"""Tiling of models that use one pixel at a time."""
 
 
 def least_object(
@@ -79,14 +79,15 @@ def least_object(
     min_area_m2: float | None = None,
     min_score: float | None = None,
 ) -> tuple[float, float]:
-    """Area in square metres and score below which polygons of a model are left out.
+    """Area in square metres and score below which a model's polygons are omitted.
 
     Args:
-        card: of the model, which may name both: below them its polygons mean nothing.
-        size_known: whether the size of a pixel is known; without it no area is.
-        own_threshold: whether change is taken at the model's threshold, to which its score belongs.
-        min_area_m2: asked for instead.
-        min_score: asked for instead.
+        card: of the model, which may name both: below them its polygons are meaningless.
+        size_known: whether the pixel size is known, without which there are no areas.
+        own_threshold: whether change is decided at the model's threshold, to which its score
+            belongs.
+        min_area_m2: the user's value, which takes precedence.
+        min_score: the user's value, which takes precedence.
     """
     if min_area_m2 is None:
         min_area_m2 = float(card.get("min_area_m2", 0.0)) if size_known else 0.0
@@ -105,14 +106,14 @@ class Predictor(Protocol):
 
     @property
     def tiling(self) -> Tiling:
-        """How it takes a scene in pieces."""
+        """How a scene is tiled for the model."""
         ...
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change.
 
         Args:
-            image: (B,2,C,H,W) float32 raw values, t1 first. Invalid pixels hold 0.
+            image: (B,2,C,H,W) float32 raw values, t1 first. Invalid pixels are 0.
             valid: (B,H,W) bool, true where both dates can be used.
 
         Returns:
@@ -122,11 +123,11 @@ class Predictor(Protocol):
 
 
 class Model(Protocol):
-    """What a user names with ``--model``: fitted to a scene it becomes a Predictor."""
+    """A model as named with ``--model``; fitted to a scene it becomes a `Predictor`."""
 
     @property
     def name(self) -> str:
-        """What ``-m`` takes, and what column ``model`` of the results says."""
+        """Value of ``-m``, and of the column ``model`` in results."""
         ...
 
     @property
@@ -136,7 +137,7 @@ class Model(Protocol):
 
     @property
     def tiling(self) -> Tiling:
-        """How it takes a scene in pieces."""
+        """How a scene is tiled for the model."""
         ...
 
     def card(self) -> Provenance:
@@ -144,11 +145,11 @@ class Model(Protocol):
         ...
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> Predictor:
-        """Gather what must be known of the whole scene, in one pass in bounded memory.
+        """Gather statistics of the whole scene, in one pass in bounded memory.
 
         Args:
             blocks: the scene in fixed blocks, each yielded once in row-major order. A model that
-                needs no global statistics does not iterate and costs no pass.
+                needs no global statistics does not iterate over them, which saves the pass.
             n_pixels: height x width of the scene, to plan a sampling rate.
         """
         ...

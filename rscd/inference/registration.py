@@ -1,8 +1,8 @@
-"""Whether two dates lie on each other: a shift is estimated from a few windows of the scene.
+"""Misregistration of two dates, estimated from a few windows of the scene.
 
-The edges of both dates are correlated in each window, and the correlations added up, so that what
-did not change decides, wherever it is. Edges have a direction and a limited strength: neither light
-nor a few bright roofs outweigh the rest. A shift is believed only where its peak stands far above
+The edges of both dates are correlated in each window and the correlations summed, so that unchanged
+objects dominate, wherever they are. Edges have a direction and a limited strength, so that neither
+light nor a few bright roofs outweigh the rest. A shift is accepted only if its peak is far above
 all others and both halves of the windows show it.
 """
 
@@ -18,30 +18,30 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 
 SIDE_PX = 256
-"""Of a window; in smaller scenes half of the shorter side."""
+"""Side of a window; in smaller scenes half of the shorter side."""
 SMALLEST_PX = 64
 PER_SIDE = 4
-"""Windows along each side of the scene, at most."""
+"""Most windows along each side of the scene."""
 REACH_PX = 24
-"""Largest shift that is looked for."""
+"""Largest shift that is searched."""
 LEAST_VALID = 0.6
-"""Share of a window that both dates must cover."""
+"""Fraction of a window that both dates must cover."""
 LEAST_WINDOWS = 2
 
 CLEAR = 9.0
-"""Height of the peak, in standard deviations of the correlation, from which it is believed. Of 100
+"""Least height of an accepted peak, in standard deviations of the correlation. Of 100
 real pairs (LEVIR-CD, FOTBCD, DSIFN-CD, NAIP, Landsat) all peaks of this height were at a shift that
 mutual information found too; below 8, some were not."""
 VOTE = 3.0
-"""The same for one window that is said to agree."""
+"""The same for a single window that agrees."""
 AGREE_PX = 1.5
-"""Peaks of both halves of the windows lie no further from that of all."""
+"""Largest distance between the peak of all windows and those of either half."""
 WORTH_SAYING_PX = 1.5
-"""Shifts above this are warned of: to a pixel, registration is as good as it gets."""
+"""Shifts above this give a warning; registration is rarely better than one pixel."""
 
 SMOOTH_PX = 1.0
 STRONG_PERCENTILE = 90
-"""No edge counts more than one of this percentile."""
+"""Percentile to which edge strength is limited."""
 
 
 log = logging.getLogger(__name__)
@@ -49,30 +49,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shift:
-    """Where t2 lies against t1."""
+    """Shift of t2 relative to t1."""
 
     cols: float
-    """Pixels of the grid that t2 lies to the right of t1."""
+    """Pixels by which t2 is to the right of t1."""
     rows: float
-    """Likewise further down."""
+    """Pixels by which t2 is below t1."""
     windows: int
-    """Looked at."""
+    """Number of windows used."""
     agreeing: int
-    """Of them, windows in which it shows."""
+    """Number of these windows that show the shift."""
 
     @property
     def pixels(self) -> float:
-        """Its length."""
+        """Length of the shift."""
         return float(np.hypot(self.cols, self.rows))
 
     @property
     def words(self) -> str:
-        """A warning in one line."""
+        """A one-line warning."""
         across = f"{abs(self.cols):.1f} pixels to the {'right' if self.cols > 0 else 'left'}"
         along = f"{abs(self.rows):.1f} {'below' if self.rows > 0 else 'above'}"
         return (
-            f"t2 seems to lie {across} and {along} of where t1 lies (seen in {self.agreeing} of "
-            f"{self.windows} windows): what did not change will be taken for change; register the "
+            f"t2 seems to be shifted {across} and {along} of t1 (seen in {self.agreeing} of "
+            f"{self.windows} windows): unchanged objects will appear as change; register the "
             "images first, for example with AROSICS"
         )
 
@@ -84,8 +84,8 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
         pair: on one grid; at most `PER_SIDE` x `PER_SIDE` windows of it are read.
 
     Returns:
-        None where no shift, and not its absence either, stands out: too little is seen at both
-        dates, or too much changed.
+        None if neither a shift nor its absence is clear: too little is visible at both dates, or
+        too much changed.
     """
     scene = pair.whole
     surfaces = []
@@ -113,7 +113,7 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
 
 
 def warn_of_shift(pair: ScenePair) -> Shift | None:
-    """Estimate the shift between the dates, and warn where it is worth saying."""
+    """Estimate the shift between the dates, and warn if it is large."""
     shift = estimate_shift(pair)
     if shift is not None and shift.pixels > WORTH_SAYING_PX:
         log.warning("%s", shift.words)
@@ -121,14 +121,14 @@ def warn_of_shift(pair: ScenePair) -> Shift | None:
 
 
 def _peak(stack: FloatArray) -> tuple[tuple[int, int], float]:
-    """Place of the maximum of the summed surfaces, and its height in standard deviations."""
+    """Position of the maximum of the summed surfaces, and its height in standard deviations."""
     total = stack.sum(axis=0)
     row, col = np.unravel_index(np.argmax(total), total.shape)
     return (int(row), int(col)), float((total[row, col] - total.mean()) / total.std())
 
 
 def sample_boxes(shape_hw: tuple[int, int]) -> list[Box]:
-    """Windows spread evenly over a scene; none where it is too small."""
+    """Windows spread evenly over a scene; none if it is too small."""
     side = min(SIDE_PX, max(SMALLEST_PX, min(shape_hw) // 2))
     if min(shape_hw) < side:
         return []
@@ -140,22 +140,22 @@ def sample_boxes(shape_hw: tuple[int, int]) -> list[Box]:
 
 
 def correlation(image: FloatArray, valid: BoolArray) -> FloatArray | None:
-    """How well one window of t2 fits t1 at every shift of up to `REACH_PX`.
+    """Correlation of one window of t2 with t1 at every shift of up to `REACH_PX`.
 
     Args:
         image: (2,C,h,w) raw values.
         valid: (h,w).
 
     Returns:
-        (2 REACH_PX + 1, 2 REACH_PX + 1) of mean 0 and standard deviation 1, no shift in the middle;
-        None where a date shows nothing.
+        (2 REACH_PX + 1, 2 REACH_PX + 1) of mean 0 and standard deviation 1, with zero shift at the
+        centre; None if a date is blank.
     """
     height, width = valid.shape
     seen = ndimage.binary_erosion(valid, iterations=3, border_value=1)
     seen = seen * np.outer(np.hanning(height), np.hanning(width))
     first, second = (fft.fft2(_edges(date) * seen) for date in image)
     cross = np.conj(first) * second
-    # halfway between correlation, which is broad, and phase correlation, which hears noise
+    # a compromise between correlation, whose peak is broad, and phase correlation, which is noisy
     cross /= np.sqrt(np.maximum(np.abs(cross), np.finfo(float).tiny))
     surface = fft.fftshift(fft.ifft2(cross).real)
     rows, cols = (slice(size // 2 - REACH_PX, size // 2 + REACH_PX + 1) for size in valid.shape)
@@ -165,7 +165,7 @@ def correlation(image: FloatArray, valid: BoolArray) -> FloatArray | None:
 
 
 def _edges(date: FloatArray) -> NDArray[np.complex128]:
-    """(C,h,w) values -> (h,w) complex gradient; no edge counts more than a strong one."""
+    """(C,h,w) values -> (h,w) complex gradient of limited strength."""
     gray = ndimage.gaussian_filter(date.mean(axis=0), SMOOTH_PX)
     gradient = ndimage.sobel(gray, axis=1) + 1j * ndimage.sobel(gray, axis=0)
     length = np.abs(gradient)
@@ -177,7 +177,7 @@ def _edges(date: FloatArray) -> NDArray[np.complex128]:
 
 
 def _vertex(values: FloatArray, at: int) -> float:
-    """Where the parabola through a maximum and its neighbours has its top, from there."""
+    """Sub-pixel offset of the peak of a parabola through a maximum and its neighbours."""
     if not 0 < at < len(values) - 1:
         return 0.0
     before, here, after = values[at - 1 : at + 2]

@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from rscd.inference.network import Network
 
 SHIPPED = "buildings"
-"""What ``-m`` takes; the files ``rscd/weights/buildings.*``."""
+"""Its name for ``-m``; the files are ``rscd/weights/buildings.*``."""
 
 GSD_RANGE_M = (0.2, 1.0)
-"""Resolutions it is made for."""
+"""Resolutions it is trained for, in metres."""
 GSD_TOLERANCE = 0.02
-"""Relative: a pixel of 0.199 m is one of 0.2 m."""
+"""Relative tolerance: a pixel of 0.199 m counts as 0.2 m."""
 MIN_BANDS = 3
 
 
 @dataclass(frozen=True)
 class SceneFacts:
-    """What is known of a scene before a pixel is read."""
+    """Facts about a scene that are known before a pixel is read."""
 
     n_bands: int
     gsd_m: float | None
-    """Side of a pixel in metres, from its georeferencing or as the user says."""
+    """Pixel size in metres, from its georeferencing or the user."""
     georeferenced: bool
     eight_bit: bool
-    """Whether both dates are."""
+    """Whether both dates have 8-bit values."""
     one_type: bool = True
-    """Whether both dates are stored in one type, so that one rule brings both to 8 bit."""
+    """Whether both dates are stored in one type, so that one rule converts both to 8 bits."""
 
 
 def default_model(scene: SceneFacts) -> tuple[str, str]:
-    """The model for a scene for which the user names none.
+    """The default model for a scene.
 
     Returns:
         Its name, and one line with the reason.
@@ -58,18 +58,18 @@ def default_model(scene: SceneFacts) -> tuple[str, str]:
     if not low * (1 - GSD_TOLERANCE) <= scene.gsd_m <= high * (1 + GSD_TOLERANCE):
         return (
             DEFAULT_DETECTOR,
-            f"{SHIPPED} is made for pixels of {range_text}, found {scene.gsd_m:.3g} m",
+            f"{SHIPPED} is trained for pixels of {range_text}, found {scene.gsd_m:.3g} m",
         )
     return SHIPPED, f"{scene.n_bands} bands of {scene.gsd_m:.3g} m"
 
 
 def shipped_path() -> Path:
-    """The weights."""
+    """Path of the weights file."""
     return Path(str(files("rscd") / "weights" / f"{SHIPPED}.safetensors"))
 
 
 def shipped_card() -> Provenance:
-    """What is known of the weights, and their checksum."""
+    """Card and checksum of the weights."""
     card: Provenance = json.loads(shipped_path().with_suffix(".json").read_text(encoding="utf-8"))
     return card
 
@@ -78,7 +78,7 @@ def load_shipped(device: str, threads: int) -> "Network":
     """The shipped network.
 
     Raises:
-        ModelError: when the file is not the one that was released.
+        ModelError: if the file is not the released one.
     """
     path = shipped_path()
     found = sha256_of(path) if path.is_file() else "no file"

@@ -1,7 +1,7 @@
-"""The tiled engine: a scene pair and a model in, a probability raster out.
+"""The tiled engine: from a scene pair and a model to a probability raster.
 
-Tiles trim, they do not blend: every pixel has one owner, so the result does not depend on tile
-size, batch size, workers or order. One writer; memory is what is in flight.
+Tiles are trimmed, not blended: every pixel belongs to one tile, so the result does not depend on
+tile size, batch size, workers or order. There is one writer; memory holds only pending tiles.
 """
 
 from collections import deque
@@ -33,7 +33,7 @@ R = TypeVar("R")
 
 
 class Mapper(Protocol):
-    """Any lazy ``map``: the builtin, a bounded pool of threads or processes, a cluster."""
+    """Any lazy ``map``: the builtin, a bounded pool of threads or processes, or a cluster."""
 
     def __call__(self, function: Callable[[T], R], jobs: Iterable[T], /) -> Iterator[R]:
         """Yield ``function(job)`` for each job, in order."""
@@ -43,9 +43,9 @@ class Mapper(Protocol):
 def bounded_map(
     pool: Executor, in_flight: int, function: Callable[[T], R], jobs: Iterable[T]
 ) -> Iterator[R]:
-    """Like ``pool.map``, but takes jobs only as results are taken: at most `in_flight` pending.
+    """Like ``pool.map``, but at most `in_flight` jobs are pending: more as results are consumed.
 
-    `Executor.map` submits everything at once, so results pile up when the writer is slower.
+    `Executor.map` submits everything at once, so that results pile up if the writer is slower.
     """
     pending: deque[Future[R]] = deque()
     try:
@@ -62,13 +62,13 @@ def bounded_map(
 
 @contextmanager
 def thread_mapper(workers: int) -> Iterator[Mapper]:
-    """A mapper over threads: each reads and computes; reading, computing and writing overlap."""
+    """A mapper over threads, in which reading, computing and writing overlap."""
     with ThreadPoolExecutor(workers, thread_name_prefix="rscd") as pool:
         yield partial(bounded_map, pool, workers + 1)
 
 
 def scene_blocks(pair: ScenePair, halo: int, mapper: Mapper = map) -> Iterator[Block]:
-    """The whole scene as fixed blocks for `Model.fit`, whatever part of it is asked for."""
+    """The whole scene as fixed blocks for `Model.fit`, whatever part of it is requested."""
     scene = pair.whole
     tiles = plan_tiles(scene.shape_hw, BLOCK_SIZE, halo)
     yield from mapper(partial(_read_block, scene, halo), tiles)
@@ -80,9 +80,9 @@ def _read_block(pair: ScenePair, halo: int, tile: Tile) -> Block:
 
 
 def scene_tiles(pair: ScenePair, tile_size: int, tiling: Tiling) -> list[Tile]:
-    """The tiles by which a model takes what is asked for of a scene, in pixels of ``pair.grid``.
+    """The tiles of a model for the requested part of a scene, in pixels of ``pair.grid``.
 
-    They lie on the lattice of the whole scene, so a part of it comes out as it does in the whole.
+    They are on the lattice of the whole scene, so that a part gives the same result as the whole.
     """
     window = pair.window
     tiles = plan_tiles(
@@ -96,18 +96,17 @@ def run_block(
 ) -> list[tuple[Tile, FloatArray]]:
     """Read, predict and trim one batch of tiles of equal size.
 
-    A top-level function of picklable arguments, so that it runs in a thread, a process or on a
-    cluster alike.
+    A top-level function with picklable arguments, so that it can run in a thread, a process or on a
+    cluster.
 
-    The model sees all that lies around a tile; only the result is restricted to the area of
-    interest.
+    The model sees everything around a tile; only the result is restricted to the area of interest.
 
     Returns:
-        Each tile with its (h,w) float32 probabilities, NaN where either date has no data or
-        nothing is asked for.
+        Each tile with its (h,w) float32 probabilities, NaN where either date has no data or outside
+        the requested part.
 
     Raises:
-        ModelError: when the predictor gives no number where both dates have data.
+        ModelError: if the prediction is not finite where both dates have data.
     """
     wanted = [pair.inside(tile.write) for tile in tiles]
     results = [(tile, np.full(tile.write.shape_hw, np.nan, np.float32)) for tile in tiles]
@@ -132,10 +131,10 @@ def run_block(
 def fit_model(
     pair: ScenePair, model: Model, mapper: Mapper = map, progress: Progress = silent
 ) -> Predictor:
-    """Give the model its pass over the scene for global statistics, if it needs one.
+    """Let the model make its pass over the scene for global statistics, if it needs one.
 
-    Statistics are those of the whole scene, also where a part of it is asked for: an area of
-    interest says what to write, not what is normal.
+    Statistics are those of the whole scene even if only a part is requested: an area of interest
+    defines what to write, not what is normal.
     """
     height, width = pair.whole.shape_hw
     total = -(-height // BLOCK_SIZE) * -(-width // BLOCK_SIZE)
@@ -161,18 +160,18 @@ def predict_scene(
 ) -> None:
     """Fill the probability raster of `change_map`, tile by tile.
 
-    Tiles that the journal has, and that are on disk as they were written, are not computed again.
-    Writing stays in this process.
+    Tiles that are in the journal and intact on disk are not computed again. Only this process
+    writes.
 
     Args:
         pair: the two dates on one grid.
         predictor: a fitted model.
         change_map: where to write.
         journal: of the folder of `change_map`.
-        tile_size: side in pixels of what a tile owns.
+        tile_size: side in pixels of a tile's write box.
         batch_size: tiles per call of the predictor.
-        mapper: how blocks of tiles are carried out.
-        progress: told after each block.
+        mapper: how blocks of tiles are executed.
+        progress: progress callback, called after each block.
     """
     raster = change_map.prob
     if not (journal.resumed and raster.restore()):
@@ -203,13 +202,13 @@ def _checksum(prob: FloatArray) -> int:
 
 @dataclass(frozen=True)
 class Seam:
-    """How much the result at tile edges differs from what full context gives."""
+    """Difference between the result at tile edges and the result with full context."""
 
     mean_abs: float
     """Mean absolute difference in probability, over `SEAM_PX` pixels on both sides of edges."""
     max_abs: float
     flipped_share: float
-    """Share of these pixels that change side of the threshold."""
+    """Fraction of these pixels that cross the threshold."""
 
 
 def measure_seam(
@@ -219,10 +218,10 @@ def measure_seam(
     tile_size: int,
     mapper: Mapper = map,
 ) -> Seam | None:
-    """Predict again across a few tile edges, with the edge in the middle of the tile.
+    """Predict again across a few tile edges, with the edge at the centre of the tile.
 
     Returns:
-        None when the model's halo covers its receptive field, or the scene is a single tile.
+        None if the model's halo covers its receptive field, or the scene is a single tile.
     """
     tiling = predictor.tiling
     tiles = scene_tiles(pair, tile_size, tiling)
@@ -230,7 +229,7 @@ def measure_seam(
     if tiling.exact or not inner:
         return None
     edges = [_at_edge(tile, tiling.multiple) for tile in inner[:: -(-len(inner) // SEAM_SAMPLES)]]
-    # of a narrow tile at the end of a scene, what is moved may not reach as far as its edge
+    # a narrow tile at the end of a scene, once moved, may not reach its own edge
     jobs = [[edge] for edge in edges if edge.write.common(edge.read) == edge.write]
     if not jobs:
         return None
@@ -250,7 +249,7 @@ def measure_seam(
 
 
 def _at_edge(tile: Tile, multiple: int) -> Tile:
-    """Half a tile to the left: the tile's left edge lies in the middle, its surroundings count."""
+    """The tile moved left by half its width, so that its left edge is at the centre."""
     read, write = tile.read, tile.write
     start = max(0, write.col - SEAM_PX)
     width = min(write.col + SEAM_PX, write.col + write.width) - start

@@ -1,7 +1,7 @@
-"""A network looked through at several scales and flips, as a model of the engine.
+"""Multi-scale inference and test-time augmentation of a network, as a model of the engine.
 
-Only what is local can be streamed: multiscale sigmoid inference and test-time augmentation are, the
-activation maps of KD-MSI are divided by a maximum over the scene and are not.
+Only local operations can be tiled: multi-scale sigmoid inference and test-time augmentation are
+local; the activation maps of KD-MSI are not, because they are divided by a maximum over the scene.
 """
 
 import math
@@ -23,42 +23,42 @@ from rscd.models.logits import change_logit
 Kind = Literal["msi", "tta"]
 
 KERNEL_PX = 2
-"""Reach of the bicubic filter, in pixels of the coarser of both images."""
+"""Support of the bicubic filter, in pixels of the coarser image."""
 
 
 @dataclass(frozen=True)
 class MultiScale:
-    """A network and the views it is given, as `Model` and `Predictor`."""
+    """A network evaluated on several views, as `Model` and `Predictor`."""
 
     network: Network
     kind: Kind
-    """``msi``: mean of sigmoids (kdmsi.md section 4.1); ``tta``: sigmoid of the mean of logits,
-    whose side of one half is the side of the argmax of their sum (section 5)."""
+    """``msi``: mean of sigmoids (KD-MSI notes, section 4.1); ``tta``: sigmoid of the mean logit,
+    which exceeds one half exactly where the argmax of the summed logits is change (section 5)."""
     views: Views
 
     @property
     def name(self) -> str:
-        """As the network is called; the card tells the views."""
+        """Name of the network; the card describes the views."""
         return self.network.name
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """One line describing network and views."""
         scales = ", ".join(f"{scale:g}" for scale in self.views.scales)
         return f"{self.network.summary}, {self.kind} at scales {scales}"
 
     @property
     def threshold(self) -> float:
-        """The network's own."""
+        """The network's threshold."""
         return self.network.threshold
 
     @property
     def tiling(self) -> Tiling:
-        """The network's, for what the smallest scale sees and the largest one costs."""
+        """The network's tiling, with the halo of the smallest scale and the cost of the largest."""
         own, views = self.network.tiling, self.views
         smallest, largest = min(1.0, *views.scales), max(1.0, *views.scales)
         halo = round_up(math.ceil((own.halo + KERNEL_PX) / smallest), views.grid)
-        # beside the largest view: all flips of it as inputs, and three maps at full size
+        # besides the largest view: all its flips as inputs, and three maps at full size
         inputs = 2 * self.network.n_bands * 4 * (1 + len(FLIPS[views.flip]))
         return replace(
             own,
@@ -69,7 +69,7 @@ class MultiScale:
         )
 
     def card(self) -> Provenance:
-        """The network's, and the views."""
+        """The network's card, and the views."""
         views = {
             "kind": self.kind,
             "scales": list(self.views.scales),
@@ -79,17 +79,17 @@ class MultiScale:
         return self.network.card() | {"views": views}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "MultiScale":
-        """Nothing to learn from the scene: no pass over it."""
+        """Return the model itself: it needs no statistics, so no pass over the scene."""
         return self
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``.
 
         Raises:
-            ModelError: when the image has other bands than the network.
+            ModelError: if the image has other bands than the network.
         """
         height, width = valid.shape[-2:]
-        # as many pixels at once as the network alone would be given
+        # as many pixels at once as for the network alone
         views = replace(self.views, max_pixels=len(image) * height * width)
         with torch.inference_mode():
             pairs = torch.from_numpy(image)
@@ -106,7 +106,7 @@ class MultiScale:
         return self.network.outputs(image)["logits"].float().to(image.device)
 
     def label_map(self, image: Tensor) -> Tensor:
-        """(B,2,C,h,w) -> (B,1,h',w'): the map before its resize, where the network has one."""
+        """(B,2,C,h,w) -> (B,1,h',w'): the map before resizing, if the network has one."""
         found = self.network.outputs(image)
         logits = found["cam"] if "cam" in found else change_logit(found["logits"])
         return logits.float().to(image.device)
@@ -132,18 +132,18 @@ class ImageMaps:
 def multi_scale(
     model: Model, *, msi: str | None, tta: str | None, eight_bit: bool, flip: str = "width"
 ) -> Model:
-    """A model with the views asked for on the command line; the model itself where there are none.
+    """Wrap a model for the views requested on the command line; without any, return it unchanged.
 
     Args:
         model: any.
-        msi: scales for multiscale sigmoid inference, see `parse_scales`.
+        msi: scales for multi-scale sigmoid inference, see `parse_scales`.
         tta: scales for test-time augmentation.
         eight_bit: whether both dates hold 8-bit values.
         flip: one of `rscd.methods.parts.multiscale.FLIPS`.
 
     Raises:
-        UsageError: for both at once, or scales that are none.
-        ModelError: for a model that is no network.
+        UsageError: for both at once, or invalid scales.
+        ModelError: for a model that is not a network.
     """
     if msi is None and tta is None:
         return model

@@ -1,6 +1,6 @@
 """Weights on disk: safetensors with a card in the header, or a training checkpoint.
 
-Neither runs code when it is read: a file that would have to be unpickled is refused.
+Reading either runs no code: a file that would have to be unpickled is refused.
 """
 
 import json
@@ -34,8 +34,8 @@ def write_weights(path: Path, tensors: dict[str, Tensor], card: Provenance) -> N
         card: plain data.
 
     Raises:
-        ModelError: for tensors that hold NaN or infinity.
-        OutputError: when it cannot be written, or reads otherwise than it was written.
+        ModelError: for tensors that contain NaN or infinity.
+        OutputError: if it cannot be written, or differs when read back.
     """
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     _check_finite(plain, path)
@@ -48,7 +48,7 @@ def read_card(path: Path) -> Provenance:
     """The card of a weights file.
 
     Raises:
-        ModelError: when it is no such file.
+        ModelError: if it is not such a file.
     """
     card = _checkpoint(path).get(CARD_KEY) if _is_checkpoint(path) else _safetensors_card(path)
     if card is None:
@@ -64,10 +64,10 @@ def read_card(path: Path) -> Provenance:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of the network that predicts, by the network's own names.
+    """The tensors of the predicting network, by the network's own names.
 
     Raises:
-        ModelError: when it is no such file, or its tensors hold NaN or infinity.
+        ModelError: if it is not such a file, or its tensors contain NaN or infinity.
     """
     if _is_checkpoint(path):
         tensors = _network_state(path)
@@ -93,7 +93,7 @@ def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
     broken = non_finite(tensors)
     if broken:
         raise ModelError(
-            f"expected weights that are numbers in {path}, found NaN or infinity in "
+            f"expected finite weights in {path}, found NaN or infinity in "
             f"{len(broken)} of {len(tensors)} tensors, such as {broken[0]}: their training "
             "diverged; take an earlier checkpoint, or train again with a lower model.lr"
         )
@@ -104,10 +104,10 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _weights_border(path: Path, what: str) -> AbstractContextManager[None]:
-    def told(error: Exception) -> ModelError:
+    def to_error(error: Exception) -> ModelError:
         return ModelError(f"expected {what}, {found_in(path, error, 'copy it again', 'weights')}")
 
-    return border(told)
+    return border(to_error)
 
 
 def _safetensors_card(path: Path) -> Any:
@@ -118,7 +118,7 @@ def _safetensors_card(path: Path) -> Any:
 
 
 def _is_pickled(path: Path) -> bool:
-    """Whether a file is what torch writes, or a pickle of any protocol in use."""
+    """Whether a file is torch's archive format, or a pickle of any protocol in use."""
     with path.open("rb") as file:
         return zipfile.is_zipfile(path) or file.read(1) == b"\x80"
 

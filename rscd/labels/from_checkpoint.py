@@ -1,4 +1,4 @@
-"""Pseudo masks of a folder of pairs, made by a model of change and kept as files.
+"""Pseudo masks of a folder of pairs, predicted by a change model and stored as files.
 
 They lie in the folder of a run, or beside the dates in a folder of their own, in the coding of
 further layers: 0 no change, 1 change, 255 where a date has no data; ``run.json`` there says what
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class ChangeMaps(Protocol):
-    """What gives a map of change for a whole image."""
+    """Function that gives a change map for a whole image."""
 
     def __call__(self, image: FloatArray, /) -> FloatArray:
         """(2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
@@ -38,18 +38,18 @@ class ChangeMaps(Protocol):
 
 @dataclass(frozen=True)
 class Summary:
-    """What was made."""
+    """Summary of the masks of a run."""
 
     folders: list[str]
     pairs: int
     written: int
-    """Of these, in this run; the others were there already."""
+    """Masks written in this run; the others existed already."""
     predicted: int
-    """Maps computed: pairs without change need none."""
+    """Maps computed; pairs labelled unchanged need none."""
     changed_share: float
-    """Of all valid pixels of the masks written in this run."""
+    """Fraction of the valid pixels of the masks written in this run."""
     failed: dict[str, str] = field(default_factory=dict)
-    """What was wrong with pairs that cannot be read, by name; they have no mask yet."""
+    """Errors of unreadable pairs by name; these have no mask yet."""
 
 
 def labelled_maps(
@@ -60,9 +60,9 @@ def labelled_maps(
     Args:
         data: with keys ``image`` and ``mask``.
         make_map: the model.
-        gated: empty maps for pairs whose mask (or ``label``, where it is a key) holds no change.
-        progress: told after each pair.
-        stage: what to tell it.
+        gated: use empty maps for pairs whose mask (or ``label``, if it is a key) shows no change.
+        progress: progress callback, called after each pair.
+        stage: the stage to report.
 
     Yields:
         (H,W) map and (H,W) mask of each pair.
@@ -81,7 +81,7 @@ def labelled_maps(
 def positive_maps(
     data: PairFolder, make_map: ChangeMaps, *, progress: Progress
 ) -> Iterator[FloatArray]:
-    """Maps of the pairs whose ``label`` is change; of all pairs where that is no key."""
+    """Maps of the pairs whose ``label`` is change, or of all pairs if that is not a key."""
     for index in range(len(data)):
         sample = data[index]
         if bool(sample.get("label", 1)):
@@ -98,8 +98,8 @@ def prepare(
     Args:
         data: whose pairs get masks.
         name: of the folder beside the dates, or the path of a folder elsewhere.
-        recipe: plain data that decides the masks.
-        overwrite: throw away what another recipe left.
+        recipe: plain data that determines the masks.
+        overwrite: delete masks of another recipe.
 
     Yields:
         What an earlier run of this recipe noted; None where there was none.
@@ -155,15 +155,15 @@ def write_pseudo_masks(
     *,
     progress: Progress,
 ) -> Summary:
-    """Write the masks that are not there yet; a pair that cannot be read does not stop the others.
+    """Write the missing masks; an unreadable pair does not stop the others.
 
     Args:
-        data: with keys ``image``, ``valid``, and ``label`` where pairs known to hold no change get
-            empty masks without a look at them (section 4.3).
+        data: with keys ``image``, ``valid``, and optionally ``label``, by which unchanged pairs get
+            empty masks without prediction (section 4.3).
         make_map: the model.
         threshold: change is strictly above it, in float32 (section 4.4).
         name: see `prepare`.
-        progress: told after each pair.
+        progress: progress callback, called after each pair.
     """
     written = predicted = changed = usable = 0
     failed: dict[str, str] = {}
@@ -193,7 +193,7 @@ def write_pseudo_masks(
 
 
 def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:
-    """The map of a sample: numbers everywhere, as pixels without data hold 0 in its images."""
+    """The map of a sample: finite everywhere, because pixels without data are 0 in its images."""
     found = make_map(sample["image"].numpy())
     check_numbers(found, np.ones(found.shape, bool), f"the network for pair {sample['name']}")
     return found
@@ -210,4 +210,4 @@ def _folder(data: PairFolder, base: Path, name: str | Path) -> Path:
 
 
 def _read(path: Path) -> Provenance | None:
-    return read_note(path, "the notes of a run", "remove the folder") if path.exists() else None
+    return read_note(path, "the record of a run", "remove the folder") if path.exists() else None

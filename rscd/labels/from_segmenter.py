@@ -1,6 +1,6 @@
 """From pairs of images to label folders: segment each date once, then derive the labels.
 
-Everything is written beside finished work and goes on where it stopped: the segmentations lie in a
+Existing results are kept and an interrupted run resumes: the segmentations are stored in a
 `rscd.labels.store.Store`, the labels in ``vl_change/``, ``vl_t1/`` and ``vl_t2/`` (0, 1 and 255 =
 ignore), where `rscd.data.folder.PairFolder` finds them. Training never runs a segmenter.
 """
@@ -40,16 +40,16 @@ from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.segmenters.segmenter import DateName, Segmenter, SemanticPrediction, View
 from rscd.segmenters.stitch import check_windows, segment, windows
 
-"""Label folders, as keys of a sample too."""
+"""Label folders, and keys of a sample."""
 
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
-"""Of the reliability report."""
+"""Values of gamma in the reliability report."""
 
 COARSE_M = 2.0
-"""Pixels larger than this show no single buildings."""
+"""Pixels larger than this do not show individual buildings."""
 
 SLOW_SECONDS = 600.0
-"""A run that takes longer on a CPU must be asked for."""
+"""A run that takes longer on a CPU must be allowed explicitly."""
 
 DATES: tuple[DateName, DateName] = ("t1", "t2")
 
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """How scores become labels; None takes what the segmenter suggests."""
+    """How scores become labels; None uses the segmenter's suggestion."""
 
     gamma: float | None = None
     """Probability from which a pixel is reliable."""
@@ -67,7 +67,7 @@ class LabelOptions:
     delta: float = DELTA
     """IoU sum up to which an object is a change event."""
     instance_threshold: float | None = None
-    """Score from which an object counts."""
+    """Least score of an object."""
     duplicate_iou: float = DUPLICATE_IOU
     """Objects of one date that overlap more are one."""
     min_object_m2: float = 0.0
@@ -76,10 +76,10 @@ class LabelOptions:
     overlap: int | None = None
 
     def filled(self, segmenter: Segmenter) -> "LabelOptions":
-        """With the segmenter's suggestions.
+        """Fill in the segmenter's suggestions.
 
         Raises:
-            UsageError: a value is out of range.
+            UsageError: if a value is out of range.
         """
         info = segmenter.info
         gamma = info.gamma if self.gamma is None else self.gamma
@@ -125,20 +125,20 @@ class DateImage:
     valid: BoolArray | None
     grid: GeoBox | None
     limits: Sequence[tuple[float, float]] | None
-    """What became 0 and 255 of each band, None where nothing was stretched."""
+    """Values of each band that were stretched to 0 and 255, None if nothing was stretched."""
 
 
 class UnreadablePair(DataError):
-    """One pair is damaged; what else fails is wrong with all of them."""
+    """A single pair is damaged; any other error affects all pairs."""
 
 
 @dataclass(frozen=True)
 class PairInput:
-    """A pair to label: where it comes from and where its labels go."""
+    """A pair to label: its source and the location of its labels."""
 
     name: str
     labels: Path
-    """Folder that holds the label folders."""
+    """Folder that contains the label folders."""
     stem: str
     suffix: str
     read: Callable[[DateName], DateImage]
@@ -153,26 +153,26 @@ class PairInput:
 
 @dataclass
 class Summary:
-    """What a run did: sums over its pairs; plain data."""
+    """Summary of a run: sums over its pairs; plain data."""
 
     store: str
     backend: str
     pairs: int = 0
     segmented: int = 0
-    """Images segmented now; the others were in the store."""
+    """Images segmented in this run; the others were in the store."""
     changed_share: float = 0.0
-    """Changed pixels among those with a label, of ``vl_change``."""
+    """Fraction of changed pixels among the labelled pixels of ``vl_change``."""
     ignored_share: float = 0.0
-    """Pixels of ``vl_change`` that are 255."""
+    """Fraction of pixels of ``vl_change`` that are 255."""
     reliable: dict[str, float] = field(default_factory=dict)
-    """Share of the pixels that are reliable at both dates, by gamma."""
+    """Fraction of pixels that are reliable at both dates, by gamma."""
     instances: tuple[int, int] = (0, 0)
-    """Objects of t1 and t2."""
+    """Numbers of objects of t1 and t2."""
     gamma: float = 0.0
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
-    """What was wrong with pairs that cannot be read, by name; they have no labels yet."""
+    """Errors of unreadable pairs by name; these have no labels yet."""
 
 
 def folder_pairs(
@@ -235,7 +235,7 @@ class _FolderReader:
 
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
-    """Two rasters on one grid as one pair, named by their stems; read whole at its turn."""
+    """Two rasters on one grid as one pair, named after their stems; read whole when needed."""
     stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
     name = name or "_".join(stems)
     sources: Mapping[DateName, Provenance] = {
@@ -255,13 +255,13 @@ def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput
 
 
 def _stamp(source: Source) -> list[int | str]:
-    """What changes when the image does."""
+    """Value that changes when the image does."""
     hidden = mark(source.path)
     return [*(source.stamp or ()), *([hidden] if hidden else [])]
 
 
 MOST_STRETCHED = 1 << 22
-"""Pixels of a scene that tell how a part of it is stretched; of larger ones every n-th row."""
+"""Most pixels that determine the stretch of a scene; larger scenes use every n-th row."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ class _SceneReader:
         return np.rint(pixels).astype(np.uint8) if source.dtype == "uint8" else pixels
 
     def _stretch(self, date: DateName) -> Limits | None:
-        """How the whole scene is stretched, where only a part of it is read."""
+        """Stretch of the whole scene, if only a part of it is read."""
         scene = self.pair.whole
         if self.pair == scene:
             return None
@@ -303,7 +303,7 @@ def generate(
     overwrite: bool = False,
     told: Progress = silent,
 ) -> Summary:
-    """Segment what the store does not hold yet, and write the labels of every pair.
+    """Segment the images missing in the store, and write the labels of every pair.
 
     Args:
         pairs: of `folder_pairs` or `scene_pair`; all have one stated pixel size.
@@ -312,13 +312,13 @@ def generate(
         folder: of the store.
         options: how scores become labels.
         allow_slow: do not refuse a run that will take long on a CPU.
-        overwrite: begin anew where the store was made with other settings.
-        told: progress.
+        overwrite: start over if the store was made with other settings.
+        told: progress callback.
 
     Raises:
-        UsageError: options out of range, or a run too slow to begin unasked.
-        OutputError: the store was made with other settings, or cannot be written.
-        DataError: an image cannot be read.
+        UsageError: if options are out of range, or the run is too slow to start without permission.
+        OutputError: if the store was made with other settings, or cannot be written.
+        DataError: if an image cannot be read.
     """
     started = time.monotonic()
     options = options.filled(segmenter)
@@ -394,10 +394,10 @@ def check_patience(
     *,
     allow_slow: bool,
 ) -> None:
-    """Say how long a slow backend will take, and refuse unless that is wanted.
+    """Estimate how long a slow backend will take, and refuse unless the user allows it.
 
     Raises:
-        UsageError: more than `SLOW_SECONDS`, and not asked for.
+        UsageError: if it takes more than `SLOW_SECONDS` and was not allowed.
     """
     each = segmenter.seconds_per_view(prompts)
     if each is None:
@@ -475,7 +475,7 @@ class _Totals:
         self.instances += [len(labels.events.t1.instances), len(labels.events.t2.instances)]
 
     def report(self, summary: Summary, options: LabelOptions) -> None:
-        """Fill in the shares, and what they warn of."""
+        """Fill in the fractions, and warnings derived from them."""
         shares = self.reliable / max(self.pixels, 1)
         summary.reliable = {
             str(g): round(float(s), 4) for g, s in zip(GAMMAS, shares, strict=False)
@@ -519,14 +519,14 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
         except OSError as error:
             raise OutputError(
                 f"expected to write {path}, found: {error.strerror or error}; choose a folder with "
-                "space that may be written"
+                "space that is writable"
             ) from error
 
 
 def labels_of(
     dates: Sequence[SemanticPrediction], options: LabelOptions, gsd_m: float | None
 ) -> ChangeLabels:
-    """Change labels of two predictions; weak and small objects are left out.
+    """Change labels from two predictions; weak and small objects are omitted.
 
     Args:
         dates: t1 and t2 on one grid.
@@ -534,7 +534,7 @@ def labels_of(
         gsd_m: side of a pixel in metres, for ``min_object_m2``.
 
     Raises:
-        UsageError: an area is asked for and the size of a pixel is not known.
+        UsageError: if an area is given and the pixel size is unknown.
     """
     if options.min_object_m2 and gsd_m is None:
         raise UsageError(

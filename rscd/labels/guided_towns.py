@@ -1,7 +1,7 @@
-"""Synthetic towns with the labels that a vision-language model might give them.
+"""Synthetic towns with labels as from a vision-language model.
 
-No files, no model: a `FakeSegmenter` of stated faults looks at the town's land cover, and change
-events follow from what it sees. The same number gives the same town with the same faults.
+No files, no model: a `FakeSegmenter` with given faults segments the town's land cover, and change
+events are derived from its output. The same index gives the same town with the same faults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ COVERS: Mapping[str, tuple[str, ...]] = {
     "water": ("water",),
     "bare": ("bare",),
 }
-"""Kinds of land cover by prompt, the one of the foreground first."""
+"""Kinds of land cover by prompt, foreground first."""
 
 
 FAULTS = {
@@ -42,7 +42,7 @@ FAULTS = {
     "confidence": 0.93,
     "doubt": 0.08,
 }
-"""A segmenter that is good, and wrong often enough."""
+"""Faults of a good but imperfect segmenter."""
 
 
 class GuidedTowns(Dataset[Sample]):
@@ -57,18 +57,18 @@ class GuidedTowns(Dataset[Sample]):
         change: Literal["mixed", "pixel"] = "mixed",
         keys: Sequence[str] = ("image", "mask", *LAYERS),
     ) -> None:
-        """Check the knobs; nothing is drawn yet.
+        """Check the parameters; towns are generated on access.
 
         Args:
-            towns: arguments of `TownPairs` but for ``keys``.
-            faults: fields of `rscd.segmenters.fake.Faults` other than in `FAULTS`.
+            towns: arguments of `TownPairs` except ``keys``.
+            faults: fields of `rscd.segmenters.fake.Faults` that override `FAULTS`.
             gamma: probability from which a pixel is reliable; others are 255.
-            change: level of ``vl_change``: ``mixed`` takes flips within whole objects that
-                appeared or vanished, ``pixel`` all flips.
-            keys: what a sample holds: these layers and keys of `TownPairs`.
+            change: level of ``vl_change``: ``mixed`` uses flips within whole objects that appeared
+                or vanished, ``pixel`` all flips.
+            keys: keys of a sample: these layers and keys of `TownPairs`.
 
         Raises:
-            DataError: for unknown knobs or keys.
+            DataError: for unknown parameters or keys.
         """
         own = {key for key in keys if key not in LAYERS}
         guided = {"land_cover"} if len(own) < len(set(keys)) else set()
@@ -84,15 +84,15 @@ class GuidedTowns(Dataset[Sample]):
 
     @property
     def endless(self) -> bool:
-        """Whether numbers beyond the length are meant to be asked for."""
+        """Whether indices beyond the length are valid."""
         return self.towns.endless
 
     def __len__(self) -> int:
-        """Towns per epoch."""
+        """Number of towns per epoch."""
         return len(self.towns)
 
     def __getitem__(self, index: int) -> Sample:
-        """Town number ``index`` with its labels."""
+        """Town ``index`` with its labels."""
         sample = self.towns[index]
         if self.keys.isdisjoint(LAYERS):
             return sample
@@ -107,11 +107,11 @@ class GuidedTowns(Dataset[Sample]):
 
 
 def seen_labels(cover: ByteArray, name: str, faults: Faults, gamma: float) -> ChangeLabels:
-    """What a segmenter with faults makes of known land cover.
+    """Labels that a segmenter with faults gives for known land cover.
 
     Args:
         cover: (2,H,W), values of `rscd.synthetic.towns.LAND_COVER` at t1 and t2.
-        name: of the pair; with the faults' seed it decides them.
+        name: of the pair; together with the faults' seed it determines the faults.
         faults: how bad the segmenter is.
         gamma: see `rscd.events.pixels.change_labels`.
     """
@@ -129,6 +129,6 @@ def _prompts() -> PromptSet:
 
 
 def _planes(cover: ByteArray) -> FloatArray:
-    """(C,H,W): 1 where a prompt's land cover is."""
+    """(C,H,W): 1 where the land cover is that of the prompt."""
     found = [np.isin(cover, [LAND_COVER[kind] for kind in kinds]) for kinds in COVERS.values()]
     return np.stack(found).astype(np.float32)

@@ -1,13 +1,13 @@
-"""What a segmenter said, on disk: one folder, complete files only, never two settings in one.
+"""Segmenter output on disk: one folder, only complete files, never mixed settings.
 
     STORE/
       claim.json                 prompts and fingerprint of the segmenter
       prob/NAME_1.tif            scores of t1 as uint8 GeoTIFF, one band per class
-      instances/NAME_1.parquet   objects of t1 as GeoParquet polygons, where the model has objects
+      instances/NAME_1.parquet   objects of t1 as GeoParquet polygons, if the model has objects
       log.jsonl                  one line per image done
 
 Scores are kept in steps of 1/200, so that hundredths (such as a gamma of 0.8) keep their value;
-labels are always made from what is in the store.
+labels are always derived from the stored values.
 """
 
 import json
@@ -45,7 +45,7 @@ STEPS = 200
 """Levels of a stored score."""
 
 EMPTY = 255
-"""Stored where there is no image."""
+"""Stored value of pixels without image."""
 
 TAG = "rscd_segmentation"
 NUMBERS: Mapping[DateName, int] = {"t1": 1, "t2": 2}
@@ -53,24 +53,24 @@ NUMBERS: Mapping[DateName, int] = {"t1": 1, "t2": 2}
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of segmentations that were all made in one way."""
+    """A folder of segmentations that were all made with the same settings."""
 
     folder: Path
     digest: str
-    """Hash of everything that changes the output."""
+    """Hash of everything that affects the output."""
     classes: tuple[str, ...]
     n_foreground: int
 
     def prob_path(self, name: str, date: DateName) -> Path:
-        """Where the scores of one image are."""
+        """Path of the scores of one image."""
         return self.folder / "prob" / f"{name}_{NUMBERS[date]}.tif"
 
     def instances_path(self, name: str, date: DateName) -> Path:
-        """Where its objects are."""
+        """Path of the objects of one image."""
         return self.folder / "instances" / f"{name}_{NUMBERS[date]}.parquet"
 
     def is_complete(self, name: str, date: DateName, source: Provenance) -> bool:
-        """Whether this image was done, in this way, and has not changed since."""
+        """Whether this image was segmented with these settings and has not changed since."""
         path = self.prob_path(name, date)
         if not path.is_file():
             return False
@@ -79,7 +79,7 @@ class Store:
                 tag = json.loads(dataset.tags().get(TAG, "{}"))
                 return bool(tag.get("digest") == self.digest and tag.get("source") == source)
         except DataError as error:
-            log.warning("%s; it is made anew", error)
+            log.warning("%s; it is created again", error)
             return False
 
     def write(
@@ -90,17 +90,17 @@ class Store:
         grid: GeoBox | None,
         source: Provenance,
     ) -> None:
-        """Keep one prediction; the scores come last, so that their file means "complete".
+        """Store one prediction; the scores are written last, so that their file means "complete".
 
         Args:
-            name: of the pair; may hold a folder, as ``train/x``.
+            name: of the pair; may include a folder, as in ``train/x``.
             date: of the image.
             prediction: of the whole image.
             grid: of the image; None or without CRS: pixel coordinates.
-            source: what the image was, for `is_complete`.
+            source: identity of the image, for `is_complete`.
 
         Raises:
-            OutputError: the place cannot be written.
+            OutputError: if the location cannot be written.
         """
         has_objects = prediction.instances is not None
         tag = {"digest": self.digest, "source": source, "instances": has_objects}
@@ -117,7 +117,7 @@ class Store:
         """One prediction, its scores rounded to `STEPS`.
 
         Raises:
-            DataError: it is not in the store, or damaged.
+            DataError: if it is not in the store, or damaged.
         """
         with open_raster(self.prob_path(name, date)) as dataset:
             stored = dataset.read()
@@ -139,13 +139,13 @@ class Store:
         )
 
     def grid(self, name: str, date: DateName) -> GeoBox:
-        """Grid of one image; in pixel coordinates where it is not georeferenced."""
+        """Grid of one image; in pixel coordinates if it is not georeferenced."""
         with open_raster(self.prob_path(name, date)) as dataset:
             crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
             return GeoBox(dataset.shape, dataset.transform, crs)
 
     def log(self, line: Provenance) -> None:
-        """Note one image in ``log.jsonl``."""
+        """Record one image in ``log.jsonl``."""
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -176,10 +176,10 @@ def open_store(
 
     Args:
         folder: created if missing.
-        fingerprint: everything that changes the output, as plain JSON data.
+        fingerprint: everything that affects the output, as plain JSON data.
         classes: names of the bands.
-        n_foreground: how many of them are foreground.
-        overwrite: remove the segmentations of a store that was made otherwise.
+        n_foreground: number of foreground classes.
+        overwrite: delete the segmentations of a store that was made with other settings.
 
     Raises:
         OutputError: another run holds the folder, it has a store that was made otherwise, or it
@@ -211,7 +211,7 @@ def _made(folder: Path) -> list[Path]:
 
 
 def write_json(path: Path, data: Provenance) -> None:
-    """Plain data as a file that appears whole."""
+    """Write plain data to a file that appears whole."""
     write_whole(path, json.dumps(data, indent=2, default=list) + "\n")
 
 
@@ -259,7 +259,7 @@ def _in_folder(path: Path) -> Path:
 
 
 def source_of(path: Path) -> Provenance:
-    """What an image file was: size and time of change."""
+    """Identity of an image file: size and modification time."""
     try:
         found = path.stat()
     except OSError as error:

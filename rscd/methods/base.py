@@ -1,4 +1,4 @@
-"""What a training method is: what it reads, its losses, and how it predicts."""
+"""Training methods: the data they need, their losses, and how they predict."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,17 @@ from rscd.models.networks import build_network, multiple_of
 class Method(nn.Module, ABC):
     """A network, how to train it and how to predict with it.
 
-    The trainer never asks which method it holds: losses are named by the method and summed by the
-    trainer, and what a method may see is declared in `needs`, so that a weakly supervised method
-    is never handed a mask.
+    The trainer treats all methods alike: a method names its losses and the trainer sums them, and
+    the data a method may use is declared in `needs`, so that a weakly supervised method never gets
+    a mask.
     """
 
     needs: ClassVar[Mapping[str, frozenset[str]]]
     """Keys of each stream's batch, e.g. ``{"train": frozenset({"image", "mask"})}``."""
 
     network: nn.Module
-    """What predicts and is exported: image (B,2,C,H,W) -> ``{"logits": (B,K,H,W), ...}``."""
+    """The network that predicts and is exported: image (B,2,C,H,W) -> ``{"logits": (B,K,H,W),
+    ...}``."""
 
     network_name: str
     """By which `rscd.models.networks.build_network` builds `network` again; see `build`."""
@@ -31,15 +32,15 @@ class Method(nn.Module, ABC):
     """Likewise."""
 
     def build(self, network: str, network_args: Mapping[str, Any] | None) -> nn.Module:
-        """The network that predicts, noted under the words by which files describe it."""
+        """Build the network that predicts, and record how files describe it."""
         self.network_name, self.network_args = network, dict(network_args or {})
         return build_network(self.network_name, self.network_args)
 
     def card(self) -> Provenance:
-        """What a file must say of `network` besides its tensors, as plain data.
+        """Metadata of `network` to store with its tensors, as plain data.
 
-        A method whose network is applied in a way of its own says so here, such as
-        ``whole_pictures``; it reaches every checkpoint and export.
+        A method whose network must be applied in a special way declares it here
+        (``whole_pictures``, for example); the card is stored in every checkpoint and export.
         """
         return {
             "network": self.network_name,
@@ -48,9 +49,9 @@ class Method(nn.Module, ABC):
         }
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take trained weights of `network` to begin with.
+        """Initialise `network` with trained weights.
 
-        A method that made anything from its network, such as a teacher, makes it again here.
+        A method that derives anything from its network, such as a teacher, derives it again here.
 
         Args:
             tensors: by the names of `network`.
@@ -73,10 +74,11 @@ class Method(nn.Module, ABC):
     def loss_parts(
         self, batches: Mapping[str, Batch], step: int, total: int
     ) -> Iterator[dict[str, Tensor]]:
-        """`losses` in parts that share no graph, each made when it is asked for.
+        """`losses` in parts that share no graph, each computed on demand.
 
-        The trainer goes back through each part before it asks for the next, so the activations of
-        one part are gone when those of another are made. By default there is one part.
+        The trainer runs the backward pass of each part before it requests the next, so that the
+        activations of one part are freed before those of another are computed. By default there is
+        one part.
         """
         yield self.losses(batches, step, total)
 
@@ -85,7 +87,7 @@ class Method(nn.Module, ABC):
         return change_logit(self.network(image)["logits"]).sigmoid()
 
     def evaluate(self, batch: Batch) -> Tensor:
-        """Probabilities by which checkpoints are chosen; tests always measure `predict`.
+        """Probabilities used to select checkpoints; tests always measure `predict`.
 
         Args:
             batch: of a validation stream, with ``image`` and ``mask``.
@@ -98,10 +100,11 @@ class Method(nn.Module, ABC):
     def beside(self, batch: Batch) -> dict[str, Tensor]:
         """Change probabilities (B,1,H,W) of other networks of the method, by name.
 
-        They are measured on the validation split beside what `evaluate` gives, and select nothing.
+        They are measured on the validation split in addition to `evaluate`, but select no
+        checkpoint.
         """
         return {}
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Groups for the optimiser; the default is one group of all that learns."""
+        """Groups for the optimiser; by default one group of all trainable parameters."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]

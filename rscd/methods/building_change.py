@@ -1,4 +1,4 @@
-"""Change of buildings learnt from pairs that also say where buildings stand at each date."""
+"""Change of buildings learned from pairs that also have building labels for each date."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
@@ -16,19 +16,19 @@ BUILDING = 8
 """Value of buildings in the land cover of ``rscd.synthetic.towns.LAND_COVER``."""
 
 REAL = ("image", "mask", "standing")
-"""What pairs of the stream ``real`` hold."""
+"""Keys of the pairs of the stream ``real``."""
 
 OTHER_PLACES = 1
-"""Tells its draws from those of the views."""
+"""Separates its random numbers from those of the views."""
 
 
 class BuildingChange(Supervised):
-    """Supervised training on random views, with two further sources of truth.
+    """Supervised training on random views, with two further kinds of labels.
 
-    * The network's ``buildings`` are held against the buildings of each date.
-    * Some pairs get their t2 from another place (single-temporal supervision, Zheng et al. 2021,
+    * The network's ``buildings`` are compared with the buildings of each date.
+    * Some pairs get their t2 from another location (single-temporal supervision, Zheng et al. 2021,
       arXiv 2108.07002, section 3.2): everything differs, but only buildings at exactly one date are
-      change. Where buildings meet, 255: whether they are the same nobody knows.
+      change. Where buildings overlap the mask is 255, because they may or may not be the same.
     """
 
     needs: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -46,7 +46,7 @@ class BuildingChange(Supervised):
         """Build the network.
 
         Args:
-            network: one that gives ``buildings`` (B,2,h,w) in training.
+            network: one that returns ``buildings`` (B,2,h,w) in training.
             buildings_weight: of the cross-entropy of the buildings.
             other_place: share of pairs whose t2 comes from another pair of the batch.
             supervised: the other arguments of `Supervised`; ``swap_weight`` is not used.
@@ -56,7 +56,7 @@ class BuildingChange(Supervised):
         self.other_place = other_place
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
-        """Each loss of the change by its name, and ``buildings``."""
+        """Each change loss by name, and ``buildings``."""
         image, mask, standing = self._pairs(batches)
         outputs = self.network(image)
         terms = self._mask_terms(change_logit(outputs["logits"]), mask)
@@ -64,17 +64,17 @@ class BuildingChange(Supervised):
         return terms
 
     def _pairs(self, batches: Mapping[str, Batch]) -> tuple[Tensor, Tensor, Tensor]:
-        """Image (B,2,C,H,W), mask (B,1,H,W) and where buildings stand (B,2,H,W) of a step."""
+        """Image (B,2,C,H,W), mask (B,1,H,W) and building labels (B,2,H,W) of a step."""
         generator = view_generator(torch.initial_seed(), OTHER_PLACES)
         batch = with_other_places(self._view(batches["train"]), self.other_place, generator)
         return batch["image"], batch["mask"], buildings_of(batch)
 
 
 class MixedBuildingChange(BuildingChange):
-    """`BuildingChange` of which a part of every batch is pairs that need no view.
+    """`BuildingChange` with some pairs in every batch that are used without random views.
 
-    The stream ``real`` holds pairs of `rscd.synthetic.single_date.SingleDatePairs`, as large as the
-    views of the stream ``train``.
+    The stream ``real`` contains pairs of `rscd.synthetic.single_date.SingleDatePairs`, of the size
+    of the views of the stream ``train``.
     """
 
     needs: ClassVar[Mapping[str, frozenset[str]]] = {
@@ -88,22 +88,22 @@ class MixedBuildingChange(BuildingChange):
         """Build the network.
 
         Args:
-            network: one with an ``encoder`` that gives ``buildings`` (B,2,h,w) in training.
-            encoder_rate: rate of the encoder relative to that of all else.
+            network: one with an ``encoder`` that returns ``buildings`` (B,2,h,w) in training.
+            encoder_rate: learning rate of the encoder relative to the rest.
             given: the other arguments of `BuildingChange`.
         """
         super().__init__(network, **given)
         self.encoder_rate = encoder_rate
 
     def _pairs(self, batches: Mapping[str, Batch]) -> tuple[Tensor, Tensor, Tensor]:
-        """See the class."""
+        """Views of the stream ``train``, joined by the pairs of ``real``."""
         real = cast(dict[str, Tensor], batches["real"])
         both = zip(super()._pairs(batches), (real[key] for key in REAL), strict=True)
         image, mask, standing = (torch.cat(parts) for parts in both)
         return image, mask, standing
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The encoder, and all else."""
+        """The encoder, and all other parameters."""
         encoder = list(cast(nn.Module, self.network.encoder).parameters())
         known = set(encoder)
         rest = [p for p in self.parameters() if p not in known]
@@ -114,20 +114,20 @@ class MixedBuildingChange(BuildingChange):
 
 
 def buildings_of(batch: Batch) -> Tensor:
-    """(B,2,H,W) int64: 1 where a building stands at a date, 255 where the land cover is unknown."""
+    """(B,2,H,W) int64: 1 where a date has a building, 255 where the land cover is unknown."""
     cover = cast(dict[str, Tensor], batch)["land_cover"]
     return torch.where(cover == IGNORE, IGNORE, (cover == BUILDING).long())
 
 
 def buildings_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy of building logits against the share of building in each of their pixels.
+    """Cross-entropy of building logits against the fraction of building in each of their pixels.
 
     Args:
         logits: (B,2,h,w).
         truth: (B,2,H,W) 0, 1 or 255, H and W multiples of h and w.
 
     Returns:
-        A scalar; 0 (with gradient) where nothing is known.
+        A scalar; 0 (with gradient) if nothing is known.
     """
     stride = truth.shape[-1] // logits.shape[-1]
     used = F.avg_pool2d((truth != IGNORE).float(), stride) == 1
@@ -143,7 +143,7 @@ def with_other_places(batch: Batch, share: float, generator: torch.Generator) ->
     Args:
         batch: ``image``, ``mask`` and ``land_cover`` (B,2,H,W).
         share: of the pairs.
-        generator: source of the draws.
+        generator: random generator.
     """
     count = len(batch["image"])
     chosen = (torch.rand(count, generator=generator) < share).to(batch["image"].device)

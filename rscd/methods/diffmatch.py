@@ -1,9 +1,9 @@
-"""DiffMatch: few masks, many unlabeled pairs, guided by vision-language labels (arXiv 2405.04788).
+"""DiffMatch: few masks, many unlabelled pairs, guided by vision-language labels (arXiv 2405.04788).
 
-One network, no teacher: what it says of the weak view of an unlabeled pair, where it is sure, is
-what it must say of the strong one (FixMatch). Labels that a vision-language model made beforehand
-guide a second classifier and a segmentation head per date. The method holds both beside the
-network: neither predicts nor is exported.
+One network, no teacher: its confident predictions for the weak view of an unlabelled pair are the
+targets of the strong view (FixMatch). Labels made beforehand by a vision-language model guide a
+second classifier and a segmentation head per date. The method holds both besides the network:
+neither predicts nor is exported.
 
 The baselines are variants of the same code, see `rscd.methods.parts.diffmatch_recipe`. Published:
 batch 8 + 8, 80 epochs, ``sgd`` with momentum 0.9 and weight decay 1e-4, lr 0.02 for the encoder and
@@ -41,13 +41,13 @@ from rscd.models.siamese import Siamese, training_heads, training_outputs
 NETWORK = "siamese-mlp"
 
 LABELED, WEAK_VIEW, PARTNER, STRONG_VIEW, PARTNER_STRONG, BOX = range(6)
-"""Streams of chance: variants that draw less draw the same for what they share."""
+"""Random streams: variants draw the same numbers for whatever they have in common."""
 
 View = dict[str, Tensor]
 
 
 class DiffMatch(Method):
-    """All variants of DiffMatch's training; see the module."""
+    """All variants of DiffMatch's training; see the module docstring."""
 
     network: Siamese
 
@@ -67,16 +67,16 @@ class DiffMatch(Method):
         """Build the network.
 
         Args:
-            network: ``siamese-mlp``, by which checkpoints describe themselves.
+            network: ``siamese-mlp``, recorded in checkpoints.
             network_args: of `rscd.models.siamese.siamese_mlp`.
             variant: one of `rscd.methods.parts.diffmatch_recipe.VARIANTS`.
             recipe: fields of `rscd.methods.parts.diffmatch_recipe.Recipe` other than the variant's.
             weak: fields of `rscd.methods.parts.views.Weak`.
             strong: fields of `rscd.methods.parts.photometric.Photometric`; default: as published.
             value_range: (black, white) of the raw values, for the strong view.
-            head_lr_mult: rate of all but the encoder, times that of the encoder.
-            use_valid: whether unlabeled pairs say where they are valid, so that no consistency is
-                asked for on nodata; for datasets with the key ``valid``.
+            head_lr_mult: learning rate of all but the encoder, as a multiple of the encoder's.
+            use_valid: whether unlabelled pairs have the key ``valid``, so that consistency is not
+                required on nodata.
             concat_dates: whether to encode both dates in one batch: faster, with batch statistics
                 over both. Published: one date at a time.
 
@@ -104,7 +104,7 @@ class DiffMatch(Method):
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:  # type: ignore[override] # by variant
-        """Unlabeled pairs are never asked for a mask."""
+        """Keys of each stream; no mask for unlabelled pairs."""
         layers = self.recipe.layers
         labeled = frozenset({"image", "mask"}) | (layers if self.recipe.vl_on_labeled else set())
         if not self.recipe.unlabeled:
@@ -131,9 +131,9 @@ class DiffMatch(Method):
     def loss_parts(
         self, batches: Mapping[str, Batch], step: int, total: int
     ) -> Iterator[dict[str, Tensor]]:
-        """Labeled and weak views together, then each strong view: pseudo labels carry no gradient.
+        """Labelled and weak views together, then each strong view: pseudo labels carry no gradient.
 
-        In train mode the running statistics see [labeled; weak] of t1, of t2, then the strong view
+        In train mode the running statistics see [labelled; weak] of t1, of t2, then the strong view
         of t1, of t2.
         """
         seed = torch.initial_seed()
@@ -151,7 +151,7 @@ class DiffMatch(Method):
             yield self._strong_part(view, lambda_vl, f"s{number + 1}" if number else "s")
 
     def _weak(self, batches: Mapping[str, Batch], stream: str, *seed: int) -> View:
-        """Weak view of a stream; whatever the method does not need never gets this far."""
+        """Weak view of a stream; keys the method does not need were removed before."""
         batch = {k: v for k, v in batches[stream].items() if k in self.needs[stream]}
         return cast(View, weak_view(cast(Batch, batch), self.weak, view_generator(*seed)))
 
@@ -166,12 +166,12 @@ class DiffMatch(Method):
         with torch.no_grad():
             logits = self.network(partner["image"])["logits"]
         self.network.train(training)
-        # else autocast goes on with casts of the weights that were made without gradient
+        # else autocast reuses cached casts of the weights that were made without gradient
         torch.clear_autocast_cache()
         return partner | _pseudo(logits)
 
     def _first_part(self, labeled: View, weak: View, lambda_vl: float) -> Terms:
-        """Terms of labeled and weak views; adds the pseudo labels to the weak one."""
+        """Terms of labelled and weak views; adds the pseudo labels to the weak one."""
         count = len(labeled["image"])
         image = torch.cat([labeled["image"], weak["image"]])
         t1, t2 = self.network.encode(image)
@@ -186,7 +186,7 @@ class DiffMatch(Method):
                 for level in fuse(self.network.fusion, t1, t2)
             ]
             logits = self.network.to_image(self.network.decoder(dropped), t1[0])
-            # half of L_s, the strong views make the other; L_s itself counts by half
+            # half of L_s, the strong views make up the other half; L_s itself has weight one half
             terms["consistency_f"] = consistency(logits, weak, self.recipe) / 4
         return terms
 
@@ -210,7 +210,7 @@ class DiffMatch(Method):
         return strong_terms(outputs, view, self.recipe, lambda_vl, name)
 
     def _outputs(self, t1: Any, t2: Any, image: Tensor) -> dict[str, Tensor]:
-        """What the terms of the recipe need."""
+        """Outputs that the terms of the recipe need."""
         if not (self.recipe.dual or self.recipe.segments):
             return {"logits": self.network.decode(t1, t2)}
         outputs = training_outputs(

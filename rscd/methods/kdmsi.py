@@ -1,12 +1,13 @@
 """KD-MSI's first stage: change maps from yes/no labels (arXiv 2403.05796; methods section 3).
 
-A teacher learns to classify pairs; its class activation map, gated by the label, is what a student
-of its own learns to give as a probability. The student is what predicts and is exported. Beyond
-that stage see `rscd.methods.parts.multiscale`, and pseudo masks for `rscd.methods.supervised`.
+A teacher learns to classify pairs; its class activation map, gated by the label, is the target that
+a separate student learns to predict as a probability. The student predicts and is exported. For
+later stages see `rscd.methods.parts.multiscale`, and `rscd.methods.supervised` for training on the
+pseudo masks.
 
 Published: batch 8, 20 epochs, lr 0.001, schedule ``poly``, and optimiser ``sgd`` with ``nesterov``,
-``weight_decay`` 1e-4 and ``momentum`` 1e-4, which is what the authors' code really uses (an
-argument slip: section 3.5). With momentum 0.9 divide the rate by 10.
+``weight_decay`` 1e-4 and ``momentum`` 1e-4, which is what the authors' code effectively uses (an
+argument error: section 3.5). With momentum 0.9 divide the rate by 10.
 """
 
 import logging
@@ -39,7 +40,7 @@ Losses = dict[str, Tensor]
 
 
 class WeakMethod(Method):
-    """What both methods that learn from image-level labels share."""
+    """Base of both methods that learn from image-level labels."""
 
     needs: ClassVar[Mapping[str, frozenset[str]]] = {"train": frozenset({"image", "label"})}
     network: CamClassifier
@@ -50,8 +51,8 @@ class WeakMethod(Method):
         """Build the network that predicts.
 
         Raises:
-            UsageError: where network and combination are not said. A checkpoint is described by
-                these words, and ``minus`` and ``abs`` have equal tensors.
+            UsageError: if network or combination is not given. Checkpoints are described by them,
+                and ``minus`` and ``abs`` have equal tensors.
         """
         super().__init__()
         args = dict(network_args or {})
@@ -81,7 +82,7 @@ class WeakMethod(Method):
         return gate(prob, ((mask != 0) & (mask != IGNORE)).flatten(1).any(1))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """`transfer_groups` of each network, without empty ones."""
+        """Non-empty `transfer_groups` of each network."""
         networks = [child for child in self.children() if isinstance(child, CamClassifier)]
         groups = [
             group
@@ -125,7 +126,7 @@ class CamBaseline(WeakMethod):
 
 
 class KdMsi(WeakMethod):
-    """Teacher and student; see the module."""
+    """Teacher and student; see the module docstring."""
 
     def __init__(
         self,
@@ -139,10 +140,10 @@ class KdMsi(WeakMethod):
 
         Args:
             network: ``cam``.
-            network_args: of `rscd.models.cam.cam_classifier`, for both; each begins with the same
-                pretrained weights and a classifier of its own. Its ``combination`` is the
+            network_args: of `rscd.models.cam.cam_classifier`, for both; each starts with the same
+                pretrained weights and its own classifier. Its ``combination`` is the
                 student's; published with ``cat``.
-            teacher: the combination of the teacher; published ``minus`` or ``abs``, by data set.
+            teacher: the combination of the teacher; published ``minus`` or ``abs``, by dataset.
             distillation_weight: lambda of Eq. (4).
             gate_validation: see `WeakMethod.evaluate`.
         """
@@ -154,15 +155,16 @@ class KdMsi(WeakMethod):
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
         """Give both networks the weights; see `Method.begin`.
 
-        The classifier belongs to a combination: a teacher of another one keeps its own, fresh.
+        The classifier belongs to a combination: a teacher of another one keeps its newly
+        initialised one.
         """
         super().begin(tensors)
         given = dict(tensors)
         if self.teacher.combination != self.network.combination:
             given |= {k: v for k, v in self.teacher.state_dict().items() if "classifier" in k}
             log.info(
-                "the teacher begins with the encoder alone: its combination is %s, that of the "
-                "weights %s",
+                "only the encoder of the teacher is initialised: its combination is %s, the "
+                "weights have %s",
                 self.teacher.combination,
                 self.network.combination,
             )
@@ -178,7 +180,7 @@ class KdMsi(WeakMethod):
     def loss_parts(
         self, batches: Mapping[str, Batch], step: int, total: int
     ) -> Iterator[dict[str, Tensor]]:
-        """``cls``, then ``kd``: the target is detached, so only one graph is held at a time."""
+        """``cls``, then ``kd``: the target is detached, so only one graph is kept at a time."""
         batch = batches["train"]
         found = self.teacher(batch["image"])
         target = distillation_target(found["cam"], batch["label"])
@@ -190,14 +192,14 @@ class KdMsi(WeakMethod):
         yield {"kd": self.distillation_weight * distillation_loss(cam, target)}
 
     def get_extra_state(self) -> dict[str, str]:
-        """The combinations: ``minus`` and ``abs`` have equal tensors, so names must tell."""
+        """The combinations: ``minus`` and ``abs`` have equal tensors and differ only by name."""
         return {"teacher": self.teacher.combination, "student": self.network.combination}
 
     def set_extra_state(self, state: Any) -> None:
         """Refuse weights of other combinations.
 
         Raises:
-            ModelError: with both.
+            ModelError: naming both.
         """
         own = self.get_extra_state()
         if state != own:
@@ -215,7 +217,7 @@ class Detector(Supervised):
     """
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """`transfer_groups`: the encoder slowly, everything else ten times faster."""
+        """`transfer_groups`: a low rate for the encoder, ten times that for everything else."""
         named = self.network.named_parameters()
         groups = transfer_groups(named, lambda name: name.startswith("encoder."), lr)
         return [group for group in groups if group["params"]]

@@ -1,10 +1,10 @@
-"""The scene branch: flow and change learned together, then distilled on unlabeled pairs.
+"""The scene branch: flow and change learned together, then distilled on unlabelled pairs.
 
 Stage one, ``scene-pretrain``, is SimSaC on pairs with flow and mask (CVPR 2022). Stage two,
-``scene``, is FMA (Lee and Kim, WACV 2024): one encoder and two decoders, both of which go on with
-the labelled pairs; the teacher also learns on unlabeled target pairs that what its flow aligns
+``scene``, is FMA (Lee and Kim, WACV 2024): one encoder and two decoders, both still trained on the
+labelled pairs; on unlabelled target pairs the teacher also learns that regions aligned by its flow
 must look alike where nothing changed, and the student learns the teacher's maps on the same pairs
-after a change of light. The student is what predicts.
+after a change of light. The student predicts.
 
 Published: AdamW with weight decay 4e-4, 520 x 520; stage one 25 epochs, batch 24, lr 1e-4, halved
 at epochs 12, 20, 23; stage two 15 epochs, batch 8 + 8, lr 2e-5, halved at epochs 3, 6, 9, one epoch
@@ -55,11 +55,11 @@ TeacherGradient = Literal["none", "sup", "all"]
 """Which of the teacher's losses reach the encoder: none, the supervised ones, or all."""
 
 WATCH_STEPS = 50
-"""Between two looks at the mean change probability: each waits for the device."""
+"""Steps between checks of the mean change probability, each of which synchronises the device."""
 COLLAPSED = (1e-3, 0.9)
-"""Mean change probability below and above which nothing is learned any more."""
+"""Mean change probabilities below and above which training has collapsed."""
 TRAIN, AUGMENTED = range(2)
-"""Streams of chance."""
+"""Random streams."""
 
 
 class ScenePretrain(Method):
@@ -82,12 +82,13 @@ class ScenePretrain(Method):
 
         Args:
             network: ``simsac`` or ``scene-compact``.
-            network_args: of its builder; ``weights`` may name a checkpoint to go on from.
-            freeze_encoder: keep the encoder as it is; published with ImageNet weights.
+            network_args: of its builder; ``weights`` may name a checkpoint to start from.
+            freeze_encoder: do not train the encoder; published with ImageNet weights.
             epe_reduction: of the end-point error; the default is that of GLU-Net, on which SimSaC
                 is built: SimSaC's own losses are not published.
-            mask_flow_loss: count flow only where t1 shows the place; needs the key ``valid``.
-            use_flow: pairs say by their key ``use_flow`` whether their flow is known.
+            mask_flow_loss: count flow only where the match lies in the frame of t1; needs the key
+                ``valid``.
+            use_flow: the key ``use_flow`` of each pair states whether its flow is known.
             photometric: fields of `rscd.methods.parts.photometric.Photometric`; default `STREET`,
                 ``{}`` for none.
             value_range: (black, white) of the raw values.
@@ -115,7 +116,7 @@ class ScenePretrain(Method):
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:  # type: ignore[override] # by options
-        """Labelled pairs with flow."""
+        """Keys of labelled pairs with flow."""
         more = {"valid"} if self.mask_flow_loss else set()
         more |= {"use_flow"} if self.use_flow else set()
         return {"train": frozenset({"image", "mask", "flow"} | more)}
@@ -128,7 +129,7 @@ class ScenePretrain(Method):
         return self
 
     def card(self) -> Provenance:
-        """See `Method.card`; pictures go in whole."""
+        """See `Method.card`; pictures are predicted whole."""
         return super().card() | {"whole_pictures": True}
 
     def predict_flow(self, image: Tensor) -> Tensor:
@@ -200,15 +201,16 @@ class Scene(ScenePretrain):
             unsup_weight: of ``L_unsup`` as a whole.
             distill_weight: of ``L_dist``.
             teacher_grad_to_encoder: see `TeacherGradient`.
-            separate_decoders: False lets one decoder be teacher and student (Table 4 of FMA); its
+            separate_decoders: False uses one decoder as teacher and student (Table 4 of FMA); its
                 supervised loss then counts once.
             distill_change: see `rscd.methods.parts.scene_losses.Change`.
             sim_order: see `rscd.methods.parts.scene_losses.Order`.
             sm_axes: see `rscd.methods.parts.scene_losses.Axes`.
-            mask_invalid: leave places that t1 does not show out of the unsupervised loss.
+            mask_invalid: exclude pixels whose match lies outside t1 from the unsupervised loss.
             canny: thresholds of the edges of t2.
             freeze_encoder: see `ScenePretrain`.
-            epe_reduction: see `ScenePretrain`; the default is a choice, the paper does not say.
+            epe_reduction: see `ScenePretrain`; the default is our choice, the paper does not state
+                one.
             mask_flow_loss: see `ScenePretrain`.
             use_flow: see `ScenePretrain`.
             photometric: see `ScenePretrain`; of labelled pairs and the student's target pairs.
@@ -250,19 +252,19 @@ class Scene(ScenePretrain):
         self.watch = ChangeWatch()
 
     def begin(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give network and teacher the weights; see `Method.begin`."""
+        """Initialise network and teacher with the weights; see `Method.begin`."""
         super().begin(tensors)
         if self.teacher is not None:
             self.teacher.load_state_dict(self.network.decoder.state_dict())
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:  # type: ignore[override] # by options
-        """Target pairs are never asked for a mask."""
+        """Keys of each stream; no mask for target pairs."""
         return {**super().needs, "target": frozenset({"image"})}
 
     @property
     def teacher_decoder(self) -> SceneDecoder:
-        """The decoder that gives targets."""
+        """The decoder that produces the targets."""
         return self.network.decoder if self.teacher is None else self.teacher
 
     def teacher_network(self) -> SceneNetwork:
@@ -275,7 +277,7 @@ class Scene(ScenePretrain):
         )
 
     def beside(self, batch: Batch) -> dict[str, Tensor]:
-        """The teacher, where it is another network than the student."""
+        """The teacher, if it is not the student itself."""
         if self.teacher is None:
             return {}
         logits = self.teacher_network()(batch["image"])["logits"]
@@ -287,7 +289,7 @@ class Scene(ScenePretrain):
         return {name: value for part in parts for name, value in part.items()}
 
     def loss_parts(self, batches: Mapping[str, Batch], step: int, total: int) -> Iterator[Terms]:
-        """Both decoders on labelled pairs, the teacher on target pairs, the student on them."""
+        """Both decoders on labelled pairs, then the teacher and the student on target pairs."""
         yield self._labelled(batches["train"])
         unsupervised = any(self.unsup_weights.values())
         if not unsupervised and not self.distill_weight:
@@ -312,7 +314,7 @@ class Scene(ScenePretrain):
         return terms | self._supervised(self.teacher(t1, t2), batch, "teacher_")
 
     def _unlabelled(self, batch: Batch) -> tuple[Levels, Terms]:
-        """What the teacher finds in target pairs, and ``L_unsup``."""
+        """The teacher's outputs for target pairs, and ``L_unsup``."""
         through = self.teacher_grad_to_encoder == "all" and torch.is_grad_enabled()
         with torch.set_grad_enabled(through):
             t1, t2 = self.network.encode(batch["image"], all_strides=True)
@@ -336,7 +338,7 @@ class Scene(ScenePretrain):
         )
 
     def _distilled(self, teacher: Levels, batch: Batch) -> Terms:
-        """``L_dist``: the student on the same pairs in another light."""
+        """``L_dist``: the student on the same pairs after photometric augmentation."""
         view = self._view(batch, AUGMENTED)
         levels = self.network.decoder(*self.network.encode(view["image"]))
         grids = grids_of(levels.flow)
@@ -349,18 +351,18 @@ class Scene(ScenePretrain):
 
 
 class ChangeWatch:
-    """Keeps an eye on the mean change probability of target pairs, and explains a collapse once."""
+    """Monitors the mean change probability of target pairs, and explains a collapse once."""
 
     def __init__(self) -> None:
-        """Nothing seen yet."""
+        """Start without observations."""
         self.share = 0.0
-        """Mean change probability over the last steps looked at."""
+        """Mean change probability over the last steps checked."""
         self._sum: Tensor | None = None
         self._steps = 0
         self._said = False
 
     def see(self, logit: Tensor) -> None:
-        """Look at one step's change logits (B,1,h,w)."""
+        """Check the change logits (B,1,h,w) of one step."""
         mean = logit.detach().float().sigmoid().mean()
         self._sum = mean if self._sum is None else self._sum + mean
         self._steps += 1
@@ -373,7 +375,7 @@ class ChangeWatch:
             self._said = True
             found, cure = ("everything", "raise") if self.share > high else ("nothing", "lower")
             log.warning(
-                "the teacher calls %s change on target pairs (mean probability %.2g over %d "
+                "the teacher predicts %s change on target pairs (mean probability %.2g over %d "
                 "steps): the run has collapsed; %s lambda1, lower the lr, or pretrain longer",
                 found,
                 self.share,

@@ -17,7 +17,7 @@ from rscd.models.logits import change_logit
 
 
 class Supervised(Method):
-    """Any network, any sum of losses; the baseline of every method, and the last stage of some."""
+    """Any network with any sum of losses; the baseline of all methods and last stage of some."""
 
     needs: ClassVar[Mapping[str, frozenset[str]]] = {"train": frozenset({"image", "mask"})}
 
@@ -37,14 +37,14 @@ class Supervised(Method):
         Args:
             network: name in `rscd.models.networks.NETWORKS`.
             network_args: of its builder.
-            losses: weight by name of `LOSSES`; default ``{"bce": 1}``.
-            loss_args: further arguments by name of the loss.
+            losses: weights by name in `LOSSES`; default ``{"bce": 1}``.
+            loss_args: further arguments by loss name.
             swap_weight: weight of the mean squared difference between the probabilities of the
-                pair and of the pair with dates exchanged: what changed does not depend on order.
+                pair and of the pair with dates swapped: change does not depend on their order.
             weak: fields of `rscd.methods.parts.views.Weak`: scale, crop, flips and turns of both
-                dates and the mask alike; None trains on the pairs as they come.
+                dates and the mask alike; None trains on the pairs unchanged.
             photometric: fields of `rscd.methods.parts.photometric.Photometric`: light and sensor of
-                either date; None leaves the values alone.
+                either date; None leaves the values unchanged.
             value_range: (black, white) of the raw values, for ``photometric``.
 
         Raises:
@@ -66,7 +66,7 @@ class Supervised(Method):
         self.network = self.build(network, network_args)
 
     def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
-        """Each loss by its name, and ``swap``."""
+        """Each loss by name, and ``swap``."""
         batch = self._view(batches["train"])
         logit = change_logit(self.network(batch["image"])["logits"])
         terms = self._mask_terms(logit, batch["mask"])
@@ -77,14 +77,14 @@ class Supervised(Method):
         return terms
 
     def _mask_terms(self, logit: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Each loss by its name, weighted."""
+        """Each weighted loss by name."""
         return {
             name: weight * mask_loss(logit, mask, name, self.loss_args.get(name))
             for name, weight in self.weights.items()
         }
 
     def _view(self, batch: Batch) -> Batch:
-        """The batch as trained on; draws follow from the seed of the step."""
+        """The batch to train on; random numbers depend only on the seed and the step."""
         generator = view_generator(torch.initial_seed())
         if self.weak is not None:
             batch = weak_view(batch, self.weak, generator)

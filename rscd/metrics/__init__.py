@@ -1,4 +1,4 @@
-"""How good a change map is, in pixels and in objects."""
+"""Quality of a change map, by pixels and by objects."""
 
 from rscd.metrics.pixels import (
     MODE,

@@ -1,4 +1,4 @@
-"""Object level: how many changed objects were found, matched by the overlap of polygons."""
+"""Object-level metrics: changed objects found, matched by polygon overlap."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,12 @@ from rscd.geo.polygons import Polygons, iou
 Indices = NDArray[np.intp]
 
 OBJECT_IOU = 0.5
-"""Intersection over union from which a predicted and a true object may be one."""
+"""Smallest intersection over union of a predicted and a true object that match."""
 
 
 @dataclass(frozen=True)
 class ObjectCounts:
-    """Numbers of objects; those of several images add up."""
+    """Object counts of one or more images; counts can be added."""
 
     true: int = 0
     predicted: int = 0
@@ -40,8 +40,8 @@ def overlaps(
 ) -> tuple[Indices, Indices, NDArray[np.float64]]:
     """All pairs of polygons that overlap enough.
 
-    An R-tree gives the pairs whose boxes touch; of those, the ones whose areas alone rule the
-    wanted IoU out are never intersected.
+    An R-tree finds the pairs whose boxes touch; pairs whose areas alone rule out the required IoU
+    are not intersected.
 
     Args:
         predicted: (N,) valid polygons.
@@ -66,7 +66,7 @@ def match(predicted: Polygons, true: Polygons, least_iou: float = OBJECT_IOU) ->
 
     Above one half the pairs are unique among objects that do not overlap each other. Otherwise a
     maximum matching (Hopcroft and Karp 1973) is taken, so that the number of pairs does not depend
-    on the order of the objects, as it does when they are paired greedily.
+    on the order of the objects, as it would with greedy matching.
 
     Args:
         predicted: (N,) valid polygons.
@@ -80,7 +80,7 @@ def match(predicted: Polygons, true: Polygons, least_iou: float = OBJECT_IOU) ->
         ValueError: ``least_iou`` outside (0,1].
     """
     if not 0 < least_iou <= 1:
-        raise ValueError(f"expected least_iou above 0 and up to 1, got {least_iou}")
+        raise ValueError(f"expected least_iou above 0 and up to 1, found {least_iou}")
     row, col, _ = overlaps(predicted, true, least_iou)
     if row.size == 0:
         return np.empty((0, 2), np.intp)

@@ -1,7 +1,6 @@
-"""Metrics of a whole split: counts are pooled over all pixels of all images, then divided once.
+"""Metrics of a whole split, from counts pooled over all pixels of all images.
 
-The one measure that chooses checkpoints, `MONITOR`, and its direction, `MODE`, stand here beside
-the metrics and nowhere else.
+The metric that selects checkpoints, `MONITOR`, and its direction, `MODE`, are defined here only.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ MONITOR = "iou_change"
 MODE = "max"
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
-"""Thresholds among which validation chooses: 0.05, 0.10, ..., 0.95."""
+"""Candidate thresholds for validation: 0.05, 0.10, ..., 0.95."""
 
 CALIBRATION_BINS = 15
 
@@ -30,11 +29,11 @@ class Counts:
     """Pixel counts of both classes: index 0 no change, 1 change."""
 
     true: tuple[int, int]
-    """Pixels whose mask is the class."""
+    """Pixels whose true class it is, by class."""
     predicted: tuple[int, int]
-    """Pixels predicted as the class."""
+    """Pixels predicted as the class, by class."""
     hit: tuple[int, int]
-    """Pixels that are both."""
+    """Pixels that are both, by class."""
 
     def __add__(self, other: "Counts") -> "Counts":
         """Pool two sets of images."""
@@ -54,8 +53,8 @@ def count(prediction: NDArray[Any], mask: NDArray[Any], ignore: int = IGNORE) ->
 
     Args:
         prediction: any shape, 0 or 1.
-        mask: same shape; pixels equal to `ignore` are left out. Other values than 0 and 1 belong to
-            neither class: they count as predicted only (kdmsi.md section 6).
+        mask: same shape; pixels equal to `ignore` are ignored. Values other than 0 and 1 belong to
+            neither class: they count as predicted only (KD-MSI notes, section 6).
         ignore: value of pixels that do not count.
     """
     used = mask != ignore
@@ -116,9 +115,9 @@ def _ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
 
 
 class ChangeMetrics(Metric):
-    """Metrics of change probabilities over a split, at all `THRESHOLDS` and one of its own.
+    """Metrics of change probabilities over a split, at all `THRESHOLDS` and one chosen threshold.
 
-    States are sums, so two processes give the same numbers as one.
+    All state is sums, so several processes give the same numbers as one.
     """
 
     full_state_update = False
@@ -133,7 +132,7 @@ class ChangeMetrics(Metric):
         self.edges = sorted({*thresholds, threshold})
         levels = len(self.edges) + 1
         zeros = torch.zeros
-        # pixels by class and by the number of thresholds their probability reaches
+        # pixels by class and by number of thresholds that their probability reaches
         self.add_state("hits", zeros(2, levels, dtype=torch.int64), dist_reduce_fx="sum")
         # pixels, changed pixels and summed probability by bin of probability
         self.add_state(
@@ -144,9 +143,9 @@ class ChangeMetrics(Metric):
         """Add a batch.
 
         Args:
-            change_prob: any shape, float in [0,1]; NaN and infinity say nothing and count as
-                neither class: whoever predicts must refuse them.
-            mask: same shape, 0 or 1; 255 is left out.
+            change_prob: any shape, float in [0,1]; NaN and infinity count as neither class, so the
+                caller must refuse them.
+            mask: same shape, 0 or 1; 255 is ignored.
         """
         used = (mask != IGNORE) & torch.isfinite(change_prob)
         prob, truth = change_prob[used].float(), mask[used].long()
@@ -170,7 +169,7 @@ class ChangeMetrics(Metric):
         return Counts(true, (hit[0] + false_no, hit[1] + false_change), hit)
 
     def best_threshold(self) -> float:
-        """The threshold of the highest `MONITOR`; of equals the one nearest to one half."""
+        """The threshold with the highest `MONITOR`; among ties, the one nearest to 0.5."""
         return max(
             self.edges,
             key=lambda edge: (summarise(self.counts(edge))[MONITOR], -abs(edge - 0.5)),

@@ -26,7 +26,7 @@ COMBINATIONS = {"cat": "concat-reversed", "minus": "diff", "abs": "abs"}
 class CamClassifier(nn.Module):
     """Image-level change classifier; ``minus`` and ``abs`` have equal tensors but differ.
 
-    Names of tensors are published ones: ``model.*`` the encoder, ``classifier.weight``.
+    Tensors have the published names: ``model.*`` for the encoder, ``classifier.weight``.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class CamClassifier(nn.Module):
         combination: str,
         batch_norm: str,
     ) -> None:
-        """Take the parts; see `cam_classifier`."""
+        """Assemble the parts; see `cam_classifier`."""
         super().__init__()
         if combination not in COMBINATIONS or batch_norm not in BATCH_NORMS:
             raise ModelError(
@@ -57,17 +57,17 @@ class CamClassifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "CamClassifier":
-        """Switch modes; fixed batch norms stay as they are."""
+        """Switch modes; fixed batch norms stay in eval mode."""
         super().train(mode)
         if self.batch_norm == "fix":
             hold_statistics(self.model)
         return self
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Classify pairs and show where.
+        """Classify pairs and locate the change.
 
-        In train mode each date is a pass of its own, t2 first (section 2.3), except where the
-        batch norms are fixed and the order does not matter.
+        In train mode each date is a separate pass, t2 first (section 2.3), unless the batch norms
+        are fixed, when the order does not matter.
 
         Args:
             image: (B,2,C,H,W) float32 raw values.
@@ -105,7 +105,7 @@ def cam_classifier(
         weights: of the encoder; None: random.
         output_stride: of other encoders than the default one, by dilation.
         depth: stages of other encoders; 4 or 3 see less around a pixel and, of most architectures,
-            give maps of stride 16 or 8 by themselves: for small tiles and random weights.
+            give maps of stride 16 or 8 without dilation: for small tiles and random weights.
         batch_norm: ``normal`` as published, or ``fix``.
         mean: per band; default 127.5, as published.
         std: per band; default 127.5.

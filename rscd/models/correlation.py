@@ -1,4 +1,4 @@
-"""How alike every place of t2 is to places of t1: correlation volumes, global and local.
+"""Similarity of every position of t2 to positions of t1: global and local correlation volumes.
 
 Sources: SimSaC (Park et al., CVPR 2022) and GLU-Net (CVPR 2020).
 """
@@ -13,7 +13,7 @@ from rscd.base.errors import UsageError
 from rscd.models.flow import pixel_grid
 
 BLOCK = 8
-"""Side of the blocks of t2 that meet a window of t1 in one matrix product."""
+"""Side of the blocks of t2 that are multiplied with a window of t1 in one matrix product."""
 
 
 def l2_normalize(x: Tensor, eps: float = 1e-6) -> Tensor:
@@ -22,7 +22,7 @@ def l2_normalize(x: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def global_correlation(t1: Tensor, t2: Tensor) -> Tensor:
-    """Cosine of every place of t1 with every place of t2.
+    """Cosine similarity of every position of t1 with every position of t2.
 
     Args:
         t1: (B,C,H1,W1).
@@ -35,7 +35,7 @@ def global_correlation(t1: Tensor, t2: Tensor) -> Tensor:
 
 
 def mutual_matching(correlation: Tensor, eps: float = 1e-5) -> Tensor:
-    """Scale each entry by how close it is to the best match of either of its places.
+    """Scale each entry by how close it is to the best match of either of its positions.
 
     Args:
         correlation: (B,H1,W1,H2,W2).
@@ -47,14 +47,15 @@ def mutual_matching(correlation: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def match_channels(t1: Tensor, t2: Tensor) -> Tensor:
-    """Mutual matches as channels: what the coarsest level of a flow network looks at.
+    """Mutual matches as channels: the input of the coarsest level of a flow network.
 
     Args:
         t1: (B,C,H1,W1).
         t2: (B,C,H2,W2).
 
     Returns:
-        (B,H1*W1,H2,W2), channels in row-major order of t1's places, not negative, of length 1.
+        (B,H1*W1,H2,W2), channels in row-major order of t1's positions, not negative, of unit
+        length.
     """
     return l2_normalize(mutual_matching(global_correlation(t1, t2)).flatten(1, 2).relu())
 
@@ -77,10 +78,10 @@ def map_to_flow(points: Tensor) -> Tensor:
 def local_correlation(t2: Tensor, t1: Tensor, radius: int = 4) -> Tensor:
     """Mean over channels of ``t2(p) * t1(p + d)`` for all shifts of up to `radius`; zero outside.
 
-    Every block of 8 x 8 places of t2 meets the window of t1 it can reach in one matrix product,
-    of which the wanted entries lie at regular strides. Of the products a third is wanted; they are
-    still faster than a pass over memory per shift, and nothing of size C x (2 radius + 1)^2 x H x W
-    is ever made, as unfolding would.
+    Every block of 8 x 8 positions of t2 is multiplied with the window of t1 it can reach in one
+    matrix product, whose needed entries lie at regular strides. Only a third of the products is
+    needed, but this is still faster than one pass over memory per shift, and never allocates C x (2
+    radius + 1)^2 x H x W values, as unfolding would.
 
     Args:
         t2: (B,C,H,W) features.
@@ -92,7 +93,7 @@ def local_correlation(t2: Tensor, t1: Tensor, radius: int = 4) -> Tensor:
         float32, also under autocast. Differentiable once in both.
 
     Raises:
-        UsageError: when the two have different shapes.
+        UsageError: if the two have different shapes.
     """
     if t2.ndim != 4 or t1.shape != t2.shape:
         raise UsageError(
@@ -106,7 +107,7 @@ def local_correlation(t2: Tensor, t1: Tensor, radius: int = 4) -> Tensor:
 
 
 class _LocalCorrelation(torch.autograd.Function):
-    """Keeps its inputs for the way back, not the windows."""
+    """Saves its inputs for the backward pass, not the windows."""
 
     @staticmethod
     def forward(ctx: Any, t2: Tensor, t1: Tensor, radius: int) -> Tensor:
@@ -160,7 +161,7 @@ def _windows(x: Tensor, radius: int) -> Tensor:
 def _overlapped(windows: Tensor, batch: int, shape_hw: torch.Size, radius: int) -> Tensor:
     """The transpose of `_windows`: sums windows where they overlap, (B,C,H,W).
 
-    Every `step`-th window does not overlap the one before, so those are added all at once.
+    Windows that are `step` apart do not overlap, so they are added all at once.
     """
     rows, columns = _block_counts(shape_hw)
     side, channels = BLOCK + 2 * radius, windows.shape[1]
@@ -183,8 +184,8 @@ def _overlapped(windows: Tensor, batch: int, shape_hw: torch.Size, radius: int) 
 def _band(products: Tensor, radius: int) -> Tensor:
     """View of (N, BLOCK^2, side^2) products as (N, BLOCK, BLOCK, shifts of y, shifts of x).
 
-    Place (y, x) of a block and shift (dy, dx) meet in column (y + dy) * side + x + dx of the
-    window, so entries lie at constant strides.
+    Position (y, x) of a block and shift (dy, dx) correspond to column (y + dy) * side + x + dx of
+    the window, so entries lie at constant strides.
     """
     side, span = BLOCK + 2 * radius, 2 * radius + 1
     return products.as_strided(

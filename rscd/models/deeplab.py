@@ -1,8 +1,8 @@
 """Decoder of KD-MSI's siamese DeepLabV3+ (arXiv 2403.05796, code; methods section 5).
 
 Other DeepLabs differ: no separable convolutions here, group norm, dilations 6, 12, 18 at stride
-16, three convolutions after the skip. Group norm and the pooled branch look at the whole image:
-feed the size it was trained with.
+16, three convolutions after the skip. Group norm and the pooled branch depend on the whole image:
+use the image size of training.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ LOW_LEVEL = 2
 
 
 def kdmsi_statistics(n_bands: int) -> Statistics:
-    """KD-MSI maps 8-bit values to -1..1, with ImageNet weights too."""
+    """KD-MSI maps 8-bit values to -1..1, even with ImageNet weights."""
     return (127.5,) * n_bands, (127.5,) * n_bands
 
 
@@ -100,7 +100,7 @@ class SkipDecoder(nn.Module):
 
 
 class DeepLabDecoder(nn.Module):
-    """Fused levels -> logits at stride 4; tensors carry the published names."""
+    """Fused levels -> logits at stride 4; tensors have the published names."""
 
     def __init__(self, channels: Sequence[int], n_classes: int = 2) -> None:
         """Build it for the channels of all levels; Kaiming-normal convolutions."""

@@ -15,19 +15,19 @@ from rscd.base.errors import ModelError
 from rscd.models.finite import non_finite
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
-"""Of local files; the last two may hold tensors only, code in them is refused."""
+"""Suffixes of local files; the last two may contain only tensors, code in them is refused."""
 
 
 @contextmanager
 def downloading(what: str, where: str) -> Iterator[None]:
-    """Say what to do when weights cannot be had.
+    """Explain what to do if weights cannot be obtained.
 
     Args:
         what: the weights.
-        where: address or hub they come from.
+        where: address or hub to download from.
 
     Raises:
-        ModelError: in place of the many errors of networks and hubs, all of them OSError.
+        ModelError: instead of the many errors of the network and hubs, all of them OSError.
     """
     try:
         yield
@@ -41,12 +41,12 @@ def downloading(what: str, where: str) -> Iterator[None]:
 
 
 def is_file(weights: str | None) -> bool:
-    """Whether this names a local file rather than published weights."""
+    """Whether the name is a local file rather than published weights."""
     return weights is not None and weights.endswith(SUFFIXES)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors or .pth file; code in it is never run.
+    """Read tensors by name from a .safetensors or .pth file; code in it is never run.
 
     Raises:
         ModelError: for a missing, damaged or unsafe file.
@@ -58,7 +58,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             found: object = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # about formats it then refuses
+                # torch warns about formats that it then refuses
+                warnings.simplefilter("ignore", UserWarning)
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         raise ModelError(
@@ -78,14 +79,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_file_into(encoder: nn.Module, path: str) -> None:
-    """Load an encoder's tensors from a local file, whatever classifier it also holds.
+    """Load an encoder's tensors from a local file, ignoring any classifier in it.
 
     Args:
         encoder: changed in place.
         path: .safetensors or .pth with the names of the encoder or of the timm model inside it.
 
     Raises:
-        ModelError: when tensors are missing or have other shapes.
+        ModelError: if tensors are missing or have other shapes.
     """
     load_tensors_into(encoder, read_tensors(Path(path)), path)
 
@@ -102,7 +103,7 @@ def load_tensors_into(encoder: nn.Module, tensors: Mapping[str, Tensor], source:
         source: where they come from, for messages.
 
     Raises:
-        ModelError: when tensors are missing or have other shapes.
+        ModelError: if tensors are missing or have other shapes.
     """
     inner = getattr(encoder, "model", None)
     wrapped = any(name.startswith("model.") for name in tensors)

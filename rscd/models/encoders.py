@@ -6,7 +6,7 @@
                                  names, e.g. ``SENTINEL2_ALL_MOCO``, also multispectral ones
     resnet50-s16                 torchvision's ResNet-50 with output stride 16 and no dilation
 
-Each takes also the path of a local file of tensors as `weights`; None means random weights.
+Each also accepts the path of a local file of tensors as `weights`; None means random weights.
 """
 
 import warnings
@@ -23,18 +23,18 @@ from rscd.models.statistics import Statistics, imagenet_statistics, raw_statisti
 
 @dataclass(frozen=True)
 class Backbone:
-    """An encoder and what its users must know of it."""
+    """An encoder and its properties."""
 
     module: nn.Module
     """(B,C,H,W) -> list of maps; number k has stride 2**k, at most the output stride."""
     channels: tuple[int, ...]
-    """Per map; number 0 is the image itself. 0 where a transformer has no map of that stride."""
+    """Channels per map; map 0 is the image. 0 if a transformer has no map of that stride."""
     multiple: int
-    """Of which image sizes should be: the output stride."""
+    """Image sizes should be multiples of this: the output stride."""
     any_size: bool
     """Whether other sizes work as well."""
     statistics: Statistics
-    """Mean and deviation per band that its weights expect."""
+    """Mean and standard deviation per band that its weights expect."""
 
 
 def build_encoder(
@@ -45,13 +45,13 @@ def build_encoder(
     depth: int = 5,
     output_stride: int = 32,
 ) -> Backbone:
-    """An encoder by name.
+    """Build an encoder by name.
 
     Args:
-        name: see the module.
+        name: see the module docstring.
         n_bands: bands of an image.
         weights: pretrained weights by name, a local file, or None: random.
-        depth: number of maps beside the image.
+        depth: number of maps besides the image.
         output_stride: 32; 16 or 8 dilate the last stages instead, where the architecture can.
 
     Raises:
@@ -77,7 +77,7 @@ def _smp(name: str, n_bands: int, weights: str | None, depth: int, output_stride
         warnings.catch_warnings(),
         downloading(f"{weights} of {name}", "the model hub huggingface.co"),
     ):
-        # timm reports stages that `features_only` leaves unused in the weights
+        # timm logs the weights of stages that `features_only` does not use
         warnings.simplefilter("ignore", UserWarning)
         module = get_encoder(
             name,
@@ -123,7 +123,7 @@ def _resnet50_s16(n_bands: int, weights: str | None) -> Backbone:
 class ResNet50Stride16(nn.Module):
     """KD-MSI's encoder (section 2.1): layer4 keeps stride 16 by stride 1, not by dilation.
 
-    A dilated ResNet is another function. Tensors carry torchvision's names. Feature sizes are
+    A dilated ResNet is a different function. Tensors have torchvision's names. Feature sizes are
     ceil(n / 16), any n.
     """
 
@@ -134,7 +134,7 @@ class ResNet50Stride16(nn.Module):
         pretrained bands, scaled by 3 / `n_bands`.
 
         Raises:
-            ModelError: when the weights cannot be had.
+            ModelError: if the weights cannot be obtained.
         """
         super().__init__()
         from torchvision.models import ResNet50_Weights, resnet50
@@ -173,7 +173,7 @@ def _stem(conv: nn.Conv2d, n_bands: int, pretrained: bool) -> nn.Conv2d:
 
 
 def hold_statistics(encoder: nn.Module) -> None:
-    """Let batch norms use their stored statistics from now on; weight and bias still learn."""
+    """Make batch norms use their stored statistics; weight and bias are still trained."""
     for module in encoder.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
@@ -184,7 +184,7 @@ def encode_dates(
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """The maps of t1 and of t2.
 
-    In eval mode all orders give the same, and the joint one is taken.
+    In eval mode all orders give the same result, and the joint one is used.
 
     Args:
         encoder: (B,C,H,W) -> list of maps.

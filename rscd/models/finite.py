@@ -1,4 +1,4 @@
-"""Numbers that are none: NaN and infinity, in weights and in what networks give."""
+"""Detection of NaN and infinity in weights and network outputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def non_finite(values: Mapping[str, Any]) -> list[str]:
-    """Names of the floating-point tensors that hold NaN or infinity; other entries are passed over.
+    """Names of the floating-point tensors that contain NaN or infinity; other entries are ignored.
 
     Args:
         values: tensors by name, such as a state dict.
@@ -21,5 +21,5 @@ def non_finite(values: Mapping[str, Any]) -> list[str]:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Whether every value is a number; waits for the device."""
+    """Whether every value is finite; synchronises with the device."""
     return bool(torch.isfinite(value).all())

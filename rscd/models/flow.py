@@ -1,4 +1,4 @@
-"""Dense flow: warping, validity, units, and what a transform of the image does to its flow.
+"""Dense flow: warping, validity, units, and the effect of image transforms on flow.
 
 Flow lives on the t2 grid and points to t1: t2 pixel ``p`` matches t1 location ``p + flow(p)``;
 channel 0 is x (right), channel 1 is y (down). The unit is pixels of a *named* image size, whatever
@@ -43,7 +43,7 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
         because half precision cannot tell neighbouring pixels apart beyond column 2048.
 
     Raises:
-        UsageError: the two do not lie on one grid.
+        UsageError: if the two are not on the same grid.
     """
     if image.ndim != 4 or flow.shape != (image.shape[0], 2, *image.shape[2:]):
         raise UsageError(
@@ -120,7 +120,7 @@ def flip_flow(flow: Tensor, dim: int) -> Tensor:
 
 
 def rot90_flow(flow: Tensor, turns: int) -> Tensor:
-    """Flow of a pair after both dates are turned as by ``torch.rot90(x, turns, (-2, -1))``.
+    """Flow of a pair after both dates are rotated by ``torch.rot90(x, turns, (-2, -1))``.
 
     One turn is counter-clockwise on the screen: what pointed right points up, (dx, dy) becomes
     (dy, -dx).

@@ -1,4 +1,4 @@
-"""How the features of two dates become one."""
+"""Fusion of the features of two dates."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """(B,C,h,w) of t1 and of t2 -> one map; concatenation doubles the channels.
 
 The reversed ones are the orders of KD-MSI: its classifier puts t2 first, its detector subtracts t2.
-Only ``abs`` gives the same for exchanged dates.
+Only ``abs`` is symmetric in the dates.
 """
 
 

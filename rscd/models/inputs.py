@@ -1,4 +1,4 @@
-"""What every network takes: pairs of raw images, checked once."""
+"""Input of every network: pairs of raw images, checked once."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from rscd.models.normalize import Normalize
 
 
 def check_image(image: Tensor, n_bands: int, multiple: int = 1) -> None:
-    """Refuse what is no batch of image pairs for this network.
+    """Refuse anything that is not a batch of image pairs for this network.
 
     Args:
         image: expected (B,2,`n_bands`,H,W).
         n_bands: bands per date.
-        multiple: of which H and W must be.
+        multiple: H and W must be multiples of this.
 
     Raises:
-        ModelError: with the shape found and the sizes to use.
+        ModelError: stating the shape found and the sizes to use.
     """
     found = tuple(image.shape)
     if image.ndim != 5 or found[1:3] != (2, n_bands):
@@ -44,12 +44,12 @@ def normalize_layer(
 
     Args:
         n_bands: bands per date.
-        mean: per band; None takes the default.
-        std: per band; None takes the default.
+        mean: per band; None for the default.
+        std: per band; None for the default.
         default: means and deviations that the network's weights were trained with.
 
     Raises:
-        ModelError: when the numbers do not fit the bands.
+        ModelError: if the numbers do not match the bands.
     """
     means, stds = list(mean or default[0]), list(std or default[1])
     if len(means) != n_bands or len(stds) != n_bands or min(stds) <= 0:

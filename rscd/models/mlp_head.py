@@ -45,7 +45,7 @@ class LightHead(nn.Module):
             channels: of the levels it is given, finest first.
             width: of projections and fused features.
             n_classes: of the classifier.
-            skip: levels of a pyramid to leave out at its fine end.
+            skip: number of levels to omit at the fine end of the pyramid.
         """
         super().__init__()
         self.skip = skip
@@ -77,9 +77,10 @@ def feature_distance(q_t1: Tensor, q_t2: Tensor, axis: int = 1) -> Tensor:
         q_t1: (B,C,h,w).
         q_t2: (B,C,h,w).
         axis: over which to sum: 1, the channels, is the paper's definition and gives (B,h,w). The
-            authors' code sums over -1, the columns of the image, and gives (B,C,h); it is here
-            only to compare with their numbers.
+            authors' code sums over -1, the columns of the image, and gives (B,C,h); supported only
+            for comparison with their numbers.
     """
+    # the constant inside the square keeps the gradient of the root finite where both are equal
     return (exact(q_t1) - exact(q_t2) + 1e-6).square().sum(axis).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Networks by name: what a weights file names, a configuration can build."""
+"""Networks by name, as named in weights files and configurations."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -33,24 +33,24 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "changevit": change_vit,
     "btc": btc,
 }
-"""Builders of plain data: ``n_bands``, ``mean``, ``std`` and more.
+"""Builders that take plain data: ``n_bands``, ``mean``, ``std`` and more.
 
-Each network maps image (B,2,C,H,W) raw to ``{"logits": (B,K,H,W), ...}``, K 1 or 2, and has an
-attribute ``multiple``, of which the sides of images should be.
+Each network maps a raw image (B,2,C,H,W) to ``{"logits": (B,K,H,W), ...}``, K 1 or 2, and has an
+attribute ``multiple``: image sides should be multiples of it.
 """
 
 
 def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
-    """A network with fresh weights.
+    """Build a network with new weights.
 
     Args:
         name: one of `NETWORKS`.
-        args: of its builder; ``symmetric: true`` wraps any in `Symmetric`. Their ``weights`` change
-            values only: where a file or checkpoint is loaded next, None builds the same network
-            without a download.
+        args: of its builder; ``symmetric: true`` wraps any network in `Symmetric`. The argument
+            ``weights`` changes only values: if a file or checkpoint is loaded next, None builds the
+            same network without a download.
 
     Raises:
-        ModelError: for an unknown name or argument, or weights that cannot be had.
+        ModelError: for an unknown name or argument, or weights that cannot be obtained.
     """
     builder = _builder(name)
     given = dict(args)
@@ -63,7 +63,7 @@ def build_network(name: str, args: Mapping[str, Any]) -> nn.Module:
         if isinstance(error, ModelError):
             raise
         raise ModelError(str(error)) from error
-    except Exception as error:  # sizes that fit no layer end in any error of torch and timm
+    except Exception as error:  # impossible sizes raise arbitrary errors in torch and timm
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"expected network_args with which {name} can be built, found {given}: {reason}"
@@ -100,10 +100,10 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 class Symmetric(nn.Module):
-    """Predicts the same whichever date comes first: the mean of the logits of both orders.
+    """Symmetric in the dates: the mean of the logits of both orders.
 
-    Training runs the pair as it comes, at half the cost; outputs besides ``logits`` are those of
-    the pair as it comes.
+    Training uses the given order only, at half the cost; outputs other than ``logits`` are those of
+    the given order.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -113,7 +113,7 @@ class Symmetric(nn.Module):
         self.multiple = multiple_of(network)
 
     def forward(self, image: Tensor, **options: Any) -> dict[str, Tensor]:
-        """Image (B,2,C,H,W) -> what the network gives, ``logits`` averaged when not in training."""
+        """Image (B,2,C,H,W) -> outputs of the network, ``logits`` averaged when not training."""
         outputs: dict[str, Tensor] = self.network(image, **options)
         if self.training:
             return outputs
@@ -122,27 +122,28 @@ class Symmetric(nn.Module):
 
 
 def receptive_radius(network: nn.Module, n_bands: int, size: int | None = None) -> int | None:
-    """How many pixels around a tile its result depends on, measured by the gradient of the input.
+    """Number of pixels around a tile that its result depends on, from the input's gradient.
 
-    The tile starts and ends at multiples of what the network takes, as all tiles do: a single pixel
-    inside may look a little farther from itself.
+    The tile starts and ends at multiples of the network's ``multiple``, as all tiles do; the
+    receptive field of a single pixel inside may extend slightly further.
 
     Args:
         network: image (1,2,C,size,size) -> ``logits``.
         n_bands: C.
-        size: side of the probe, rounded up to what the network takes; default what the network
-            names as ``probe_size``, else 512.
+        size: side of the probe, rounded up to a multiple of the network's; default the network's
+            ``probe_size``, else 512.
 
     Returns:
-        Pixels per side; None when the probe's edge is reached: then it is `size` / 2 or more, or
-        the network pools over the whole image, which one with ``local = False`` says at once.
+        Pixels per side; None if the probe's edge is reached: the radius is then `size` / 2 or more,
+        or the network pools over the whole image (declared by ``local = False``).
     """
     if not getattr(network, "local", True):
         return None
     network = network.eval()
     size = _fitting(network, size or int(getattr(network, "probe_size", 512)))
     tile = _fitting(network, 32)
-    random = torch.Generator().manual_seed(0)  # not the global one, which training resumes from
+    # not the global generator, whose state is part of resumed training
+    random = torch.Generator().manual_seed(0)
     image = torch.randn(1, 2, n_bands, size, size, generator=random).requires_grad_()
     start = _fitting(network, size // 2)
     seen = network(image)["logits"][..., start : start + tile, start : start + tile]
@@ -163,7 +164,7 @@ def _fitting(network: nn.Module, size: int) -> int:
 def bytes_per_pixel(network: nn.Module, n_bands: int, size: int = 256) -> int:
     """Working memory of a forward pass per pixel of one image pair, from the size of activations.
 
-    An upper estimate: what the encoder keeps for the decoder, and three times the largest layer.
+    An upper estimate: the encoder's maps kept for the decoder, and three times the largest layer.
     """
     sizes: list[int] = []
     size = _fitting(network, size)

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 class Normalize(nn.Module):
     """Raw sensor values -> network range, per band: (value - mean) / std.
 
-    Mean and deviation are buffers: saved with the weights, so training, tiled prediction and
-    notebooks cannot disagree about them.
+    Mean and standard deviation are buffers saved with the weights, so that training, tiled
+    prediction and notebooks always use the same values.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Keep one mean and one deviation per band.
+        """Store one mean and one standard deviation per band.
 
         Raises:
-            ValueError: when the two differ in length or a deviation is not positive.
+            ValueError: if the two differ in length or a standard deviation is not positive.
         """
         super().__init__()
         if len(mean) != len(std) or not all(value > 0 for value in std):

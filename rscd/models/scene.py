@@ -1,7 +1,7 @@
-"""Flow and change learned together, from coarse to fine: what the scene networks share.
+"""Flow and change learned together, from coarse to fine: shared by the scene networks.
 
 Two branches share one encoder (SimSaC, Park et al., CVPR 2022; GLU-Net, CVPR 2020). The low branch
-looks at both dates resized to a fixed small square and finds large motion; the high branch refines
+takes both dates resized to a fixed small square and finds large motion; the high branch refines
 it at the images' own resolution. Four levels, each with a flow head and a change head:
 
     4  low image, stride 16    global correlation           flow in pixels of the low image
@@ -33,24 +33,24 @@ from rscd.models.logits import change_logit
 from rscd.models.resize import resize
 
 MULTIPLE = 8
-"""Of which sides of images are: the grid of level 1 is twice that of level 2."""
+"""Image sides are multiples of this: the grid of level 1 is twice that of level 2."""
 SLOPE = 0.1
-"""Of the leaky ReLU on correlations and in flow heads."""
+"""Negative slope of the leaky ReLU on correlations and in flow heads."""
 
 
 @dataclass(frozen=True)
 class Pyramid:
-    """What the encoder finds in one date."""
+    """Feature maps of one date."""
 
     low: tuple[Tensor, Tensor]
     """Maps of the low image: stride 16, stride 8."""
     high: tuple[Tensor, ...]
-    """Maps of the image: strides 2, 4, 8; and 16 where it was asked for."""
+    """Maps of the image: strides 2, 4, 8, and 16 if requested."""
     shape_hw: ShapeHW
-    """Of the image."""
+    """Size of the image."""
 
     def detach(self) -> "Pyramid":
-        """The same values; no gradient goes back into the encoder."""
+        """The same values without gradient to the encoder."""
         return replace(
             self,
             low=cast("tuple[Tensor, Tensor]", tuple(x.detach() for x in self.low)),
@@ -59,15 +59,15 @@ class Pyramid:
 
 
 Pyramids = tuple[Pyramid, Pyramid]
-"""Of t1 and t2."""
+"""Pyramids of t1 and t2."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """What a decoder gives, levels 4, 3, 2, 1."""
+    """Outputs of a decoder, levels 4, 3, 2, 1."""
 
     flow: tuple[Tensor, ...]
-    """(B,2,h,w): pixels of the low image, the low image, the image, the image."""
+    """(B,2,h,w), in pixels of the low image, the low image, the image, the image."""
     change: tuple[Tensor, ...]
     """Logits (B,K,h,w)."""
 
@@ -82,7 +82,7 @@ class SceneEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor, *, deepest: bool = True) -> list[Tensor]:
-        """Maps, finest first; without the last where it is not wanted and costs something."""
+        """Maps, finest first; without the last if it is not requested and would cost time."""
 
 
 class SceneDecoder(nn.Module):
@@ -109,7 +109,7 @@ class SceneDecoder(nn.Module):
         low_size: int,
         radius: int,
     ) -> None:
-        """Take the parts; see the class."""
+        """Assemble the parts; see the class."""
         super().__init__()
         self.start = start
         self.flow_heads = nn.ModuleList(flow_heads)
@@ -154,7 +154,7 @@ class SceneDecoder(nn.Module):
         flows: list[Tensor],
         changes: list[Tensor],
     ) -> Tensor:
-        """One of levels 3, 2, 1: adds flow and change to the lists, gives the head's features."""
+        """Run one of levels 3, 2, 1: append its flow and change, return the head's features."""
         warped = warp(t1, convert_unit(flow, unit_hw, _grid(t2)))
         correlation = local_correlation(t2, warped, self.radius)
         refined, features = self.flow_heads[index](F.leaky_relu(correlation, SLOPE), flow, context)
@@ -166,12 +166,12 @@ class SceneDecoder(nn.Module):
 
 
 class SceneNetwork(nn.Module):
-    """Encoder and decoder; the registered networks are these."""
+    """Encoder and decoder: the class of all registered scene networks."""
 
     multiple = MULTIPLE
     any_size = True
     local = False
-    """Every place of t2 is compared with every place of t1."""
+    """Not local: every position of t2 is compared with every position of t1."""
 
     def __init__(
         self,
@@ -181,10 +181,10 @@ class SceneNetwork(nn.Module):
         decoder: SceneDecoder,
         n_bands: int,
     ) -> None:
-        """Take the parts.
+        """Assemble the parts.
 
         Args:
-            normalize: raw values -> what the encoder expects.
+            normalize: raw values -> input of the encoder.
             encoder: of one date.
             decoder: of both.
             n_bands: bands per date.
@@ -197,7 +197,7 @@ class SceneNetwork(nn.Module):
 
     @property
     def low_hw(self) -> ShapeHW:
-        """Size of the low image, whose pixels count the flow of levels 4 and 3."""
+        """Size of the low image, in whose pixels the flow of levels 4 and 3 is given."""
         return self.decoder.low_size, self.decoder.low_size
 
     def encode(self, image: Tensor, *, all_strides: bool = False) -> Pyramids:
@@ -205,7 +205,7 @@ class SceneNetwork(nn.Module):
 
         Args:
             image: (B,2,C,H,W) float32 raw values, H and W multiples of 8.
-            all_strides: whether stride 16 of the image is wanted as well.
+            all_strides: whether to return stride 16 of the image as well.
 
         Raises:
             ModelError: for other bands or sizes.
@@ -226,7 +226,7 @@ class SceneNetwork(nn.Module):
         return date(0), date(1)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Predict flow and change; pairs of any size are padded to multiples of 8 and cut back.
+        """Predict flow and change; pairs of any size are padded to multiples of 8 and cropped back.
 
         Args:
             image: (B,2,C,H,W) float32 raw values.
@@ -246,9 +246,9 @@ class SceneNetwork(nn.Module):
 
 
 def pad_to_multiple(image: Tensor) -> Tensor:
-    """(B,2,C,H,W) continued to the right and below by its last pixels, to multiples of 8.
+    """(B,2,C,H,W) padded to multiples of 8 on the right and below by repeating its last pixels.
 
-    Flow counts pixels and starts at the upper left corner, so its values hold for both sizes.
+    Flow is in pixels from the upper left corner, so its values hold for both sizes.
     """
     height, width = image.shape[-2:]
     right, below = _round_up(width) - width, _round_up(height) - height
@@ -259,10 +259,10 @@ def pad_to_multiple(image: Tensor) -> Tensor:
 
 
 def load_scene_weights(network: SceneNetwork, path: str) -> None:
-    """Start from a trained scene network: a training checkpoint or exported weights.
+    """Initialise from a trained scene network: a training checkpoint or exported weights.
 
     Raises:
-        ModelError: when tensors are missing or do not fit.
+        ModelError: if tensors are missing or do not fit.
     """
     tensors = read_tensors(Path(path))
     prefix = NETWORK_PREFIX if any(k.startswith(NETWORK_PREFIX) for k in tensors) else ""
@@ -278,7 +278,7 @@ def load_scene_weights(network: SceneNetwork, path: str) -> None:
 
 
 def is_scene_file(weights: str | None) -> bool:
-    """Whether this names a local file, checkpoints included."""
+    """Whether the name is a local file, including checkpoints."""
     return weights is not None and weights.endswith((*SUFFIXES, ".ckpt"))
 
 
@@ -292,7 +292,7 @@ def holds_decoder(path: str) -> bool:
 
 
 class BilinearUp(nn.Module):
-    """Resizes bilinearly; nothing is learned."""
+    """Bilinear upsampling without parameters."""
 
     def forward(self, x: Tensor, shape_hw: ShapeHW) -> Tensor:
         """(B,C,h,w) -> (B,C,*shape_hw)."""
@@ -304,7 +304,7 @@ def _grid(x: Tensor) -> ShapeHW:
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Channels together; correlations may be of wider type than features under autocast."""
+    """Concatenate channels; under autocast correlations may have a wider type than features."""
     return torch.cat([part.to(parts[0].dtype) for part in parts], 1)
 
 

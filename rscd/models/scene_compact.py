@@ -1,8 +1,9 @@
-"""A small scene network for processors and tests: the structure of SimSaC, everything shrunk.
+"""A small scene network for CPUs and tests: the structure of SimSaC at a reduced size.
 
 Group norm instead of batch norm, so nothing depends on the batch; plain heads of three layers;
-bilinear instead of learned upsampling; level 4 gives a bounded offset instead of an absolute map,
-and every flow head begins at zero, so the first flow is exactly 0 and learning starts at once.
+bilinear instead of learned upsampling; level 4 predicts a bounded offset instead of an absolute
+map, and every flow head is initialised to zero, so that the initial flow is exactly 0 and learning
+starts at once.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ FPN_WIDTH = 32
 HEAD_WIDTHS = (48, 32, 24)
 GROUPS = 8
 COMPACT = "compact"
-"""Name of the own encoder."""
+"""Name of the built-in encoder."""
 
 
 def conv_group(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
@@ -63,13 +64,13 @@ class CompactStages(nn.Module):
 
 
 class Fpn(SceneEncoder):
-    """Feature pyramid over any encoder: what is seen from afar is added to what is near.
+    """Feature pyramid over any encoder: coarse maps are added to fine ones.
 
-    The finest map is the encoder's own: no head looks at it, so layers over it would never learn.
+    The finest map is the encoder's own: no head uses it, so layers on top would never be trained.
     """
 
     def __init__(self, stages: nn.Module, channels: Sequence[int]) -> None:
-        """Take an encoder.
+        """Wrap an encoder.
 
         Args:
             stages: (B,C,H,W) -> the image and maps of strides 2, 4, 8, 16.
@@ -81,7 +82,7 @@ class Fpn(SceneEncoder):
         self.outputs = nn.ModuleList(nn.Conv2d(FPN_WIDTH, FPN_WIDTH, 3, 1, 1) for _ in channels[1:])
 
     def forward(self, image: Tensor, *, deepest: bool = True) -> list[Tensor]:
-        """(B,C,H,W) -> strides 2, 4, 8, 16; the last is always there, the others need it."""
+        """(B,C,H,W) -> strides 2, 4, 8, 16; always with the last, which the others need."""
         _, finest, *maps = self.stages(image)
         top = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for level in range(len(top) - 2, -1, -1):
@@ -94,7 +95,7 @@ class Fpn(SceneEncoder):
 
 
 def plain(n_in: int, n_out: int, *, zero: bool = False) -> nn.Sequential:
-    """Three layers and a last convolution, which begins at zero if `zero`."""
+    """Three layers and a final convolution, initialised to zero if `zero`."""
     layers = [conv_group(a, b) for a, b in pairwise((n_in, *HEAD_WIDTHS))]
     last = nn.Conv2d(HEAD_WIDTHS[-1], n_out, 3, 1, 1)
     if zero:

@@ -23,7 +23,7 @@ from rscd.models.resize import resize
 from rscd.models.smp_encoders import STRIDE_16
 
 BATCH_NORMS = ("normal", "fix")
-"""``fix``: the encoder's batch norms keep their stored statistics, in training too."""
+"""``fix``: the encoder's batch norms keep their stored statistics in training as well."""
 
 
 class Siamese(nn.Module):
@@ -40,14 +40,14 @@ class Siamese(nn.Module):
         align_corners: bool = False,
         batch_norm: str = "normal",
     ) -> None:
-        """Take the parts.
+        """Assemble the parts.
 
         Args:
-            normalize: raw values -> what the encoder expects.
+            normalize: raw values -> input of the encoder.
             backbone: the encoder.
             fusion: one of `rscd.models.fusion.FUSIONS`.
             decoder: list of fused levels -> map.
-            head: map -> logits; None where the decoder gives logits.
+            head: map -> logits; None if the decoder returns logits.
             align_corners: how logits of another size are resized to the image, bilinearly.
             batch_norm: one of `BATCH_NORMS`.
 
@@ -76,14 +76,14 @@ class Siamese(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Siamese":
-        """Switch modes; fixed batch norms stay as they are."""
+        """Switch modes; fixed batch norms stay in eval mode."""
         super().train(mode)
         if self.batch_norm == "fix":
             hold_statistics(self.encoder)
         return self
 
     def encode(self, image: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """(B,2,C,H,W) raw -> maps of t1 and maps of t2, number k of stride 2**k.
+        """(B,2,C,H,W) raw -> maps of t1 and maps of t2; map k has stride 2**k.
 
         Raises:
             ModelError: for other bands or sizes than the network takes.
@@ -96,7 +96,7 @@ class Siamese(nn.Module):
         return self.to_image(self.head(self.decoder(fuse(self.fusion, t1, t2))), t1[0])
 
     def to_image(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Resize logits to an image's size, where they differ."""
+        """Resize logits to the size of an image, if different."""
         size = image.shape[-2:]
         if logits.shape[-2:] == size:
             return logits
@@ -115,7 +115,7 @@ class Siamese(nn.Module):
 
 
 def training_heads(network: Siamese) -> tuple[nn.Conv2d, LightHead]:
-    """What DiffMatch's training puts beside a `siamese_mlp`, with fresh weights.
+    """The heads that DiffMatch's training adds to a `siamese_mlp`, with new weights.
 
     Returns:
         The second classifier on the decoder's features, and the segmentation head for each date.
@@ -134,7 +134,7 @@ def training_outputs(
     t2: Sequence[Tensor],
     image: Tensor,
 ) -> dict[str, Tensor]:
-    """All that DiffMatch's losses look at.
+    """All inputs of DiffMatch's losses.
 
     Args:
         network: with a light head as decoder.
@@ -142,7 +142,7 @@ def training_outputs(
         segmentation: head applied to each date on its own.
         t1: maps of `Siamese.encode`.
         t2: maps of the other date.
-        image: of which only the size counts.
+        image: only its size is used.
 
     Returns:
         ``logits`` (B,2,H,W) of the classifier used for prediction; ``vl_logits`` (B,2,H,W) of the
@@ -188,8 +188,8 @@ def siamese_unet(
         decoder_channels: from the deepest level to full resolution.
         n_classes: 1 or 2.
         batch_norm: one of `BATCH_NORMS`.
-        mean: per band, subtracted from raw values; default: what the weights expect, else 0.
-        std: per band; default: what the weights expect, else 1.
+        mean: per band, subtracted from raw values; default: expected by the weights, else 0.
+        std: per band; default: expected by the weights, else 1.
     """
     depth = len(decoder_channels)
     backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, depth=depth)
@@ -227,16 +227,16 @@ def siamese_mlp(
 
     Args:
         n_bands: bands per date.
-        encoder: see `rscd.models.encoders`; timm's ResNets dilate as the paper does, those of
-            segmentation-models-pytorch dilate the first block of the last stage too.
+        encoder: see `rscd.models.encoders`; timm's ResNets dilate as in the paper, those of
+            segmentation-models-pytorch also dilate the first block of the last stage.
         fusion: one of `rscd.models.fusion.FUSIONS`.
         weights: of the encoder; None: random.
-        output_stride: 16 dilates the last stage, 32 is the encoder as it is.
+        output_stride: 16 dilates the last stage, 32 leaves the encoder unchanged.
         width: of the head.
         n_classes: 1 or 2.
         batch_norm: one of `BATCH_NORMS`.
-        mean: per band; default: what the weights expect, else 0.
-        std: per band; default: what the weights expect, else 1.
+        mean: per band; default: expected by the weights, else 0.
+        std: per band; default: expected by the weights, else 1.
     """
     backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, output_stride=output_stride)
     return Siamese(
@@ -270,7 +270,7 @@ def siamese_deeplab(
         weights: of the encoder; None: random.
         output_stride: of other encoders than the default one, by dilation.
         n_classes: 1 or 2.
-        batch_norm: ``fix`` as published, for pretrained weights; take ``normal`` with random ones.
+        batch_norm: ``fix`` as published, for pretrained weights; use ``normal`` with random ones.
         mean: per band; default 127.5, as published.
         std: per band; default 127.5.
     """

@@ -1,8 +1,8 @@
 """SimSaC in full: VGG-16 pyramid, dense flow heads, gated change heads (Park et al., CVPR 2022).
 
-Two unused upsamplers of the release are left out, the change head has one channel with a sigmoid
-(the same function as two with a softmax) unless told otherwise, and the low image is resized in
-floating point where the release truncates to integers.
+Two unused upsamplers of the release are omitted, the change head has one channel with a sigmoid
+(the same function as two with a softmax) unless configured otherwise, and the low image is resized
+in floating point, where the release truncates to integers.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ from rscd.models.statistics import imagenet_statistics
 
 RADIUS = 4
 WIDTHS = (128, 128, 96, 64, 32)
-"""Of the layers of a head."""
+"""Channels of the layers of a head."""
 CONTEXT_WIDTHS = (128, 128, 128, 96, 64, 32)
 DILATIONS = (1, 2, 4, 8, 16, 1)
 VGG_CUTS = (2, 5, 10, 17, 24)
-"""Where torchvision's VGG-16 ``features`` are cut: strides 1, 2, 4, 8, 16."""
+"""Indices at which torchvision's VGG-16 ``features`` are split: strides 1, 2, 4, 8, 16."""
 VGG_WIDTHS = (64, 128, 256, 512)
 
 
@@ -60,7 +60,7 @@ class VggPyramid(SceneEncoder):
             weights: ``imagenet``; a local file of torchvision's VGG-16; or None: random.
 
         Raises:
-            ModelError: for weights that cannot be had.
+            ModelError: for weights that cannot be obtained.
         """
         super().__init__()
         layers = make_layers(cfgs["D"], batch_norm=False)[: VGG_CUTS[-1]]
@@ -77,7 +77,7 @@ class VggPyramid(SceneEncoder):
             load_tensors_into(self, tensors, published.url)
 
     def forward(self, image: Tensor, *, deepest: bool = True) -> list[Tensor]:
-        """(B,C,H,W) -> strides 2, 4, 8 and, if wanted, 16."""
+        """(B,C,H,W) -> strides 2, 4, 8 and, if requested, 16."""
         cuts = VGG_CUTS if deepest else VGG_CUTS[:-1]
         x, maps = image, []
         for start, stop in pairwise((0, *cuts)):
@@ -87,7 +87,7 @@ class VggPyramid(SceneEncoder):
 
 
 class Dense(nn.Module):
-    """Five layers, each of which sees all before it; its output comes first."""
+    """Five densely connected layers; outputs are concatenated newest first."""
 
     def __init__(self, n_in: int) -> None:
         """Build it."""
@@ -106,14 +106,14 @@ class Dense(nn.Module):
 
 
 def plain(n_in: int, n_out: int) -> nn.Sequential:
-    """Five layers in a row and a last convolution."""
+    """Five layers in sequence and a final convolution."""
     sizes = (n_in, *WIDTHS)
     layers = [conv_norm(a, b, 0.0) for a, b in pairwise(sizes)]
     return nn.Sequential(*layers, nn.Conv2d(WIDTHS[-1], n_out, 3, padding=1))
 
 
 def wide_context(n_in: int) -> nn.Sequential:
-    """Dilated layers that see far around a place, and a last convolution to two channels."""
+    """Dilated layers with a large receptive field, and a final convolution to two channels."""
     sizes = (n_in, *CONTEXT_WIDTHS)
     layers = [
         conv_norm(a, b, SLOPE, dilation)
@@ -123,10 +123,10 @@ def wide_context(n_in: int) -> nn.Sequential:
 
 
 class DenseFlowHead(nn.Module):
-    """Correlation, flow and context -> flow with a correction, perhaps a second one."""
+    """Correlation, flow and context -> corrected flow, optionally corrected twice."""
 
     def __init__(self, n_in: int, *, second: bool) -> None:
-        """Build it; `second`: whether dilated layers correct once more."""
+        """Build it; `second`: whether dilated layers add a second correction."""
         super().__init__()
         self.dense = Dense(n_in)
         self.flow = nn.Conv2d(self.dense.n_out, 2, 3, padding=1)
@@ -145,7 +145,7 @@ class DenseFlowHead(nn.Module):
 
 
 class MapHead(nn.Module):
-    """Mutual matches -> flow by way of an absolute map in normalised coordinates."""
+    """Mutual matches -> flow via an absolute map in normalised coordinates."""
 
     def __init__(self, n_matches: int, low_size: int) -> None:
         """Build it; its input also has two channels of zeros, as published."""
@@ -170,12 +170,12 @@ class LearnedUp(nn.Module):
         self.conv = nn.ConvTranspose2d(n_in, n_out, 4, 2, 1)
 
     def forward(self, x: Tensor, shape_hw: ShapeHW) -> Tensor:
-        """(B,n_in,h,w) -> (B,n_out,2h,2w); `shape_hw` says the same."""
+        """(B,n_in,h,w) -> (B,n_out,2h,2w); `shape_hw` must equal the latter."""
         return self.conv(x, output_size=shape_hw)  # type: ignore[no-any-return]
 
 
 def simsac_decoder(n_classes: int, low_size: int) -> SceneDecoder:
-    """The flow and change heads with fresh weights."""
+    """The flow and change heads with new weights."""
     matches, shifts = (low_size // 16) ** 2, (2 * RADIUS + 1) ** 2
     _, c_4, c_8, c_16 = VGG_WIDTHS
     level_2 = DenseFlowHead(shifts + 2, second=False)
@@ -221,7 +221,7 @@ def simsac(
 ) -> SceneNetwork:
     """SimSaC; 18 153 214 parameters with three bands and one class.
 
-    The count usually given, 18 153 248, holds the 34 of two upsamplers whose output nobody uses.
+    The count usually given, 18 153 248, includes 34 of two upsamplers whose output is never used.
 
     Args:
         n_bands: bands per date.
@@ -233,7 +233,7 @@ def simsac(
         std: per band; default likewise.
 
     Raises:
-        ModelError: for weights that cannot be had or do not fit.
+        ModelError: for weights that cannot be obtained or do not fit.
     """
     if weights not in (None, "imagenet") and not is_scene_file(weights):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Encoders of segmentation-models-pytorch and timm: which there are, and what of them is run."""
+"""Encoders of segmentation-models-pytorch and timm: their names, and removal of unused stages."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ def check_smp_names(name: str, weights: str | None) -> None:
     """Refuse encoders and weights that neither segmentation-models-pytorch nor timm has.
 
     Raises:
-        ModelError: with the names to choose from.
+        ModelError: listing the available names.
     """
     from segmentation_models_pytorch.encoders import encoders
     from timm import is_model
@@ -32,11 +32,11 @@ def check_smp_names(name: str, weights: str | None) -> None:
 
 
 def drop_unused(name: str, encoder: nn.Module, n_bands: int) -> None:
-    """Take out the stages that a shallow encoder keeps but never runs.
+    """Remove the stages that a shallow encoder keeps but never runs.
 
-    Their parameters would get no gradient, which distributed training refuses, and fill files.
+    Their parameters would get no gradient, which distributed training refuses, and enlarge files.
     """
-    if name.startswith("tu-"):  # timm leaves out by itself what is not asked for
+    if name.startswith("tu-"):  # timm itself omits stages that are not requested
         return
     called: set[nn.Module] = set()
     hooks = [
@@ -56,5 +56,5 @@ def _drop(module: nn.Module, called: set[nn.Module]) -> None:
     for name, child in module.named_children():
         if called.isdisjoint(child.modules()):
             setattr(module, name, nn.Identity())
-        elif child not in called:  # a container whose members are run one by one
+        elif child not in called:  # a container whose members are called one by one
             _drop(child, called)

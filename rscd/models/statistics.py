@@ -5,7 +5,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of values in 0..1, red, green, blue; the same in torchvision and timm."""
+"""Statistics of red, green, blue in 0..1; the same in torchvision and timm."""
 
 
 def raw_statistics(n_bands: int) -> Statistics:
@@ -14,7 +14,7 @@ def raw_statistics(n_bands: int) -> Statistics:
 
 
 def imagenet_statistics(n_bands: int) -> Statistics:
-    """ImageNet's statistics for 8-bit values; for other counts than three, their mean."""
+    """ImageNet's statistics for 8-bit values; their mean for band counts other than three."""
 
     def fitted(values: tuple[float, float, float]) -> tuple[float, ...]:
         bands = values if n_bands == 3 else (sum(values) / 3,) * n_bands

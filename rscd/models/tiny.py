@@ -1,12 +1,12 @@
-"""A small network for processors: local, symmetric in its dates, under a million parameters.
+"""A small network for CPUs: local, symmetric in its dates, under a million parameters.
 
 One encoder of inverted residuals (arXiv 1801.04381) runs on each date down to stride 16. At every
-level both dates become their absolute difference, which tells change, and their sum, which tells
-on what: neither depends on the order of dates. A top-down path adds the levels up to stride 2, and
-each pixel there gives the four pixels of the image it covers.
+level the features of both dates are combined into their absolute difference, which shows change,
+and their sum, which shows where: neither depends on the order of dates. A top-down path adds the
+levels up to stride 2, where each pixel predicts the four image pixels it covers.
 
-There is no pooling over the image and no norm but batch norm, so a pixel of the result sees a
-square of known size and tiles with enough halo join exactly.
+There is no pooling over the image and no normalisation but batch norm, so each pixel of the result
+has a receptive field of known size and tiles with enough halo join exactly.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ DECODER_WIDTH = 48
 
 
 class InvertedResidual(nn.Module):
-    """1x1 widens, 3x3 per channel, 1x1 narrows; added to the input where shapes agree."""
+    """1x1 expansion, 3x3 depthwise, 1x1 projection; added to the input if shapes match."""
 
     def __init__(self, n_in: int, n_out: int, *, stride: int = 1, expand: int = 3) -> None:
         """Build it; `expand` times `n_in` channels inside."""
@@ -71,7 +71,7 @@ class TinyEncoder(nn.Module):
             n_in = width
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """See the class."""
+        """Return the maps, finest first."""
         levels = [self.stem(image)]
         for stage in self.stages:
             levels.append(stage(levels[-1]))
@@ -105,7 +105,7 @@ class TinyDecoder(nn.Module):
 
 
 class TinyChangeNet(nn.Module):
-    """See the module."""
+    """The tiny network; see the module docstring."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class TinyChangeNet(nn.Module):
         self.decoder = TinyDecoder(widths, decoder_width)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """(B,2,C,H,W) float32 raw values -> ``logits`` (B,1,H,W); the order of dates is free."""
+        """(B,2,C,H,W) float32 raw values -> ``logits`` (B,1,H,W); symmetric in the dates."""
         check_image(image, self.n_bands, self.multiple)
         t1, t2 = encode_dates(self.encoder, self.normalize(image), "joint")
         return {"logits": self.decoder(t1, t2)}

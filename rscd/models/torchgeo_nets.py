@@ -1,4 +1,4 @@
-"""TorchGeo's change detection networks and pretrained encoders; nothing else here imports it."""
+"""TorchGeo's change detection networks and pretrained encoders; other networks do not need it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,14 +21,14 @@ BTC_BACKBONES = {"swin_tiny": "swin_t", "swin_small": "swin_s", "swin_base": "sw
 """BTC's name -> TorchGeo's."""
 
 BTC_RANGE = 255.0
-"""BTC normalises values in 0..1 by itself; raw 8-bit values are divided by this first."""
+"""BTC itself normalises values in 0..1; raw 8-bit values are divided by this first."""
 
 
 class Pyramid(nn.Module):
     """A TorchGeo backbone as encoder: the image, then one map per stride 2, 4, ... ."""
 
     def __init__(self, module: nn.Module, channels: Sequence[int], *, swin: bool) -> None:
-        """Take a module that gives a list (timm) or a dict of channels-last maps (swin)."""
+        """Wrap a module that returns a list (timm) or a dict of channels-last maps (swin)."""
         super().__init__()
         self.model = module
         self.channels = tuple(channels)
@@ -48,11 +48,11 @@ def torchgeo_weights(name: str, encoder: str) -> Any:
     """A member of TorchGeo's weight enums.
 
     Args:
-        name: ``ResNet50_Weights.SENTINEL2_ALL_MOCO`` or only the part behind the dot.
+        name: ``ResNet50_Weights.SENTINEL2_ALL_MOCO`` or only the part after the dot.
         encoder: TorchGeo's name of the model.
 
     Raises:
-        ModelError: for an unknown name; the message lists those there are.
+        ModelError: for an unknown name; the message lists the known ones.
     """
     from torchgeo.models import get_model_weights
 
@@ -66,7 +66,7 @@ def torchgeo_weights(name: str, encoder: str) -> Any:
 
 
 def weight_statistics(weights: Any) -> Statistics:
-    """Mean and deviation per band of raw values: the normalisations of a weight enum, combined."""
+    """Mean and standard deviation per band of raw values, from a weight enum's normalisations."""
     from torchvision.transforms.v2 import Normalize
 
     n_bands = int(weights.meta["in_chans"])
@@ -97,7 +97,7 @@ def torchgeo_encoder(
     if name not in (*RESNETS, *SWINS):
         raise ModelError(
             f"expected an encoder among {', '.join((*RESNETS, *SWINS))} after 'tg-', found "
-            f"{name!r}; TorchGeo's transformers without a pyramid serve no decoder here"
+            f"{name!r}; no decoder here takes TorchGeo's transformers without a pyramid"
         )
     found = None if weights is None else torchgeo_weights(weights, name)
     if found is not None and found.meta["in_chans"] != n_bands:
@@ -135,7 +135,7 @@ def _swin(model: nn.Module, n_bands: int) -> nn.Module:
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load what the encoder has; the classifier that the weights may bring is left out."""
+    """Load the encoder's tensors; a classifier in the weights is ignored."""
     missing, _ = module.load_state_dict(dict(tensors), strict=False)
     if missing:
         raise ModelError(
@@ -145,7 +145,7 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 class TorchGeoNetwork(nn.Module):
-    """One of TorchGeo's networks as it is, behind our input and output."""
+    """Adapter from one of TorchGeo's networks to our input and output."""
 
     def __init__(
         self, *, normalize: nn.Module, network: nn.Module, n_bands: int, multiple: int
@@ -309,7 +309,7 @@ def btc(
 ) -> TorchGeoNetwork:
     """TorchGeo's BTC (https://arxiv.org/abs/2507.03367); pooled pyramid: not local.
 
-    Its pooled branch has batch norm at 1x1: training needs two pairs per batch at least.
+    Its pooled branch has batch norm at 1x1: training needs at least two pairs per batch.
 
     Args:
         n_bands: bands per date.

@@ -1,4 +1,4 @@
-"""From a pair of images to files: change maps, change events and where they come from."""
+"""From a pair of images to files: change maps, change events and their provenance."""
 
 from rscd.pipeline.maps import Result, open_pair, predict
 from rscd.pipeline.objects import EventResult, predict_events

@@ -1,4 +1,4 @@
-"""From two rasters to files: where inference and export meet."""
+"""From two rasters to files: inference followed by export."""
 
 import logging
 import shutil
@@ -61,34 +61,34 @@ class Plan:
     workers: int
     scratch_bytes: int
     memory_bytes: int
-    """Estimate beside what the process holds already."""
+    """Estimate in addition to what the process uses already."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did; plain data, see ``--json``."""
+    """Summary of a run; plain data, see ``--json``."""
 
     outputs: list[str]
     n_polygons: int | None
-    """None when no vector output was asked for."""
+    """None if no vector output was requested."""
     changed_pixels: int
     valid_pixels: int
     changed_share: float
-    """Of the valid pixels."""
+    """Percentage of the valid pixels."""
     area_m2: float | None
-    """Of the polygons written; without vector output of the changed pixels, as
-    ``changed_area_m2``. None when the pixel size is unknown."""
+    """Area of the polygons written; without vector output that of the changed pixels, as
+    ``changed_area_m2``. None if the pixel size is unknown."""
     changed_area_m2: float | None
-    """Of all changed pixels of the mask, those of polygons that are left out included; None when
-    the pixel size is unknown."""
+    """Area of all changed pixels of the mask, including those of omitted polygons; None if the
+    pixel size is unknown."""
     model: str
     threshold: float
     alignment: dict[str, str]
     shift: dict[str, float] | None
-    """Where t2 lies against t1 in pixels, see `rscd.inference.registration.Shift`; None where it
-    cannot be told."""
+    """Shift of t2 relative to t1 in pixels, see `rscd.inference.registration.Shift`; None if it
+    cannot be determined."""
     seam: dict[str, float] | None
-    """Error at tile edges, see `rscd.inference.tiled.Seam`; None where there is none."""
+    """Error at tile edges, see `rscd.inference.tiled.Seam`; None if there is none."""
     seconds: float
     resumed: bool
 
@@ -148,12 +148,12 @@ def predict(
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
-        flow: GeoTIFF for the flow from t2 to t1, of models that give it.
-        mapper: how blocks of tiles are carried out; default threads of this process.
-        progress: told what is done.
+        flow: GeoTIFF for the flow from t2 to t1, for models that predict it.
+        mapper: how blocks of tiles are executed; by default in threads of this process.
+        progress: progress callback.
 
     Raises:
-        RscdError: anything the user must fix; no output exists then that did not before.
+        RscdError: anything the user must fix; no new output exists then.
     """
     started = time.monotonic()
     run = resolve(pair, Targets.of(outputs, prob, preview, flow), options)

@@ -1,4 +1,4 @@
-"""From two rasters and a segmenter to polygons of what appeared and vanished."""
+"""From two rasters and a segmenter to polygons of objects that appeared or vanished."""
 
 import json
 import tempfile
@@ -47,17 +47,17 @@ from rscd.segmenters.stitch import around, segment, windows
 
 @dataclass(frozen=True)
 class EventResult:
-    """What a run did; plain data, see ``--json``."""
+    """Summary of a run; plain data, see ``--json``."""
 
     outputs: list[str]
     model: str
     appeared: int
     vanished: int
     objects_t1: int
-    """Objects seen at t1, whatever became of them."""
+    """Objects found at t1, whether they vanished or not."""
     objects_t2: int
     reliable: float
-    """Per cent of the valid pixels that reach gamma at both dates."""
+    """Percentage of the valid pixels that reach gamma at both dates."""
     gamma: float
     seconds: float
 
@@ -108,7 +108,7 @@ def predict_events(
     allow_slow: bool = False,
     progress: Progress = silent,
 ) -> EventResult:
-    """Look for words in each date and write the objects that are there at one date only.
+    """Search each date for text prompts and write the objects that exist at one date only.
 
     Args:
         pair: two dates on one grid.
@@ -119,10 +119,10 @@ def predict_events(
         options: of these, the dates, ``min_area_m2``, ``min_score``, ``pixel_coordinates``,
             ``overwrite`` and ``layer_options`` count.
         allow_slow: do not refuse a run that will take long on a CPU.
-        progress: told what is done.
+        progress: progress callback.
 
     Raises:
-        RscdError: anything the user must fix; no output exists then that did not before.
+        RscdError: anything the user must fix; no new output exists then.
     """
     run = resolve_events(pair, outputs, lambda: segmenter, prompts, rules, options)
     return carry_out(run, allow_slow=allow_slow, progress=progress)
@@ -203,23 +203,23 @@ def carry_out(
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a segmenter looks at so that a part of a scene comes out as it does in the whole."""
+    """Area a segmenter must process so that part of a scene gives the same result as the whole."""
 
     pair: ScenePair
-    """Over the windows of the whole scene that see some of the part."""
+    """The pair over the windows of the whole scene that overlap the part."""
     box: Box | None
-    """Where they lie in the scene; None: they are all of it."""
+    """Their box in the scene; None: the whole scene."""
     windows: Sequence[Tile]
-    """In pixels of the scene."""
+    """The windows in pixels of the scene."""
     wanted: BoolArray
-    """(H,W) of ``pair``, where events are asked for."""
+    """(H,W) of ``pair``, where events are requested."""
 
 
 def seen_around(pair: ScenePair, rules: LabelOptions) -> Surroundings:
-    """The windows that a part of a scene asks for.
+    """The windows that a part of a scene requires.
 
     Args:
-        pair: two dates, perhaps cropped.
+        pair: two dates, possibly cropped.
         rules: with windows filled in (`LabelOptions.filled`).
     """
     tiles = windows(pair.whole.shape_hw, rules.tile, rules.overlap or 0, pair.window)
@@ -249,23 +249,23 @@ def _targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -
     return targets
 
 
-BOX_ADVICE = "take a part with --bbox or --aoi, or fewer prompts"
+BOX_ADVICE = "select a part with --bbox or --aoi, or use fewer prompts"
 CUT_ADVICE = (
-    "cut the rasters into parts, or take fewer prompts; to take a part with --bbox or --aoi does "
-    "not help, as this backend looks at the whole image, unless --tile-size gives it windows"
+    "cut the rasters into parts, or use fewer prompts; selecting a part with --bbox or --aoi does "
+    "not help, because this backend processes the whole image unless --tile-size is given"
 )
 
 
 def check_memory(pair: ScenePair, prompts: PromptSet, advice: str = BOX_ADVICE) -> None:
-    """Refuse a scene whose scores of both dates do not fit: objects are compared as wholes.
+    """Refuse a scene whose scores of both dates do not fit: whole objects are compared in memory.
 
     Args:
         pair: two dates on one grid.
-        prompts: one plane of scores each.
+        prompts: each has one plane of scores.
         advice: what to do, for the message.
 
     Raises:
-        UsageError: it would not fit.
+        UsageError: if it does not fit.
     """
     height, width = pair.shape_hw
     # scores of both dates and one copy, and the pixels of both dates with their masks

@@ -1,4 +1,4 @@
-"""What a result was made from: plain data that is the same for the same inputs."""
+"""Provenance of a result: plain data that is the same for the same inputs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rscd.geo.source import Source
 
 
 def describe_pair(pair: ScenePair) -> Provenance:
-    """This software, both dates with their bands, and how they were brought onto one grid."""
+    """The software, both dates with their bands, and how they were brought onto one grid."""
     described: Provenance = redacted_data(
         {
             "software": f"rscd {version()}",
@@ -24,7 +24,7 @@ def describe_pair(pair: ScenePair) -> Provenance:
 
 
 def _describe_source(source: Source) -> Provenance:
-    # with the hashes of what belongs to it: sources of a VRT, masks, sidecars
+    # with the hashes of associated files: sources of a VRT, masks, sidecars
     found = describe_file(source.path)
     others = sorted(name for name in source.files if Path(name) != Path(source.path))
     if others:
@@ -33,9 +33,9 @@ def _describe_source(source: Source) -> Provenance:
 
 
 def describe_file(path: str | Path) -> Provenance:
-    """Name, size in bytes and SHA-256 of a file; name alone for URLs and GDAL's virtual paths.
+    """Name, size in bytes and SHA-256 of a file; only the name for URLs and GDAL's virtual paths.
 
-    Names hold no secrets: see `rscd.base.redact.redacted`.
+    Names contain no secrets, see `rscd.base.redact.redacted`.
     """
     file = Path(path)
     if "://" in str(path) or not file.is_file():

@@ -1,1 +1,1 @@
-"""Segmenters: what stands in an image of one date, asked for by text prompts."""
+"""Segmenters: objects in an image of one date, found by text prompts."""

@@ -1,7 +1,7 @@
-"""The network that ships as a segmenter: buildings on images of 0.1 to 1 m, without a download.
+"""The shipped network as a segmenter: buildings in images of 0.1 to 1 m, without a download.
 
-It knows one thing, buildings. A class whose words name them gets the network's probability, any
-other word of the background the rest of it: what is no building is confident background.
+It knows only buildings. A class whose prompts name them gets the network's probability, any
+background class the complement: anything else is confident background.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 WORDS = frozenset(
     {"building", "buildings", "house", "houses", "roof", "roofs", "rooftop", "rooftops"}
 )
-"""What names a building."""
+"""Prompts that name a building."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the network looks."""
+    """Options of the network."""
 
     gsd_m: float = 0.5
-    """Side of a pixel in metres, where the image does not tell."""
+    """Pixel size in metres, if the image has none."""
     device: str = "auto"
 
 
@@ -39,8 +39,8 @@ def build(options: Options) -> "Buildings":
     """Load the weights.
 
     Raises:
-        ModelError: when they are not those that were released, or find no buildings.
-        UsageError: for a size of pixels that is none.
+        ModelError: if they are not the released ones, or do not predict buildings.
+        UsageError: for an invalid pixel size.
     """
     from rscd.inference.shipped import load_shipped
 
@@ -58,7 +58,7 @@ class Buildings:
 
     @property
     def info(self) -> SegmenterInfo:
-        """Windows of 1024 pixels with some context."""
+        """Windows of 1024 pixels with context."""
         return SegmenterInfo("buildings", tile=1024, overlap=128, gamma=0.5)
 
     def fingerprint(self) -> Provenance:
@@ -66,21 +66,21 @@ class Buildings:
         return {"sha256": self.network.sha256, "options": asdict(self.options)}
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """Seconds on a CPU: no reason to warn."""
+        """None: it takes only seconds on a CPU."""
         return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Find buildings.
 
         Raises:
-            UsageError: a prompt of the foreground that does not name buildings.
+            UsageError: for a foreground prompt that does not name buildings.
         """
         names = [is_building(prompt.phrases) for prompt in prompts.all]
         for prompt, known in zip(prompts.foreground, names, strict=False):
             if not known:
                 raise UsageError(
-                    f"expected prompts of the foreground among {', '.join(sorted(WORDS))} for the "
-                    f"backend buildings, which knows nothing else, found {prompt.name!r}; use "
+                    f"expected foreground prompts among {', '.join(sorted(WORDS))} for the "
+                    f"backend buildings, which finds nothing else, found {prompt.name!r}; use "
                     "another backend for it"
                 )
         found = []

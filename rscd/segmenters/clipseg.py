@@ -31,7 +31,7 @@ MODEL_TYPES = ("clipseg",)
 
 @dataclass(frozen=True)
 class Options:
-    """Which weights, and how they are asked."""
+    """Weights and prompt options."""
 
     model: str = MODEL
     """Folder, or name on the hub."""
@@ -47,8 +47,8 @@ def build(options: Options) -> "ClipSeg":
     """Load the weights.
 
     Raises:
-        ModelError: library or weights are missing or do not fit.
-        UsageError: an option that does not fit.
+        ModelError: if library or weights are missing or do not fit.
+        UsageError: for an invalid option.
     """
     library = require_transformers("clipseg", ("CLIPSegForImageSegmentation", "CLIPSegProcessor"))
     if options.template.count("{}") != 1 or options.prompt_batch < 1:
@@ -76,7 +76,7 @@ class ClipSeg:
 
     @property
     def info(self) -> SegmenterInfo:
-        """Its native side is 352 pixels."""
+        """Windows of its native side, 352 pixels."""
         return SegmenterInfo("clipseg", tile=352, overlap=48, gamma=0.5)
 
     def fingerprint(self) -> Provenance:
@@ -86,14 +86,14 @@ class ClipSeg:
         return self.weights | kept | versions
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """A second or two on a CPU: no reason to warn."""
+        """None: it takes only a second or two on a CPU."""
         return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
-        """Ask for every phrase.
+        """Segment every phrase.
 
         Raises:
-            UsageError: a phrase with too many tokens.
+            UsageError: for a phrase with too many tokens.
         """
         return [self._one(view, prompts) for view in views]
 
@@ -120,7 +120,7 @@ class ClipSeg:
         return texts
 
     def _activations(self, pixels: Any) -> list[Any]:
-        """The image encoder once per window: it is four fifths of the work."""
+        """Run the image encoder, four fifths of the work, once per window."""
         seen = self.model.clip.get_image_features(
             pixel_values=pixels, interpolate_pos_encoding=True, output_hidden_states=True
         )
@@ -150,7 +150,7 @@ def resized(planes: Any, shape_hw: Sequence[int]) -> FloatArray:
 
 
 def best_of(scores: FloatArray, owners: Sequence[int], n_classes: int) -> FloatArray:
-    """(C,H,W) from (K,H,W): the best phrase of each class."""
+    """(K,H,W) -> (C,H,W): the best phrase of each class."""
     prob = np.zeros((n_classes, *scores.shape[1:]), np.float32)
     for owner, plane in zip(owners, scores, strict=True):
         np.maximum(prob[owner], plane, out=prob[owner])

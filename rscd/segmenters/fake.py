@@ -1,8 +1,8 @@
-"""A segmenter of tunable quality: known masks made worse on purpose.
+"""A segmenter of tunable quality: known masks with artificial faults.
 
-For tests, and for experiments on what missed objects, invented objects, ragged outlines and
-misregistration do to change events. Every fault is drawn from the seed, the pair, the date and the
-object alone, so that the same call gives the same faults.
+For tests, and for experiments on the effect of missed objects, false objects, ragged outlines and
+misregistration on change events. Every fault depends only on the seed, the pair, the date and the
+object, so that the same call gives the same faults.
 """
 
 import hashlib
@@ -22,24 +22,24 @@ from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
 
 Truth = Callable[[View, PromptSet], FloatArray]
-"""(C,h,w) of a view: 1 where a class is, 0 elsewhere."""
+"""View -> (C,h,w): 1 where a class is present, 0 elsewhere."""
 
 SOFT_PX = 3.0
-"""Scores reach their full confidence this far from an outline."""
+"""Distance from an outline, in pixels, at which scores reach their full confidence."""
 
 
 @dataclass(frozen=True)
 class Faults:
-    """How bad the segmenter is; the default is perfect."""
+    """Faults of the segmenter; by default there are none."""
 
     missed: float = 0.0
-    """Share of the objects that are not found."""
+    """Fraction of the objects that are missed."""
     invented: float = 0.0
-    """Invented objects, as a share of the true ones."""
+    """False objects, as a fraction of the true ones."""
     ragged_px: float = 0.0
-    """Standard deviation of the outlines, pixels."""
+    """Standard deviation of the outlines in pixels."""
     shift_px: float = 0.0
-    """How far t2 is displaced to the right and down, pixels along each axis."""
+    """Displacement of t2 to the right and down, in pixels along each axis."""
     confidence: float = 0.95
     """Score deep inside a class; elsewhere it falls towards 1 - confidence."""
     doubt: float = 0.0
@@ -47,7 +47,7 @@ class Faults:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse shares and scores beyond their range."""
+        """Refuse fractions and scores that are out of range."""
         for name in ("missed", "confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"expected {name} from 0 to 1, found {getattr(self, name)}")
@@ -65,10 +65,10 @@ class Options(Faults):
 
 
 def build(options: Options) -> "FakeSegmenter":
-    """A fake over masks on disk.
+    """A fake segmenter over masks on disk.
 
     Raises:
-        UsageError: no folder.
+        UsageError: if there is no folder.
     """
     if not options.folder:
         raise UsageError(
@@ -82,16 +82,16 @@ def build(options: Options) -> "FakeSegmenter":
 
 @dataclass(frozen=True)
 class FakeSegmenter:
-    """Sees the truth through faults."""
+    """Returns the truth with faults."""
 
     truth: Truth
     faults: Faults = Faults()
     source: Provenance = field(default_factory=dict)
-    """What the truth was made from."""
+    """Identity of the source of the truth."""
 
     @property
     def info(self) -> SegmenterInfo:
-        """Whole images: objects keep their faults wherever windows would lie."""
+        """Whole images, so that the faults of objects do not depend on windows."""
         return SegmenterInfo("fake", native_instances=True, gamma=0.8, quality="demo")
 
     def fingerprint(self) -> Provenance:
@@ -103,7 +103,7 @@ class FakeSegmenter:
         return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
-        """Spoil the truth of each view."""
+        """Apply the faults to the truth of each view."""
         return [self._one(view, prompts) for view in views]
 
     def _one(self, view: View, prompts: PromptSet) -> SemanticPrediction:
@@ -118,7 +118,7 @@ class FakeSegmenter:
             prob[index], found = self._render(objects, planes.shape[1:], rng)
             covered |= prob[index] >= 0.5
             instances += found
-        # what no longer is foreground is the background that surrounds it
+        # former foreground becomes the surrounding background
         nearest = _nearest(planes, n_front)
         for index in range(n_front, len(planes)):
             prob[index] = self._scores((nearest == index) & ~covered, self.faults.confidence)
@@ -131,7 +131,7 @@ class FakeSegmenter:
         return SemanticPrediction(prob, prompts.classes, n_front, instances)
 
     def _objects(self, plane: BoolArray, rng: np.random.Generator) -> list[Instance]:
-        """What this fake sees of one class: true objects, some lost, some invented."""
+        """Objects of one class: the true ones without the missed ones, plus false ones."""
         true = components(plane)
         pad = int(3 * self.faults.ragged_px) + 1
         seen = [_padded(i, pad, plane.shape) for i in true if rng.random() >= self.faults.missed]
@@ -151,7 +151,7 @@ class FakeSegmenter:
     def _render(
         self, objects: list[Instance], shape: tuple[int, ...], rng: np.random.Generator
     ) -> tuple[FloatArray, list[Instance]]:
-        """Scores of one class (H,W), and its objects with theirs."""
+        """Scores of one class (H,W), and its objects with their scores."""
         best = np.full(shape, 1 - self.faults.confidence, np.float32)
         found = []
         for instance in objects:
@@ -185,7 +185,7 @@ def _depth(mask: BoolArray) -> FloatArray:
 
 
 def _padded(instance: Instance, pad: int, shape: tuple[int, ...]) -> Instance:
-    """The same object in a box that is wider by ``pad`` pixels, within the image."""
+    """The same object in a box enlarged by ``pad`` pixels, within the image."""
     x0, y0, x1, y1 = instance.bbox
     left, top = max(0, x0 - pad), max(0, y0 - pad)
     right, bottom = min(shape[1], x1 + pad), min(shape[0], y1 + pad)
@@ -194,7 +194,7 @@ def _padded(instance: Instance, pad: int, shape: tuple[int, ...]) -> Instance:
 
 
 def _rectangle(shape: tuple[int, ...], rng: np.random.Generator) -> Instance:
-    """An object of 8 to 24 pixels a side, somewhere."""
+    """An object of 8 to 24 pixels a side at a random position."""
     sizes = [min(int(rng.integers(8, 25)), size) for size in shape]
     row, col = (int(rng.integers(0, n - s + 1)) for n, s in zip(shape, sizes, strict=True))
     box = (col, row, col + sizes[1], row + sizes[0])
@@ -202,7 +202,7 @@ def _rectangle(shape: tuple[int, ...], rng: np.random.Generator) -> Instance:
 
 
 def _nearest(planes: BoolArray, n_front: int) -> NDArray[np.intp]:
-    """(H,W) index of the background class at or nearest to each pixel; -1 where there is none."""
+    """(H,W) index of the background class at or nearest to each pixel; -1 if there is none."""
     behind = planes[n_front:]
     known = behind.any(axis=0)
     if not known.any():
@@ -218,7 +218,7 @@ def _moved(plane: FloatArray, shift: float) -> FloatArray:
 
 
 def _moved_instance(instance: Instance, shift: float, shape: tuple[int, ...]) -> Instance | None:
-    """The object displaced; None where it left the image."""
+    """The object displaced; None if it leaves the image."""
     wide = _padded(instance, int(abs(shift)) + 1, shape)
     moved = ndimage.shift(wide.mask.astype(np.float32), (shift, shift), order=1) >= 0.5
     return replace(wide, mask=moved) if moved.any() else None

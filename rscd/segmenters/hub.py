@@ -1,6 +1,6 @@
-"""Weights of vision-language models: found, checked and loaded, with errors that say what to do.
+"""Weights of vision-language models: found, checked and loaded, with helpful errors.
 
-Nothing here falls back to another model: the message names the alternatives.
+There is no automatic fallback to another model: error messages name the alternatives.
 """
 
 import json
@@ -17,13 +17,13 @@ from rscd.base.files import sha256_of
 from rscd.base.types import Provenance
 
 OLDEST = (5, 10, 2)
-"""5.10.1 leaves the text encoder of SAM 3 random (huggingface/transformers issue 46402)."""
+"""5.10.1 leaves SAM 3's text encoder uninitialised (huggingface/transformers issue 46402)."""
 
 FILES = ["*.json", "*.txt", "*.safetensors"]
-"""All that is downloaded: a repository may hold the same weights in several formats."""
+"""Files to download: a repository may contain the same weights in several formats."""
 
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-"""Either of these holds the words of a CLIP tokenizer."""
+"""Either of these contains the vocabulary of a CLIP tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Snapshot:
     """A folder with a model."""
 
     name: str
-    """What the user asked for."""
+    """The name or folder given by the user."""
     path: Path
     commit: str | None
-    """Of the hub; None for a local folder."""
+    """Commit on the hub; None for a local folder."""
 
     def fingerprint(self) -> Provenance:
         """The commit, or hashes of a local folder's files."""
@@ -46,14 +46,14 @@ class Snapshot:
 
 
 def require_transformers(backend: str, classes: Collection[str]) -> Any:
-    """The library, if it is there and new enough.
+    """Import transformers if it is installed and recent enough.
 
     Args:
         backend: for messages.
-        classes: what the backend needs of it.
+        classes: names that the backend needs from it.
 
     Raises:
-        ModelError: it is missing, too old, or lacks a class.
+        ModelError: if it is missing, too old, or lacks a class.
     """
     if find_spec("transformers") is None:
         raise ModelError(
@@ -80,7 +80,7 @@ def require_transformers(backend: str, classes: Collection[str]) -> Any:
 
 
 def library_version(name: str) -> str:
-    """Installed version, ``none`` where it is not installed."""
+    """Installed version, ``none`` if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -88,16 +88,16 @@ def library_version(name: str) -> str:
 
 
 def fetch(model: str, revision: str | None, *, alternatives: str) -> Snapshot:
-    """A local folder as it is, or a model of the hub through its cache.
+    """A local folder unchanged, or a model from the hub through its cache.
 
     Args:
         model: folder, or ``owner/name`` on the hub.
         revision: branch, tag or commit on the hub.
-        alternatives: what to use instead of gated weights, for the message.
+        alternatives: suggestions instead of gated weights, for the message.
 
     Raises:
-        ModelError: gated, unknown, or not in the cache while the hub cannot be reached.
-        UsageError: neither a folder nor a name.
+        ModelError: if it is gated, unknown, or not in the cache while the hub is unreachable.
+        UsageError: if it is neither a folder nor a name.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -112,7 +112,7 @@ def fetch(model: str, revision: str | None, *, alternatives: str) -> Snapshot:
     where = f"{model!r}" + (f" (revision {revision})" if revision else "")
     try:
         path = Path(snapshot_download(model, revision=revision, allow_patterns=FILES))
-    except errors.GatedRepoError as error:  # a subclass of the next one
+    except errors.GatedRepoError as error:  # must come first: a subclass of the next one
         raise ModelError(_gated(model, alternatives)) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ModelError(
@@ -130,7 +130,7 @@ def fetch(model: str, revision: str | None, *, alternatives: str) -> Snapshot:
 def _gated(model: str, alternatives: str) -> str:
     from huggingface_hub import get_token
 
-    token = "a token was found, it has no access" if get_token() else "no token was found"
+    token = "the token found has no access" if get_token() else "no token was found"
     return (
         f"expected access to the gated model {model!r}, found none ({token}); accept the licence "
         f"on its page, wait for approval, then run hf auth login or set HF_TOKEN; ungated: "
@@ -139,10 +139,10 @@ def _gated(model: str, alternatives: str) -> str:
 
 
 def model_type(snapshot: Snapshot, accepted: Collection[str]) -> str:
-    """What kind of model a folder holds.
+    """Type of the model in a folder.
 
     Raises:
-        ModelError: another kind, or no model.
+        ModelError: if it is another type, or not a model.
     """
     path = snapshot.path / "config.json"
     try:
@@ -161,13 +161,13 @@ def model_type(snapshot: Snapshot, accepted: Collection[str]) -> str:
 
 
 def load(kind: Any, snapshot: Snapshot, dtype: Any) -> Any:
-    """Build a model from a folder, all of its parameters from the file.
+    """Build a model from a folder, requiring all its parameters in the file.
 
-    The library itself only prints a table when parameters are missing, and goes on with random
-    ones: the user would see "nothing detected".
+    If parameters are missing, the library only prints a table and continues with random ones: the
+    user would see "nothing detected".
 
     Raises:
-        ModelError: no weights, damaged weights, or any parameter that the file does not hold.
+        ModelError: if there are no weights, they are damaged, or the file lacks any parameter.
     """
     from safetensors import SafetensorError
 
@@ -198,11 +198,11 @@ def load(kind: Any, snapshot: Snapshot, dtype: Any) -> Any:
 def load_processor(kind: Any, snapshot: Snapshot) -> Any:
     """Tokenizer and image processor of a folder.
 
-    The library itself makes an empty tokenizer where its files are missing, and goes on: every word
-    would be unknown, and nothing found.
+    If its files are missing, the library continues with an empty tokenizer: every word would be
+    unknown, and nothing found.
 
     Raises:
-        ModelError: files of it are missing.
+        ModelError: if files are missing.
     """
     if not any(all((snapshot.path / n).is_file() for n in names) for names in TOKENIZER_FILES):
         raise ModelError(
@@ -222,7 +222,7 @@ def choose_device(name: str) -> Any:
     """``auto``, ``cpu`` or ``cuda`` as a torch device.
 
     Raises:
-        UsageError: unknown, or there is no GPU.
+        UsageError: if it is unknown, or there is no GPU.
     """
     import torch
 
@@ -238,7 +238,7 @@ def choose_dtype(name: str, device: Any) -> Any:
     """``auto`` is bfloat16 on a GPU and float32 elsewhere.
 
     Raises:
-        UsageError: unknown.
+        UsageError: if it is unknown.
     """
     import torch
 
@@ -254,7 +254,7 @@ def _check_files(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"expected weights (.safetensors) in {folder}, found a config alone; copy them too"
+            f"expected weights (.safetensors) in {folder}, found only a config; copy them too"
         )
     for path in files:
         with path.open("rb") as file:

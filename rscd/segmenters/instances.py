@@ -16,7 +16,7 @@ from rscd.base.types import BoolArray, ShapeHW
 from rscd.segmenters.overlaps import Overlaps, box_pairs
 
 DUPLICATE_IOU = 0.6
-"""Two instances of one date that overlap more are one object that two prompts found."""
+"""Two instances of one date that overlap more are one object found by two prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def from_masks(
 
     Args:
         masks: (M,H,W), nonzero inside; they may overlap.
-        class_index: (M,) index of each one's prompt; default 0.
+        class_index: (M,) prompt index of each; default 0.
         score: (M,) in [0,1]; default 1.
 
     Returns:
@@ -73,7 +73,7 @@ def components(
 ) -> list[Instance]:
     """Objects of a semantic map: its 8-connected components, holes kept.
 
-    For models without instances of their own. The paper cites border following (Suzuki and Abe
+    For models without instances. The paper cites border following (Suzuki and Abe
     1985), which joins pixels across corners; filling its outlines would fill courtyards.
 
     Args:
@@ -108,14 +108,14 @@ def without_duplicates(
     it twice, which matters from a delta above 0 on. Greedy non-maximum suppression on mask IoU.
 
     Args:
-        instances: of one date.
-        least_iou: an instance goes when its IoU with a kept, better one is above this.
+        instances: those of one date.
+        least_iou: an instance is dropped if its IoU with a kept, better one is above this.
 
     Returns:
-        Those kept, in their order.
+        The kept instances, in their original order.
 
     Raises:
-        UsageError: ``least_iou`` is not in [0,1].
+        UsageError: if ``least_iou`` is not in [0,1].
     """
     if not 0 <= least_iou <= 1:
         raise UsageError(f"expected an IoU from 0 to 1 for duplicates, found {least_iou}")
@@ -135,7 +135,7 @@ def without_duplicates(
 
 
 def mask_overlaps(first: Sequence[Instance], second: Sequence[Instance]) -> Overlaps:
-    """Pixel IoU of all pairs of instances that share a pixel (Eq. 8); boxes rule most pairs out.
+    """Pixel IoU of all pairs of instances that share a pixel (Eq. 8); most pairs fail a box test.
 
     Args:
         first: instances of t1; they may overlap each other.
@@ -162,7 +162,7 @@ def paint(
 
 
 def share_inside(instances: Sequence[Instance], area: BoolArray) -> NDArray[np.float64]:
-    """Share of each instance's pixels that lie in an area (H,W); 0 for one without pixels."""
+    """Fraction of each instance's pixels inside an area (H,W); 0 for one without pixels."""
     inside = [np.count_nonzero(area[i.slices] & i.mask) for i in instances]
     shares: NDArray[np.float64] = np.asarray(inside, float) / np.maximum(_areas_px(instances), 1)
     return shares

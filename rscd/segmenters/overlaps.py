@@ -1,4 +1,4 @@
-"""IoU of all pairs of objects of two dates, kept sparse: most pairs do not meet.
+"""IoU of all pairs of objects of two dates, stored sparsely: most pairs do not overlap.
 
 Sources: DiffMatch (arXiv 2405.04788), Eq. 8 to 10: T is the IoU of every pair, S1 and S2 are its
 row and column sums.
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Pairs of objects that share area, and how much."""
+    """Pairs of objects that share area, and their IoU."""
 
     first: Indices
     """(K,) index of the object of t1."""
@@ -42,7 +42,7 @@ class Overlaps:
         Args:
             first: (K,) index of the object of t1.
             second: (K,) index of the object of t2.
-            common: (K,) area of the intersection; pairs without are dropped.
+            common: (K,) area of the intersection; pairs without one are dropped.
             area1: (M,) areas of the objects of t1.
             area2: (N,) areas of the objects of t2.
         """
@@ -60,14 +60,14 @@ class Overlaps:
         )
 
     def dense(self) -> Array:
-        """(M,N) matrix of IoU, 0 where objects do not meet (Eq. 8)."""
+        """(M,N) matrix of IoU, 0 where objects do not overlap (Eq. 8)."""
         matrix = np.zeros(self.counts)
         matrix[self.first, self.second] = self.iou
         return matrix
 
 
 def box_pairs(boxes1: Array, boxes2: Array) -> tuple[Indices, Indices]:
-    """Indices (K,), (K,) of all pairs of boxes (left, bottom, right, top) that meet or touch."""
+    """Indices (K,), (K,) of all pairs of boxes (left, bottom, right, top) that overlap or touch."""
     tree = shapely.STRtree(shapely.box(*boxes2.T))
     first, second = tree.query(shapely.box(*boxes1.T))
     return first, second

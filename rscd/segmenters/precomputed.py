@@ -1,12 +1,10 @@
-"""Segmentations that another program made, read from raster files.
+"""Segmentations made by another program, read from raster files.
 
-The way in for models that cannot be installed here (APE, RemoteSAM), building footprints burnt
-into rasters, and masks drawn by hand.
-
-Two forms, by what lies in the folder:
+For models that cannot be installed here (APE, RemoteSAM), rasterised building footprints, and masks
+drawn by hand. There are two layouts:
 
 * ``t1/NAME.tif t2/NAME.tif`` (or the names of the dates' folders, such as ``A/ B/``), one band per
-  class with the class as band description; scores in [0,1], or whole numbers with a scale;
+  class, named in the band description; scores in [0,1], or integers with a scale;
 * ``t1/CLASS/NAME.png t2/CLASS/NAME.png``: one mask or score image per class, 0 to 255.
 """
 
@@ -32,20 +30,20 @@ SUFFIXES = (".tif", ".tiff", ".png")
 
 @dataclass(frozen=True)
 class Options:
-    """Where the rasters are."""
+    """Location of the rasters."""
 
     folder: str
     missing: str = "error"
-    """Class without a raster: ``error``, or ``zero`` for "seen nowhere"; a background of which
-    nothing is known is taken as whatever the foreground leaves with ``complement``."""
+    """Class without a raster: ``error``, or ``zero`` for "found nowhere"; with ``complement`` an
+    unknown background is the complement of the foreground."""
 
 
 def build(options: Options) -> "Precomputed":
     """Find the folders.
 
     Raises:
-        UsageError: an unknown rule for missing classes.
-        DataError: there is no such folder.
+        UsageError: for an unknown rule for missing classes.
+        DataError: if there is no such folder.
     """
     if options.missing not in ("error", "zero", "complement"):
         raise UsageError(
@@ -56,7 +54,7 @@ def build(options: Options) -> "Precomputed":
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Reads what is there; see the module."""
+    """Reads existing rasters; see the module docstring."""
 
     folder: Path
     missing: str
@@ -65,24 +63,24 @@ class Precomputed:
 
     @property
     def info(self) -> SegmenterInfo:
-        """Whole images, scores taken as they are."""
+        """Whole images, scores unchanged."""
         return SegmenterInfo("precomputed", gamma=0.5)
 
     def fingerprint(self) -> Provenance:
-        """The folder's files by name, size and time of change."""
+        """The folder's files by name, size and modification time."""
         files = sorted(path for path in self.folder.rglob("*") if path.suffix in SUFFIXES)
         listed = [(path.relative_to(self.folder).as_posix(), *_stamp(path)) for path in files]
         return {"folder": str(self.folder), "missing": self.missing, "files": listed}
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """Reading is quick."""
+        """None: reading is fast."""
         return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Read the rasters of each view.
 
         Raises:
-            DataError: a raster is missing, lacks a class, or lies on another grid.
+            DataError: if a raster is missing, lacks a class, or is on another grid.
         """
         return [
             SemanticPrediction(self.planes(view, prompts), prompts.classes, prompts.n_foreground)

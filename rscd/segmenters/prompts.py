@@ -1,4 +1,4 @@
-"""Prompts: the words a segmenter looks for, foreground first."""
+"""Text prompts of a segmenter, foreground first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class ClassPrompt:
 
     name: str
     phrases: tuple[str, ...]
-    """The best one counts at each pixel."""
+    """The phrases; at each pixel the best one counts."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class PromptSet:
     background: tuple[ClassPrompt, ...]
 
     def __post_init__(self) -> None:
-        """Refuse what no segmenter could answer."""
+        """Refuse prompts that no segmenter could use."""
         if not self.foreground or not self.background:
             raise UsageError(
-                "expected at least one prompt of the foreground and one of the background, found "
+                "expected at least one foreground and one background prompt, found "
                 f"{len(self.foreground)} and {len(self.background)}; name what changes and what "
                 "surrounds it, such as --foreground building --background road,grass,tree,water"
             )
@@ -37,8 +37,8 @@ class PromptSet:
             )
         if "background" in names:
             raise UsageError(
-                "expected things to look for, found the prompt 'background', which no model knows "
-                "by sight; name what is there: road,grass,tree,water"
+                "expected names of visible things, found the prompt 'background', which no model "
+                "recognises; name what surrounds the objects: road,grass,tree,water"
             )
 
     @property
@@ -80,7 +80,7 @@ def _parse(text: str, option: str) -> tuple[ClassPrompt, ...]:
     found = tuple(_parse_one(part) for part in text.split(","))
     if not all(prompt.name and all(prompt.phrases) for prompt in found):
         raise UsageError(
-            f"expected {option} as words separated by commas, such as house,building or "
+            f"expected {option} as prompts separated by commas, such as house,building or "
             f"tree=tree|forest, found an empty one in {text!r}; remove or fill it"
         )
     return found
@@ -96,15 +96,15 @@ def _clean(text: str) -> str:
 
 
 def check_lengths(prompts: PromptSet, lengths: Sequence[int], most: int) -> None:
-    """Refuse a phrase that has more tokens than the model takes.
+    """Refuse a phrase with more tokens than the model accepts.
 
     Args:
         prompts: the classes.
-        lengths: tokens of each of ``prompts.phrases``, marks of beginning and end included.
-        most: what the model takes.
+        lengths: number of tokens of each of ``prompts.phrases``, including start and end tokens.
+        most: limit of the model.
 
     Raises:
-        UsageError: it would be cut off silently, or break the model.
+        UsageError: if a phrase would be truncated silently, or break the model.
     """
     for (_, phrase), length in zip(prompts.phrases, lengths, strict=True):
         if length > most:

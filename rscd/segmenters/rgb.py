@@ -1,4 +1,4 @@
-"""Any raster as the 8-bit RGB picture that segmenters were trained on."""
+"""Any raster as an 8-bit RGB image, which segmenters are trained on."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from rscd.base.errors import DataError
 from rscd.base.types import BoolArray, ByteArray
 
 PERCENTILES = (1.0, 99.0)
-"""Of the whole image, band by band: windows of one image must look alike."""
+"""Percentiles of the whole image, band by band, so that windows of one image look alike."""
 
 
 Limits = list[tuple[float, float]]
-"""(low, high) of each band: what becomes 0 and 255."""
+"""(low, high) of each band, mapped to 0 and 255."""
 
 
 def to_rgb8(
@@ -25,14 +25,14 @@ def to_rgb8(
         pixels: (C,H,W) with C = 1 (shown grey) or at least 3 (the first three are red, green,
             blue).
         valid: (H,W), False where there is no image; shown black.
-        limits: of an image that this is a part of; default its own.
+        limits: those of the image that this is a part of; default its own.
 
     Returns:
-        (H,W,3) uint8, and the limits (low, high) of each band that became 0 and 255; None where
-        the values are uint8 already and stay as they are.
+        (H,W,3) uint8, and the limits (low, high) of each band that were mapped to 0 and 255; None
+        if the values are uint8 already and therefore unchanged.
 
     Raises:
-        DataError: two bands, or nothing finite.
+        DataError: for two bands, or no finite value.
     """
     if len(pixels) == 2:
         raise DataError(

@@ -40,22 +40,22 @@ UNGATED = (
 
 CLASSES = {
     "sam3": "Sam3Model",
-    "sam3_video": "Sam3Model",  # the published file also holds a tracker, which is left out
+    "sam3_video": "Sam3Model",  # the published file also contains a tracker, which is not loaded
     "sam3_lite_text": "Sam3LiteTextModel",
 }
 
 CPU_SECONDS = (66.0, 23.0)
-"""Of a window and of each phrase: random weights of full size, float32, two cores."""
+"""Seconds per window and per phrase, with random full-size weights, float32, two cores."""
 
 CROWDED = 180
-"""Of 200 possible objects: more were probably there."""
+"""Warn from this many of 200 possible objects: there were probably more."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which weights, and how their answers are fused."""
+    """Weights, and how their outputs are fused."""
 
     model: str = MODEL
     """Folder, or name on the hub; the kind is read from its config."""
@@ -70,15 +70,15 @@ class Options:
     """Probability from which a pixel belongs to an object."""
     use_presence: bool = True
     prompt_batch: int = 8
-    """Phrases at once; fewer need less memory."""
+    """Phrases per batch; fewer need less memory."""
 
 
 def build(options: Options) -> "Sam3":
     """Load the weights.
 
     Raises:
-        ModelError: library or weights are missing, gated or do not fit.
-        UsageError: an option out of range.
+        ModelError: if library or weights are missing, gated or do not fit.
+        UsageError: if an option is out of range.
     """
     library = require_transformers("sam3", ("Sam3Model", "Sam3Processor"))
     for name in ("fuse_threshold", "instance_threshold", "mask_threshold"):
@@ -106,7 +106,7 @@ class Sam3:
     weights: Provenance = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Begin with the phrases per step that were asked for; less memory makes them fewer."""
+        """Start with the requested phrases per batch; reduced later if memory is short."""
         self._prompt_batch = self.options.prompt_batch
 
     @property
@@ -125,18 +125,18 @@ class Sam3:
         return self.weights | kept | {"dtype": str(self.model.dtype)} | versions
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """Minutes on a CPU, for weights of full size."""
+        """Minutes on a CPU for full-size weights."""
         large = sum(p.numel() for p in self.model.parameters()) > 100e6
         if self.model.device.type != "cpu" or not large:
             return None
         return CPU_SECONDS[0] + CPU_SECONDS[1] * len(prompts.phrases)
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
-        """Ask for every phrase in every view.
+        """Segment every phrase in every view.
 
         Raises:
-            UsageError: a phrase with too many tokens.
-            ModelError: not enough memory on the GPU.
+            UsageError: for a phrase with too many tokens.
+            ModelError: if GPU memory is insufficient.
         """
         import torch
 
@@ -147,7 +147,7 @@ class Sam3:
     def _tokens(self, prompts: PromptSet) -> Any:
         texts = [phrase for _, phrase in prompts.phrases]
         lengths = [len(ids) for ids in self.processor.tokenizer(texts)["input_ids"]]
-        # the processor pads to this many and does not cut longer ones off
+        # the processor pads to this length and does not truncate longer phrases
         check_lengths(prompts, lengths, self.model.config.text_config.max_position_embeddings)
         return self.processor(text=texts, return_tensors="pt").to(self.model.device)
 
@@ -182,10 +182,10 @@ class Sam3:
         if self._prompt_batch == 1:
             raise ModelError(_too_little_memory(view)) from error
         self._prompt_batch = max(1, self._prompt_batch // 2)
-        log.warning("GPU memory is short: %d phrases at once from here on", self._prompt_batch)
+        log.warning("GPU memory is short: %d phrases per batch from now on", self._prompt_batch)
 
     def _ask(self, seen: Any, tokens: Any, part: slice) -> Any:
-        """One image, several phrases: everything of the image is repeated for each."""
+        """One image, several phrases: the image's features are repeated for each."""
         ids, mask = tokens["input_ids"][part], tokens["attention_mask"][part]
         count = len(ids)
         repeated = type(seen)(
@@ -226,7 +226,7 @@ class Sam3:
                 len(scores),
             )
         found = []
-        for index in kept:  # one at a time: 200 masks of full size would fill the memory
+        for index in kept:  # one at a time: 200 full-size masks would fill the memory
             mask = resized(masks[index][None].float().sigmoid(), view.rgb.shape[:2])
             inside = np.asarray(mask > self.options.mask_threshold)
             if inside.any():

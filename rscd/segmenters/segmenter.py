@@ -1,7 +1,7 @@
-"""What turns one image and some words into class probabilities: the protocol and its list.
+"""Protocol and registry of segmenters: one image and text prompts -> class probabilities.
 
-A segmenter sees one date at a time. NumPy at the border, torch only inside a backend, and each
-backend is imported when it is chosen.
+A segmenter processes one date at a time. Its interface is NumPy, torch is used only inside a
+backend, and a backend is imported when it is selected.
 """
 
 import os
@@ -25,101 +25,101 @@ DateName = Literal["t1", "t2"]
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a segmenter looks at: an image of one date, or a window of it."""
+    """Input of a segmenter: an image of one date, or a window of it."""
 
     rgb: ByteArray
     """(h,w,3) uint8."""
     name: str = ""
-    """Of the pair, such as ``train_1``."""
+    """Name of the pair, such as ``train_1``."""
     date: DateName = "t1"
     grid: GeoBox | None = None
-    """Of the whole image, where it is georeferenced."""
+    """Grid of the whole image, if it is georeferenced."""
     box: Box | None = None
-    """Where the window lies in the whole image; None: this is the whole."""
+    """Position of the window in the whole image; None: this is the whole image."""
     gsd_m: float | None = None
-    """Side of a pixel in metres, where known."""
+    """Pixel size in metres, if known."""
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticPrediction:
-    """One date as a segmenter sees it."""
+    """Segmentation of one date."""
 
     prob: FloatArray
     """(C,h,w) float32 independent scores in [0,1], foreground classes first. They need not sum to
-    1: where all are low the model knows nothing, and the label is "ignore"."""
+    1: if all are low the model is unsure, and the label is "ignore"."""
     classes: tuple[str, ...]
     n_foreground: int
     instances: Sequence[Instance] | None = None
-    """Objects of the foreground classes; None from a model that has none."""
+    """Objects of the foreground classes; None if the model has none."""
     valid: BoolArray | None = None
     """(h,w), False where there is no image."""
 
 
 @dataclass(frozen=True)
 class SegmenterInfo:
-    """What the work around a segmenter must know of it."""
+    """Properties of a segmenter for its callers."""
 
     name: str
     native_instances: bool = False
     tile: int | None = None
-    """Side of the windows it likes, pixels; None: the whole image at once."""
+    """Preferred side of windows in pixels; None: the whole image at once."""
     overlap: int = 0
     """Pixels that neighbouring windows share."""
     gamma: float = 0.5
     """Suggested probability from which a pixel is reliable. Scores of different models are not
     comparable: 0.8 in the paper belongs to APE."""
     instance_threshold: float = 0.5
-    """Suggested score from which an object counts."""
+    """Suggested least score of an object."""
     images_per_call: int = 1
     quality: str = "model"
-    """``demo`` where no accuracy may be quoted."""
+    """``demo`` if no accuracy may be quoted."""
 
 
 class Segmenter(Protocol):
-    """A backend."""
+    """Protocol of a backend."""
 
     @property
     def info(self) -> SegmenterInfo:
-        """What the driver must know."""
+        """Properties for the caller."""
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Segment views of any sizes, one prediction each, in their order."""
 
     def fingerprint(self) -> Provenance:
-        """Plain data: everything that changes the output, weights and versions included."""
+        """Plain data: everything that affects the output, including weights and versions."""
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """Rough time of one window where it is long enough to warn of, else None."""
+        """Rough time of one window if it is long enough for a warning, else None."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where a backend lives, and what it is."""
+    """Module and description of a backend."""
 
     module: str
     summary: str
 
 
 SEGMENTERS: Mapping[str, Backend] = {
-    "sam3": Backend("rscd.segmenters.sam3", "SAM 3 and SAM 3 LiteText; wants a GPU, weights gated"),
+    "sam3": Backend("rscd.segmenters.sam3", "SAM 3 and SAM 3 LiteText; needs a GPU, weights gated"),
     "clipseg": Backend("rscd.segmenters.clipseg", "CLIPSeg: blurry, ungated, feasible on a CPU"),
     "buildings": Backend(
-        "rscd.segmenters.buildings", "the network that ships: buildings, 0.1 to 1 m, offline"
+        "rscd.segmenters.buildings", "the shipped network: buildings, 0.1 to 1 m, offline"
     ),
-    "precomputed": Backend("rscd.segmenters.precomputed", "rasters that another program made"),
+    "precomputed": Backend("rscd.segmenters.precomputed", "rasters made by another program"),
     "spectral": Backend(
         "rscd.segmenters.spectral", "colour and texture rules, no weights; demo only"
     ),
-    "fake": Backend("rscd.segmenters.fake", "known masks made worse on purpose, for experiments"),
+    "fake": Backend("rscd.segmenters.fake", "known masks with artificial faults, for experiments"),
 }
-"""Backends by name; a module holds ``Options`` (a dataclass) and ``build(options)``."""
+"""Backends by name; each module has ``Options`` (a dataclass) and ``build(options)``."""
 
 
 def find_backend(name: str) -> Backend:
     """A backend by name.
 
     Raises:
-        UsageError: unknown.
+        UsageError: if it is unknown.
     """
     if name not in SEGMENTERS:
         raise UsageError(
@@ -129,7 +129,7 @@ def find_backend(name: str) -> Backend:
 
 
 def backend_options(name: str) -> dict[str, Any]:
-    """Options of a backend with their defaults, None where there is none."""
+    """Options of a backend with their defaults, None if there is none."""
     known = fields(import_module(find_backend(name).module).Options)
     return {f.name: None if f.default is MISSING else f.default for f in known}
 
@@ -137,16 +137,16 @@ def backend_options(name: str) -> dict[str, Any]:
 def load_segmenter(
     name: str, options: Mapping[str, Any] | None = None, *, device: str | None = None
 ) -> Segmenter:
-    """A backend by name; only its own libraries are imported.
+    """Load a backend by name; only its own libraries are imported.
 
     Args:
         name: one of `SEGMENTERS`.
-        options: fields of the backend's ``Options``; text is read as the type of the field.
+        options: fields of the backend's ``Options``; text is converted to the type of the field.
         device: ``auto``, ``cpu`` or ``cuda``, for backends that run on one.
 
     Raises:
-        UsageError: unknown backend or option, or a value that cannot be read.
-        ModelError: weights or libraries are missing.
+        UsageError: for an unknown backend or option, or an invalid value.
+        ModelError: if weights or libraries are missing.
     """
     module = import_module(find_backend(name).module)
     given = dict(options or {})
@@ -160,11 +160,11 @@ def load_segmenter(
 
 
 def check_prediction(prediction: SemanticPrediction, view: View, prompts: PromptSet) -> None:
-    """Find out whether a backend kept its contract.
+    """Check that a backend kept its contract.
 
     Raises:
-        ValueError: for another shape or type; that is a fault of the backend, not of the user.
-        ModelError: for scores that are no numbers from 0 to 1.
+        ValueError: for a wrong shape or type, which is a bug in the backend, not a user error.
+        ModelError: for scores that are not from 0 to 1.
     """
     expected = (len(prompts.classes), *view.rgb.shape[:2])
     prob = prediction.prob

@@ -19,7 +19,7 @@ from rscd.segmenters.prompts import ClassPrompt, PromptSet
 from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
 
 LENGTHS_M = (3.0, 5.0, 8.0, 12.0, 18.0, 25.0, 33.0)
-"""Lines of the building index: a roof is brighter than its surroundings within such a distance."""
+"""Lengths of the lines of the building index: a roof is brighter than anything at this distance."""
 
 WORDS = {
     "building": ("building", "buildings", "house", "houses", "roof", "rooftop"),
@@ -28,27 +28,27 @@ WORDS = {
     "tree": ("tree", "trees", "forest", "vegetation"),
     "water": ("water", "river", "lake", "pond"),
 }
-"""Words that each rule answers to."""
+"""Prompts to which each rule responds."""
 
 Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the rules assume."""
+    """Assumptions of the rules."""
 
     gsd_m: float = 0.5
-    """Side of a pixel in metres, where the image does not tell."""
+    """Pixel size in metres, if the image has none."""
 
 
 def build(options: Options) -> "Spectral":
-    """Nothing to load."""
+    """Build the segmenter; there is nothing to load."""
     return Spectral(options)
 
 
 @dataclass(frozen=True)
 class Spectral:
-    """The rules."""
+    """Segmenter that applies the rules."""
 
     options: Options = Options()
 
@@ -62,14 +62,14 @@ class Spectral:
         return {"options": asdict(self.options), "rules": 1}
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """About a second for a million pixels."""
+        """None: it takes about a second per million pixels."""
         return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Apply the rules.
 
         Raises:
-            UsageError: a prompt that no rule answers to.
+            UsageError: for a prompt to which no rule responds.
         """
         kinds = [_kind(prompt) for prompt in prompts.all]
         found = []
@@ -85,8 +85,8 @@ def _kind(prompt: ClassPrompt) -> str:
         if any(phrase.casefold() in words for phrase in prompt.phrases):
             return kind
     raise UsageError(
-        f"expected prompts among {', '.join(WORDS)} for the backend spectral, which has rules and "
-        f"no language, found {prompt.name!r}; use another backend for it"
+        f"expected prompts among {', '.join(WORDS)} for the backend spectral, which has only fixed "
+        f"rules, found {prompt.name!r}; use another backend for it"
     )
 
 
@@ -124,9 +124,9 @@ def rule_scores(rgb: NDArray[np.uint8], gsd_m: float) -> dict[str, FloatArray]:
 
 
 def balanced(rgb: NDArray[np.uint8]) -> Image:
-    """(H,W,3) in [0,1]: each channel stretched and brought to one median, smoothed along edges.
+    """(H,W,3) in [0,1]: channels stretched to a common median, with edge-preserving smoothing.
 
-    Without it a green cast turns a whole date into vegetation, and two dates do not compare.
+    Without it a green cast turns a whole date into vegetation, and two dates are not comparable.
     """
     image = rgb.astype(np.float32)
     low, high = np.percentile(image, (1, 99), axis=(0, 1))
@@ -172,7 +172,7 @@ def _water(image: Image, bright: Image, rough: Image) -> Image:
 
 
 def _building_index(bright: Image, gsd_m: float) -> Image:
-    """(H,W) in [0,1]: white top-hats by lines of four directions, differences between lengths."""
+    """(H,W) in [0,1]: differences between lengths of white top-hats by lines in four directions."""
     sizes = sorted({max(3, round(length / gsd_m) | 1) for length in LENGTHS_M})
     total: Image = np.zeros_like(bright)
     for kind in range(4):

@@ -1,8 +1,7 @@
-"""Windows over an image, and what segmenters say of each put together again.
+"""Windows over an image, and the merging of their segmentations.
 
 Scores are cut, not blended: every pixel belongs to the window whose centre is nearest along each
-axis. Objects cut by a seam are joined where both halves agree inside the zone that two windows
-share.
+axis. Objects cut by a seam are joined if both halves agree inside the zone that two windows share.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction, View, check_prediction
 
 SAME_SHARE = 0.5
-"""Two halves are one object when they share this much of the smaller one inside the zone."""
+"""Two halves are one object if they share this fraction of the smaller one inside the zone."""
 
 
 def windows(
@@ -34,7 +33,7 @@ def windows(
         shape_hw: of the image.
         tile: side of a window; None for the whole image.
         overlap: pixels that neighbours share; the last window of a row or column shares more.
-        part: only those windows of the image that see some of this box.
+        part: only those windows of the image that overlap this box.
 
     Returns:
         Tiles whose read boxes lie inside the image and are ``tile`` wide where the image is, and
@@ -60,10 +59,10 @@ def windows(
 
 
 def check_windows(tile: int | None, overlap: int) -> None:
-    """Find out whether windows can be laid.
+    """Check the parameters of windows.
 
     Raises:
-        UsageError: the overlap is not below the tile, or there is no tile to speak of.
+        UsageError: if the overlap is not smaller than the tile, or the tile is empty.
     """
     if tile is None:
         return
@@ -80,7 +79,7 @@ Span = tuple[int, int]
 
 
 def _spans(size: int, tile: int, overlap: int, part: Span) -> list[tuple[Span, Span]]:
-    """(window, core) of one axis as (start, stop), of the windows that see some of a part."""
+    """(window, core) of one axis as (start, stop), for the windows that overlap a part."""
     last = max(size - tile, 0)
     starts = [*range(0, last, tile - overlap), last]
     every = [(start, min(start + tile, size)) for start in starts]
@@ -91,7 +90,7 @@ def _spans(size: int, tile: int, overlap: int, part: Span) -> list[tuple[Span, S
 
 
 def around(tiles: Sequence[Tile]) -> Box:
-    """The rectangle that windows cover together."""
+    """The bounding box of windows."""
     first, last = tiles[0].read, tiles[-1].read
     height, width = last.row + last.height - first.row, last.col + last.width - first.col
     return Box(first.row, first.col, height, width)
@@ -111,13 +110,13 @@ def segment(
 
     Args:
         segmenter: the backend.
-        view: the whole image; or with ``plan`` what its windows cover (`around`), ``box`` telling
-            where that lies in the image.
+        view: the whole image; or with ``plan`` what its windows cover (`around`), with ``box`` its
+            position in the image.
         prompts: the classes.
-        tile: side of a window; default what the backend likes.
+        tile: side of a window; default that of the backend.
         overlap: pixels shared by neighbours; default likewise.
         plan: the windows, in pixels of the whole image; default all of them.
-        told: called with windows done and their total.
+        told: progress callback, called with the windows done and their total.
 
     Returns:
         Scores (C,H,W) and instances in coordinates of the view.
@@ -164,7 +163,7 @@ def _placed(instance: Instance, box: Box) -> Instance:
 
 
 def merge(objects: Sequence[Sequence[Instance]], reads: Sequence[Box]) -> list[Instance]:
-    """Join the pieces of objects that several windows saw.
+    """Join the pieces of objects that several windows contain.
 
     Args:
         objects: instances of each window, in coordinates of the image.
@@ -193,7 +192,7 @@ def merge(objects: Sequence[Sequence[Instance]], reads: Sequence[Box]) -> list[I
 
 
 def _agreement(one: Instance, other: Instance, window1: Box, window2: Box) -> float:
-    """Shared pixels over the smaller object, both counted in the zone of two windows alone."""
+    """Shared pixels over the smaller object, both counted only in the zone of two windows."""
     top, left = max(window1.row, window2.row), max(window1.col, window2.col)
     bottom = min(window1.row + window1.height, window2.row + window2.height)
     right = min(window1.col + window1.width, window2.col + window2.width)

@@ -1,1 +1,1 @@
-"""Pairs that are drawn instead of photographed: towns, streets, pasted buildings."""
+"""Synthetic pairs: rendered towns and streets, pasted buildings."""

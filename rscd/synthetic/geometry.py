@@ -1,13 +1,13 @@
 """Affine, homography and thin-plate-spline views of one background, with their exact flow.
 
-A pair is two views of one large background: t1 shows the part a ``Frame`` cuts out, and t2 shows at
-pixel p what t1 shows at ``p + flow(p)``. Normalised coordinates run from -1 at the centre of the
-first pixel to 1 at the centre of the last one. The published generator of the scene-change data
-builds its affine grids half a pixel off that convention; here every transform keeps to it
-(scene change, section 8.1).
+A pair consists of two views of one large background: t1 shows the part that a ``Frame`` selects,
+and t2 shows at pixel p what t1 shows at ``p + flow(p)``. Normalised coordinates run from -1 at the
+centre of the first pixel to 1 at the centre of the last one. The published generator of the
+scene-change data builds its affine grids half a pixel off that convention; here every transform
+follows it (scene change, section 8.1).
 
-Arrays are channel first, points are (..., 2) in x, y order. Positions are float64, the flow that
-comes out is float32.
+Arrays are channel first, points are (..., 2) in x, y order. Positions are float64, the resulting
+flow is float32.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ CONTROL_POINTS: Points = np.array([(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1
 """Regular 3 x 3 grid of the thin-plate spline, (9,2), x outermost."""
 
 VIEW_SHARE = 0.8 * 9 / 16
-"""Part of the background's half extent that an affine or spline view shows."""
+"""Fraction of the background's half extent that an affine or spline view shows."""
 
 
 def pixel_points(shape_hw: ShapeHW) -> Points:
@@ -39,9 +39,9 @@ def pixel_points(shape_hw: ShapeHW) -> Points:
 
 
 def sample(image: FloatArray, points: Points) -> FloatArray:
-    """Read (C,H,W) at (h,w,2) pixel positions: bilinear, taps outside count as zero.
+    """Sample (C,H,W) at (h,w,2) pixel positions: bilinear, taps outside count as zero.
 
-    SciPy rather than ``cv2.remap``, whose positions are rounded to 1/32 pixel in OpenCV 4.
+    Uses SciPy because ``cv2.remap`` rounds positions to 1/32 pixel in OpenCV 4.
     """
     at = [points[..., 1], points[..., 0]]
     channels = [map_coordinates(c, at, order=1, mode="grid-constant") for c in image]
@@ -49,7 +49,7 @@ def sample(image: FloatArray, points: Points) -> FloatArray:
 
 
 def inside(flow: FloatArray) -> BoolArray:
-    """True where ``p + flow(p)`` lies within the frame, borders included: (2,H,W) to (H,W)."""
+    """True where ``p + flow(p)`` is within the frame, including borders: (2,H,W) to (H,W)."""
     height, width = flow.shape[1:]
     x, y = np.moveaxis(pixel_points((height, width)).astype(np.float32), -1, 0) + flow
     within: BoolArray = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
@@ -58,7 +58,7 @@ def inside(flow: FloatArray) -> BoolArray:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a square view lies in its background: view pixel p at ``scale * p + offset``.
+    """Position of a square view in its background: view pixel p is at ``scale * p + offset``.
 
     Attributes:
         size: side of the view in pixels.
@@ -80,13 +80,13 @@ class Frame:
 
 
 def central_frame(background_hw: ShapeHW, size: int) -> Frame:
-    """The central crop, pixel for pixel (homography pairs)."""
+    """The central crop at full resolution (homography pairs)."""
     top, left = (background_hw[0] - size) // 2, (background_hw[1] - size) // 2
     return Frame(size, (1.0, 1.0), (float(left), float(top)))
 
 
 def scaled_frame(background_hw: ShapeHW, size: int, share: float = VIEW_SHARE) -> Frame:
-    """The central ``share`` of the background in both axes (affine and spline pairs)."""
+    """The central fraction ``share`` of the background in both axes (affine and spline pairs)."""
     width, height = background_hw[1] - 1, background_hw[0] - 1
     return Frame(
         size,
@@ -141,7 +141,7 @@ def tps_points(targets: ArrayLike, points: Points) -> Points:
 def homography_flow(
     matrix: ArrayLike, size: int, offset_xy: tuple[float, float] = (0, 0)
 ) -> FloatArray:
-    """Flow of the pixel map ``p -> matrix @ (x, y, 1)`` of which the view shows a part.
+    """Flow, in a view of the whole image, of the pixel map ``p -> matrix @ (x, y, 1)``.
 
     Args:
         matrix: (3,3), from t2 pixels to t1 pixels of the whole image.
@@ -154,7 +154,7 @@ def homography_flow(
     points = pixel_points((size, size)) + np.asarray(offset_xy)
     homogeneous = np.concatenate([points, np.ones((size, size, 1))], axis=-1)
     mapped = homogeneous @ np.asarray(matrix, dtype=np.float64).T
-    # the published generator guards its divisor this way, and its flows carry the trace
+    # the published generator guards its divisor in this way, which affects its flows
     return _as_flow(mapped[..., :2] / (mapped[..., 2:] + 1e-8) - points)
 
 
@@ -169,17 +169,17 @@ def random_flow(
     """Draw a flow with the statistics of the published list (section 8.2).
 
     Args:
-        rng: source of all draws.
-        transform: which family.
+        rng: random generator.
+        transform: family of the transform.
         size: side S of the view.
         strength: factor on every range; 1 is the published list, 0.3 suits nearly equal viewpoints.
-        min_valid: flows that leave less of t1 in view are drawn again.
+        min_valid: flows that leave a smaller fraction of t1 in view are drawn again.
 
     Returns:
         (2,S,S) pixels.
 
     Raises:
-        UsageError: no flow kept enough of t1 in view.
+        UsageError: if no flow keeps enough of t1 in view.
     """
     draws: dict[str, Callable[[], FloatArray | None]] = {
         "affine": lambda: affine_flow(random_affine(rng, strength), size),
@@ -216,9 +216,9 @@ def random_homography(
 ) -> NDArray[np.float64]:
     """The map that moves the corners of the view by up to a third of its side: (3,3) pixels.
 
-    The published list was made otherwise and is known by its statistics only: U(-0.25,0.25) gives
-    mean flows of 0.10, 0.14, 0.21 (10, 50, 90 %) where the list has 0.11, 0.18, 0.28, and a third
-    meets them within 0.02.
+    The published list was made in another way and only its statistics are known: U(-0.25,0.25)
+    gives mean flows of 0.10, 0.14, 0.21 (10, 50, 90 %) where the list has 0.11, 0.18, 0.28, and a
+    third matches these within 0.02.
     """
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], dtype=np.float64) * (size - 1)
     moved = corners + size * strength * rng.uniform(-0.33, 0.33, (4, 2))
@@ -231,7 +231,7 @@ def _random_homography_flow(
 ) -> FloatArray | None:
     matrix = random_homography(rng, size, strength)
     corners = np.array([(0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)]) * (size - 1, size - 1, 1)
-    # the divisor is linear in x and y: positive at the corners is positive everywhere in the view
+    # the divisor is linear in x and y: if positive at the corners, it is positive in the whole view
     return homography_flow(matrix, size) if (corners @ matrix[2] > 0).all() else None
 
 

@@ -1,4 +1,4 @@
-"""``write_sample``: a town as the files a user has: two GeoTIFFs, and the truth beside them."""
+"""``write_sample``: a town as a user's files, two GeoTIFFs, with the truth beside them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,8 +39,8 @@ def write_sample(
     """Write a synthetic scene pair with its truth.
 
     Args:
-        folder: made when missing.
-        seed: the same seed gives the same bytes.
+        folder: created if missing.
+        seed: the same seed gives byte-identical files.
         shape_hw: size in pixels of half a metre.
         overwrite: replace files of the same names; other files are never touched.
 
@@ -48,11 +48,11 @@ def write_sample(
         Stem -> path: ``scene_t1``, ``scene_t2`` (RGB uint8), ``truth_mask`` (0/1),
         ``landcover_t1``, ``landcover_t2`` (classes in the tags and the colour table), ``truth``
         (``kind`` appeared|vanished), ``buildings_t1``, ``buildings_t2``. Rasters are tiled,
-        deflated GeoTIFFs in EPSG:32633; the content of t2 lies a fraction of a pixel beside
-        t1's, as real archives do, and the metadata do not know it. Vectors are RFC 7946 GeoJSON.
+        deflated GeoTIFFs in EPSG:32633; the content of t2 is displaced by a fraction of a pixel, as
+        in real archives, without a trace in the metadata. Vectors are RFC 7946 GeoJSON.
 
     Raises:
-        OutputError: when a file exists and ``overwrite`` is False, or the folder is unwritable.
+        OutputError: if a file exists and ``overwrite`` is False, or the folder is not writable.
         UsageError: for a size below one pixel.
     """
     folder = Path(folder)
@@ -62,7 +62,7 @@ def write_sample(
     pair = render_town(town, Nuisance.moderate())
     with writing(folder / "."):
         folder.mkdir(parents=True, exist_ok=True)
-        # a fixed name: what a killed run leaves, the next run removes
+        # a fixed name, so that the next run removes what a killed run left
         beside = folder / ".rscd-sample"
         remove_tree(beside)
         try:
@@ -79,8 +79,9 @@ def write_sample(
 def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
     """The town of a sample scene: the first of a few plans that shows both kinds of change.
 
-    A scene of a thousand pixels nearly always does; a small one often shows a place where nothing
-    was built, which makes a poor sample. Then the plan with the most kinds of change is taken.
+    A scene of a thousand pixels nearly always does; a small one often shows an area without
+    construction, which makes a poor sample. Otherwise the plan with the most kinds of change is
+    used.
     """
     best = _plan(seed, shape_hw)
     for attempt in range(1, PLANS_TRIED):
@@ -92,7 +93,7 @@ def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
 
 
 def _kinds(town: Town) -> int:
-    """How many of the two kinds of change the image shows."""
+    """Number of kinds of change that the image shows, at most two."""
     return len({b.dates for b in _in_image(town, town.buildings)} - {BOTH})
 
 
@@ -178,7 +179,7 @@ def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
 def _write_layer(
     path: Path, town: Town, polygons: Sequence[Any], ids: Sequence[int], **columns: Sequence[Any]
 ) -> None:
-    """Polygons of the plan, cut to the image, as RFC 7946 GeoJSON."""
+    """Polygons of the plan, clipped to the image, as RFC 7946 GeoJSON."""
     import geopandas
     from shapely.affinity import affine_transform
     from shapely.geometry import box

@@ -1,17 +1,17 @@
-"""Pairs made of real pictures of one date in which buildings are known.
+"""Pairs made from real images of one date with known buildings.
 
-Where only one date is labelled, two dates are made of it, and what changed is known because it was
-put there (single-temporal supervision, Zheng et al. 2021, arXiv 2108.07002). A pair is one of:
+If only one date is labelled, two dates are made from it, with known change because it was inserted
+(single-temporal supervision, Zheng et al. 2021, arXiv 2108.07002). A pair is one of:
 
-* **elsewhere**: t2 is another place. A building at exactly one date is change; where buildings meet
-  nobody knows whether they are the same, so that is left out (255);
-* **edited**: one place twice. At either date buildings of other places are set down with the ground
-  around them, buildings are covered with ground from beside them, and patches come from elsewhere;
-* **kept**: one place twice, and no building comes or goes.
+* **elsewhere**: t2 is another place. A building at exactly one date is change; where buildings
+  overlap they may or may not be the same, so the mask is 255 there;
+* **edited**: one place twice. At either date buildings from other places are inserted with the
+  ground around them, buildings are covered with adjacent ground, and patches come from elsewhere;
+* **kept**: one place twice, and no building appears or vanishes.
 
-In all of them ground that holds no building differs as well (other ground, cars, containers,
-pools), trees have their season, shadows fall another way, roofs lean, t2 is displaced by some
-pixels, and each date has light and a sensor of its own. None of that is change.
+In all of them ground without buildings differs as well (other ground, cars, containers, pools),
+trees have a season, shadows another direction, roofs lean, t2 is displaced by some pixels, and each
+date has its own light and sensor. None of that is change.
 """
 
 from collections.abc import Sequence
@@ -33,13 +33,13 @@ from rscd.base.types import IGNORE, ByteArray
 from rscd.synthetic.single_date_light import lit, seasoned, shaded
 
 KEPT_GSD_M = 0.4
-"""Pictures are kept at this ground sample distance, from which views are drawn."""
+"""Ground sample distance at which images are stored; views are resampled from it."""
 NEVER = frozenset({"panauti", "catanduanes", "kampala"})
-"""Places that are held back for validation."""
+"""Places reserved for validation."""
 BLOCK, BLOCKS = 16, 8
-"""Pictures without a place: of so many blocks of neighbours by name the first is held back."""
+"""For images without a place: one in this many blocks of neighbouring names is reserved."""
 LEAST_BUILDING_PX = 40
-"""Of kept pixels: smaller ones are not set down elsewhere."""
+"""Area in stored pixels: smaller buildings are not inserted elsewhere."""
 
 Floats = NDArray[np.float32]
 Split = Literal["train", "val"]
@@ -48,14 +48,14 @@ KEYS = frozenset({"image", "mask", "standing"})
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture of one date.
+    """An image of one date.
 
     Attributes:
         name: set and file.
         image: (H,W,3) uint8 red, green, blue.
-        standing: (H,W) uint8: 1 building, 0 none, 255 where there is no picture.
-        parts: (H,W) int32: number of each building, from 1 on.
-        boxes: x, y, width, height per building that may be set down elsewhere, and its number.
+        standing: (H,W) uint8: 1 building, 0 none, 255 where there is no image.
+        parts: (H,W) int32: number of each building, from 1.
+        boxes: x, y, width, height and number of each building that may be inserted elsewhere.
     """
 
     name: str
@@ -67,21 +67,21 @@ class Tile:
 
 @dataclass
 class View:
-    """One date on its way: both arrays are of the patch."""
+    """One date being made: both arrays have the size of the patch."""
 
     image: Floats  # (S,S,3) in 0..255
     standing: ByteArray  # (S,S) 0, 1, 255
 
     def copy(self) -> "View":
-        """Both arrays anew."""
+        """A copy of both arrays."""
         return View(self.image.copy(), self.standing.copy())
 
 
 class SingleDatePairs(Dataset[dict[str, Any]]):
-    """Pairs by number, without end; pair number ``n`` depends on the seed and ``n`` alone.
+    """An endless dataset of pairs; pair ``n`` depends only on the seed and ``n``.
 
-    A sample holds ``image`` (2,3,S,S) float32 in 0..255, ``mask`` (1,S,S) int64 (0, 1, 255),
-    ``standing`` (2,S,S) int64, where buildings stand at each date (0, 1, 255), and ``name``.
+    A sample has ``image`` (2,3,S,S) float32 in 0..255, ``mask`` (1,S,S) int64 (0, 1, 255),
+    ``standing`` (2,S,S) int64, the buildings of each date (0, 1, 255), and ``name``.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         shift_px: float = 2.0,
         keys: Sequence[str] | None = None,
     ) -> None:
-        """Read all pictures; they are kept in memory, 0.5 MB for 10 thousand square metres.
+        """Read all images; they are kept in memory, 0.5 MB per 10 thousand square metres.
 
         Args:
             root: folder with ``index.csv`` and ``<set>/image``, ``<set>/mask``.
@@ -106,12 +106,12 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
             seed: another seed gives other pairs.
             patch_size: side in pixels.
             gsd_m: bounds of the ground sample distance of a pair, metres per pixel.
-            kinds: shares of pairs elsewhere, edited and kept.
+            kinds: fractions of pairs elsewhere, edited and kept.
             shift_px: largest displacement of t2.
-            keys: what is asked of a sample; more comes along.
+            keys: required keys of a sample, which may have more.
 
         Raises:
-            DataError: when there are no such pictures.
+            DataError: if there are no such images.
         """
         check_names(keys or (), sorted(KEYS), "keys of these pairs", DataError)
         self.length = length
@@ -121,23 +121,23 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         self.kinds = np.asarray(kinds) / sum(kinds)
         self.shift_px = shift_px
         self.endless = split == "train"
-        """Whether numbers beyond the length are meant to be asked for."""
+        """Whether indices beyond the length are valid."""
         groups = read_tiles(Path(root), split)
         self.built = [[t for t in tiles if len(t.boxes)] for tiles in groups]
         self.built = [tiles for tiles in self.built if tiles]
         self.bare = [t for tiles in groups for t in tiles if not (t.standing == 1).any()]
         if not self.built or not self.bare:
             raise DataError(
-                f"expected pictures with buildings and pictures without in {root} for {split}, "
+                f"expected images with buildings and images without in {root} for {split}, "
                 f"found {sum(map(len, self.built))} and {len(self.bare)}; check the folder"
             )
 
     def __len__(self) -> int:
-        """Pairs per epoch."""
+        """Number of pairs per epoch."""
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Pair number ``index``, from 0 on."""
+        """Pair ``index``, from 0."""
         rng = np.random.default_rng([self.seed, index])
         kind = int(rng.choice(3, p=self.kinds))
         gsd_m = float(np.exp(rng.uniform(*np.log(self.gsd_m))))
@@ -162,7 +162,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         }
 
     def _tile(self, rng: np.random.Generator) -> Tile:
-        """Three in four with buildings; sets count by the root of their size."""
+        """A random image: three in four have buildings; sets are weighted by the root of size."""
         if rng.random() < 0.25:
             return self.bare[rng.integers(len(self.bare))]
         weights = np.sqrt([len(tiles) for tiles in self.built])
@@ -170,7 +170,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         return tiles[rng.integers(len(tiles))]
 
     def _view(self, rng: np.random.Generator, tile: Tile, gsd_m: float) -> View:
-        """The patch of a picture about a random place, turned, mirrored and scaled."""
+        """A patch of an image around a random position, rotated, mirrored and scaled."""
         height, width = tile.standing.shape
         at = rng.uniform(0, 1, 2) * (width, height)
         if len(tile.boxes) and rng.random() < 0.5:
@@ -182,7 +182,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         return View(*_warped(tile, matrix, (self.size, self.size)))
 
     def _change_ground(self, rng: np.random.Generator, dates: list[View], gsd_m: float) -> None:
-        """Other ground at one date, wherever no building stands at either."""
+        """Replace the ground at one date, wherever neither date has a building."""
         for _ in range(rng.integers(3)):
             other = self._view(rng, self.bare[rng.integers(len(self.bare))], gsd_m)
             date = dates[rng.integers(2)]
@@ -197,7 +197,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
     def _edit(
         self, rng: np.random.Generator, dates: list[View], joined: NDArray[np.bool_], gsd_m: float
     ) -> None:
-        """Set down, cover and replace; notes in ``joined`` where the dates differ in origin."""
+        """Insert, cover and replace buildings; mark differing origins in ``joined``."""
         for _ in range(rng.choice(3, p=(0.5, 0.35, 0.15))):
             other = self._view(rng, self._tile(rng), gsd_m)
             date = dates[rng.integers(2)]
@@ -214,7 +214,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
     def _cover(
         self, rng: np.random.Generator, dates: list[View], joined: NDArray[np.bool_]
     ) -> None:
-        """Put ground from beside a building over it, at one date."""
+        """Cover a building with adjacent ground, at one date."""
         date = dates[rng.integers(2)]
         count, parts, found, _ = cv2.connectedComponentsWithStats((date.standing == 1).astype("u1"))
         if count < 2:
@@ -247,7 +247,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         joined: NDArray[np.bool_],
         gsd_m: float,
     ) -> None:
-        """Put a building of another place somewhere, with some of its ground."""
+        """Insert a building from another place, with some of its ground."""
         tiles = self.built[rng.integers(len(self.built))]
         tile = tiles[rng.integers(len(tiles))]
         x, y, w, h, number = tile.boxes[rng.integers(len(tile.boxes))]
@@ -288,10 +288,10 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         joined: NDArray[np.bool_],
         gsd_m: float,
     ) -> tuple[Floats, ByteArray, ByteArray]:
-        """Image (2,3,S,S), mask (S,S) and buildings (2,S,S) as two sensors see the place.
+        """Image (2,3,S,S), mask (S,S) and buildings (2,S,S) as seen by two sensors.
 
-        A building that came stands where t2 shows it, one that went where t1 does: which of the
-        dates is displaced nobody can tell.
+        A building that appeared is at its position in t2, one that vanished at its position in t1,
+        because which date is displaced is unknowable.
         """
         first, second = (date.standing for date in dates)
         unknown = (first == IGNORE) | (second == IGNORE) | ((first & second & 1 == 1) & joined)
@@ -323,16 +323,16 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
 
 
 def read_tiles(root: Path, split: Split) -> list[list[Tile]]:
-    """The pictures of a split, by set.
+    """The images of a split, by set.
 
     Raises:
-        DataError: when there is no index, or a picture cannot be read.
+        DataError: if there is no index, or an image cannot be read.
     """
     index = root / "index.csv"
     if not index.is_file():
         raise DataError(
             f"expected index.csv with the columns set, name, gsd_m and place in {root}, found "
-            "none; give the folder of pictures of one date"
+            "none; give the folder of single-date images"
         )
     table = pd.read_csv(index, dtype={"name": str, "place": str})
     groups = []
@@ -348,7 +348,7 @@ def _named(rows: pd.DataFrame) -> Any:
 
 
 def held_back(name: str, rows: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which pictures of a set are for validation: whole places, or blocks of neighbours by name."""
+    """Images of a set reserved for validation: whole places, or blocks of neighbouring names."""
     if rows["place"].notna().any():
         return np.asarray(rows["place"].isin(NEVER), bool)
     order = rows["name"].rank(method="first").to_numpy().astype(int) - 1
@@ -359,7 +359,7 @@ def _tile(folder: Path, name: str, gsd_m: float) -> Tile:
     path = folder / "image" / f"{name}.jpg"
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise DataError(f"expected a picture, found none that can be read: {path}")
+        raise DataError(f"expected a readable image, found none at {path}")
     mask_path = folder / "mask" / f"{name}.png"
     mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) if mask_path.is_file() else None
     blank = cv2.dilate((image.max(2) <= 8).astype(np.uint8), _disc(1))
@@ -385,7 +385,7 @@ def _tile(folder: Path, name: str, gsd_m: float) -> Tile:
 def _onto(
     rng: np.random.Generator, source: Floats | NDArray[Any], target: NDArray[Any], scale: float
 ) -> NDArray[np.float64]:
-    """(2,3): takes ``source`` to ``target``, turned, perhaps mirrored, and scaled."""
+    """(2,3) matrix from ``source`` to ``target``: rotated, scaled, possibly mirrored."""
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = scale * turn @ np.diag([rng.choice([-1.0, 1.0]), 1.0])
@@ -395,7 +395,7 @@ def _onto(
 def _warped(
     tile: Tile, matrix: NDArray[np.float64], side: tuple[int, int]
 ) -> tuple[Floats, ByteArray]:
-    """Picture and buildings under an affine map; beyond its border a picture is mirrored."""
+    """Image and buildings under an affine map; beyond its border an image is mirrored."""
     mode = cv2.BORDER_REFLECT_101
     image = cv2.warpAffine(tile.image, matrix, side, flags=cv2.INTER_LINEAR, borderMode=mode)
     standing = cv2.warpAffine(tile.standing, matrix, side, flags=cv2.INTER_NEAREST, borderMode=mode)
@@ -405,14 +405,14 @@ def _warped(
 def _lay(
     rng: np.random.Generator, date: View, image: Floats, standing: ByteArray, region: ByteArray
 ) -> None:
-    """Lay a picture over a date within a region, with a soft rim."""
+    """Blend an image into a date within a region, with a soft edge."""
     alpha = _soft(region, rng.uniform(0.3, 1.5))[..., None]
     date.image += alpha * (image - date.image)
     date.standing[region > 0] = standing[region > 0]
 
 
 def _matched(rng: np.random.Generator, image: Floats, like: Floats) -> Floats:
-    """Bring mean and deviation towards those of another picture, by a random share."""
+    """Shift mean and standard deviation towards those of another image, by a random fraction."""
     share = rng.uniform(0.4, 1.0)
     mean, std = cv2.meanStdDev(image)
     mean_like, std_like = cv2.meanStdDev(like)
@@ -432,7 +432,7 @@ def _disc(radius: int) -> ByteArray:
 
 
 def _blob(rng: np.random.Generator, size: int, area: tuple[float, float]) -> ByteArray:
-    """(S,S) 1 within a turned rectangle or an uneven ring of points, of a share of the patch."""
+    """(S,S) 1 inside a rotated rectangle or an irregular blob covering a fraction of the patch."""
     out = np.zeros((size, size), np.uint8)
     reach = size * np.sqrt(rng.uniform(*area)) / 2
     centre = rng.uniform(0, size, 2)
@@ -455,7 +455,7 @@ POOL_COLOURS = ((70, 170, 200), (110, 200, 220), (40, 120, 140))
 
 
 def _scatter(rng: np.random.Generator, date: View, gsd_m: float) -> None:
-    """Cars, now and then containers and pools, on ground without buildings."""
+    """Add cars, and sometimes containers and pools, on ground without buildings."""
     things: list[tuple[tuple[int, int, int], tuple[float, float]]] = []
     if rng.random() < 0.5:
         things += [(CAR_COLOURS[rng.integers(5)], (1.9, 4.5)) for _ in range(rng.integers(1, 16))]
@@ -488,7 +488,7 @@ def _scatter(rng: np.random.Generator, date: View, gsd_m: float) -> None:
 def _flow(
     rng: np.random.Generator, building: NDArray[np.bool_], shift: NDArray[np.float64]
 ) -> Floats:
-    """(S,S,2) x, y: where each pixel is taken from; roofs lean, the ground does not."""
+    """(S,S,2) x, y source of each pixel; roofs lean, the ground does not."""
     size = len(building)
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float32)
     grid += shift.astype(np.float32)

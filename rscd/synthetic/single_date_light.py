@@ -1,4 +1,4 @@
-"""What season, sun and sensor do to a real picture: (H,W,3) float32 in 0..1, red, green, blue."""
+"""Effects of season, sun and sensor on a real image: (H,W,3) float32 in 0..1, RGB."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def seasoned(rng: np.random.Generator, image: Floats, share: float = 0.4) -> Floats:
-    """Give what is green another tint, from bare and brown to lush, with probability ``share``."""
+    """Change the tint of green areas, from bare and brown to lush, with probability ``share``."""
     if rng.random() >= share:
         return image
     green = image[..., 1] - 0.5 * (image[..., 0] + image[..., 2])
@@ -23,7 +23,7 @@ def seasoned(rng: np.random.Generator, image: Floats, share: float = 0.4) -> Flo
 def shaded(
     rng: np.random.Generator, image: Floats, building: NDArray[np.bool_], gsd_m: float
 ) -> Floats:
-    """Let buildings, and now and then something outside the picture, cast another shadow."""
+    """Add shadows of buildings, and sometimes of something outside the image."""
     drawn = rng.random()
     if drawn >= 0.45:
         return image
@@ -73,7 +73,7 @@ def lit(rng: np.random.Generator, image: Floats) -> Floats:
     out += np.float32(rng.uniform(-0.08, 0.08) * strength)
     if rng.random() < 0.4:
         out = np.asarray(cv2.GaussianBlur(out, (0, 0), rng.uniform(0.3, 1.3)), np.float32)
-    elif rng.random() < 0.3:  # sharpened, as archives are
+    elif rng.random() < 0.3:  # sharpened, like archive imagery
         out += np.float32(rng.uniform(0.2, 0.8)) * (out - cv2.GaussianBlur(out, (0, 0), 1.0))
     if rng.random() < 0.4:
         sigma = rng.uniform(0.003, 0.035)

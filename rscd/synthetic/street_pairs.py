@@ -1,8 +1,8 @@
-"""Street pairs from nothing: two views of one background, objects that come, go, change or move.
+"""Synthetic street pairs: two views of one background with objects that change or move.
 
 Every pair carries its exact flow and validity (scene change, section 8). Backgrounds and objects
-come from ``street_scenery``; a pair is a pure function of its seed. Light and weather are left to
-the photometric views of the trainer.
+come from ``street_scenery``; a pair is a pure function of its seed. Light and weather are added by
+the photometric views in training.
 """
 
 from collections.abc import Sequence
@@ -40,18 +40,18 @@ Layer = FloatArray
 
 @dataclass(frozen=True)
 class StreetSettings:
-    """What pairs look like; areas and lengths are parts of the view, so every size looks alike.
+    """Settings of pairs; areas and lengths are fractions of the view, so that all sizes look alike.
 
     Attributes:
         size: side of the views in pixels; the published pairs have 520.
         kinds: kinds of change, drawn with equal probability.
-        transforms: families of viewpoint change with their shares.
+        transforms: families of viewpoint change with their fractions.
         strength: size of the viewpoint change; 1 is the published list, 0.3 nearly equal views.
         object_area: bounds of one object's area.
         max_side: longest side of an object, and of one that is replaced or moved.
         p_flip: probabilities of a mirrored and of an upside-down scene.
-        label: ``t2`` marks the objects seen at t2 (the published rule), ``union`` also the places
-            where t1 showed another one.
+        label: ``t2`` marks the objects seen at t2 (the published rule), ``union`` also the
+            positions of changed objects in t1.
     """
 
     size: int = 520
@@ -70,15 +70,15 @@ class StreetSettings:
 
 @dataclass(frozen=True)
 class SyntheticPair:
-    """One pair of views with everything known about it.
+    """One pair of views with its ground truth.
 
     Attributes:
         image: (2,3,S,S) float32 RGB in 0..255, index 0 = t1.
         mask_t1: (S,S) bool, the changed objects on the t1 grid.
-        mask_t2: the same on the t2 grid.
-        flow: (2,S,S) float32 pixels on the t2 grid, pointing to t1; inside a moved object it is the
-            object's own.
-        kind: what happened.
+        mask_t2: likewise on the t2 grid.
+        flow: (2,S,S) float32 pixels on the t2 grid, pointing to t1; inside a moved object it
+            follows the object.
+        kind: kind of change.
         transform: family of the viewpoint change.
     """
 
@@ -91,7 +91,7 @@ class SyntheticPair:
 
     @property
     def valid(self) -> BoolArray:
-        """(S,S): t2 pixels whose match lies in the t1 view."""
+        """(S,S): t2 pixels whose match is in the t1 view."""
         return inside(self.flow)
 
     @property
@@ -101,7 +101,7 @@ class SyntheticPair:
         return self.mask_t2 | _covered(self.mask_t1[None].astype(np.float32), points)
 
     def sample(self, label: Literal["t2", "union"] = "t2") -> dict[str, Tensor]:
-        """The pair in the words of a batch: see ``pair_sample``."""
+        """The pair with the keys of a batch, see ``pair_sample``."""
         return pair_sample(
             self.image, self.mask_t2 if label == "t2" else self.union, self.flow, self.valid
         )
@@ -137,17 +137,17 @@ def street_pair(
     backgrounds: Backgrounds = procedural_street,
     objects: Objects = procedural_object,
 ) -> SyntheticPair:
-    """Make one pair; the same arguments give the same bytes.
+    """Make one pair; the same arguments give byte-identical pairs.
 
     Outside the changed objects of both dates, t2 equals t1 warped by the flow: exactly for
-    homographies, which look at the background pixel for pixel, and up to a second interpolation
-    for affine maps and splines.
+    homographies, which use the background at full resolution, and up to a second interpolation for
+    affine maps and splines.
 
     Args:
         seed: one number or several, as for ``numpy.random.default_rng``.
-        settings: what pairs look like.
-        backgrounds: where backgrounds come from.
-        objects: where objects come from.
+        settings: of the pairs.
+        backgrounds: source of backgrounds.
+        objects: source of objects.
     """
     settings = settings or StreetSettings()
     rng = np.random.default_rng(seed)
@@ -177,7 +177,7 @@ def street_pair(
 
 @dataclass(frozen=True)
 class _Thing:
-    """An object and its place: ``box`` is (left, top, width, height) on the t1 grid."""
+    """An object and its position: ``box`` is (left, top, width, height) on the t1 grid."""
 
     rgba: FloatArray
     box: tuple[float, float, float, float]
@@ -191,12 +191,12 @@ class _Thing:
 def _background(
     rng: np.random.Generator, transform: Transform, settings: StreetSettings, draw: Backgrounds
 ) -> tuple[FloatArray, Frame]:
-    """The published canvas sizes: 1248 x 1664 for homographies of 520, else 1040 x 1386."""
+    """A background of published size: 1248 x 1664 for homographies of 520, else 1040 x 1386."""
     factor = 2.4 if transform == "homography" else 2.0
     shape_hw = (round(factor * settings.size), round(factor * settings.size * 4 / 3))
     picture = draw(rng, shape_hw)
-    # each family of transforms is its own mirror image: mirroring the background alone gives the
-    # same pairs as mirroring views, masks and flow together
+    # each family of transforms is symmetric under mirroring: mirroring only the background is
+    # equivalent to mirroring views, masks and flow
     for axis, chance in zip((2, 1), settings.p_flip, strict=True):
         if rng.random() < chance:
             picture = np.flip(picture, axis)
@@ -230,7 +230,7 @@ def _thing(
     settings: StreetSettings,
     max_side: float,
 ) -> _Thing:
-    """Draw an object with a size, at a place that both views show whole if there is one."""
+    """Draw an object with a size, at a position where both views show it whole, if there is one."""
     rgba, size = objects(rng), settings.size
     area = rng.uniform(*settings.object_area) * size**2
     scale = np.sqrt(area / rgba[3].sum())
@@ -247,12 +247,12 @@ def _spots(
     *,
     avoid: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A place on both grids where a box of this size fits, far from ``avoid`` if possible: x, y."""
+    """x, y on both grids where a box of this size fits, far from ``avoid`` if possible."""
     at_t2 = pixel_points(flow.shape[1:]).reshape(-1, 2)
     at_t1 = at_t2 + flow.reshape(2, -1).T
     half = np.array(box_hw[::-1]) / 2
     last = np.array(flow.shape[:0:-1]) - 1
-    # how far the box sticks out of either view; no place fits objects larger than the overlap
+    # by how much the box exceeds either view; objects larger than the overlap fit nowhere
     beyond = np.maximum.reduce(
         [half - at_t1, at_t1 + half - last, half - at_t2, at_t2 + half - last]
     )
@@ -266,7 +266,7 @@ def _spots(
 def _object_flow(
     rng: np.random.Generator, thing: _Thing, flow: FloatArray, strength: float
 ) -> FloatArray:
-    """Flow of an object that went elsewhere, turned and scaled a little: (2,S,S)."""
+    """Flow of a moved object, slightly rotated and scaled: (2,S,S)."""
     _, new_place = _spots(rng, flow, (thing.box[3], thing.box[2]), avoid=thing.centre)
     linear = random_affine(rng, strength, max_shift=0)[:, :2]
     points = pixel_points(flow.shape[1:])
@@ -275,14 +275,14 @@ def _object_flow(
 
 
 def _layer(thing: _Thing, frame: Frame, background: FloatArray, *, soft: bool) -> Layer:
-    """Put an object on the background's grid.
+    """Place an object on the background's grid.
 
     Args:
         thing: object and box.
-        frame: where the t1 view lies in the background.
+        frame: position of the t1 view in the background.
         background: gives the size.
-        soft: smooth the alpha with sigma 1 (copied objects) instead of cutting it at one half
-            (replaced and moved ones), as the published pairs do.
+        soft: smooth the alpha with sigma 1 (copied objects) instead of thresholding it at one half
+            (replaced and moved ones), as in the published pairs.
     """
     scale, offset = np.array(frame.scale_xy), np.array(frame.offset_xy)
     left, top = np.round(offset + scale * thing.box[:2]).astype(int)
@@ -311,7 +311,7 @@ def _over(layer: Layer | None, picture: FloatArray) -> FloatArray:
 
 
 def _covered(alpha: FloatArray, points: Points) -> BoolArray:
-    """Where a (1,H,W) alpha shows at the points, holes filled: (h,w) bool."""
+    """Where a (1,H,W) alpha is opaque at the points, with holes filled: (h,w) bool."""
     shown: BoolArray = binary_fill_holes(
         sample((alpha >= 0.5).astype(np.float32), points)[0] >= 0.5
     )
@@ -319,14 +319,14 @@ def _covered(alpha: FloatArray, points: Points) -> BoolArray:
 
 
 class SyntheticStreet(Dataset[dict[str, Tensor]]):
-    """Street pairs by index; pair ``i`` depends on the seed and ``i`` alone, not on the worker.
+    """Street pairs by index; pair ``i`` depends only on the seed and ``i``, not on the worker.
 
     Args:
         count: number of pairs.
         seed: seed of the set.
-        settings: what pairs look like.
-        backgrounds: where backgrounds come from; see ``FolderBackgrounds``.
-        objects: where objects come from; see ``FolderObjects``.
+        settings: of the pairs.
+        backgrounds: source of backgrounds; see ``FolderBackgrounds``.
+        objects: source of objects; see ``FolderObjects``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Backgrounds and objects for street pairs: from folders of pictures, or drawn."""
+"""Backgrounds and objects for street pairs: from folders of images, or procedural."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ Objects = Callable[[np.random.Generator], FloatArray]
 
 
 def fractal_noise(rng: np.random.Generator, shape_hw: ShapeHW, finest: float = 2.0) -> FloatArray:
-    """Smooth noise of all sizes, mean 0 and deviation 1: (H,W).
+    """Smooth noise of all scales, mean 0 and standard deviation 1: (H,W).
 
     Args:
-        rng: source of all draws.
+        rng: random generator.
         shape_hw: size.
         finest: size in pixels of the smallest features.
     """
@@ -41,8 +41,8 @@ def procedural_street(rng: np.random.Generator, shape_hw: ShapeHW) -> FloatArray
     """Draw a street: sky, a row of facades with windows, a road to the vanishing point, trees.
 
     Args:
-        rng: source of all draws.
-        shape_hw: size of the picture.
+        rng: random generator.
+        shape_hw: size of the image.
 
     Returns:
         (3,H,W) float32 RGB in 0..255.
@@ -75,7 +75,7 @@ def _draw_ground(rng: np.random.Generator, picture: FloatArray, horizon: int) ->
     asphalt = (rng.uniform(60, 95) + rng.uniform(-4, 4, 3)).tolist()
     _fill(picture, [vanishing, (right, height), (left, height)], asphalt)
     middle = (left + right) / 2
-    for near in np.arange(0.05, 1.0, 0.18):  # dashes, in parts of the way to the viewer
+    for near in np.arange(0.05, 1.0, 0.18):  # dashes, as fractions of the distance to the viewer
         corners = []
         for part, side in ((near, -1), (near, 1), (near + 0.08, 1), (near + 0.08, -1)):
             x = vanishing[0] + part * (middle - vanishing[0]) + side * part * width * 0.008
@@ -151,7 +151,7 @@ def _fill(picture: FloatArray, corners: list[tuple[int, int]], colour: list[floa
 
 
 def procedural_object(rng: np.random.Generator) -> FloatArray:
-    """Draw a thing: a star-convex blob, an ellipse or a box with a shaded, textured filling.
+    """Draw an object: a star-convex blob, an ellipse or a box with a shaded, textured filling.
 
     Returns:
         (4,h,w), see ``Objects``; the longest side is about 240 pixels.
@@ -159,7 +159,7 @@ def procedural_object(rng: np.random.Generator) -> FloatArray:
     shape_hw = (int(rng.integers(140, 240)), int(rng.integers(140, 240)))
     alpha = _outline(rng, shape_hw)
     texture = _filling(rng, shape_hw)
-    # a thing is lit from above and darker towards its rim
+    # an object is lit from above and darker towards its edge
     depth = np.minimum(cv2.distanceTransform(alpha, cv2.DIST_L2, 5) / (0.12 * max(shape_hw)), 1)
     light = (0.7 + 0.3 * depth) * np.linspace(1.15, 0.8, shape_hw[0])[:, None]
     soft = gaussian_filter(alpha.astype(np.float32), rng.uniform(0.01, 0.03) * 0.3 * max(shape_hw))
@@ -191,7 +191,7 @@ def _outline(rng: np.random.Generator, shape_hw: ShapeHW) -> NDArray[np.uint8]:
 
 
 def _filling(rng: np.random.Generator, shape_hw: ShapeHW) -> FloatArray:
-    """(3,h,w): a colour gradient, coloured noise, or a piece of another street."""
+    """(3,h,w): a colour gradient, coloured noise, or a part of another street."""
     choice = rng.choice(["gradient", "noise", "street"])
     if choice == "street":
         return procedural_street(rng, shape_hw)
@@ -204,34 +204,34 @@ def _filling(rng: np.random.Generator, shape_hw: ShapeHW) -> FloatArray:
 
 
 def trimmed(rgba: FloatArray) -> FloatArray:
-    """Cut a (4,h,w) object to the bounding box of what shows."""
+    """Crop a (4,h,w) object to the bounding box of its visible pixels."""
     shows = rgba[3] > 0.02
     rows, columns = np.flatnonzero(shows.any(1)), np.flatnonzero(shows.any(0))
     if not len(rows):
-        raise DataError("expected an object with something opaque, found alpha 0 everywhere")
+        raise DataError("expected an object with opaque pixels, found alpha 0 everywhere")
     return rgba[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 @dataclass(frozen=True)
 class FolderBackgrounds:
-    """Random crops of the pictures of a folder, resized to what is asked for.
+    """Random crops of the images of a folder, resized to the requested size.
 
     Attributes:
-        files: 8-bit pictures, gray or RGB; see ``from_folder``.
+        files: 8-bit images, grey or RGB; see ``from_folder``.
     """
 
     files: tuple[Path, ...]
 
     @classmethod
     def from_folder(cls, folder: Path) -> "FolderBackgrounds":
-        """Every picture below ``folder``."""
+        """Every image below ``folder``."""
         return cls(_pictures(folder, IMAGE_SUFFIXES))
 
     def __call__(self, rng: np.random.Generator, shape_hw: ShapeHW) -> FloatArray:
         """One crop: (3,H,W) RGB in 0..255."""
         picture = _read(self.files[rng.integers(len(self.files))])
         zoom = min(picture.shape[1] / shape_hw[0], picture.shape[2] / shape_hw[1])
-        zoom /= rng.uniform(1, 1.5)  # the published pairs show 2/3 of large pictures
+        zoom /= rng.uniform(1, 1.5)  # the published pairs show 2/3 of large images
         height, width = (max(2, int(side * zoom)) for side in shape_hw)
         top = rng.integers(picture.shape[1] - height + 1)
         left = rng.integers(picture.shape[2] - width + 1)
@@ -243,10 +243,10 @@ class FolderBackgrounds:
 
 @dataclass(frozen=True)
 class FolderObjects:
-    """The RGBA pictures of a folder.
+    """The RGBA images of a folder.
 
     Attributes:
-        files: 8-bit pictures with alpha; see ``from_folder``.
+        files: 8-bit images with alpha; see ``from_folder``.
     """
 
     files: tuple[Path, ...]
@@ -267,15 +267,15 @@ def _pictures(folder: Path, suffixes: Collection[str]) -> tuple[Path, ...]:
     files = tuple(sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes))
     if not files:
         raise DataError(
-            f"expected pictures ({', '.join(sorted(suffixes))}) below {folder}, found none; "
+            f"expected images ({', '.join(sorted(suffixes))}) below {folder}, found none; "
             "check the path"
         )
     return files
 
 
 def _read(file: Path, bands: Sequence[int] | None = None) -> FloatArray:
-    """(3,h,w) RGB, or the bands asked for, float32 in 0..255."""
+    """(3,h,w) RGB, or the requested bands, float32 in 0..255."""
     pixels = read_picture(file, bands).pixels
     if pixels.dtype != np.uint8:
-        raise DataError(f"expected an 8-bit picture, found {pixels.dtype} in {file}; convert it")
+        raise DataError(f"expected an 8-bit image, found {pixels.dtype} in {file}; convert it")
     return np.asarray(np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, np.float32)

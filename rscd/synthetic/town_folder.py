@@ -1,4 +1,4 @@
-"""Synthetic towns as a folder of pairs, for whatever reads folders."""
+"""Synthetic towns as a folder of pairs, for programs that read folders."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from rscd.synthetic.town_pairs import TownPairs
 
 FOLDERS = ("A", "B", "label")
 SEED_STEP = 1_000_003
-"""Between the towns of two splits, and between towns with and without building."""
+"""Offset between indices of the towns of two splits, and of towns with and without change."""
 
 
 def write_town_folder(
@@ -28,26 +28,26 @@ def write_town_folder(
     town_args: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    """Write ``A/ B/ label/`` and ``list/`` with image-level labels; files there are written again.
+    """Write ``A/ B/ label/`` and ``list/`` with image-level labels, replacing existing files.
 
-    Every split takes a share of pairs in which nobody built, so that both image-level labels
-    occur; the other pairs hold change.
+    Every split has a fraction of pairs without construction, so that both image-level labels occur;
+    the other pairs have change.
 
     Args:
         root: folder to fill.
         counts: pairs by split.
-        seed: another seed is another country.
+        seed: another seed gives entirely different towns.
         patch_size: side, pixels.
-        empty_share: of the pairs of each split.
-        min_change_pixels: changed pixels that a pair with change holds at least.
+        empty_share: fraction of pairs without change in each split.
+        min_change_pixels: least number of changed pixels of a pair with change.
         town_args: of `rscd.synthetic.town_pairs.TownPairs`: ``gsd_m``, ``change_share``, ...
-        progress: told after each pair.
+        progress: progress callback, called after each pair.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: for knobs that cannot be meant, or towns that never change.
+        DataError: for invalid parameters, or towns that never change.
     """
     root = Path(root)
     total, done = sum(counts.values()), 0
@@ -73,7 +73,7 @@ def write_town_folder(
 
 
 def _write(root: Path, name: str, towns: TownPairs, index: int, least: int) -> int:
-    """Write the next town with `least` changed pixels; returns the number after it."""
+    """Write the next town with at least `least` changed pixels; returns the index after it."""
     for number in range(index, index + 1000):
         town = towns[number]
         mask = town["mask"].numpy()

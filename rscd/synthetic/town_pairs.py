@@ -1,7 +1,7 @@
-"""Synthetic towns as an endless dataset: town number `index` is the same on every machine.
+"""Synthetic towns as an endless dataset: town `index` is the same on every machine.
 
-Every knob is plain data. A number holds a property fixed, a pair ``[low, high]`` draws it for each
-town, and what is not named is drawn as real archives vary:
+Every parameter is plain data. A number fixes a property, a pair ``[low, high]`` draws it for each
+town, and other properties are drawn to vary like real archives:
 
     towns:
       seed: 7
@@ -54,19 +54,19 @@ Values = TypeVar("Values", Conditions, TownStyle)
 
 
 class TownPairs(Dataset[Sample]):
-    """Town pairs with their truth, by number; any number from 0 on is a town.
+    """Town pairs with their truth, by index; any index from 0 is a town.
 
-    A sample holds ``keys`` and always ``name`` and ``gsd_m``:
+    A sample has ``keys`` and always ``name`` and ``gsd_m``:
 
     * ``image`` (2,C,H,W) float32, raw values, t1 first;
-    * ``mask`` (1,H,W) int64: 1 where a building stands at exactly one date;
-    * ``label`` () int64: 1 if the pair holds change;
+    * ``mask`` (1,H,W) int64: 1 where a building exists at exactly one date;
+    * ``label`` () int64: 1 if the pair has change;
     * ``valid`` (1,H,W) bool, true everywhere;
     * ``land_cover`` (2,H,W) int64: values of ``rscd.synthetic.towns.LAND_COVER`` per date;
     * ``changes``: list of (kind, polygon), kind ``appeared`` or ``vanished``;
     * ``buildings``: (list of polygons at t1, list at t2).
 
-    Polygons are in pixels of the image (x to the right, y downwards) and may reach beyond it.
+    Polygons are in pixels of the image (x to the right, y downwards) and may extend beyond it.
     """
 
     def __init__(
@@ -87,30 +87,30 @@ class TownPairs(Dataset[Sample]):
         cache: str | Path | None = None,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
-        """Check the knobs; nothing is drawn yet.
+        """Check the parameters; towns are generated on access.
 
         Args:
-            length: towns per epoch.
-            seed: another seed is another country.
+            length: number of towns per epoch.
+            seed: another seed gives entirely different towns.
             patch_size: side or (height, width), pixels.
             gsd_m: ground sample distance, metres per pixel.
-            change_share: expected share of building lots that differ, 0 to 1.
-            nuisance: ``strength`` (0 to 1, how far everything strays), ``shift_px`` (length of t2's
+            change_share: expected fraction of building lots that differ, 0 to 1.
+            nuisance: ``strength`` (0 to 1, scale of all variation), ``shift_px`` (length of t2's
                 displacement, direction drawn), the other fields of ``Nuisance``, and those of
                 ``Conditions``: for both dates, or for one under ``t1`` or ``t2``.
             style: fields of ``TownStyle``.
             bands: 3, or 4 with near infrared.
             dtype: ``uint8`` display values or ``uint16`` reflectance x 10000.
-            keys: what a sample holds.
+            keys: keys of a sample.
             min_change_pixels: changed pixels from which ``label`` is 1.
-            fresh: whether a data module goes on to new towns in every epoch; otherwise the same
-                ``length`` towns come again.
-            cache: folder that keeps drawn towns (about 10 bytes per pixel), for towns that come
-                again. Drawing costs a few hundred milliseconds, reading some.
+            fresh: whether a data module uses new towns in every epoch; otherwise the same
+                ``length`` towns are repeated.
+            cache: folder that stores rendered towns (about 10 bytes per pixel), for repeated towns.
+                Rendering takes a few hundred milliseconds, reading a few.
             transforms: applied to each sample.
 
         Raises:
-            DataError: for an unknown knob or key, or values out of range.
+            DataError: for an unknown parameter or key, or values out of range.
         """
         if length < 1:
             raise DataError(f"expected a length of at least one town, found {length}")
@@ -127,22 +127,22 @@ class TownPairs(Dataset[Sample]):
         self.keys = frozenset(keys)
         self.min_change_pixels = min_change_pixels
         self.endless = fresh
-        """Whether numbers beyond the length are meant to be asked for."""
+        """Whether indices beyond the length are valid."""
         self.transforms = transforms
         self.cache = None if cache is None else Path(cache) / self._recipe()
         self._try_knobs()
 
     def __len__(self) -> int:
-        """Towns per epoch; larger numbers are towns as well."""
+        """Number of towns per epoch; larger indices are valid as well."""
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
-        """Town number ``index``, from 0 on."""
+        """Town ``index``, from 0."""
         if index < 0:
             raise IndexError(f"towns are numbered from 0, found {index}")
         sample: Sample = {"name": f"town {self.seed}/{index}"}
         sample["gsd_m"] = self._gsd_m(index)
-        town = functools.cache(lambda: self.plan(index))  # kept pixels need none
+        town = functools.cache(lambda: self.plan(index))  # cached pixels need no plan
         if self.keys - {"changes", "buildings"}:
             sample |= self._tensors(index, town)
         if "changes" in self.keys:
@@ -154,7 +154,7 @@ class TownPairs(Dataset[Sample]):
         return self.transforms(sample) if self.transforms is not None else sample
 
     def plan(self, index: int) -> Town:
-        """The plan of a town, without its pictures."""
+        """The plan of a town, without its images."""
         drawn = TownStyle.draw(self._rng(index, "style"))
         style = _with_knobs(drawn, self.style, self._named_rng(index, "style"))
         number = int(
@@ -169,7 +169,7 @@ class TownPairs(Dataset[Sample]):
         )
 
     def conditions(self, index: int) -> Nuisance:
-        """All that differs between the two dates of a town besides its buildings."""
+        """Everything that differs between the two dates of a town besides its buildings."""
         knobs = self.nuisance
         strength = _draw(self._rng(index, "strength"), knobs.get("strength", 1.0))
         base = Nuisance.draw(self._rng(index, "nuisance"), strength)
@@ -197,7 +197,7 @@ class TownPairs(Dataset[Sample]):
         return gsd_m
 
     def _rng(self, index: int, purpose: str) -> np.random.Generator:
-        """Chance of its own for every knob, so that turning one leaves the others alone."""
+        """A separate random generator per parameter, so that none affects the others."""
         return np.random.default_rng((self.seed, index, zlib.crc32(purpose.encode())))
 
     def _named_rng(self, index: int, prefix: str) -> Callable[[str], np.random.Generator]:
@@ -209,10 +209,10 @@ class TownPairs(Dataset[Sample]):
                 self.conditions(index)
             self.plan(0)
         except (UsageError, TypeError) as error:
-            raise DataError(f"town knobs: {error}; correct the configuration") from error
+            raise DataError(f"town parameters: {error}; correct the configuration") from error
 
     def _recipe(self) -> str:
-        """Name of what decides the pixels, for the cache."""
+        """Cache key of everything that determines the pixels."""
         recipe = [
             version(), self.seed, self.shape_hw, self.gsd_m, self.change_share, self.nuisance,
             self.style, self.bands, self.dtype,
@@ -254,16 +254,16 @@ class TownPairs(Dataset[Sample]):
 
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"expected a drawn town in {shown(path)}, found damage ({reason(error)}); remove it and it "
-        "is drawn again"
+        f"expected a cached town in {shown(path)}, found damage ({reason(error)}); remove it to "
+        "render it again"
     )
 
 
 def _checked(knobs: Mapping[str, Any] | None, what: str, known: Sequence[str]) -> dict[str, Any]:
-    """A copy of the knobs.
+    """A checked copy of the parameters.
 
     Raises:
-        DataError: for a name that is none, or a value that is neither number, pair nor word.
+        DataError: for an unknown name, or a value that is neither number, pair nor text.
     """
     given = dict(knobs or {})
     dates = (*DATE_KNOBS, "t1", "t2") if what == "nuisance" else ()
@@ -289,7 +289,7 @@ def _check_knobs(given: Mapping[str, Any], what: str, known: Sequence[str]) -> N
 
 
 def _draw(rng: np.random.Generator, knob: Any) -> Any:
-    """The value of a knob for one town; words and numbers are themselves."""
+    """The value of a parameter for one town; text and numbers are unchanged."""
     if isinstance(knob, int | float | str):
         return knob
     low, high = knob

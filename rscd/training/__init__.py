@@ -1,11 +1,11 @@
-"""Training: a run, its streams of data, its checkpoints, and chains of commands."""
+"""Training: runs, their data streams and checkpoints, and chains of commands."""
 
 from importlib import import_module
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """Names of `rscd.training.run`: chains and checkpoints are read without importing a trainer."""
+    """Import names of `rscd.training.run` lazily: chains and checkpoints do not need a trainer."""
     if name.startswith("_"):
         raise AttributeError(f"module 'rscd.training' has no attribute {name!r}")
     return getattr(import_module("rscd.training.run"), name)

@@ -1,4 +1,4 @@
-"""Chains: several commands as one run that goes on where it stopped.
+"""Chains: several commands as one resumable run.
 
     folder: runs/kdmsi_whu
     stages:
@@ -42,7 +42,7 @@ from rscd.base.types import Provenance
 DONE = "done.json"
 CONFIG = "stage.yaml"
 LAST = "last.ckpt"
-"""What a stopped training goes on from."""
+"""Checkpoint from which an interrupted training run resumes."""
 TRAIN = "train"
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Variables by which launchers number the processes of one training."""
@@ -50,7 +50,7 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 log = logging.getLogger(__name__)
 
 Run = Callable[[list[str]], None]
-"""Carries out a command line without the program's name; raises where it fails."""
+"""Runs a command line without the program's name; raises if it fails."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Stage:
     command: str
     """``train``, ``pseudolabel``, ..."""
     settings: Mapping[str, Any]
-    """A training's configuration; of other commands, options by name and ``args``."""
+    """Configuration of a training run; for other commands, options by name and ``args``."""
     overrides: tuple[str, ...] = ()
-    """Further arguments of a training, from the command line."""
+    """Further arguments of a training run, from the command line."""
 
     @property
     def key(self) -> str:
-        """SHA-256 of all that was asked for."""
+        """SHA-256 of all settings of the stage."""
         asked = [self.command, self.settings, list(self.overrides)]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -105,7 +105,7 @@ def is_chain(path: str | Path) -> bool:
     try:
         return "stages" in _read(Path(path))
     except UsageError:
-        return False  # whoever reads it as something else says what is wrong
+        return False  # the reader of other configurations reports what is wrong
 
 
 def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
@@ -117,7 +117,7 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
             ``--option value`` for all its trainings.
 
     Raises:
-        UsageError: for a file that is no chain, or overrides that fit no stage.
+        UsageError: for a file that is not a chain, or overrides that match no stage.
     """
     content = _read(Path(path))
     check_names(content, ("folder", "stages"), str(path))
@@ -137,11 +137,11 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
 
 
 def run_chain(stages: Sequence[Stage], run: Run) -> None:
-    """Carry out the stages that are not finished, in their order.
+    """Run the unfinished stages in order.
 
     Args:
         stages: from `read_chain`.
-        run: carries out one command.
+        run: runs one command.
 
     Raises:
         OutputError: for a stage that was begun with other settings, or whose folder holds another
@@ -175,7 +175,7 @@ def _run_stages(stages: Sequence[Stage], run: Run) -> None:
 
 
 def arguments(stage: Stage) -> list[str]:
-    """The command line of a stage; of a training, its configuration is written to its folder."""
+    """The command line of a stage; a training configuration is written to the stage's folder."""
     if stage.command != TRAIN:
         return [stage.command, *_options(stage.settings)]
     config = stage.folder / CONFIG
@@ -183,7 +183,7 @@ def arguments(stage: Stage) -> list[str]:
     line = [TRAIN, "-c", str(config), "--trainer.default_root_dir", str(stage.folder)]
     line += stage.overrides
     last = stage.folder / LAST
-    # without it, what lies there is of the same stage, stopped early or to be done again
+    # without it, the folder contains the same stage, interrupted or to be repeated
     return [*line, "--ckpt_path", str(last)] if last.exists() else [*line, "--overwrite"]
 
 
@@ -209,7 +209,7 @@ def _stage(
 
 
 def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Options by stage; under ``""`` the chain's own, under ``train:`` those of all trainings."""
+    """Options by stage; of the chain under ``""``, of all training runs under ``train:``."""
     found: dict[str, dict[str, str]] = {TRAIN + ":": {}}
     rest = list(overrides)
     while rest:
@@ -233,7 +233,7 @@ def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str
 
 
 def _filled(value: Any, folders: Mapping[str, str]) -> Any:
-    """The value with ``{NAME}`` replaced by the folder of that stage, at any depth."""
+    """Replace ``{NAME}`` in a value, at any depth, by the folder of that stage."""
     if isinstance(value, str):
         for name, folder in folders.items():
             value = value.replace(f"{{{name}}}", folder)
@@ -246,7 +246,7 @@ def _filled(value: Any, folders: Mapping[str, str]) -> Any:
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:
-    """``args``, then ``--key value``; true is a flag, false and null nothing, a list repeats."""
+    """``args``, then ``--key value``: true is a flag, false and null are omitted, lists repeat."""
     line = [str(value) for value in settings.get("args", [])]
     for key, value in settings.items():
         if key == "args" or value is None or value is False:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: how they are written, when, and whose they are."""
+"""Checkpoints of a run: how and when they are written, and which run they belong to."""
 
 import io
 import re
@@ -17,19 +17,19 @@ from rscd.base.files import parts_in, write_verified
 SUFFIX = ModelCheckpoint.FILE_EXTENSION
 LAST = f"{ModelCheckpoint.CHECKPOINT_NAME_LAST}{SUFFIX}"
 WORDS = ("last", "best", "hpc")
-"""What Lightning takes as ``--ckpt_path`` instead of a file."""
+"""Values of ``--ckpt_path`` that Lightning accepts instead of a file."""
 
 
 class VerifiedIO(TorchCheckpointIO):
-    """Writes checkpoints that appear whole and read back as they were meant."""
+    """Writes checkpoints that appear whole and are verified by reading them back."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write one.
+        """Write a checkpoint.
 
         Raises:
-            OSError: where it cannot be written; what was there before is still there.
+            OSError: if it cannot be written; an existing file is unchanged.
         """
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -39,20 +39,20 @@ class VerifiedIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Saves a run every few steps where it can be resumed exactly, and once more at its end.
+    """Saves a run every few steps, where it can be resumed exactly, and at its end.
 
-    Lightning resumes a run that was saved between the last batch of an epoch and the validation
-    behind it without that validation, and what should have been the best checkpoint is missed. Here
-    such a save waits until the validation is over.
+    If a run was saved between the last batch of an epoch and the validation after it, Lightning
+    resumes it without that validation, which may miss the best checkpoint. This callback delays
+    such a save until the validation has finished.
     """
 
     @property
     def state_key(self) -> str:
-        """That of the parent, by which checkpoints of earlier versions know this callback."""
+        """The parent's key, which checkpoints of earlier versions contain."""
         return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__, 1)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from the step the run begins or resumes at."""
+        """Count from the step at which the run starts or resumes."""
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
 
@@ -64,28 +64,28 @@ class LastCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if it is time, unless a validation or the end of the epoch comes next."""
-        if self._every_n_train_steps < 1:  # by time or by epochs, as a configuration may say
+        """Save if due, unless a validation or the end of the epoch comes next."""
+        if self._every_n_train_steps < 1:  # a configuration may save by time or by epochs instead
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         elif not _pauses(trainer):
             self._save_when_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if it is time; at the end of an epoch, `on_train_epoch_end` does."""
+        """Save if due; at the end of an epoch, `on_train_epoch_end` does it."""
         if self._every_n_train_steps < 1:
             super().on_validation_end(trainer, pl_module)
         elif not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save_when_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if it is time."""
+        """Save if due."""
         if self._every_n_train_steps < 1:
             super().on_train_epoch_end(trainer, pl_module)
         else:
             self._save_when_due(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of the run, whatever step it is."""
+        """Save the end of the run, at whatever step."""
         self._save_once(trainer)
 
     def _save_when_due(self, trainer: Trainer) -> None:
@@ -96,12 +96,13 @@ class LastCheckpoint(ModelCheckpoint):
     def _save_once(self, trainer: Trainer) -> None:
         if self.save_top_k and not self._should_skip_saving_checkpoint(trainer):
             path = self.format_checkpoint_name({})
-            self.best_model_path = self.last_model_path = path  # part of what is saved
+            # set before saving, because it is part of the state
+            self.best_model_path = self.last_model_path = path
             self._save_checkpoint(trainer, path)
 
 
 def _pauses(trainer: Trainer) -> bool:
-    """Whether the batch just trained on is followed by a validation or the end of the epoch."""
+    """Whether a validation or the end of the epoch follows the current batch."""
     loop = trainer.fit_loop.epoch_loop
     if loop.batch_progress.is_last_batch:
         return True
@@ -111,7 +112,7 @@ def _pauses(trainer: Trainer) -> bool:
 
 
 def written_by(callbacks: Iterable[Any]) -> list[Path]:
-    """The checkpoints that are there under names that these callbacks will write, sorted."""
+    """Existing checkpoints with names that these callbacks will write, sorted."""
     found: set[Path] = set()
     for callback in callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
@@ -123,14 +124,14 @@ def written_by(callbacks: Iterable[Any]) -> list[Path]:
 
 
 def check_own(found: Iterable[Path], resumed: str | None) -> None:
-    """Find out whether checkpoints may be replaced: they are those of the run that is resumed.
+    """Check that existing checkpoints belong to the resumed run, so that they may be replaced.
 
     Args:
         found: see `written_by`.
-        resumed: what ``--ckpt_path`` names.
+        resumed: value of ``--ckpt_path``.
 
     Raises:
-        OutputError: otherwise, with the ways on.
+        OutputError: if they do not; the message lists the options.
     """
     others = [path for path in found if not _of_run(path, resumed)]
     if others:
@@ -138,7 +139,7 @@ def check_own(found: Iterable[Path], resumed: str | None) -> None:
         raise OutputError(
             f"expected a folder without checkpoints for a new run, found "
             f"{', '.join(path.name for path in others)} in {others[0].parent}; resume that run "
-            f"with --ckpt_path {last}, take another folder with --trainer.default_root_dir, or "
+            f"with --ckpt_path {last}, choose another folder with --trainer.default_root_dir, or "
             "replace them with --overwrite"
         )
 
@@ -150,7 +151,7 @@ def _of_run(path: Path, resumed: str | None) -> bool:
 
 
 def remove_parts(folders: Iterable[Path]) -> None:
-    """Remove what a killed run left half written."""
+    """Remove partial files that a killed run left."""
     for folder in folders:
         for part in parts_in(folder, SUFFIX):
             part.unlink(missing_ok=True)

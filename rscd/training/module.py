@@ -1,4 +1,4 @@
-"""The data module: named streams of batches, as plain data in a YAML file, checked at the start.
+"""The data module: named streams of batches, configured as plain data and checked at the start.
 
     data:
       batch_size: 8
@@ -14,8 +14,8 @@
           class_path: rscd.data.folder.PairFolder
           init_args: {root: data/levir, split: val}
 
-``val``, ``test`` and ``predict`` are evaluated; every other name is trained on, if the method asks
-for it.
+``val``, ``test`` and ``predict`` are evaluated; all other streams are used for training, if the
+method needs them.
 """
 
 import inspect
@@ -43,43 +43,43 @@ EVALUATED = ("val", "test", "predict")
 EVALUATION_NEEDS = {"val": {"image", "mask"}, "test": {"image", "mask"}, "predict": {"image"}}
 STAGE_STREAMS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 PROBES = 16
-"""Samples tried before a stream in which nothing can be read is given up."""
+"""Samples to try before a stream is considered unreadable."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Where the samples of one stream come from."""
+    """Configuration of one stream."""
 
     class_path: str = ""
     """A dataset class, or a function that returns a dataset."""
     init_args: dict[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
-    """Instead of the module's."""
+    """Overrides the batch size of the module."""
     patch_size: int | tuple[int, int] | None = None
     """Side or (height, width) of the patches, pixels; georeferenced scenes only."""
     stride: int | tuple[int, int] | None = None
-    """Pixels from patch to patch in evaluation; default the patch size."""
+    """Stride between patches in evaluation, in pixels; default the patch size."""
     length: int | None = None
-    """Random patches per pass in training; default as many as cover the scenes once."""
+    """Random patches per pass in training; by default enough to cover the scenes once."""
     dataset: Dataset[Any] | None = field(default=None, init=False)
 
     @staticmethod
     def of(dataset: Dataset[Any], **options: Any) -> "Stream":
-        """A stream of a dataset at hand, for notebooks; ``options`` are the other fields."""
+        """A stream of an existing dataset, for notebooks; ``options`` are the other fields."""
         stream = Stream(class_path=type(dataset).__name__, **options)
         object.__setattr__(stream, "dataset", dataset)
         return stream
 
 
 class ChangeDataModule(LightningDataModule):
-    """Gives a method the streams and keys it needs, and nothing else.
+    """Provides the streams and keys a method needs, and nothing else.
 
     Training batches are ``{"labeled": Batch, "unlabeled": Batch}``: the longest stream is read once
-    per epoch, shorter ones go round (``CombinedLoader`` in ``max_size_cycle``). Evaluation batches
-    are plain batches.
+    per epoch, shorter ones are cycled (``CombinedLoader`` with ``max_size_cycle``). Evaluation
+    batches are plain batches.
 
-    Which samples come when depends on seed and epoch alone, not on workers; with several processes
-    each reads its share, and what fills up the last batches of an evaluation is marked ignore, so
+    The order of samples depends only on seed and epoch, not on workers; with several processes each
+    reads its share, and samples that pad the last batches of an evaluation are marked ignore, so
     that metrics count every pixel once.
     """
 
@@ -94,21 +94,21 @@ class ChangeDataModule(LightningDataModule):
         needs: Mapping[str, Iterable[str]] | None = None,
         pin_memory: bool = False,
     ) -> None:
-        """Keep the plan; no file is opened before ``setup``.
+        """Store the configuration; no file is opened before ``setup``.
 
         Args:
             streams: by name.
-            batch_size: samples per batch where a stream does not say otherwise.
-            num_workers: processes per stream that read.
-            seed: of every order.
-            on_error: ``stop`` ends the run at the first file that cannot be read, with its name;
-                ``skip`` leaves it out and counts it in ``skipped``.
-            needs: keys by stream. Default what the trained module says in its attribute ``needs``;
-                without either, every stream and every key.
+            batch_size: samples per batch, unless a stream overrides it.
+            num_workers: reader processes per stream.
+            seed: determines all sample orders.
+            on_error: ``stop`` ends the run at the first unreadable file, with its name; ``skip``
+                omits it and counts it in ``skipped``.
+            needs: keys by stream. By default the attribute ``needs`` of the trained module; without
+                either, every stream and every key.
             pin_memory: for faster copies to a GPU.
 
         Raises:
-            DataError: for settings that cannot be meant.
+            DataError: for impossible settings.
         """
         super().__init__()
         self.streams = {name: _stream(name, given) for name, given in streams.items()}
@@ -133,16 +133,16 @@ class ChangeDataModule(LightningDataModule):
         self._places: dict[str, Mapping[str, int]] = {}
 
     def prepare_data(self) -> None:
-        """Download what is to be downloaded, in one process."""
+        """Download datasets in one process."""
         for stream in self.streams.values():
             if stream.init_args.get("download"):
                 build_dataset(stream)
 
     def setup(self, stage: str) -> None:
-        """Open the datasets of a stage and look into each.
+        """Open the datasets of a stage and check a sample of each.
 
         Raises:
-            DataError: when a stream or key the method needs is missing, nothing can be read, or
+            DataError: if a stream or key the method needs is missing, nothing can be read, or
                 streams differ in bands.
         """
         wanted = self._wanted(stage)
@@ -160,7 +160,7 @@ class ChangeDataModule(LightningDataModule):
         return CombinedLoader({name: self._loader(name) for name in names}, "max_size_cycle")
 
     def val_dataloader(self) -> StreamLoader | list[Any]:
-        """Batches of ``val``; nothing when there is no such stream."""
+        """Batches of ``val``; empty if there is no such stream."""
         return self._loader("val") if "val" in self._readers else []
 
     def test_dataloader(self) -> StreamLoader:
@@ -172,19 +172,19 @@ class ChangeDataModule(LightningDataModule):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, dict[str, int]]:
-        """Where each training stream is; part of every checkpoint.
+        """Position of each training stream; part of every checkpoint.
 
-        Lightning also asks the loaders, but hands their states back only if nobody wanted to know
-        the number of steps before, which every schedule does.
+        Lightning also saves the loaders' states, but restores them only if the number of steps has
+        not been requested before, which every schedule does.
         """
         return {name: x.state_dict() for name, x in self._loaders.items() if name not in EVALUATED}
 
     def load_state_dict(self, state_dict: dict[str, dict[str, int]]) -> None:
-        """Let each stream go on behind the place it had."""
+        """Restore the position of each stream."""
         self._places = dict(state_dict)
 
     def teardown(self, stage: str) -> None:
-        """Let go of datasets and workers; say what was skipped."""
+        """Release datasets and workers; log what was skipped."""
         for name, count in self.skipped.items():
             log.warning(
                 "%s: %d samples could not be read and were skipped", self.title(name), count
@@ -201,7 +201,7 @@ class ChangeDataModule(LightningDataModule):
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How many reads failed and were left out, by stream."""
+        """Number of failed reads that were skipped, by stream."""
         counts = {name: loader.skipped.total() for name, loader in self._loaders.items()}
         return {name: count for name, count in counts.items() if count}
 
@@ -222,7 +222,7 @@ class ChangeDataModule(LightningDataModule):
         return {name: data for name, data in datasets.items() if isinstance(data, PairFolder)}
 
     def _check_disjoint(self) -> None:
-        """Refuse to evaluate on pairs that are trained on."""
+        """Refuse to evaluate on training pairs."""
         files = {name: {f.t1 for f in data.files} for name, data in self._folders().items()}
         for name in files.keys() & set(EVALUATED):
             for other in files.keys() - set(EVALUATED):
@@ -234,7 +234,7 @@ class ChangeDataModule(LightningDataModule):
                     )
 
     def title(self, name: str) -> str:
-        """What a stream is called in messages: its name, class and place."""
+        """Description of a stream in messages: its name, class and location."""
         stream = self.streams[name]
         place = next(
             (stream.init_args[k] for k in ("root", "paths") if k in stream.init_args), None
@@ -243,7 +243,7 @@ class ChangeDataModule(LightningDataModule):
         return f"stream {name!r} ({kind}{'' if place is None else f' in {place}'})"
 
     def _wanted(self, stage: str) -> dict[str, frozenset[str] | None]:
-        """Streams of a stage and the keys each gives; None: all it has."""
+        """Streams of a stage and the keys of each; None: all keys."""
         needs = self.needs if self.needs is not None else self._needs_of_module()
         training = [name for name in self.streams if name not in EVALUATED]
         chosen: dict[str, frozenset[str] | None] = {}
@@ -278,7 +278,7 @@ class ChangeDataModule(LightningDataModule):
                 f"expected a stream to train on, found {_listed(self.streams)}; add one"
             )
         for name in set(training) - set(chosen):
-            log.info("%s is not used: the method does not ask for it", self.title(name))
+            log.info("%s is not used: the method does not need it", self.title(name))
 
     def _open(self, name: str, keys: frozenset[str] | None) -> Reader:
         stream = self.streams[name]
@@ -297,14 +297,14 @@ class ChangeDataModule(LightningDataModule):
         missing = [key for key in sorted(reader.keys) if key not in sample]
         if keys is not None and missing:
             raise DataError(
-                f"{self.title(name)}: the method needs {', '.join(missing)}, its samples hold "
+                f"{self.title(name)}: the method needs {', '.join(missing)}, its samples have "
                 f"{_listed(_raw_keys(dataset, sample))}; choose a dataset with it, or its keys"
             )
         self._bands[name] = int(sample["image"].shape[1])
         return reader
 
     def _probe(self, name: str, reader: Reader) -> Sample:
-        """The first sample that can be read."""
+        """The first readable sample."""
         items = self._order(name, reader.dataset, shuffle=False)(0, 0)
         if len(items) == 0:
             raise DataError(f"{self.title(name)}: expected samples, found none; check the dataset")
@@ -392,17 +392,17 @@ def _stream(name: str, given: Stream | dict[str, Any]) -> Stream:
 
 
 def build_dataset(stream: Stream, keys: frozenset[str] | None = None) -> Dataset[Any]:
-    """Make the dataset a stream describes.
+    """Build the dataset of a stream.
 
     Arguments are checked and converted by the types of the class, as LightningCLI does.
 
     Args:
         stream: with class path and arguments.
-        keys: given to classes that take ``keys`` and were given none, so that they open no file
-            nobody needs.
+        keys: passed to classes with a parameter ``keys`` that is not set, so that they open no
+            unneeded file.
 
     Raises:
-        DataError: when there is no such class, or it does not take these arguments.
+        DataError: if there is no such class, or it does not accept these arguments.
     """
     if stream.dataset is not None:
         return stream.dataset

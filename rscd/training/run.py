@@ -1,4 +1,4 @@
-"""Training runs: LightningCLI over the one module and the one data module.
+"""Training runs: LightningCLI with our module and data module.
 
 A run is a YAML file with ``trainer``, ``model`` and ``data``; everything in it can be overridden
 on the command line with dots. The run's folder holds the resolved configuration, logs and
@@ -52,22 +52,22 @@ from rscd.training.task import ChangeTask
 log = logging.getLogger(__name__)
 
 RESUME_STEPS = 100
-"""Optimiser steps between two savings of ``last.ckpt``."""
+"""Optimiser steps between saves of ``last.ckpt``."""
 
 USAGE = "rscd train -c FILE.yaml [--KEY.KEY VALUE ...] [--ckpt_path LAST.ckpt] [--print_config]"
 BEGIN = (
-    "weights that the network begins with: FILE.safetensors, FILE.ckpt, or buildings, which ships "
-    "with rscd; a run that goes on with --ckpt_path does not need them"
+    "initial weights of the network: FILE.safetensors, FILE.ckpt, or buildings, which ships "
+    "with rscd; not needed when a run is resumed with --ckpt_path"
 )
 DESCRIPTION = (
-    "Train a detector by one YAML file. Every key of it can be given here with dots, such as "
-    "--model.lr 1e-4. A stopped run goes on with --ckpt_path."
+    "Train a detector from one YAML file. Every key can be overridden with dots, such as "
+    "--model.lr 1e-4. --ckpt_path resumes an interrupted run."
 )
 
 OVERWRITE = "replace the checkpoints of an earlier run in the run's folder"
 
 PLAIN_DATA = ("model.method_args", "data.streams")
-"""Where a configuration holds plain data that the parser has no arguments for."""
+"""Keys whose values are plain data for which the parser has no arguments."""
 
 PANELS = 4
 """Pairs shown in TensorBoard after each validation."""
@@ -85,7 +85,7 @@ class Panels(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the first batch."""
+        """Show the first batch."""
         if batch_idx > 0 or not isinstance(outputs, Tensor):
             return
         picture = panel(batch, outputs)
@@ -95,7 +95,7 @@ class Panels(Callback):
 
 
 def panel(batch: Batch, change_prob: Tensor) -> Tensor:
-    """A picture (3,h,w) in [0,1] with a row per pair: t1, t2, mask, change probability.
+    """An image (3,h,w) in [0,1] with a row per pair: t1, t2, mask, change probability.
 
     Args:
         batch: ``image`` (B,2,C,H,W) and ``mask`` (B,1,H,W).
@@ -114,7 +114,7 @@ class KeepConfig(SaveConfigCallback):
     """Saves the resolved configuration as ``config.yaml`` in the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it where the checkpoints lie; to overwrite is asked for once, not kept."""
+        """Write it beside the checkpoints, without ``overwrite``, which applies only once."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         kept = self.config.clone()
@@ -125,24 +125,24 @@ class KeepConfig(SaveConfigCallback):
 
 
 class WaysOn(Callback):
-    """Notes on whatever ends a run early how it is resumed."""
+    """Adds a note on how to resume to the exception that ends a run early."""
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Add the note."""
+        """Add the note to the exception."""
         folders = [s.dirpath for s in _savers(trainer) if isinstance(s, LastCheckpoint)]
         last = [path for path in (Path(f or ".") / LAST for f in folders) if path.is_file()]
         exception.add_note(
-            f"resume with --ckpt_path {last[0]}" if last else "nothing was saved: begin again"
+            f"resume with --ckpt_path {last[0]}" if last else "nothing was saved: start again"
         )
 
 
 class TrainingCLI(LightningCLI):
-    """Gives every run its callbacks and logs."""
+    """Adds callbacks and loggers to every run."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Best checkpoint by the declared measure and direction; the last one every few steps."""
+        """Add checkpoints: the best by the declared metric, and the last every few steps."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.add_argument("--begin", type=str | None, default=None, help=BEGIN)
@@ -161,7 +161,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Logs and checkpoints go to ``trainer.default_root_dir``."""
+        """Direct logs and checkpoints to ``trainer.default_root_dir``."""
         asked = self._get(self.config_init, "trainer")
         folder = Path(asked["default_root_dir"] or "runs")
         if asked["logger"] is None:
@@ -171,15 +171,15 @@ class TrainingCLI(LightningCLI):
             callback.dirpath = callback.dirpath or str(folder)
         rates = [LearningRateMonitor("step")] if trainer.loggers else []
         trainer.callbacks += [*rates, Panels(), WaysOn()]  # type: ignore[attr-defined]
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # no strategy's own
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not that of a strategy
             trainer.strategy.checkpoint_io = VerifiedIO()
         return trainer
 
     def _parse_ckpt_path(self) -> None:
-        """Look at the checkpoint to resume before Lightning reads its arguments.
+        """Check the checkpoint to resume before Lightning reads its arguments.
 
         Raises:
-            ModelError: for one that cannot be used.
+            ModelError: if it cannot be used.
         """
         checkpoint = self.config[self.config.subcommand].get("ckpt_path")
         if checkpoint is not None and checkpoint not in WORDS:
@@ -187,11 +187,11 @@ class TrainingCLI(LightningCLI):
         super()._parse_ckpt_path()
 
     def before_fit(self) -> None:
-        """Take up the weights to begin with; look at the folder.
+        """Load the initial weights and check the folder.
 
         Raises:
             ModelError: for weights that cannot be used.
-            OutputError: where checkpoints of another run would be replaced.
+            OutputError: if checkpoints of another run would be replaced.
         """
         begin, checkpoint = (self._get(self.config, name) for name in ("begin", "ckpt_path"))
         if begin is not None and checkpoint is None:
@@ -200,12 +200,13 @@ class TrainingCLI(LightningCLI):
             self._take_folder(checkpoint)
 
     def _take_folder(self, checkpoint: str | None) -> None:
-        """Make sure that the run's folder is this run's."""
+        """Check that the run's folder belongs to this run."""
         savers = _savers(self.trainer)
         found = written_by(savers)
         if not self._get(self.config, "overwrite"):
             check_own(found, checkpoint)
-        elif checkpoint is None:  # else a run stopped early would be resumed as the old one
+        # otherwise a run interrupted early would resume from the old checkpoints
+        elif checkpoint is None:
             for path in found:
                 path.unlink()
         remove_parts({Path(saver.dirpath) for saver in savers if saver.dirpath is not None})
@@ -220,30 +221,30 @@ def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
 
 
 def check_resumable(path: Path) -> None:
-    """Find out whether a file is a training checkpoint of rscd.
+    """Check that a file is a training checkpoint of rscd.
 
     Raises:
-        ModelError: otherwise.
+        ModelError: if it is not.
     """
     if path.suffix == ".safetensors":
         raise ModelError(
             f"expected a training checkpoint ({SUFFIX}) for --ckpt_path, found the exported "
-            f"weights {path}, which hold no state of a run; begin a new run with --begin {path}"
+            f"weights {path}, which have no training state; start a new run with --begin {path}"
         )
     read_card(path)
     read_tensors(path)
 
 
 def begin_with(method: Method, name: str) -> None:
-    """Give a method's network, and all that the method made from it, trained weights.
+    """Initialise a method's network, and everything derived from it, with trained weights.
 
     Args:
-        method: whose network is of the same kind, bands and sizes as the trained one.
+        method: its network must have the same type, bands and sizes as the trained one.
         name: file, or the network that ships with rscd.
 
     Raises:
         UsageError: for weights of another network.
-        ModelError: for a file that holds none.
+        ModelError: for a file without weights.
     """
     path = shipped_path() if name == SHIPPED else Path(name)
     trained = read_card(path)
@@ -259,17 +260,17 @@ def begin_with(method: Method, name: str) -> None:
 
 
 def _set_aside(path: Path) -> None:
-    """Rename the log of an earlier start, metrics.csv to metrics.1.csv: the logger deletes it."""
+    """Rename an earlier log, metrics.csv to metrics.1.csv: the logger would delete it."""
     if path.exists():
         number = len(list(path.parent.glob(f"{path.stem}*{path.suffix}")))
         path.replace(path.with_suffix(f".{number}{path.suffix}"))
 
 
 def with_deep_dots(args: Sequence[str]) -> list[str]:
-    """Arguments in which dots that reach into `PLAIN_DATA` stand for the whole of it.
+    """Merge dotted overrides that reach into `PLAIN_DATA` into one value per key.
 
-    The parser knows the arguments of classes, not what lies in plain data. What the configuration
-    files say there is read here, changed, and handed over as one value.
+    The parser knows the arguments of classes, not the structure of plain data. Its value in the
+    configuration files is read here, changed, and passed on as one value.
 
     Args:
         args: as on the command line, ``-c FILE``, ``--name value`` or ``--name=value``.
@@ -289,7 +290,7 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
         return list(args)
     try:
         content = _merged_files(files)
-    except yaml.YAMLError:  # the parser says what is wrong
+    except yaml.YAMLError:  # the parser reports what is wrong
         return list(args)
     for name, text in given:
         *path, last = name.split(".")
@@ -298,8 +299,8 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
             known = inner.get(step) or {}
             if not isinstance(known, Mapping):
                 raise UsageError(
-                    f"--{name}: expected dots that lead to a value, found {step} = {known!r}; "
-                    "leave out what follows it"
+                    f"--{name}: expected a path of nested keys, found {step} = {known!r}; "
+                    "drop the part after it"
                 )
             inner[step] = dict(known)
             inner = inner[step]
@@ -310,7 +311,7 @@ def with_deep_dots(args: Sequence[str]) -> list[str]:
 
 
 def _merged_files(files: Sequence[str]) -> dict[str, Any]:
-    """What configuration files say, the later on top of the earlier; others are passed over."""
+    """Merged contents of configuration files, later ones first; unreadable ones are ignored."""
     content: dict[str, Any] = {}
     for file in filter(os.path.isfile, files):
         found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -320,7 +321,7 @@ def _merged_files(files: Sequence[str]) -> dict[str, Any]:
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings, the second on top of the first."""
+    """Merge nested mappings; the second takes precedence."""
     both = {**first, **second}
     for name in first.keys() & second.keys():
         if isinstance(first[name], Mapping) and isinstance(second[name], Mapping):
@@ -329,34 +330,35 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def train(args: Sequence[str]) -> Trainer:
-    """One run.
+    """Run a training.
 
     Args:
         args: as on the command line: ``-c FILE.yaml``, dotted overrides, ``--ckpt_path``,
             ``--print_config``.
 
     Raises:
-        UsageError: for a configuration that cannot be meant.
-        RscdError: for data or environment to be fixed.
+        UsageError: for an invalid configuration.
+        RscdError: for problems with data or environment.
     """
     if not args:
         raise UsageError("expected a configuration, found none; try rscd train -c FILE.yaml")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_news)
     try:
         with warnings.catch_warnings():
-            # ours are those of the command line; logs and checkpoints share the run's folder
+            # arguments come from our command line; logs and checkpoints share the run's folder
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             warnings.filterwarnings("ignore", "Experiment logs directory .* is not empty")
             warnings.filterwarnings("ignore", "Precision .* is not supported by the model summary")
-            # frozen batch norms are meant to be
+            # frozen batch norms are intended
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
             with log_failures_in_one_line():
                 return _run(["fit", *with_deep_dots(args)])
     except RscdError:
         raise
     except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns one into the other
+        # Lightning converts a keyboard interrupt to SystemExit
+        if isinstance(error.__context__, KeyboardInterrupt):
             raise Interrupted(f"interrupted{_ways_on(error.__context__)}") from error
         raise
     except Exception as error:
@@ -365,16 +367,16 @@ def train(args: Sequence[str]) -> Trainer:
 
 
 def _explained(error: Exception) -> RscdError:
-    """What any library raised, as one line for the user: the border of a training."""
-    reason = " ".join(str(error).split()) or "nothing more"
+    """Convert an exception of any library to an error with one line for the user."""
+    reason = " ".join(str(error).split()) or "no details"
     kind: type[RscdError] = UsageError
     match error:
         case ArgumentError():
-            text = f"expected a configuration that fits, found: {reason}"
+            text = f"expected a valid configuration, found: {reason}"
         case UnicodeDecodeError():
             text = f"expected a configuration in UTF-8, found: {reason}"
         case MisconfigurationException():
-            text = f"expected a run that this machine can do, found: {reason}"
+            text = f"expected a run that this machine supports, found: {reason}"
         case ImportError():
             text = (
                 f"expected an installed package, found: {reason}; install it, or choose other "
@@ -400,8 +402,8 @@ def _explained(error: Exception) -> RscdError:
 
 
 def _ways_on(error: BaseException) -> str:
-    """What `WaysOn` noted."""
-    # a log that fails as well while the run ends hides the error that carries the note
+    """Text of the note added by `WaysOn`."""
+    # a log that also fails while the run ends hides the error with the note
     chain: list[BaseException] = [error]
     while (earlier := chain[-1].__context__) is not None and earlier not in chain:
         chain.append(earlier)
@@ -411,7 +413,7 @@ def _ways_on(error: BaseException) -> str:
 
 @contextmanager
 def log_failures_in_one_line() -> Iterator[None]:
-    """Let background writers of logs fail in one line: the run meets their error as well."""
+    """Log errors of background log writers in one line: the run raises them as well."""
     usual = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
@@ -428,7 +430,7 @@ def log_failures_in_one_line() -> Iterator[None]:
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of Lightning is about the run: it also recommends other products."""
+    """Whether a log line of Lightning is about the run: it also advertises other products."""
     return "Tip:" not in record.getMessage()
 
 
@@ -439,7 +441,7 @@ def _run(args: list[str]) -> Trainer:
         ChangeDataModule,
         args=args,
         save_config_callback=KeepConfig,
-        save_config_kwargs={"overwrite": True},  # a run that goes on does so in its own folder
+        save_config_kwargs={"overwrite": True},  # a resumed run continues in its own folder
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={**strict, "fit": {**strict, "usage": USAGE, "description": DESCRIPTION}},

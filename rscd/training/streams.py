@@ -1,7 +1,7 @@
-"""One stream of batches: which samples in which order, read how, and what happens to bad files.
+"""One stream of batches: order of samples, reading, and handling of unreadable files.
 
-The order is a function of (seed, epoch, pass) alone, shared out among processes before any worker
-sees it, so a run can be stopped at any batch and go on with the next one.
+The order is a function of (seed, epoch, pass) only, and is divided among processes before any
+worker sees it, so that a run can be interrupted at any batch and resumed with the next one.
 """
 
 import logging
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 Order = Callable[[int, int], Sequence[Any]]
-"""(epoch, pass within the epoch) -> what to ask the dataset for, in order."""
+"""(epoch, pass within the epoch) -> dataset indices or queries, in order."""
 
 ABOUT = frozenset({"name", "crs", "bounds", "transform", "gsd_m"})
-"""Keys that say where a sample comes from; they stay, as lists, whatever a method needs."""
+"""Keys that identify a sample; always kept, as lists, whatever a method needs."""
 PASSES = 2**20
-"""More passes over an endless dataset within one epoch than any run makes."""
+"""More passes over an endless dataset within one epoch than any run needs."""
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A sample that only fills up a process's share: nothing in it may be counted."""
+    """A sample that only pads a process's share: nothing in it may be counted."""
 
     item: Any
 
@@ -46,18 +46,18 @@ class Failure:
     name: str
     reason: str
     skippable: bool = True
-    """False for what leaving a sample out does not cure."""
+    """False for errors that skipping the sample does not solve."""
 
 
 class Reader(Dataset[Sample | Failure]):
-    """Samples with just the keys that were asked for; errors as values, to be met by the loader."""
+    """Samples with only the requested keys; errors are returned as values for the loader."""
 
     def __init__(self, dataset: Dataset[Any], keys: frozenset[str]) -> None:
         self.dataset = dataset
         self.keys = keys
 
     def __getitem__(self, item: Any) -> Sample | Failure:
-        """Read one sample; everything but ``keys`` and where it comes from is dropped."""
+        """Read one sample; everything except ``keys`` and its origin is dropped."""
         asked = item.item if isinstance(item, Repeat) else item
         try:
             sample = self.dataset[asked]
@@ -74,7 +74,7 @@ def _item_text(item: Any) -> str:
 
 
 def uncounted(sample: Sample) -> Sample:
-    """The sample with every label 255 = ignore and nothing valid."""
+    """The sample with all labels 255 = ignore and no valid pixel."""
     blank = {k: torch.full_like(v, IGNORE) for k, v in sample.items() if _is_labels(v)}
     if "valid" in sample:
         blank["valid"] = torch.zeros_like(sample["valid"])
@@ -86,11 +86,11 @@ def _is_labels(value: Any) -> bool:
 
 
 def collate(samples: Sequence[Sample | Failure]) -> tuple[Sample | None, list[Failure]]:
-    """Stack what was read; nothing is padded.
+    """Stack samples without padding.
 
     Returns:
-        The batch: tensors stacked, everything else as lists in the order of the samples. None when
-        there is nothing to stack, also because shapes or keys differ: that is a failure too.
+        The batch: tensors stacked, everything else as lists in the order of the samples. None if
+        there is nothing to stack, also because shapes or keys differ, which is a failure too.
     """
     failures = [s for s in samples if isinstance(s, Failure)]
     good = [s for s in samples if not isinstance(s, Failure)]
@@ -128,17 +128,17 @@ def _joined(values: list[Any]) -> Any:
 
 
 class Packed(NamedTuple):
-    """A tensor on its way from a worker, in a type that loses nothing and takes less room."""
+    """A tensor sent by a worker, losslessly converted to a smaller type."""
 
     values: Tensor
     dtype: torch.dtype
 
 
 def pack(tensor: Tensor) -> Tensor | Packed:
-    """The tensor in one or two bytes per value, if these hold all its values exactly.
+    """Convert a tensor to one or two bytes per value, if these represent all its values exactly.
 
-    Handing a batch from a worker to the trainer costs more than decoding it if every pixel of an
-    8-bit image travels as four bytes, and of a mask as eight.
+    Sending a batch from a worker to the trainer takes longer than decoding it if every pixel of an
+    8-bit image is sent as four bytes, and of a mask as eight.
     """
     if tensor.dtype not in (torch.float32, torch.int64) or tensor.numel() == 0:
         return tensor
@@ -156,7 +156,7 @@ def pack(tensor: Tensor) -> Tensor | Packed:
 
 
 def unpack(batch: Sample) -> Sample:
-    """The batch as it was stacked; pinned where it came pinned."""
+    """The batch as it was stacked; pinned if it arrived pinned."""
     return {k: _unpacked(v) if isinstance(v, Packed) else v for k, v in batch.items()}
 
 
@@ -174,20 +174,20 @@ def order_of(
     stride: PatchSize | None = None,
     length: int | None = None,
 ) -> Order:
-    """In which order a dataset is read.
+    """Order in which a dataset is read.
 
     Args:
-        dataset: with length and numbers from 0; endless with numbers beyond (an attribute
-            ``endless`` that is true); or georeferenced, asked by rectangles.
-        seed: numbers that name the stream.
+        dataset: one with a length and indices from 0, which may be exceeded if its attribute
+            ``endless`` is true; or a georeferenced one, queried by rectangles.
+        seed: numbers that identify the stream.
         shuffle: for training: a new order (new patches, new towns) in every pass. Otherwise the
-            same samples in their own order.
+            same samples in their original order.
         patch_size: side or (height, width) of a patch, pixels; georeferenced datasets only.
-        stride: from patch to patch where all are read in order; default the patch size.
-        length: random patches per pass; default as many as cover the scenes once.
+        stride: between patches, if all are read in order; default the patch size.
+        length: random patches per pass; by default enough to cover the scenes once.
 
     Raises:
-        DataError: when a patch size is missing or out of place, or the dataset has no length.
+        DataError: if a patch size is missing or not applicable, or the dataset has no length.
     """
     if isinstance(dataset, GeoDataset):
         if patch_size is None:
@@ -201,11 +201,11 @@ def order_of(
         return lambda _epoch, _turn: queries
     if not (patch_size is stride is length is None):
         raise DataError(
-            "patch_size, stride and length cut georeferenced scenes, this dataset has samples of "
-            "its own; leave them out"
+            "patch_size, stride and length apply to georeferenced scenes, this dataset has indexed "
+            "samples; remove them"
         )
     if not hasattr(dataset, "__len__"):
-        raise DataError("expected a dataset with a length; give one whose samples are numbered")
+        raise DataError("expected a dataset with a length; give one with indexed samples")
     count = len(dataset)
     if not shuffle:
         return lambda _epoch, _turn: range(count)
@@ -222,18 +222,18 @@ def _shuffled(count: int, seed: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of every pass a process reads."""
+    """The part of every pass that a process reads."""
 
     rank: int = 0
     world_size: int = 1
 
     def of(self, items: Sequence[Any], *, drop: bool) -> list[Any]:
-        """Every ``world_size``-th item; all shares have one length.
+        """Every ``world_size``-th item; all shares have the same length.
 
         Args:
             items: the pass.
-            drop: leave out the last few that do not go round; else shares are filled up with
-                samples that do not count.
+            drop: drop the last items that cannot be divided evenly; otherwise shares are padded
+                with samples that do not count.
         """
         rest = len(items) % self.world_size
         whole = list(items)
@@ -245,7 +245,7 @@ class Share:
 
 
 class Turns:
-    """The batches of a process: what a ``DataLoader`` takes as ``batch_sampler``."""
+    """The batches of a process, as ``batch_sampler`` of a ``DataLoader``."""
 
     def __init__(self, order: Order, batch_size: int, share: Share, *, training: bool) -> None:
         self.order = order
@@ -259,15 +259,15 @@ class Turns:
 
     @property
     def sampler(self) -> "Turns":
-        """Itself: Lightning tells the epoch to ``batch_sampler.sampler``."""
+        """Itself: Lightning sets the epoch of ``batch_sampler.sampler``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass belongs to."""
+        """Set the epoch of the next pass."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """Batches of the current turn from the first that is not skipped."""
+        """Batches of the current pass from the first that is not skipped."""
         return iter(self._batches(self.epoch, self.turn)[self.skip :])
 
     def __len__(self) -> int:
@@ -284,10 +284,10 @@ class Turns:
 
 
 class StreamLoader:
-    """Batches of a dataset, by workers or at once; resumable.
+    """Batches of a dataset, read by workers or in this process; resumable.
 
-    Iterating begins only with the first batch, so an epoch told in between still counts. What it
-    yields next after ``load_state_dict`` is what would have come next.
+    Iteration starts with the first batch, so that an epoch set before it still counts. After
+    ``load_state_dict`` it yields what would have come next.
     """
 
     def __init__(
@@ -304,17 +304,17 @@ class StreamLoader:
         """Set up; no worker starts yet.
 
         Args:
-            title: what the stream is called in messages.
-            reader: where samples come from.
-            turns: which, in which order.
-            seed: numbers that name the stream. Workers begin with chance of their own from it,
-                once: transforms that use it draw otherwise when a run goes on; the datasets of
-                rscd draw from numbers of the sample.
-            num_workers: processes that read; 0 reads in this one.
+            title: name of the stream in messages.
+            reader: source of samples.
+            turns: samples and their order.
+            seed: numbers that identify the stream. Workers seed their random generators with it,
+                so transforms that use these give different results in a resumed run; the datasets
+                of rscd seed theirs with the sample index.
+            num_workers: reader processes; 0 reads in this process.
             pin_memory: for faster copies to a GPU.
-            skip_broken: leave out samples that cannot be read, and count them in ``skipped``;
-                else the first one ends the run. Where a whole batch of training cannot be read, a
-                batch that can comes again: all processes count on as many as they were told.
+            skip_broken: skip unreadable samples and count them in ``skipped``; otherwise the first
+                one ends the run. If a whole training batch is unreadable, a readable batch is
+                repeated, because all processes must see the announced number.
         """
         self.title = title
         self.batch_sampler = turns
@@ -332,7 +332,7 @@ class StreamLoader:
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             worker_init_fn=_begin_worker,
-            # of its own: else every pass would use up some of the network's chance
+            # a separate generator: otherwise every pass would advance the global one
             generator=torch.Generator().manual_seed(int(state[0])),
         )
 
@@ -341,22 +341,22 @@ class StreamLoader:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Sample]:
-        """Begin a pass: the next of this epoch, or the first of a new one."""
+        """Start a pass: the next of this epoch, or the first of a new one."""
         return self._pass()
 
     def state_dict(self) -> dict[str, int]:
-        """Where the stream is: epoch, pass within it, and batches of it that were handed out."""
+        """Position of the stream: epoch, pass within it, and number of batches yielded."""
         epoch, turn = self._begun or (self.batch_sampler.epoch, 0)
         return {"epoch": epoch, "turn": turn, "served": self._served}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on behind that place, if the next epoch told is the same; else at its beginning."""
+        """Continue after that position if the next epoch set is the same, else at its beginning."""
         self._resume = dict(state)
 
     def close(self) -> None:
-        """End the workers; a later pass starts new ones.
+        """Stop the workers; a later pass starts new ones.
 
-        Left to the garbage collector, each of them can take five seconds to go.
+        If left to the garbage collector, each can take five seconds to stop.
         """
         iterator, self._iterator = self._iterator, None
         if iterator is not None and self._loader.num_workers:
@@ -364,7 +364,7 @@ class StreamLoader:
 
     @property
     def _iterator(self) -> Any:
-        """The workers' end here, where Lightning looks for it when a run fails."""
+        """The iterator over workers, where Lightning expects it when a run fails."""
         return self._loader._iterator
 
     @_iterator.setter
@@ -393,7 +393,7 @@ class StreamLoader:
             )
 
     def _place(self) -> tuple[int, int]:
-        """Pass and batches to skip."""
+        """Current pass and number of batches to skip."""
         epoch, resume = self.batch_sampler.epoch, self._resume
         self._resume = None
         if resume is not None and resume["epoch"] == epoch:
@@ -414,4 +414,4 @@ class StreamLoader:
 def _begin_worker(_worker: int) -> None:
     import cv2
 
-    cv2.setNumThreads(0)  # each worker is one of many: threads of its own only get in the way
+    cv2.setNumThreads(0)  # with many workers, threads within each only compete for cores

@@ -1,4 +1,4 @@
-"""ChangeTask: the one LightningModule. It never asks which method it holds."""
+"""ChangeTask: the only LightningModule. It treats all methods alike."""
 
 import json
 import logging
@@ -30,11 +30,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 PATIENCE_WITHOUT_CHANGE = 3
-"""Validations in a row without a changed pixel after which the run is called collapsed."""
+"""Consecutive validations without a changed pixel after which a run counts as collapsed."""
 
 
 class ChangeTask(LightningModule):
-    """Train and validate a method; all arguments are plain data and lie in the checkpoint."""
+    """Train and validate a method; all arguments are plain data and stored in the checkpoint."""
 
     def __init__(
         self,
@@ -56,21 +56,20 @@ class ChangeTask(LightningModule):
         Args:
             method: name in `rscd.methods.registry.METHODS`.
             method_args: of that method.
-            lr: base learning rate; a method may scale it by group.
+            lr: base learning rate; a method may scale it per group.
             optimizer: one of `OPTIMIZERS`.
             optimizer_args: its further arguments.
             schedule: name in `rscd.methods.parts.schedules.SCHEDULES`, per optimiser step.
             schedule_args: its further arguments.
             warmup_steps: linear warm-up before the schedule.
-            patch_size: pixels per side that prediction feeds at once.
-            halo: pixels of context per side of which prediction trims the result.
-            channels_last: keep weights and activations with channels last, which processors and
-                GPUs convolve faster: a fifth less time for the tiny network on a CPU.
-            card: whatever else a user of the weights should know (bands, data, licence).
+            patch_size: side in pixels of the input of prediction.
+            halo: context in pixels per side that prediction trims from the result.
+            channels_last: store weights and activations with channels last, which CPUs and GPUs
+                convolve faster: a fifth less time for the tiny network on a CPU.
+            card: other facts for users of the weights (bands, data, licence).
 
         Raises:
-            UsageError: for an unknown name, a negative rate, or a halo that leaves nothing of a
-                patch.
+            UsageError: for an unknown name, a negative rate, or a halo of half the patch or more.
         """
         super().__init__()
         self.save_hyperparameters()
@@ -118,32 +117,33 @@ class ChangeTask(LightningModule):
 
     @property
     def needs(self) -> Mapping[str, frozenset[str]]:
-        """Streams and keys the method asks the data module for."""
+        """Streams and keys that the method needs from the data module."""
         return self.method.needs
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Give every step chance of its own, so that a run that goes on draws what it would have.
+        """Seed the random generators for every step, so that a resumed run draws the same numbers.
 
-        Seeds are those of the run, the process, the epoch and the batch; dropout and whatever a
-        method draws from ``torch.initial_seed()`` follow from them.
+        The seed depends on the run, the process, the epoch and the batch; it determines dropout and
+        all random numbers a method derives from ``torch.initial_seed()``.
         """
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         keys = (seed, self.global_rank, self.current_epoch, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
-        """The first part of the method's losses; `on_after_backward` goes through the others."""
+        """The first part of the method's losses; `on_after_backward` handles the others."""
         total = int(self.trainer.estimated_stepping_batches)
         parts = self.method.loss_parts(batch, self.global_step, total)
-        if self.trainer.world_size > 1:  # gradients are exchanged once, after one backward pass
+        # DDP synchronises gradients once, after a single backward pass
+        if self.trainer.world_size > 1:
             parts = iter([{name: value for part in parts for name, value in part.items()}])
         self._parts, self._terms = parts, {}
         return self._sum(next(self._parts))
 
     def on_after_backward(self) -> None:
-        """Make the next part of the losses and go through it; comes back here until none is left.
+        """Compute and backpropagate the next part of the losses, recursively until none is left.
 
-        Lightning clips gradients and steps afterwards, so all parts count.
+        Lightning clips gradients and steps afterwards, so that all parts count.
         """
         strategy = self.trainer.strategy
         with strategy.precision_plugin.train_step_context():
@@ -154,22 +154,23 @@ class ChangeTask(LightningModule):
         strategy.backward(loss, None)
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Sum of some losses, each noted by its name.
+        """Sum of some losses, each recorded by name.
 
         Raises:
-            RscdError: when it is no number: everything learnt from it would be none either.
+            RscdError: if it is not finite: it would make all weights NaN.
         """
         self._terms |= {name: value.detach() for name, value in terms.items()}
         loss = torch.stack(list(terms.values())).sum()
         finite = all_finite(loss.detach())
-        if self.trainer.world_size > 1:  # all processes stop, or none would hear of it
+        # all processes must stop together, or the others would wait forever
+        if self.trainer.world_size > 1:
             finite = self.trainer.strategy.reduce_boolean_decision(finite, all=True)
         if not finite:
             found = ", ".join(f"{name} {float(value):g}" for name, value in self._terms.items())
             raise RscdError(
-                f"expected a loss that is a number, found {found} at step {self.global_step} "
+                f"expected a finite loss, found {found} at step {self.global_step} "
                 f"(epoch {self.current_epoch}); lower model.lr, clip gradients with "
-                "trainer.gradient_clip_val, or look for values in the images that are none"
+                "trainer.gradient_clip_val, or look for NaN or infinity in the images"
             )
         return loss
 
@@ -192,7 +193,7 @@ class ChangeTask(LightningModule):
         return change_prob
 
     def on_validation_epoch_end(self) -> None:
-        """Log all metrics, and say so when nothing is ever called change."""
+        """Log all metrics, and warn if nothing is ever predicted as change."""
         found = {name: float(value) for name, value in self.metrics.compute().items()}
         counts = self.metrics.counts(self.metrics.threshold)
         self.metrics.reset()
@@ -208,17 +209,17 @@ class ChangeTask(LightningModule):
             self._watch_collapse(counts.predicted[1], counts.true[1])
 
     def on_test_epoch_start(self) -> None:
-        """Measure at the threshold that validation chose, 0.5 without a validation."""
+        """Measure at the threshold chosen in validation, 0.5 without one."""
         threshold = self.best.get("best_threshold", 0.5)
         self.test_metrics = ChangeMetrics(threshold).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Pool the counts of what prediction gives; nothing of the mask is used for it."""
+        """Pool the counts of predictions, which do not use the mask."""
         change_prob = self._numbers(self.method.predict(batch["image"]), "test")
         self.test_metrics.update(change_prob, batch["mask"])
 
     def _numbers(self, change_prob: Tensor, split: str) -> Tensor:
-        """The probabilities, which must be numbers: nothing could be measured by others."""
+        """The probabilities; refuses NaN, which cannot be measured."""
         if not all_finite(change_prob):
             raise ModelError(
                 f"expected probabilities from the network, found NaN in {split} at step "
@@ -263,13 +264,13 @@ class ChangeTask(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card: all that prediction needs beside the weights.
+        """Add the card: everything prediction needs besides the weights.
 
-        What the file builds when it is loaded gets its weights from the file, so the recipe it
-        holds no longer names those it began with; the card does.
+        A network built from the file gets its weights from the file, so the stored arguments no
+        longer name the initial weights; the card does.
 
         Raises:
-            ModelError: for weights that are no numbers; nothing is written then.
+            ModelError: for weights that are not finite; nothing is written then.
         """
         self._check_weights(checkpoint, "to save")
         checkpoint[CARD_KEY] = self.card()
@@ -278,10 +279,10 @@ class ChangeTask(LightningModule):
         checkpoint["hyper_parameters"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the metrics, and with them the threshold.
+        """Restore the metrics, and with them the threshold.
 
         Raises:
-            ModelError: for weights that are no numbers.
+            ModelError: for weights that are not finite.
         """
         self._check_weights(checkpoint, "in the checkpoint")
         self.best = dict(checkpoint[CARD_KEY]["metrics"])
@@ -290,7 +291,7 @@ class ChangeTask(LightningModule):
         broken = non_finite(checkpoint["state_dict"])
         if broken:
             raise ModelError(
-                f"expected weights {where} that are numbers, found NaN or infinity in "
+                f"expected finite weights {where}, found NaN or infinity in "
                 f"{len(broken)} of them, such as {broken[0]}, at step "
                 f"{checkpoint['global_step']}; lower model.lr or clip gradients with "
                 "trainer.gradient_clip_val, and resume from an earlier checkpoint"
@@ -317,18 +318,18 @@ class ChangeTask(LightningModule):
 
 
 def _check_plain(card: Mapping[str, Any]) -> None:
-    """Checkpoints load without running code only if what they hold is plain data."""
+    """Refuse anything but plain data, so that checkpoints load without running code."""
     try:
         json.dumps(card)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"expected plain data in card (texts, numbers, lists), found {card}: {error}; put "
+            f"expected plain data in card (text, numbers, lists), found {card}: {error}; put "
             "quotes around dates"
         ) from error
 
 
 def _without_weights(method_args: dict[str, Any] | None) -> dict[str, Any]:
-    """The arguments with ``weights: null`` wherever networks are told to begin with some."""
+    """The arguments with every ``weights`` replaced by null."""
     args = dict(method_args or {})
     for name, value in args.items():
         if isinstance(value, dict):

@@ -45,7 +45,7 @@ CONTENTS = {
     "page": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "found a web page at {path}"),
     "denied": (
         b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
-        "found an error message of a server at {path}",
+        "found an error message from a server at {path}",
     ),
     "text": (b"hello\n", "found text at {path}; check the file"),
     "item": (json.dumps(ITEM).encode(), "STAC Item, .* asset: https://a.b/B04.tif"),
@@ -162,7 +162,7 @@ def test_answers_of_a_server(server: str, code: int, said: str) -> None:
 
 
 def test_a_server_that_is_not_there() -> None:
-    assert "found no way to the server" in refusal("http://127.0.0.1:1/a.tif")
+    assert "found no connection to the server" in refusal("http://127.0.0.1:1/a.tif")
 
 
 def test_names_that_no_library_takes(tmp_path: Path, write_tif) -> None:

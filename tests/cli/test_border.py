@@ -21,7 +21,7 @@ from rscd.cli import main
 from rscd.geo.changemap import RawRaster
 from rscd.inference.shipped import shipped_path
 
-FAULT = "this is a fault of rscd"
+FAULT = "this is a bug in rscd"
 SIDE = 48
 
 

@@ -87,7 +87,7 @@ def test_a_detector_on_a_split_as_text_json_and_pictures(capsys, folder, tmp_pat
         "pairs: 5",
         "pixels counted: 40,000",
         r"IoU of change +0\.\d{4} +0\.\d{4}",
-        r"\* the best threshold, chosen on these very pixels: not a fair estimate",
+        r"\* the best threshold, chosen on these same pixels: not a fair estimate",
         r"objects \(IoU of 0.5 or more\): 5 of 5 found",
     ):
         assert re.search(text, out), out
@@ -161,8 +161,8 @@ def test_pixels_without_prediction_are_said(capsys, scene, tmp_path, write_tif):
     part[:40] = 0
     path = write_tif(tmp_path / "part.tif", part, nodata=255)
     _, out, _ = run(capsys, path, scene["truth"], "--unlabelled", "127", "-q")
-    assert "without prediction: 2,000 (33.3 % of the labelled), left out" in out
-    assert "no change was predicted" in out
+    assert "without prediction: 2,000 (33.3 % of the labelled), ignored" in out
+    assert "no counted pixel was predicted as change" in out
     options = ("--unlabelled", "127", "--missing-is-no-change", "--json", "-q")
     _, out, _ = run(capsys, path, scene["truth"], *options)
     assert json.loads(out)["pixels"]["without_prediction"] == 0
@@ -172,7 +172,7 @@ def test_pixels_without_prediction_are_said(capsys, scene, tmp_path, write_tif):
 def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
     change, truth = scene["change.tif"], scene["truth"]
     cases = [
-        (r"expected a folder of image pairs, .* found .*change.tif alone; .*", change),
+        (r"expected a folder of image pairs, .* found only .*change.tif; .*", change),
         (r"expected --like only with a prediction and a truth, .*", folder, "--like", change),
         (r"expected --model only with a folder of image pairs, .*", change, truth, "-m", "cva"),
         (r"expected a raster or vector as prediction .*", folder, truth),
@@ -257,7 +257,7 @@ def test_options_of_street_sets_and_of_others(tmp_path, folder, capsys):
     for name in ("t0", "t1", "mask"):
         (tmp_path / name).mkdir()
         assert cv2.imwrite(str(tmp_path / name / "0.png"), np.zeros((9, 9, 3), np.uint8))
-    refused(capsys, 2, r".*--bands only with other pairs.*", tmp_path, "--bands", "1")
+    refused(capsys, 2, r".*--bands only with other kinds of pairs.*", tmp_path, "--bands", "1")
     refused(capsys, 1, r".*no split .* found 'test'.*", tmp_path, "--split", "test")
     code, _, err = run(capsys, folder, "--size", "0,5")
     assert code == 2
@@ -275,7 +275,7 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
     there = tmp_path / "sheet.png"
     there.write_text("mine")
     maps = (scene["change.tif"], scene["truth"], "--unlabelled", "127", "--change-value", "255")
-    refused(capsys, 1, r".*sheet\.png already there; add --overwrite", *maps, "-o", there)
+    refused(capsys, 1, r".*sheet\.png exists; add --overwrite", *maps, "-o", there)
     refused(capsys, 2, ".*one named twice.*", *maps, "-o", there, "--reliability", there)
     assert run(capsys, *maps, "-o", there, "--overwrite")[0] == 0
     assert there.read_bytes()[:4] == b"\x89PNG"

@@ -182,7 +182,7 @@ def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monke
     argv = ["events", str(tmp_path / "t1"), str(tmp_path / "t2"), *WORDS]
     argv += ["--segmenter", "precomputed", OPTION, f"folder={scene / 'ape'}", "-q"]
     assert main([*argv, "-o", str(tmp_path / "all.gpkg")]) == 2
-    assert "expected {name} in what is written" in capsys.readouterr().err
+    assert "expected {name} in output names" in capsys.readouterr().err
     assert main([*argv, "-o", str(tmp_path / "{name}.gpkg")]) == 0
     assert len(loaded) == 1
     for name in ("a", "b"):

@@ -84,7 +84,7 @@ def test_a_run_that_fails_has_removed_nothing(scene, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(raster, "copy", full)
     assert predict(scene, tmp_path, "--overwrite", "--threshold", "0.9") == 1
-    assert "what was computed is kept in" in capsys.readouterr().err
+    assert "the computed part is kept in" in capsys.readouterr().err
     assert files(tmp_path) == before
 
 

@@ -580,7 +580,7 @@ class TestRefusals:
             capsys,
             tmp_path,
             1,
-            "expected to write .* may not be written.*",
+            "expected to write .* is not writable.*",
             "predict",
             *scene,
             "-o",

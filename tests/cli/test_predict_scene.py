@@ -152,14 +152,14 @@ def test_what_cannot_be_meant(weights: Path, tmp_path: Path, capsys) -> None:  #
     assert "1 without a partner, such as 1" in error(a, b, *outputs)
     picture(tmp_path / "b" / "1.png", 1)
     fixed = str(tmp_path / "change.png")
-    assert "expected {name} in what is written" in error(a, b, "-m", str(weights), "-o", fixed)
+    assert "expected {name} in output names" in error(a, b, "-m", str(weights), "-o", fixed)
     two = str(tmp_path / "b" / "1.png")
     flow = ["--flow", str(tmp_path / "flow.tif")]
     assert "expected a model with flow" in error(
         str(one), two, "-m", "cva", "-o", str(tmp_path / "c.tif"), *flow
     )
     assert not list(tmp_path.glob("*.tif"))  # said before any work
-    assert "leave out --msi and --tta" in error(
+    assert "drop --msi and --tta" in error(
         str(one), two, "-m", str(weights), "--tta", "1", "-o", str(tmp_path / "c.tif"), *flow
     )
     assert not list(tmp_path.glob("*.tif"))

@@ -1,4 +1,4 @@
-"""Pair folders: every layout gives the same samples, and only what was asked for is opened."""
+"""Pair folders: every layout gives the same samples, and only requested files are opened."""
 
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def test_explicit_folders_and_ambiguity(tmp_path: Path) -> None:
 def test_names_select_and_order(tmp_path: Path) -> None:
     make(tmp_path)
     assert PairFolder(tmp_path, names=["p2.png", "p0"]).names == ("p2", "p0")
-    with pytest.raises(DataError, match=r"1 of 2 named pairs are not there, first 'q'"):
+    with pytest.raises(DataError, match=r"1 of 2 named pairs do not exist, first 'q'"):
         PairFolder(tmp_path, names=["p0", "q"])
 
 
@@ -357,7 +357,7 @@ def test_weak_labels_never_open_a_mask(tmp_path: Path) -> None:
 
 def test_weak_labels_need_a_list(tmp_path: Path) -> None:
     make(tmp_path / "train")
-    with pytest.raises(DataError, match=r"asked for without masks.*train_label.txt"):
+    with pytest.raises(DataError, match=r"requested without masks.*train_label.txt"):
         PairFolder(tmp_path, "train", keys={"image", "label"})
     given = PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1.png": 0, "p2": 1})
     assert [int(sample["label"]) for sample in given] == [1, 0, 1]
@@ -428,7 +428,7 @@ def test_missing_datasets_say_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere: expected a dataset folder, found nothing"):
         PairFolder(tmp_path / "nowhere")
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(DataError, match=r"looked for A/ B/ label/.*train/.*found pictures/"):
+    with pytest.raises(DataError, match=r"searched for A/ B/ label/.*train/.*found pictures/"):
         PairFolder(tmp_path)
     for name in ("A", "B"):
         (tmp_path / name).mkdir()
@@ -439,7 +439,7 @@ def test_missing_datasets_say_what_was_looked_for(tmp_path: Path) -> None:
 def test_one_name_in_two_formats(tmp_path: Path) -> None:
     make(tmp_path)
     save(tmp_path / "A" / "p0.tif", pixels(0))
-    with pytest.raises(DataError, match=r"p0\.png and p0\.tif have one name"):
+    with pytest.raises(DataError, match=r"p0\.png and p0\.tif have the same name"):
         PairFolder(tmp_path)
 
 

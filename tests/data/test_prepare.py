@@ -358,7 +358,7 @@ def test_incomplete_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"size \(before\.png 90 x 70, after\.png 91 x 70"):
         prepare("whu", tmp_path / "src", tmp_path / "dst")
     write_picture(tmp_path / "src" / "after" / "after.png", random_pixels((3, 70, 90), 0))
-    with pytest.raises(DataError, match="hold no tile of 256"):
+    with pytest.raises(DataError, match="contain no tile of 256"):
         prepare("whu", tmp_path / "src", tmp_path / "dst")
     parts(tmp_path / "levir", {"train": 1, "val": 1, "test": 1}, 32)
     (tmp_path / "levir" / "val" / "label" / "val_1.png").unlink()

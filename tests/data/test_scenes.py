@@ -492,7 +492,7 @@ def test_mistakes_are_named(scene: Scene, tmp_path: Path, write_tif: WriteTif) -
         ScenePairs([Scene(scene.t1, scene.t2, "a.tif", buildings=("b", "c"))])
     with pytest.raises(DataError, match="later than t2"):
         ScenePairs([Scene(scene.t1, scene.t2, dates=("2020-01-01", "2019-01-01"))])
-    with pytest.raises(DataError, match="are no dates"):
+    with pytest.raises(DataError, match="are not dates"):
         ScenePairs([Scene(scene.t1, scene.t2, dates=("summer", "2019-01-01"))])
     polygons = write_polygons(tmp_path / "b.gpkg", squares(1, 3))
     with pytest.raises(DataError, match="no column 'nr'"):

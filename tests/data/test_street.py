@@ -106,7 +106,7 @@ def test_changesim_pose_filter(tmp_path: Path) -> None:
 
 
 def test_changesim_incomplete(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no ChangeSim pairs; looked for Warehouse_\*/Seq_"):
+    with pytest.raises(DataError, match=r"no ChangeSim pairs; expected Warehouse_\*/Seq_"):
         ChangeSim(tmp_path)
     base = changesim(tmp_path) / "Query_Seq_Train" / "Warehouse_0" / "Seq_0"
     (base / "change_segmentation" / "2.png").unlink()
@@ -205,17 +205,17 @@ def test_pcd_ready_crops(tmp_path: Path) -> None:
 
 
 def test_pcd_failures(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no PCD pairs; looked for TSUNAMI, GSV"):
+    with pytest.raises(DataError, match="no PCD pairs; expected TSUNAMI, GSV"):
         PCD(tmp_path)
     with pytest.raises(DataError, match="fold is 5"):
         PCD(tmp_path, fold=5)
     base = tmp_path / "GSV"
     for date in ("t0", "t1"):
         save(base / date / "a.png", picture(0))
-    with pytest.raises(DataError, match=r"crops need pictures 224 pixels high .* found 16 x 12"):
+    with pytest.raises(DataError, match=r"crops need images 224 pixels high .* found 16 x 12"):
         PCD(tmp_path, "all", keys={"image"})[0]
     (base / "t1" / "a.png").unlink()
-    with pytest.raises(DataError, match="no picture 'a' beside t0"):
+    with pytest.raises(DataError, match="no image 'a' beside t0"):
         PCD(tmp_path, "all")
 
 
@@ -240,10 +240,10 @@ def test_vl_cmu_cd(tmp_path: Path) -> None:
     whole = VLCMUCD(tmp_path / "set", "all", keys={"mask", "label"})
     assert whole.names == ("003_00", "003_01", "003_10")
     assert whole[0]["label"] == 0
-    with pytest.raises(DataError, match="no VL-CMU-CD pairs; looked for train/"):
+    with pytest.raises(DataError, match="no VL-CMU-CD pairs; expected train/"):
         VLCMUCD(tmp_path / "set")
     (raw / "RGB" / "2_10.png").unlink()
-    with pytest.raises(DataError, match=r"2_10\.png: the later picture"):
+    with pytest.raises(DataError, match=r"2_10\.png: the later image"):
         VLCMUCD(tmp_path / "set", "all")
 
 

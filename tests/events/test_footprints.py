@@ -228,7 +228,7 @@ def test_what_only_geopandas_knows(tmp_path, capsys):
     pairs = [("way", 1), ("way", 2), ("relation", 7), ("way", 3)]
     frame.index = pd.MultiIndex.from_tuples(pairs, names=["element", "id"])
     found = read(compared(tmp_path, frame, ".gpkg"))
-    assert "left out the further geometries centre" in capsys.readouterr().err
+    assert "omitted the additional geometries centre" in capsys.readouterr().err
     assert found["feature"].tolist() == ["way/1", "way/2", "relation/7", "way/3"]
     assert found["source_id"].tolist() == [1, 2, 7, 3]
 
@@ -386,7 +386,7 @@ def test_different_extents_are_said(tmp_path, t1, capsys):
     t1.to_file(paths[0])
     t1[:1].to_file(paths[1])
     assert events(*paths, "-o", tmp_path / "out.gpkg") == 0
-    assert "2 of 3 footprints lie outside the other layer's extent" in capsys.readouterr().err
+    assert "2 of 3 footprints are outside the other layer's extent" in capsys.readouterr().err
     first, second = (read_footprints(path) for path in paths)
     assert [mask.tolist() for mask in outside(first, second)] == [[False, True, True], [False]]
 

@@ -417,7 +417,7 @@ def test_mistakes_are_named():
         concept_prob(np.zeros((2, 3, 3), np.uint8), (0,))
     with pytest.raises(DataError, match=r"\(C,H,W\)"):
         concept_prob(prob[0], (0,))
-    with pytest.raises(UsageError, match="of the background"):
+    with pytest.raises(UsageError, match="one background prompt"):
         concept_prob(prob, (0, 1))
     with pytest.raises(UsageError, match="planes below 2"):
         concept_prob(prob, (5,))

@@ -110,7 +110,7 @@ def test_rows_that_are_lost(tmp_path, monkeypatch, suffix):
         "write_dataframe",
         lambda frame, where, **keywords: write(frame[:-1], where, **keywords),
     )
-    with pytest.raises(OutputError, match="40 features read back otherwise"):
+    with pytest.raises(OutputError, match="read-back mismatch in 40 features"):
         write_vector(polygons(), tmp_path / f"c{suffix}", provenance={})
     assert list(tmp_path.iterdir()) == []
 
@@ -128,7 +128,7 @@ def test_values_that_are_lost(tmp_path, monkeypatch, suffix, column):
         write(frame, where, **keywords)
 
     monkeypatch.setattr(vector.pyogrio, "write_dataframe", written)
-    with pytest.raises(OutputError, match="geometry and attributes read back otherwise"):
+    with pytest.raises(OutputError, match="read-back mismatch in geometry and attributes"):
         write_vector(polygons(), tmp_path / f"c{suffix}", provenance={})
 
 
@@ -155,7 +155,7 @@ def without(statement):
 )
 def test_parts_of_a_geopackage_that_are_lost(tmp_path, monkeypatch, statement):
     losing(monkeypatch, without(statement))
-    with pytest.raises(OutputError, match="read back otherwise"):
+    with pytest.raises(OutputError, match="read-back mismatch"):
         write_vector(polygons(), tmp_path / "c.gpkg", provenance={"a": 1})
     assert list(tmp_path.iterdir()) == []
 
@@ -165,7 +165,7 @@ def test_a_parquet_table_that_reads_otherwise(tmp_path, monkeypatch):
     monkeypatch.setattr(
         vector.pyarrow.parquet, "write_table", lambda t, *a, **k: write(t.slice(1), *a, **k)
     )
-    with pytest.raises(OutputError, match="the table read back otherwise"):
+    with pytest.raises(OutputError, match="read-back mismatch in the table"):
         write_vector(polygons(), tmp_path / "c.parquet", provenance={})
 
 
@@ -222,7 +222,7 @@ def test_pixels_of_flow_that_are_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(
         rasterio.io.DatasetWriter, "write", lambda d, a, **k: written(d, np.round(a, 2), **k)
     )
-    with pytest.raises(OutputError, match="pixels read back otherwise"):
+    with pytest.raises(OutputError, match="read-back mismatch in pixels"):
         write_flow(grid, pieces, tmp_path / "flow.tif", {"a": (1, 2)})
     assert [path.name for path in tmp_path.iterdir()] == ["good.tif"]
 
@@ -245,7 +245,7 @@ def test_weights_that_read_otherwise(tmp_path, monkeypatch):
     write_weights(tmp_path / "w.safetensors", tensors, {"name": "x"})
     before = (tmp_path / "w.safetensors").read_bytes()
     monkeypatch.setattr(os, "fsync", lambda file: os.ftruncate(file, os.fstat(file).st_size - 1))
-    with pytest.raises(OutputError, match="read back otherwise"):
+    with pytest.raises(OutputError, match="read-back mismatch"):
         write_weights(tmp_path / "w.safetensors", tensors, {"name": "y"})
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
     assert (tmp_path / "w.safetensors").read_bytes() == before

@@ -1,4 +1,4 @@
-"""The journal: a run that was stopped goes on, and never with other inputs."""
+"""The journal: an interrupted run resumes, but never with other inputs."""
 
 import errno
 import json
@@ -55,7 +55,7 @@ class TestJournal:
             assert not journal.resumed
             assert journal.done() == {}
             assert not (tmp_path / "work" / "prob.img").exists()
-        assert "starting anew" in caplog.text
+        assert "starting over" in caplog.text
 
     def test_the_same_identity_is_not_announced(self, tmp_path, caplog):
         for _ in range(2):
@@ -308,7 +308,7 @@ def test_another_input_starts_anew(write_tif, tmp_path, monkeypatch, capsys):
     write_tif(tmp_path / "t2.tif", t2[:, ::-1])
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "starting anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
 
 
 def test_going_on_is_announced(scene, tmp_path, monkeypatch, capsys):
@@ -326,10 +326,10 @@ def test_going_on_is_announced(scene, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupt(patch, 4)
         assert main(arguments) == 130
-    assert capsys.readouterr().err.endswith("the same command goes on where it stopped\n")
+    assert capsys.readouterr().err.endswith("the same command resumes\n")
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert "going on with the interrupted run" in said.err
+    assert "resuming the interrupted run" in said.err
     assert json.loads(said.out)["resumed"] is True
 
 
@@ -443,7 +443,7 @@ def test_killed_while_it_clears_away_a_run_is_done(
     assert len(json.loads(capsys.readouterr().out)["outputs"]) == len(OUTPUTS)
     assert contents(tmp_path) == uninterrupted
     assert main(arguments) == 1  # from now on they are files like any other
-    assert "already there" in capsys.readouterr().err
+    assert "exists; add --overwrite" in capsys.readouterr().err
 
 
 def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
@@ -454,7 +454,7 @@ def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
         assert main(command(scene, tmp_path, "--tile-size", "50")) == 130
     capsys.readouterr()
     assert main(command(scene, tmp_path, "--threshold", "0.9")) == 1
-    assert "already there" in capsys.readouterr().err
+    assert "exists; add --overwrite" in capsys.readouterr().err
 
 
 def _interrupted(*_):
@@ -469,7 +469,7 @@ def test_a_disk_that_fills_up_during_the_work_says_what_is_kept(
         interrupt(patch, 9, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         assert main(arguments) == 1
     said = capsys.readouterr().err
-    assert re.fullmatch(r"rscd: expected .*; what was computed is kept in .*\.rscd, and.*\n", said)
+    assert re.fullmatch(r"rscd: expected .*; the computed part is kept in .*\.rscd, and.*\n", said)
     assert main(arguments) == 0
     assert contents(tmp_path) == uninterrupted
 

@@ -54,7 +54,7 @@ def test_a_shift_between_changed_dates_is_found(tmp_path, write_tif, town, caplo
     found = warn_of_shift(pair)
     assert found is not None
     assert np.hypot(found.cols - cols, found.rows - rows) < 1
-    assert "t2 seems to lie" in caplog.text
+    assert "t2 seems to be shifted" in caplog.text
     assert ("to the left" in caplog.text) == (found.cols < 0)
     assert ("below" in caplog.text) == (found.rows > 0)
 

@@ -280,7 +280,7 @@ def test_the_fake_backend_and_its_warnings(dataset, capsys):
     assert main(argv) == 0
     said = capsys.readouterr().err
     assert "no object of the foreground in any image" in said
-    assert "is for demonstration: quote no accuracy" in said
+    assert "is for demonstration only: do not quote its accuracy" in said
     assert "reliable at both dates by gamma: 0.1: 100.0%" in said
 
 

@@ -110,7 +110,7 @@ def test_scores_that_the_disk_loses_are_noticed(tmp_path, monkeypatch):
         return written(path, content[:-1] if path.suffix == ".tif" else content)
 
     monkeypatch.setattr(Path, "write_bytes", losing)
-    with pytest.raises(OutputError, match=r"a_1\.tif, found: .* read back otherwise"):
+    with pytest.raises(OutputError, match=r"a_1\.tif, found: read-back mismatch"):
         store.write("a", "t1", a_prediction(), None, SOURCE)
     assert not store.is_complete("a", "t1", SOURCE)
     assert not list(tmp_path.rglob("*.tif"))

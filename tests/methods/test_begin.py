@@ -59,7 +59,7 @@ def test_a_teacher_of_another_combination_keeps_its_classifier(caplog):
     fresh = method.teacher.classifier.weight.clone()
     with caplog.at_level(logging.INFO):
         method.begin(trained.state_dict())
-    assert "the teacher begins with the encoder alone" in caplog.text
+    assert "only the encoder of the teacher is initialised" in caplog.text
     assert torch.equal(method.teacher.classifier.weight, fresh)
     for key, value in trained.model.state_dict().items():
         assert torch.equal(method.teacher.model.state_dict()[key], value), key

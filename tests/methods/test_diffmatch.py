@@ -181,7 +181,7 @@ def test_each_variant_asks_for_what_it_uses():
 
 
 def test_batch_norms_see_each_date_and_group_on_its_own():
-    """Partner without a trace, then t1 and t2 of [labeled; weak], then t1 and t2 of strong."""
+    """Partner without a trace, then t1 and t2 of [labelled; weak], then t1 and t2 of strong."""
     module = method()
     seen = []
 
@@ -203,7 +203,7 @@ def test_batch_norms_see_each_date_and_group_on_its_own():
 
 
 def captured_views(module, batches, seed=3):
-    """What goes into the network: weak partner, [labeled; weak], strong."""
+    """What goes into the network: weak partner, [labelled; weak], strong."""
     images = []
     encode = module.network.encode
 
@@ -278,7 +278,7 @@ def test_pseudo_labels_are_those_of_the_weak_view_in_train_mode(monkeypatch):
 
 
 def test_padding_and_nodata_count_in_no_loss():
-    """Where the unlabeled pair is not valid, whatever is predicted changes nothing."""
+    """Where the unlabelled pair is not valid, whatever is predicted changes nothing."""
     module = method("fixmatch", recipe={"conf_thresh": 0.0}, use_valid=True)
     batches = streams()
     batches["unlabeled"]["valid"] = torch.zeros(2, 1, 64, 64, dtype=torch.bool)

@@ -111,7 +111,7 @@ class TestAnyModel:
     def test_a_config_alone(self, any_model, tmp_path):
         name, folder = copied_model(any_model, tmp_path)
         (folder / "model.safetensors").unlink()
-        with pytest.raises(ModelError, match="found a config alone"):
+        with pytest.raises(ModelError, match="found only a config"):
             load_segmenter(name, {"model": str(folder)}, device="cpu")
 
     def test_no_tokenizer(self, any_model, tmp_path):
@@ -277,7 +277,7 @@ class TestFusion:
         found = planted(sam3_folder, model).predict([View(picture(4, 4))], PROMPTS)[0]
         assert model.asked == [2, 2, 1]
         assert found.prob[:, :, 0] == pytest.approx(sigmoid(4) * sigmoid(2), abs=1e-5)
-        assert "GPU memory is short: 2 phrases at once" in caplog.text
+        assert "GPU memory is short: 2 phrases per batch" in caplog.text
 
     def test_no_memory_at_all(self, sam3_folder):
         with pytest.raises(ModelError, match="expected more GPU memory for windows of 4 pixels"):

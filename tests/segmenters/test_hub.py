@@ -140,7 +140,7 @@ def test_what_the_hub_refuses(address, tmp_path):
     assert "found no 'owner/nothing'; check the spelling" in said["owner/nothing@None"]
     assert "found no 'tiny/clipseg' (revision no-such)" in said["tiny/clipseg@no-such"]
     told = python(FETCH, tmp_path, address, json.dumps(wanted[:1]), HF_TOKEN="hf_x")
-    assert "a token was found, it has no access" in told["owner/gated@None"]
+    assert "the token found has no access" in told["owner/gated@None"]
 
 
 @pytest.mark.parametrize("more", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["offline", "unreachable"])

@@ -36,7 +36,7 @@ class TestPrompts:
             ("house,", "tree", "found an empty one"),
             ("house", "tree=|wood", "found an empty one"),
             ("house", "tree,House", "found house repeated"),
-            ("house", "background", "which no model knows"),
+            ("house", "background", "which no model recognises"),
         ],
     )
     def test_bad_prompts_are_refused(self, foreground, background, message):

@@ -73,5 +73,5 @@ def test_words_and_only_known_ones():
     assert (found.prob[0] == found.prob[1]).all()
     assert found.instances is None
     assert segmenter.info.quality == "demo"
-    with pytest.raises(UsageError, match="has rules and no language, found 'airport'"):
+    with pytest.raises(UsageError, match="has only fixed rules, found 'airport'"):
         segmenter.predict([view], parse_prompts("airport", "road"))

@@ -1,4 +1,4 @@
-"""Pairs made of pictures of one date: what is change in them, and what never is."""
+"""Pairs made from images of one date: what is change in them, and what never is."""
 
 import cv2
 import numpy as np
@@ -201,7 +201,7 @@ def test_a_picture_that_is_missing_is_named(tmp_path):
     pd.DataFrame([("a", "1", 0.4, None)], columns=["set", "name", "gsd_m", "place"]).to_csv(
         tmp_path / "index.csv", index=False
     )
-    with pytest.raises(DataError, match=r"expected a picture, found none .*1\.jpg"):
+    with pytest.raises(DataError, match=r"expected a readable image, found none .*1\.jpg"):
         read_tiles(tmp_path, "val")
 
 

@@ -200,7 +200,7 @@ def test_folders_that_cannot_serve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="band"):
         FolderObjects.from_folder(tmp_path)(rng)
     cv2.imwrite(str(tmp_path / "broken.png"), np.zeros((8, 8, 3), np.uint16))
-    with pytest.raises(DataError, match="8-bit picture, found uint16"):
+    with pytest.raises(DataError, match="8-bit image, found uint16"):
         FolderBackgrounds.from_folder(tmp_path)(rng, (8, 8))
     with pytest.raises(DataError, match="alpha 0 everywhere"):
         trimmed(np.zeros((4, 5, 5), np.float32))

@@ -124,7 +124,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
         monkeypatch.setattr(
             rscd.base.files, "sha256_of", lambda p: (p.write_bytes(p.read_bytes()[:9]), real(p))[1]
         )
-    with pytest.raises(OSError, match=r"No space left|read back otherwise"):
+    with pytest.raises(OSError, match=r"No space left|read-back mismatch"):
         VerifiedIO().save_checkpoint({"a": torch.zeros(2)}, path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [LAST]

@@ -15,7 +15,7 @@ LAYERS = ("vl_change", "vl_t1", "vl_t2")
 
 
 def write_pairs(root, n=6, size=64):
-    """Masks lie beside labeled pairs and the one to validate on alone."""
+    """Masks lie beside labelled pairs and the one to validate on alone."""
     rng = np.random.default_rng(0)
     for i in range(n):
         for folder in ("A", "B", *LAYERS, "label"):

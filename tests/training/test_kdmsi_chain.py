@@ -123,7 +123,7 @@ def test_a_stopped_chain_goes_on(chain, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(rscd.training.run, "Panels", Stop)
         assert main(["train", "-c", str(chain)]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert torch.load(run / "kd" / "last.ckpt", weights_only=True)["global_step"] == 2
     assert main(["train", "-c", str(chain)]) == 0
     assert torch.load(run / "kd" / "last.ckpt", weights_only=True)["global_step"] == 4

@@ -290,11 +290,11 @@ def test_weights_of_another_network_are_refused(tmp_path):
     [
         (["--ckpt_path", "none.ckpt"], "found no file at none.ckpt"),
         (["--ckpt_path", "plain.ckpt"], "found a file without its card"),
-        (["--trainer.devices", "0"], "expected a run that this machine can do, found: .*devices"),
+        (["--trainer.devices", "0"], "expected a run that this machine supports, found: .*devices"),
         (["--data.batch_size", "0"], "expected batch_size of 1 or more"),
         (["--model.lr", "-1"], "expected a learning rate of 0 or more"),
         (["--ckpt_path", "text.ckpt"], "expected a checkpoint, found text at text.ckpt"),
-        (["--ckpt_path", "w.safetensors"], "begin a new run with --begin w.safetensors"),
+        (["--ckpt_path", "w.safetensors"], "start a new run with --begin w.safetensors"),
         (["--trainer.logger", "lightning.pytorch.loggers.CometLogger"], "Requirement 'comet-ml"),
         (
             ["--model.optimizer_args", "{betas: 3}"],

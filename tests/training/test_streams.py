@@ -306,7 +306,7 @@ def test_endless_datasets_go_on_in_every_pass() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(DataError, match="cut georeferenced scenes"):
+    with pytest.raises(DataError, match="apply to georeferenced scenes"):
         order_of(Numbers(3), (0,), shuffle=True, patch_size=64)
 
     class Lengthless(Dataset[Any]):

@@ -1,7 +1,7 @@
 """Change vector analysis with robust standardisation.
 
 Malila 1980, "Change vector analysis: an approach for detecting forest changes with Landsat", with
-a relative radiometric normalisation of the dates that the changed pixels do not take part in.
+a relative radiometric normalisation of the dates that excludes changed pixels.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ from rscd.inference.predictor import POINTWISE, Block, Tiling
 Float64Array = NDArray[np.float64]
 
 SPREAD_FLOOR = 1e-2
-"""Spread a difference has at least, in standard deviations of its band: where most pixels are
-equal at both dates, a difference that no eye can see must not count as many deviations."""
+"""Least spread of a difference, in standard deviations of its band: where most pixels are equal at
+both dates, an invisible difference must not count as many deviations."""
 
 MAD_TO_SIGMA = 1.4826
 """Standard deviation over median absolute deviation of a normal distribution."""
@@ -43,7 +43,7 @@ class Normalisation:
 
 
 def normalise(sample: FloatArray) -> Normalisation:
-    """Relative radiometric normalisation, each band for itself: (2, C, n) raw values."""
+    """Relative radiometric normalisation, band by band: (2, C, n) raw values."""
     bands = [_normalise_band(sample[:, band].astype(np.float64)) for band in range(sample.shape[1])]
     return Normalisation(
         np.stack([centre for centre, _ in bands], axis=1),
@@ -56,8 +56,8 @@ def _normalise_band(
 ) -> tuple[Float64Array, Float64Array]:
     """Centre (2,) and gain (2,) of one band from (2, n) values.
 
-    Mean and deviation of both dates are matched; pixels count the less the more they differ, until
-    that stays. (Medians alone fail where change and no change are equally common values.)
+    Mean and standard deviation of both dates are matched; pixels that differ more get less weight,
+    iterated until convergence. (Medians alone fail where change and no change are equally common.)
     """
     whole = dates.std(axis=1)
     if np.any(np.ptp(dates, axis=1) == 0):
@@ -67,7 +67,7 @@ def _normalise_band(
         previous = spread
         centre = np.average(dates, axis=1, weights=weight)
         variance = np.average((dates - centre[:, None]) ** 2, axis=1, weights=weight)
-        # a date most of which is one value must not shrink to that value
+        # a date that is mostly one value must not collapse to that value
         spread = np.maximum(np.sqrt(variance), SPREAD_FLOOR * whole)
         x, y = (dates - centre[:, None]) / spread[:, None]
         offset, scale = _median_and_spread(y - x)
@@ -88,8 +88,8 @@ class Cva:
     """Length of the standardised difference over all bands, with an automatic threshold.
 
     Differences are in robust standard deviations of the unchanged pixels, band by band. The
-    threshold is Otsu's on the length, but never below what one unchanged pixel in a thousand
-    exceeds.
+    threshold is Otsu's on the length, but never below the value that one unchanged pixel in a
+    thousand exceeds.
     """
 
     budget: int = BUDGET // 4
@@ -108,7 +108,7 @@ class Cva:
         """Normalise the dates to each other and choose the threshold on a sample of the scene.
 
         Raises:
-            SceneError: no pixel is usable at both dates.
+            SceneError: if no pixel is usable at both dates.
         """
         sample = sample_pixels(blocks, budget=self.budget)[:, :, 0]
         found = normalise(sample)

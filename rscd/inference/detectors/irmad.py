@@ -3,8 +3,9 @@
 Nielsen 2007, "The regularized iteratively reweighted MAD method for change detection in multi- and
 hyperspectral data", IEEE Transactions on Image Processing 16(2). Canonical correlation analysis
 pairs linear combinations of the bands of both dates; the differences of the pairs (MAD variates)
-do not depend on any affine change of either date's bands, so neither gains nor offsets of sensor
-and atmosphere matter. Pixels count by their probability of no change, until the correlations stay.
+do not depend on any affine change of either date's bands, so gains and offsets of sensor and
+atmosphere do not matter. Pixels are weighted by their probability of no change, iterated until the
+correlations converge.
 """
 
 from collections.abc import Iterable
@@ -25,18 +26,18 @@ from rscd.inference.predictor import POINTWISE, Block, Tiling
 Float64Array = NDArray[np.float64]
 
 RANK_TOLERANCE = 1e-10
-"""Directions whose share of the largest variance is below this are left out (singular bands)."""
+"""Directions with less than this fraction of the largest variance are ignored (singular bands)."""
 
 SPREAD_FLOOR = 1e-2
-"""Standard deviation a MAD variate has at least, its canonical variates having 1."""
+"""Least standard deviation of a MAD variate, relative to its canonical variates."""
 
 FEW_VARIATES = 5
-"""Below this the published iteration shrinks the variances to nothing (one and two variates) or to
-less than a third (three and four), and slowly: a scene of four bands took 71 iterations, and 24
-with the shrinkage undone in each."""
+"""Below this number the published iteration shrinks the variances to zero (one and two variates) or
+to less than a third (three and four), and slowly: a scene of four bands took 71 iterations, but 24
+with the shrinkage corrected in each."""
 
 SAMPLED = replace(POINTWISE, fit_bytes=28 * BUDGET)
-"""The sample in float32, and copies in float64 while it is centred and scaled."""
+"""Memory of the sample in float32 and of float64 copies while it is centred and scaled."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Mad:
     rho: Float64Array
     """(K,) canonical correlations in [0, 1]"""
     variance: Float64Array
-    """(K,) of the MAD variates among pixels without change"""
+    """(K,) variances of the MAD variates over unchanged pixels"""
 
     def variates(self, pixels: Float64Array) -> Float64Array:
         """(2, C, n) values -> (K, n) MAD variates."""
@@ -77,8 +78,8 @@ def no_change_p_value(chi_square: NDArray[Any], n_variates: int) -> NDArray[Any]
 def canonical_differences(mean: Float64Array, covariance: Float64Array, scale: float = 1.0) -> Mad:
     """MAD variates from the moments of two dates.
 
-    Each date is whitened in the directions in which it varies at all, so constant or repeated
-    bands need no special care; the singular values of the whitened cross-covariance are the
+    Each date is whitened in the directions in which it varies, so that constant or repeated bands
+    need no special treatment; the singular values of the whitened cross-covariance are the
     canonical correlations (Nielsen 2007, section II; variance of a MAD variate is 2 (1 - rho)).
 
     Args:
@@ -89,7 +90,7 @@ def canonical_differences(mean: Float64Array, covariance: Float64Array, scale: f
     bands, mean = mean.size // 2, mean.reshape(2, -1)
     white_x = _whitening(covariance[:bands, :bands])
     white_y = _whitening(covariance[bands:, bands:])
-    if 0 in (len(white_x), len(white_y)):  # a date without any contrast has nothing to compare
+    if 0 in (len(white_x), len(white_y)):  # a date without contrast gives nothing to compare
         nothing = np.zeros((0, bands))
         return Mad(nothing, nothing, mean, np.zeros(0), np.zeros(0))
     left, rho, right = np.linalg.svd(white_x @ covariance[:bands, bands:] @ white_y.T)
@@ -100,7 +101,7 @@ def canonical_differences(mean: Float64Array, covariance: Float64Array, scale: f
 
 
 def _whitening(covariance: Float64Array) -> Float64Array:
-    """(rank, C) matrix that turns the bands of one date into uncorrelated ones of variance 1."""
+    """(rank, C) matrix that transforms the bands of one date to uncorrelated ones of variance 1."""
     values, vectors = np.linalg.eigh(covariance)
     keep = values > max(values[-1], 0) * RANK_TOLERANCE
     whitening: Float64Array = (vectors[:, keep] / np.sqrt(values[keep])).T
@@ -108,7 +109,7 @@ def _whitening(covariance: Float64Array) -> Float64Array:
 
 
 def weighted_variance(variance: float, n_variates: int) -> float:
-    """Variance that unchanged pixels of true variance 1 show under the weights of an iteration.
+    """Variance of unchanged pixels of true variance 1 under the weights of an iteration.
 
     With Z chi-square with k degrees of freedom and weights P(Z' > Z / v) it is
     E[Z; Z < v Z'] / (k P(Z < v Z')), a ratio of incomplete beta functions of v / (1 + v), for
@@ -123,10 +124,10 @@ def weighted_variance(variance: float, n_variates: int) -> float:
 
 
 def settled_variance(n_variates: int) -> float:
-    """Variance at which the iteration comes to rest on unchanged pixels of true variance 1.
+    """Variance at which the iteration converges on unchanged pixels of true variance 1.
 
-    0.19 for three variates, 0.44 for six, 0.67 for sixteen. With one or two it would shrink to
-    nothing (a small variance v becomes 2k / (k + 2) v), and every pixel would end as change.
+    0.19 for three variates, 0.44 for six, 0.67 for sixteen. With one or two it would shrink to zero
+    (a small variance v becomes 2k / (k + 2) v), and every pixel would end up as change.
     """
     variance = 1.0
     for _ in range(200):
@@ -135,17 +136,19 @@ def settled_variance(n_variates: int) -> float:
 
 
 def irmad(pixels: Float64Array, max_iterations: int = 100, tolerance: float = 1e-2) -> Mad:
-    """Iterate canonical correlation and reweighting until no correlation moves.
+    """Iterate canonical correlation and reweighting until the correlations converge.
 
-    Reweighting makes variances too small even where nothing changed. With many variates this comes
-    to rest and is undone at the end, so that the statistic of unchanged pixels is chi-square again;
-    with fewer than ``FEW_VARIATES`` it is undone in each iteration, which Nielsen does not do.
+    Reweighting makes variances too small even where nothing changed. With many variates this
+    converges and is corrected at the end, so that the statistic of unchanged pixels is chi-square
+    again; with fewer than ``FEW_VARIATES`` it is corrected in each iteration, unlike in Nielsen's
+    method.
 
     Args:
         pixels: (2, C, n) values of both dates, scaled so that bands are comparable.
-        max_iterations: 1 gives the unweighted MAD transform.
-        tolerance: largest move of a canonical correlation that counts as none, as a share of its
-            distance from 1 (so that scenes that hardly differ are not given up too early).
+        max_iterations: 1 for the unweighted MAD transform.
+        tolerance: largest change of a canonical correlation at convergence, as a fraction of its
+            distance from 1 (so that iteration does not stop too early on scenes that hardly
+            differ).
     """
     stacked = pixels.reshape(-1, pixels.shape[-1])
     mad = canonical_differences(*weighted_moments(stacked, np.ones(stacked.shape[1])))
@@ -156,7 +159,7 @@ def irmad(pixels: Float64Array, max_iterations: int = 100, tolerance: float = 1e
         previous = mad
         moments = weighted_moments(stacked, _weights(previous, pixels))
         mad = canonical_differences(*moments, iterative)
-        if previous.rho.size != mad.rho.size:  # a band that is constant outside the change
+        if previous.rho.size != mad.rho.size:  # a band may be constant outside the change
             iterative, final = _corrections(mad.rho.size)
         elif np.all(np.abs(previous.variance - mad.variance) <= tolerance * mad.variance):
             break
@@ -182,8 +185,8 @@ def _corrections(n_variates: int) -> tuple[float, float]:
 class Irmad:
     """IR-MAD with an automatic threshold: Otsu's on the root of the chi-square statistic.
 
-    The threshold is never below the value that one unchanged pixel in a thousand exceeds, so a
-    scene without change does not come out half changed.
+    The threshold is never below the value that one unchanged pixel in a thousand exceeds, so that a
+    scene without change is not reported as half changed.
     """
 
     max_iterations: int = 100
@@ -209,7 +212,7 @@ class Irmad:
         """Estimate the canonical differences and the threshold from a sample of the scene.
 
         Raises:
-            SceneError: fewer usable pixels than the 2C + 1 that 2C bands ask for.
+            SceneError: if there are fewer usable pixels than the 2C + 1 that 2C bands require.
         """
         sample = sample_pixels(blocks, budget=self.budget)[:, :, 0]
         bands, n = sample.shape[1:]

@@ -13,8 +13,8 @@ def weighted_moments(
 ) -> tuple[Float64Array, Float64Array]:
     """Weighted mean (K,) and covariance (K, K) of (K, n) values.
 
-    Added up in chunks of fixed size and order, without a matrix product, whose order of summation
-    would follow the number of threads. Values should be centred roughly, or digits get lost.
+    Summed in chunks of fixed size and order, without a matrix product, whose order of summation
+    would depend on the number of threads. Values should be roughly centred to avoid cancellation.
     """
     size, n = values.shape
     first, second, total = np.zeros(size), np.zeros((size, size)), 0.0

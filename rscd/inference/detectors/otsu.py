@@ -5,10 +5,10 @@ from numpy.typing import NDArray
 
 
 def otsu_threshold(values: NDArray[np.floating]) -> float:
-    """The split of a set of numbers with the greatest variance between its two classes.
+    """Threshold that maximises the variance between two classes of numbers.
 
-    Every distinct value is a bin of its own, so there is no number of bins to choose and the
-    result follows any scaling of the values exactly. Among equal splits the lowest wins.
+    Every distinct value is its own bin, so that there is no bin count to choose and the result
+    scales exactly with the values. Among equal splits the lowest is taken.
     Otsu 1979, "A threshold selection method from gray-level histograms", eq. 14 and 18.
 
     Args:
@@ -16,13 +16,13 @@ def otsu_threshold(values: NDArray[np.floating]) -> float:
 
     Returns:
         The midpoint between the largest value below the split and the smallest above it;
-        the common value where all are equal.
+        the common value if all are equal.
     """
     ordered = np.sort(values, axis=None).astype(np.float64)
     last = np.flatnonzero(np.diff(ordered) > 0)  # last member of the lower class, per split
     if last.size == 0:
         return float(ordered[0])
-    # centred, so that the sums do not lose digits to a large common offset
+    # centred, so that a large common offset costs no precision
     sums = np.cumsum(ordered - ordered.mean())
     below = last + 1.0
     above = ordered.size - below

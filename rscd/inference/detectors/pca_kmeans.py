@@ -3,7 +3,7 @@
 Celik 2009, "Unsupervised change detection in satellite images using principal component analysis
 and k-means clustering", IEEE Geoscience and Remote Sensing Letters 6(4). Differences from the
 paper: any number of bands; the absolute difference is in robust standard deviations and limited to
-ten of them, so that a few clouds or bright roofs do not take a cluster for themselves; the
+ten of them, so that a few clouds or bright roofs do not form a cluster of their own; the
 neighbourhood is odd, so that it has a centre; the principal axes come from a random sample of
 neighbourhoods instead of all that do not overlap; k-means starts from Otsu's split of the mean
 difference, not at random.
@@ -30,20 +30,20 @@ LIMIT = 10.0
 """Largest difference that counts, in robust standard deviations of the unchanged pixels."""
 
 LEAST_CHANGE = 2.0
-"""The mean difference, in its strongest band, that the cluster of change has at least. Two
-clusters can be found in any noise; their mean differences lie around 0.8."""
+"""Least mean difference, in its strongest band, of the cluster of change. Two clusters can be found
+in any noise; their mean differences are around 0.8."""
 
 MAX_ITERATIONS = 100
 
 
 @dataclass(frozen=True)
 class PcaKmeansPredictor:
-    """Place of a pixel's neighbourhood between the cluster centres of no change and change.
+    """Position of a pixel's neighbourhood between the cluster centres of no change and change.
 
-    The nearer of two centres is told by the projection onto the line that joins them:
-    ``change_prob`` is 0 at the centre of no change (and beyond), 1 at that of change, and one half
-    where both are equally near. The projection is one linear filter of the absolute differences;
-    as in ``pointwise``, only operations that IEEE 754 fixes to the last bit are used.
+    The projection onto the line through both centres decides which is nearer: ``change_prob`` is 0
+    at the centre of no change (and beyond), 1 at that of change, and one half where both are
+    equally near. The projection is one linear filter of the absolute differences;
+    as in ``pointwise``, only operations are used whose results IEEE 754 defines to the last bit.
     """
 
     centre: Nested
@@ -74,9 +74,9 @@ class PcaKmeansPredictor:
         """Probabilities of a strip of rows.
 
         Args:
-            image: (2, C, h, W) the strip and the rows around it, as far as there are any.
+            image: (2, C, h, W) the strip with its surrounding rows, as far as available.
             valid: (h, W).
-            outside: rows of context that lack above and below.
+            outside: rows of context missing above and below.
         """
         halo = self.tiling.halo
         usable = usable_pixels(image, valid)
@@ -119,14 +119,14 @@ def principal_axes(features: FloatArray, components: int) -> tuple[Float64Array,
 
 
 def two_means(points: Float64Array, change: BoolArray) -> BoolArray:
-    """Lloyd's k-means with two centres, from a first guess of the members of the second.
+    """Lloyd's k-means with two centres, from an initial guess of the members of the second.
 
     Args:
         points: (S, n).
-        change: (n,) first guess.
+        change: (n,) initial guess.
 
     Returns:
-        (n,) membership of the second centre once it stays; all false where a cluster is empty.
+        (n,) membership of the second centre at convergence; all false if a cluster is empty.
     """
     for _ in range(MAX_ITERATIONS):
         if change.all() or not change.any():
@@ -148,7 +148,7 @@ def separate(difference: FloatArray, components: int) -> tuple[Float64Array, flo
 
     Returns:
         Kernel (C*h*h,) and bias: ``kernel . features + bias`` is 0 at the centre of no change and
-        1 at that of change. All zero where there is no change.
+        1 at that of change. All zero if there is no change.
     """
     features = difference.reshape(-1, difference.shape[-1])
     mean, axes = principal_axes(features, components)
@@ -166,8 +166,8 @@ def separate(difference: FloatArray, components: int) -> tuple[Float64Array, flo
 class PcaKmeans:
     """Two clusters of neighbourhoods of the absolute difference image, in its principal axes.
 
-    The threshold is the nearer cluster centre. Where the mean difference of the cluster of change
-    is no larger than noise (``LEAST_CHANGE``), nothing is change.
+    A pixel belongs to the nearer cluster centre. If the mean difference of the cluster of change is
+    no larger than noise (``LEAST_CHANGE``), nothing is change.
     """
 
     side: int = 5
@@ -181,11 +181,11 @@ class PcaKmeans:
 
     def __post_init__(self) -> None:
         if self.side % 2 == 0:
-            raise ValueError(f"side must be odd to have a centre, got {self.side}")
+            raise ValueError(f"expected an odd side, which has a centre, found {self.side}")
 
     @property
     def tiling(self) -> Tiling:
-        """Half the neighbourhood is the halo; the sample is copied while it is projected."""
+        """The halo is half the neighbourhood; projecting the sample copies it."""
         return Tiling(halo=self.side // 2, fit_bytes=16 * BUDGET)
 
     def card(self) -> Provenance:
@@ -201,7 +201,7 @@ class PcaKmeans:
         """Find the axes and the clusters on a sample of neighbourhoods.
 
         Raises:
-            SceneError: no pixel is usable at both dates.
+            SceneError: if no pixel is usable at both dates.
         """
         sample = sample_pixels(blocks, radius=self.tiling.halo, budget=self.budget)
         found = normalise(sample[:, :, self.side**2 // 2])

@@ -1,8 +1,8 @@
 """Change probability from linear combinations of bands, pixel by pixel.
 
 Only additions, subtractions, multiplications, divisions and square roots of whole arrays are used:
-IEEE 754 fixes their results to the last bit, so a pixel's probability cannot depend on the tile it
-lies in. Matrix products and ``einsum`` do not have this property: they fuse multiplications and
+IEEE 754 defines their results to the last bit, so a pixel's probability cannot depend on the tile
+it is in. Matrix products and ``einsum`` do not have this property: they fuse multiplications and
 additions differently at the edges of an array than in its middle.
 """
 
@@ -17,10 +17,10 @@ from rscd.inference.detectors.otsu import otsu_threshold
 from rscd.inference.predictor import POINTWISE, Tiling
 
 STRIP = 1 << 15
-"""Pixels worked on at once: the few arrays of this size stay in the processor's cache."""
+"""Pixels processed at once, so that the few arrays of this size fit into the CPU cache."""
 
 FALSE_ALARMS = 1e-3
-"""Largest share of unchanged pixels that an automatic threshold lets pass as change."""
+"""Largest fraction of unchanged pixels above an automatic threshold."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PointwisePredictor:
     """
 
     centre: tuple[tuple[float, ...], ...]
-    """(2, C) raw values that are subtracted first."""
+    """(2, C) values subtracted from the raw values first."""
     weights: tuple[tuple[tuple[float, ...], ...], ...]
     """(K, 2, C): each variate is a sum of weight x (value - centre) over dates and bands."""
     tau: float
@@ -48,9 +48,9 @@ class PointwisePredictor:
             for top in range(0, valid.shape[1], rows):
                 strip = slice(top, top + rows)
                 distance = self.distance(pair[:, :, strip])
-                # not true of NaN, which invalid pixels may hold
+                # false for NaN, which invalid pixels may contain
                 keep = usable[strip] & (distance >= 0)
-                # this form is 1, not NaN, where the distance is too large for float32
+                # this form gives 1, not NaN, if the distance overflows float32
                 with np.errstate(invalid="ignore", over="ignore"):
                     np.subtract(1, self.tau / (distance + self.tau), out=prob[strip], where=keep)
         return change_prob
@@ -90,7 +90,7 @@ def fitted(
 
 
 def automatic_threshold(distance: FloatArray, n_variates: int) -> float:
-    """Otsu's threshold, but at least what one unchanged pixel in a thousand exceeds.
+    """Otsu's threshold, but at least the value that one unchanged pixel in a thousand exceeds.
 
     The squared distance of an unchanged pixel is chi-square with ``n_variates`` degrees of freedom;
     without the lower bound Otsu's method would split the noise of an unchanged scene in two.

@@ -1,4 +1,4 @@
-"""A bounded, reproducible sample of a scene's pixels, from which global statistics are taken."""
+"""A bounded, reproducible sample of a scene's pixels for global statistics."""
 
 from collections.abc import Iterable
 
@@ -20,23 +20,23 @@ def sample_pixels(
 ) -> FloatArray:
     """Draw pixels, or square neighbourhoods, at random from all usable pixels of a scene.
 
-    Every pixel gets a random key that depends on its block and place alone; kept are the pixels
-    whose key lies below a rate, which is halved whenever the budget would be exceeded. So the
-    sample is uniform over the *usable* pixels however few of them there are, holds all of them
-    where they fit, and is the same for any tile size, batch size and number of workers.
+    Every pixel gets a random key that depends only on its block and position; pixels whose key is
+    below a rate are kept, and the rate is halved whenever the budget would be exceeded. So the
+    sample is uniform over the *usable* pixels however few there are, contains all of them if they
+    fit, and is the same for any tile size, batch size and number of workers.
 
     Args:
         blocks: the scene, in row-major order, with a halo of at least ``radius``.
-        radius: 0 for single pixels; r for neighbourhoods of (2r+1) x (2r+1). A neighbour that
-            cannot be used repeats the value of the centre.
-        budget: the most numbers to keep, over dates, bands and neighbours.
-        at_least: the least pixels that make sense to the caller.
+        radius: 0 for single pixels; r for neighbourhoods of (2r+1) x (2r+1). An unusable neighbour
+            takes the value of the centre.
+        budget: most values to keep, over dates, bands and neighbours.
+        at_least: fewest pixels the caller can use.
 
     Returns:
         (2, C, (2r+1)**2, n) float32, samples in row-major order of blocks, then of pixels.
 
     Raises:
-        SceneError: fewer than ``at_least`` pixels are usable at both dates.
+        SceneError: if fewer than ``at_least`` pixels are usable at both dates.
     """
     kept: list[tuple[NDArray[np.float64], FloatArray]] = []
     rate, total = 1.0, 0
@@ -73,7 +73,7 @@ def neighbourhoods(
     cols: NDArray[np.intp],
     radius: int,
 ) -> FloatArray:
-    """The (2, C, (2r+1)**2, n) values around n pixels; unusable neighbours repeat the centre."""
+    """The (2, C, (2r+1)**2, n) values around n pixels; unusable neighbours take the centre's."""
     side = range(-radius, radius + 1)
     centre = image[:, :, rows, cols]
     around = [

@@ -9,8 +9,8 @@ EPS = 1e-5
 def activation_map(logits: Tensor, eps: float = EPS) -> Tensor:
     """Class activation map, Eq. (1) as computed: relu(relu(G) - eps) / (max relu(G) + eps).
 
-    The maximum is that of each map alone. A map without a positive value, or whose peak is at most
-    `eps`, gives 0 everywhere.
+    The maximum is taken over each map separately. A map without a positive value, or whose peak is
+    at most `eps`, gives 0 everywhere.
 
     Args:
         logits: (B,1,h,w) map G before pooling.
@@ -25,7 +25,7 @@ def activation_map(logits: Tensor, eps: float = EPS) -> Tensor:
 
 
 def distillation_target(teacher: Tensor, label: Tensor) -> Tensor:
-    """What the student learns: the teacher's map, 0 where the pair holds no change; detached.
+    """The student's target: the teacher's map, 0 for pairs without change; detached.
 
     Args:
         teacher: (B,1,h,w) map G of the teacher.
@@ -35,7 +35,7 @@ def distillation_target(teacher: Tensor, label: Tensor) -> Tensor:
 
 
 def classification_loss(label_logit: Tensor, label: Tensor) -> Tensor:
-    """Eq. (2) with the parentheses that print lost: binary cross-entropy, mean over the batch.
+    """Eq. (2) with the parentheses missing in print: binary cross-entropy, mean over the batch.
 
     Args:
         label_logit: (B,1) spatial mean of the teacher's map.
@@ -56,5 +56,5 @@ def distillation_loss(student: Tensor, target: Tensor) -> Tensor:
 
 
 def gate(change_prob: Tensor, label: Tensor) -> Tensor:
-    """(B,1,H,W) maps, 0 everywhere where the label (B,) says that nothing changed."""
+    """(B,1,H,W) maps, set to 0 for pairs whose label (B,) is no change."""
     return change_prob * label.view(-1, 1, 1, 1).to(change_prob.dtype)

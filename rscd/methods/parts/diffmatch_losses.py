@@ -17,7 +17,7 @@ EPS = 1e-4
 """Added to the pixel counts of the balanced contrastive loss."""
 
 VIEWS, KINDS = 3, 2
-"""Guidance is the mean over labeled, weak and strong view, and over change and date labels."""
+"""Guidance is the mean over labelled, weak and strong view, and over change and date labels."""
 
 Terms = dict[str, Tensor]
 
@@ -162,10 +162,10 @@ def consistency(logits: Tensor, view: Mapping[str, Tensor], recipe: Recipe) -> T
 def labeled_terms(
     outputs: Mapping[str, Tensor], view: Mapping[str, Tensor], recipe: Recipe, lambda_vl: float
 ) -> Terms:
-    """What labeled pairs add to the loss, weighted: ``sup``, ``con_x``, ``vl_x``, ``seg_x``.
+    """Weighted loss terms of labelled pairs: ``sup``, ``con_x``, ``vl_x``, ``seg_x``.
 
     Args:
-        outputs: of the network, as far as the recipe asks for them: ``logits``, ``vl_logits``,
+        outputs: of the network, as far as the recipe needs them: ``logits``, ``vl_logits``,
             ``sem_t1``, ``sem_t2`` (B,2,H,W), ``distance`` (B,H,W).
         view: ``mask``, and the layers of the recipe, (B,1,H,W).
         recipe: see `Recipe`.
@@ -191,7 +191,7 @@ def strong_terms(
     lambda_vl: float,
     name: str = "s",
 ) -> Terms:
-    """What a strong view adds, weighted: ``consistency_s``, ``con_s``, ``vl_s``, ``seg_s``.
+    """Weighted loss terms of a strong view: ``consistency_s``, ``con_s``, ``vl_s``, ``seg_s``.
 
     Args:
         outputs: see `labeled_terms`.

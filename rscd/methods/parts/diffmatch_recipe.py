@@ -1,7 +1,7 @@
-"""What DiffMatch's training may do otherwise, as plain values, and the published variants of it.
+"""Options of DiffMatch's training as plain values, and the published variants.
 
-The paper (arXiv 2405.04788) and its code differ in places. Defaults are those of the code that made
-the numbers, but for two slips of it: the axis of the distance and the CutMix partner.
+The paper (arXiv 2405.04788) and its code differ in places. Defaults follow the code that produced
+the published numbers, except for two errors in it: the axis of the distance and the CutMix partner.
 """
 
 from collections.abc import Mapping
@@ -35,27 +35,28 @@ class Recipe:
     """Terms of the loss and their weights (section 4).
 
     Attributes:
-        unlabeled: whether to train on unlabeled pairs at all; without them the loss is L_x alone.
+        unlabeled: whether to train on unlabelled pairs at all; without them the loss is L_x alone.
         conf_thresh: tau, confidence from which a pseudo label counts.
         gate: ``pixelwise`` counts confident pixels; ``pixelratio`` weighs each image by their
             share.
-        strong_views: strong views of each unlabeled pair, each with a CutMix box of its own; their
+        strong_views: strong views of each unlabelled pair, each with its own CutMix box; their
             losses are averaged.
-        feature_dropout: above 0, one more view: the weak one with so many channels of the fused
-            features dropped. It makes half of the consistency loss (UniMatch's mu = lambda = 0.5).
+        feature_dropout: if above 0, one more view: the weak one with this fraction of the channels
+            of the fused features dropped. It makes up half of the consistency loss (UniMatch's mu =
+            lambda = 0.5).
         guidance: classifier that learns the vision-language change labels: ``dual`` its own,
             ``shared`` the one that predicts, ``none``.
         guide_dates: whether the segmentation head learns vision-language labels of each date.
-        vl_on_labeled: whether guidance acts on labeled pairs too (as in the code; the paper's text
-            has unlabeled ones only). The divisor 6 stays.
-        vl_reduction: mean of guidance over all pixels of an unlabeled batch, over those that are
+        vl_on_labeled: whether guidance also acts on labelled pairs (as in the code; the paper's
+            text has unlabelled ones only). The divisor 6 is the same.
+        vl_reduction: mean of guidance over all pixels of an unlabelled batch, over those that are
             not padding, or over those with a label.
         lambda_vl: weight of guidance at the first step; it falls linearly.
         lambda_c: weight of the contrastive loss.
         margin: of the contrastive loss.
         power: 2 squares distances (code), 1 does not (paper).
-        balance_unlabeled: whether no change and change weigh alike in the contrastive loss of
-            unlabeled pairs too (paper), not only in that of labeled ones (code).
+        balance_unlabeled: whether no change and change have equal weight in the contrastive loss of
+            unlabelled pairs as well (paper), not only of labelled ones (code).
         distance: ``channel``, per pixel over channels (paper); ``legacy_last_axis``, over image
             columns, which is what the published code computes by accident.
         cutmix_partner: ``other`` pastes from another pair of the batch, ``same`` from another view
@@ -83,7 +84,7 @@ class Recipe:
         """Check names and ranges.
 
         Raises:
-            UsageError: for a value that cannot be meant.
+            UsageError: for an impossible value.
         """
         for name, known in CHOICES.items():
             value = getattr(self, name)
@@ -109,19 +110,19 @@ class Recipe:
 
     @property
     def layers(self) -> frozenset[str]:
-        """Vision-language layers that are learned from."""
+        """Vision-language layers used as labels."""
         change = {"vl_change"} if self.unlabeled and self.guidance != "none" else set()
         dates = {"vl_t1", "vl_t2"} if self.unlabeled and self.guide_dates else set()
         return frozenset(change | dates)
 
     @property
     def strong_share(self) -> float:
-        """Part of the consistency loss that each strong view makes."""
+        """Weight of each strong view in the consistency loss."""
         return (0.5 if self.feature_dropout else 1.0) / self.strong_views
 
 
 FIXMATCH = Recipe(guidance="none", guide_dates=False, lambda_c=0.0)
-"""The first line of the loss alone (section 4.6)."""
+"""Only the first line of the loss (section 4.6)."""
 
 VARIANTS: Mapping[str, Recipe] = MappingProxyType(
     {

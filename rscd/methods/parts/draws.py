@@ -5,11 +5,11 @@ import torch
 
 
 def view_generator(seed: int, *keys: int) -> torch.Generator:
-    """Generator that depends on all its arguments: views(seed, step, rank, worker) never repeat.
+    """Random generator seeded by all arguments, so that views of (seed, step, rank, worker) differ.
 
     Args:
         seed: seed of the run, not negative.
-        keys: what tells streams apart: step, rank, worker, index.
+        keys: numbers that distinguish streams: step, rank, worker, index.
     """
     state = np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

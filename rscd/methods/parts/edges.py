@@ -1,4 +1,4 @@
-"""Edges of images, as the scene branch's smoothness wants them."""
+"""Image edges for the scene branch's smoothness term."""
 
 import cv2
 import numpy as np
@@ -9,18 +9,18 @@ from rscd.methods.parts.photometric import ValueRange
 
 BLUR_SIDE, BLUR_SIGMA = 5, 1.0
 LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue; other band counts are averaged."""
+"""Grey weights of red, green and blue; other band counts are averaged."""
 
 
 def canny_edges(
     image: Tensor, value_range: ValueRange, thresholds: tuple[float, float] = (100.0, 200.0)
 ) -> Tensor:
-    """Canny edges of 8-bit gray images after a slight blur.
+    """Canny edges of 8-bit grey images after a slight blur.
 
     Args:
         image: (B,C,H,W) raw values of one date.
         value_range: (black, white) of the raw values.
-        thresholds: of the hysteresis, for gray values of 0 to 255 and an aperture of 3.
+        thresholds: of the hysteresis, for grey values of 0 to 255 and an aperture of 3.
 
     Returns:
         (B,1,H,W) float32 0 or 1, on the device of the image.

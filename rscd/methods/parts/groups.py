@@ -1,4 +1,4 @@
-"""Parameter groups with rates of their own (kdmsi.md section 3.5)."""
+"""Parameter groups with separate learning rates (KD-MSI notes, section 3.5)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 RATES = (1, 2, 10, 20)
-"""Times the base rate: pretrained weights and biases, new weights and biases."""
+"""Multiples of the base rate: pretrained weights and biases, new weights and biases."""
 
 
 def transfer_groups(
@@ -14,14 +14,14 @@ def transfer_groups(
     pretrained: Callable[[str], bool],
     lr: float,
 ) -> list[dict[str, Any]]:
-    """Four groups: what was pretrained learns slowly, what is new fast; biases do not decay.
+    """Four groups: pretrained parameters get a low rate, new ones a high rate; biases no decay.
 
-    A weight is what has ``weight`` in its name: scales of normalisation layers as well. The decay
-    of weights is the optimiser's own.
+    A parameter is a weight if ``weight`` is in its name, including scales of normalisation layers.
+    Weights get the optimiser's weight decay.
 
     Args:
-        parameters: names and parameters; frozen ones are left out.
-        pretrained: whether the parameter of a name came with the encoder.
+        parameters: names and parameters; frozen ones are omitted.
+        pretrained: whether the parameter with this name is pretrained.
         lr: base rate.
 
     Returns:

@@ -38,13 +38,13 @@ def focal(logit: Tensor, truth: Tensor, gamma: float = 2.0, alpha: float | None 
 
 
 def dice(logit: Tensor, truth: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 - Dice coefficient of class change over all pixels of the batch; 0 where none is change."""
+    """1 - Dice coefficient of class change over all pixels of the batch; 0 if none is change."""
     loss = smp.losses.DiceLoss("binary", smooth=smooth)
     return loss(logit[None, None], truth[None, None])  # type: ignore[no-any-return]
 
 
 def jaccard(logit: Tensor, truth: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 - soft IoU of class change over all pixels of the batch; 0 where none is change."""
+    """1 - soft IoU of class change over all pixels of the batch; 0 if none is change."""
     loss = smp.losses.JaccardLoss("binary", smooth=smooth)
     return loss(logit[None, None], truth[None, None])  # type: ignore[no-any-return]
 
@@ -61,16 +61,16 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 def mask_loss(
     logit: Tensor, mask: Tensor, name: str, args: Mapping[str, Any] | None = None
 ) -> Tensor:
-    """One of `LOSSES` over the pixels that are not to be ignored.
+    """One of `LOSSES` over the pixels that are not ignored.
 
     Args:
         logit: (B,1,H,W) change logits.
-        mask: (B,1,H,W) 0 or 1; 255 is left out.
+        mask: (B,1,H,W) 0 or 1; 255 is ignored.
         name: of the loss.
         args: its further arguments.
 
     Returns:
-        A scalar; 0 (with gradient) where every pixel is to be ignored.
+        A scalar; 0 (with gradient) if every pixel is ignored.
     """
     used = mask != IGNORE
     if not used.any():

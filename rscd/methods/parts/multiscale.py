@@ -1,7 +1,7 @@
 """Inference over scales and flips (KD-MSI, arXiv 2403.05796; methods sections 4 and 5).
 
-Pure functions of a network, given as image (B,2,C,h,w) raw -> logits (B,K,h',w') at whatever
-resolution it has, such as `rscd.models.cam.CamClassifier`'s ``cam``; in eval mode.
+Pure functions of a network, given as image (B,2,C,h,w) raw -> logits (B,K,h',w') at the network's
+own resolution, such as `rscd.models.cam.CamClassifier`'s ``cam``; in eval mode.
 
     msi         sigmoid at the network's resolution, mean over flips, resize, mean over scales
     mi          ReLU, sum over flips and scales, divided by the maximum of the image
@@ -32,7 +32,7 @@ PRESETS: dict[str, tuple[float, ...]] = {
     "readme": (0.5, 1.0, 1.25, 2.0),
     "fast": (0.5, 1.0),
 }
-"""Sets of scales: the paper's, the authors' README's, and one of a sixth of the cost."""
+"""Sets of scales: the paper's, the authors' README's, and one at a sixth of the cost."""
 
 FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
@@ -45,33 +45,33 @@ FLIPS: dict[str, tuple[tuple[int, ...], ...]] = {
 CELL = 16
 """Stride of the published networks, to which the reference geometry rounds sizes up."""
 GRID = 64
-"""Sides that are multiples of it are multiples of `CELL` at all published scales."""
+"""Sides that are multiples of this are multiples of `CELL` at all published scales."""
 
 Geometry = Literal["pad", "reference"]
 
 
 @dataclass(frozen=True)
 class Views:
-    """Which views of an image are looked at, and how."""
+    """The views of an image that are evaluated, and how."""
 
     scales: tuple[float, ...] = PRESETS["paper"]
     flip: str = "width"
     """One of `FLIPS`."""
     geometry: Geometry = "pad"
     """``pad``: reflect at the right and bottom to sides at which all scales lie on one grid.
-    ``reference``: as the authors' code, where maps of different scales may be stretched against
-    each other by a part of a cell unless sides are multiples of 64. Both agree for those."""
+    ``reference``: as the authors' code, where maps of different scales may be misaligned by a
+    fraction of a cell unless sides are multiples of 64, for which both agree."""
     eight_bit: bool = True
     """Images are resized as 8-bit values by Pillow's bicubic filter, as published; other values by
     the same filter without rounding."""
     multiple: int = CELL
-    """Of which the network wants the sides of its input, in geometry ``pad``."""
+    """The network's input sides must be multiples of this, in geometry ``pad``."""
     max_pixels: int | None = None
     """Pixels (of one date) per call of the network; None: all views of a scale at once."""
 
     @property
     def grid(self) -> int:
-        """What sides are padded to multiples of."""
+        """Sides are padded to multiples of this."""
         return math.lcm(GRID, grid_of(self.scales, self.multiple))
 
 
@@ -86,7 +86,7 @@ def grid_of(scales: tuple[float, ...], multiple: int) -> int:
 
 
 def msi(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
-    """Multiscale sigmoid inference (Algorithm 1; section 4.1).
+    """Multi-scale sigmoid inference (Algorithm 1; section 4.1).
 
     Args:
         network: logits (B,1,h',w') of pairs.
@@ -106,7 +106,7 @@ def msi(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
 def mi(
     network: LogitMap, image: Tensor, views: Views = Views(), *, relu_after_sum: bool = False
 ) -> Tensor:
-    """Multiscale inference of activation maps (section 4.2): the ablation, and the CAM baseline.
+    """Multi-scale inference of activation maps (section 4.2): the ablation, and the CAM baseline.
 
     Needs the whole image: it is divided by its maximum.
 
@@ -114,7 +114,7 @@ def mi(
         network: logits (B,1,h',w') of pairs.
         image: (B,2,C,H,W) float32 raw values.
         views: scales, flips and geometry.
-        relu_after_sum: as the paper writes it; the authors' code takes the ReLU before.
+        relu_after_sum: as in the paper; the authors' code applies the ReLU before the sum.
 
     Returns:
         (B,1,H,W) float32 in [0,1).
@@ -144,7 +144,7 @@ MAPS: dict[str, Callable[[LogitMap, Tensor, Views], Tensor]] = {
     "single": single_scale,
     "cam": cam,
 }
-"""Ways to a map by name; ``mi`` and ``cam`` divide by a maximum over the image."""
+"""Map functions by name; ``mi`` and ``cam`` divide by a maximum over the image."""
 
 
 def tta_logits(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
@@ -161,7 +161,8 @@ def tta_logits(network: LogitMap, image: Tensor, views: Views = Views()) -> Tens
     image, size = _laid_out(image, views)
     total: Tensor | None = None
     for maps in _by_scale(network, image, views, lambda logits: logits.float()):
-        # resized before they are flipped back and summed; both are linear, the order is free
+        # resized before they are flipped back and summed; both are linear, so the order is
+        # irrelevant
         found = resize(torch.stack(maps).sum(0), _hw(image))
         total = found if total is None else total + found
     if total is None:
@@ -181,7 +182,7 @@ def resize_image(image: Tensor, shape_hw: ShapeHW, *, eight_bit: bool) -> Tensor
         image: (B,2,C,H,W) float32 raw values.
         shape_hw: wanted (height, width).
         eight_bit: values are whole numbers of 0..255: filtered by Pillow, which rounds and clips
-            after each of its two passes; what lies outside is clipped first.
+            after each of its two passes; values outside are clipped first.
 
     Returns:
         (B,2,C,height,width) float32.
@@ -226,7 +227,7 @@ def _one_pass(network: LogitMap, image: Tensor, views: Views, each: LogitMap) ->
 
 
 def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
-    """The image as the scales see it, and the size to crop the result to."""
+    """The padded image for all scales, and the size to crop the result to."""
     size = _hw(image)
     if views.geometry == "reference":
         return image, size

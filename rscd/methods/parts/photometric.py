@@ -1,4 +1,4 @@
-"""Photometric views: what light, weather and sensors do to the values, never to the geometry."""
+"""Photometric views: effects of light, weather and sensors on the values, never the geometry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,21 +28,21 @@ ValueRange = tuple[float, float]
 
 @dataclass(frozen=True)
 class Photometric:
-    """What may happen to the values of one date; an amount of 0 switches an operation off.
+    """Random changes to the values of one date; an amount of 0 disables an operation.
 
-    Operations run in this order. Saturation, hue and gray need colour: with any number of bands
+    Operations run in this order. Saturation, hue and grey need colour: with any number of bands
     but three they are skipped, the rest is the same for every band. All act on values scaled to
-    0..1 by the value range, and clip to it the dates they touch.
+    0..1 by the value range, and clip the dates they change to it.
 
     Attributes:
         p_jitter: probability of the colour jitter, whose four parts come in random order.
         brightness: factor U(1-b, 1+b).
-        contrast: factor U(1-c, 1+c) around the mean (of the gray image with three bands).
-        saturation: factor U(1-s, 1+s) around gray.
-        hue: shift U(-h, h), as a part of the colour circle.
+        contrast: factor U(1-c, 1+c) around the mean (of the grey image with three bands).
+        saturation: factor U(1-s, 1+s) around grey.
+        hue: shift U(-h, h), as a fraction of the colour circle.
         p_gray: probability of losing the colour.
         p_level: probability of ``value * U(1-l, 1+l) + U(-l, l)``.
-        level: the l of it.
+        level: the l above.
         p_shadow: probability of one or two five-cornered shadows.
         shadow: factor of the values in the shadow.
         p_flare: probability of a sun flare: soft bright discs on a ray.
@@ -50,7 +50,7 @@ class Photometric:
         p_blur: probability of a Gaussian blur.
         blur_sigma: bounds of its sigma in pixels.
         p_noise: probability of additive Gaussian noise.
-        noise: largest standard deviation of it, relative to the value range.
+        noise: its largest standard deviation, relative to the value range.
     """
 
     p_jitter: float = 0.0
@@ -74,7 +74,7 @@ class Photometric:
 STRONG = Photometric(
     p_jitter=0.8, brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25, p_blur=0.5
 )
-"""Strong augmentation of DiffMatch (section 5.4); its code has no gray."""
+"""Strong augmentation of DiffMatch (section 5.4); its code has no grey."""
 
 STREET = Photometric(
     p_jitter=0.5,
@@ -88,7 +88,7 @@ STREET = Photometric(
     p_shadow=0.5,
     p_flare=0.25,
 )
-"""Input of the scene branch's student, and its synthetic pairs: the operations that FMA names, in
+"""Input of the scene branch's student, and its synthetic pairs: the operations listed in FMA, with
 the strengths of SimSaC's release where it has them (scene change, section 7.3)."""
 
 
@@ -100,12 +100,12 @@ def photometric_view(
     value_range: ValueRange,
     shared: bool = False,
 ) -> Batch:
-    """Change the values of ``image``, never its geometry: every other entry stays as it is.
+    """Change the values of ``image``, never its geometry; all other entries are unchanged.
 
     Args:
         batch: ``image`` (B,2,C,H,W) float, raw values.
-        settings: what may happen, such as ``STRONG`` or ``STREET``.
-        generator: source of all draws.
+        settings: the operations, such as ``STRONG`` or ``STREET``.
+        generator: random generator.
         value_range: (black, white) of the raw values.
         shared: one draw for both dates instead of one per date.
 
@@ -113,7 +113,7 @@ def photometric_view(
         The batch with a new ``image`` in the same range.
 
     Raises:
-        UsageError: the value range is empty.
+        UsageError: if the value range is empty.
     """
     low, high = value_range
     if high <= low:
@@ -202,7 +202,7 @@ def _noisy(image: Tensor, settings: Photometric, generator: torch.Generator) -> 
 
 
 def _shadow_map(shape_hw: ShapeHW, generator: torch.Generator) -> Tensor:
-    """1 in the shadow of one or two random five-cornered things, 0 elsewhere: (H,W)."""
+    """1 in the shadow of one or two random pentagons, 0 elsewhere: (H,W)."""
     covered = torch.zeros(shape_hw)
     for _ in range(1 + integer(generator, 2)):
         corners = torch.rand(5, 2, generator=generator) * torch.tensor(shape_hw[::-1])
@@ -223,7 +223,7 @@ def _polygon_map(corners: Tensor, shape_hw: ShapeHW) -> Tensor:
 
 
 def _flare_map(shape_hw: ShapeHW, generator: torch.Generator, radius: float) -> Tensor:
-    """Light to add: a sun in the upper half and soft discs on its ray through the centre: (H,W)."""
+    """Light to add: a sun in the upper half and soft discs on its ray through the centre, (H,W)."""
     height, width = shape_hw
     grid = pixel_grid(shape_hw)
     sun = torch.rand(2, generator=generator) * torch.tensor([width, height / 2])

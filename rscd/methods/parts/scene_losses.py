@@ -21,26 +21,26 @@ from rscd.models.resize import resize
 from rscd.models.scene import Levels
 
 LEVEL_WEIGHTS = (0.32, 0.08, 0.02, 0.01)
-"""Of levels 4, 3, 2, 1, for flow and for change."""
+"""Loss weights of levels 4, 3, 2, 1, for flow and for change."""
 LOW_LEVELS = 2
-"""The first levels belong to the low image."""
+"""Number of levels, counted from the coarsest, that belong to the low image."""
 GAMMA = 2.0
-"""Of the focal loss."""
+"""Exponent of the focal loss."""
 SQUEEZE = 1e-2
 """Keeps edges and gradients of change away from 0 and 1 before the logarithm."""
 
 Reduction = Literal["sum_per_batch", "mean"]
-"""Of the end-point error: sum over all pixels / B (GLU-Net), or mean over B and pixels."""
+"""Reduction of the end-point error: sum over all pixels / B (GLU-Net), or mean over all."""
 Order = Literal["cosine", "features"]
-"""What is brought to the working grid: cosine maps, or the features before they are compared."""
+"""What is resized to the working grid: cosine maps, or the features before comparison."""
 Axes = Literal["sum", "max"]
-"""Of the smoothness: one term per axis, or one of the larger gradient."""
+"""Smoothness terms: one per axis, or one of the larger gradient."""
 Change = Literal["hard", "soft"]
-"""What the student learns change from: thresholded or as probability."""
+"""Change targets of the student: thresholded, or as probabilities."""
 
 
 def flow_targets(flow: Tensor, low_hw: ShapeHW, grids: Sequence[ShapeHW]) -> list[Tensor]:
-    """True flow at every level, in the unit of the level.
+    """True flow at every level, in pixels of the level's image.
 
     Args:
         flow: (B,2,H,W) pixels of the image.
@@ -64,7 +64,7 @@ def mask_targets(mask: Tensor, low_hw: ShapeHW, grids: Sequence[ShapeHW]) -> lis
 
 
 def valid_targets(valid: Tensor, low_hw: ShapeHW, grids: Sequence[ShapeHW]) -> list[Tensor]:
-    """Validity at every level: (B,1,h,w) float, 1 only where all that is averaged is valid.
+    """Validity at every level: (B,1,h,w) float, 1 only where all averaged pixels are valid.
 
     Args:
         valid: (B,1,H,W) bool.
@@ -178,10 +178,10 @@ def soft_focal(logit: Tensor, target: Tensor, gamma: float = GAMMA) -> Tensor:
 
 
 def distill_flow_targets(teacher: Levels, grids: Sequence[ShapeHW]) -> list[Tensor]:
-    """Flow the student learns (FMA Eq. 7): the teacher's level 3 for the low image, else level 1.
+    """Flow targets of the student (FMA Eq. 7), from the teacher's level 3 (low image) or 1 (image).
 
     Args:
-        teacher: of the same pairs before augmentation; no gradient goes into it.
+        teacher: levels for the same pairs before augmentation; gets no gradient.
         grids: of the student's levels 4, 3, 2, 1.
     """
     return [resize(x, grid) for x, grid in zip(_sources(teacher.flow), grids, strict=True)]
@@ -190,7 +190,7 @@ def distill_flow_targets(teacher: Levels, grids: Sequence[ShapeHW]) -> list[Tens
 def distill_change_targets(
     teacher: Levels, grids: Sequence[ShapeHW], change: Change = "hard"
 ) -> list[Tensor]:
-    """Change the student learns, from the same levels of the teacher.
+    """Change targets of the student, from the same levels of the teacher.
 
     Args:
         teacher: likewise.
@@ -223,10 +223,10 @@ def similarity_levels(
     image_hw: ShapeHW,
     order: Order = "cosine",
 ) -> Tensor:
-    """How alike t2 and warped t1 look to the encoder, at each of its levels (FMA section 3.2).
+    """Similarity of the features of t2 and warped t1 at each encoder level (FMA section 3.2).
 
     Args:
-        t1: feature maps (B,C,h,w); no gradient goes into them.
+        t1: feature maps (B,C,h,w); get no gradient.
         t2: likewise, of the same shapes.
         flow: (B,2,h,w) pixels of the image; its grid is the working grid.
         image_hw: size of the image.
@@ -261,7 +261,7 @@ def _similarity(
 
 
 def dissimilarity(similarity: Tensor, valid: Tensor) -> Tensor:
-    """One minus the product of all levels; 0 where t1 does not show the place.
+    """One minus the product of all levels; 0 outside the frame of t1.
 
     Args:
         similarity: (B,L,h,w) of `similarity_levels`.
@@ -271,12 +271,12 @@ def dissimilarity(similarity: Tensor, valid: Tensor) -> Tensor:
 
 
 def in_view(flow: Tensor, image_hw: ShapeHW) -> Tensor:
-    """Where t1 shows the place: (B,1,h,w) bool on the grid of a flow in pixels of the image."""
+    """Whether the match lies in the frame of t1: (B,1,h,w) bool; flow in pixels of the image."""
     return inside(convert_unit(flow, image_hw, _grid(flow)))
 
 
 def feature_metric_loss(dissimilar: Tensor, logit: Tensor, valid: Tensor) -> Tensor:
-    """``l_feat`` (FMA Eq. 3): mean dissimilarity of what is not change, per pair.
+    """``l_feat`` (FMA Eq. 3): mean dissimilarity of unchanged pixels, per pair.
 
     Pixels more dissimilar than their pair's average are pushed towards change, the others away
     from it; flow learns where there is no change.
@@ -291,7 +291,7 @@ def feature_metric_loss(dissimilar: Tensor, logit: Tensor, valid: Tensor) -> Ten
 
 
 def change_regularisation(dissimilar: Tensor, logit: Tensor) -> Tensor:
-    """``l_cr`` (FMA Eq. 4): what looks alike is not change. Gradient goes to the logit alone.
+    """``l_cr`` (FMA Eq. 4): similar pixels are not change. Gradient only to the logit.
 
     Args:
         dissimilar: (B,1,h,w).
@@ -307,14 +307,14 @@ def edge_smoothness(
     squeeze: float = SQUEEZE,
     axes: Axes = "sum",
 ) -> Tensor:
-    """``l_sm`` (FMA Eq. 5): change has borders where t2 has edges. Gradient to the logit alone.
+    """``l_sm`` (FMA Eq. 5): change has borders where t2 has edges. Gradient only to the logit.
 
     Args:
         dissimilar: (B,1,h,w), weighs the pixels.
         logit: (B,1,h,w) of change.
         edge: (B,1,H,W) 0 or 1, of t2 at full resolution.
-        squeeze: gradients g become ``squeeze + (1 - 2 squeeze) g``, or the logarithm would give
-            none where an edge has none yet.
+        squeeze: gradients g become ``squeeze + (1 - 2 squeeze) g``, because the logarithm would
+            have no gradient at edges where g is still 0.
         axes: see `Axes`.
 
     Raises:
@@ -335,7 +335,7 @@ def edge_smoothness(
 
 
 def _edge_entropy(gradient: Tensor, edge: Tensor, weight: Tensor, squeeze: float) -> Tensor:
-    # of probabilities, which CUDA refuses in mixed precision
+    # cross-entropy of probabilities, which CUDA refuses in mixed precision
     with torch.autocast(gradient.device.type, enabled=False):
         share = squeeze + (1 - 2 * squeeze) * exact(gradient).clamp(0, 1)
         entropy = F.binary_cross_entropy(share, edge.to(share), reduction="none")
@@ -358,7 +358,7 @@ def unsupervised_terms(
         dissimilar: (B,1,h,w).
         logit: (B,1,h,w).
         valid: (B,1,h,w) bool.
-        edge: (B,1,H,W); may be None where ``smooth`` has no weight.
+        edge: (B,1,H,W); may be None if ``smooth`` has weight 0.
         weights: of ``feature``, ``regular`` and ``smooth``; published 1, 0.2 or 0.01, 1.
         squeeze: see `edge_smoothness`.
         axes: see `edge_smoothness`.
@@ -384,7 +384,7 @@ def _grid(x: Tensor) -> ShapeHW:
 
 
 def _nearest(labels: Tensor, shape_hw: ShapeHW) -> Tensor:
-    # labels up to 255 are exact in float32, which every device resizes
+    # labels up to 255 are exact in float32, which every device can resize
     return F.interpolate(labels.float(), shape_hw, mode="nearest").to(labels.dtype)
 
 
@@ -393,7 +393,7 @@ def _wholly(valid: Tensor, shape_hw: ShapeHW) -> Tensor:
 
 
 def check_choice(value: str, kind: object, name: str) -> None:
-    """Refuse a word that is none of a Literal's.
+    """Refuse a value that is not among those of a Literal.
 
     Raises:
         UsageError: naming the argument and its choices.

@@ -1,4 +1,4 @@
-"""Learning rate schedules: factor of the base rate in force at each optimiser step."""
+"""Learning rate schedules: factor of the base rate at each optimiser step."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ def constant(step: int, total: int) -> float:
 
 
 def poly(step: int, total: int, power: float = 0.9) -> float:
-    """(1 - step/total)^power; after `total` the value of the last step."""
+    """(1 - step/total)^power; constant after the last step before `total`."""
     return float((1 - min(step, total - 1) / total) ** power)
 
 
@@ -23,14 +23,14 @@ def cosine(step: int, total: int, floor: float = 0.0) -> float:
 def step_down(
     step: int, total: int, at: tuple[float, ...] = (0.6, 0.9), factor: float = 0.1
 ) -> float:
-    """Times `factor` at each of the shares `at` of the run."""
+    """Multiply by `factor` at each of the fractions `at` of the run."""
     return float(factor ** sum(step >= share * total for share in at))
 
 
 def poly_lagged(step: int, total: int, power: float = 0.9, warmup: int = 0) -> float:
-    """`poly` as DiffMatch's code sets it, after each step: its rate is that of the step before.
+    """`poly` as in DiffMatch's code, which sets the rate after each step: one step behind.
 
-    The first step runs at the base rate even with a warm-up, which is the schedule's own here
+    The first step runs at the base rate even with a warm-up, which is part of this schedule
     (section 6).
     """
     if step == 0:

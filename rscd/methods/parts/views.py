@@ -2,9 +2,9 @@
 
 Geometry is drawn once per sample and applied to both dates and to every map of the batch. Which
 entries are maps is decided by shape: a tensor whose last two sizes are those of ``image`` is one.
-``flow`` is a vector field and turns with the image; other floating maps (confidences) are resampled
-bilinearly, integer and boolean maps by nearest neighbour. Padding is 0 in ``image``, ``flow`` and
-floating maps, False in boolean maps and 255 in integer ones.
+``flow`` is a vector field and rotates with the image; other floating maps (confidences) are
+resampled bilinearly, integer and boolean maps by nearest neighbour. Padding is 0 in ``image``,
+``flow`` and floating maps, False in boolean maps and 255 in integer ones.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def cutmix_boxes(
     Args:
         count: number of pairs B.
         shape_hw: size of the images.
-        generator: source of all draws.
+        generator: random generator.
         p_empty: probability of no box at all.
         area: bounds of the area fraction.
         aspect: bounds of the aspect; both bounds of ``area`` must fit the image with aspect 1.
@@ -95,9 +95,9 @@ def cutmix_maps(base: Tensor, partner: Tensor, box: Tensor) -> Tensor:
 def cutmix(base: Batch, partner: Batch, box: Tensor) -> Batch:
     """CutMix every map of two batches with the same boxes.
 
-    With ``flow``, a pixel stays valid only where its match at t1 comes from the same side of the
-    box border. ``label`` is recomputed from ``mask`` or dropped: the label of a pair says nothing
-    about a part of it.
+    With ``flow``, a pixel stays valid only if its match at t1 comes from the same side of the box
+    border. ``label`` is recomputed from ``mask`` or dropped, because the label of a pair does not
+    hold for parts of it.
 
     Args:
         base: batch with ``image`` (B,2,C,H,W).
@@ -110,6 +110,7 @@ def cutmix(base: Batch, partner: Batch, box: Tensor) -> Batch:
     mixed = {key: cutmix_maps(value, theirs[key], box) for key, value in ours.items()}
     if "flow" in mixed:
         side = box.to(mixed["flow"])[:, None]
+        # bilinear samples across the border are fractions; the tolerance is for rounding
         same_side = (warp(side, mixed["flow"]) - side).abs() < 1e-3
         mixed["valid"] = _valid(mixed) & inside(mixed["flow"]) & same_side
     others = {key: value for key, value in base.items() if key not in ours}
@@ -119,7 +120,7 @@ def cutmix(base: Batch, partner: Batch, box: Tensor) -> Batch:
 
 
 def rolled(batch: Batch) -> Batch:
-    """The maps of the batch moved on by one sample: a CutMix partner of other pairs (if B > 1)."""
+    """The maps of the batch shifted by one sample: a CutMix partner from other pairs (if B > 1)."""
     return cast(Batch, {key: value.roll(1, 0) for key, value in _maps(batch).items()})
 
 
@@ -130,7 +131,7 @@ def flip(batch: Batch, dim: int) -> Batch:
 
 
 def rot90(batch: Batch, turns: int) -> Batch:
-    """Turn every map counter-clockwise by quarter turns; height and width swap on odd ones."""
+    """Rotate every map counter-clockwise by quarter turns; odd numbers swap height and width."""
     maps = {
         k: rot90_flow(v, turns) if k == "flow" else v.rot90(turns, (-2, -1))
         for k, v in _maps(batch).items()
@@ -141,8 +142,8 @@ def rot90(batch: Batch, turns: int) -> Batch:
 def resize(batch: Batch, shape_hw: ShapeHW) -> Batch:
     """Resize every map; the pixels of ``flow`` become pixels of the new size.
 
-    Images and floating maps are bilinear and antialiased when they shrink (what PIL does), labels
-    take the pixel under the centre, flow is bilinear.
+    Images and floating maps are resized bilinearly, antialiased when they shrink (as PIL does),
+    labels by the pixel under the centre, flow bilinearly.
     """
     return _replaced(batch, {k: _resized(k, v, shape_hw) for k, v in _maps(batch).items()})
 
@@ -165,15 +166,14 @@ def crop(batch: Batch, top: int, left: int, shape_hw: ShapeHW) -> Batch:
     """Cut the same window out of every map, padded right and below where it is larger.
 
     Args:
-        batch: any batch; ``valid`` is added if absent and is False on padding and where the flow
-            leaves what the window shows of t1.
+        batch: any batch; ``valid`` is added if absent, and is False on padding and where the flow
+            leaves the window of t1.
         top: first row, 0 <= top.
         left: first column, 0 <= left.
         shape_hw: size of the window.
 
     Returns:
-        The batch of the window; ``label`` is recomputed if there is a ``mask`` to tell, and kept
-        otherwise.
+        The batch of the window; ``label`` is recomputed if there is a ``mask``, and kept otherwise.
     """
     maps = _maps(batch)
     maps["valid"] = _seen(maps)
@@ -195,7 +195,7 @@ class Weak:
         scale: bounds of the long side after resizing, relative to the long side before.
         p_hflip: probability of mirroring left and right.
         p_vflip: probability of mirroring up and down.
-        rot90: whether to turn by a random number of quarter turns.
+        rot90: whether to rotate by a random number of quarter turns.
     """
 
     patch_size: int = 256
@@ -211,7 +211,7 @@ def weak_view(batch: Batch, settings: Weak, generator: torch.Generator) -> Batch
     Args:
         batch: maps of one size; ``valid`` is added if absent.
         settings: ranges and probabilities.
-        generator: source of all draws.
+        generator: random generator.
 
     Returns:
         A batch whose maps are (..., patch_size, patch_size).
@@ -269,7 +269,7 @@ def _valid(maps: Maps) -> Tensor:
 
 
 def _seen(maps: Maps) -> Tensor:
-    """``valid``, less the pixels whose match lies outside the frame."""
+    """``valid`` without the pixels whose match lies outside the frame."""
     return _valid(maps) & inside(maps["flow"]) if "flow" in maps else _valid(maps)
 
 

@@ -1,4 +1,4 @@
-"""Buildings as boxes: houses, rows, apartments, shops, halls and barns with what is on roofs."""
+"""Buildings as boxes: houses, rows, apartments, shops, halls and barns with roof fittings."""
 
 import math
 
@@ -41,7 +41,7 @@ def _offset(box: Box, du: float, dv: float) -> tuple[float, float]:
 def _on(
     box: Box, du: float, dv: float, half_u: float, half_v: float, rise: float, **look: object
 ) -> Box:
-    """A flat fitting standing ``rise`` above the roof of ``box`` at (du,dv)."""
+    """A flat fitting ``rise`` above the roof of ``box`` at (du,dv)."""
     x, y = _offset(box, du, dv)
     shape = "decal" if rise == 0 else "flat"
     material, hue = str(look["material"]), float(look["hue"])  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def _flat_fittings(rng: np.random.Generator, roof: Box) -> list[Box]:
 
 
 def _parapet(roof: Box) -> list[Box]:
-    """The sunk surface of a flat roof: its rim stays 0.5 m above."""
+    """The sunken surface of a flat roof, whose edge stays 0.5 m above."""
     rim = 0.4
     if min(roof.half_u, roof.half_v) < 2.5:
         return [roof]
@@ -150,7 +150,7 @@ def _long(
     )  # fmt: skip
     boxes = []
     for i in range(units):
-        step = float(rng.normal(0, 0.5))  # facades stand a little before or behind each other
+        step = float(rng.normal(0, 0.5))  # facades are slightly offset from each other
         ux, uy = _offset(base, (i - (units - 1) / 2) * w / units, step)
         tone = float(rng.uniform(0.88, 1.12))
         own = min(max(hue + float(rng.normal(0, 0.2)), 0), 1)
@@ -163,7 +163,7 @@ def _long(
                 tone=tone,
                 z=base.z + float(rng.normal(0, 0.25)),
             )
-        )  # neighbours overlap by a hair: no gap between units
+        )  # neighbours overlap slightly, so that there is no gap between units
     return boxes
 
 
@@ -237,21 +237,21 @@ def draw_building(
     """A random building of a kind.
 
     Args:
-        rng: source of chance.
-        style: roofs of the place.
+        rng: random generator.
+        style: roof style of the place.
         kind: ``house``, ``row``, ``apartments`` or ``hall``.
         place: x, y (metres) and direction (radians) of its centre.
-        size: about its width along the direction and its depth, metres.
+        size: approximate width along the direction and depth, metres.
         building_id: number of the building in the town.
-        dates: when it stands.
+        dates: when it exists.
 
     Returns:
-        The building; its footprint is the union of its roof parts, fittings left out.
+        The building; its footprint is the union of its roof parts without fittings.
     """
     boxes = _BUILDERS[kind](rng, style, *place, *size)
     roofs = [b for b in boxes if b.shape not in {"decal", "sunk"} and b.half_u * b.half_v > 7]
     footprint = union_all([outline(b) for b in roofs])
-    if footprint.geom_type != "Polygon":  # an annexe that only touches a corner
+    if footprint.geom_type != "Polygon":  # an annexe may touch only a corner
         footprint = max(footprint.geoms, key=lambda part: part.area)
         boxes = [b for b in boxes if footprint.intersects(outline(b))]
     return Building(

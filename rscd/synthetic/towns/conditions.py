@@ -1,4 +1,4 @@
-"""What differs between two images of one place although nothing was built: the nuisances."""
+"""Nuisances: differences between two images of one place without any construction."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -15,16 +15,17 @@ class Conditions:
     greenness: float = 0.7
     """0 dormant or dry vegetation, 1 lush."""
     leaf_off: float = 0.0
-    """Share of each broadleaf crown one can see through."""
+    """Transparent fraction of each broadleaf crown."""
     sun_azimuth_deg: float = 150.0
     """Clockwise from north; north is up."""
     sun_elevation_deg: float = 48.0
     ambient: float = 0.24
-    """Sky light relative to all light on open level ground: how bright shadows are."""
+    """Sky light relative to all light on open level ground, which sets the brightness of
+    shadows."""
     cloud_shadow: float = 0.0
     """Light lost inside cloud shadows, 0 to 1; 0 = no clouds."""
     haze: float = 0.0
-    """Share of the light replaced by air light."""
+    """Fraction of the light replaced by air light."""
     exposure: float = 1.0
     """Factor on linear light."""
     gain: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -36,13 +37,13 @@ class Conditions:
     blur_px: float = 0.0
     """Sigma of the point spread function, image pixels."""
     sharpen: float = 0.0
-    """Unsharp masking as image providers do it; the weight of the detail."""
+    """Weight of unsharp masking, as applied by image providers."""
     jpeg_quality: int = 0
-    """1 to 100 runs the image through JPEG; 0 = not. Three-band eight-bit images only."""
+    """1 to 100 compresses the image with JPEG; 0 does not. Only three-band 8-bit images."""
     off_nadir_deg: float = 0.0
-    """Tall things lean: displacement = height x tan(angle)."""
+    """Tall objects lean: displacement = height x tan(angle)."""
     view_azimuth_deg: float = 0.0
-    """The direction tall things lean to, clockwise from north."""
+    """Direction in which tall objects lean, clockwise from north."""
 
     def __post_init__(self) -> None:
         if not 5 <= self.sun_elevation_deg <= 90:
@@ -72,7 +73,7 @@ class Conditions:
 
     @staticmethod
     def draw(rng: np.random.Generator, strength: float = 1.0) -> "Conditions":
-        """Random conditions; ``strength`` 0 to 1 scales how far they stray."""
+        """Random conditions; ``strength`` 0 to 1 scales their variation."""
 
         def spread(low: float, high: float, centre: float) -> float:
             return centre + strength * (float(rng.uniform(low, high)) - centre)
@@ -103,7 +104,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Nuisance:
-    """Every difference between two images that is no building change.
+    """All differences between two images other than building change.
 
     The truth never moves: masks, land cover and polygons stay on the plan's grid, which is t1's.
     """
@@ -111,18 +112,18 @@ class Nuisance:
     t1: Conditions = Conditions()
     t2: Conditions = Conditions()
     shift_px: tuple[float, float] = (0.0, 0.0)
-    """Displacement (x,y) of t2's content against t1's, image pixels."""
+    """Displacement (x,y) of t2's content relative to t1's, image pixels."""
     warp_px: float = 0.0
     """Largest displacement of a smooth random local warp of t2, image pixels."""
     warp_wavelength_px: float = 90.0
     cars_move: float = 0.0
-    """Share of parking places redrawn at t2."""
+    """Fraction of parking spaces redrawn at t2."""
     crop_change: float = 0.0
-    """Share of fields with another crop at t2."""
+    """Fraction of fields with another crop at t2."""
     ground_change: float = 0.0
-    """Share of open ground that is bared, graded or overgrown at t2 without any building."""
+    """Fraction of open ground cleared, graded or overgrown at t2 without any building."""
     tree_change: float = 0.0
-    """Share of trees felled or planted between the dates."""
+    """Fraction of trees felled or planted between the dates."""
 
     def __post_init__(self) -> None:
         for name in ("cars_move", "crop_change", "ground_change", "tree_change"):
@@ -138,7 +139,7 @@ class Nuisance:
 
     @staticmethod
     def moderate() -> "Nuisance":
-        """The sample scene: the same season a few years on, other light, a sub-pixel shift."""
+        """The sample scene: the same season a few years later, other light, a sub-pixel shift."""
         return Nuisance(
             t1=Conditions(
                 greenness=0.55, sun_azimuth_deg=148, sun_elevation_deg=50, noise=2.0, blur_px=0.5,
@@ -158,14 +159,14 @@ class Nuisance:
         """A random pair of conditions.
 
         Args:
-            rng: source of chance.
-            strength: 0 nearly none to 1 all that is seen between real archives.
+            rng: random generator.
+            strength: from 0, almost none, to 1, the full variation between real archives.
         """
         if not 0 <= strength <= 1:
             raise UsageError(f"expected a strength from 0 to 1, found {strength}")
         shift = strength * rng.normal(0, 0.9, 2)
         first, second = Conditions.draw(rng, strength), Conditions.draw(rng, strength)
-        if rng.random() < 0.25:  # the same season and sun: only the sensor differs
+        if rng.random() < 0.25:  # same season and sun: only the sensor differs
             second = replace(second, **{f.name: getattr(first, f.name) for f in fields(first)[:4]})
         return Nuisance(
             t1=first,

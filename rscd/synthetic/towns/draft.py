@@ -1,4 +1,4 @@
-"""A plan in the making, and what every kind of block uses: planting, water, building."""
+"""A plan being made, and helpers for all kinds of blocks: planting, water, building."""
 
 import math
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from rscd.synthetic.towns.parts import (
 )
 
 MARGIN_M = 45.0
-"""How far a plan reaches beyond the image: the longest shadow that is drawn."""
+"""Margin of a plan around the image: the longest shadow that is drawn."""
 
 GROUND, GARDEN, WATER, VERGE, STREET, MARK = range(6)
 """Layers, drawn in this order."""
@@ -31,7 +31,7 @@ GROUND, GARDEN, WATER, VERGE, STREET, MARK = range(6)
 
 @dataclass
 class Draft:
-    """A plan in the making: everything the town holds, and the source of chance."""
+    """A plan being made: all contents of the town, and the random generator."""
 
     rng: np.random.Generator
     style: TownStyle
@@ -50,7 +50,7 @@ class Draft:
     fine: bool = True
     """Whether the resolution shows cars, fences and the like."""
     tree_scale: float = 1.0
-    """Fewer and larger crowns where single trees cannot be seen."""
+    """Factor for fewer and larger crowns if single trees cannot be resolved."""
     lot_change: float = 0.0
     """Probability that a lot differs between the dates."""
 
@@ -59,18 +59,18 @@ class Draft:
         return bool(self.rng.random() < p)
 
     def pick(self, *names: str) -> str:
-        """One of some names."""
+        """A random one of some names."""
         return names[int(self.rng.integers(len(names)))]
 
     def between(self, low: float, high: float) -> float:
-        """A uniform number."""
+        """A uniform random number."""
         return float(self.rng.uniform(low, high))
 
     def ground(
         self, points: Points, material: str, dates: int = BOTH, layer: int = GROUND,
         rows: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> Area:  # fmt: skip
-        """An area with its own hue and tone."""
+        """Add an area with its own hue and tone."""
         return Area(
             points, material, float(self.rng.random()), self.between(0.9, 1.1), dates, layer, rows
         )
@@ -78,7 +78,7 @@ class Draft:
     def add_area(
         self, points: Points, material: str, dates: int = BOTH, layer: int = GROUND
     ) -> None:
-        """Put an area down."""
+        """Add an area."""
         self.areas.append(self.ground(points, material, dates, layer))
 
     def add_tree(
@@ -94,7 +94,7 @@ class Draft:
         )
 
     def add_car(self, x: float, y: float, angle: float, taken: float, dates: int = BOTH) -> None:
-        """A parking place, taken with probability ``taken`` at either date."""
+        """Add a parking space, occupied with probability ``taken`` at either date."""
         if not self.fine:
             return
         a, b, c, d, e, f, g = self.rng.random(7)
@@ -107,14 +107,14 @@ class Draft:
 
 
 def beyond(draft: Draft, points: Points) -> bool:
-    """Whether some points and all between them lie outside the image and its margin."""
+    """Whether some points and everything between them are outside the image and its margin."""
     low, high = points.min(axis=0) - MARGIN_M, points.max(axis=0) + MARGIN_M
     width, height = draft.frame
     return bool(low[0] > width or low[1] > height or high[0] < 0 or high[1] < 0)
 
 
 def wet(draft: Draft, points: Points, margin: float) -> bool:
-    """Whether any of some points lies within ``margin`` metres of the river's bank."""
+    """Whether any of some points is within ``margin`` metres of the river bank."""
     if draft.river is None:
         return False
     gap = points[:, None, :] - draft.river[None, :, :]
@@ -124,7 +124,7 @@ def wet(draft: Draft, points: Points, margin: float) -> bool:
 def plant(draft: Draft, box: tuple[float, float, float, float], spacing: float, share: float,
           dates: int = BOTH, radius: tuple[float, float] = (1.8, 4.4),
           evergreen: bool | None = None) -> None:  # fmt: skip
-    """Trees on a jittered grid over a (u,v) rectangle; each cell is taken with ``share``."""
+    """Plant trees on a jittered grid over a (u,v) rectangle; ``share`` of the cells get one."""
     u0, v0, u1, v1 = box
     if u1 <= u0 or v1 <= v0:
         return
@@ -140,7 +140,7 @@ def plant(draft: Draft, box: tuple[float, float, float, float], spacing: float, 
 def plant_at(
     draft: Draft, places: Points, dates: int, radius: tuple[float, float], evergreen: bool | None
 ) -> None:
-    """Trees at places in the world, but not in the river or far outside."""
+    """Plant trees at world positions, except in the river or far outside."""
     low, high = -MARGIN_M, np.asarray(draft.frame) + MARGIN_M
     for place in places[((places > low) & (places < high)).all(axis=1)]:
         if not wet(draft, place[None], 0.5):
@@ -149,7 +149,7 @@ def plant_at(
 
 def clumps(draft: Draft, box: tuple[float, float, float, float], share: float,
            dates: int = BOTH) -> None:  # fmt: skip
-    """Scattered trees that stand in groups, as on pasture and in scrub."""
+    """Plant scattered groups of trees, as on pasture and in scrub."""
     u0, v0, u1, v1 = box
     if u1 <= u0 or v1 <= v0:
         return
@@ -163,7 +163,7 @@ def clumps(draft: Draft, box: tuple[float, float, float, float], share: float,
 
 
 def blob(draft: Draft, u: float, v: float, half_u: float, half_v: float) -> Points:
-    """A smooth irregular outline around a place."""
+    """A smooth irregular outline around a position."""
     t = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     r = np.ones_like(t)
     for k in (2, 3, 5):
@@ -173,7 +173,7 @@ def blob(draft: Draft, u: float, v: float, half_u: float, half_v: float) -> Poin
 
 def build(draft: Draft, kind: str, place: tuple[float, float, float], size: tuple[float, float],
           dates: int) -> Building | None:  # fmt: skip
-    """Put a building up unless the river runs there."""
+    """Add a building unless it is in the river."""
     building = draw_building(
         draft.rng, draft.style, kind, place, size, len(draft.buildings) + 1, dates
     )
@@ -184,7 +184,7 @@ def build(draft: Draft, kind: str, place: tuple[float, float, float], size: tupl
 
 
 def lot_dates(draft: Draft, change: float) -> tuple[int, ...]:
-    """When the houses of a lot stand: one entry per building, none for an empty lot."""
+    """Dates of the houses of a lot: one entry per building, none for an empty lot."""
     if draft.chance(change):
         growth = draft.style.growth
         shares = (0.6, 0.22, 0.18) if growth is None else (growth, 1 - growth, 0.0)

@@ -1,4 +1,4 @@
-"""Where streets and blocks lie: rows of blocks in a (u,v) plane, bent by a smooth warp."""
+"""Layout of streets and blocks: rows of blocks in a (u,v) plane, bent by a smooth warp."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from rscd.synthetic.towns.parts import Points, TownStyle
 
 @dataclass(frozen=True)
 class Warp:
-    """A smooth map of the plane: a turn plus a few long sine waves of displacement."""
+    """A smooth map of the plane: a rotation plus a few long sine waves of displacement."""
 
     angle: float
     waves: tuple[tuple[float, float, float, float, float], ...]
@@ -25,7 +25,7 @@ class Warp:
         return np.asarray(bent @ np.asarray([[c, s], [-s, c]]), np.float64)
 
     def at(self, u: float, v: float) -> tuple[float, float, float, float, float]:
-        """World position, direction of u, and local stretch along u and v at one place."""
+        """World position, direction of u, and local stretch along u and v at one point."""
         p = self(np.asarray([[u, v], [u + 1.0, v], [u, v + 1.0]]))
         du, dv = p[1] - p[0], p[2] - p[0]
         angle = math.atan2(du[1], du[0])
@@ -60,7 +60,7 @@ def draw_warp(rng: np.random.Generator, curvature: float) -> Warp:
 
 @dataclass(frozen=True)
 class Block:
-    """A block between streets in the (u,v) plane; ``inset`` is where private ground begins."""
+    """A block between streets in the (u,v) plane; private ground begins at ``inset``."""
 
     u0: float
     v0: float
@@ -95,7 +95,7 @@ def path(warp: Warp, u0: float, v0: float, u1: float, v1: float) -> Points:
 def draw_rows(
     rng: np.random.Generator, style: TownStyle, uv_bounds: tuple[float, float, float, float]
 ) -> tuple[list[float], list[list[float]]]:
-    """Street positions: v of every row border, and per row the u of its cross streets.
+    """Street positions: v of every row boundary, and u of the cross streets of each row.
 
     Cross streets of one row often continue into the next (crossroads) and often do not
     (T-junctions).
@@ -119,7 +119,7 @@ def draw_rows(
 
 
 def point_in_uv_bounds(warp: Warp, width_m: float, height_m: float) -> tuple[float, ...]:
-    """Bounds in (u,v) that surely cover the world rectangle (0,0)-(width,height)."""
+    """Bounds in (u,v) that cover the world rectangle (0,0)-(width,height)."""
     c, s = math.cos(warp.angle), math.sin(warp.angle)
     corners = np.asarray([[0, 0], [width_m, 0], [width_m, height_m], [0, height_m]], np.float64)
     u = c * corners[:, 0] + s * corners[:, 1]

@@ -32,10 +32,11 @@ def shifted(field: FloatArray, dx: float, dy: float) -> FloatArray:
 def cast_shadow(
     height: FloatArray, res: float, sun: tuple[float, float, float], reach_m: float
 ) -> FloatArray:
-    """How deep every surface point lies below the shadow boundary, as cover in [0,1].
+    """Shadow cover in [0,1], from the depth of every surface point below the shadow boundary.
 
     The boundary is ``max over s of height(p + s d) - s tan(elevation)`` with d towards the sun; the
-    maximum over 2^k steps is built by doubling, so a shadow of n pixels costs log2(n) passes.
+    maximum over 2^k steps is computed by doubling, so that a shadow of n pixels takes log2(n)
+    passes.
 
     Args:
         height: (h,w) metres.
@@ -47,7 +48,7 @@ def cast_shadow(
         (h,w) float32: 0 sunlit, 1 in shadow; the edge is half a metre of height wide.
     """
     flat = math.hypot(sun[0], sun[1])
-    if flat < 1e-6:
+    if flat < 1e-6:  # sun at the zenith
         return np.zeros_like(height)
     drop = res * sun[2] / flat
     boundary = height
@@ -60,7 +61,7 @@ def cast_shadow(
 
 
 def _minmod(field: FloatArray, axis: int) -> FloatArray:
-    """One-sided differences, the smaller of both where they agree in sign: walls leave no rim."""
+    """The smaller one-sided difference where both agree in sign, so that walls leave no edge."""
     step = np.diff(field, axis=axis)
     pad = [(0, 0), (0, 0)]
     pad[axis] = (1, 0)
@@ -82,7 +83,7 @@ def sunlight(height: FloatArray, res: float, sun: tuple[float, float, float]) ->
 
 
 def sky_light(height: FloatArray, res: float) -> FloatArray:
-    """Share of the sky a point sees, about: lower close to taller things, (h,w) in [0.55,1]."""
+    """Approximate visible fraction of the sky: lower near taller objects, (h,w) in [0.55,1]."""
     size = max(round(3.0 / res) | 1, 3)
     around = cv2.blur(height, (size, size))
     return np.asarray(np.clip(1 - 0.12 * (around - height), 0.55, 1.0), np.float32)
@@ -91,7 +92,7 @@ def sky_light(height: FloatArray, res: float) -> FloatArray:
 def relief_sources(
     height: FloatArray, res: float, lean: tuple[float, float]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Where each pixel of an oblique view looks: tall things lean away from the nadir.
+    """Source of each pixel of an oblique view: tall objects lean away from the nadir.
 
     Args:
         height: (h,w) metres.
@@ -103,11 +104,12 @@ def relief_sources(
     """
     h, w = height.shape
     xs, ys = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
-    rise = res / (1.5 * max(math.hypot(*lean), 1e-6))  # two thirds of a pixel a step, in any window
+    # two thirds of a pixel per step, in any window
+    rise = res / (1.5 * max(math.hypot(*lean), 1e-6))
     steps = math.ceil(float(height.max()) / rise)
     level = np.zeros_like(height)
     wall = np.zeros_like(height)
-    for step in range(1, steps + 1):  # from the ground up: the highest hit stays
+    for step in range(1, steps + 1):  # from the ground up, so that the highest hit remains
         z = np.float32(step * rise)
         seen = shifted(height, -lean[0] * float(z) / res, -lean[1] * float(z) / res)
         hit = seen >= z

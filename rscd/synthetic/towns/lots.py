@@ -32,7 +32,7 @@ from rscd.synthetic.towns.parts import (
 
 @dataclass(frozen=True)
 class Lot:
-    """A plot in the (u,v) plane: the street lies at ``front``, the garden reaches to ``back``."""
+    """A plot in the (u,v) plane: the street is at ``front``, the garden extends to ``back``."""
 
     u0: float
     u1: float
@@ -45,18 +45,18 @@ class Lot:
         return 1.0 if self.back > self.front else -1.0
 
     def v(self, share: float) -> float:
-        """V at a share of the depth."""
+        """V at a fraction of the depth."""
         return self.front + share * (self.back - self.front)
 
     def outline(self, warp: Warp) -> Points:
-        """The lot in the world."""
+        """Outline of the lot in the world."""
         return rectangle(
             warp, self.u0, min(self.front, self.back), self.u1, max(self.front, self.back)
         )
 
 
 def house_lot(draft: Draft, lot: Lot, standing: tuple[int, ...], when: int, new: bool) -> None:
-    """A dwelling with its garden; ``when`` limits everything to dates the street exists."""
+    """A dwelling with its garden; ``when`` limits all to dates at which the street exists."""
     style = draft.style
     built = _union(standing) & when
     empty = when & ~built
@@ -117,7 +117,7 @@ def _house(draft: Draft, lot: Lot, dates: int) -> None:
 
 
 def garden_trees(draft: Draft, lot: Lot, dates: int) -> None:
-    """Trees and bushes of a garden, clear of where the house stands."""
+    """Trees and bushes of a garden, away from the house."""
     cover = draft.style.tree_cover / draft.tree_scale**2
     for _ in range(int(draft.rng.poisson(5.0 * cover))):
         v = lot.v(draft.between(0.68, 0.98))
@@ -143,7 +143,7 @@ def _fences(draft: Draft, lot: Lot, dates: int) -> None:
 
 
 def fill_houses(draft: Draft, block: Block, inset: float, when: int, change: float) -> None:
-    """A residential block: two rows of lots back to back, or one where it is shallow."""
+    """A residential block: two rows of lots back to back, or one if it is shallow."""
     u0, v0, u1, v1 = block.inner(inset)
     new = when != BOTH
     double = v1 - v0 > 44
@@ -170,7 +170,7 @@ def fill_houses(draft: Draft, block: Block, inset: float, when: int, change: flo
 
 
 _LONG = {"row": (0.32, 0.34), "apartments": (0.62, 0.5), "hall": (0.6, 0.6)}
-"""Kind -> where on its lot it stands, and the share of the depth it takes."""
+"""Kind -> its position on the lot, and the fraction of the depth it takes."""
 
 
 def long_lot(draft: Draft, lot: Lot, standing: tuple[int, ...], when: int, kind: str) -> None:
@@ -203,7 +203,7 @@ def _long_building(draft: Draft, lot: Lot, dates: int, kind: str) -> None:
 
 
 def _union(standing: tuple[int, ...]) -> int:
-    """The dates at which anything stands."""
+    """The dates at which any building exists."""
     built = 0
     for dates in standing:
         built |= dates
@@ -211,9 +211,9 @@ def _union(standing: tuple[int, ...]) -> int:
 
 
 def _vacant(draft: Draft, lot: Lot, when: int, *, works: bool) -> None:
-    """The ground of a lot while nothing stands on it: grass, or bare where ``works`` go on.
+    """The ground of a lot without building: grass, or bare during ``works``.
 
-    As a nuisance the ground is bared, overgrows, or gets a concrete slab.
+    As a nuisance the ground is cleared, overgrows, or gets a concrete slab.
     """
     if not when:
         return
@@ -233,7 +233,7 @@ def _vacant(draft: Draft, lot: Lot, when: int, *, works: bool) -> None:
 
 
 def parking(draft: Draft, lot: Lot, start: float, end: float, dates: int) -> None:
-    """Bays for cars along the street side of a lot, with painted lines and a few trees."""
+    """Parking bays along the street side of a lot, with painted lines and a few trees."""
     v0, v1 = lot.v(start), lot.v(end)
     area = rectangle(draft.warp, lot.u0 + 1, min(v0, v1), lot.u1 - 1, max(v0, v1))
     draft.add_area(area, "blacktop", dates, WATER)

@@ -1,6 +1,6 @@
-"""What the towns are made of: land-cover classes, and materials with colour, season and texture.
+"""Land-cover classes of towns, and materials with colour, season and texture.
 
-Colours are sRGB (0-255) as they look in a sunlit, haze-free aerial image, judged beside public
+Colours are sRGB (0-255) as in a sunlit, haze-free aerial image, chosen by comparison with public
 half-metre imagery; the near-infrared number is a linear reflectance in [0,1].
 """
 
@@ -49,10 +49,10 @@ LAND_COVER_COLOURS: Mapping[int, RGB] = MappingProxyType(
 class Material:
     """One kind of surface.
 
-    ``palette`` is walked by an object's ``hue`` in [0,1]; each object also mixes in a second
-    colour of the palette in patches (``mix``). ``dormant`` replaces the palette as the greenness
-    of the season falls. ``texture`` holds relative brightness amplitudes for noise of about
-    40 m, 9 m, 2 m, 0.6 m and one pixel.
+    An object's ``hue`` in [0,1] selects a colour along ``palette``; each object also mixes in a
+    second colour of the palette in patches (``mix``). ``dormant`` replaces the palette as the
+    greenness of the season falls. ``texture`` holds relative brightness amplitudes for noise of
+    about 40 m, 9 m, 2 m, 0.6 m and one pixel.
     """
 
     cover: str
@@ -252,15 +252,15 @@ def material_numbers(names: Sequence[str]) -> NDArray[np.intp]:
 def colours(
     materials: NDArray[np.intp], hues: FloatArray, greenness: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Linear reflectance of things, and how far it strays in patches.
+    """Linear reflectance of objects, and its variation in patches.
 
     Args:
         materials: (N,) from ``material_numbers``.
-        hues: (N,) where in the palette, [0,1].
+        hues: (N,) position in the palette, [0,1].
         greenness: 0 dormant vegetation, 1 lush.
 
     Returns:
-        Two (N,4) float32 arrays (red, green, blue, near infrared): the colour, and what is added
+        Two (N,4) float32 arrays (red, green, blue, near infrared): the colour, and the offset added
         to it where the patch noise is one.
     """
 
@@ -277,5 +277,5 @@ def colours(
 
 
 def texture_amplitudes(materials: NDArray[np.intp]) -> FloatArray:
-    """(N,5) relative brightness amplitudes of things."""
+    """(N,5) relative brightness amplitudes of objects."""
     return _TEXTURE[materials]

@@ -1,7 +1,7 @@
-"""Texture that is a function of the place: the same world coordinates give the same value.
+"""Texture as a function of position: the same world coordinates give the same value.
 
-Lattice values come from an integer hash, so a scene drawn tile by tile has no seams and nothing
-repeats, however large the scene is.
+Lattice values come from an integer hash, so that a scene rendered tile by tile has no seams and no
+repetition, whatever its size.
 """
 
 import cv2
@@ -14,7 +14,7 @@ def lattice(seed: int, col: int, row: int, shape_hw: ShapeHW) -> FloatArray:
     """White noise on the integer lattice of the plane.
 
     Args:
-        seed: which noise.
+        seed: identifies the noise.
         col: first lattice column, may be negative.
         row: first lattice row, may be negative.
         shape_hw: number of lattice rows and columns.
@@ -46,7 +46,7 @@ def smooth_noise(
     """Band-limited noise: a lattice of one value per ``wavelength_px``, interpolated bicubically.
 
     Args:
-        seed: which noise.
+        seed: identifies the noise.
         col: first pixel column in the world's pixel grid.
         row: first pixel row in the world's pixel grid.
         shape_hw: size of the window in pixels.
@@ -58,13 +58,13 @@ def smooth_noise(
     step = max(round(wavelength_px), 1)
     if step == 1:
         return lattice(seed, col, row, shape_hw)
-    # two cells of margin on either side hold the cubic kernel
+    # two cells of margin on either side for the cubic kernel
     first_col, first_row = col // step - 2, row // step - 2
     columns = (col + shape_hw[1] - 1) // step + 3 - first_col
     rows = (row + shape_hw[0] - 1) // step + 3 - first_row
     coarse = lattice(seed, first_col, first_row, (rows, columns))
     top, left = row - first_row * step, col - first_col * step
-    if step < 6:  # OpenCV is quicker for fine lattices, two matrix products for coarse ones
+    if step < 6:  # OpenCV is faster for fine lattices, two matrix products for coarse ones
         fine = cv2.resize(coarse, (columns * step, rows * step), interpolation=cv2.INTER_CUBIC)
         return np.ascontiguousarray(fine[top : top + shape_hw[0], left : left + shape_hw[1]])
     down = _cubic_weights(top, shape_hw[0], step, rows)

@@ -1,4 +1,4 @@
-"""Blocks without streets of houses: fields, orchards, woods, parks, ponds, building land."""
+"""Blocks without houses: fields, orchards, woods, parks, ponds, building land."""
 
 import math
 from itertools import pairwise
@@ -135,7 +135,7 @@ def _pond(draft: Draft, block: Block, dates: int) -> None:
 
 
 def _shrubs(draft: Draft, block: Block, dates: int) -> None:
-    """Low shrubs here and there; a style without them costs no draw of chance."""
+    """Scattered low shrubs; a style without them draws no random numbers."""
     if not draft.style.shrubs:
         return
     for _ in range(3):
@@ -166,7 +166,7 @@ def _fleeting_pond(draft: Draft, block: Block, dates: int) -> None:
 
 
 def courts(draft: Draft, block: Block, dates: int) -> None:
-    """Tennis courts and pitches: rectangles that are no buildings."""
+    """Tennis courts and pitches: rectangles that are not buildings."""
     u, v = draft.between(block.u0 + 25, block.u1 - 25), draft.between(block.v0 + 18, block.v1 - 18)
     hue = float(draft.rng.random())
     half_u, half_v = (9.1, 18.2) if draft.chance(0.8) else (14.0, 8.0)
@@ -183,8 +183,8 @@ def courts(draft: Draft, block: Block, dates: int) -> None:
 
 
 def farmstead(draft: Draft, block: Block, dates: int) -> None:
-    """A few buildings alone in the open, with a yard, a track and trees around."""
-    # room for the barns, which stand in line with the house: none reaches a street
+    """A few isolated buildings in the open, with a yard, a track and trees."""
+    # space for the barns, which are in line with the house, so that none reaches a street
     u0, v0, u1, v1 = block.u0 + 58, block.v0 + 22, block.u1 - 58, block.v1 - 22
     if u1 <= u0 or v1 <= v0:
         return
@@ -248,7 +248,7 @@ def fill_earthwork(draft: Draft, block: Block, dates: int) -> None:
 
 
 def add_crate(draft: Draft, u: float, v: float, dates: int) -> None:
-    """A container or a pile of material: below 14 square metres, so no building."""
+    """A container or a pile of material: below 14 square metres, so not a building."""
     x, y, angle, _, _ = draft.warp.at(u, v)
     half = (1.2, 3.0) if draft.chance(0.4) else (draft.between(0.7, 1.6), draft.between(0.7, 1.6))
     draft.props.append(

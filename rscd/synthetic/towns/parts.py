@@ -1,6 +1,6 @@
-"""The values a town is made of. Lengths are metres, x to the right, y downwards, angles radians.
+"""The values of a town. Lengths are metres, x to the right, y downwards, angles radians.
 
-``dates`` says when a thing exists: ``T1``, ``T2`` or ``BOTH`` (bits).
+``dates`` states when an object exists: ``T1``, ``T2`` or ``BOTH`` (bits).
 """
 
 from dataclasses import dataclass, field
@@ -51,8 +51,8 @@ class Box(NamedTuple):
     """A rectangle in its own axes with a top surface: roof part, roof fitting, car or container.
 
     ``shape``: ``flat`` at height z; ``gable`` (ridge along the long axis u) and ``hip`` rise from
-    the eaves at z with ``slope``; ``sunk`` is flat and cuts into what stands there; ``decal``
-    paints what lies under it.
+    the eaves at z with ``slope``; ``sunk`` is flat and cuts into whatever is there; ``decal``
+    paints what is under it.
     """
 
     x: float
@@ -84,7 +84,7 @@ class Tree(NamedTuple):
 
 
 class ParkingSpot(NamedTuple):
-    """A place for a car; ``draw`` decides whether it is redrawn for t2 (see ``cars_move``)."""
+    """A space for a car; ``draw`` decides whether it is redrawn for t2 (see ``cars_move``)."""
 
     x: float
     y: float
@@ -104,12 +104,12 @@ class Swap(NamedTuple):
     after: Area
     draw: float
     crop: bool
-    """True: crop rotation (knob ``crop_change``); False: ground works (``ground_change``)."""
+    """True: crop rotation (parameter ``crop_change``); False: ground works (``ground_change``)."""
 
 
 @dataclass(frozen=True)
 class Building:
-    """A building: its roof parts and the dates it stands."""
+    """A building: its roof parts and the dates at which it exists."""
 
     id: int
     kind: str
@@ -122,7 +122,7 @@ class Building:
 
 @dataclass(frozen=True)
 class Change:
-    """A building that stands at one date only."""
+    """A building that exists at one date only."""
 
     building_id: int
     kind: Kind
@@ -131,24 +131,24 @@ class Change:
 
 @dataclass(frozen=True)
 class TownStyle:
-    """What kind of place it is. ``TownStyle.draw`` gives an endless variety."""
+    """Style of a place. ``TownStyle.draw`` gives an endless variety."""
 
     urban: float = 0.55
-    """Share of built-up blocks, 0 countryside to 1 town."""
+    """Fraction of built-up blocks, 0 countryside to 1 town."""
     dense: float = 0.15
-    """Share of built-up blocks with apartments and shops."""
+    """Fraction of built-up blocks with apartments and shops."""
     industrial: float = 0.15
-    """Share of built-up blocks with halls."""
+    """Fraction of built-up blocks with halls."""
     roofs: Literal["tile", "shingle", "slate", "mixed"] = "mixed"
     curvature: float = 0.35
     """0 straight streets, 1 strongly winding."""
     tree_cover: float = 0.5
     wood: float = 0.3
-    """Share of open blocks that are woods."""
+    """Fraction of open blocks that are woods."""
     field: float = 0.4
-    """Share of open blocks that are farmed."""
+    """Fraction of open blocks that are farmed."""
     evergreen: float = 0.3
-    """Share of trees that keep their leaves."""
+    """Fraction of trees that keep their leaves."""
     arid: float = 0.3
     """0 lush to 1 dry: soil shows through the grass."""
     lot_width_m: float = 19.0
@@ -156,19 +156,18 @@ class TownStyle:
     river: float = 0.15
     """Probability that a river crosses the plan."""
     clutter: float = 0.5
-    """Sheds, containers, piles: things below 14 square metres are no buildings."""
+    """Sheds, containers, piles: objects below 14 square metres are not buildings."""
     growth: float | None = None
-    """Of the blocks and lots that change, the share that gain buildings; the others lose theirs.
-    A farm still makes way for a new block. None: of blocks 0.85; of lots 0.6, and 0.18 have their
-    house replaced."""
+    """Fraction of changing blocks and lots that gain buildings; the others lose theirs. A new block
+    still replaces a farm. None: 0.85 of blocks; 0.6 of lots, and 0.18 have their house replaced."""
     shrubs: float = 0.0
     """0 no shrubs on pasture, waste land and field margins to 1 ground dotted with them."""
     ponds: float = 0.0
-    """Probability that such a block holds a pond that may fill or dry out (``ground_change``)."""
+    """Probability that such a block has a pond that may fill or dry out (``ground_change``)."""
 
     @staticmethod
     def draw(rng: np.random.Generator) -> "TownStyle":
-        """A random place."""
+        """A random style."""
         roofs: tuple[Literal["tile", "shingle", "slate", "mixed"], ...]
         roofs = ("tile", "shingle", "slate", "mixed")
         return TownStyle(
@@ -200,10 +199,10 @@ def _bounds_table(rows: list[tuple[float, float, float, float]]) -> NDArray[np.f
 
 @dataclass(frozen=True)
 class Town:
-    """A plan at both dates; ``render_town`` makes the pictures.
+    """A plan at both dates; ``render_town`` renders the images.
 
     World coordinates are metres from the upper left corner of the image, y downwards; the plan
-    reaches beyond the image by a margin, so that shadows fall in from outside.
+    extends beyond the image by a margin, so that shadows from outside are included.
     """
 
     seed: int
@@ -221,7 +220,7 @@ class Town:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """Buildings that stand at exactly one date; a replaced building gives two changes."""
+        """Buildings that exist at exactly one date; a replaced building gives two changes."""
         return tuple(
             Change(b.id, "appeared" if b.dates == T2 else "vanished", b.footprint)
             for b in self.buildings
@@ -234,7 +233,7 @@ class Town:
 
     @cached_property
     def tallest_m(self) -> float:
-        """Height of the tallest thing, metres."""
+        """Height of the tallest object, metres."""
         heights = [b.height_m for b in self.buildings] + [t.height for t in self.trees]
         return max([*heights, 2.0])
 
@@ -250,7 +249,7 @@ class Town:
 
     @cached_property
     def line_bounds(self) -> NDArray[np.float64]:
-        """(N,4) bounds of ``lines``, their width included."""
+        """(N,4) bounds of ``lines``, including their width."""
         table = _bounds_table([polygon_bounds(line.points) for line in self.lines])
         half = np.asarray([line.width / 2 + 1 for line in self.lines]).reshape(-1, 1)
         return np.asarray(table + half * np.asarray([-1.0, -1.0, 1.0, 1.0]), np.float64)

@@ -34,7 +34,7 @@ from rscd.synthetic.towns.parts import BOTH, T1, T2, Line, Points, Town, TownSty
 
 
 def check_size(shape_hw: ShapeHW, gsd_m: float, change_share: float) -> None:
-    """Raise UsageError for sizes, resolutions and shares that make no town."""
+    """Raise UsageError for invalid sizes, resolutions and fractions."""
     if min(shape_hw) < 1:
         raise UsageError(f"expected a size of at least 1 x 1 pixels, found {shape_hw}")
     if not 0.05 <= gsd_m <= 30:
@@ -53,23 +53,23 @@ def plan_town(
 ) -> Town:
     """Plan a town at two dates.
 
-    Streets bound rows of blocks in a plane that a smooth warp bends. Whole blocks may be
+    Streets bound rows of blocks in a plane bent by a smooth warp. Whole blocks may be
     developed or cleared between the dates, and single lots may gain, lose or replace their house.
 
     Args:
         seed: the same seed gives the same town.
         shape_hw: image size in pixels.
         gsd_m: ground sample distance, metres per pixel, 0.05 to 30.
-        change_share: expected share of building lots that differ between the dates, 0 to 1;
-            half of it falls on whole blocks, so small images vary widely.
-        style: what kind of place; drawn from the seed when None.
+        change_share: expected fraction of building lots that differ between the dates, 0 to 1; half
+            of it is in whole blocks, so small images vary widely.
+        style: style of the place; drawn from the seed if None.
 
     Returns:
-        The plan. Its buildings have ids, heights, footprints and the dates they stand; lots
-        without change keep the identical building at both dates.
+        The plan. Its buildings have ids, heights, footprints and dates; lots without change have
+        the identical building at both dates.
 
     Raises:
-        UsageError: for a size, resolution or share out of range.
+        UsageError: for a size, resolution or fraction out of range.
     """
     check_size(shape_hw, gsd_m, change_share)
     rng = np.random.default_rng(seed)
@@ -188,7 +188,7 @@ def _fill(
 def _streets(
     draft: Draft, blocks: list[Block], states: dict[tuple[int, float], tuple[str, int]]
 ) -> None:
-    """The streets beside built-up blocks, a main road now and then, tracks in the open."""
+    """The streets beside built-up blocks, some of them main roads, and tracks in the open."""
     main_rows = {b.row for b in blocks} | {b.row + 1 for b in blocks}
     main_rows = {r for r in sorted(main_rows) if draft.chance(0.22)}
     pale = draft.chance(0.35)
@@ -222,7 +222,7 @@ def _street(draft: Draft, block: Block, side: str, main: bool, when: int, pale: 
     draft.lines.append(Line(points, width + 5.0, "lawn", 0.4, 1.0, when, VERGE))
     draft.lines.append(Line(points, width + 3.2, "paving", 0.5, 1.0, when, VERGE))
     draft.lines.append(Line(points, width, material, hue, 1.0, when, STREET))
-    if side not in {"top", "left"}:  # the neighbour draws the other two sides as its own
+    if side not in {"top", "left"}:  # the neighbours draw the other two sides
         return
     if beyond(draft, points) or not draft.fine:
         return
@@ -316,7 +316,7 @@ def _kept(bounds: NDArray[np.float64], width_m: float, height_m: float) -> list[
 
 
 def _crop(town: Town, width_m: float, height_m: float) -> Town:
-    """The same town without what lies beyond the margin."""
+    """The same town without anything beyond the margin."""
     m = MARGIN_M
 
     def near(x: float, y: float) -> bool:

@@ -1,7 +1,7 @@
-"""From plan to raster: what covers every pixel and how high it stands, at one date.
+"""From plan to raster: cover and height of every pixel at one date.
 
 A ``Canvas`` is a window of the world's pixel grid at the resolution the town is drawn in (finer
-than the image). Every drawn thing has a number; a table turns numbers into colours later, so that
+than the image). Every drawn object has a number; a table maps numbers to colours later, so that
 season and light cost nothing here.
 """
 
@@ -23,7 +23,7 @@ _SHIFT = 6
 
 @dataclass
 class Canvas:
-    """A window of the world in drawing.
+    """A window of the world being drawn.
 
     ``ids`` (h,w) int32 indexes ``looks``; ``height`` (h,w) float32 metres; ``detail`` (h,w)
     float32 multiplies brightness.
@@ -38,13 +38,13 @@ class Canvas:
     looks: list[tuple[str, float, float]] = field(default_factory=list)
     """(material, hue, tone) of each number."""
     floor_ids: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
-    """``ids`` as they were before anything was built or planted."""
+    """``ids`` before anything was built or planted."""
     bare_ids: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
-    """``ids`` as they were before trees were planted."""
+    """``ids`` before trees were planted."""
     bare_height: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     def number(self, material: str, hue: float, tone: float) -> int:
-        """A new number for a thing that looks like this."""
+        """A new number for an object with this look."""
         self.looks.append((material, hue, tone))
         return len(self.looks) - 1
 
@@ -54,7 +54,7 @@ class Canvas:
         return np.rint(xy * (1 << _SHIFT)).astype(np.int32)
 
     def window(self, x: float, y: float, reach: float) -> tuple[slice, slice] | None:
-        """Rows and columns within ``reach`` metres of a place; None when all lie outside."""
+        """Rows and columns within ``reach`` metres of a position; None if all are outside."""
         left = max(math.floor((x - reach) / self.res) - self.col, 0)
         top = max(math.floor((y - reach) / self.res) - self.row, 0)
         right = min(math.ceil((x + reach) / self.res) + 1 - self.col, self.ids.shape[1])
@@ -88,7 +88,7 @@ def fray(canvas: Canvas, textures: FloatArray) -> None:
     middle, fine = textures[1], textures[2]
     columns += (0.6 * middle + 0.4 * fine) / np.float32(canvas.res)
     rows += (0.6 * fine - 0.5 * middle) / np.float32(canvas.res)
-    # float32 holds every number below 2^24 exactly
+    # float32 represents every number below 2^24 exactly
     numbers, edge = canvas.ids.astype(np.float32), cv2.BORDER_REPLICATE
     frayed = cv2.remap(numbers, columns, rows, cv2.INTER_NEAREST, borderMode=edge)
     canvas.ids = frayed.astype(np.int32)
@@ -114,7 +114,7 @@ def draw_area(canvas: Canvas, area: Area) -> None:
 
 
 def draw_line(canvas: Canvas, line: Line) -> None:
-    """Draw a polyline of constant width; one with a height also stands up."""
+    """Draw a polyline of constant width, with its height if it has one."""
     thickness = round(line.width / canvas.res)
     if thickness < 1:
         if line.width < 0.35 * canvas.res:
@@ -130,7 +130,7 @@ def draw_line(canvas: Canvas, line: Line) -> None:
 def local_axes(
     canvas: Canvas, window: tuple[slice, slice], x: float, y: float, angle: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Coordinates (u,v) in metres of a window's pixel centres, in axes turned about (x,y)."""
+    """Coordinates (u,v) in metres of a window's pixel centres, in axes rotated about (x,y)."""
     rows, columns = window
     xs = (np.arange(columns.start, columns.stop) + canvas.col + 0.5) * canvas.res - x
     ys = (np.arange(rows.start, rows.stop) + canvas.row + 0.5) * canvas.res - y
@@ -141,7 +141,7 @@ def local_axes(
 
 
 def draw_box(canvas: Canvas, box: Box) -> None:
-    """Put a box where it is higher than what stands there; decals paint, sunk surfaces cut in."""
+    """Draw a box where it is higher than its surroundings; decals paint, sunk surfaces cut in."""
     window = canvas.window(box.x, box.y, math.hypot(box.half_u, box.half_v))
     if window is None:
         return
@@ -215,9 +215,9 @@ def crown(radius_px: int, variant: int) -> FloatArray:
 
 
 def draw_tree(canvas: Canvas, tree: Tree) -> None:
-    """Put a crown up where it is higher than what stands there."""
+    """Draw a crown where it is higher than its surroundings."""
     radius_px = max(round(tree.radius / canvas.res), 1)
-    if radius_px > 12:  # a coarse ladder of sizes keeps the cache small
+    if radius_px > 12:  # sizes are rounded coarsely to keep the cache small
         radius_px = round(radius_px / 3) * 3
     relief = crown(radius_px, int(tree.hue * 7919) % 12)
     size = relief.shape[0] // 2

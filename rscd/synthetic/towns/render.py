@@ -1,4 +1,4 @@
-"""A town's picture at both dates: height field, materials, light, air and optics."""
+"""Images of a town at both dates: height field, materials, light, air and optics."""
 
 import math
 from dataclasses import dataclass
@@ -41,10 +41,10 @@ from rscd.synthetic.towns.sensor import (
 )
 
 OVERSAMPLE = 2
-"""The town is drawn in pixels half the size of the image's."""
+"""Oversampling: the town is drawn in pixels half the size of the image's."""
 TILE_PX = 512
 _APRON_PX = 6
-"""Image pixels around a tile that optics may look at."""
+"""Image pixels around a tile that optics may use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +52,9 @@ class TownPair:
     """Two images of a town and the truth, all on one grid."""
 
     image: NDArray[np.uint8] | NDArray[np.uint16]
-    """(2,C,H,W): red, green, blue and perhaps near infrared; index 0 = t1."""
+    """(2,C,H,W): red, green, blue and optionally near infrared; index 0 = t1."""
     mask: ByteArray
-    """(1,H,W): 1 where a building stands at exactly one date."""
+    """(1,H,W): 1 where a building exists at exactly one date."""
     land_cover: ByteArray
     """(2,H,W): values of ``LAND_COVER``."""
     buildings_t1: tuple[Building, ...]
@@ -69,17 +69,17 @@ def render_town(
     bands: Literal[3, 4] = 3,
     dtype: Literal["uint8", "uint16"] = "uint8",
 ) -> TownPair:
-    """Make the two images of a town.
+    """Render the two images of a town.
 
     Args:
         town: from ``plan_town``.
-        nuisance: all that differs besides the buildings; ``Nuisance.off()`` when None.
+        nuisance: all differences besides the buildings; ``Nuisance.off()`` if None.
         bands: 3 (red, green, blue) or 4 (and near infrared).
         dtype: ``uint8`` display values, or ``uint16`` linear reflectance x 10000.
 
     Returns:
-        Images, mask, land cover and the buildings. The truth lies on the plan's grid, which t1
-        shows undisplaced.
+        Images, mask, land cover and the buildings. The truth is on the plan's grid, which t1 shows
+        undisplaced.
 
     Raises:
         UsageError: for other bands or types.
@@ -110,7 +110,7 @@ def render_town(
 
 
 def _burn(town: Town, polygons: list[object]) -> ByteArray:
-    """(H,W) uint8: 1 where a pixel's centre lies in any polygon."""
+    """(H,W) uint8: 1 where a pixel's centre is in any polygon."""
     from rasterio.features import rasterize
 
     if not polygons:
@@ -126,8 +126,8 @@ def _canvas_window(
 ) -> tuple[int, int, ShapeHW]:
     """First column and row, and size of the canvas of a tile, the same for both dates.
 
-    The canvas reaches beyond the tile by what optics, displacement and lean need, and towards the
-    suns by the length of a shadow.
+    The canvas extends beyond the tile as far as optics, displacement and lean require, and towards
+    the suns by the length of a shadow.
     """
     res = town.gsd_m / OVERSAMPLE
     moved = max(map(abs, nuisance.shift_px)) + nuisance.warp_px
@@ -169,7 +169,7 @@ def _render_tile(
 def _classes(canvas: Canvas, window: tuple[int, int, int, int]) -> ByteArray:
     """(h,w) land cover of a tile, at the canvas pixel right below each image pixel's centre.
 
-    Buildings are left out: their footprints are burnt in later, by the rule of the mask.
+    Buildings are omitted: their footprints are rasterised later, by the rule of the mask.
     """
     first = [OVERSAMPLE * n + OVERSAMPLE // 2 for n in window[:2]]
     first = [first[0] - canvas.row, first[1] - canvas.col]
@@ -216,7 +216,7 @@ def _sample(
 
 
 def _draw(town: Town, nuisance: Nuisance, date: int, canvas: Canvas, textures: FloatArray) -> None:
-    """Everything that is there at a date, from the ground up."""
+    """Draw everything that exists at a date, from the ground up."""
     ground = _ground(town, nuisance, date, canvas)
     for thing in ground:
         if thing.layer <= GARDEN:
@@ -234,7 +234,7 @@ def _draw(town: Town, nuisance: Nuisance, date: int, canvas: Canvas, textures: F
 
 
 def _draw_built(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> None:
-    """Cars, sheds and buildings of a date."""
+    """Draw cars, sheds and buildings of a date."""
     for spot in town.spots:
         if spot.dates & date:
             draw_car(canvas, spot, date - 1, redraw=spot.draw < nuisance.cars_move)
@@ -247,7 +247,7 @@ def _draw_built(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> No
 
 
 def _grows(tree: Tree, date: int, tree_change: float) -> bool:
-    """Whether a tree stands at a date; of the changed share 60 % are felled, 40 % planted."""
+    """Whether a tree exists at a date; of those that change, 60 % are felled, 40 % planted."""
     felled = date == T2 and tree.draw < 0.6 * tree_change
     planted_later = date == T1 and tree.draw > 1 - 0.4 * tree_change
     return bool(tree.dates & date) and not felled and not planted_later
@@ -265,7 +265,7 @@ def _ground(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> list[A
 
 
 def _seen(bounds: NDArray[np.float64], canvas: Canvas) -> list[int]:
-    """Indices of the things whose bounds touch a canvas."""
+    """Indices of the objects whose bounds touch a canvas."""
     left, top = canvas.col * canvas.res, canvas.row * canvas.res
     right = left + canvas.ids.shape[1] * canvas.res
     bottom = top + canvas.ids.shape[0] * canvas.res

@@ -1,4 +1,4 @@
-"""From what stands where to pixels: surface colours, light, air and sensor."""
+"""From surfaces to pixels: surface colours, light, air and sensor."""
 
 import math
 
@@ -20,7 +20,7 @@ _AIR_LIGHT = np.asarray([0.30, 0.34, 0.40, 0.22], np.float32)
 
 
 def texture_stack(seed: int, canvas: Canvas) -> FloatArray:
-    """(5,h,w) noise at four wavelengths and one pixel, the same wherever the place is drawn."""
+    """(5,h,w) noise at four wavelengths and one pixel, the same in every window of the world."""
     shape = canvas.ids.shape
     waves = [max(length / canvas.res, 1.0) for length in TEXTURE_WAVELENGTHS_M]
     layers = [
@@ -31,7 +31,7 @@ def texture_stack(seed: int, canvas: Canvas) -> FloatArray:
 
 
 def thin_out(canvas: Canvas, textures: FloatArray, leaf_off: float) -> None:
-    """Let the ground show through broadleaf crowns, twig by twig."""
+    """Let the ground show through broadleaf crowns pixel by pixel."""
     if leaf_off == 0:
         return
     broadleaf = np.asarray([m == "broadleaf" for m, _, _ in canvas.looks])[canvas.ids]
@@ -42,7 +42,7 @@ def thin_out(canvas: Canvas, textures: FloatArray, leaf_off: float) -> None:
 
 
 def reflectance(canvas: Canvas, textures: FloatArray, greenness: float, bands: int) -> FloatArray:
-    """(h,w,bands) linear reflectance of what covers each pixel."""
+    """(h,w,bands) linear reflectance of the cover of each pixel."""
     names, hues, tones = zip(*canvas.looks, strict=True)
     materials = material_numbers(names)
     table, spread = colours(materials, np.asarray(hues, np.float32), greenness)
@@ -62,7 +62,7 @@ def reflectance(canvas: Canvas, textures: FloatArray, greenness: float, bands: i
 
 
 def _planes(plane: FloatArray, bands: int) -> FloatArray:
-    """(h,w,bands) of one plane; several times faster than broadcasting over a short last axis."""
+    """(h,w,bands) from one plane; several times faster than broadcasting over a short last axis."""
     return np.asarray(cv2.merge([plane] * bands), np.float32)
 
 
@@ -144,7 +144,7 @@ def sample_grid(
         shape_hw: size of the window, image pixels.
         step: canvas pixels per image pixel.
         shift: displacement of the content, image pixels.
-        warp: (h,w,2) further displacement, image pixels, or None.
+        warp: (h,w,2) additional displacement, image pixels, or None.
 
     Returns:
         Two (h,w) float32 arrays for ``cv2.remap``.
@@ -173,7 +173,7 @@ def warp_field(
 
 
 def through_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """An (h,w,3) image as JPEG leaves it."""
+    """An (h,w,3) image after JPEG compression."""
     _, stream = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR), np.uint8)
     return np.ascontiguousarray(decoded[..., ::-1])

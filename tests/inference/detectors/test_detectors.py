@@ -272,7 +272,7 @@ def test_separation_is_the_nearer_centre_in_the_principal_axes():
 
 
 def test_even_neighbourhoods_are_refused():
-    with pytest.raises(ValueError, match="side must be odd"):
+    with pytest.raises(ValueError, match="expected an odd side"):
         PcaKmeans(side=4)
 
 
