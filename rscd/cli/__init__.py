@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = parser.parse_known_args(words)
     args.rest = rest
     if rest and not getattr(args, "takes_rest", False):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     _log_to_stderr(getattr(args, "verbosity", 0))
     for note in notes:
         log.warning("%s", note)

@@ -21,15 +21,14 @@ class Parser(argparse.ArgumentParser):
     belong to one use of the command: `refuse_idle` refuses its options in any other.
     """
 
-    def __init__(self, *args: Any, more: str = "", **options: Any) -> None:
+    def __init__(self, *, more: str = "", **options: Any) -> None:
         """As `argparse.ArgumentParser`.
 
         Args:
-            args: likewise.
             more: stands below the epilog in ``--help-all``.
-            options: likewise.
+            options: of that parser.
         """
-        super().__init__(*args, formatter_class=_Formatter, **options)
+        super().__init__(formatter_class=_Formatter, **options)
         self._more = more
         self._rare: list[argparse._ArgumentGroup] = []
         self._uses: list[tuple[str, argparse._ArgumentGroup]] = []
@@ -108,21 +107,23 @@ class Parser(argparse.ArgumentParser):
                 formatter.add_arguments(group._group_actions)
                 formatter.end_section()
         if left_out:
-            named = (
-                textwrap.fill(
-                    f"{group.title}: {', '.join(map(_long_name, group._group_actions))}",
-                    WIDTH,
-                    initial_indent="  ",
-                    subsequent_indent="    ",
-                    break_on_hyphens=False,
-                )
-                for group in left_out
-            )
+            named = map(_named, left_out)
             formatter.add_text("\n".join(["more options (--help-all explains them):", *named]))
         formatter.add_text(self.epilog)
         if everything and self._more:
             formatter.add_text(self._more)
         return formatter.format_help()
+
+
+def _named(group: argparse._ArgumentGroup) -> str:
+    names = ", ".join(action.option_strings[-1] for action in group._group_actions)
+    return textwrap.fill(
+        f"{group.title}: {names}",
+        WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_on_hyphens=False,
+    )
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -146,10 +147,6 @@ class _HelpAll(argparse.Action):
         assert isinstance(parser, Parser)
         sys.stdout.write(parser.format_help_all())
         parser.exit()
-
-
-def _long_name(action: argparse.Action) -> str:
-    return action.option_strings[-1] if len(action.option_strings) < 3 else action.option_strings[0]
 
 
 def say(message: object) -> None:
