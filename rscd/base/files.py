@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +140,78 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with appearing(path) as part:
         write_text(part, text)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Files that one command writes, one after the other.
+
+    A note beside the first says so until all are written: the same command, given again after it
+    failed or was killed, may replace those that it wrote.
+    """
+
+    files: tuple[Path, ...]
+    command: object
+    """Plain data that tells the command from others."""
+
+    @property
+    def _note(self) -> Path:
+        return self.files[0].with_name(f".{self.files[0].name}.began")
+
+    @property
+    def _told(self) -> str:
+        text = json.dumps(self.command, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def begun(self) -> bool:
+        """Whether this command began before to write these files, and did not end."""
+        try:
+            return self._note.read_text(encoding="utf-8") == self._told
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Write the files within; the note goes when all are, or when none has changed.
+
+        Raises:
+            OutputError: for every error of the system; says what is left.
+        """
+        begun = self.begun
+        before = list(map(_stamp, self.files))
+        with writing(self.files[0]):
+            write_whole(self._note, self._told)
+        try:
+            yield
+        except BaseException as error:
+            if not begun and before == list(map(_stamp, self.files)):
+                remove_file(self._note)
+            elif isinstance(error, OSError):
+                target = Path(os.fsdecode(error.filename or self.files[0]))
+                raise OutputError(
+                    f"{output_error(target, error)}; the same command, given again, "
+                    "replaces what it wrote before"
+                ) from error
+            raise
+        remove_file(self._note)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Tells a file from others that had its name."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file, if it is there and may be deleted."""
+    for _ in range(2):  # one failure is not yet a broken disk
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            return
 
 
 def sidecars(path: Path) -> list[Path]:

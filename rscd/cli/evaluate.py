@@ -1,10 +1,12 @@
 """``rscd evaluate``: a model on a labelled split, or a finished map against a reference."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
+from rscd.base.files import Claim
 from rscd.cli.options import (
     add_json,
     add_verbosity,
@@ -13,6 +15,7 @@ from rscd.cli.options import (
     emit_json,
     fraction,
     not_negative,
+    plain_options,
     positive,
     refuse_failed,
     size_hw,
@@ -168,7 +171,20 @@ MAPS_ONLY = ("predicted_value", "missing_is_no_change", "like", "images")
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    _check_outputs(args)
+    files = _outputs(args)
+    with Claim(files, plain_options(args)).held() if files else nullcontext():
+        report = _evaluated(args)
+    if args.json:
+        emit_json(report.json())
+    else:
+        emit(report.text())
+        for path in (*args.output, *filter(None, (args.reliability,))):
+            emit(path)
+    refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
+
+
+def _evaluated(args: argparse.Namespace) -> "Report":
+    """Do the work, and write all that was asked for."""
     if args.truth is None:
         _check_unused(args, MAPS_ONLY, "a prediction and a truth")
         report = _evaluate_split(args)
@@ -177,13 +193,7 @@ def run(args: argparse.Namespace) -> None:
         report = _evaluate_maps(args)
     if args.reliability is not None:
         _write_reliability(report, Path(args.reliability))
-    if args.json:
-        emit_json(report.json())
-    else:
-        emit(report.text())
-        for path in (*args.output, *filter(None, (args.reliability,))):
-            emit(path)
-    refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
+    return report
 
 
 def _evaluate_split(args: argparse.Namespace) -> "Report":
@@ -321,7 +331,8 @@ def _write_reliability(report: "Report", path: Path) -> None:
     write_reliability(report.probabilities, path)
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
+def _outputs(args: argparse.Namespace) -> tuple[Path, ...]:
+    """The files to write, checked before any work."""
     from rscd.export.outputs import files_beside
     from rscd.export.style import is_own_style
     from rscd.export.targets import check_outputs, of_kind
@@ -332,10 +343,13 @@ def _check_outputs(args: argparse.Namespace) -> None:
     files = [of_kind(Path(path), (SHEET, *VECTORS), "-o") for path in args.output]
     if args.reliability is not None:
         files.append(of_kind(Path(args.reliability), (SHEET,), "--reliability"))
+    named = tuple(files)
     beside = (file for path in _layers(args) for file in files_beside(Path(path)))
     files += [file for file in beside if not is_own_style(file)]
     inputs = [args.source, args.truth, args.like, args.model, *(args.images or ())]
-    check_outputs(files, [path for path in inputs if path], overwrite=args.overwrite)
+    begun = bool(named) and Claim(named, plain_options(args)).begun
+    check_outputs(files, [path for path in inputs if path], overwrite=args.overwrite or begun)
+    return named
 
 
 def _check_unused(args: argparse.Namespace, names: tuple[str, ...], use: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
+from rscd.base.files import Claim
 from rscd.cli.options import (
     add_json,
     add_verbosity,
@@ -14,6 +15,7 @@ from rscd.cli.options import (
     emit_json,
     not_negative,
     parse_pairs,
+    plain_options,
 )
 
 if TYPE_CHECKING:
@@ -120,6 +122,9 @@ def _add_layers(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     targets = _targets(args)
+    claim = Claim(targets.outputs, plain_options(args))
+    if not args.overwrite and not claim.begun:
+        targets.check_new(())
     from rscd.events.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
     from rscd.export.style import event_qml
     from rscd.export.vector import write_vector
@@ -149,14 +154,15 @@ def run(args: argparse.Namespace) -> None:
         }
         for kind in rule["kinds"]
     }
-    for path in targets.outputs:
-        write_vector(
-            table,
-            path,
-            provenance=_provenance(args, first, second, rule),
-            layer_options=layer_options,
-            style=event_qml(),
-        )
+    with claim.held():
+        for path in targets.outputs:
+            write_vector(
+                table,
+                path,
+                provenance=_provenance(args, first, second, rule),
+                layer_options=layer_options,
+                style=event_qml(),
+            )
     _tell(counts, targets, as_json=args.json)
 
 
@@ -181,8 +187,6 @@ def _targets(args: argparse.Namespace) -> "Targets":
             raise UsageError(f"expected an output ending in {' or '.join(SUFFIXES)}, found {path}")
     targets = Targets.of(args.output, None, None)
     targets.check_places((args.t1, args.t2), 0)
-    if not args.overwrite:
-        targets.check_new(())
     return targets
 
 

@@ -63,6 +63,11 @@ def emit_json(data: Mapping[str, Any]) -> None:
     emit(json.dumps(data, indent=2))
 
 
+def plain_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What a command was given, as plain data."""
+    return {name: value for name, value in vars(args).items() if not callable(value)}
+
+
 @dataclass(frozen=True)
 class Shown:
     """What a command has to say on stdout."""

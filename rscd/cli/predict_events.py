@@ -78,7 +78,7 @@ def _run_pair(
     from rscd.pipeline.objects import event_targets, predict_events
 
     prompts, rules = prompts_of(args), label_options(args)
-    event_targets(pair, args.output, options)  # before weights are loaded
+    event_targets(pair, args.output, options, prompts, rules)  # before weights are loaded
     segmenter = load()
     if args.dry_run:
         return _plan(args, pair, rules.filled(segmenter))

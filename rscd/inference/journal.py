@@ -21,7 +21,14 @@ from zlib import crc32
 import numpy as np
 
 from rscd.base.errors import OutputError
-from rscd.base.files import output_error, remove_tree, require_as_written, write_text, write_whole
+from rscd.base.files import (
+    output_error,
+    remove_file,
+    remove_tree,
+    require_as_written,
+    write_text,
+    write_whole,
+)
 from rscd.base.types import Provenance
 
 log = logging.getLogger(__name__)
@@ -96,7 +103,7 @@ class Journal:
             stamp = _stamp(self.identity, outputs, result)
             write_whole(note, json.dumps({"stamp": stamp, "result": result}))
         self.remove()
-        _remove_file(note)
+        remove_file(note)
 
     @contextmanager
     def explaining(self, target: Path) -> Iterator[None]:
@@ -145,15 +152,8 @@ def finished(folder: Path, identity: Provenance, outputs: Sequence[Path]) -> dic
         return None
     if same:
         remove_tree(folder)
-    _remove_file(note)
+    remove_file(note)
     return result if same else None
-
-
-def _remove_file(path: Path) -> None:
-    for _ in range(2):  # one failure is not yet a broken disk
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-            return
 
 
 def _note(folder: Path) -> Path:

@@ -27,7 +27,7 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
-from rscd.geo.dates import dates_of
+from rscd.geo.dates import dates_of, is_wrong_tag
 from rscd.geo.grid import is_georeferenced, middle, pixel_size_m
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
@@ -254,19 +254,24 @@ def dated(pair: ScenePair, options: Options) -> Options:
     Raises:
         UsageError: one that is no date, or t1 after t2.
     """
-    days = dates_of((options.t1_date, options.t2_date), (pair.t1.day, pair.t2.day))
+    given_dates = (options.t1_date, options.t2_date)
+    days = dates_of(given_dates, (pair.t1.day, pair.t2.day))
+    for source, given in zip((pair.t1, pair.t2), given_dates, strict=True):
+        if given is None and is_wrong_tag(source.date_tag):
+            log.warning(
+                "%s: its TIFFTAG_DATETIME %r is no date, column %s stays empty; give --%s-date",
+                *(source.path, source.date_tag, source.date, source.date),
+            )
     told = [
         f"{date} {day}"
-        for date, day, given in zip(
-            ("t1", "t2"), days, (options.t1_date, options.t2_date), strict=True
-        )
+        for date, day, given in zip(("t1", "t2"), days, given_dates, strict=True)
         if day is not None and given is None
     ]
     if told:
         log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(told))
     t1, t2 = (
         given if given is not None or day is None else day.isoformat()
-        for given, day in zip((options.t1_date, options.t2_date), days, strict=True)
+        for given, day in zip(given_dates, days, strict=True)
     )
     return replace(options, t1_date=t1, t2_date=t2)
 

@@ -13,6 +13,7 @@ import psutil
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import UsageError
+from rscd.base.files import Claim
 from rscd.base.redact import redacted_data
 from rscd.base.types import BoolArray, Progress, Provenance, silent
 from rscd.events.pixels import ChangeLabels
@@ -91,7 +92,8 @@ def predict_events(
     """
     started = time.monotonic()
     options = dated(pair, options or Options())
-    targets = event_targets(pair, outputs, options)
+    targets = event_targets(pair, outputs, options, prompts, rules)
+    claim = _claim(pair, targets, options, prompts, rules)
     rules = replace(rules or LabelOptions(), min_area_m2=0.0).filled(segmenter)
     view = seen_around(pair, rules)
     whole_needed = rules.tile is None
@@ -118,8 +120,9 @@ def predict_events(
     labels = labels_of(found, rules, pixel_size_m(pair.grid, options.gsd_m))
     table = _table(labels, view.pair.grid, segmenter, prompts, options, view.wanted)
     provenance = _provenance(pair, fingerprint(segmenter, prompts, rules), rules)
-    for path in targets.outputs:
-        _write(table, path, options, provenance)
+    with claim.held():
+        for path in targets.outputs:
+            _write(table, path, options, provenance)
     counted = labels.valid & view.wanted
     objects = [
         int(np.count_nonzero(share_inside(date.instances, view.wanted)))
@@ -170,7 +173,13 @@ def seen_around(pair: ScenePair, rules: LabelOptions) -> Surroundings:
     )
 
 
-def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -> Targets:
+def event_targets(
+    pair: ScenePair,
+    outputs: Sequence[str | Path],
+    options: Options,
+    prompts: PromptSet,
+    rules: LabelOptions | None,
+) -> Targets:
     """The outputs, checked before any work.
 
     Raises:
@@ -191,9 +200,20 @@ def event_targets(pair: ScenePair, outputs: Sequence[str | Path], options: Optio
     targets.check_crs(pair.grid.crs, middle(pair.grid))
     targets.check_places(pair.files, 0)
     pixel_size_m(pair.grid, options.gsd_m)  # before weights are loaded
-    if not options.overwrite:
+    if not options.overwrite and not _claim(pair, targets, options, prompts, rules).begun:
         targets.check_new(())
     return targets
+
+
+def _claim(
+    pair: ScenePair,
+    targets: Targets,
+    options: Options,
+    prompts: PromptSet,
+    rules: LabelOptions | None,
+) -> Claim:
+    asked = [pair.t1.path, pair.t2.path, options, prompts, rules]
+    return Claim(targets.all, list(map(repr, asked)))
 
 
 BOX_ADVICE = "take a part with --bbox or --aoi, or fewer prompts"

@@ -31,6 +31,7 @@ from typing import Any
 
 import yaml
 
+from rscd.base.border import border, reason
 from rscd.base.errors import UsageError
 from rscd.base.files import read_note, read_value, write_whole
 
@@ -64,7 +65,8 @@ class Stage:
     def key(self) -> str:
         """SHA-256 of all that was asked for."""
         asked = [self.command, self.settings, list(self.overrides)]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(asked, sort_keys=True, default=str)  # YAML knows dates
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_chain(path: str | Path) -> bool:
@@ -87,11 +89,13 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
         UsageError: for a file that is no chain, or overrides that fit no stage.
     """
     content = _read(Path(path))
-    unknown = sorted(set(content) - {"folder", "stages"})
+    unknown = sorted(map(str, content.keys() - {"folder", "stages"}))
     stages = content.get("stages")
     if unknown or not isinstance(stages, dict) or not stages:
         found = f"unknown {', '.join(unknown)}" if unknown else "no stages"
         raise UsageError(f"expected folder and stages (by name) in {path}, found {found}")
+    for name in stages:
+        _check_stage_name(name, path)
     given = _split(overrides, list(stages))
     folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
     if not isinstance(folder, str):
@@ -176,6 +180,14 @@ def _note(stage: Stage, name: str) -> None:
     write_whole(stage.folder / name, text + "\n")
 
 
+def _check_stage_name(name: Any, path: str | Path) -> None:
+    text = str(name)
+    if not isinstance(name, str) or Path(text).name != text or "\0" in text or text == "..":
+        raise UsageError(
+            f"expected stages in {path} whose names can be folders, found {name!r}; rename it"
+        )
+
+
 def _stage(
     name: str,
     folders: Mapping[str, Path],
@@ -188,13 +200,45 @@ def _stage(
     [(command, settings)] = given.items()
     if not isinstance(settings, dict):
         raise UsageError(f"expected options of {command} in stage {name}, found {settings!r}")
+    if not isinstance(command, str):
+        raise UsageError(f"expected a command of rscd in stage {name}, found {command!r}")
     filled = _filled(settings, {key: str(folder) for key, folder in folders.items()})
     if command == TRAIN:
+        _check_plain(name, command, filled)
         extra = {**shared, **options}
         line = tuple(part for key, value in extra.items() for part in (f"--{key}", value))
         return Stage(name, folders[name], command, filled, line)
-    values = {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
-    return Stage(name, folders[name], command, filled | values)
+    filled |= {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
+    _check_plain(name, command, filled)
+    return Stage(name, folders[name], command, filled)
+
+
+def _check_plain(name: str, command: str, settings: Mapping[Any, Any]) -> None:
+    """Find out whether settings can be written down, and those of a command given to it.
+
+    Raises:
+        UsageError: otherwise.
+    """
+
+    def told(error: Exception) -> UsageError:
+        return UsageError(
+            f"expected settings of {command} in stage {name} that are plain data, found others "
+            f"({reason(error)}); correct them"
+        )
+
+    with border(told):
+        json.dumps(settings, sort_keys=True, default=str)
+    if command == TRAIN:
+        return
+    for option, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        wanted = "a list of texts" if option == "args" else "text, a number, or a list of them"
+        if not isinstance(option, str):
+            raise UsageError(f"expected names of options in stage {name}, found {option!r}")
+        if any(isinstance(one, dict | list) for one in values) or (
+            option == "args" and (value is not values or None in values)
+        ):
+            raise UsageError(f"expected {wanted} for {option} in stage {name}, found {value!r}")
 
 
 def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from rscd.base.errors import DataError, OutputError, UsageError
 from rscd.base.files import (
     SIDECARS,
+    Claim,
     appearing,
     place,
     require_as_written,
@@ -130,3 +131,55 @@ def test_text_that_reads_otherwise_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="otherwise"):
         write_whole(path, "new")
     assert contents(tmp_path) == {"a.json": "old"}
+
+
+# --- outputs of one command ----------------------------------------------------------------------
+
+
+def claim(folder, *, command="a"):
+    return Claim((folder / "a.txt", folder / "b.txt"), {"command": command})
+
+
+def test_a_claim_that_is_kept_leaves_nothing_behind(tmp_path):
+    with claim(tmp_path).held():
+        assert claim(tmp_path).begun
+        (tmp_path / "a.txt").write_text("1")
+        (tmp_path / "b.txt").write_text("2")
+    assert contents(tmp_path) == {"a.txt": "1", "b.txt": "2"}
+    assert not claim(tmp_path).begun
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
+def test_what_a_command_began_is_its_own_alone(tmp_path, error):
+    def begin():
+        (tmp_path / "a.txt").write_text("1")
+        raise error
+
+    expected = OutputError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as told, claim(tmp_path).held():
+        begin()
+    if expected is OutputError:
+        assert "No space left" in str(told.value)
+        assert "the same command, given again, replaces what it wrote" in str(told.value)
+    assert claim(tmp_path).begun
+    assert not claim(tmp_path, command="b").begun
+    with claim(tmp_path).held():
+        (tmp_path / "b.txt").write_text("2")
+    assert contents(tmp_path) == {"a.txt": "1", "b.txt": "2"}
+
+
+def test_a_command_that_wrote_nothing_claims_nothing(tmp_path):
+    (tmp_path / "a.txt").write_text("somebody's")
+    with pytest.raises(UsageError, match="wrong"), claim(tmp_path).held():
+        raise UsageError("wrong")
+    assert contents(tmp_path) == {"a.txt": "somebody's"}
+    assert not claim(tmp_path).begun
+
+
+def test_a_claim_that_cannot_be_noted_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OutputError, match=r"expected to write .*a\.txt"),
+        claim(tmp_path / "file").held(),
+    ):
+        raise AssertionError
