@@ -89,8 +89,10 @@ def guided(sample: Sample, network: Any) -> Sample:
         SemanticPrediction(np.stack([prob, 1 - prob]), ("building", "other"), n_foreground=1)
         for prob in buildings_of(sample["image"], network)
     ]
-    rules = LabelOptions(gamma=GAMMA, gamma_seg=GAMMA, instance_threshold=0.5, min_area_m2=14)
-    labels = labels_of(dates, rules, 0.5)
+    rules = LabelOptions(
+        gamma=GAMMA, gamma_seg=GAMMA, instance_threshold=0.5, min_area_m2=14, gsd_m=0.5
+    )
+    labels = labels_of(dates, rules, None)
     maps = (labels.mixed, labels.seg1, labels.seg2)
     layers = {
         name: torch.from_numpy(mask[None].astype(np.int64))

@@ -43,7 +43,7 @@ def main(root: str, split: str, gsd: str, backend: str = "spectral", *options: s
             image = pair.read(date)
             view = view_of(image, pair.name, date, rules.gsd_m)
             dates.append(replace(segment(segmenter, view, prompts), valid=image.valid))
-        labels = labels_of(dates, rules, rules.gsd_m)
+        labels = labels_of(dates, rules, None)
         part = pair.name.rpartition("/")[0]
         truth = read_mask(layout.parts[part].mask[pair.stem], "threshold") == 1
         for level, mask, where in (

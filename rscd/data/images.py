@@ -187,7 +187,8 @@ class StoredLabel:
     values: NDArray[Any]
     """(H,W) in the file's dtype."""
     unlabelled: BoolArray | None = None
-    """(H,W) where the file declares nodata, masks pixels, or holds NaN; None where it does not.
+    """(H,W) where the file declares nodata, masks pixels (a picture: by its alpha band), or holds
+    NaN; None where it does not.
 
     A nodata of 0 is what drawing programs leave behind and viewers show as transparent: it is "no
     change" like any other 0.
@@ -208,7 +209,10 @@ def read_label(path: Path) -> StoredLabel:
     unlabelled, nodata = None, None
     if path.suffix.lower() in PLAIN_SUFFIXES:
         pixels = _decode(path)
-        pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)[:3]
+        pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
+        if len(pixels) == 4:
+            unlabelled = _transparent(path, pixels)
+        pixels = pixels[:3]
     else:
         with open_raster(path) as dataset:
             said = Bands.of(dataset)
@@ -228,6 +232,29 @@ def read_label(path: Path) -> StoredLabel:
             "convert the colours to one band of class values"
         )
     return StoredLabel(np.asarray(pixels[0]), unlabelled, nodata)
+
+
+def _transparent(path: Path, pixels: NDArray[Any]) -> BoolArray | None:
+    """Where a picture of a label (4,H,W) shows nothing: there is no label, unless 0 is meant.
+
+    A colour that a PNG names as transparent is like a declared nodata: where it is 0 or black, as
+    drawing programs leave it, it is "no change". An alpha band says of each pixel whether there is
+    a label.
+    """
+    hidden: BoolArray = pixels[3] == 0
+    if not hidden.any() or (_names_transparent_colour(path) and not pixels[:3, hidden].any()):
+        return None
+    _warn_of_folder(
+        path.parent, "transparent pixels of labels count as pixels without label (255), not as 0"
+    )
+    return hidden
+
+
+def _names_transparent_colour(path: Path) -> bool:
+    """Whether a file is a PNG without alpha band, where one colour or index is transparent."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return head.startswith(b"\x89PNG") and head[25] in (0, 2, 3)
 
 
 def read_label_values(path: Path) -> NDArray[Any]:

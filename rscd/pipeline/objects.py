@@ -117,7 +117,7 @@ def predict_events(
             found.append(replace(seen, valid=image.valid))
     finally:
         close_handles()
-    labels = labels_of(found, rules, pixel_size_m(pair.grid, options.gsd_m))
+    labels = labels_of(found, rules, view.pair.grid)
     table = _table(labels, view.pair.grid, segmenter, prompts, options, view.wanted)
     provenance = _provenance(pair, fingerprint(segmenter, prompts, rules), rules)
     with claim.held():
@@ -261,7 +261,7 @@ def _rehearse(
     nothing = np.zeros((len(prompts.classes), 1, 1), np.float32)
     seen = SemanticPrediction(nothing, prompts.classes, prompts.n_foreground, instances=[])
     grid = GeoBox((1, 1), pair.grid.affine, pair.grid.crs)
-    table = _table(labels_of([seen, seen], rules, None), grid, segmenter, prompts, options)
+    table = _table(labels_of([seen, seen], rules, grid), grid, segmenter, prompts, options)
     with tempfile.TemporaryDirectory() as scratch:
         for path in targets.outputs:
             _write(table, Path(scratch) / path.name, options, {})

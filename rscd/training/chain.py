@@ -98,7 +98,7 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
         _check_stage_name(name, path)
     given = _split(overrides, list(stages))
     folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
-    if not isinstance(folder, str):
+    if not isinstance(folder, str) or "\0" in folder:
         raise UsageError(f"expected the name of a folder in {path}, found folder: {folder!r}")
     root = Path(folder)
     folders = {name: root / name for name in stages}
@@ -182,7 +182,13 @@ def _note(stage: Stage, name: str) -> None:
 
 def _check_stage_name(name: Any, path: str | Path) -> None:
     text = str(name)
-    if not isinstance(name, str) or Path(text).name != text or "\0" in text or text == "..":
+    if (
+        not isinstance(name, str)
+        or not name
+        or Path(text).name != text
+        or "\0" in text
+        or text == ".."
+    ):
         raise UsageError(
             f"expected stages in {path} whose names can be folders, found {name!r}; rename it"
         )

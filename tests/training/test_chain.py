@@ -118,6 +118,7 @@ def test_other_settings_than_those_finished_with_are_refused(chain):
         ({"stages": {"a": {"train": {}, "predict": {}}}}, "expected one command for stage a"),
         ({"stages": {"a": {"train": 3}}}, "expected options of train in stage a"),
         ({"stages": {"a": {"train": {}}}, 5: 1}, "unknown 5"),
+        ({"stages": {"a": {"train": {}}}, "folder": "a\0b"}, "the name of a folder"),
         ({"stages": {5: {"train": {}}}}, "names can be folders, found 5; rename"),
         ({"stages": {None: {"train": {}}}}, "names can be folders, found None"),
         ({"stages": {"../a": {"train": {}}}}, r"names can be folders, found '\.\./a'"),
