@@ -189,12 +189,9 @@ def _choose(
         n_pixels = len(data) * height * width
         return otsu(positive_maps(data, maps, progress=progress), n_pixels)
     oracle = rule == "train_oracle"
+    labelled = _looked_at(args, rule, data)
     pairs = labelled_maps(
-        _looked_at(args, rule, data),
-        maps,
-        gated=not args.no_gate,
-        progress=progress,
-        stage="threshold",
+        labelled, maps, gated=not args.no_gate, progress=progress, stage="threshold"
     )
     return search(pairs, rule, PAPER_CRITERION if oracle else VALIDATION_CRITERION)
 
