@@ -265,7 +265,8 @@ def _grid_of(date: str, path: str, dataset: Any) -> GeoBox:
             f"expected a raster on a regular grid for {date}, found only {kind} in {path}; "
             f"rectify it first: gdalwarp {'-tps' if dataset.gcps[0] else '-rpc'} {path} out.tif"
         )
-    if dataset.transform.is_degenerate:
+    values = (*dataset.transform[:6], dataset.transform.determinant)
+    if dataset.transform.is_degenerate or not np.isfinite(values).all():
         raise SceneError(
             f"expected pixels with an area in {date} {path}, found a degenerate transform "
             f"{tuple(dataset.transform)[:6]}; repair its georeferencing (gdal_edit.py -a_ullr)"
