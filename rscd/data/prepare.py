@@ -31,7 +31,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from rscd.base.errors import DataError
-from rscd.base.files import read_note, write_whole
+from rscd.base.files import read_note, write_whole, writing
 from rscd.base.types import IGNORE, ByteArray, ShapeHW
 from rscd.base.version import version
 from rscd.data.images import (
@@ -203,15 +203,16 @@ def _cut_one(
     window = slice(cut.column, cut.column + patch)
     transform = t1.tile_transform(cut.column, cut.row)
     for path, strip, source in zip(paths[:2], strips[:2], sources[:2], strict=True):
-        write_picture(
-            path,
-            np.ascontiguousarray(strip[:, :, window]),
-            t1.crs,
-            transform,
-            source.nodata,
-            colorinterp=source.colorinterp,
-            units=source.units,
-        )
+        with writing(path):  # what fails here is not the source's
+            write_picture(
+                path,
+                np.ascontiguousarray(strip[:, :, window]),
+                t1.crs,
+                transform,
+                source.nodata,
+                colorinterp=source.colorinterp,
+                units=source.units,
+            )
     values = strips[2][:, :, window]
     if not (values[1:] == values[:1]).all():
         raise DataError(
@@ -224,7 +225,8 @@ def _cut_one(
     except DataError as error:
         place = f"column {cut.column}, row {cut.row}"
         raise DataError(f"{cut.files[2]} at {place}: {error}") from error
-    write_picture(paths[2], _stored(mask)[None], t1.crs, transform)
+    with writing(paths[2]):
+        write_picture(paths[2], _stored(mask)[None], t1.crs, transform)
 
 
 def _stored(mask: ByteArray) -> ByteArray:
