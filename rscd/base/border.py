@@ -27,6 +27,9 @@ MOST_JSON_BYTES = 64 << 20
 MOST_MEMBERS = 10_000
 """So many names of an archive are looked through for one that can be read."""
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of the system's errors where a disk is full."""
+
 READABLE = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".gpkg", ".geojson", ".shp", ".fgb")
 """Suffixes of files in an archive that are worth naming, the likeliest first."""
 
@@ -47,13 +50,15 @@ def border(told: Told) -> Iterator[None]:
         told: makes the error for the user of the library's, perhaps with `found_in`.
 
     Raises:
-        RscdError: of `told`. Errors of rscd itself and of memory pass.
+        RscdError: of `told`. Errors of rscd itself, of memory and of full disks pass.
     """
     try:
         yield
     except (RscdError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:  # nothing is wrong with what is read
+            raise
         raise told(error) from error
 
 
