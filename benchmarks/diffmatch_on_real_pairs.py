@@ -30,6 +30,7 @@ from train_on_real_pairs import SETS, prepare
 
 from rscd.base.types import LAYERS
 from rscd.data.folder import PairFolder
+from rscd.geo.measure import ground_of
 from rscd.inference.shipped import shipped_path
 from rscd.inference.weights import read_card, read_tensors
 from rscd.labels.from_segmenter import LabelOptions, labels_of
@@ -90,7 +91,7 @@ def guided(sample: Sample, network: Any) -> Sample:
         for prob in buildings_of(sample["image"], network)
     ]
     rules = LabelOptions(gamma=GAMMA, gamma_seg=GAMMA, instance_threshold=0.5, min_object_m2=14)
-    labels = labels_of(dates, rules, 0.5)
+    labels = labels_of(dates, rules, ground_of(None, 0.5))
     maps = (labels.mixed, labels.seg1, labels.seg2)
     layers = {
         name: torch.from_numpy(mask[None].astype(np.int64))

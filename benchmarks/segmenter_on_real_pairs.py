@@ -14,6 +14,7 @@ import numpy as np
 
 from rscd.data.images import read_mask
 from rscd.data.layout import find_layout
+from rscd.geo.measure import ground_of
 from rscd.labels.from_segmenter import DATES, LabelOptions, folder_pairs, labels_of, view_of
 from rscd.segmenters.prompts import BACKGROUND, FOREGROUND, parse_prompts
 from rscd.segmenters.segmenter import load_segmenter
@@ -43,7 +44,7 @@ def main(root: str, split: str, gsd: str, backend: str = "spectral", *options: s
             image = pair.read(date)
             view = view_of(image, pair.name, date, pair.gsd_m)
             dates.append(replace(segment(segmenter, view, prompts), valid=image.valid))
-        labels = labels_of(dates, rules, pair.gsd_m)
+        labels = labels_of(dates, rules, ground_of(None, pair.gsd_m))
         part = pair.name.rpartition("/")[0]
         truth = read_mask(layout.parts[part].mask[pair.stem], "threshold") == 1
         for level, mask, where in (

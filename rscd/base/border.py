@@ -27,6 +27,9 @@ MOST_JSON_BYTES = 64 << 20
 MOST_MEMBERS = 10_000
 """Number of names in an archive that are searched for a readable file."""
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Numbers of the system's errors where a disk is full."""
+
 READABLE = (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".gpkg", ".geojson", ".shp", ".fgb")
 """Suffixes of files in an archive worth suggesting, most likely first."""
 
@@ -47,14 +50,16 @@ def border(to_error: ToError) -> Iterator[None]:
         to_error: converts the library's error into one for the user, perhaps with `found_in`.
 
     Raises:
-        RscdError: from `to_error`. Errors raised by rscd itself and `MemoryError` pass through.
+        RscdError: of `told`. Errors of rscd itself, of memory and of full disks pass.
     """
     try:
         yield
     except (RscdError, MemoryError):
         raise
     except Exception as error:
-        raise to_error(error) from error
+        if isinstance(error, OSError) and error.errno in FULL:  # nothing is wrong with what is read
+            raise
+        raise told(error) from error
 
 
 def reason(error: BaseException) -> str:

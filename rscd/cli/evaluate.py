@@ -1,9 +1,11 @@
 """``rscd evaluate``: a model on a labelled split, or a finished map against a reference."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.begun import Begun
 from rscd.base.errors import UsageError
 from rscd.cli.options import (
     add_device,
@@ -14,6 +16,7 @@ from rscd.cli.options import (
     emit_json,
     fraction,
     not_negative,
+    plain_options,
     refuse_failed,
     size_hw,
 )
@@ -171,12 +174,11 @@ SHEET = ".png"
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command."""
-    _check_outputs(args)
+    """Carry out the command."""
+    begun = _begun(args)
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
-    report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
-    if args.reliability is not None:
-        _write_reliability(report, Path(args.reliability))
+    with begun.noted() if begun else nullcontext():
+        report = _evaluated(args)
     if args.json:
         emit_json(report.json())
     else:
@@ -184,6 +186,14 @@ def run(args: argparse.Namespace) -> None:
         for path in (*args.output, *filter(None, (args.reliability,))):
             emit(path)
     refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
+
+
+def _evaluated(args: argparse.Namespace) -> "Report":
+    """Do the work, and write all that was asked for."""
+    report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
+    if args.reliability is not None:
+        _write_reliability(report, Path(args.reliability))
+    return report
 
 
 def _evaluate_split(args: argparse.Namespace) -> "Report":
@@ -323,7 +333,8 @@ def _write_reliability(report: "Report", path: Path) -> None:
     write_reliability(report.probabilities, path)
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
+def _begun(args: argparse.Namespace) -> Begun | None:
+    """The files to write, checked before any work; None for none."""
     from rscd.export.outputs import files_beside
     from rscd.export.style import is_own_style
     from rscd.export.targets import check_outputs, of_kind
@@ -334,10 +345,13 @@ def _check_outputs(args: argparse.Namespace) -> None:
     files = [of_kind(Path(path), (SHEET, *VECTORS), "-o") for path in args.output]
     if args.reliability is not None:
         files.append(of_kind(Path(args.reliability), (SHEET,), "--reliability"))
+    begun = Begun(tuple(files), plain_options(args)) if files else None
     beside = (file for path in _layers(args) for file in files_beside(Path(path)))
     files += [file for file in beside if not is_own_style(file)]
     inputs = [args.source, args.truth, args.like, args.model, *(args.images or ())]
-    check_outputs(files, [path for path in inputs if path], overwrite=args.overwrite)
+    may_replace = args.overwrite or (begun is not None and begun.before)
+    check_outputs(files, [path for path in inputs if path], overwrite=may_replace)
+    return begun
 
 
 def _values(text: str) -> tuple[float, ...]:

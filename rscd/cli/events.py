@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.begun import Begun
 from rscd.base.errors import UsageError
 from rscd.cli import events_of_images
 from rscd.cli.options import (
@@ -15,6 +16,7 @@ from rscd.cli.options import (
     emit_json,
     not_negative,
     parse_pairs,
+    plain_options,
 )
 from rscd.cli.parser import Parser
 from rscd.cli.scene import add_layer_options, add_min_area
@@ -135,6 +137,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_layers(args: argparse.Namespace) -> None:
     targets = _targets(args)
+    begun = Begun(targets.outputs, plain_options(args))
+    if not args.overwrite and not begun.before:
+        targets.check_new(())
     from rscd.events.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
     from rscd.export.style import event_qml
     from rscd.export.vector import write_vector
@@ -164,14 +169,15 @@ def _run_layers(args: argparse.Namespace) -> None:
         }
         for kind in rule["kinds"]
     }
-    for path in targets.outputs:
-        write_vector(
-            table,
-            path,
-            provenance=_provenance(args, first, second, rule),
-            layer_options=layer_options,
-            style=event_qml(),
-        )
+    with begun.noted():
+        for path in targets.outputs:
+            write_vector(
+                table,
+                path,
+                provenance=_provenance(args, first, second, rule),
+                layer_options=layer_options,
+                style=event_qml(),
+            )
     _tell(counts, targets, as_json=args.json)
 
 
@@ -196,8 +202,6 @@ def _targets(args: argparse.Namespace) -> "Targets":
             raise UsageError(f"expected an output ending in {' or '.join(SUFFIXES)}, found {path}")
     targets = Targets.of(args.output, None, None)
     targets.check_places((args.t1, args.t2), 0)
-    if not args.overwrite:
-        targets.check_new(())
     return targets
 
 

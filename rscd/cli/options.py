@@ -71,6 +71,12 @@ def emit_json(data: Mapping[str, Any]) -> None:
     emit(json.dumps(data, indent=2))
 
 
+def plain_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What a command was given, as plain data."""
+    given = vars(args).items()
+    return {k: v for k, v in given if not (callable(v) or isinstance(v, Parser))}
+
+
 @dataclass(frozen=True)
 class Shown:
     """Output of a command on stdout."""

@@ -160,23 +160,31 @@ def run(args: argparse.Namespace) -> None:
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
     """Choose the threshold, unless an earlier run of the same recipe did, and write the masks."""
     from rscd.evaluation.thresholds import Found
-    from rscd.labels.from_checkpoint import note, prepare, write_pseudo_masks
+    from rscd.labels.from_checkpoint import (
+        drop_outdated,
+        images_of,
+        note,
+        prepare,
+        write_pseudo_masks,
+    )
 
     rule = _rule(args.threshold)
     keys = {"image", "valid"} | (set() if args.no_gate else {"label"})
     data = _pairs(args, args.split, keys)
     maps = _maps(args, eight_bit=data.eight_bit)
-    recipe = _recipe(args, maps.network, data)
+    recipe = _recipe(args, maps.network, data, rule)
     place = _place(args)
     with prepare(data, place, recipe, overwrite=args.overwrite) as earlier:
         if earlier is None:
             found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
-            note(data, place, {"recipe": recipe, "found": asdict(found), **_versions()})
         else:
+            drop_outdated(data, place, earlier.get("images"))
             with border(lambda error: _not_noted(place, error)):
                 found = Found(**earlier["found"])
                 if not 0 <= found.threshold <= 1:
                     raise ValueError(f"threshold {found.threshold}")
+        made = {"recipe": recipe, "found": asdict(found), "images": images_of(data)}
+        note(data, place, made | _versions())
         summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
     return asdict(summary) | asdict(found)
 
@@ -210,7 +218,7 @@ def _choose(
         n_pixels = len(data) * height * width
         return otsu(positive_maps(data, maps, progress=progress), n_pixels)
     oracle = rule == "train_oracle"
-    labelled = _pairs(args, args.split if oracle else args.val_split, {"image", "mask"})
+    labelled = _looked_at(args, rule, data)
     pairs = labelled_maps(
         labelled, maps, gated=not args.no_gate, progress=progress, stage="threshold"
     )
@@ -247,16 +255,30 @@ def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
     return ImageMaps(network, args.maps, views)
 
 
-def _recipe(args: argparse.Namespace, network: "Network", data: "PairFolder") -> "Provenance":
-    """Everything that determines the masks, and nothing else."""
+def _recipe(
+    args: argparse.Namespace, network: "Network", data: "PairFolder", rule: "str | Found"
+) -> "Provenance":
+    """All that decides the masks, and nothing else; images of single pairs are noted apart."""
     from rscd.data.splits import Split
+    from rscd.labels.from_checkpoint import chosen_from
 
     names = ("split", "bands", "no_gate", "maps", "scales", "flip", "geometry", "threshold")
-    return {name: getattr(args, name) for name in (*names, "val_split")} | {
+    recipe: Provenance = {name: getattr(args, name) for name in (*names, "val_split")} | {
         "checkpoint": network.sha256,
         "labels": _hash(data.labels),
         "pairs": Split({"all": data.names}, "as read").hash,
     }
+    if isinstance(rule, str):
+        recipe["chosen_from"] = chosen_from(_looked_at(args, rule, data))
+    return recipe
+
+
+def _looked_at(args: argparse.Namespace, rule: str, data: "PairFolder") -> "PairFolder":
+    """The pairs that a threshold is chosen from."""
+    if rule == "otsu":
+        return data
+    split = args.split if rule == "train_oracle" else args.val_split
+    return _pairs(args, split, {"image", "mask"})
 
 
 def _hash(labels: Mapping[str, int]) -> str:

@@ -231,6 +231,9 @@ def read_label(path: Path) -> StoredLabel:
     """
     with open_label(path) as dataset:
         values, known = read_stored(str(path), dataset)
+        if path.suffix.lower() in PLAIN_SUFFIXES and known is not None and not known.all():
+            text = "transparent pixels of labels count as pixels without label (255), not as 0"
+            _warn_of_folder(path.parent, text)
         return StoredLabel(path, values, known, declared_nodata(dataset))
 
 

@@ -33,7 +33,7 @@ from rasterio.windows import Window
 
 from rscd.base.claim import Claim, Earlier, alone, everything
 from rscd.base.errors import DataError
-from rscd.base.files import write_whole
+from rscd.base.files import write_whole, writing
 from rscd.base.types import IGNORE, ByteArray, ShapeHW
 from rscd.base.version import version
 from rscd.data.images import (
@@ -213,16 +213,18 @@ def _cut_one(
     window = slice(cut.column, cut.column + patch)
     transform = t1.tile_transform(cut.column, cut.row)
     for path, strip, source in zip(paths[:2], strips[:2], sources[:2], strict=True):
-        write_picture(
-            path,
-            np.ascontiguousarray(strip[:, :, window]),
-            t1.crs,
-            transform,
-            source.nodata,
-            colorinterp=source.colorinterp,
-            units=source.units,
-        )
-    write_picture(paths[2], _stored(strips[2][:, :, window]), t1.crs, transform)
+        with writing(path):  # what fails here is not the source's
+            write_picture(
+                path,
+                np.ascontiguousarray(strip[:, :, window]),
+                t1.crs,
+                transform,
+                source.nodata,
+                colorinterp=source.colorinterp,
+                units=source.units,
+            )
+    with writing(paths[2]):
+        write_picture(paths[2], _stored(strips[2][:, :, window]), t1.crs, transform)
 
 
 def _stored(mask: ByteArray) -> ByteArray:

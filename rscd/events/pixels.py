@@ -11,7 +11,7 @@ demolitions are not reported.
 Maps are (H,W) uint8: 0 no change, 1 change, 255 ignore. Class planes are ordered foreground first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -272,7 +272,7 @@ def change_labels(
     delta: float = DELTA,
     duplicate_iou: float | None = None,
     instance_threshold: float = 0.0,
-    min_area_px: float = 0.0,
+    counts: Callable[[Instance], bool] | None = None,
     max_nodata_share: float = MAX_NODATA_SHARE,
 ) -> ChangeLabels:
     """Pixel, instance and mixed level of two segmented dates on one grid.
@@ -285,10 +285,10 @@ def change_labels(
         delta: largest IoU sum of an event.
         duplicate_iou: drop instances of one date that overlap a better one more than this; default
             none.
-        instance_threshold: instances with a lower score are omitted. If a date has none, they are
-            the connected components of its foreground with at least this probability; ``gamma``
-            uses only the reliable part.
-        min_area_px: smaller instances are omitted.
+        instance_threshold: instances of a lower score are left out. Where a date has none, they
+            are the connected components of its foreground with at least this probability; ``gamma``
+            takes the reliable part alone.
+        counts: says of an instance whether it takes part; default all that have a pixel.
         max_nodata_share: see `instance_events`.
 
     Raises:
@@ -309,7 +309,7 @@ def change_labels(
         concept_prob(date.prob, range(date.n_foreground)) for date in (first, second)
     )
     instances1, instances2 = (
-        _instances(date, concepts, seen, instance_threshold, min_area_px, duplicate_iou)
+        _instances(date, concepts, seen, instance_threshold, counts, duplicate_iou)
         for date, concepts, seen in ((first, concepts1, valid1), (second, concepts2, valid2))
     )
     events = instance_events(
@@ -361,7 +361,7 @@ def _instances(
     concepts: Floating,
     seen: BoolArray,
     threshold: float,
-    min_area_px: float,
+    counts: Callable[[Instance], bool] | None,
     duplicate_iou: float | None,
 ) -> list[Instance]:
     if date.instances is None:
@@ -374,7 +374,7 @@ def _instances(
             for instance in date.instances
             if instance.class_index < date.n_foreground and instance.score >= threshold
         ]
-    found = [instance for instance in found if instance.area_px >= max(min_area_px, 1)]
+    found = [one for one in found if one.area_px > 0 and (counts is None or counts(one))]
     return found if duplicate_iou is None else without_duplicates(found, duplicate_iou)
 
 

@@ -151,6 +151,9 @@ def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: s
     with closing(sqlite3.connect(path)) as found:
         (verdict,) = found.execute("PRAGMA integrity_check(1)").fetchone()
         require_as_written(verdict == "ok", "the database")
+        for name in ("application_id", "user_version"):  # by which programs know the format
+            same = _pragma(found, name) == _pragma(empty, name)
+            require_as_written(same, f"the {name}")
         require_as_written(_schema(found) == _schema(empty), "tables, triggers and indexes")
         tables = {name for kind, name, _ in _schema(empty) if kind == "table"}
         for table in sorted(tables):
@@ -160,6 +163,10 @@ def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: s
         if "gpkg_ogr_contents" in tables:
             counted = "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = ?"
             require_as_written(found.execute(counted, (layer,)).fetchone() == (count,), "the count")
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> Any:
+    return database.execute(f"PRAGMA {name}").fetchone()
 
 
 def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:

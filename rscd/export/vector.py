@@ -275,8 +275,8 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
         package.deserialize(empty.getvalue())
         with package:
             _embed_style(package, job.style)
-        check_layer(path, polygons, LAYER, _EXACT)
         check_geopackage(path, package, len(polygons), LAYER)
+        check_layer(path, polygons, LAYER, _EXACT)
 
 
 def _write_package(

@@ -55,6 +55,21 @@ def tagged_date(text: str | None) -> datetime.date | None:
     return None if found.year < FIRST_YEAR or found in CLOCKS_AT_ZERO else found
 
 
+def is_wrong_tag(text: str | None) -> bool:
+    """Whether a TIFFTAG_DATETIME was to say something and is no date, such as month 13.
+
+    Blanks and zeros are how files say that the date is not known; they are not wrong, nor is what a
+    clock shows that was never set.
+    """
+    if text is None or not re.search(r"[^\s:\0\-/.TZ0]", text):
+        return False
+    try:
+        match = _TIFF.match(text)
+        return match is None or datetime.date(*map(int, match.groups())).year < FIRST_YEAR
+    except ValueError:
+        return True
+
+
 def dates_of(
     given: tuple[str | None, str | None],
     tagged: tuple[datetime.date | None, datetime.date | None] = (None, None),

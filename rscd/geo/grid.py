@@ -183,17 +183,21 @@ def pixels_within(shape: ShapeHW, box_px: Bounds) -> Box | None:
 
     Args:
         shape: (height, width) of the grid.
-        box_px: left, top, right, bottom; may be fractional.
+        box_px: left, top, right, bottom; fractions count, and infinity.
 
     Returns:
-        None if no pixel centre lies within the box.
+        None when no pixel centre lies within the box, or nobody knows where it is (NaN).
     """
     height, width = shape
     tolerance = SAME_GRID_PX
-    x0 = max(0, math.ceil(box_px[0] - 0.5 - tolerance))
-    y0 = max(0, math.ceil(box_px[1] - 0.5 - tolerance))
-    x1 = min(width, math.floor(box_px[2] - 0.5 + tolerance) + 1)
-    y1 = min(height, math.floor(box_px[3] - 0.5 + tolerance) + 1)
+    if np.isnan(box_px).any():  # it lies where this grid's CRS ends
+        return None
+    # one pixel beyond the grid is as good as infinity
+    left, top, right, bottom = np.clip(box_px, -1, [width + 1, height + 1] * 2).tolist()
+    x0 = max(0, math.ceil(left - 0.5 - tolerance))
+    y0 = max(0, math.ceil(top - 0.5 - tolerance))
+    x1 = min(width, math.floor(right - 0.5 + tolerance) + 1)
+    y1 = min(height, math.floor(bottom - 0.5 + tolerance) + 1)
     if x1 <= x0 or y1 <= y0:
         return None
     return Box(y0, x0, y1 - y0, x1 - x0)

@@ -225,8 +225,10 @@ class Ground:
         return areas
 
 
-def ground_of(grid: GeoBox, gsd_m: float | None = None) -> Ground:
-    """How the pixels of a grid lie on the ground; ``gsd_m`` where it has no CRS."""
+def ground_of(grid: GeoBox | None, gsd_m: float | None = None) -> Ground:
+    """How the pixels of a grid lie on the ground; ``gsd_m`` where there is none, or no CRS."""
+    if grid is None:
+        return Ground(None, Affine.identity(), gsd_m)
     return Ground(None if grid.crs is None else pyproj.CRS(grid.crs), grid.affine, gsd_m)
 
 

@@ -78,9 +78,14 @@ class Source:
     said: Bands
     """Metadata of all bands of the file."""
     into: Conversion | None = None
-    """Conversion of stored values to the units of t1, band by band."""
-    day: datetime.date | None = None
-    """Acquisition date, from the file's TIFFTAG_DATETIME."""
+    """What is done to stored values, band by band, to bring them into the units of t1."""
+    date_tag: str | None = None
+    """The file's TIFFTAG_DATETIME: when the image was made."""
+
+    @property
+    def day(self) -> datetime.date | None:
+        """The day of `date_tag`, where it is one."""
+        return tagged_date(self.date_tag)
 
     @property
     def colours(self) -> tuple[str, ...]:
@@ -178,7 +183,7 @@ def _inspect(
         palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
         stamp=_stamp(path),
         said=said,
-        day=tagged_date(dataset.tags().get("TIFFTAG_DATETIME")),
+        date_tag=dataset.tags().get("TIFFTAG_DATETIME"),
     )
 
 
@@ -260,7 +265,8 @@ def _grid_of(date: str, path: str, dataset: Any) -> GeoBox:
             f"expected a raster on a regular grid for {date}, found only {kind} in {path}; "
             f"rectify it first: gdalwarp {'-tps' if dataset.gcps[0] else '-rpc'} {path} out.tif"
         )
-    if dataset.transform.is_degenerate:
+    values = (*dataset.transform[:6], dataset.transform.determinant)
+    if dataset.transform.is_degenerate or not np.isfinite(values).all():
         raise SceneError(
             f"expected pixels with an area in {date} {path}, found a degenerate transform "
             f"{tuple(dataset.transform)[:6]}; repair its georeferencing (gdal_edit.py -a_ullr)"

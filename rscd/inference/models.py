@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from rscd.base.errors import ModelError
-from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS
+from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
 from rscd.inference.predictor import Model
 from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, load_shipped
 
@@ -42,6 +42,11 @@ def scene_model(
     if name is None:
         name, reason = default_model(scene)
         log.info("model %s: %s", name, reason)
+    if name == DEFAULT_DETECTOR and scene.n_bands == 1:
+        log.warning(
+            "%s needs two bands or more and finds little in the one of these images; take -m %s",
+            *(name, ONE_BAND_DETECTOR),
+        )
     model = load_model(name, device, threads)
     if msi is not None or tta is not None:
         from rscd.inference.views import multi_scale  # imports torch

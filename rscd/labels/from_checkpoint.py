@@ -22,6 +22,7 @@ from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
 from rscd.geo.changemap import check_numbers
+from rscd.labels.store import digest_of, source_of
 
 RUN = "run.json"
 
@@ -145,6 +146,41 @@ def _note(folders: Sequence[Path], run: Provenance) -> None:
     for folder in folders:
         with writing(folder / RUN):
             write_whole(folder / RUN, text)
+
+
+def images_of(data: PairFolder) -> Provenance:
+    """What the images of each pair are, by the pair's name: tells when one was replaced."""
+    return {files.name: [source_of(files.t1), source_of(files.t2)] for files in data.files}
+
+
+def chosen_from(data: PairFolder) -> str:
+    """Hash of what the images and masks are that a threshold is chosen from."""
+    files = [path for f in data.files for path in (f.t1, f.t2, f.mask) if path is not None]
+    return digest_of({"files": [source_of(path) for path in files]})
+
+
+def drop_outdated(data: PairFolder, name: str | Path, before: object) -> None:
+    """Remove the masks of pairs whose images are no longer what they were.
+
+    Args:
+        data: with the images as they are.
+        name: see `prepare`.
+        before: `images_of` them when the masks were made; masks of others go.
+    """
+    known = before if isinstance(before, Mapping) else {}
+    now = images_of(data)
+    gone = []
+    for files in data.files:
+        path = _folder(data, files.base, name) / f"{files.stem}.png"
+        if known.get(files.name) != now[files.name] and path.exists():
+            path.unlink()
+            gone.append(files.name)
+    if gone:
+        log.warning(
+            "images of %d pair(s) were replaced since their masks were made, such as %s: these "
+            "masks are made anew",
+            *(len(gone), gone[0]),
+        )
 
 
 def write_pseudo_masks(

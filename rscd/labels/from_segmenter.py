@@ -19,7 +19,15 @@ from pyproj import CRS
 
 from rscd.base.errors import DataError, OutputError, SceneError, UsageError
 from rscd.base.redact import mark, redacted
-from rscd.base.types import LAYERS, BoolArray, ByteArray, FloatArray, Progress, Provenance, silent
+from rscd.base.types import (
+    LAYERS,
+    BoolArray,
+    ByteArray,
+    FloatArray,
+    Progress,
+    Provenance,
+    silent,
+)
 from rscd.base.version import version
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
@@ -30,11 +38,12 @@ from rscd.events.pixels import (
     reliable_shares,
 )
 from rscd.geo.grid import pixel_size_m, stored_crs
+from rscd.geo.measure import Ground, PixelAreas, ground_of
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box
 from rscd.labels.store import Store, open_store, source_of, write_json
-from rscd.segmenters.instances import DUPLICATE_IOU
+from rscd.segmenters.instances import DUPLICATE_IOU, Instance
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.segmenters.segmenter import DateName, Segmenter, SemanticPrediction, View
@@ -507,7 +516,7 @@ def _doubts(share: float, first: int, second: int, gamma: float) -> Iterator[str
 def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _Totals) -> None:
     dates = [store.read(pair.name, date) for date in DATES]
     grid = store.grid(pair.name, "t1")
-    labels = labels_of(dates, options, pixel_size_m(grid, pair.gsd_m))
+    labels = labels_of(dates, options, ground_of(grid, pair.gsd_m))
     totals.add(labels, dates, options.gamma or 0.0)
     for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
         path = pair.label_path(layer)
@@ -524,29 +533,41 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
 
 
 def labels_of(
-    dates: Sequence[SemanticPrediction], options: LabelOptions, gsd_m: float | None
+    dates: Sequence[SemanticPrediction], options: LabelOptions, ground: Ground
 ) -> ChangeLabels:
     """Change labels from two predictions; weak and small objects are omitted.
 
     Args:
         dates: t1 and t2 on one grid.
         options: with every value filled in (`LabelOptions.filled`).
-        gsd_m: side of a pixel in metres, for ``min_object_m2``.
+        ground: how the pixels of the grid lie, as ``min_object_m2`` is the area of an object where
+            it lies.
 
     Raises:
         UsageError: if an area is given and the pixel size is unknown.
     """
-    if options.min_object_m2 and gsd_m is None:
-        raise UsageError(
-            "expected a pixel size for --min-area, found images without georeferencing; give "
-            "--gsd METRES"
-        )
+    size = (dates[0].prob.shape[1], dates[0].prob.shape[2])
+    least_m2 = options.min_object_m2
     return change_labels(
         *dates,
         instance_threshold=options.instance_threshold or 0.0,
-        min_area_px=options.min_object_m2 / gsd_m**2 if gsd_m else 0.0,
+        counts=_large_enough(ground.pixel_areas_m2(size), least_m2) if least_m2 else None,
         gamma=options.gamma or 0.0,
         gamma_seg=options.gamma_seg,
         delta=options.delta,
         duplicate_iou=options.duplicate_iou,
     )
+
+
+def _large_enough(areas: PixelAreas, least_m2: float) -> Callable[[Instance], bool]:
+    if np.isnan(areas.nodes).all():
+        raise UsageError(
+            "expected a pixel size for --min-area, found images without georeferencing; give "
+            "--gsd METRES"
+        )
+
+    def counts(instance: Instance) -> bool:
+        col, row = instance.bbox[:2]
+        return areas.total(instance.mask, row, col) >= least_m2
+
+    return counts

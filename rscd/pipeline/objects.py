@@ -13,6 +13,7 @@ import psutil
 from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
+from rscd.base.begun import Begun, note_of
 from rscd.base.errors import UsageError
 from rscd.base.redact import redacted_data
 from rscd.base.types import BoolArray, Progress, Provenance, silent
@@ -23,6 +24,7 @@ from rscd.export.style import event_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
 from rscd.geo.grid import middle
+from rscd.geo.measure import ground_of
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, Tile
@@ -86,6 +88,13 @@ class EventRun:
         return seen_around(self.pair, self.rules)
 
     @property
+    def begun(self) -> Begun:
+        """Its outputs, should it stop between them; the inputs are read for their checksums."""
+        aoi = self.pair.aoi
+        asked = [self.options, self.pair.window, None if aoi is None else aoi.wkt]
+        return Begun(self.targets.all, [self.provenance, *map(repr, asked)])
+
+    @cached_property
     def provenance(self) -> Provenance:
         """What the result is made from and how; the inputs are read for their checksums."""
         stated = self.pair.gsd_m
@@ -144,9 +153,15 @@ def resolve_events(
     pair = options.sized(pair)
     options = dated(pair, options)
     targets = _targets(pair, outputs, options)
+    stopped = note_of(targets.all).exists()  # some command, perhaps this one
+    if not options.overwrite and not stopped:
+        targets.check_new(())
     segmenter = load()
     filled = (rules or LabelOptions()).filled(segmenter)
-    return EventRun(pair, targets, options, segmenter, prompts, filled)
+    run = EventRun(pair, targets, options, segmenter, prompts, filled)
+    if not options.overwrite and stopped and not run.begun.before:
+        targets.check_new(())
+    return run
 
 
 def carry_out(
@@ -176,11 +191,11 @@ def carry_out(
             found.append(replace(seen, valid=image.valid))
     finally:
         close_handles()
-    labels = labels_of(found, rules, run.pair.pixel_size_m)
+    labels = labels_of(found, rules, view.pair.ground)
     table = _table(run, labels, view.pair.grid, view.wanted)
-    provenance = run.provenance
-    for path in targets.outputs:
-        _write(run, table, path, provenance)
+    with run.begun.noted():
+        for path in targets.outputs:
+            _write(run, table, path, run.provenance)
     counted = labels.valid & view.wanted
     objects = [
         int(np.count_nonzero(share_inside(date.instances, view.wanted)))
@@ -244,8 +259,6 @@ def _targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -
     )
     targets.check_crs(pair.grid.crs, middle(pair.grid))
     targets.check_places(pair.files, 0)
-    if not options.overwrite:
-        targets.check_new(())
     return targets
 
 
@@ -284,7 +297,8 @@ def _rehearse(run: EventRun) -> None:
     nothing = np.zeros((len(classes), 1, 1), np.float32)
     seen = SemanticPrediction(nothing, classes, run.prompts.n_foreground, instances=[])
     grid = GeoBox((1, 1), run.pair.grid.affine, run.pair.grid.crs)
-    table = _table(run, labels_of([seen, seen], run.rules, run.pair.pixel_size_m), grid)
+    labels = labels_of([seen, seen], run.rules, ground_of(grid, run.pair.gsd_m))
+    table = _table(run, labels, grid)
     with tempfile.TemporaryDirectory() as scratch:
         for path in run.targets.outputs:
             _write(run, table, Path(scratch) / path.name, {})

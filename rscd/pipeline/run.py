@@ -12,7 +12,7 @@ from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
 from rscd.base.types import Align, Provenance
 from rscd.export.targets import Targets
-from rscd.geo.dates import dates_of
+from rscd.geo.dates import dates_of, is_wrong_tag
 from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.scene import ScenePair
 from rscd.inference.cores import network_threads, usable_cores
@@ -176,6 +176,12 @@ def dated(pair: ScenePair, options: Options) -> Options:
     """
     given = (options.t1_date, options.t2_date)
     days = dates_of(given, (pair.t1.day, pair.t2.day))
+    for source, text in zip((pair.t1, pair.t2), given, strict=True):
+        if text is None and is_wrong_tag(source.date_tag):
+            log.warning(
+                "%s: its TIFFTAG_DATETIME %r is no date, column %s stays empty; give --%s-date",
+                *(source.path, source.date_tag, source.date, source.date),
+            )
     t1, t2 = (
         None if day is None or text is not None else day.isoformat()
         for text, day in zip(given, days, strict=True)

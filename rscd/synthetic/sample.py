@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
+from rscd.base.begun import Begun
 from rscd.base.errors import OutputError
 from rscd.base.files import place, remove_tree, sidecars, write_bytes, writing
 from rscd.base.types import CHANGE_RGB, ShapeHW
@@ -57,19 +58,22 @@ def write_sample(
     """
     folder = Path(folder)
     paths = {Path(name).stem: folder / name for name in (*RASTERS, *VECTORS)}
-    _check_free(paths, overwrite)
+    final = list(paths.values())
+    begun = Begun(tuple(final), ["sample", seed, shape_hw, overwrite])
+    if not begun.before:
+        _check_free(paths, overwrite)
     town = sample_town(seed, shape_hw)
     pair = render_town(town, Nuisance.moderate())
     with writing(folder / "."):
         folder.mkdir(parents=True, exist_ok=True)
-        # a fixed name, so that the next run removes what a killed run left
+    with begun.noted(), writing(folder / "."):
+        # a fixed name: what a killed run leaves, the next run removes
         beside = folder / ".rscd-sample"
         remove_tree(beside)
         try:
             beside.mkdir()
             _write_rasters(beside, town, pair)
             _write_vectors(beside, town, pair)
-            final = list(paths.values())
             place([beside / path.name for path in final], final)
         finally:
             remove_tree(beside)
@@ -108,8 +112,8 @@ def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
     if present and not overwrite:
         folder = next(iter(paths.values())).parent
         raise OutputError(
-            f"expected a folder without {present[0]}, found {len(present)} file(s) of a sample in "
-            f"{folder}; choose another folder or add --overwrite"
+            f"expected a folder without {present[0]}, found {len(present)} file(s) of a sample "
+            f"already there in {folder}; choose another folder or add --overwrite"
         )
 
 

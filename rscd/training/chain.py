@@ -34,6 +34,7 @@ from typing import Any
 import yaml
 
 from rscd.base.arguments import check_names
+from rscd.base.border import border, reason
 from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import UsageError
 from rscd.base.files import read_value, write_whole
@@ -70,14 +71,15 @@ class Stage:
     def key(self) -> str:
         """SHA-256 of all settings of the stage."""
         asked = [self.command, self.settings, list(self.overrides)]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(asked, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def claim(self) -> Claim:
         """What the stage says of its folder, beside what its command says."""
         asked = {
             "command": self.command,
-            "settings": dict(self.settings),
+            "settings": json.loads(json.dumps(self.settings, default=str)),  # YAML knows dates
             "overrides": list(self.overrides),
         }
 
@@ -124,9 +126,11 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UsageError(f"expected folder and stages (by name) in {path}, found no stages")
+    for name in stages:
+        _check_stage_name(name, path)
     given = _split(overrides, list(stages))
     folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
-    if not isinstance(folder, str):
+    if not isinstance(folder, str) or "\0" in folder:
         raise UsageError(f"expected the name of a folder in {path}, found folder: {folder!r}")
     root = Path(folder)
     folders = {name: root / name for name in stages}
@@ -187,6 +191,20 @@ def arguments(stage: Stage) -> list[str]:
     return [*line, "--ckpt_path", str(last)] if last.exists() else [*line, "--overwrite"]
 
 
+def _check_stage_name(name: Any, path: str | Path) -> None:
+    text = str(name)
+    if (
+        not isinstance(name, str)
+        or not name
+        or Path(text).name != text
+        or "\0" in text
+        or text == ".."
+    ):
+        raise UsageError(
+            f"expected stages in {path} whose names can be folders, found {name!r}; rename it"
+        )
+
+
 def _stage(
     name: str,
     folders: Mapping[str, Path],
@@ -199,13 +217,45 @@ def _stage(
     [(command, settings)] = given.items()
     if not isinstance(settings, dict):
         raise UsageError(f"expected options of {command} in stage {name}, found {settings!r}")
+    if not isinstance(command, str):
+        raise UsageError(f"expected a command of rscd in stage {name}, found {command!r}")
     filled = _filled(settings, {key: str(folder) for key, folder in folders.items()})
     if command == TRAIN:
+        _check_plain(name, command, filled)
         extra = {**shared, **options}
         line = tuple(part for key, value in extra.items() for part in (f"--{key}", value))
         return Stage(name, folders[name], command, filled, line)
-    values = {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
-    return Stage(name, folders[name], command, filled | values)
+    filled |= {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
+    _check_plain(name, command, filled)
+    return Stage(name, folders[name], command, filled)
+
+
+def _check_plain(name: str, command: str, settings: Mapping[Any, Any]) -> None:
+    """Find out whether settings can be written down, and those of a command given to it.
+
+    Raises:
+        UsageError: otherwise.
+    """
+
+    def told(error: Exception) -> UsageError:
+        return UsageError(
+            f"expected settings of {command} in stage {name} that are plain data, found others "
+            f"({reason(error)}); correct them"
+        )
+
+    with border(told):
+        json.dumps(settings, sort_keys=True, default=str)
+    if command == TRAIN:
+        return
+    for option, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        wanted = "a list of texts" if option == "args" else "text, a number, or a list of them"
+        if not isinstance(option, str):
+            raise UsageError(f"expected names of options in stage {name}, found {option!r}")
+        if any(isinstance(one, dict | list) for one in values) or (
+            option == "args" and (value is not values or None in values)
+        ):
+            raise UsageError(f"expected {wanted} for {option} in stage {name}, found {value!r}")
 
 
 def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -251,7 +251,8 @@ def begin_with(method: Method, name: str) -> None:
     try:
         method.begin(read_tensors(path))
     except RuntimeError as error:
-        mismatch = str(error).split("\n")[1].strip()
+        first, *more = str(error).splitlines()  # torch names the first mismatch below a heading
+        mismatch = more[0].strip() if more else first
         raise UsageError(
             f"--begin {name}: expected weights of the network to train, found those of "
             f"{trained['network']} with {trained['network_args']} ({mismatch}); give the network "

@@ -195,6 +195,16 @@ def test_too_many_open_files_are_no_damage(tmp_path: Path, write_tif) -> None:
     assert "ulimit -n" in told
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_damage_of_what_is_read(number: int) -> None:
+    with (
+        pytest.raises(OSError, match=re.escape(os.strerror(number))) as told,
+        border(lambda error: DataError(f"damage: {error}")),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert not isinstance(told.value, DataError)
+
+
 def test_errors_of_rscd_and_of_memory_pass() -> None:
     for error in (DataError("mine"), MemoryError()):
         with pytest.raises(type(error)) as caught, border(lambda e: SceneError(str(e))):

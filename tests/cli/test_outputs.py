@@ -159,3 +159,18 @@ def test_samples_take_nothing_along_either(tmp_path, capsys):
     (tmp_path / "s" / "scene_t1.tif.aux.xml").write_text(PAM)
     assert main(command) == 1
     assert "scene_t1.tif.aux.xml" in capsys.readouterr().err
+
+
+def test_what_lies_beside_a_replaced_preview(scene, tmp_path, capsys):
+    look = tmp_path / "look.png"
+    assert predict(scene, tmp_path, "--preview", look) == 0
+    wanted = files(tmp_path)
+    beside(tmp_path, "look.png")
+    (tmp_path / "look.pgw").write_text("1\n0\n0\n-1\n777000\n888000\n")
+    (tmp_path / "look.qml").write_text("<qgis>of the user</qgis>")
+    assert predict(scene, tmp_path, "--preview", look, "--overwrite") == 0
+    # a style is the user's and moves no pixel; what georeferences or masks the picture goes
+    assert files(tmp_path) == wanted | {"look.qml": b"<qgis>of the user</qgis>"}
+    with rasterio.open(look) as dataset:
+        assert dataset.crs is None
+        assert dataset.transform.is_identity

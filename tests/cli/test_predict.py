@@ -252,6 +252,19 @@ class TestResults:
         given = ["--t1-date", "2019-01-01", "--t2-date", "2020-01-01"]
         assert run(capsys, "predict", *paths[::-1], *again[:-2], *given)[0] == 0
 
+    def test_a_tag_that_is_no_date_is_said_once(self, scene, tmp_path, capsys):
+        t1, t2 = scene[0], shutil.copy(scene[1], tmp_path / "t2.tif")
+        with rasterio.open(t2, "r+") as dataset:
+            dataset.update_tags(TIFFTAG_DATETIME="2020:13:45 00:00:00")
+        line = ["predict", t1, t2, "-m", "cva", "-o", tmp_path / "a.gpkg"]
+        code, _, err = run(capsys, *line)
+        assert code == 0
+        assert err.count("t2.tif: its TIFFTAG_DATETIME '2020:13:45 00:00:00' is no date") == 1
+        assert geopandas.read_file(tmp_path / "a.gpkg")["t2"].isna().all()
+        code, _, err = run(capsys, *line, "--overwrite", "--t2-date", "2020-12-15")
+        assert code == 0
+        assert "is no date" not in err
+
     def test_an_area_of_interest(self, scene, tmp_path, capsys):
         box = ["--bbox", "500300,4999400,500800,4999800"]
         assert run(capsys, "predict", *scene, "-o", tmp_path / "a.tif", *box)[0] == 0

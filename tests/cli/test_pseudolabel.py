@@ -123,6 +123,51 @@ def test_a_stopped_run_goes_on(folder, weights, capsys, monkeypatch):
     assert done["written"] == done["predicted"] == 0
 
 
+def replaced(path):
+    """Another picture of the same name."""
+    pixels = 255 - np.asarray(Image.open(path))
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("rule", ["0.45", "val"])
+def test_a_pair_whose_image_was_replaced_gets_another_mask(folder, weights, capsys, rule):
+    options = ("--threshold", rule, "--no-gate", "--name")
+    label(folder, weights, capsys, *options, "old")
+    for name in "abcd":  # to be told from masks that are made
+        Image.fromarray(np.full((SIZE, SIZE), 7, np.uint8)).save(folder / "old" / f"{name}.png")
+    replaced(folder / "B" / "b.png")
+    again, _ = label(folder, weights, capsys, *options, "old")
+    assert again["written"] == 1
+    fresh, _ = label(folder, weights, capsys, *options, "new")
+    assert again["threshold"] == fresh["threshold"]
+    masks = masks_of(folder, "old")
+    assert np.array_equal(masks["b"], masks_of(folder, "new")["b"])
+    assert all((masks[name] == 7).all() for name in "acd")
+    done, _ = label(folder, weights, capsys, *options, "old")
+    assert done["written"] == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "what"),
+    [
+        ("val", "A/e.png"),
+        ("val", "label/e.png"),
+        ("otsu", "A/a.png"),
+        ("train_oracle", "label/a.png"),
+    ],
+)
+def test_a_threshold_chosen_from_what_was_replaced_is_not_gone_on_with(
+    folder, weights, capsys, rule, what
+):
+    label(folder, weights, capsys, "--threshold", rule)
+    assert label(folder, weights, capsys, "--threshold", rule)[0]["written"] == 0
+    replaced(folder / what)
+    _, error = label(folder, weights, capsys, "--threshold", rule)
+    assert "give --overwrite, or another --name" in error
+    result, _ = label(folder, weights, capsys, "--threshold", rule, "--overwrite")
+    assert result["written"] == 4
+
+
 def test_masks_of_another_recipe_are_not_mixed(folder, weights, capsys):
     label(folder, weights, capsys, "--threshold", "0.5")
     _, error = label(folder, weights, capsys, "--threshold", "0.6")

@@ -309,6 +309,43 @@ def test_a_mask_that_rscd_wrote_is_a_label_whose_nodata_is_ignored(tmp_path: Pat
     np.testing.assert_array_equal(sample["mask"][0], values)
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_the_alpha_band_of_a_picture_says_where_there_is_a_label(
+    tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, names=("A", "B"), n=2)
+    values, unlabelled = stored_label(255)
+    bands = [np.where(unlabelled, 77, values).astype(np.uint8)] * (len(mode) - 1)
+    bands.append(np.where(unlabelled, 0, 255).astype(np.uint8))
+    (tmp_path / "label").mkdir()
+    for name in ("p0", "p1"):
+        Image.fromarray(np.dstack(bands), mode).save(tmp_path / "label" / f"{name}.png")
+    expected = np.where(unlabelled, 255, values == 255)
+    for rule in ("strict", "nonzero", {0: 0, 255: 1}):
+        data = PairFolder(tmp_path, keys={"mask", "label"}, mask_values=rule)
+        for sample in (data[0], data[1]):
+            np.testing.assert_array_equal(sample["mask"][0], expected)
+            assert sample["label"] == 1
+    assert caplog.text.count("transparent pixels of labels count as pixels without label") == 1
+    opaque = np.dstack([values] * (len(mode) - 1) + [np.full_like(values, 255)])
+    Image.fromarray(opaque, mode).save(tmp_path / "label" / "p0.png")
+    np.testing.assert_array_equal(PairFolder(tmp_path)[0]["mask"][0], values == 255)
+
+
+@pytest.mark.parametrize(("hidden", "ignored"), [(0, False), (1, True)])
+def test_a_transparent_index_of_a_picture_is_like_a_declared_nodata(
+    tmp_path: Path, hidden: int, ignored: bool
+) -> None:
+    make(tmp_path, names=("A", "B"), n=1)
+    values, _ = stored_label(1)
+    picture = Image.fromarray(values, "P")
+    picture.putpalette([0, 0, 0, 255, 255, 255])
+    (tmp_path / "label").mkdir()
+    picture.save(tmp_path / "label" / "p0.png", transparency=hidden)
+    expected = np.where((values == 1) & ignored, 255, values == 1)
+    np.testing.assert_array_equal(PairFolder(tmp_path)[0]["mask"][0], expected)
+
+
 def test_nodata_of_0_is_no_change_and_a_value_named_as_change_is_change(tmp_path: Path) -> None:
     make(tmp_path, names=("A", "B"), n=1)
     values, _ = stored_label(255)

@@ -1,9 +1,12 @@
 """The published tilings, on stand-ins of the same layout and by arithmetic."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -369,6 +372,26 @@ def test_incomplete_sources(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "other"}))
     with pytest.raises(DataError, match="expected format rscd-tiles/1"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("last", [1, 3])
+def test_a_tile_that_cannot_be_written_is_no_damage_of_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, last: int
+) -> None:
+    whu(tmp_path / "src")
+    written = []
+
+    def full(path: Path, *args: Any, **keywords: Any) -> None:
+        written.append(path)
+        if len(written) == last:
+            raise OSError(number, os.strerror(number))
+        write_picture(path, *args, **keywords)
+
+    monkeypatch.setattr(module, "write_picture", full)
+    with pytest.raises(OutputError) as told:
+        prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH)
+    assert f"expected to write {written[-1]}, found: {os.strerror(number)}" in str(told.value)
 
 
 def test_published_whu_size_is_planned_without_reading(tmp_path: Path) -> None:

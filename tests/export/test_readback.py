@@ -151,6 +151,8 @@ def without(statement):
         "DELETE FROM gpkg_metadata",
         "UPDATE gpkg_ogr_contents SET feature_count = 39",
         "UPDATE gpkg_geometry_columns SET srs_id = 4326",
+        "PRAGMA application_id = 0",
+        "PRAGMA user_version = 0",
     ],
 )
 def test_parts_of_a_geopackage_that_are_lost(tmp_path, monkeypatch, statement):

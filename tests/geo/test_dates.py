@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rscd.base.errors import UsageError
-from rscd.geo.dates import CLOCKS_AT_ZERO, FIRST_YEAR, dates_of, parse_date, tagged_date
+from rscd.geo.dates import (
+    CLOCKS_AT_ZERO,
+    FIRST_YEAR,
+    dates_of,
+    is_wrong_tag,
+    parse_date,
+    tagged_date,
+)
 
 DAYS = st.dates(min_value=datetime.date(FIRST_YEAR, 1, 1))
 
@@ -27,6 +34,17 @@ def test_tags_are_read_in_their_forms(moment, mark):
 )  # fmt: skip
 def test_what_is_no_date_is_none(text):
     assert tagged_date(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [("2020:13:45 00:00:00", True), ("July 2019", True), ("0001:01:01 00:00:00", True),
+     ("2020:02:30 10:00:00", True), ("2020", True), ("2020:02:28 10:00:00", False), (None, False),
+     ("", False), ("0000:00:00 00:00:00", False), ("    :  :     :  :  ", False),
+     ("1970:01:01 00:00:00", False), ("0000-00-00T00:00:00Z\0", False)],
+)  # fmt: skip
+def test_a_tag_that_says_nothing_is_not_a_wrong_one(text, wrong):
+    assert is_wrong_tag(text) is wrong
 
 
 @given(DAYS)

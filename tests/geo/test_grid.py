@@ -24,6 +24,7 @@ from rscd.geo.grid import (
     is_georeferenced,
     is_local,
     pixel_size_m,
+    pixels_within,
     shape_hw,
     transformer_between,
     whole_pixel_offset,
@@ -298,3 +299,26 @@ def test_a_foreign_database_of_proj_is_named_where_it_may_be_the_cause(monkeypat
 
 def _refusing(*args, **keywords):
     raise ValueError("no way")
+
+
+ENDS = st.floats(-30, 60, allow_nan=False) | st.sampled_from([-np.inf, np.inf, 1e300, -1e300])
+
+
+@given(st.tuples(ENDS, ENDS, ENDS, ENDS))
+def test_pixels_within_a_box_are_those_whose_centres_are(box):
+    height, width = 20, 30
+    rows, cols = np.mgrid[:height, :width] + 0.5
+    left, top, right, bottom = box
+    edges = np.array([left - 1e-3, right + 1e-3, top - 1e-3, bottom + 1e-3])
+    near = np.abs(edges[np.isfinite(edges)] % 1 - 0.5) < 1e-2
+    assume(not near.any())
+    inside = (cols > left) & (cols < right) & (rows > top) & (rows < bottom)
+    found = pixels_within((height, width), box)
+    expected = np.zeros((height, width), bool)
+    if found is not None:
+        expected[found.row :, found.col :][: found.height, : found.width] = True
+    np.testing.assert_array_equal(inside, expected)
+
+
+def test_a_box_that_nobody_knows_holds_no_pixels():
+    assert pixels_within((20, 30), (0.0, np.nan, 5.0, 5.0)) is None

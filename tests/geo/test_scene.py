@@ -712,7 +712,16 @@ class TestUnusableFiles:
         self.refused(path, "only rational polynomial coefficients .*gdalwarp -rpc")
 
     @pytest.mark.parametrize(
-        "transform", [Affine(10, 0, 5e5, 0, 0, 5e6), Affine(1, 1, 5e5, 1, 1, 5e6)]
+        "transform",
+        [
+            Affine(10, 0, 5e5, 0, 0, 5e6),
+            Affine(1, 1, 5e5, 1, 1, 5e6),
+            Affine(np.nan, 0, 5e5, 0, -10, 5e6),
+            Affine(10, 0, np.nan, 0, -10, 5e6),
+            Affine(10, 0, 5e5, 0, -10, np.inf),
+            Affine(1e300, 0, 5e5, 0, -1e300, 5e6),
+            Affine(1e-300, 0, 5e5, 0, -1e-300, 5e6),
+        ],
     )
     def test_degenerate_transforms(self, tmp_path, write_tif, transform):
         path = write_tif(tmp_path / "a.tif", noise(), transform=transform)

@@ -173,18 +173,24 @@ def test_weights_that_are_no_numbers_are_refused_everywhere(
     assert not (tmp_path / "c.tif").exists()
 
 
-def test_outputs_that_are_no_numbers_are_no_missing_data(tmp_path, network, pair, monkeypatch):
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_outputs_that_are_no_numbers_are_no_missing_data(
+    tmp_path, network, pair, monkeypatch, everywhere
+):
     """Finite weights may still overflow on values far beyond those of the training."""
     weights = saved(tmp_path / "w.safetensors", network)
     build = network_files.build_network
 
     def broken(name, args):
         made = build(name, args)
-        made.register_forward_hook(
-            lambda module, inputs, outputs: {
-                "logits": torch.full_like(outputs["logits"], torch.nan)
-            }
-        )
+
+        def spoil(module, inputs, outputs):
+            logits = outputs["logits"].clone()
+            row, col = (size // 2 for size in logits.shape[-2:])  # not in the halo
+            logits[... if everywhere else (..., row, col)] = torch.nan
+            return {"logits": logits}
+
+        made.register_forward_hook(spoil)
         return made
 
     monkeypatch.setattr(network_files, "receptive_radius", lambda *_: 8)

@@ -62,6 +62,15 @@ def test_choice_is_said_with_its_reason(caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize(("name", "bands"), [("irmad", 1), ("irmad", 2), ("pca-kmeans", 1)])
+def test_a_detector_that_needs_two_bands_says_so(caplog, name, bands):
+    caplog.set_level("INFO", logger="rscd")
+    assert scene_model(name, facts(bands, 10.0)).name == name
+    said = "irmad needs two bands or more and finds little in the one of these images"
+    assert (said in caplog.text) is (name == "irmad" and bands == 1)
+    assert ("take -m pca-kmeans" in caplog.text) is (said in caplog.text)
+
+
 def test_run_takes_it_and_says_so(tmp_path, write_tif, caplog):
     caplog.set_level("INFO", logger="rscd")
     rng = np.random.default_rng(0)

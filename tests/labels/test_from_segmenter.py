@@ -322,6 +322,35 @@ def test_two_rasters(scene):
         assert json.loads(dataset.tags()[TAG])["source"]["bands"]
 
 
+def test_objects_of_one_size_in_degrees_differ_in_square_metres(tmp_path, write_tif):
+    """At 60 degrees a pixel of a degree is half as wide as at the equator."""
+    grid = {"transform": Affine(1, 0, 0, 0, -1, 64), "crs": "EPSG:4326"}
+    north, south = (2, 10), (58, 30)
+    rng = np.random.default_rng(1)
+    for date, corners in (("t1", ()), ("t2", (north, south))):
+        write_tif(tmp_path / f"{date}.tif", rng.integers(1, 255, (3, 64, 64), np.uint8), **grid)
+        prob = np.zeros((2, 64, 64), np.float32)
+        for row, col in corners:
+            prob[0, row : row + 4, col : col + 4] = 0.95
+        prob[1] = 1 - prob[0]
+        (tmp_path / "ape" / date).mkdir(parents=True)
+        path = write_tif(tmp_path / "ape" / date / "t1_t2.tif", prob, **grid)
+        with rasterio.open(path, "r+") as out:
+            out.descriptions = ("building", "ground")
+    pixel_m2 = 111_000.0**2
+    argv = ["pseudolabel", str(tmp_path / "t1.tif"), str(tmp_path / "t2.tif"), *WORDS, "-q"]
+    argv += ["--segmenter", "precomputed", OPTION, f"folder={tmp_path / 'ape'}"]
+    for least, kept in ((12 * pixel_m2, [south]), (7 * pixel_m2, [north, south]), (0, None)):
+        store = tmp_path / f"store{least:.0f}"
+        assert main([*argv, "--min-area", str(least), "-o", str(store)]) == 0
+        with rasterio.open(store / "vl_change/t1_t2.tif") as dataset:
+            change = dataset.read(1) == 1
+        expected = np.zeros((64, 64), bool)
+        for row, col in kept or (north, south):
+            expected[row : row + 4, col : col + 4] = True
+        assert (change == expected).all(), least
+
+
 def test_scores_on_another_grid_are_refused(scene, capsys):
     with rasterio.open(scene / "ape/t2/t1_t2.tif", "r+") as out:
         out.transform = Affine(0.5, 0, 500_001, 0, -0.5, 5_000_000)

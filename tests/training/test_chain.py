@@ -173,6 +173,20 @@ def test_two_runs_do_not_share_a_chain(chain, monkeypatch):
         ({"stages": {"a": {"train": {}}}, "model": {}}, "expected folder, stages, found model"),
         ({"stages": {"a": {"train": {}, "predict": {}}}}, "expected one command for stage a"),
         ({"stages": {"a": {"train": 3}}}, "expected options of train in stage a"),
+        ({"stages": {"a": {"train": {}}}, 5: 1}, "expected folder, stages, found 5"),
+        ({"stages": {"a": {"train": {}}}, "folder": "a\0b"}, "the name of a folder"),
+        ({"stages": {5: {"train": {}}}}, "names can be folders, found 5; rename"),
+        ({"stages": {None: {"train": {}}}}, "names can be folders, found None"),
+        ({"stages": {"../a": {"train": {}}}}, r"names can be folders, found '\.\./a'"),
+        ({"stages": {"": {"train": {}}}}, "names can be folders, found ''"),
+        ({"stages": {"a": {1.5: {}}}}, r"a command of rscd in stage a, found 1\.5"),
+        ({"stages": {"a": {"train": {"x": 1, 2: 3}}}}, "stage a that are plain data"),
+        ({"stages": {"a": {"data": {"args": 3}}}}, "a list of texts for args in stage a, found 3"),
+        ({"stages": {"a": {"data": {"args": "towns"}}}}, "a list of texts for args in stage a"),
+        ({"stages": {"a": {"data": {"args": [None]}}}}, "a list of texts for args in stage a"),
+        ({"stages": {"a": {"data": {"so": {"a": 1}}}}}, "a list of them for so in stage a"),
+        ({"stages": {"a": {"data": {"so": [["a"]]}}}}, "a list of them for so in stage a"),
+        ({"stages": {"a": {"data": {5: 1}}}}, "names of options in stage a, found 5"),
     ],
 )
 def test_what_is_no_chain_is_refused(tmp_path, content, message):
@@ -181,6 +195,20 @@ def test_what_is_no_chain_is_refused(tmp_path, content, message):
     with pytest.raises(UsageError, match=message):
         read_chain(path)
     assert is_chain(path)
+
+
+def test_dates_and_whole_numbers_as_names_are_data_that_yaml_knows(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "stages:\n"
+        "  a: {predict: {args: [x, y], t1_date: 2020-03-04}}\n"
+        "  b: {train: {data: {mask_values: {0: 0, 255: 1}}}}\n"
+    )
+    a, b = read_chain(path, ["--folder", str(tmp_path / "run")])
+    assert arguments(a) == ["predict", "x", "y", "--t1-date", "2020-03-04"]
+    arguments(b)
+    assert yaml.safe_load((tmp_path / "run/b/stage.yaml").read_text()) == b.settings
+    assert len({a.key, b.key}) == 2
 
 
 def test_files_that_are_no_chains(tmp_path):

@@ -15,7 +15,7 @@ import rscd.training.run
 from rscd.base.errors import ModelError, OutputError, RscdError, UsageError
 from rscd.base.types import CARD_KEY
 from rscd.inference.weights import write_weights
-from rscd.training.run import panel, train, with_deep_dots
+from rscd.training.run import begin_with, panel, train, with_deep_dots
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
@@ -283,6 +283,19 @@ def test_weights_of_another_network_are_refused(tmp_path):
         train(["-c", path, "--begin", "buildings"])
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "run").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "text", ["size mismatch", "Error(s) in loading:\n\tsize mismatch for a: 1, 2.\n\tmore"]
+)
+def test_a_mismatch_of_weights_is_told_in_one_line(tmp_path, text):
+    class Other:
+        def begin(self, tensors):
+            raise RuntimeError(text)
+
+    with pytest.raises(UsageError, match=r"found those of semantic.*\(size mismatch") as error:
+        begin_with(Other(), "buildings")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

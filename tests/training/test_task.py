@@ -19,6 +19,7 @@ from rscd.methods.registry import METHODS
 from rscd.methods.supervised import Supervised
 from rscd.metrics.pixels import MONITOR
 from rscd.models.logits import change_logit
+from rscd.training.run import begin_with
 from rscd.training.task import ChangeTask
 
 pytestmark = pytest.mark.filterwarnings(
@@ -348,3 +349,41 @@ def test_values_of_another_type_are_one_line(wrong, message):
     with pytest.raises(RscdError, match=message) as error:
         ChangeTask(**wrong)
     assert "\n" not in str(error.value)
+
+
+CAM = {
+    "network": "cam",
+    "network_args": {"encoder": "tu-mobilenetv3_small_050", "combination": "minus"},
+}
+COMPACT = {"network": "scene-compact", "network_args": {"low_size": 64}}
+MLP = {"network": "siamese-mlp", "network_args": {"encoder": "tu-mobilenetv3_small_050"}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "method", "args", "teacher"),
+    [
+        ("kdmsi", "kdmsi", CAM, "network"),
+        ("scene-pretrain", "scene", COMPACT, "network.decoder"),
+        ("scene", "scene", COMPACT, "network.decoder"),
+        ("diffmatch", "diffmatch", MLP, None),
+    ],
+)
+def test_what_a_checkpoint_holds_reaches_all_that_a_method_begins_with(
+    tmp_path, trained, method, args, teacher
+):
+    torch.manual_seed(1)
+    task = ChangeTask(trained, args)
+    trainer = quiet_trainer(tmp_path, max_steps=1)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    torch.manual_seed(2)
+    fresh = ChangeTask(method, args).method
+    begin_with(fresh, str(tmp_path / "run.ckpt"))
+    wanted = task.method.network.state_dict()
+    state = fresh.state_dict()
+    for key, value in wanted.items():
+        assert torch.equal(state[f"network.{key}"], value), key
+    twins = [key.removeprefix("teacher.") for key in state if key.startswith("teacher.")]
+    assert bool(twins) == (teacher is not None)
+    for key in twins:
+        assert torch.equal(state[f"teacher.{key}"], state[f"{teacher}.{key}"]), key
