@@ -11,18 +11,22 @@ in Markdown.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import label, mean
 from tables import markdown
 
-from rscd.evaluation.dataset import Split, evaluate_split, facts, labelled_folder
+from rscd.data.folder import PairFolder
+from rscd.evaluation.dataset import facts, labelled_folder, predict_pair
 from rscd.evaluation.report import Probabilities
 from rscd.inference.models import scene_model
-from rscd.metrics.pixels import count
+from rscd.inference.predictor import Model
+from rscd.metrics.pixels import ChangeMetrics, count
 
 SETS = {"levir-cd": 0.5, "levir-cd-grid": 0.5, "fotbcd-binary": 0.2, "fotbcd-instances": 0.2}
 """Real sets and the metres of their pixels."""
@@ -65,23 +69,33 @@ def measured(model: str, folder: Path) -> dict[str, dict[str, float]]:
     for name, gsd_m in SETS.items():
         for split in SPLITS:
             data = labelled_folder(folder / name, split)
-            trial = Split(data, scene_model(model, facts(data, gsd_m)), None)
-            report = evaluate_split(trial)
-            unchanged = [s for s in report.samples if not s.counts.true[1]]
-            outlined = {s.index: in_polygons(trial, s.index, gsd_m) for s in report.samples}
-            drawn = [count(outlined[i], data[i]["mask"][0].numpy()) for i in outlined]
-            found[f"{name} {split}"] = scores_of(report.counts) | {
-                "pairs": len(report.samples),
-                "f1_in_polygons": scores_of(sum(drawn[1:], drawn[0]))["f1"],
-                "unchanged": len(unchanged),
-                "unchanged_without_a_changed_pixel": sum(
-                    not s.counts.predicted[1] for s in unchanged
-                ),
-                "unchanged_without_a_polygon": sum(not outlined[s.index].any() for s in unchanged),
-                "ece": round(report.probabilities.ece, 4),
-                "ece_beyond_first_bin": round(beyond_first_bin(report.probabilities), 4),
-            }
+            found[f"{name} {split}"] = scores(data, scene_model(model, facts(data, gsd_m)), gsd_m)
     return found
+
+
+def scores(data: PairFolder, model: Model, gsd_m: float) -> dict[str, float]:
+    """Of the pairs of a split."""
+    card = model.card()
+    metrics = ChangeMetrics(card["threshold"])
+    called, drawn = [], []
+    for index in range(len(data)):
+        sample = data[index]
+        truth = sample["mask"][0]
+        prob, threshold = predict_pair(model, sample["image"].numpy(), sample["valid"][0].numpy())
+        metrics.update(torch.from_numpy(prob), truth)
+        called.append(count(prob >= threshold, truth.numpy()))
+        drawn.append(count(in_polygons(prob, card, gsd_m), truth.numpy()))
+    unchanged = [i for i, counts in enumerate(called) if not counts.true[1]]
+    probabilities = Probabilities.of(metrics)
+    return scores_of(sum(called[1:], called[0])) | {
+        "pairs": len(data),
+        "f1_in_polygons": scores_of(sum(drawn[1:], drawn[0]))["f1"],
+        "unchanged": len(unchanged),
+        "unchanged_without_a_changed_pixel": sum(not called[i].predicted[1] for i in unchanged),
+        "unchanged_without_a_polygon": sum(not drawn[i].predicted[1] for i in unchanged),
+        "ece": round(probabilities.ece, 4),
+        "ece_beyond_first_bin": round(beyond_first_bin(probabilities), 4),
+    }
 
 
 def beyond_first_bin(probabilities: Probabilities) -> float:
@@ -90,11 +104,11 @@ def beyond_first_bin(probabilities: Probabilities) -> float:
     return float((np.abs(prob - frequency) * share).sum() / max(share.sum(), 1e-9))
 
 
-def in_polygons(trial: Split, index: int, gsd_m: float) -> NDArray[np.bool_]:
+def in_polygons(
+    prob: NDArray[np.float32], card: Mapping[str, Any], gsd_m: float
+) -> NDArray[np.bool_]:
     """Pixels of a pair within polygons that `rscd predict` would write by default."""
-    _, prob, threshold = trial.predict(index)
-    card = trial.model.card()
-    regions, n = label(prob >= threshold)
+    regions, n = label(prob >= card["threshold"])
     large = np.bincount(regions.ravel(), minlength=n + 1)[1:] * gsd_m**2 >= card["min_area_m2"]
     sure = np.asarray(mean(prob, regions, np.arange(1, n + 1))) >= card["min_score"]
     return np.concatenate([[False], large & sure])[regions]

@@ -57,7 +57,8 @@ def main() -> None:
     sizes = [row(f"{metres:g} m", metres, "8 bit") for metres in options.metres]
     print(markdown(("pixels", *head), [row("as they are", None, "8 bit"), *sizes]))
     print()
-    print(markdown(("values", *head), [row(name, None, name) for name in VALUES]))
+    others = [row(name, None, name) for name in VALUES if name != "8 bit"]
+    print(markdown(("values", *head), others))
 
 
 def f1(root: Path, name: str, own_m: float, gsd_m: float | None, values: str) -> float:

@@ -20,6 +20,7 @@ from rscd.cli.options import (
 from rscd.cli.segmenting import add_segmenting, refuse_segmenting
 
 if TYPE_CHECKING:
+    from rscd.base.types import DateName
     from rscd.cli.predict_events import Runner
     from rscd.geo.scene import ScenePair
     from rscd.pipeline.maps import Options
@@ -70,6 +71,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
+    for date in ("t1", "t2"):
+        parser.add_argument(
+            f"--objects-{date}",
+            metavar="FILE",
+            help=f"also write the buildings that stand at {date} as polygons (.geojson .gpkg .fgb "
+            ".parquet), of models that find them, such as buildings",
+        )
     _add_detection(parser)
     _add_scene(parser)
     _add_running(parser)
@@ -209,7 +217,8 @@ def _keep_inputs(args: argparse.Namespace) -> None:
     """Refuse to write over the area of interest or the weights; the images are looked at later."""
     from rscd.export.targets import keep_inputs
 
-    named = [path for path in (args.prob, args.preview, args.flow, *args.output) if path]
+    extra = (args.prob, args.preview, args.flow, args.objects_t1, args.objects_t2)
+    named = [path for path in (*extra, *args.output) if path]
     inputs = [path for path in (args.aoi, args.model) if path]
     keep_inputs(named, inputs)
 
@@ -221,11 +230,12 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
     from rscd.export.targets import Targets
     from rscd.pipeline.maps import check_targets, dated, plan, predict
 
+    objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
         options = dated(pair, options)
-        targets = Targets.of(args.output, args.prob, args.preview, args.flow)
+        targets = Targets.of(args.output, args.prob, args.preview, args.flow, objects)
         check_targets(pair, targets, options)
-        planned = asdict(plan(pair, options))
+        planned = asdict(plan(pair, options, targets))
         return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
     _say_alignment(pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
@@ -236,6 +246,7 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
             prob=args.prob,
             preview=args.preview,
             flow=args.flow,
+            objects=objects,
             progress=progress,
         )
     if not args.json:
@@ -263,6 +274,13 @@ def _say_result(result: Any) -> None:
         result.seconds,
         " (went on with an interrupted run)" if result.resumed else "",
     )
+    found = [
+        f"{number} at {date}"
+        for date, number in (("t1", result.objects_t1), ("t2", result.objects_t2))
+        if number is not None
+    ]
+    if found:
+        log.info("buildings: %s", ", ".join(found))
     if result.seam is not None:
         log.info(
             "at tile edges the probability is off by %(mean_abs).2g on average and %(max_abs).2g "

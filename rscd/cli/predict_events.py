@@ -115,6 +115,8 @@ def _check_options(args: argparse.Namespace) -> None:
         "--simplify": args.simplify > 0,
         "--regularize": args.regularize is not None,
         "--flow": args.flow is not None,
+        "--objects-t1": args.objects_t1 is not None,
+        "--objects-t2": args.objects_t2 is not None,
         "--msi": args.msi is not None,
         "--tta": args.tta is not None,
         "--co": bool(args.co),

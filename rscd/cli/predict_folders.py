@@ -24,9 +24,11 @@ log = logging.getLogger(__name__)
 NAME = "{name}"
 STATES = ("done", "skipped", "failed")
 RECORD = ".rscd-folders.jsonl"
+EXTRA = ("prob", "preview", "flow", "objects_t1", "objects_t2")
+"""Arguments that name files to write beside the outputs."""
 WITHOUT_EFFECT = frozenset(
     {
-        *("output", "prob", "preview", "flow"),
+        *("output", *EXTRA),
         *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "run", "rest"),
         *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
     }
@@ -111,14 +113,14 @@ def run_folders(
 
 
 def _outputs(args: argparse.Namespace) -> list[str]:
-    return [*args.output, *filter(None, (args.prob, args.preview, args.flow))]
+    return [*args.output, *filter(None, (getattr(args, name) for name in EXTRA))]
 
 
 def _of_pair(args: argparse.Namespace, t1: Path, t2: Path) -> argparse.Namespace:
     """The command for one pair."""
     one = {
         name: None if (path := getattr(args, name)) is None else path.replace(NAME, t1.stem)
-        for name in ("prob", "preview", "flow")
+        for name in EXTRA
     }
     output = [path.replace(NAME, t1.stem) for path in args.output]
     return argparse.Namespace(**vars(args) | one | {"t1": str(t1), "t2": str(t2), "output": output})

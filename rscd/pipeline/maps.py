@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError, RscdError, UsageError
 from rscd.base.redact import mark, redacted_data
-from rscd.base.types import Align, Progress, Provenance, silent
+from rscd.base.types import Align, DateName, Progress, Provenance, silent
 from rscd.export.atomic import output_error
 from rscd.export.flow import write_flow
 from rscd.export.outputs import write_output
@@ -34,9 +34,16 @@ from rscd.geo.source import close_handles
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import FlowModel, check_flow, scene_flow
 from rscd.inference.journal import Journal, finished, open_journal
-from rscd.inference.kinds import BYTES_PER_PIXEL, MARGIN, find_standing
+from rscd.inference.kinds import (
+    BYTES_PER_PIXEL,
+    MARGIN,
+    MASK_BYTES_PER_PIXEL,
+    check_finds_buildings,
+    find_standing,
+)
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
+from rscd.inference.near_infrared import warn_of_near_infrared
 from rscd.inference.predictor import Model, Predictor, least_object, tile_side
 from rscd.inference.registration import warn_of_shift
 from rscd.inference.shipped import SceneFacts
@@ -50,6 +57,7 @@ from rscd.inference.tiled import (
     thread_mapper,
 )
 from rscd.pipeline.provenance import describe_pair
+from rscd.pipeline.standing import object_polygons, write_objects
 
 MAX_WORKERS = 8
 """More threads than this wait for the disk and for each other."""
@@ -147,6 +155,9 @@ class Result:
     """Error at tile edges, see `rscd.inference.tiled.Seam`; None where there is none."""
     seconds: float
     resumed: bool
+    objects_t1: int | None = None
+    """Buildings written that stand at t1; None when they were not asked for."""
+    objects_t2: int | None = None
 
 
 def open_pair(
@@ -170,6 +181,7 @@ def predict(
     prob: str | Path | None = None,
     preview: str | Path | None = None,
     flow: str | Path | None = None,
+    objects: Mapping[DateName, str | Path | None] | None = None,
     mapper: Mapper | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -182,6 +194,8 @@ def predict(
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
         flow: GeoTIFF for the flow from t2 to t1, of models that give it.
+        objects: vector files for the buildings that stand at a date, by date, of models that find
+            them.
         mapper: how blocks of tiles are carried out; default threads of this process.
         progress: told what is done.
 
@@ -190,11 +204,10 @@ def predict(
     """
     started = time.monotonic()
     options = dated(pair, options)
-    targets = Targets.of(outputs, prob, preview, flow)
+    targets = Targets.of(outputs, prob, preview, flow, objects)
     check_targets(pair, targets, options)
     model = _model(pair, options)
-    if targets.flow is not None:
-        check_flow(model, pair.n_bands)
+    _check_model(pair, model, targets)
     load = _load(pair, model, options)
     provenance = _provenance(pair, model, options)
     folder = targets.all[0].with_name(f".{targets.all[0].name}.rscd")
@@ -213,6 +226,7 @@ def predict(
                 _rehearse(journal.folder, pair.grid, targets, options)
                 load = replace(load, tile_size=journal.tile_size or load.tile_size)
                 shift = None if model.tiling.whole_pictures else warn_of_shift(pair)
+                warn_of_near_infrared(pair, model.card())
                 shifted = (
                     None if shift is None else {k: round(v, 2) for k, v in asdict(shift).items()}
                 )
@@ -222,9 +236,18 @@ def predict(
                     change_map, seam, predictor = _predict(
                         pair, model, journal, computed, options, load, run, progress
                     )
-                exported = _export(
-                    pair, change_map, model, predictor, targets, load, journal, options, progress
-                )
+                    exported = _export(
+                        pair,
+                        change_map,
+                        model,
+                        predictor,
+                        targets,
+                        load,
+                        journal,
+                        options,
+                        run,
+                        progress,
+                    )
             result = Result(
                 **exported,
                 outputs=[str(path) for path in targets.all],
@@ -281,6 +304,9 @@ def _rehearse(folder: Path, scene: GeoBox, targets: Targets, options: Options) -
         polygons = change_polygons(tiny.mask.path, None, grid.crs, grid.affine)
         for path in targets.outputs:
             _write(tiny, polygons, Path(scratch) / path.name, options)
+        for date, path in targets.objects.items():
+            rehearsed = Path(scratch) / f"{date}-{path.name}"
+            write_objects(polygons, rehearsed, date, {}, options.layer_options)
         if targets.prob is not None:
             rehearsal = Path(scratch) / f"prob-{targets.prob.name}"
             write_probability(tiny, rehearsal, options.creation_options, "")
@@ -298,9 +324,15 @@ def _write(change_map: ChangeMap, polygons: Any, path: Path, options: Options) -
     )
 
 
-def plan(pair: ScenePair, options: Options) -> Plan:
-    """What `predict` would do, without reading a pixel."""
+def plan(pair: ScenePair, options: Options, targets: Targets | None = None) -> Plan:
+    """What `predict` would do, without reading a pixel.
+
+    Raises:
+        RscdError: a model that cannot be used, or cannot give what ``targets`` want.
+    """
     model = _model(pair, options)
+    if targets is not None:
+        _check_model(pair, model, targets)
     load = _load(pair, model, options)
     height, width = pair.shape_hw
     return Plan(
@@ -311,7 +343,7 @@ def plan(pair: ScenePair, options: Options) -> Plan:
         tile_size=load.tile_size,
         batch_size=load.batch_size,
         workers=load.workers,
-        scratch_bytes=_scratch_bytes(pair),
+        scratch_bytes=_scratch_bytes(pair, objects=bool(targets and targets.objects)),
         memory_bytes=load.nbytes(pair.n_bands, model.tiling),
     )
 
@@ -356,17 +388,31 @@ def _export(
     load: Load,
     journal: Journal,
     options: Options,
+    mapper: Mapper,
     progress: Progress,
 ) -> dict[str, Any]:
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
     changed_m2 = change_map.changed_area_m2(options.gsd_m)
     changed_m2 = None if changed_m2 is None else round(changed_m2, 2)
-    polygons = None
-    if targets.has_vectors:
+    polygons = standing = None
+    if targets.has_vectors or targets.objects:
         margin = model.card().get(MARGIN)
-        kinds_of = find_standing(pair, predictor, change_map, margin, load.tile_size, progress)
+        standing = find_standing(
+            pair,
+            predictor,
+            change_map,
+            margin,
+            load.tile_size,
+            mapper,
+            progress,
+            everywhere=bool(targets.objects),
+        )
+    if targets.has_vectors:
+        kinds_of = None if standing is None else standing.kinds
         polygons = _polygons(pair, change_map, model, options, kinds_of)
+    date_of = {path: date for date, path in targets.objects.items()}
+    objects: dict[str, int] = {}
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
@@ -376,6 +422,12 @@ def _export(
         elif path == targets.flow:
             pieces = scene_flow(pair, cast(FlowModel, model), load.tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)
+        elif (date := date_of.get(path)) is not None and standing is not None:
+            day = options.t1_date if date == "t1" else options.t2_date
+            outlining = _outlining(pair, model, options)
+            table = object_polygons(change_map, standing, date, day, outlining)
+            write_objects(table, path, date, change_map.provenance, options.layer_options)
+            objects[f"objects_{date}"] = len(table)
         else:
             _write(change_map, polygons, path, options)
         progress("writing", written, len(targets.all))
@@ -387,6 +439,7 @@ def _export(
         "area_m2": changed_m2 if polygons is None else _area_m2(polygons, changed_m2),
         "changed_area_m2": changed_m2,
         "threshold": change_map.threshold,
+        **objects,
     }
 
 
@@ -398,16 +451,23 @@ def _polygons(
         change_map.prob.path,
         pair.grid.crs,
         pair.grid.affine,
-        min_area_m2=_min_area_m2(pair, model, options),
         min_score=_min_score(model, options),
-        simplify_m=options.simplify_m,
-        regularize=_regularize(model, options),
-        gsd_m=options.gsd_m,
-        model=model.name,
         t1=options.t1_date,
         t2=options.t2_date,
         kinds_of=kinds_of,
+        **_outlining(pair, model, options),
     )
+
+
+def _outlining(pair: ScenePair, model: Model, options: Options) -> dict[str, Any]:
+    """What changes and objects share of `change_polygons`."""
+    return {
+        "min_area_m2": _min_area_m2(pair, model, options),
+        "simplify_m": options.simplify_m,
+        "regularize": _regularize(model, options),
+        "gsd_m": options.gsd_m,
+        "model": model.name,
+    }
 
 
 def _min_area_m2(pair: ScenePair, model: Model, options: Options) -> float:
@@ -514,10 +574,23 @@ def check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"
         )
-    targets.check_places(pair.files, _scratch_bytes(pair))
+    targets.check_places(pair.files, _scratch_bytes(pair, objects=bool(targets.objects)))
 
 
-def _scratch_bytes(pair: ScenePair) -> int:
+def _check_model(pair: ScenePair, model: Model, targets: Targets) -> None:
+    """Find out before any work whether a model gives what is asked for.
+
+    Raises:
+        ModelError: it gives no flow, or finds no buildings.
+    """
+    if targets.flow is not None:
+        check_flow(model, pair.n_bands)
+    for date in targets.objects:
+        check_finds_buildings(model, f"--objects-{date}")
+
+
+def _scratch_bytes(pair: ScenePair, *, objects: bool = False) -> int:
     height, width = pair.shape_hw
     # float32 probabilities, the uint8 mask, and what tells kinds
-    return height * width * (5 + BYTES_PER_PIXEL)
+    each = 5 + BYTES_PER_PIXEL + (MASK_BYTES_PER_PIXEL if objects else 0)
+    return height * width * each
