@@ -23,7 +23,7 @@ from tables import markdown
 
 from rscd.evaluation.dataset import predict_pair
 from rscd.inference.models import scene_model
-from rscd.inference.near_infrared import looks_of
+from rscd.inference.near_infrared import infrared, looks_of
 from rscd.inference.shipped import SceneFacts
 from rscd.synthetic.town_pairs import TownPairs
 
@@ -57,8 +57,8 @@ def main() -> None:
     }
     rows = []
     for name, pairs in kinds.items():
-        warned = [infrared(pair) for pair in pairs]
-        rows.append((name, len(warned), sum(warned), float(np.mean(warned))))
+        found = [warned(pair) for pair in pairs]
+        rows.append((name, len(found), sum(found), float(np.mean(found))))
     print(markdown(("images", "pairs", "warned of", "share"), rows))
     print()
     scores = [
@@ -68,10 +68,10 @@ def main() -> None:
     print(markdown(("towns in", "F1 of change"), scores))
 
 
-def infrared(pair: Pair) -> bool:
-    """Whether both dates look like colour infrared."""
+def warned(pair: Pair) -> bool:
+    """Whether a pair looks like colour infrared."""
     looks = looks_of([(pair, pair.max(axis=(0, 1)) > 0)])
-    return looks is not None and all(date.infrared for date in looks)
+    return looks is not None and infrared(looks)
 
 
 def labelled(root: Path) -> Iterator[Pair]:

@@ -1,17 +1,18 @@
 """F1 of change when the same labelled pairs are given at other resolutions, and in 16 bit.
 
-    python benchmarks/resolutions.py FOLDER [--model buildings] [--metres 0.1 0.2 0.3 0.5 0.8 1.0]
+    python benchmarks/resolutions.py FOLDER [--model buildings] [--splits test]
+        [--metres 0.1 0.2 0.3 0.5 0.8 1.0]
 
 FOLDER holds ``<set>/{train,test}/{A,B,label}``, see `real_pairs.SETS`. Images are brought to each
 pixel size by area where they shrink and by cubic interpolation where they grow (which adds no
 detail); a pixel of the label is change where at least half of it is. Then the pairs at their own
 resolution with their values in 16 bit: stretched to the full range (x 257), and as reflectance
-x 10000 (gamma 2.2 taken away). Counts are pooled over both splits of a set at the model's own
-threshold; the mean is that of the sets. Prints two tables in Markdown.
+x 10000 (gamma 2.2 taken away). Counts are pooled over the splits that are named, at the
+model's own threshold; the mean is that of the sets. Prints two tables in Markdown.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="buildings")
+    parser.add_argument("--splits", nargs="+", default=["test"], choices=SPLITS)
     parser.add_argument("--metres", type=float, nargs="+", default=METRES)
     options = parser.parse_args()
 
-    def row(name: str, gsd_m: float | None, values: str) -> list[Any]:
+    def row(title: str, gsd_m: float | None, values: str) -> list[Any]:
         scores = [
-            f1(options.folder / s, options.model, own, gsd_m, values) for s, own in SETS.items()
+            f1(options.folder / name, options.splits, options.model, own, gsd_m, values)
+            for name, own in SETS.items()
         ]
-        return [name, *scores, float(np.mean(scores))]
+        return [title, *scores, float(np.mean(scores))]
 
     head = (*SETS, "mean")
     sizes = [row(f"{metres:g} m", metres, "8 bit") for metres in options.metres]
@@ -61,11 +64,19 @@ def main() -> None:
     print(markdown(("values", *head), others))
 
 
-def f1(root: Path, name: str, own_m: float, gsd_m: float | None, values: str) -> float:
-    """Pooled over both splits of a set.
+def f1(
+    root: Path,
+    splits: Sequence[str],
+    name: str,
+    own_m: float,
+    gsd_m: float | None,
+    values: str,
+) -> float:
+    """Pooled over splits of a set.
 
     Args:
         root: of the set.
+        splits: of it.
         name: of the model.
         own_m: metres of its pixels.
         gsd_m: metres of the pixels that are given; None leaves them.
@@ -75,7 +86,7 @@ def f1(root: Path, name: str, own_m: float, gsd_m: float | None, values: str) ->
     facts = SceneFacts(3, wanted, georeferenced=False, eight_bit=values == "8 bit")
     model = scene_model(name, facts)
     hit = called = true = 0
-    for split in SPLITS:
+    for split in splits:
         data = labelled_folder(root, split)
         for index in range(len(data)):
             sample = data[index]

@@ -20,6 +20,8 @@ from rscd.inference.registration import sample_boxes
 TRUE_COLOUR = "red, green and blue"
 """What the card of a network says under ``bands`` that expects these, in this order."""
 
+N_BANDS = 3
+
 LEAST_GAP = 0.2
 """Of the correlations, from which the first band goes its own way."""
 LEAST_RED = 0.1
@@ -27,6 +29,7 @@ LEAST_RED = 0.1
 REDDER = 1.25
 """How far the first band exceeds both others at such a pixel."""
 LEAST_PIXELS = 1000
+"""Below, nothing is said."""
 MOST_PIXELS = 20_000
 """Of a window; more are thinned out."""
 
@@ -42,10 +45,11 @@ class Look:
     red: float
     """Share of the pixels whose first band far exceeds both others."""
 
-    @property
-    def infrared(self) -> bool:
-        """Whether this is how near infrared, red and green look."""
-        return self.gap >= LEAST_GAP and self.red >= LEAST_RED
+
+def infrared(looks: Sequence[Look]) -> bool:
+    """Whether this is how near infrared, red and green look, on the average of the dates."""
+    gap, red = (np.mean([getattr(date, name) for date in looks]) for name in ("gap", "red"))
+    return bool(gap >= LEAST_GAP and red >= LEAST_RED)
 
 
 def look(values: NDArray[np.floating]) -> Look | None:
@@ -92,7 +96,7 @@ def warn_of_near_infrared(pair: ScenePair, card: Provenance) -> bool:
     Returns:
         Whether it was warned.
     """
-    if card.get("bands") != TRUE_COLOUR or pair.n_bands < len(TRUE_COLOUR.split()) - 1:
+    if card.get("bands") != TRUE_COLOUR or pair.n_bands < N_BANDS:
         return False
     reason = _tagged(pair) or _seen(pair)
     if reason is not None:
@@ -117,9 +121,10 @@ def _tagged(pair: ScenePair) -> str | None:
 def _seen(pair: ScenePair) -> str | None:
     scene = pair.whole
     looks = looks_of([scene.context(box) for box in sample_boxes(scene.shape_hw)])
-    if looks is None or not all(date.infrared for date in looks):
+    if looks is None or not infrared(looks):
         return None
+    shares = " and ".join(f"{100 * date.red:.0f} %" for date in looks)
     return (
-        f"band {pair.t1.bands[0]} looks like near infrared, not red "
-        f"({100 * min(date.red for date in looks):.0f} % of the pixels or more are red)"
+        f"band {pair.t1.bands[0]} looks like near infrared, not red: {shares} of t1 and t2 would "
+        "be red"
     )

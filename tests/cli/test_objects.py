@@ -213,6 +213,8 @@ def test_places_and_names_are_checked_as_for_other_outputs(tmp_path, scene, caps
     refused("expected --objects and outputs with different names, .* share the style c.qml; .*",
             *out, "--objects-t1", tmp_path / "c.fgb")  # fmt: skip
     refused("expected a folder for .*", *out, "--objects-t1", tmp_path / "none" / "b.gpkg")
+    area = shapely.box(500_000, 4_999_950, 500_050, 5_000_000)
+    geopandas.GeoSeries([area], crs=32633).to_file(tmp_path / "area.gpkg")
     refused("expected an output beside the inputs, .*", *out, "--aoi", tmp_path / "area.gpkg",
             "--objects-t1", tmp_path / "area.gpkg")  # fmt: skip
     (tmp_path / "b.gpkg").write_text("mine")

@@ -9,7 +9,7 @@ from rasterio.enums import ColorInterp
 
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
-from rscd.inference.near_infrared import look, looks_of, warn_of_near_infrared
+from rscd.inference.near_infrared import Look, infrared, look, looks_of, warn_of_near_infrared
 from rscd.inference.shipped import shipped_card
 from rscd.synthetic.town_pairs import TownPairs
 
@@ -25,19 +25,18 @@ def _closed():
 
 @pytest.fixture(scope="module", params=["uint8", "uint16"])
 def towns(request):
-    """(2,4,H,W) of three towns: red, green, blue and near infrared."""
-    drawn = TownPairs(3, 31, 160, gsd_m=0.5, bands=4, dtype=request.param)
-    return [drawn[number]["image"].numpy() for number in range(3)]
+    """(2,4,H,W) of two towns: red, green, blue and near infrared."""
+    drawn = TownPairs(2, 31, 160, gsd_m=0.5, bands=4, dtype=request.param)
+    return [drawn[number]["image"].numpy() for number in range(2)]
 
 
-def infrared(image):
-    t1, t2 = looks_of([(image, np.ones(image.shape[-2:], bool))])
-    return t1.infrared and t2.infrared
+def seen(image):
+    return infrared(looks_of([(image, np.ones(image.shape[-2:], bool))]))
 
 
 def test_towns_are_told_apart(towns):
-    assert not any(infrared(town[:, TRUE_COLOUR]) for town in towns)
-    assert all(infrared(town[:, INFRARED]) for town in towns)
+    assert not any(seen(town[:, TRUE_COLOUR]) for town in towns)
+    assert all(seen(town[:, INFRARED]) for town in towns)
 
 
 def test_pixels_without_data_do_not_count(towns):
@@ -101,7 +100,9 @@ def test_what_a_file_says_needs_no_look(tmp_path, write_tif, caplog):
     assert "t1 says that its band 1 is near infrared" in caplog.text
 
 
-def test_both_dates_must_look_so(tmp_path, write_tif):
-    town = TownPairs(1, 31, 160, gsd_m=0.5, bands=4)[0]["image"].numpy()
-    mixed = np.stack([town[0, INFRARED], town[1, TRUE_COLOUR]])
-    assert not warn_of_near_infrared(opened(tmp_path, write_tif, mixed), shipped_card())
+def test_the_dates_are_averaged():
+    clear, odd, plain = Look(0.6, 0.5), Look(0.1, 0.0), Look(0.0, 0.0)
+    assert infrared((clear, odd))
+    assert infrared((Look(0.2, 0.1),) * 2)
+    assert not infrared((Look(0.3, 0.1), plain))  # it is 0.15 apart
+    assert not infrared((Look(0.6, 0.15), plain))  # too little is red
