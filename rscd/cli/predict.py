@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EPILOG = """\
-Without -m, images of three bands or more (red, green and blue first) with pixels of 0.2 to 1 m are
+Without -m, images of three bands or more (red, green and blue first) with pixels of 0.1 to 1 m are
 given to the network that ships with rscd, which finds buildings that came or went; images without
 georeferencing are taken to be such, unless --gsd says otherwise. All others are given to a
 training-free detector: irmad, or pca-kmeans where there is one band (irmad needs two). Those (cva,

@@ -4,9 +4,11 @@ import logging
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp
 
+from rscd import Options, predict
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.inference.near_infrared import Look, infrared, look, looks_of, warn_of_near_infrared
@@ -79,6 +81,15 @@ def test_a_scene_is_warned_of_once_and_in_one_line(tmp_path, write_tif, caplog):
     assert not warn_of_near_infrared(pair, shipped_card() | {"bands": "near infrared, red, green"})
 
 
+def test_a_run_says_so(tmp_path, write_tif, caplog):
+    town = TownPairs(1, 31, 96, gsd_m=0.5, bands=4)[0]["image"].numpy()
+    pair = opened(tmp_path, write_tif, town[:, INFRARED])
+    for model, said in (("buildings", True), ("cva", False)):
+        caplog.clear()
+        predict(pair, [tmp_path / f"{model}.tif"], Options(model=model))
+        assert ("looks like near infrared" in caplog.text) == said
+
+
 def test_true_colour_is_not(tmp_path, write_tif, caplog):
     town = TownPairs(1, 31, 160, gsd_m=0.5, bands=4)[0]["image"].numpy()
     assert not warn_of_near_infrared(opened(tmp_path, write_tif, town), shipped_card())
@@ -91,8 +102,6 @@ def test_what_a_file_says_needs_no_look(tmp_path, write_tif, caplog):
     for name in ("t1", "t2"):
         pixels = rng.integers(1, 255, (3, 96, 96)).astype(np.uint8)
         paths.append(write_tif(tmp_path / f"{name}.tif", pixels, transform=HALF_METRE))
-    import rasterio
-
     for path in paths:
         with rasterio.open(path, "r+") as dataset:
             dataset.colorinterp = (ColorInterp.nir, ColorInterp.red, ColorInterp.green)
