@@ -41,8 +41,9 @@ def object_polygons(
         class_name=CLASS,
         kind=STANDING,
         full=FULL,
+        t1=day if date == "t1" else None,
+        t2=day if date == "t2" else None,
         **outlining,
-        **{date: day},
     )
 
 
