@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 SHIPPED = "buildings"
 """What ``-m`` takes; the files ``rscd/weights/buildings.*``."""
 
-GSD_RANGE_M = (0.2, 1.0)
+GSD_RANGE_M = (0.1, 1.0)
 """Resolutions it is made for."""
 GSD_TOLERANCE = 0.02
-"""Relative: a pixel of 0.199 m is one of 0.2 m."""
+"""Relative: a pixel of 0.0995 m is one of 0.1 m."""
 MIN_BANDS = 3
 
 

@@ -19,7 +19,16 @@ from pyproj import CRS
 
 from rscd.base.errors import DataError, OutputError, SceneError, UsageError
 from rscd.base.redact import mark, redacted
-from rscd.base.types import LAYERS, BoolArray, ByteArray, FloatArray, Progress, Provenance, silent
+from rscd.base.types import (
+    LAYERS,
+    BoolArray,
+    ByteArray,
+    DateName,
+    FloatArray,
+    Progress,
+    Provenance,
+    silent,
+)
 from rscd.base.version import version
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
@@ -37,7 +46,7 @@ from rscd.labels.store import Store, open_store, source_of, write_json
 from rscd.segmenters.instances import DUPLICATE_IOU
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
-from rscd.segmenters.segmenter import DateName, Segmenter, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SemanticPrediction, View
 from rscd.segmenters.stitch import check_windows, segment, windows
 
 """Label folders, as keys of a sample too."""
