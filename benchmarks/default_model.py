@@ -27,16 +27,15 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from real_pairs import measured
 from scipy.ndimage import label, mean
 from torch import nn
 from torch.nn import functional as F
 
 from rscd.base.types import IGNORE
-from rscd.evaluation.dataset import Split, evaluate_split, facts, labelled_folder
-from rscd.inference.models import scene_model
 from rscd.inference.network import save_weights
 from rscd.inference.weights import read_card, read_tensors
-from rscd.metrics.pixels import THRESHOLDS, count
+from rscd.metrics.pixels import THRESHOLDS
 from rscd.models.networks import build_network
 from rscd.synthetic.single_date import SingleDatePairs
 from rscd.synthetic.town_pairs import TownPairs
@@ -50,8 +49,6 @@ SCORES = [round(0.05 * step, 2) for step in range(20)]
 POINTS = 0.02
 """Of F1, what fewer false polygons may cost."""
 FALSE_PER_KM2 = 1.0
-SETS = {"levir-cd": 0.5, "levir-cd-grid": 0.5, "fotbcd-binary": 0.2, "fotbcd-instances": 0.2}
-"""Real sets and the metres of their pixels."""
 
 Floats = NDArray[np.float32]
 Found = list[tuple[Floats, NDArray[np.uint8]]]
@@ -100,7 +97,7 @@ def main() -> None:
     card["metrics"] |= others
     write(options.weights, network, card)
     if options.data is not None:
-        card["measured"] = measured(options.weights, options.data)
+        card["measured"] = measured(str(options.weights), options.data)
         card["summary"] = summary(card, options.weights)
         write(options.weights, network, card)
     print(json.dumps(card, indent=2, sort_keys=True))
@@ -236,50 +233,6 @@ def calibration_error(found: Found, bins: int = 15) -> float:
     count = np.bincount(index, minlength=bins)
     gap = np.bincount(index, prob, bins) - np.bincount(index, truth, bins)
     return float(np.abs(gap).sum() / count.sum())
-
-
-def measured(weights: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Pooled scores on real pairs, by set and split."""
-    found = {}
-    for name, gsd_m in SETS.items():
-        for split in ("test", "train"):
-            data = labelled_folder(folder / name, split)
-            trial = Split(data, scene_model(str(weights), facts(data, gsd_m)), None)
-            report = evaluate_split(trial)
-            unchanged = [s for s in report.samples if not s.counts.true[1]]
-            outlined = {s.index: in_polygons(trial, s.index, gsd_m) for s in report.samples}
-            drawn = [count(outlined[i], data[i]["mask"][0].numpy()) for i in outlined]
-            found[f"{name} {split}"] = scores_of(report.counts) | {
-                "pairs": len(report.samples),
-                "f1_in_polygons": scores_of(sum(drawn[1:], drawn[0]))["f1"],
-                "unchanged": len(unchanged),
-                "unchanged_without_a_changed_pixel": sum(
-                    not s.counts.predicted[1] for s in unchanged
-                ),
-                "unchanged_without_a_polygon": sum(not outlined[s.index].any() for s in unchanged),
-            }
-    return found
-
-
-def in_polygons(trial: Split, index: int, gsd_m: float) -> NDArray[np.bool_]:
-    """Pixels of a pair within polygons that `rscd predict` would write by default."""
-    _, prob, threshold = trial.predict(index)
-    card = trial.model.card()
-    regions, n = label(prob >= threshold)
-    large = np.bincount(regions.ravel(), minlength=n + 1)[1:] * gsd_m**2 >= card["min_area_m2"]
-    sure = np.asarray(mean(prob, regions, np.arange(1, n + 1))) >= card["min_score"]
-    return np.concatenate([[False], large & sure])[regions]
-
-
-def scores_of(counts: Any) -> dict[str, float]:
-    """F1, IoU, precision and recall of change."""
-    hit, called, true = counts.hit[1], counts.predicted[1], counts.true[1]
-    return {
-        "f1": round(2 * hit / (called + true), 4),
-        "iou": round(hit / (called + true - hit), 4),
-        "precision": round(hit / max(called, 1), 4),
-        "recall": round(hit / true, 4),
-    }
 
 
 def summary(card: dict[str, Any], path: Path) -> str:

@@ -4,13 +4,13 @@
 
 On towns that training never drew, and on the pairs of ``fotbcd-binary`` in FOLDER, whose true
 polygons are the connected parts of their masks: polygons are matched where they overlap by an IoU
-of 0.5 or more. Prints JSON: precision and recall, mean IoU of the matched, vertices per polygon,
-share of matched polygons of the right kind (towns), and the boundary F within one metre, in which
-a point of one boundary is right when the other passes within a metre. Pictures go to OUT.
+above 0.5. Prints a table in Markdown: precision and recall of polygons, mean IoU of the matched,
+vertices per polygon, the boundary F within one metre, in which a point of one boundary is right
+when the other passes within a metre; and of the right angles the largest change of a polygon's area
+and how many polygons overlap or are not valid. Pictures go to OUT, pixel edges above right angles.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +22,14 @@ import geopandas
 import numpy as np
 import rasterio.features
 import shapely
-from machine import machine
+from affine import Affine
+from kinds import matches, true_changes
+from tables import markdown
 
 from rscd import Options, open_pair, predict
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
+from rscd.geo.measure import Ground
 from rscd.synthetic.town_pairs import TownPairs
 
 SEED = 4711
@@ -38,12 +41,11 @@ PICTURES = 6
 
 @dataclass(frozen=True)
 class Case:
-    """A pair and its true polygons in pixels, with their kinds where these are known."""
+    """A pair and its true polygons in pixels."""
 
     name: str
     image: Any  # (2,3,H,W) uint8
     polygons: Any  # (N,) polygons
-    kinds: list[str]
     gsd_m: float
 
 
@@ -59,14 +61,17 @@ def main() -> None:
     sets = {"towns": list(towns(options.towns))}
     if options.data is not None:
         sets["fotbcd-binary"] = list(pairs(options.data / "fotbcd-binary"))
-    found: dict[str, Any] = {"machine": machine()}
+    rows: list[list[Any]] = []
     for name, cases in sets.items():
-        for regularize in (False, True):
-            rows = [(case, outlined(case, options.model, regularize)) for case in cases]
-            found[f"{name} {'regularized' if regularize else 'pixel edges'}"] = measured(rows)
-            for case, table in rows[:PICTURES]:
-                draw(options.out / f"{name}-{case.name}-{int(regularize)}.png", case, table)
-    print(json.dumps(found, indent=2))
+        edges = [outlined(case, options.model) for case in cases]
+        squared = [right_angles(case, table) for case, table in zip(cases, edges, strict=True)]
+        for how, tables in (("pixel edges", edges), ("right angles", squared)):
+            found = measured(list(zip(cases, tables, strict=True)))
+            found |= harm(edges, tables)
+            rows.append([name, how, *found.values()])
+        for case, *tables in list(zip(cases, edges, squared, strict=True))[:PICTURES]:
+            draw(options.out / f"{name}-{case.name}.png", case, tables)
+    print(markdown(("images", "outlines", *found), rows))
 
 
 def towns(count: int) -> Iterator[Case]:
@@ -74,18 +79,15 @@ def towns(count: int) -> Iterator[Case]:
     drawn = TownPairs(
         count, SEED, 512, gsd_m=0.5, change_share=(0.2, 0.6), keys=["image", "changes"]
     )
-    frame = shapely.box(0, 0, 512, 512)
     for number in range(count):
         sample = drawn[number]
-        inside = [(k, p.intersection(frame)) for k, p in sample["changes"] if p.intersects(frame)]
-        inside = [(k, p) for k, p in inside if p.area * 0.25 >= 14]
-        polygons = np.array([p for _, p in inside], dtype=object)
+        polygons = np.array([p for _, p in true_changes(sample["changes"])], dtype=object)
         image = sample["image"].numpy().astype(np.uint8)
-        yield Case(f"{number}", image, polygons, [k for k, _ in inside], 0.5)
+        yield Case(f"{number}", image, polygons, 0.5)
 
 
 def pairs(root: Path) -> Iterator[Case]:
-    """Labelled pairs of both splits; kinds are not known."""
+    """Labelled pairs of both splits."""
     for split in ("test", "train"):
         data = PairFolder(root, split, keys={"image", "mask"})
         for name, number in zip(data.names, range(len(data)), strict=True):
@@ -95,26 +97,48 @@ def pairs(root: Path) -> Iterator[Case]:
             polygons = [shapely.geometry.shape(shape) for shape, _ in shapes]
             polygons = [p for p in polygons if p.area * 0.04 >= 14]
             image = sample["image"].numpy().astype(np.uint8)
-            yield Case(Path(name).stem, image, np.array(polygons, dtype=object), [], 0.2)
+            yield Case(Path(name).stem, image, np.array(polygons, dtype=object), 0.2)
 
 
-def outlined(case: Case, model: str, regularize: bool) -> Any:
-    """What `rscd predict` writes, in pixels."""
+def outlined(case: Case, model: str) -> Any:
+    """What `rscd predict --no-regularize` writes, in pixels."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"t{i}.png" for i in (1, 2)]
         for path, date in zip(paths, case.image, strict=True):
             write_picture(path, date)
         out = Path(folder) / "out.gpkg"
-        options = Options(
-            model=model, gsd_m=case.gsd_m, regularize=regularize, pixel_coordinates=True
-        )
-        predict(open_pair(*paths), [out], options)
-        return geopandas.read_file(out, layer="changes")
+        options = Options(model=model, regularize=False, pixel_coordinates=True)
+        predict(open_pair(*paths, gsd_m=case.gsd_m), [out], options)
+        table = geopandas.read_file(out, layer="changes")
+    # the polygons of a picture have y = -row
+    return table.set_geometry(table.geometry.affine_transform([1, 0, 0, -1, 0, 0]))
+
+
+def right_angles(case: Case, table: Any) -> Any:
+    """What `rscd predict --regularize` makes of them."""
+    ground = Ground(None, Affine.identity(), case.gsd_m)
+    return table.set_geometry(ground.regularize(np.array(table.geometry.values, dtype=object)))
+
+
+def harm(before: list[Any], after: list[Any]) -> dict[str, Any]:
+    """What must not be."""
+    changes, overlapping, broken = [0.0], 0, 0
+    for old, new in zip(before, after, strict=True):
+        polygons = np.array(new.geometry.values, dtype=object)
+        if not len(polygons):
+            continue
+        areas = shapely.area(np.array(old.geometry.values, dtype=object))
+        changes.append(float(np.abs(shapely.area(polygons) / areas - 1).max()))
+        a, b = shapely.STRtree(polygons).query(polygons, predicate="intersects")
+        shared = shapely.area(shapely.intersection(polygons[a], polygons[b]))
+        overlapping += int(((a < b) & (shared > 1e-6)).sum())
+        broken += int((~shapely.is_valid(polygons)).sum())
+    return {"largest change of area": max(changes), "overlaps": overlapping, "not valid": broken}
 
 
 def measured(rows: list[tuple[Case, Any]]) -> dict[str, float]:
     """See the module."""
-    matched = called = true = right = known = 0
+    matched = called = true = 0
     ious: list[float] = []
     vertices: list[int] = []
     near = np.zeros(4)
@@ -122,36 +146,19 @@ def measured(rows: list[tuple[Case, Any]]) -> dict[str, float]:
         found = np.array(table.geometry.values, dtype=object)
         called, true = called + len(found), true + len(case.polygons)
         vertices += [len(shapely.get_coordinates(p)) - 1 for p in found]
-        for a, b, iou in matches(found, case.polygons):
-            matched += 1
-            ious.append(iou)
-            if case.kinds:
-                known += 1
-                right += case.kinds[b] == table["kind"][a]
+        pairs = matches(found, case.polygons)
+        matched += len(pairs)
+        ious += [iou for _, _, iou in pairs]
         near += boundaries(found, case.polygons, case.gsd_m)
     precision, recall = near[0] / max(near[1], 1), near[2] / max(near[3], 1)
-    numbers = {
+    return {
         "polygons": called,
         "precision": matched / max(called, 1),
         "recall": matched / max(true, 1),
-        "mean_iou_of_matched": float(np.mean(ious)) if ious else 0.0,
-        "vertices_per_polygon": float(np.mean(vertices)) if vertices else 0.0,
-        "boundary_f_within_1_m": 2 * precision * recall / max(precision + recall, 1e-9),
+        "mean IoU of matched": float(np.mean(ious)) if ious else 0.0,
+        "vertices per polygon": float(np.mean(vertices)) if vertices else 0.0,
+        "boundary F within 1 m": float(2 * precision * recall / max(precision + recall, 1e-9)),
     }
-    if known:
-        numbers["right_kind_of_matched"] = right / known
-    return {name: round(value, 4) for name, value in numbers.items()}
-
-
-def matches(found: Any, true: Any) -> list[tuple[int, int, float]]:
-    """Pairs of numbers of found and true polygons with IoU of 0.5 or more, each at most once."""
-    if not len(found) or not len(true):
-        return []
-    a, b = shapely.STRtree(true).query(found, predicate="intersects")
-    common = shapely.area(shapely.intersection(found[a], true[b]))
-    iou = common / (shapely.area(found[a]) + shapely.area(true[b]) - common)
-    # at 0.5 and above no polygon has two partners, but for ties
-    return [(i, j, float(v)) for i, j, v in zip(a, b, iou, strict=True) if v > 0.5]
 
 
 def boundaries(found: Any, true: Any, gsd_m: float) -> Any:
@@ -174,20 +181,23 @@ def _rings(polygons: Any) -> list[Any]:
     return [shapely.linestrings(shapely.get_coordinates(ring)) for ring in rings]
 
 
-def draw(path: Path, case: Case, table: Any) -> None:
-    """T2 with true outlines (yellow) and found ones by kind."""
+def draw(path: Path, case: Case, tables: list[Any]) -> None:
+    """Both dates with true outlines (yellow), and found ones by kind on t2; a row per table."""
     scale = 2
     colours = {"appeared": (255, 0, 255), "vanished": (0, 255, 255), "changed": (255, 128, 0)}
-    dates = [
-        np.ascontiguousarray(cv2.resize(date.transpose(1, 2, 0), None, fx=scale, fy=scale))
-        for date in case.image
-    ]
-    for date in dates:
-        for polygon in case.polygons:
-            outline(date, polygon, (255, 255, 0), scale)
-    for polygon, kind in zip(table.geometry, table["kind"], strict=True):
-        outline(dates[1], polygon, colours[kind], scale)
-    cv2.imwrite(str(path), np.hstack(dates)[..., ::-1])
+    rows = []
+    for table in tables:
+        dates = [
+            np.ascontiguousarray(cv2.resize(date.transpose(1, 2, 0), None, fx=scale, fy=scale))
+            for date in case.image
+        ]
+        for date in dates:
+            for polygon in case.polygons:
+                outline(date, polygon, (255, 255, 0), scale)
+        for polygon, kind in zip(table.geometry, table["kind"], strict=True):
+            outline(dates[1], polygon, colours[kind], scale)
+        rows.append(np.hstack(dates))
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
 
 
 def outline(image: Any, polygon: Any, colour: tuple[int, int, int], scale: int) -> None:

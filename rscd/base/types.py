@@ -32,6 +32,9 @@ ShapeHW = tuple[int, int]
 Bounds = tuple[float, float, float, float]
 """(left, bottom, right, top) in CRS units."""
 
+DateName = Literal["t1", "t2"]
+"""A date of a pair, the earlier one first."""
+
 Align = Literal["t1", "t2", "none"]
 """The date whose grid carries the result; ``none`` accepts only equal grids."""
 

@@ -28,6 +28,7 @@ from rscd.cli.scene import (
 )
 
 if TYPE_CHECKING:
+    from rscd.base.types import DateName
     from rscd.geo.scene import ScenePair
     from rscd.pipeline.run import Options
 
@@ -41,7 +42,7 @@ examples:
 """
 
 MORE = f"""\
-Without -m, images of three bands or more (red, green and blue first) with pixels of 0.2 to 1 m are
+Without -m, images of three bands or more (red, green and blue first) with pixels of 0.1 to 1 m are
 given to the network that ships with rscd, which finds buildings that came or went; images without
 georeferencing are taken to be such, unless --gsd says otherwise. All others are given to a
 training-free detector: irmad, or pca-kmeans where there is one band (irmad needs two). Those (cva,
@@ -83,15 +84,27 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
     )
-    group.add_argument(
-        "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
-    )
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     add_json(group)
     add_verbosity(group)
+    _add_more_outputs(parser)
     _add_detection(parser)
     add_scene(parser.group("scene", rare=True))
     _add_running(parser)
+
+
+def _add_more_outputs(parser: Parser) -> None:
+    group = parser.group("more outputs", rare=True)
+    group.add_argument(
+        "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
+    )
+    for date in ("t1", "t2"):
+        group.add_argument(
+            f"--objects-{date}",
+            metavar="FILE",
+            help=f"also write the buildings that stand at {date} as polygons (.geojson .gpkg .fgb "
+            ".parquet), of models that find them, such as buildings",
+        )
 
 
 def _add_detection(parser: Parser) -> None:
@@ -173,8 +186,9 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
     from rscd.pipeline.maps import plan, predict
     from rscd.pipeline.run import resolve
 
+    objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
-        targets = Targets.of(args.output, args.prob, args.preview, args.flow)
+        targets = Targets.of(args.output, args.prob, args.preview, args.flow, objects)
         planned = asdict(plan(resolve(pair, targets, options)))
         return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
     _say_alignment(pair.alignment)
@@ -186,6 +200,7 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
             prob=args.prob,
             preview=args.preview,
             flow=args.flow,
+            objects=objects,
             progress=progress,
         )
     if not args.json:
@@ -211,6 +226,13 @@ def _say_result(result: Any) -> None:
         result.seconds,
         " (resumed an interrupted run)" if result.resumed else "",
     )
+    found = [
+        f"{number} at {date}"
+        for date, number in (("t1", result.objects_t1), ("t2", result.objects_t2))
+        if number is not None
+    ]
+    if found:
+        log.info("buildings: %s", ", ".join(found))
     if result.seam is not None:
         log.info(
             "at tile edges the probability differs by %(mean_abs).2g on average and %(max_abs).2g "

@@ -72,6 +72,15 @@ def event_qml() -> str:
     return _by_kind(KIND_COLOURS)
 
 
+def object_qml() -> str:
+    """Style of the objects that stand at one date.
+
+    Returns:
+        QML text, as `event_qml`.
+    """
+    return _by_kind((("standing", KIND_COLOURS[2][1]),))
+
+
 def error_qml() -> str:
     """Style of the objects of an evaluation, coloured by their ``kind`` (`ERROR_COLOURS`).
 

@@ -2,19 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rscd.base.border import is_utf8, shown
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import sidecars
+from rscd.base.types import DateName
 from rscd.export.crs import check_crs
 from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
+from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
 
 StrPath = str | Path
 
@@ -24,13 +26,15 @@ MOST_NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class Targets:
-    """Output files: polygons, masks, probabilities, preview and flow."""
+    """Where polygons, masks, probabilities, preview, flow and the objects of either date go."""
 
     outputs: tuple[Path, ...]
     """Polygons or masks, depending on the suffix."""
     prob: Path | None = None
     preview: Path | None = None
     flow: Path | None = None
+    objects: Mapping[DateName, Path] = field(default_factory=dict)
+    """Polygons of what stands at a date, for the dates for which they are wanted."""
 
     @classmethod
     def of(
@@ -39,6 +43,7 @@ class Targets:
         prob: StrPath | None,
         preview: StrPath | None,
         flow: StrPath | None = None,
+        objects: Mapping[DateName, StrPath | None] | None = None,
     ) -> "Targets":
         """Build from the names the user gave.
 
@@ -50,6 +55,11 @@ class Targets:
             None if prob is None else of_kind(Path(prob), RASTER_SUFFIXES, "--prob"),
             None if preview is None else of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"),
             None if flow is None else of_kind(Path(flow), RASTER_SUFFIXES, "--flow"),
+            {
+                date: of_kind(Path(path), VECTOR_SUFFIXES, f"--objects-{date}")
+                for date, path in (objects or {}).items()
+                if path is not None
+            },
         )
         if any(not path.name for path in targets.all):
             raise UsageError("expected a file name for each output, found an empty one; name it")
@@ -65,7 +75,7 @@ class Targets:
     def all(self) -> tuple[Path, ...]:
         """Every file; the work folder is named after the first."""
         extra = (path for path in (self.prob, self.preview, self.flow) if path is not None)
-        return (*self.outputs, *extra)
+        return (*self.outputs, *extra, *self.objects.values())
 
     @property
     def has_vectors(self) -> bool:
@@ -73,13 +83,22 @@ class Targets:
         return any(is_vector(path) for path in self.outputs)
 
     def _check_styles(self) -> None:
-        # polygons and mask share a style; probabilities have their own
-        taken = {path.with_suffix(".qml").absolute(): path for path in self.outputs}
-        if self.prob is not None and (other := taken.get(self.prob.with_suffix(".qml").absolute())):
-            raise UsageError(
-                f"expected --prob and outputs with different names, found {self.prob} and {other}, "
-                f"which would share the style {self.prob.with_suffix('.qml').name}; rename one"
-            )
+        # polygons and mask share a style; probabilities and objects have their own
+        groups = [
+            ("outputs", self.outputs),
+            ("--prob", () if self.prob is None else (self.prob,)),
+            ("--objects", tuple(self.objects.values())),
+        ]
+        taken: dict[Path, tuple[str, Path]] = {}
+        for name, paths in groups:
+            for path in paths:
+                style = path.with_suffix(".qml").absolute()
+                other, first = taken.setdefault(style, (name, path))
+                if other != name:
+                    raise UsageError(
+                        f"expected {name} and {other} with different names, found {path} and "
+                        f"{first}, which would share the style {style.name}; rename one"
+                    )
 
     def check_formats(self, *, has_crs: bool, pixel_coordinates: bool) -> None:
         """Check that each output can be written for this scene.
@@ -87,7 +106,7 @@ class Targets:
         Raises:
             UsageError: see `check_output`.
         """
-        for path in self.outputs:
+        for path in (*self.outputs, *self.objects.values()):
             check_output(path, has_crs=has_crs, pixel_coordinates=pixel_coordinates)
 
     def check_crs(self, crs: Any, at: tuple[float, float]) -> None:
@@ -139,8 +158,9 @@ class Targets:
                 _check_new(path, self._beside(path))
 
     def _beside(self, path: Path) -> list[Path]:
-        """Files that come with an output, except generated styles."""
-        beside = files_beside(path) if path in (*self.outputs, self.prob) else []
+        """Files that come with an output, but for styles that are ours."""
+        styled = (*self.outputs, self.prob, *self.objects.values())
+        beside = files_beside(path) if path in styled else []
         return [file for file in beside if not is_own_style(file)]
 
 

@@ -42,10 +42,13 @@ from rscd.geo.vectors import cut_edges, gdal_path
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("appeared", "vanished", "changed")
+STANDING = "standing"
+"""Kind of an object that is there at one date, whatever became of it."""
+
+KINDS = ("appeared", "vanished", "changed", STANDING)
 
 LAYER = "changes"
-"""Name of the layer in formats that name layers."""
+"""Name of the layer of changes in formats that name layers."""
 
 PROVENANCE_KEY = "provenance"
 """Metadata key of the provenance (JSON text) in GeoPackage and GeoParquet."""
@@ -72,13 +75,14 @@ def change_polygons(
     t2: str | None = None,
     kind: str = "changed",
     kinds_of: Callable[[Polygons], Any] | None = None,
+    full: float = 1.0,
 ) -> geopandas.GeoDataFrame:
     """Vectorise a change mask on disk, scored and measured.
 
     Args:
         mask_path: uint8 raster: 0 no change, 1 change, 255 nodata.
-        prob_path: float32 raster of the same shape, change probability in [0,1]; None leaves
-            ``score`` null.
+        prob_path: raster of the same shape, probability from 0 to ``full``; None leaves ``score``
+            null.
         ground: How the pixels of both lie on it; without CRS and pixel size ``area_m2`` is null.
         min_area_m2: Polygons smaller than this are dropped, before simplification.
         min_score: Polygons of a lower score are dropped; those without a score are kept.
@@ -89,7 +93,8 @@ def change_polygons(
         t1: ISO date of the earlier image, with or without time.
         t2: ISO date of the later image.
         kind: One of `KINDS`.
-        kinds_of: Function from polygons in pixel coordinates to kinds (N,), instead of ``kind``.
+        kinds_of: Gives the kinds of polygons in pixel coordinates, (N,), instead of ``kind``.
+        full: Stored value of probability 1.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
@@ -115,7 +120,9 @@ def change_polygons(
         large = areas >= min_area_m2
         polygons, areas = polygons[large], areas[large]
     scores = (
-        np.full(len(polygons), np.nan) if prob_path is None else mean_under(polygons, prob_path)
+        np.full(len(polygons), np.nan)
+        if prob_path is None
+        else mean_under(polygons, prob_path) / full
     )
     if min_score > 0:
         sure = ~(scores < min_score)
@@ -159,6 +166,7 @@ def write_vector(
     layer_options: Mapping[str, str] | None = None,
     pixel_coordinates: bool = False,
     style: str | None = None,
+    layer: str = LAYER,
 ) -> list[Path]:
     """Write change polygons; the suffix selects the format (`SUFFIXES`).
 
@@ -176,6 +184,7 @@ def write_vector(
         pixel_coordinates: Accept polygons without CRS in ``.geojson``: those of a picture without
             georeferencing have x = column, y = -row, as QGIS shows it.
         style: QML text; default `change_qml`.
+        layer: Name of the layer in formats that name layers.
 
     Returns:
         The files written, as `vector_files` lists them.
@@ -198,7 +207,7 @@ def write_vector(
         check_crs(path, polygons.crs, ((left + right) / 2, (bottom + top) / 2))
     polygons = _fitted(polygons, path, form)
     style = change_qml() if style is None else style
-    job = _Job(provenance=text, options=dict(layer_options or {}), style=style)
+    job = _Job(provenance=text, options=dict(layer_options or {}), style=style, layer=layer)
     files = vector_files(path)
     with atomic_folder(path) as staging:
         if form.style_beside:
@@ -242,6 +251,7 @@ class _Job:
     provenance: str
     options: dict[str, str]
     style: str
+    layer: str
 
 
 def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
@@ -256,27 +266,27 @@ def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     with path.open("rb") as file:
         file.seek(-2, os.SEEK_END)
         require_as_written(file.read() == b"}\n", "the end")
-    check_layer(path, polygons, LAYER, decimals)
+    check_layer(path, polygons, job.layer, decimals)
 
 
 def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     _write_ogr(polygons, path, job, "FlatGeobuf", {}, **_one_type(polygons))
-    check_layer(path, polygons, LAYER, _EXACT)
+    check_layer(path, polygons, job.layer, _EXACT)
 
 
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     keywords = _one_type(polygons)
     _write_package(polygons, path, job, keywords)
     with closing(sqlite3.connect(path)) as package, package:
-        _embed_style(package, job.style)
+        _embed_style(package, job)
     empty = BytesIO()
     _write_package(polygons[:0], empty, job, keywords)
     with closing(sqlite3.connect(":memory:")) as package:
         package.deserialize(empty.getvalue())
         with package:
-            _embed_style(package, job.style)
-        check_geopackage(path, package, len(polygons), LAYER)
-        check_layer(path, polygons, LAYER, _EXACT)
+            _embed_style(package, job)
+        check_layer(path, polygons, job.layer, _EXACT)
+        check_geopackage(path, package, len(polygons), job.layer)
 
 
 def _write_package(
@@ -314,7 +324,13 @@ def _write_ogr(
             # No CRS means pixel coordinates, as the caller intends.
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.write_dataframe(
-                polygons, where, driver=driver, layer=LAYER, use_arrow=True, **keywords, **options
+                polygons,
+                where,
+                driver=driver,
+                layer=job.layer,
+                use_arrow=True,
+                **keywords,
+                **options,
             )
     except ValueError as error:
         if not job.options:
@@ -322,8 +338,8 @@ def _write_ogr(
         raise UsageError(f"{driver}: {error}; correct --lco") from error
 
 
-def _embed_style(package: sqlite3.Connection, style: str) -> None:
-    """Add a table ``layer_styles`` like QGIS; it applies the default row automatically."""
+def _embed_style(package: sqlite3.Connection, job: _Job) -> None:
+    """Add the table ``layer_styles`` as QGIS makes it; QGIS applies its default row by itself."""
     package.execute(
         "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,"
         " f_table_catalog TEXT(256), f_table_schema TEXT(256), f_table_name TEXT(256),"
@@ -337,13 +353,13 @@ def _embed_style(package: sqlite3.Connection, style: str) -> None:
         (_GPKG_DATE,),
     )
     (geometry_column,) = package.execute(
-        "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (LAYER,)
+        "SELECT column_name FROM gpkg_geometry_columns WHERE table_name = ?", (job.layer,)
     ).fetchone()
     package.execute(
         "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
         " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description, owner,"
         " update_time) VALUES ('', '', ?, ?, 'change', ?, '', 1, 'Score of change', '', ?)",
-        (LAYER, geometry_column, style, _GPKG_DATE),
+        (job.layer, geometry_column, job.style, _GPKG_DATE),
     )
 
 

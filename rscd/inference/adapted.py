@@ -107,6 +107,11 @@ class Adapted:
         prob = self._predictor(shown, seen)
         return prob if self.scale == 1 else _brought_back(prob[:, None], valid)[:, 0]
 
+    @property
+    def finds_buildings(self) -> bool:
+        """Whether the network does: one looked through at several scales does not."""
+        return isinstance(self.model, BuildingModel) and self.model.finds_buildings
+
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""
         model = self.model

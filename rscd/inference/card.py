@@ -47,6 +47,7 @@ class Card(BaseModel):
     min_area_m2: Annotated[float, Field(ge=0)] = 0.0
     min_score: Share = 0.0
     gsd_m: Metres = 1.0
+    kind_margin: Share = 0.0
     gsd_range_m: tuple[Metres, Metres] = Field((1.0, 1.0), strict=False)
 
     @model_validator(mode="after")

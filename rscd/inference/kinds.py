@@ -1,35 +1,42 @@
 """Kind of change of each polygon, from a network that also predicts buildings.
 
-A second pass over the tiles that contain change stores the building probability of each date. Both
-are averaged under each polygon: if the later date exceeds the earlier one by a margin, a building
-appeared; if it is lower by that margin, one vanished; otherwise there is something at both dates
-that changed.
+A second pass looks at the tiles that hold change and keeps, for each date, how sure the network is
+of a building. Under a polygon both are averaged: where the later date exceeds the earlier one by a
+margin, a building appeared; where it falls short by as much, one vanished; else something stands at
+both dates and changed. Where all that stands is asked for, it looks at every tile.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.base.types import BoolArray, FloatArray, Progress, silent
-from rscd.geo.changemap import ChangeMap, RawRaster
+from rscd.base.errors import ModelError
+from rscd.base.types import IGNORE, BoolArray, ByteArray, DateName, FloatArray, Progress, silent
+from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
 from rscd.geo.polygons import Polygons, mean_under
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile
 from rscd.inference.predictor import Tiling
-from rscd.inference.tiled import scene_tiles
+from rscd.inference.tiled import Mapper, scene_tiles
 
 MARGIN = "kind_margin"
 """Card key of networks whose buildings determine kinds: the margin, from 0 to 1."""
 
 BYTES_PER_PIXEL = 2
-"""Bytes of scratch space per pixel: one for each date."""
+"""Of scratch space: one for each date."""
+MASK_BYTES_PER_PIXEL = 1
+"""Of scratch space beside it where objects are outlined, one date after the other."""
 
 FULL = 255
 """Stored value of probability 1."""
+
+STANDING_FROM = 0.5
+"""Probability from which a pixel is a building."""
 
 
 @runtime_checkable
@@ -41,9 +48,31 @@ class BuildingModel(Protocol):
         """How a scene is tiled for the model."""
         ...
 
+    @property
+    def finds_buildings(self) -> bool:
+        """Whether its network does; others have the method in vain."""
+        ...
+
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """(B,2,C,H,W) raw values, (B,H,W) valid -> (B,2,H,W) in [0,1], t1 first."""
         ...
+
+
+def check_finds_buildings(model: Any, option: str) -> None:
+    """Find out before any work whether a model says where buildings stand.
+
+    Args:
+        model: of any kind.
+        option: what asks for them, for the message.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if not (isinstance(model, BuildingModel) and model.finds_buildings):
+        raise ModelError(
+            f"expected a model that finds the buildings of each date for {option}, such as "
+            f"-m buildings without --msi and --tta, found {model.name}; choose one or drop {option}"
+        )
 
 
 def kind_of(t1: NDArray[np.float64], t2: NDArray[np.float64], margin: float) -> NDArray[Any]:
@@ -66,7 +95,7 @@ def kind_of(t1: NDArray[np.float64], t2: NDArray[np.float64], margin: float) -> 
 
 @dataclass(frozen=True)
 class Standing:
-    """Building probabilities of each date on disk, only in tiles that contain change."""
+    """How sure a network is of a building at each date, on disk."""
 
     t1: RawRaster
     t2: RawRaster
@@ -77,6 +106,30 @@ class Standing:
         t1, t2 = (mean_under(polygons, raster.path) / FULL for raster in (self.t1, self.t2))
         return kind_of(t1, t2, self.margin)
 
+    def of(self, date: DateName) -> RawRaster:
+        """The probabilities of a date, 0 to `FULL`."""
+        return self.t1 if date == "t1" else self.t2
+
+    def mask(self, date: DateName, change_mask: RawRaster) -> RawRaster:
+        """Write the buildings of a date as a mask, strip by strip; it replaces that of the other.
+
+        Args:
+            date: whose.
+            change_mask: what has no data in it has none here.
+
+        Returns:
+            uint8: 0 none, 1 building, 255 no data.
+        """
+        probs = self.of(date)
+        mask = RawRaster(probs.path.with_name("buildings_mask.img"), probs.shape_hw, "uint8")
+        mask.create()
+        for strip in mask.strips():
+            stop = strip.row + strip.height
+            found = (probs.read_rows(strip.row, stop) >= STANDING_FROM * FULL).view(np.uint8)
+            found[change_mask.read_rows(strip.row, stop) == IGNORE] = IGNORE
+            mask.write(strip, found)
+        return mask
+
 
 def find_standing(
     pair: ScenePair,
@@ -84,9 +137,12 @@ def find_standing(
     change_map: ChangeMap,
     margin: float | None,
     tile_size: int,
+    mapper: Mapper = map,
     progress: Progress = silent,
-) -> Callable[[Polygons], NDArray[Any]] | None:
-    """Predict buildings in all tiles that contain change.
+    *,
+    everywhere: bool = False,
+) -> Standing | None:
+    """Look where buildings stand, in all tiles that hold change.
 
     Args:
         pair: two dates on one grid.
@@ -94,26 +150,37 @@ def find_standing(
         change_map: with its mask; results are stored in its folder.
         margin: see `Standing`; None: the model does not determine kinds.
         tile_size: side of a tile.
-        progress: progress callback, called after each tile.
+        mapper: how tiles are carried out.
+        progress: told after each tile.
+        everywhere: look at all tiles that hold data instead.
 
     Returns:
-        The source of polygon kinds; None for a model without kinds.
+        None for a model that knows no buildings.
+
+    Raises:
+        ModelError: when the model gives no number where both dates have data.
     """
-    if margin is None or not isinstance(model, BuildingModel):
+    if margin is None or not isinstance(model, BuildingModel) or not model.finds_buildings:
         return None
     standing = Standing(_raster(change_map, "t1"), _raster(change_map, "t2"), margin)
     for raster in (standing.t1, standing.t2):
         raster.create()
     tiles = scene_tiles(pair, tile_size, model.tiling)
-    for done, tile in enumerate(tiles, 1):
-        if _changed(change_map.mask, tile):
-            image, valid = pair.context(tile.read)
-            found = model.buildings(image[None], valid[None])[0]
-            stored = np.rint(found[:, *tile.inner] * FULL).astype(np.uint8)
-            standing.t1.write(tile.write, stored[0])
-            standing.t2.write(tile.write, stored[1])
-        progress("kinds", done, len(tiles))
-    return standing.kinds
+    wanted = [tile for tile in tiles if _holds(change_map.mask, tile, everywhere=everywhere)]
+    looked: Iterable[tuple[Tile, ByteArray]] = mapper(partial(_look, pair, model), wanted)
+    for done, (tile, stored) in enumerate(looked, 1):
+        standing.t1.write(tile.write, stored[0])
+        standing.t2.write(tile.write, stored[1])
+        progress("buildings", done, len(wanted))
+    return standing
+
+
+def _look(pair: ScenePair, model: BuildingModel, tile: Tile) -> tuple[Tile, ByteArray]:
+    """A tile with its (2,h,w) stored probabilities."""
+    image, valid = pair.context(tile.read)
+    found = model.buildings(image[None], valid[None])[0][:, *tile.inner]
+    check_numbers(found, np.broadcast_to(valid[tile.inner], found.shape), "the model's buildings")
+    return tile, np.rint(np.nan_to_num(found) * FULL).astype(np.uint8)
 
 
 def _raster(change_map: ChangeMap, date: str) -> RawRaster:
@@ -121,7 +188,9 @@ def _raster(change_map: ChangeMap, date: str) -> RawRaster:
     return RawRaster(path, change_map.mask.shape_hw, "uint8")
 
 
-def _changed(mask: RawRaster, tile: Tile) -> bool:
+def _holds(mask: RawRaster, tile: Tile, *, everywhere: bool) -> bool:
+    """Whether a tile holds change; or anything at all."""
     own = tile.write
     rows = mask.read_rows(own.row, own.row + own.height)
-    return bool((rows[:, own.col : own.col + own.width] == 1).any())
+    values = rows[:, own.col : own.col + own.width]
+    return bool((values != IGNORE if everywhere else values == 1).any())

@@ -14,6 +14,7 @@ from rscd.base.border import border, reason, shown
 from rscd.base.errors import ModelError, RscdError
 from rscd.base.files import sha256_of, write_whole
 from rscd.base.types import BoolArray, FloatArray, Provenance
+from rscd.inference.kinds import MARGIN
 from rscd.inference.predictor import Block, Tiling
 from rscd.inference.weights import read_card, read_tensors, write_weights
 from rscd.models.logits import change_logit
@@ -169,6 +170,11 @@ class Network:
         with torch.inference_mode():
             found = self.outputs(torch.from_numpy(image)).get("flow")
         return None if found is None else found.float().cpu().numpy()
+
+    @property
+    def finds_buildings(self) -> bool:
+        """Whether its card says how they tell kinds."""
+        return MARGIN in read_card(self.path)
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""

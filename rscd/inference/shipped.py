@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 SHIPPED = "buildings"
 """Its name for ``-m``; the files are ``rscd/weights/buildings.*``."""
 
-GSD_RANGE_M = (0.2, 1.0)
-"""Resolutions it is trained for, in metres."""
+GSD_RANGE_M = (0.1, 1.0)
+"""Resolutions it is made for."""
 GSD_TOLERANCE = 0.02
-"""Relative tolerance: a pixel of 0.199 m counts as 0.2 m."""
+"""Relative: a pixel of 0.0995 m is one of 0.1 m."""
 MIN_BANDS = 3
 
 

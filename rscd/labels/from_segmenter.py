@@ -23,6 +23,7 @@ from rscd.base.types import (
     LAYERS,
     BoolArray,
     ByteArray,
+    DateName,
     FloatArray,
     Progress,
     Provenance,
@@ -46,7 +47,7 @@ from rscd.labels.store import Store, open_store, source_of, write_json
 from rscd.segmenters.instances import DUPLICATE_IOU, Instance
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
-from rscd.segmenters.segmenter import DateName, Segmenter, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SemanticPrediction, View
 from rscd.segmenters.stitch import check_windows, segment, windows
 
 """Label folders, and keys of a sample."""

@@ -4,7 +4,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError, RscdError
-from rscd.base.types import Progress, Provenance, silent
+from rscd.base.types import DateName, Progress, Provenance, silent
 from rscd.export.atomic import output_error
 from rscd.export.flow import write_flow
 from rscd.export.outputs import write_output
@@ -30,7 +30,8 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.inference.flow import FlowModel, scene_flow
 from rscd.inference.journal import Journal, finished, open_journal
-from rscd.inference.kinds import MARGIN, find_standing
+from rscd.inference.kinds import MARGIN, Standing, find_standing
+from rscd.inference.near_infrared import warn_of_near_infrared
 from rscd.inference.predictor import Predictor
 from rscd.inference.registration import warn_of_shift
 from rscd.inference.tiled import (
@@ -43,6 +44,7 @@ from rscd.inference.tiled import (
     thread_mapper,
 )
 from rscd.pipeline.run import DEFAULTS, Options, Run, resolve, scratch_bytes
+from rscd.pipeline.standing import object_polygons, write_objects
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,9 @@ class Result:
     """Error at tile edges, see `rscd.inference.tiled.Seam`; None if there is none."""
     seconds: float
     resumed: bool
+    objects_t1: int | None = None
+    """Buildings written that stand at t1; None when they were not asked for."""
+    objects_t2: int | None = None
 
 
 def open_pair(
@@ -137,6 +142,7 @@ def predict(
     prob: str | Path | None = None,
     preview: str | Path | None = None,
     flow: str | Path | None = None,
+    objects: Mapping[DateName, str | Path | None] | None = None,
     mapper: Mapper | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -148,15 +154,17 @@ def predict(
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
-        flow: GeoTIFF for the flow from t2 to t1, for models that predict it.
-        mapper: how blocks of tiles are executed; by default in threads of this process.
-        progress: progress callback.
+        flow: GeoTIFF for the flow from t2 to t1, of models that give it.
+        objects: vector files for the buildings that stand at a date, by date, of models that find
+            them.
+        mapper: how blocks of tiles are carried out; default threads of this process.
+        progress: told what is done.
 
     Raises:
         RscdError: anything the user must fix; no new output exists then.
     """
     started = time.monotonic()
-    run = resolve(pair, Targets.of(outputs, prob, preview, flow), options)
+    run = resolve(pair, Targets.of(outputs, prob, preview, flow, objects), options)
     files = run.targets.all
     if (past := finished(run.folder, run.identity, files)) is not None:
         log.info("all of it had been written before this run")
@@ -203,7 +211,7 @@ def plan(run: Run) -> Plan:
         tile_size=load.tile_size,
         batch_size=load.batch_size,
         workers=load.workers,
-        scratch_bytes=scratch_bytes(run.pair),
+        scratch_bytes=scratch_bytes(run.pair, run.targets),
         memory_bytes=load.nbytes(run.pair.n_bands, tiling),
     )
 
@@ -216,13 +224,14 @@ def _carry_out(
     tile_size = journal.tile_size or run.load.tile_size
     measured = None if run.model.tiling.whole_pictures else warn_of_shift(run.pair)
     shift = None if measured is None else {k: round(v, 2) for k, v in asdict(measured).items()}
+    warn_of_near_infrared(run.pair, run.card)
     provenance = run.provenance | {"shift": shift}
     threads = thread_mapper(run.load.workers) if mapper is None else nullcontext(mapper)
     with threads as mapped:
         change_map, seam, predictor = _predict(
             run, journal, provenance, tile_size, mapped, progress
         )
-    written = _export(run, change_map, predictor, journal, tile_size, progress)
+        written = _export(run, change_map, predictor, journal, tile_size, mapped, progress)
     return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
 
 
@@ -236,6 +245,9 @@ def _rehearse(run: Run, folder: Path) -> None:
         polygons = change_polygons(tiny.mask.path, None, run.pair.ground)
         for path in run.targets.outputs:
             _write(run, tiny, polygons, Path(scratch) / path.name)
+        for date, path in run.targets.objects.items():
+            rehearsed = Path(scratch) / f"{date}-{path.name}"
+            write_objects(polygons, rehearsed, date, {}, run.options.layer_options)
         if run.targets.prob is not None:
             rehearsal = Path(scratch) / f"prob-{run.targets.prob.name}"
             write_probability(tiny, rehearsal, run.options.creation_options, "")
@@ -290,6 +302,7 @@ def _export(
     predictor: Predictor,
     journal: Journal,
     tile_size: int,
+    mapper: Mapper,
     progress: Progress,
 ) -> dict[str, Any]:
     pair, targets, options = run.pair, run.targets, run.options
@@ -297,23 +310,30 @@ def _export(
     changed, valid = change_map.threshold_mask()
     changed_m2 = change_map.changed_area_m2(pair.ground)
     changed_m2 = None if changed_m2 is None else round(changed_m2, 2)
-    polygons = None
+    polygons = standing = None
+    if targets.has_vectors or targets.objects:
+        standing = find_standing(
+            pair,
+            predictor,
+            change_map,
+            run.card.get(MARGIN),
+            tile_size,
+            mapper,
+            progress,
+            everywhere=bool(targets.objects),
+        )
     if targets.has_vectors:
-        margin = run.card.get(MARGIN)
-        kinds_of = find_standing(pair, predictor, change_map, margin, tile_size, progress)
         polygons = change_polygons(
             change_map.mask.path,
             change_map.prob.path,
-            pair.ground,
-            min_area_m2=options.min_area_m2 or 0.0,
             min_score=options.min_score or 0.0,
-            simplify_m=options.simplify_m,
-            regularize=bool(options.regularize),
-            model=run.model.name,
             t1=options.t1_date,
             t2=options.t2_date,
-            kinds_of=kinds_of,
+            kinds_of=None if standing is None else standing.kinds,
+            **run.outlining,
         )
+    date_of = {path: date for date, path in targets.objects.items()}
+    objects: dict[str, int] = {}
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
@@ -323,6 +343,13 @@ def _export(
         elif path == targets.flow:
             pieces = scene_flow(pair, cast(FlowModel, run.model), tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)
+        elif (date := date_of.get(path)) is not None:
+            day = options.t1_date if date == "t1" else options.t2_date
+            # that the model finds buildings was settled by `resolve`
+            stands = cast(Standing, standing)
+            table = object_polygons(change_map, stands, date, day, run.outlining)
+            write_objects(table, path, date, change_map.provenance, options.layer_options)
+            objects[f"objects_{date}"] = len(table)
         else:
             _write(run, change_map, polygons, path)
         progress("writing", written, len(targets.all))
@@ -334,6 +361,7 @@ def _export(
         "area_m2": changed_m2 if polygons is None else _area_m2(polygons, changed_m2),
         "changed_area_m2": changed_m2,
         "threshold": change_map.threshold,
+        **objects,
     }
 
 

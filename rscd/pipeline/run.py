@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
@@ -17,7 +18,11 @@ from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.scene import ScenePair
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import check_flow
-from rscd.inference.kinds import BYTES_PER_PIXEL
+from rscd.inference.kinds import (
+    BYTES_PER_PIXEL,
+    MASK_BYTES_PER_PIXEL,
+    check_finds_buildings,
+)
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import Model, least_object, tile_side
@@ -122,6 +127,17 @@ class Run:
         first = self.targets.all[0]
         return first.with_name(f".{first.name}.rscd")
 
+    @property
+    def outlining(self) -> dict[str, Any]:
+        """What `rscd.export.vector.change_polygons` takes for changes and objects alike."""
+        return {
+            "ground": self.pair.ground,
+            "min_area_m2": self.options.min_area_m2 or 0.0,
+            "simplify_m": self.options.simplify_m,
+            "regularize": bool(self.options.regularize),
+            "model": self.model.name,
+        }
+
     @cached_property
     def provenance(self) -> Provenance:
         """What the result is made from and how; the inputs are read for their checksums."""
@@ -153,6 +169,8 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     model = _model(pair, options)
     if targets.flow is not None:
         check_flow(model, pair.n_bands)
+    for date in targets.objects:
+        check_finds_buildings(model, f"--objects-{date}")
     card = model.card()
     min_area_m2, min_score = least_object(
         card,
@@ -192,11 +210,12 @@ def dated(pair: ScenePair, options: Options) -> Options:
     return replace(options, t1_date=t1 or given[0], t2_date=t2 or given[1], gsd_m=None)
 
 
-def scratch_bytes(pair: ScenePair) -> int:
+def scratch_bytes(pair: ScenePair, targets: Targets) -> int:
     """Space on disk that a run works with."""
     height, width = pair.shape_hw
     # float32 probabilities, the uint8 mask, and what tells kinds
-    return height * width * (5 + BYTES_PER_PIXEL)
+    each = 5 + BYTES_PER_PIXEL + (MASK_BYTES_PER_PIXEL if targets.objects else 0)
+    return height * width * each
 
 
 def _check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
@@ -208,7 +227,7 @@ def _check_targets(pair: ScenePair, targets: Targets, options: Options) -> None:
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"
         )
-    targets.check_places(pair.files, scratch_bytes(pair))
+    targets.check_places(pair.files, scratch_bytes(pair, targets))
 
 
 def _workers(options: Options) -> int:

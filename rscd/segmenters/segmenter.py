@@ -8,19 +8,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
 from rscd.base.arguments import made
 from rscd.base.errors import ModelError, UsageError
-from rscd.base.types import BoolArray, ByteArray, FloatArray, Provenance
+from rscd.base.types import BoolArray, ByteArray, DateName, FloatArray, Provenance
 from rscd.geo.tiles import Box
 from rscd.segmenters.instances import Instance
 from rscd.segmenters.prompts import PromptSet
-
-DateName = Literal["t1", "t2"]
 
 
 @dataclass(frozen=True, eq=False)

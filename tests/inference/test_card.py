@@ -49,6 +49,7 @@ def test_the_card_that_ships_is_kept_as_it_is(card) -> None:
         ("network_args", (None, [], {"n_bands": 0}, {"n_bands": "3"}, {"a": [[10**9]]})),
         ("min_area_m2", (-1, "x", float("inf"))),
         ("min_score", (2, None)),
+        ("kind_margin", (None, "wide", -0.1, 2)),
         ("gsd_m", (0, -1, None, 1e308)),
         ("gsd_range_m", ([], [1], None, "x", [0.2, "1"])),
         ("name", ("", 5, "a" * 1000)),
