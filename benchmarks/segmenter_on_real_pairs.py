@@ -22,6 +22,7 @@ from tables import markdown
 from rscd.data.images import read_mask
 from rscd.data.layout import find_layout
 from rscd.evaluation.dataset import facts, labelled_folder, predict_pair
+from rscd.geo.measure import ground_of
 from rscd.inference.models import scene_model
 from rscd.inference.shipped import SHIPPED
 from rscd.labels.from_segmenter import DATES, LabelOptions, folder_pairs, labels_of, view_of

@@ -50,7 +50,7 @@ def border(to_error: ToError) -> Iterator[None]:
         to_error: converts the library's error into one for the user, perhaps with `found_in`.
 
     Raises:
-        RscdError: of `told`. Errors of rscd itself, of memory and of full disks pass.
+        RscdError: of `to_error`. Errors of rscd itself, of memory and of full disks pass.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def border(to_error: ToError) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:  # nothing is wrong with what is read
             raise
-        raise told(error) from error
+        raise to_error(error) from error
 
 
 def reason(error: BaseException) -> str:

@@ -17,12 +17,12 @@ import numpy as np
 
 from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError, UsageError
-from rscd.base.files import read_note, write_whole, writing
+from rscd.base.files import digest_of, read_note, write_whole, writing
 from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
 from rscd.data.folder import PairFolder
 from rscd.data.images import write_picture
 from rscd.geo.changemap import check_numbers
-from rscd.labels.store import digest_of, source_of
+from rscd.labels.store import source_of
 
 RUN = "run.json"
 

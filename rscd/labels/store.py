@@ -29,14 +29,14 @@ from pyproj import CRS
 
 from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError
-from rscd.base.files import appearing, write_bytes, write_whole, writing
+from rscd.base.files import appearing, digest_of, write_bytes, write_whole, writing
 from rscd.base.types import DateName, Provenance
 from rscd.data.images import open_raster
 from rscd.geo.encode import geotiff
 from rscd.geo.grid import apply, stored_crs
 from rscd.geo.polygons import geometries, moved
 from rscd.geo.vectors import vector_border
-from rscd.segmenters.instances import Instance
+from rscd.segmenters.instances import Instance, outline
 from rscd.segmenters.segmenter import SemanticPrediction
 
 log = logging.getLogger(__name__)
