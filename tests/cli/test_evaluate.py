@@ -196,7 +196,7 @@ def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
 def test_what_is_wrong_with_data_is_one_line(capsys, folder, scene, tmp_path, write_tif):
     change, truth = scene["change.tif"], scene["truth"]
     cases = [
-        (r"expected values 0 and 255 .* found 0, 127, 255; name those .*", change, truth),
+        (r"the truth .*: expected label values .* found 0, 127, 255; .*", change, truth),
         (r"expected a folder for .*, found none at .*", change, truth, "-o", "none/a.png"),
         (
             r"expected a readable raster for the truth, .* no file at .*",
