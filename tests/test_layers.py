@@ -34,7 +34,7 @@ ROOMS = (
 
 STRANGERS: dict[str, set[str]] = {
     "models": {"geo"},
-    "metrics": {"geo", "models"},
+    "metrics": {"models"},
     "methods": {"geo", "metrics"},
     "data": {"models", "metrics", "methods", "inference"},
     "synthetic": {"models", "metrics", "methods", "inference"},
