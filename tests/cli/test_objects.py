@@ -180,7 +180,7 @@ def test_nothing_stands_where_a_date_has_no_data_or_nothing_is_asked_for(
         (["-m", "irmad"], 1, "expected a model that finds the buildings of each date for "
          "--objects-t1, such as -m buildings .*, found irmad; .*"),
         (["-m", "buildings", "--msi", "fast"], 1, "expected a model that finds .*"),
-        (["-m", "ceg:fake"], 2, "unrecognized arguments: --objects-t1 .*; see rscd --help"),
+        (["-m", "ceg:fake"], 2, "unrecognized arguments: --objects-t1 .*; see rscd .*--help"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
