@@ -35,7 +35,7 @@ ROOMS = (
 STRANGERS: dict[str, set[str]] = {
     "models": {"geo"},
     "metrics": {"models"},
-    "methods": {"geo", "metrics"},
+    "methods": {"metrics"},
     "data": {"models", "metrics", "methods", "inference"},
     "synthetic": {"models", "metrics", "methods", "inference"},
     "segmenters": {"models", "metrics", "methods", "synthetic"},
