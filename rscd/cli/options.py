@@ -64,7 +64,7 @@ def emit_json(data: Mapping[str, Any]) -> None:
 
 
 def plain_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What a command was given, as plain data."""
+    """What a command was given, as plain data that is the same in every process."""
     return {name: value for name, value in vars(args).items() if not callable(value)}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import RscdError, UsageError
 from rscd.base.files import by_stem, sha256_of
-from rscd.cli.options import Shown, emit_json, refuse_failed
+from rscd.cli.options import Shown, emit_json, plain_options, refuse_failed
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -27,7 +27,7 @@ RECORD = ".rscd-folders.jsonl"
 WITHOUT_EFFECT = frozenset(
     {
         *("output", "prob", "preview", "flow"),
-        *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "run", "rest"),
+        *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "rest"),
         *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
     }
 )
@@ -153,10 +153,10 @@ def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
 
     options = {
         name: _with_content(value) if name in FILES else value
-        for name, value in sorted(vars(one).items())
+        for name, value in sorted(plain_options(one).items())
         if name not in WITHOUT_EFFECT
     }
-    text = json.dumps([describe_pair(pair), options], sort_keys=True, default=str)
+    text = json.dumps([describe_pair(pair), options], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,15 @@ def test_the_same_command_again_changes_nothing(days: Path, capsys: Any) -> None
     assert states(document) == ["skipped"] * N
     assert content(days / "out") == before
     assert states(run(capsys, "--overwrite")[1]) == ["done"] * N
+
+
+def test_another_process_knows_what_was_finished(days: Path, capsys: Any) -> None:
+    assert run(capsys)[0] == 0
+    before = content(days / "out")
+    line = [sys.executable, "-m", "rscd", *COMMAND, "--json", "-q"]
+    other = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert states(json.loads(other.stdout)) == ["skipped"] * N
+    assert content(days / "out") == before
 
 
 def test_a_missing_output_is_made_again(days: Path, capsys: Any) -> None:
