@@ -36,7 +36,7 @@ class Begun:
 
     @property
     def _told(self) -> str:
-        text = json.dumps(self.command, sort_keys=True, default=str)
+        text = json.dumps(self.command, sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @contextmanager

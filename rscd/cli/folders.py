@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import RscdError, UsageError
 from rscd.base.files import by_stem, natural_key, sha256_of
-from rscd.cli.options import Shown, emit_json, refuse_failed
+from rscd.cli.options import Shown, emit_json, plain_options, refuse_failed
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -35,9 +35,6 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 """Arguments that do not affect the result; t1 and t2 are identified by their content."""
-
-OF_THE_PARSER = frozenset({"run", "run_command", "parser"})
-"""No arguments at all."""
 
 FILES = frozenset({"model", "aoi", "segmenter_option"})
 """Arguments that may name files or folders, whose content decides too."""
@@ -189,8 +186,8 @@ def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
 
     options = {
         name: _with_content(value) if name in FILES else value
-        for name, value in sorted(vars(one).items())
-        if name not in WITHOUT_EFFECT | OF_THE_PARSER
+        for name, value in sorted(plain_options(one).items())
+        if name not in WITHOUT_EFFECT
     }
     text = json.dumps([describe_pair(pair), options], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

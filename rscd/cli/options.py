@@ -72,7 +72,7 @@ def emit_json(data: Mapping[str, Any]) -> None:
 
 
 def plain_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What a command was given, as plain data."""
+    """What a command was given, as plain data that is the same in every process."""
     given = vars(args).items()
     return {k: v for k, v in given if not (callable(v) or isinstance(v, Parser))}
 

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rscd import cli
 from rscd.cli import folders, main
 from rscd.data.images import write_picture
 
@@ -78,13 +79,13 @@ def test_the_same_command_again_changes_nothing(days: Path, capsys: Any) -> None
     assert states(run(capsys, "--overwrite")[1]) == ["done"] * N
 
 
-def test_another_process_skips_what_is_finished(
-    days: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Functions of the parser, whose addresses differ, are no part of the recipe."""
+def test_another_process_knows_what_was_finished(days: Path, capsys: Any) -> None:
     assert run(capsys)[0] == 0
-    monkeypatch.setattr(cli, "run_command", lambda line: None)
-    assert states(run(capsys)[1]) == ["skipped"] * N
+    before = content(days / "out")
+    line = [sys.executable, "-m", "rscd", *COMMAND, "--json", "-q"]
+    other = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert states(json.loads(other.stdout)) == ["skipped"] * N
+    assert content(days / "out") == before
 
 
 def test_a_missing_output_is_made_again(days: Path, capsys: Any) -> None:
