@@ -1,13 +1,13 @@
 """Whether colour infrared images are told from true colour, and what they cost.
 
-    python benchmarks/colour_infrared.py --data FOLDER [--towns 40] [--model buildings]
+    python benchmarks/colour_infrared.py --data FOLDER [--towns 20] [--f1 MODEL]
 
 Counts, by kind of images, how often `rscd.inference.near_infrared` would warn. True colour: all
 pairs of FOLDER (``<set>/{train,test}/{A,B}``), all pictures of one date of its
 ``buildings-single-date`` (each with itself), towns of 8 and of 16 bit. Colour infrared (near
 infrared, red, green): windows of 180 pixels of the NAIP rasters in ``geotiff/naip`` by all pairs of
-dates, and towns with a near infrared band. Then F1 of change on these towns both ways. Prints two
-tables in Markdown.
+dates, and towns with a near infrared band. With ``--f1`` also F1 of change on these towns both
+ways. Prints tables in Markdown.
 """
 
 import argparse
@@ -41,8 +41,8 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--towns", type=int, default=40)
-    parser.add_argument("--model", default="buildings")
+    parser.add_argument("--towns", type=int, default=20)
+    parser.add_argument("--f1", metavar="MODEL", help="such as buildings")
     options = parser.parse_args()
     count = options.towns
     kinds = {
@@ -60,9 +60,11 @@ def main() -> None:
         found = [warned(pair) for pair in pairs]
         rows.append((name, len(found), sum(found), float(np.mean(found))))
     print(markdown(("images", "pairs", "warned of", "share"), rows))
+    if options.f1 is None:
+        return
     print()
     scores = [
-        (name, change_f1(count, bands, options.model))
+        (name, change_f1(count, bands, options.f1))
         for name, bands in (("true colour", [0, 1, 2]), ("colour infrared", INFRARED))
     ]
     print(markdown(("towns in", "F1 of change"), scores))

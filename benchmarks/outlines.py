@@ -1,6 +1,6 @@
 """How well the polygons of the network that ships fit, before and after ``--regularize``.
 
-    python benchmarks/outlines.py OUT [--data FOLDER] [--towns 40] [--model buildings]
+    python benchmarks/outlines.py OUT [--data FOLDER] [--towns 20] [--model buildings]
 
 On towns that training never drew, and on the pairs of ``fotbcd-binary`` in FOLDER, whose true
 polygons are the connected parts of their masks: polygons are matched where they overlap by an IoU
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--towns", type=int, default=40)
+    parser.add_argument("--towns", type=int, default=20)
     parser.add_argument("--model", default="buildings")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def measured(rows: list[tuple[Case, Any]]) -> dict[str, float]:
 
 def boundaries(found: Any, true: Any, gsd_m: float) -> Any:
     """Points of the found boundaries near true ones, all of them; and the other way round."""
-    lines = [shapely.multilinestrings(_rings(polygons)) for polygons in (found, true)]
+    lines = [shapely.MultiLineString(_rings(polygons)) for polygons in (found, true)]
     dense = [shapely.segmentize(line, STEP_M / gsd_m) for line in lines]
     points = [shapely.points(shapely.get_coordinates(line)) for line in dense]
     for line in lines:
