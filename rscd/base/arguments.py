@@ -4,14 +4,9 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
-
 from rscd.base.errors import RscdError, UsageError
 
 Made = TypeVar("Made")
-
-LOOSE = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
-"""Lets pydantic accept annotations that are arbitrary classes, such as a network."""
 
 
 def check_names(
@@ -97,8 +92,14 @@ def _parameters(takes: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _value(annotation: Any, value: Any, what: str, name: str) -> Any:
+    # 15 MB that predictions without networks do not need
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
     try:
-        adapter = TypeAdapter(annotation, config=LOOSE)
+        # annotations may be types of their own, such as a network
+        adapter = TypeAdapter(
+            annotation, config={"arbitrary_types_allowed": True, "allow_inf_nan": False}
+        )
     except PydanticSchemaGenerationError:  # not a type that plain data can be validated against
         return value
     try:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from rscd.base.errors import UsageError
 from rscd.base.types import BoolArray, FloatArray, ShapeHW
@@ -172,6 +170,10 @@ def merge(objects: Sequence[Sequence[Instance]], reads: Sequence[Box]) -> list[I
     Returns:
         One instance per object: the union of its pieces, with the best score.
     """
+    # 10 MB that predictions without segmenters do not need
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     if len(objects) == 1:
         return list(objects[0])
     pieces = [(i, number) for number, found in enumerate(objects) for i in found]
