@@ -115,7 +115,7 @@ class Claim:
                 if not overwrite:
                     raise self._refusal(known, made[0])
                 log.warning(
-                    "inputs or parameters changed since the interrupted run: starting anew in %s",
+                    "inputs or parameters changed since the interrupted run: starting over in %s",
                     self.folder,
                 )
                 self._clear(made, claims)

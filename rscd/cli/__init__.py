@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with quiet_callbacks():
             args.run(args)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on where it stopped")
+        say("interrupted; the same command resumes")
         return 130
     except Exception as error:  # last resort: no command ends in a traceback
         return _failed(error, verbose=getattr(args, "verbosity", 0) > 0)
@@ -140,7 +140,7 @@ def _failed(error: Exception, *, verbose: bool) -> int:
         _leave_stdout()
     else:
         say(
-            f"expected no such error, found {type(error).__name__}: {error}; this is a fault of "
+            f"expected no such error, found {type(error).__name__}: {error}; this is a bug in "
             "rscd: please report it with what -v adds"
         )
     return 1

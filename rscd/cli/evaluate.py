@@ -249,7 +249,7 @@ def _labelled_pairs(
     street = street_conditions(args.source, args.split, args.size)
     if street is not None:
         unused = ("change_value", "unlabelled", "bands")
-        args.parser.refuse(args, unused, "other pairs than of streets", args.source)
+        args.parser.refuse(args, unused, "pairs that are not of streets", args.source)
         return street, street.conditions if len(street.parts) > 1 else {}
     args.parser.refuse(args, ("size",), "a street set", args.source)
     rule = Values(args.change_value, args.unlabelled)

@@ -96,7 +96,7 @@ def segmenter_of(args: argparse.Namespace) -> "Segmenter":
     options = dict(text.split("=", 1) for text in given)
     segmenter = load_segmenter(args.segmenter, options, device=args.device)
     if segmenter.info.quality == "demo":
-        log.warning("%s is for demonstration: quote no accuracy from it", args.segmenter)
+        log.warning("%s is for demonstration only: do not quote its accuracy", args.segmenter)
     return segmenter
 
 

@@ -220,7 +220,7 @@ def keep_inputs(outputs: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
 def _check_new(path: Path, beside: Iterable[Path] = ()) -> None:
     for file in (path, *beside):
         if os.path.lexists(file):
-            raise OutputError(f"expected a new file, found that {file} exists; add --overwrite")
+            raise OutputError(f"expected a new file, found {file} already there; add --overwrite")
     for file in sidecars(path):
         raise OutputError(
             f"expected no file that would be read with the new {path}, found {file} of an older "

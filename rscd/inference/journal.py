@@ -2,7 +2,7 @@
 
 A run works in a folder beside its first output, which it claims (`rscd.base.claim`). ``done`` lists
 the finished tiles (8 bytes each: number and checksum, appended after the tile's pixels are
-written), so that a run killed at any moment goes on where it stopped, never with other inputs and
+written), so that a run killed at any moment resumes, never with other inputs and
 never with pixels that the disk has lost.
 """
 
@@ -198,7 +198,7 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
         tile_size = _tile_size(folder) if same and (folder / "done").exists() else None
         if tile_size is None:
             if same and (folder / "done").exists():
-                log.warning("what the interrupted run noted is damaged: starting anew")
+                log.warning("what the interrupted run noted is damaged: starting over")
             for path in everything(folder):
                 remove(path)
         journal = Journal(folder, _text(identity), tile_size)

@@ -72,7 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     broken = non_finite(tensors)
     if broken:
         raise ModelError(
-            f"expected weights that are numbers in {path}, found NaN or infinity in {broken[0]} "
+            f"expected finite weights in {path}, found NaN or infinity in {broken[0]} "
             f"and {len(broken) - 1} others; take another file"
         )
     return dict(tensors)

@@ -158,7 +158,7 @@ def predict(
         objects: vector files for the buildings that stand at a date, by date, of models that find
             them.
         mapper: how blocks of tiles are carried out; default threads of this process.
-        progress: told what is done.
+        progress: progress callback.
 
     Raises:
         RscdError: anything the user must fix; no new output exists then.

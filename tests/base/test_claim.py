@@ -103,7 +103,7 @@ class TestClaim:
         (tmp_path / "other.txt").touch()
         with caplog.at_level(logging.WARNING):
             assert not claim(tmp_path, {"a": 2}).take(overwrite=True)
-        assert "starting anew" in caplog.text
+        assert "starting over" in caplog.text
         assert sorted(path.name for path in tmp_path.iterdir()) == ["claim.json", "other.txt"]
         assert noted(tmp_path) == {"masks": {"a": 2}}
 

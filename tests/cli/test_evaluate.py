@@ -257,7 +257,9 @@ def test_options_of_street_sets_and_of_others(tmp_path, folder, capsys):
     for name in ("t0", "t1", "mask"):
         (tmp_path / name).mkdir()
         assert cv2.imwrite(str(tmp_path / name / "0.png"), np.zeros((9, 9, 3), np.uint8))
-    refused(capsys, 2, r".*--bands only with other kinds of pairs.*", tmp_path, "--bands", "1")
+    refused(
+        capsys, 2, r".*--bands only with pairs that are not of streets.*", tmp_path, "--bands", "1"
+    )
     refused(capsys, 1, r".*no split .* found 'test'.*", tmp_path, "--split", "test")
     code, _, err = run(capsys, folder, "--size", "0,5")
     assert code == 2

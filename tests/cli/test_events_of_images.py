@@ -89,7 +89,7 @@ def test_segmenters_without_weights(scene, segmenter, capsys):
     words = ["--foreground", "building", "--background", "road,grass"]
     words = WORDS if segmenter == "fake" else words
     events(scene, "-o", scene / "a.gpkg", segmenter=segmenter, words=words)
-    assert "is for demonstration: quote no accuracy" in capsys.readouterr().err
+    assert "is for demonstration only: do not quote its accuracy" in capsys.readouterr().err
     kinds = set(geopandas.read_file(scene / "a.gpkg")["kind"])
     assert kinds <= {"appeared", "vanished"}
     assert segmenter == "spectral" or kinds == {"appeared", "vanished"}
@@ -135,7 +135,7 @@ def test_a_plan(scene, capsys):
         (["-o", "{}/a.gpkg", "--prob", "{}/p.tif"], 2, "unrecognized arguments: --prob"),
         (["-o", "{}/a.gpkg", "--threshold", "0.5"], 2, "unrecognized arguments: --threshold"),
         (["-o", "{}/a.gpkg", "--max-memory", "2GB"], 2, "unrecognized arguments: --max-memory"),
-        (["-o", "{}/a.gpkg", "--gsd", "3"], 2, "expected --gsd with images without georef"),
+        (["-o", "{}/a.gpkg", "--gsd", "3"], 2, "expected --gsd only with images without georef"),
         (["-o", "{}/a.gpkg", "--background", ""], 2, "found an empty one"),
         (
             ["-o", "{}/t1.tif.gpkg", OPTION, "folder=/no/such"],
@@ -166,7 +166,7 @@ def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
 
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     events(scene, "-o", scene / "a.gpkg", code=2)
-    assert "take a part with --bbox or --aoi" in capsys.readouterr().err
+    assert "a part with --bbox or --aoi" in capsys.readouterr().err
 
 
 def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monkeypatch):

@@ -383,7 +383,7 @@ class TestRefusals:
             (["-o", "{}/a.gpkg"], "expected different output files.*"),
             (["-o", ""], "expected a file name for each output, found an empty one.*"),
             (["--bbox-crs", "EPSG:4326"], "expected --bbox with --bbox-crs, found none.*"),
-            (["--gsd", "0.5"], "expected --gsd with images without georef.* of 10 m .*"),
+            (["--gsd", "0.5"], "expected --gsd only with images without georef.* of 10 m .*"),
         ],
     )
     def test_wrong_usage_ends_with_2(self, scene, tmp_path, capsys, options, pattern):

@@ -92,7 +92,7 @@ def test_planted_faults_are_found(tmp_path: Path) -> None:
     assert "has no t1" in text
     assert "has no mask" in text
     assert "t1 is 16 x 16, t2 17 x 17" in text
-    assert "0, 7: set mask_values= to read them" in text
+    assert "0, 7: reading needs mask_values=" in text
     assert "train/p1 and test/p0: content, train and test" in text
     assert str(root / "A" / "p0.png") in text
     assert json.loads(report.json())["ok"] is False

@@ -81,7 +81,7 @@ def levir_archives(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) ->
 def test_download_goes_through_torchgeo(tmp_path: Path, served, monkeypatch) -> None:
     levir_archives(served, monkeypatch)
     root = tmp_path / "data"
-    with pytest.raises(DataError, match=r"levir-cd is not in .*looked for A/ B/ label/.*download="):
+    with pytest.raises(DataError, match=r"levir-cd is not in .*expected A/ B/ label/.*download="):
         torchgeo_dataset("levir-cd", root)
     data = torchgeo_dataset("levir-cd", root, "val", download=True)
     assert isinstance(data, LEVIRCD)

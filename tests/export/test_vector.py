@@ -299,7 +299,7 @@ def test_unknown_layer_options_are_usage_errors(tmp_path, found, suffix):
 
 
 def test_unknown_suffix(tmp_path, found):
-    with pytest.raises(UsageError, match=r"\.geojson, \.gpkg, \.fgb, \.parquet, got '\.shp'"):
+    with pytest.raises(UsageError, match=r"\.geojson, \.gpkg, \.fgb, \.parquet, found '\.shp'"):
         write_vector(found, tmp_path / "change.shp", provenance={})
 
 

@@ -90,7 +90,7 @@ class TestJournal:
         (folder / "lock").touch()
         with open_journal(folder, {"a": now}) as journal:
             assert journal.done() == ({1: 11} if now == 1 else {})
-        assert ("starting anew" in caplog.text) == (now == 2)
+        assert ("starting over" in caplog.text) == (now == 2)
         with open_journal(folder, {"a": now}) as journal:
             journal.remove()
         assert list(tmp_path.iterdir()) == []

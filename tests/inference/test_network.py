@@ -162,7 +162,9 @@ def test_weights_that_are_no_numbers_are_refused_everywhere(
         torch.save({CARD_KEY: card, "state_dict": state}, path)
     else:
         save_file(tensors, path, {CARD_KEY: json.dumps(card)})
-    refused = pytest.raises(ModelError, match=f"numbers in {path}, found .* such as {name}")
+    refused = pytest.raises(
+        ModelError, match=f"expected finite weights in {path}, found .* such as {name}"
+    )
     with refused:
         predict(pair, [tmp_path / "c.tif"], Options(model=str(path)))
     with refused:

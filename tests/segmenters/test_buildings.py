@@ -58,7 +58,7 @@ def test_words_that_name_no_building_are_the_background(segmenter):
 
 def test_other_things_are_refused(segmenter):
     prompts = parse_prompts("swimming pool", "grass")
-    with pytest.raises(UsageError, match=r"expected prompts .* among building.*'swimming pool'"):
+    with pytest.raises(UsageError, match=r"expected .*prompts among building.*'swimming pool'"):
         segmenter.predict([View(town()[0][0])], prompts)
     with pytest.raises(UsageError, match="expected gsd_m= in metres above 0"):
         load_segmenter("buildings", {"gsd_m": "0"})

@@ -171,9 +171,9 @@ def test_kept_pixels_need_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"nuisance": {"fog": 1}}, "town nuisance: expected strength, shift_px, .*, found fog"),
         ({"nuisance": {"t2": {"warp_px": 1}}}, r"nuisance\.t2: .*, found warp_px"),
         ({"nuisance": {"haze": [0.5, 0.1]}}, r"haze: expected a number or \[low, high\]"),
-        ({"nuisance": {"haze": 3}}, "town knobs: expected haze from 0 to 1, found 3"),
+        ({"nuisance": {"haze": 3}}, "town parameters: expected haze from 0 to 1, found 3"),
         ({"style": {"rural": 1}}, "style: .*, found rural"),
-        ({"gsd_m": 0}, "town knobs"),
+        ({"gsd_m": 0}, "town parameters"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:

@@ -369,5 +369,5 @@ def test_dots_mean_what_a_file_would(tmp_path):
     dot = "--model.method_args.a.b=4"
     whole = '--model.method_args={"a": {"b": 4, "c": 2}}'
     assert with_deep_dots([f"--config={file}", dot]) == ["--config", file, whole]
-    with pytest.raises(UsageError, match="found b = 1; leave out"):
+    with pytest.raises(UsageError, match="found b = 1; drop"):
         with_deep_dots(["-c", file, "--model.method_args.a.b.d=1"])
