@@ -285,8 +285,8 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
         package.deserialize(empty.getvalue())
         with package:
             _embed_style(package, job)
-        check_layer(path, polygons, job.layer, _EXACT)
         check_geopackage(path, package, len(polygons), job.layer)
+        check_layer(path, polygons, job.layer, _EXACT)
 
 
 def _write_package(

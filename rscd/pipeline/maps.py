@@ -274,7 +274,7 @@ def _predict(
     progress: Progress,
 ) -> tuple[ChangeMap, Seam | None, Predictor]:
     if journal.resumed:
-        log.info("going on with the interrupted run in %s", journal.folder)
+        log.info("resuming the interrupted run in %s", journal.folder)
     predictor: Predictor = fit_model(run.pair, run.model, mapper, progress)
     threshold = run.options.threshold
     if threshold is None:

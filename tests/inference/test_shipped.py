@@ -41,8 +41,8 @@ def facts(n_bands=3, gsd_m=0.5, *, georeferenced=True, eight_bit=True):
         (facts(1, None, georeferenced=False), "pca-kmeans", "one band; irmad needs two"),
         (facts(1, 10.0), "pca-kmeans", "one band; irmad needs two"),
         (facts(2, 10.0), DEFAULT_DETECTOR, "needs 3 bands, found 2"),
-        (facts(3, 0.05), DEFAULT_DETECTOR, "made for pixels of 0.1 to 1 m, found 0.05 m"),
-        (facts(6, 30.0), DEFAULT_DETECTOR, "made for pixels of 0.1 to 1 m, found 30 m"),
+        (facts(3, 0.05), DEFAULT_DETECTOR, "trained for pixels of 0.1 to 1 m, found 0.05 m"),
+        (facts(6, 30.0), DEFAULT_DETECTOR, "trained for pixels of 0.1 to 1 m, found 30 m"),
         (facts(3, 5.0, georeferenced=False), DEFAULT_DETECTOR, "found 5 m"),
         (facts(3, None), DEFAULT_DETECTOR, "needs a pixel size, found none"),
     ],
@@ -56,7 +56,7 @@ def test_default_follows_bands_and_resolution(scene, name, reason):
 def test_choice_is_said_with_its_reason(caplog):
     caplog.set_level("INFO", logger="rscd")
     assert scene_model(None, facts(6, 30.0)).name == DEFAULT_DETECTOR
-    assert "model irmad: buildings is made for pixels of 0.1 to 1 m, found 30 m" in caplog.text
+    assert "model irmad: buildings is trained for pixels of 0.1 to 1 m, found 30 m" in caplog.text
     caplog.clear()
     assert scene_model("cva", facts()).name == "cva"
     assert not caplog.text

@@ -153,7 +153,7 @@ def test_a_weakly_supervised_run_opens_no_mask(root: Path, tmp_path: Path) -> No
     module = data(root, streams={"train": folder(root, "train")})
     trainer(tmp_path, max_epochs=1).fit(task, module)
     assert all(keys["train"] == {"image", "label", "name"} for keys in task.keys)
-    assert set(task.keys[0]) == {"train"}  # labelled and unlabelled were not asked for
+    assert set(task.keys[0]) == {"train"}  # labeled and unlabeled were not asked for
 
 
 def test_no_worker_survives_a_run(root: Path, tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ task = Task()
 trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
                   enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
                   enable_checkpointing=False, default_root_dir=out)
-trainer.fit(task, data(root, seed=3, streams={"labelled": folder(root, "train")}))
-lines = [f"{b['unlabelled']}|{b['labelled']}" for b in task.batches]
+trainer.fit(task, data(root, seed=3, streams={"labeled": folder(root, "train")}))
+lines = [f"{b['unlabeled']}|{b['labeled']}" for b in task.batches]
 text = "\\n".join([*lines, f"counted {task.counted}", f"val {task.val_names}"])
 (out / f"rank{trainer.global_rank}.txt").write_text(text)
 """
