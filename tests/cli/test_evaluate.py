@@ -277,7 +277,7 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
     there = tmp_path / "sheet.png"
     there.write_text("mine")
     maps = (scene["change.tif"], scene["truth"], "--unlabelled", "127", "--change-value", "255")
-    refused(capsys, 1, r".*sheet\.png exists; add --overwrite", *maps, "-o", there)
+    refused(capsys, 1, r".*sheet\.png already there; add --overwrite", *maps, "-o", there)
     refused(capsys, 2, ".*one named twice.*", *maps, "-o", there, "--reliability", there)
     assert run(capsys, *maps, "-o", there, "--overwrite")[0] == 0
     assert there.read_bytes()[:4] == b"\x89PNG"

@@ -122,7 +122,7 @@ def test_results_of_another_recipe_are_never_kept_in_silence(
     assert code == 1
     assert content(days / "out") == before
     assert document["pairs"][0]["state"] == "failed"
-    assert "exists; add --overwrite" in document["pairs"][0]["error"]
+    assert "already there; add --overwrite" in document["pairs"][0]["error"]
     assert states(document)[1:] == ["skipped" if what in ("input", "output") else "failed"] * 2
     assert run(capsys, *more, "--overwrite")[0] == 0
     assert states(run(capsys, *more)[1]) == ["skipped"] * N

@@ -443,7 +443,7 @@ def test_killed_while_it_clears_away_a_run_is_done(
     assert len(json.loads(capsys.readouterr().out)["outputs"]) == len(OUTPUTS)
     assert contents(tmp_path) == uninterrupted
     assert main(arguments) == 1  # from now on they are files like any other
-    assert "exists; add --overwrite" in capsys.readouterr().err
+    assert "already there; add --overwrite" in capsys.readouterr().err
 
 
 def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
@@ -454,7 +454,7 @@ def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
         assert main(command(scene, tmp_path, "--tile-size", "50")) == 130
     capsys.readouterr()
     assert main(command(scene, tmp_path, "--threshold", "0.9")) == 1
-    assert "exists; add --overwrite" in capsys.readouterr().err
+    assert "already there; add --overwrite" in capsys.readouterr().err
 
 
 def _interrupted(*_):
