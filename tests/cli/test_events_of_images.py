@@ -166,7 +166,7 @@ def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
 
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     events(scene, "-o", scene / "a.gpkg", code=2)
-    assert "a part with --bbox or --aoi" in capsys.readouterr().err
+    assert "selecting a part with --bbox or --aoi does not help" in capsys.readouterr().err
 
 
 def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monkeypatch):

@@ -110,7 +110,8 @@ def test_rows_that_are_lost(tmp_path, monkeypatch, suffix):
         "write_dataframe",
         lambda frame, where, **keywords: write(frame[:-1], where, **keywords),
     )
-    with pytest.raises(OutputError, match=r"read-back mismatch in (40 features|the count)"):
+    lost = "the count" if suffix == ".gpkg" else "40 features"
+    with pytest.raises(OutputError, match=f"read-back mismatch in {lost}"):
         write_vector(polygons(), tmp_path / f"c{suffix}", provenance={})
     assert list(tmp_path.iterdir()) == []
 
