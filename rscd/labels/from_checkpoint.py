@@ -1,8 +1,8 @@
 """Pseudo masks of a folder of pairs, predicted by a change model and stored as files.
 
 They lie in the folder of a run, or beside the dates in a folder of their own, in the coding of
-further layers: 0 no change, 1 change, 255 where a date has no data; ``run.json`` there says what
-made them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
+further layers: 0 no change, 1 change, 255 where a date has no data, with the georeferencing of t1;
+``run.json`` there says what made them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
 """
 
 import json
@@ -19,8 +19,8 @@ from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError, UsageError
 from rscd.base.files import digest_of, read_note, write_whole, writing
 from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
-from rscd.data.folder import PairFolder
-from rscd.data.images import write_picture
+from rscd.data.folder import PairFiles, PairFolder
+from rscd.data.images import label_suffix, write_picture
 from rscd.geo.changemap import check_numbers
 from rscd.labels.store import source_of
 
@@ -132,7 +132,7 @@ def prepare(
 
 
 def _made(folder: Path) -> list[Path]:
-    masks = list(folder.glob("*.png"))
+    masks = [*folder.glob("*.png"), *folder.glob("*.tif")]
     return [*masks, folder / RUN] if masks else masks
 
 
@@ -171,7 +171,7 @@ def drop_outdated(data: PairFolder, name: str | Path, before: object) -> None:
     now = images_of(data)
     gone = []
     for files in data.files:
-        path = _folder(data, files.base, name) / f"{files.stem}.png"
+        path = _path(data, files, name)
         if known.get(files.name) != now[files.name] and path.exists():
             path.unlink()
             gone.append(files.name)
@@ -204,7 +204,7 @@ def write_pseudo_masks(
     written = predicted = changed = usable = 0
     failed: dict[str, str] = {}
     for index, files in enumerate(data.files):
-        path = _folder(data, files.base, name) / f"{files.stem}.png"
+        path = _path(data, files, name)
         if not path.exists():
             try:
                 sample = data[index]
@@ -218,7 +218,8 @@ def write_pseudo_masks(
                 mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
                 predicted += 1
             mask[~valid] = IGNORE
-            write_picture(path, mask[None])
+            place = sample.get("crs"), sample.get("transform")
+            write_picture(path, mask[None], *place, nodata=IGNORE)
             written += 1
             changed += int(np.count_nonzero(mask == 1))
             usable += int(np.count_nonzero(valid))
@@ -239,6 +240,11 @@ def _folders(data: PairFolder, name: str | Path) -> list[Path]:
     if isinstance(name, str) and (Path(name).name != name or name in ("", ".", "..")):
         raise UsageError(f"expected the name of a folder beside the dates, found {name!r}")
     return list(dict.fromkeys(_folder(data, files.base, name) for files in data.files))
+
+
+def _path(data: PairFolder, files: PairFiles, name: str | Path) -> Path:
+    """File of the mask of a pair."""
+    return _folder(data, files.base, name) / f"{files.stem}{label_suffix(files.t1)}"
 
 
 def _folder(data: PairFolder, base: Path, name: str | Path) -> Path:

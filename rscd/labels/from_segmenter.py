@@ -20,6 +20,7 @@ from pyproj import CRS
 from rscd.base.errors import DataError, OutputError, SceneError, UsageError
 from rscd.base.redact import mark, redacted
 from rscd.base.types import (
+    IGNORE,
     LAYERS,
     BoolArray,
     ByteArray,
@@ -30,7 +31,7 @@ from rscd.base.types import (
     silent,
 )
 from rscd.base.version import version
-from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
+from rscd.data.images import label_suffix, read_picture, write_picture
 from rscd.data.layout import find_layout
 from rscd.events.pixels import (
     DELTA,
@@ -218,7 +219,7 @@ def folder_pairs(
                 name=f"{part}/{stem}" if part else stem,
                 labels=here.base if out is None else out / part,
                 stem=stem,
-                suffix=".png" if paths["t1"].suffix.lower() in PLAIN_SUFFIXES else ".tif",
+                suffix=label_suffix(paths["t1"]),
                 read=_FolderReader(paths, bands),
                 sources={date: source_of(path) for date, path in paths.items()},
                 gsd_m=gsd_m,
@@ -525,7 +526,7 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
             path.parent.mkdir(parents=True, exist_ok=True)
             placed = pair.suffix == ".tif" and not grid.affine.is_identity
             where = (stored_crs(grid), grid.affine) if placed else (None, None)
-            write_picture(path, mask[None], *where)
+            write_picture(path, mask[None], *where, nodata=IGNORE)
         except OSError as error:
             raise OutputError(
                 f"expected to write {path}, found: {error.strerror or error}; choose a folder with "

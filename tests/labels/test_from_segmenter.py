@@ -315,7 +315,7 @@ def test_two_rasters(scene):
     assert main([*argv, "-o", str(scene / "store")]) == 0
     with rasterio.open(scene / "store/vl_change/t1_t2.tif") as dataset:
         change = dataset.read(1)
-        assert dataset.crs.to_epsg() == 32633
+        assert (dataset.crs.to_epsg(), dataset.nodata) == (32633, 255)
         assert dataset.transform == Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
     assert (change == 1).sum() == 2 * SIZE**2
     with rasterio.open(scene / f"store/prob/t1_t2_{NUMBERS['t1']}.tif") as dataset:
