@@ -2,7 +2,8 @@
 
 They lie in the folder of a run, or beside the dates in a folder of their own, in the coding of
 further layers: 0 no change, 1 change, 255 where a date has no data, with the georeferencing of t1;
-``run.json`` there says what made them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
+``run.json`` there says what made them. Training takes them with ``mask_from`` of
+`rscd.data.folder.PairFolder`.
 """
 
 import json
@@ -219,7 +220,7 @@ def write_pseudo_masks(
                 predicted += 1
             mask[~valid] = IGNORE
             place = sample.get("crs"), sample.get("transform")
-            write_picture(path, mask[None], *place, nodata=IGNORE)
+            write_picture(path, mask[None], *place, IGNORE)
             written += 1
             changed += int(np.count_nonzero(mask == 1))
             usable += int(np.count_nonzero(valid))

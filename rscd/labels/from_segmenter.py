@@ -33,6 +33,7 @@ from rscd.base.types import (
 from rscd.base.version import version
 from rscd.data.images import label_suffix, read_picture, write_picture
 from rscd.data.layout import find_layout
+from rscd.data.scene_files import pair_stem
 from rscd.events.pixels import (
     DELTA,
     ChangeLabels,
@@ -247,8 +248,7 @@ class _FolderReader:
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
     """Two rasters on one grid as one pair, named after their stems; read whole when needed."""
-    stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
-    name = name or "_".join(stems)
+    name = name or pair_stem(pair.t1.path, pair.t2.path)
     sources: Mapping[DateName, Provenance] = {
         "t1": {"file": redacted(pair.t1.path), "stamp": _stamp(pair.t1)},
         "t2": {"file": redacted(pair.t2.path), "stamp": _stamp(pair.t2)},
@@ -526,7 +526,7 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
             path.parent.mkdir(parents=True, exist_ok=True)
             placed = pair.suffix == ".tif" and not grid.affine.is_identity
             where = (stored_crs(grid), grid.affine) if placed else (None, None)
-            write_picture(path, mask[None], *where, nodata=IGNORE)
+            write_picture(path, mask[None], *where, IGNORE)
         except OSError as error:
             raise OutputError(
                 f"expected to write {path}, found: {error.strerror or error}; choose a folder with "
