@@ -21,6 +21,7 @@ from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, LAYERS, Align, BoolArray, ByteArray
 from rscd.data.answers import Answer, answers_in, open_answers
 from rscd.data.labels import image_label
+from rscd.data.leaks import Ground
 from rscd.data.scene_files import Scene, expand
 from rscd.data.scene_labels import (
     BuildingDifference,
@@ -217,6 +218,20 @@ class ScenePairs(GeoDataset):
         """Bands of either date."""
         return self._pairs[0].n_bands
 
+    def ground(self) -> list[Ground]:
+        """What patches are drawn from, to compare with another dataset."""
+        return [
+            Ground(
+                place.name,
+                frozenset(place.pair.files),
+                scene.dates,
+                place.ground,
+                crs_of(place.pair.grid),
+                max(self.res),
+            )
+            for place, scene in zip(self.places, self._scene_of, strict=True)
+        ]
+
     def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
         """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
         from rscd.data.plots import plot_samples
@@ -283,6 +298,7 @@ class ScenePairs(GeoDataset):
                 f"expected places in the scenes to draw patches from, found none of {asked} there; "
                 "check its CRS and what is answered"
             )
+        self._scene_of = [scene for scene, _ in found]
         self.places = tuple(place for _, place in found)
         """What patches are drawn from, by the column ``place`` of the index."""
         self.index = geopandas.GeoDataFrame(

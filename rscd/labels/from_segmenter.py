@@ -525,8 +525,8 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             placed = pair.suffix == ".tif" and not grid.affine.is_identity
-            where = (stored_crs(grid), grid.affine) if placed else (None, None)
-            write_picture(path, mask[None], *where, IGNORE)
+            crs, transform = (stored_crs(grid), grid.affine) if placed else (None, None)
+            write_picture(path, mask[None], crs, transform, IGNORE)
         except OSError as error:
             raise OutputError(
                 f"expected to write {path}, found: {error.strerror or error}; choose a folder with "
