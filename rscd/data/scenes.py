@@ -62,12 +62,17 @@ Layers = dict[str, LabelLayer]
 class Placed:
     """A scene on a grid of the dataset, ready to be read."""
 
-    name: str
+    scene: Scene
     pair: ScenePair
     layers: Layers
     area: LabelLayer | None
     answer: Answer | None = None
     """The answered place that patches are drawn from; None: the scene."""
+
+    @property
+    def name(self) -> str:
+        """Name of the scene."""
+        return self.scene.title
 
     @property
     def ground(self) -> shapely.Geometry:
@@ -218,18 +223,23 @@ class ScenePairs(GeoDataset):
         """Bands of either date."""
         return self._pairs[0].n_bands
 
+    @property
+    def eight_bit(self) -> bool:
+        """Whether all images have 8-bit values."""
+        return all(date.dtype == "uint8" for pair in self._pairs for date in (pair.t1, pair.t2))
+
     def ground(self) -> list[Ground]:
         """What patches are drawn from, to compare with another dataset."""
         return [
             Ground(
                 place.name,
                 frozenset(place.pair.files),
-                scene.dates,
+                place.scene.dates,
                 place.ground,
                 crs_of(place.pair.grid),
                 max(self.res),
             )
-            for place, scene in zip(self.places, self._scene_of, strict=True)
+            for place in self.places
         ]
 
     def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
@@ -288,7 +298,7 @@ class ScenePairs(GeoDataset):
             origin = (0.0, 0.0)
         pairs = [place(pair, crs, res, origin) for pair in self._pairs]
         found = [
-            (scene, place)
+            place
             for scene, pair, opened in zip(self.scenes, pairs, self._layers, strict=True)
             for place in _placed(scene, pair, *opened)
         ]
@@ -298,13 +308,12 @@ class ScenePairs(GeoDataset):
                 f"expected places in the scenes to draw patches from, found none of {asked} there; "
                 "check its CRS and what is answered"
             )
-        self._scene_of = [scene for scene, _ in found]
-        self.places = tuple(place for _, place in found)
+        self.places = tuple(found)
         """What patches are drawn from, by the column ``place`` of the index."""
         self.index = geopandas.GeoDataFrame(
             {"place": range(len(found))},
             index=pd.IntervalIndex(
-                [_interval(scene, i) for i, (scene, _) in enumerate(found)],
+                [_interval(place.scene, i) for i, place in enumerate(found)],
                 closed="both",
                 name="datetime",
             ),
@@ -496,7 +505,7 @@ def _placed(
     bounds, crs = bounds_of(pair.grid), crs_of(pair.grid)
     here = {key: layer.within(bounds, crs) for key, layer in layers.items()}
     area = None if area is None else area.within(bounds, crs)
-    whole = Placed(scene.title, pair, here, area)
+    whole = Placed(scene, pair, here, area)
     if answers is not None:
         found = answers_in(answers.within(bounds, crs), pair.grid, area)
         return [replace(whole, answer=answer) for answer in found]

@@ -54,8 +54,16 @@ class Summary:
     """Errors of unreadable pairs by name; these have no mask yet."""
 
 
+class Samples(Protocol):
+    """Numbered samples with ``image``, and further keys by use."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
 def labelled_maps(
-    data: PairFolder, make_map: ChangeMaps, *, gated: bool, progress: Progress, stage: str
+    data: Samples, make_map: ChangeMaps, *, gated: bool, progress: Progress, stage: str
 ) -> Iterator[tuple[FloatArray, ByteArray]]:
     """Maps and true masks of a split, to choose a threshold by.
 
@@ -81,7 +89,7 @@ def labelled_maps(
 
 
 def positive_maps(
-    data: PairFolder, make_map: ChangeMaps, *, progress: Progress
+    data: Samples, make_map: ChangeMaps, *, progress: Progress
 ) -> Iterator[FloatArray]:
     """Maps of the pairs whose ``label`` is change, or of all pairs if that is not a key."""
     for index in range(len(data)):
@@ -111,7 +119,15 @@ def prepare(
         OutputError: where masks of another recipe lie, or another run is writing.
         DataError: where the notes of an earlier run are damaged.
     """
-    folders = _folders(data, name)
+    with prepare_folders(_folders(data, name), recipe, overwrite=overwrite) as earlier:
+        yield earlier
+
+
+@contextmanager
+def prepare_folders(
+    folders: Sequence[Path], recipe: Provenance, *, overwrite: bool = False
+) -> Iterator[Provenance | None]:
+    """See `prepare`."""
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(alone(folder))
@@ -128,21 +144,22 @@ def prepare(
         same = (run for run in noted.values() if run is not None and run.get("recipe") == recipe)
         earlier = next(same, None)
         if earlier is not None:  # a run killed while it noted this left folders without
-            _note([folder for folder in folders if noted[folder] != earlier], earlier)
+            note_in([folder for folder in folders if noted[folder] != earlier], earlier)
         yield earlier
 
 
 def _made(folder: Path) -> list[Path]:
-    masks = [*folder.glob("*.png"), *folder.glob("*.tif")]
+    masks = [*folder.glob("*.png"), *folder.rglob("*.tif")]
     return [*masks, folder / RUN] if masks else masks
 
 
 def note(data: PairFolder, name: str | Path, run: Provenance) -> None:
     """Write what made the masks beside them."""
-    _note(_folders(data, name), run)
+    note_in(_folders(data, name), run)
 
 
-def _note(folders: Sequence[Path], run: Provenance) -> None:
+def note_in(folders: Sequence[Path], run: Provenance) -> None:
+    """See `note`."""
     text = json.dumps(run, indent=2, sort_keys=True) + "\n"
     for folder in folders:
         with writing(folder / RUN):
@@ -213,21 +230,34 @@ def write_pseudo_masks(
                 log.error("pair %s failed: %s", files.name, error)
                 failed[files.name] = str(error)
                 continue
-            valid = sample["valid"][0].numpy()
-            mask = np.zeros(valid.shape, np.uint8)
-            if bool(sample.get("label", 1)):
-                mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
-                predicted += 1
-            mask[~valid] = IGNORE
+            mask, made = mask_of(sample, make_map, threshold)
+            predicted += made
             place = sample.get("crs"), sample.get("transform")
             write_picture(path, mask[None], *place, IGNORE)
             written += 1
             changed += int(np.count_nonzero(mask == 1))
-            usable += int(np.count_nonzero(valid))
+            usable += int(np.count_nonzero(mask != IGNORE))
         progress("masks", index + 1, len(data))
     folders = [str(folder) for folder in _folders(data, name)]
     share = changed / usable if usable else 0.0
     return Summary(folders, len(data), written, predicted, share, failed)
+
+
+def mask_of(
+    sample: Mapping[str, Any], make_map: ChangeMaps, threshold: float
+) -> tuple[ByteArray, bool]:
+    """The pseudo mask of a sample, and whether it was predicted; see `write_pseudo_masks`.
+
+    Returns:
+        (H,W) uint8: 0, 1, and 255 where the sample is not valid.
+    """
+    valid = sample["valid"][0].numpy()
+    mask = np.zeros(valid.shape, np.uint8)
+    predicted = bool(sample.get("label", 1))
+    if predicted:
+        mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
+    mask[~valid] = IGNORE
+    return mask, predicted
 
 
 def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:

@@ -41,6 +41,7 @@ from rscd.base.arguments import check_names, made
 from rscd.base.errors import DataError, RscdError, UsageError
 from rscd.data.folder import PairFolder
 from rscd.data.leaks import shared_ground
+from rscd.data.samplers import InOrder
 from rscd.data.scenes import ScenePairs
 from rscd.data.splits import Split
 from rscd.training.streams import (
@@ -248,6 +249,19 @@ class ChangeDataModule(LightningDataModule):
     def dataset(self, name: str) -> Dataset[Any]:
         """The dataset of a stream, after ``setup``; several as `rscd.training.streams.Joined`."""
         return self._readers[name].dataset
+
+    def in_order(self, name: str, keys: Iterable[str]) -> InOrder:
+        """The samples of a stream as they are evaluated; no ``setup`` is needed.
+
+        Raises:
+            DataError: if there is no such stream, or it cannot be read or lacks a key.
+        """
+        if name not in self.streams:
+            raise DataError(
+                f"expected a stream {name!r}, configured are {_listed(self.streams)}; name one"
+            )
+        self._readers[name] = self._open(name, frozenset(keys))
+        return InOrder(self.dataset(name), self._order(name, shuffle=False)(0, 0))
 
     @property
     def split_hashes(self) -> dict[str, str]:
