@@ -31,7 +31,9 @@ SAMPLE_CHANGE_SHARE = 0.24
 PLANS_TRIED = 30
 
 RASTERS = ("scene_t1.tif", "scene_t2.tif", "truth_mask.tif", "landcover_t1.tif", "landcover_t2.tif")
-VECTORS = ("truth.geojson", "buildings_t1.geojson", "buildings_t2.geojson")
+VECTORS = ("truth.geojson", "buildings_t1.geojson", "buildings_t2.geojson", "answers.geojson")
+CELL_PX = 64
+"""Side of the cells for which ``answers`` says whether anything changed."""
 
 
 def write_sample(
@@ -48,7 +50,8 @@ def write_sample(
     Returns:
         Stem -> path: ``scene_t1``, ``scene_t2`` (RGB uint8), ``truth_mask`` (0/1),
         ``landcover_t1``, ``landcover_t2`` (classes in the tags and the colour table), ``truth``
-        (``kind`` appeared|vanished), ``buildings_t1``, ``buildings_t2``. Rasters are tiled,
+        (``kind`` appeared|vanished), ``buildings_t1``, ``buildings_t2``, ``answers`` (cells of 64
+        pixels, ``changed`` true|false, as somebody who looked would say). Rasters are tiled,
         deflated GeoTIFFs in EPSG:32633; the content of t2 is displaced by a fraction of a pixel, as
         in real archives, without a trace in the metadata. Vectors are RFC 7946 GeoJSON.
 
@@ -170,6 +173,22 @@ def _write_vectors(folder: Path, town: Town, pair: TownPair) -> None:
             [b.id for b in inside], kind=[b.kind for b in inside],
             height_m=[round(b.height_m, 2) for b in inside],
         )  # fmt: skip
+
+    _write_answers(folder / "answers.geojson", town, pair)
+
+
+def _write_answers(path: Path, town: Town, pair: TownPair) -> None:
+    from shapely.geometry import box
+
+    height, width = town.shape_hw
+    side = CELL_PX * town.gsd_m
+    corners = [(r, c) for r in range(0, height, CELL_PX) for c in range(0, width, CELL_PX)]
+    cells = [
+        box(col * town.gsd_m, row * town.gsd_m, col * town.gsd_m + side, row * town.gsd_m + side)
+        for row, col in corners
+    ]
+    changed = [bool(pair.mask[0, r : r + CELL_PX, c : c + CELL_PX].any()) for r, c in corners]
+    _write_layer(path, town, cells, range(1, len(cells) + 1), changed=changed)
 
 
 def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
