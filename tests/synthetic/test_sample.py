@@ -112,6 +112,18 @@ def test_one_seed_is_one_set_of_bytes(sample, tmp_path):
     assert other["scene_t1"] != digest(sample)["scene_t1"]
 
 
+def test_a_scene_that_is_moved_shows_the_same(sample, tmp_path):
+    moved = write_sample(tmp_path, seed=4, shape_hw=SHAPE, east_m=2000)
+    for name in ("scene_t2", "truth_mask"):
+        with rasterio.open(sample[name]) as one, rasterio.open(moved[name]) as other:
+            assert other.transform == one.transform.translation(2000, 0) @ one.transform
+            np.testing.assert_array_equal(one.read(), other.read())
+    for name in ("answers", "buildings_t1"):
+        one, other = (geopandas.read_file(f[name]).to_crs(32633) for f in (sample, moved))
+        gaps = other.geometry.geom_equals_exact(one.geometry.translate(2000, 0), 0.05)
+        assert gaps.all()
+
+
 def test_files_are_replaced_only_when_asked(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     first = digest(write_sample(tmp_path, seed=1, shape_hw=(33, 47)))
