@@ -23,7 +23,7 @@ from torch import Tensor
 from rscd.base.types import ShapeHW
 from rscd.geo.tiles import reflect
 from rscd.methods.parts.cam_losses import EPS, activation_map
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 
 LogitMap = Callable[[Tensor], Tensor]
 
@@ -99,7 +99,7 @@ def msi(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
     image, size = _laid_out(image, views)
     total = image.new_zeros(len(image), 1, *_map_size(image))
     for maps in _by_scale(network, image, views, lambda logits: logits.sigmoid()):
-        total += resize(torch.stack(maps).mean(0), _hw(total))
+        total += resize(torch.stack(maps).mean(0), size_of(total))
     return _cropped(total / len(views.scales), size)
 
 
@@ -123,7 +123,7 @@ def mi(
     total = image.new_zeros(len(image), 1, *_map_size(image))
     each: LogitMap = (lambda logits: logits) if relu_after_sum else torch.relu
     for maps in _by_scale(network, image, views, each):
-        total += resize(torch.stack(maps).sum(0), _hw(total))
+        total += resize(torch.stack(maps).sum(0), size_of(total))
     total = _cropped(total, size).relu()
     return total / (total.amax(dim=(1, 2, 3), keepdim=True) + EPS)
 
@@ -163,7 +163,7 @@ def tta_logits(network: LogitMap, image: Tensor, views: Views = Views()) -> Tens
     for maps in _by_scale(network, image, views, lambda logits: logits.float()):
         # resized before they are flipped back and summed; both are linear, so the order is
         # irrelevant
-        found = resize(torch.stack(maps).sum(0), _hw(image))
+        found = resize(torch.stack(maps).sum(0), size_of(image))
         total = found if total is None else total + found
     if total is None:
         raise ValueError("expected at least one scale, found none")
@@ -187,7 +187,7 @@ def resize_image(image: Tensor, shape_hw: ShapeHW, *, eight_bit: bool) -> Tensor
     Returns:
         (B,2,C,height,width) float32.
     """
-    if _hw(image) == shape_hw:
+    if size_of(image) == shape_hw:
         return image
     flat = image.flatten(0, 2)
     if not eight_bit:
@@ -209,7 +209,7 @@ def _by_scale(
 ) -> Iterator[list[Tensor]]:
     """Per scale, one map (B,K,h,w) per flip, flipped back."""
     for scale in views.scales:
-        shape = scaled_size(_hw(image), scale)
+        shape = scaled_size(size_of(image), scale)
         resized = resize_image(image, shape, eight_bit=views.eight_bit)
         flips = FLIPS[views.flip]
         flipped = torch.cat([resized.flip(axes) if axes else resized for axes in flips])
@@ -228,7 +228,7 @@ def _one_pass(network: LogitMap, image: Tensor, views: Views, each: LogitMap) ->
 
 def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
     """The padded image for all scales, and the size to crop the result to."""
-    size = _hw(image)
+    size = size_of(image)
     if views.geometry == "reference":
         return image, size
     for axis, side in ((-2, size[0]), (-1, size[1])):
@@ -241,12 +241,8 @@ def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
 
 def _map_size(image: Tensor) -> ShapeHW:
     """Size to which maps are resized before they are added: whole cells."""
-    height, width = _hw(image)
+    height, width = size_of(image)
     return -(-height // CELL) * CELL, -(-width // CELL) * CELL
-
-
-def _hw(image: Tensor) -> ShapeHW:
-    return image.shape[-2], image.shape[-1]
 
 
 def _cropped(maps: Tensor, size: ShapeHW) -> Tensor:
