@@ -35,7 +35,6 @@ class Split:
     """Description of how the split was made."""
 
     def __post_init__(self) -> None:
-        """Refuse names that occur in two parts, or twice in one."""
         owner: dict[str, str] = {}
         for part, names in self.parts.items():
             for name in names:
@@ -290,18 +289,19 @@ def block_split(
     if block <= 0 or buffer < 0:
         raise DataError(f"block {block:g} must be positive and buffer {buffer:g} not negative")
     by_name = {tile.name: tile for tile in tiles}
-    dealt = group_split(list(by_name), lambda name: _block_of(by_name[name], block), shares, seed)
+
+    def block_of(name: str) -> str:
+        left, bottom, right, top = by_name[name].box
+        column, row = (int(min(ends) // block) for ends in ((left, right), (bottom, top)))
+        return f"{by_name[name].scene}/{column}/{row}"
+
+    dealt = group_split(list(by_name), block_of, shares, seed)
     rank = {name: i for i, names in enumerate(dealt.parts.values()) for name in names}
     dropped = _dropped(tiles, rank, buffer) if buffer > 0 else set()
     parts = {p: tuple(n for n in names if n not in dropped) for p, names in dealt.parts.items()}
     if dropped:
         parts["buffer"] = tuple(sorted(dropped))
     return Split(parts, f"blocks of {block:g}, buffer {buffer:g}, seed {seed}")
-
-
-def _block_of(tile: Tile, block: float) -> str:
-    left, bottom, right, top = tile.box
-    return f"{tile.scene}/{int(min(left, right) // block)}/{int(min(bottom, top) // block)}"
 
 
 def _dropped(tiles: Sequence[Tile], rank: Mapping[str, int], buffer: float) -> set[str]:

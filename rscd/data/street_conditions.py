@@ -28,18 +28,15 @@ class StreetConditions(Dataset[Sample]):
     eight_bit = True
 
     def __init__(self, root: Path | str, split: str | None, parts: Mapping[str, StreetDataset]):
-        """Store the parts by condition."""
         self.root, self.split = Path(root), split
         self.parts = dict(parts)
         places = [(part, index) for part in parts.values() for index in range(len(part))]
         self._places: Sequence[tuple[StreetDataset, int]] = places
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self._places)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one pair."""
         part, place = self._places[index]
         sample = part[place]
         return sample | {"valid": torch.ones_like(sample["mask"], dtype=torch.bool)}

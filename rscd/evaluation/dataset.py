@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import geopandas
 import numpy as np
@@ -17,6 +17,7 @@ from rasterio.features import rasterize
 from rscd.base.errors import DataError, RscdError, SceneError
 from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
 from rscd.data.folder import PairFolder
+from rscd.data.street_conditions import StreetConditions
 from rscd.evaluation.judge import Judged, Scratch, only_counted
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, pooled
 from rscd.evaluation.sheet import Row
@@ -121,30 +122,8 @@ def labelled_folder(
     return PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
 
 
-class LabelledPairs(Protocol):
-    """Dataset to evaluate: samples with ``image``, ``mask`` and ``valid``, by index."""
-
-    @property
-    def eight_bit(self) -> bool:
-        """Whether the dates have 8-bit values."""
-
-    @property
-    def root(self) -> Path:
-        """Folder of the dataset."""
-
-    @property
-    def split(self) -> str | None:
-        """Name of the split; None for all pairs."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the pairs."""
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one pair."""
+LabelledPairs = PairFolder | StreetConditions
+"""Datasets to evaluate: samples have ``image``, ``mask`` and ``valid``."""
 
 
 def facts(data: LabelledPairs, gsd_m: float | None) -> SceneFacts:
@@ -231,9 +210,8 @@ class Split:
         """One sample, its (H,W) probabilities and the threshold used."""
         sample = self.data[index]
         try:
-            prob, own = predict_pair(
-                self.model, sample["image"].numpy(), sample["valid"][0].numpy()
-            )
+            image, valid = sample["image"].numpy(), sample["valid"][0].numpy()
+            prob, own = predict_pair(self.model, image, valid)
         except RscdError as error:
             raise type(error)(f"pair {sample['name']}: {error}") from error
         return sample, prob, own if self.threshold is None else self.threshold
@@ -366,13 +344,8 @@ class _Scene:
             raster.write(box, values)
         area, score = self.split.least_object(self.grid)
         stated = self.split.gsd_m if self.grid.crs is None else None
-        polygons = change_polygons(
-            mask.path,
-            prob.path,
-            ground_of(self.grid, stated),
-            min_area_m2=area,
-            min_score=score,
-        )
+        ground = ground_of(self.grid, stated)
+        polygons = change_polygons(mask.path, prob.path, ground, min_area_m2=area, min_score=score)
         kept = np.zeros(mask.shape_hw, np.uint8)
         if len(polygons):
             kept = rasterize(

@@ -119,6 +119,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """Everything as plain data for one JSON object."""
+        best = self.probabilities
         return {
             **self.subject,
             "threshold": self.threshold,
@@ -132,10 +133,15 @@ class Report:
                 **self._least(),
             },
             "calibration": self._calibration(),
-            "best_threshold_on_this_data": self._best(),
+            "best_threshold_on_this_data": None
+            if best is None
+            else {"threshold": best.best_threshold, **summarise(best.best_counts)},
             "area_m2": None if self.area_m2 is None else dict(self.area_m2),
             "conditions": {name: summarise(own) for name, own in self.conditions.items()},
-            "samples": self._sample_names(),
+            "samples": [
+                {"group": group, "name": sample.name, MONITOR: sample.score}
+                for group, sample in extremes(self.samples)
+            ],
             "failed": dict(self.failed),
             "notes": self.notes,
         }
@@ -167,18 +173,6 @@ class Report:
         names = ("mean_probability", "changed_share", "pixel_share")
         bins = {n: list(r) for n, r in zip(names, self.probabilities.reliability, strict=True)}
         return {"ece": self.probabilities.ece, **bins}
-
-    def _best(self) -> dict[str, float] | None:
-        if self.probabilities is None:
-            return None
-        best = self.probabilities
-        return {"threshold": best.best_threshold, **summarise(best.best_counts)}
-
-    def _sample_names(self) -> list[dict[str, Any]]:
-        return [
-            {"group": group, "name": sample.name, MONITOR: sample.score}
-            for group, sample in extremes(self.samples)
-        ]
 
     def _pixel_lines(self) -> list[str]:
         pixels = self.pixels

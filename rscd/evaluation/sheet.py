@@ -78,9 +78,8 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
     axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for line, row, caption in zip(axes, rows, captions, strict=True):
         pictures = [] if row.image is None else list(_stretched(row.image))
-        for axis, picture in zip(
-            line, [*pictures, judged_colours(row.predicted, row.true)], strict=True
-        ):
+        pictures.append(judged_colours(row.predicted, row.true))
+        for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
-from rscd.base.errors import DataError, OutputError, SceneError, UsageError
+from rscd.base.arguments import check_range
+from rscd.base.errors import DataError, SceneError, UsageError
+from rscd.base.files import writing
 from rscd.base.redact import mark, redacted
 from rscd.base.types import (
     LAYERS,
@@ -32,12 +34,7 @@ from rscd.base.types import (
 from rscd.base.version import version
 from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
 from rscd.data.layout import find_layout
-from rscd.events.pixels import (
-    DELTA,
-    ChangeLabels,
-    change_labels,
-    reliable_shares,
-)
+from rscd.events.pixels import DELTA, ChangeLabels, change_labels, reliable_shares
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.measure import Ground, PixelAreas, ground_of
 from rscd.geo.scene import ScenePair
@@ -49,8 +46,6 @@ from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction, View
 from rscd.segmenters.stitch import check_windows, segment, windows
-
-"""Label folders, and keys of a sample."""
 
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 """Values of gamma in the reliability report."""
@@ -104,16 +99,9 @@ class LabelOptions:
             tile=tile,
             overlap=usual if self.overlap is None else self.overlap,
         )
-        for name in ("gamma", "gamma_seg", "instance_threshold", "duplicate_iou"):
-            if not 0 <= getattr(filled, name) <= 1:
-                raise UsageError(
-                    f"expected {name} from 0 to 1, found {getattr(filled, name)}; correct it"
-                )
-        for name in ("delta", "min_object_m2"):
-            if not getattr(filled, name) >= 0:
-                raise UsageError(
-                    f"expected {name} of 0 or more, found {getattr(filled, name)}; correct it"
-                )
+        shares = ("gamma", "gamma_seg", "instance_threshold", "duplicate_iou")
+        check_range(filled, shares, 0, 1)
+        check_range(filled, ("delta", "min_object_m2"))
         check_windows(filled.tile, usual if filled.overlap is None else filled.overlap)
         return filled
 
@@ -447,9 +435,7 @@ def _segment_one(
     if view.gsd_m is not None and view.gsd_m > COARSE_M:
         log.warning(
             "%s: pixels of %.3g m; prompts about buildings need %g m or finer",
-            pair.name,
-            view.gsd_m,
-            COARSE_M,
+            *(pair.name, view.gsd_m, COARSE_M),
         )
     found = segment(segmenter, view, prompts, tile=options.tile, overlap=options.overlap)
     found = replace(found, valid=image.valid)
@@ -521,16 +507,11 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
     totals.add(labels, dates, options.gamma or 0.0)
     for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
         path = pair.label_path(layer)
-        try:
+        placed = pair.suffix == ".tif" and not grid.affine.is_identity
+        where = (stored_crs(grid), grid.affine) if placed else (None, None)
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            placed = pair.suffix == ".tif" and not grid.affine.is_identity
-            where = (stored_crs(grid), grid.affine) if placed else (None, None)
             write_picture(path, mask[None], *where)
-        except OSError as error:
-            raise OutputError(
-                f"expected to write {path}, found: {error.strerror or error}; choose a folder with "
-                "space that is writable"
-            ) from error
 
 
 def labels_of(

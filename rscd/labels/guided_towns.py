@@ -88,7 +88,6 @@ class GuidedTowns(Dataset[Sample]):
         return self.towns.endless
 
     def __len__(self) -> int:
-        """Number of towns per epoch."""
         return len(self.towns)
 
     def __getitem__(self, index: int) -> Sample:

@@ -15,7 +15,7 @@ from rscd.base.errors import ModelError, UsageError
 from rscd.base.types import FloatArray, Provenance
 from rscd.inference.shipped import shipped_card
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 if TYPE_CHECKING:
     from rscd.inference.network import Network
@@ -50,7 +50,7 @@ def build(options: Options) -> "Buildings":
 
 
 @dataclass(frozen=True)
-class Buildings:
+class Buildings(Segmenter):
     """The network."""
 
     options: Options
@@ -64,10 +64,6 @@ class Buildings:
     def fingerprint(self) -> Provenance:
         """Weights and assumptions."""
         return {"sha256": self.network.sha256, "options": asdict(self.options)}
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: it takes only seconds on a CPU."""
-        return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Find buildings.

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from rscd.base.arguments import check_range
 from rscd.base.errors import UsageError
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.segmenters.instances import Instance, components
 from rscd.segmenters.precomputed import Options as PrecomputedOptions
 from rscd.segmenters.precomputed import build as build_precomputed
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 Truth = Callable[[View, PromptSet], FloatArray]
 """View -> (C,h,w): 1 where a class is present, 0 elsewhere."""
@@ -47,13 +48,8 @@ class Faults:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse fractions and scores that are out of range."""
-        for name in ("missed", "confidence"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"expected {name} from 0 to 1, found {getattr(self, name)}")
-        for name in ("invented", "ragged_px", "doubt"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"expected {name} of 0 or more, found {getattr(self, name)}")
+        check_range(self, ("missed", "confidence"), 0, 1)
+        check_range(self, ("invented", "ragged_px", "doubt"))
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def build(options: Options) -> "FakeSegmenter":
 
 
 @dataclass(frozen=True)
-class FakeSegmenter:
+class FakeSegmenter(Segmenter):
     """Returns the truth with faults."""
 
     truth: Truth
@@ -97,10 +93,6 @@ class FakeSegmenter:
     def fingerprint(self) -> Provenance:
         """The faults and the source."""
         return {"faults": asdict(self.faults), "source": self.source}
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """Quick."""
-        return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Apply the faults to the truth of each view."""

@@ -23,7 +23,7 @@ from rscd.data.layout import DATE_FOLDERS
 from rscd.geo.labels import distinct
 from rscd.geo.tiles import Box
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -53,7 +53,7 @@ def build(options: Options) -> "Precomputed":
 
 
 @dataclass(frozen=True)
-class Precomputed:
+class Precomputed(Segmenter):
     """Reads existing rasters; see the module docstring."""
 
     folder: Path
@@ -71,10 +71,6 @@ class Precomputed:
         files = sorted(path for path in self.folder.rglob("*") if path.suffix in SUFFIXES)
         listed = [(path.relative_to(self.folder).as_posix(), *_stamp(path)) for path in files]
         return {"folder": str(self.folder), "missing": self.missing, "files": listed}
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: reading is fast."""
-        return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Read the rasters of each view.

@@ -23,7 +23,6 @@ class PromptSet:
     background: tuple[ClassPrompt, ...]
 
     def __post_init__(self) -> None:
-        """Refuse prompts that no segmenter could use."""
         if not self.foreground or not self.background:
             raise UsageError(
                 "expected at least one foreground and one background prompt, found "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from shapely import Polygon, box
 
 from rscd.base.begun import Begun
 from rscd.base.errors import OutputError
@@ -172,12 +173,14 @@ def _write_vectors(folder: Path, town: Town, pair: TownPair) -> None:
         )  # fmt: skip
 
 
+def _frame(town: Town) -> Polygon:
+    """The outline of the image."""
+    return box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
+
+
 def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
     """The buildings that touch the image."""
-    from shapely.geometry import box
-
-    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
-    return [b for b in buildings if b.footprint.intersects(frame)]
+    return [b for b in buildings if b.footprint.intersects(_frame(town))]
 
 
 def _write_layer(
@@ -186,10 +189,8 @@ def _write_layer(
     """Polygons of the plan, clipped to the image, as RFC 7946 GeoJSON."""
     import geopandas
     from shapely.affinity import affine_transform
-    from shapely.geometry import box
 
-    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
-    east, north = SAMPLE_ORIGIN
+    frame, (east, north) = _frame(town), SAMPLE_ORIGIN
     cut = [affine_transform(p.intersection(frame), (1, 0, 0, -1, east, north)) for p in polygons]
     frame_data = {"id": list(ids), **{name: list(values) for name, values in columns.items()}}
     table = geopandas.GeoDataFrame(frame_data, geometry=cut, crs=SAMPLE_CRS)

@@ -133,7 +133,8 @@ def check_own(found: Iterable[Path], resumed: str | None) -> None:
     Raises:
         OutputError: if they do not; the message lists the options.
     """
-    others = [path for path in found if not _of_run(path, resumed)]
+    own = None if resumed is None or resumed in WORDS else Path(resumed).resolve().parent
+    others = [p for p in found if resumed not in WORDS and p.resolve().parent != own]
     if others:
         last = next((path for path in others if path.name == LAST), others[0])
         raise OutputError(
@@ -142,12 +143,6 @@ def check_own(found: Iterable[Path], resumed: str | None) -> None:
             f"with --ckpt_path {last}, choose another folder with --trainer.default_root_dir, or "
             "replace them with --overwrite"
         )
-
-
-def _of_run(path: Path, resumed: str | None) -> bool:
-    if resumed is None:
-        return False
-    return resumed in WORDS or Path(resumed).resolve().parent == path.resolve().parent
 
 
 def remove_parts(folders: Iterable[Path]) -> None:
