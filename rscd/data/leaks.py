@@ -1,7 +1,6 @@
 """Leaks between parts of a split: equal pixels, neighbouring tiles and shared parents."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -29,24 +28,6 @@ class LeakReport:
     leaks: tuple[Leak, ...]
     checked: tuple[str, ...]
     """Which kinds could be checked."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Leaks by kind."""
-        return dict(Counter(leak.kind for leak in self.leaks))
-
-    def text(self) -> str:
-        """One line per kind and pair of parts, with an example."""
-        if not self.leaks:
-            return f"no leaks (checked: {', '.join(self.checked)})"
-        groups: dict[tuple[str, tuple[str, str]], list[Leak]] = {}
-        for leak in self.leaks:
-            groups.setdefault((leak.kind, leak.parts), []).append(leak)
-        return "\n".join(
-            f"{kind}: {len(found)} between {parts[0]} and {parts[1]}, first "
-            f"{found[0].first} and {found[0].second}"
-            for (kind, parts), found in groups.items()
-        )
 
 
 NO_CONTENT = ""

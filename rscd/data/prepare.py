@@ -179,11 +179,7 @@ def _paths(dst: Path, cut: Cut, t1: Source) -> Triple:
 
 
 def _cut_one(
-    cut: Cut,
-    paths: Triple,
-    strips: Sequence[NDArray[Any]],
-    sources: Sequence[Source],
-    patch: int,
+    cut: Cut, paths: Triple, strips: Sequence[NDArray[Any]], sources: Sequence[Source], patch: int
 ) -> None:
     t1 = sources[0]
     window = slice(cut.column, cut.column + patch)

@@ -155,10 +155,7 @@ def _cut(names: Sequence[str], counts: Mapping[str, int]) -> dict[str, tuple[str
 
 
 def labeled_split(
-    names: Sequence[str],
-    percent: int,
-    how: Literal["random", "first"] = "random",
-    seed: int = 0,
+    names: Sequence[str], percent: int, how: Literal["random", "first"] = "random", seed: int = 0
 ) -> Split:
     """Parts ``labeled`` and ``unlabeled`` of a training set.
 
@@ -260,11 +257,7 @@ def group_split(
 
 
 def block_split(
-    tiles: Sequence[Tile],
-    shares: Shares,
-    block: float,
-    buffer: float = 0.0,
-    seed: int = 0,
+    tiles: Sequence[Tile], shares: Shares, block: float, buffer: float = 0.0, seed: int = 0
 ) -> Split:
     """Spatial blocks of one big scene, with unused tiles between the parts.
 

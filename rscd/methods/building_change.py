@@ -107,10 +107,7 @@ class MixedBuildingChange(BuildingChange):
         encoder = list(cast(nn.Module, self.network.encoder).parameters())
         known = set(encoder)
         rest = [p for p in self.parameters() if p not in known]
-        return [
-            {"params": encoder, "lr": lr * self.encoder_rate},
-            {"params": rest, "lr": lr},
-        ]
+        return [{"params": encoder, "lr": lr * self.encoder_rate}, {"params": rest, "lr": lr}]
 
 
 def buildings_of(batch: Batch) -> Tensor:

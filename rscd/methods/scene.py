@@ -334,19 +334,16 @@ class ChangeWatch:
     def __init__(self) -> None:
         self.share = 0.0
         """Mean change probability over the last steps checked."""
-        self._sum: Tensor | None = None
-        self._steps = 0
+        self._means: list[Tensor] = []
         self._warned = False
 
     def see(self, logit: Tensor) -> None:
         """Check the change logits (B,1,h,w) of one step."""
-        mean = logit.detach().float().sigmoid().mean()
-        self._sum = mean if self._sum is None else self._sum + mean
-        self._steps += 1
-        if self._steps < WATCH_STEPS:
+        self._means.append(logit.detach().float().sigmoid().mean())
+        if len(self._means) < WATCH_STEPS:
             return
-        self.share = float(self._sum) / self._steps
-        self._sum, self._steps = None, 0
+        self.share = float(torch.stack(self._means).mean())
+        self._means.clear()
         low, high = COLLAPSED
         if not self._warned and not low <= self.share <= high:
             self._warned = True

@@ -6,12 +6,7 @@ from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
 from rscd.models.deeplab import kdmsi_statistics
-from rscd.models.encoders import (
-    Backbone,
-    build_encoder,
-    encode_dates,
-    hold_statistics,
-)
+from rscd.models.encoders import Backbone, build_encoder, encode_dates, hold_statistics
 from rscd.models.fusion import FUSIONS, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.logits import exact
@@ -30,12 +25,7 @@ class CamClassifier(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        normalize: nn.Module,
-        backbone: Backbone,
-        combination: str,
-        batch_norm: str,
+        self, *, normalize: nn.Module, backbone: Backbone, combination: str, batch_norm: str
     ) -> None:
         super().__init__()
         if combination not in COMBINATIONS or batch_norm not in BATCH_NORMS:

@@ -73,7 +73,6 @@ class SkipDecoder(nn.Module):
     """Join context with the stride-4 level and classify."""
 
     def __init__(self, n_low: int, n_classes: int) -> None:
-        """Build it for `n_low` channels of the stride-4 level."""
         super().__init__()
         self.conv1 = nn.Conv2d(n_low, LOW_WIDTH, 1, bias=False)
         self.bn1 = nn.GroupNorm(GROUPS, LOW_WIDTH)

@@ -31,12 +31,7 @@ class LightHead(nn.Module):
     """Project each level, resize to the finest, concatenate, fuse, classify."""
 
     def __init__(
-        self,
-        channels: Sequence[int],
-        *,
-        width: int = WIDTH,
-        n_classes: int = 2,
-        skip: int = 0,
+        self, channels: Sequence[int], *, width: int = WIDTH, n_classes: int = 2, skip: int = 0
     ) -> None:
         """Build a head.
 

@@ -109,7 +109,6 @@ class SceneDecoder(nn.Module):
         low_size: int,
         radius: int,
     ) -> None:
-        """Assemble the parts; see the class."""
         super().__init__()
         self.start = start
         self.flow_heads = nn.ModuleList(flow_heads)
@@ -127,42 +126,27 @@ class SceneDecoder(nn.Module):
         flows = [self.start(matches)]
         changes = [self.change_heads[0](_joined([t2.low[0], t1.low[0], matches]))]
 
-        grid = size_of(t2.low[1])
-        flow, logits = self.flow_ups[0](flows[0], grid), self.change_ups[0](changes[0], grid)
-        self._refine(0, t1.low[1], t2.low[1], flow, low, logits, None, flows, changes)
-
-        grid = size_of(t2.high[2])
-        flow = convert_unit(resize(flows[1], grid), low, full)
-        logits = resize(changes[1], grid)
-        features = self._refine(1, t1.high[2], t2.high[2], flow, full, logits, None, flows, changes)
-
-        grid = size_of(t2.high[1])
-        flow, logits = self.flow_ups[1](flows[2], grid), self.change_ups[1](changes[2], grid)
-        context = None if self.context_up is None else self.context_up(features, grid)
-        self._refine(2, t1.high[1], t2.high[1], flow, full, logits, context, flows, changes)
+        features: Tensor | None = None
+        levels = ((t1.low[1], t2.low[1]), (t1.high[2], t2.high[2]), (t1.high[1], t2.high[1]))
+        for index, (first, second) in enumerate(levels):
+            grid, context = size_of(second), None
+            if index == 1:  # the same stride in the other image
+                flow = convert_unit(resize(flows[-1], grid), low, full)
+                logits = resize(changes[-1], grid)
+            else:
+                flow = self.flow_ups[index // 2](flows[-1], grid)
+                logits = self.change_ups[index // 2](changes[-1], grid)
+            if index == 2 and self.context_up is not None:
+                context = self.context_up(features, grid)
+            warped = warp(first, convert_unit(flow, full if index else low, grid))
+            correlation = local_correlation(second, warped, self.radius)
+            scores = F.leaky_relu(correlation, SLOPE)
+            refined, features = self.flow_heads[index](scores, flow, context)
+            flows.append(refined)
+            seen = _joined([second, warped, l2_normalize(correlation.relu())])
+            gate = change_logit(logits).sigmoid()
+            changes.append(self.change_heads[index + 1](seen * gate))
         return Levels(tuple(flows), tuple(changes))
-
-    def _refine(
-        self,
-        index: int,
-        t1: Tensor,
-        t2: Tensor,
-        flow: Tensor,
-        unit_hw: ShapeHW,
-        logits: Tensor,
-        context: Tensor | None,
-        flows: list[Tensor],
-        changes: list[Tensor],
-    ) -> Tensor:
-        """Run one of levels 3, 2, 1: append its flow and change, return the head's features."""
-        warped = warp(t1, convert_unit(flow, unit_hw, size_of(t2)))
-        correlation = local_correlation(t2, warped, self.radius)
-        refined, features = self.flow_heads[index](F.leaky_relu(correlation, SLOPE), flow, context)
-        seen = _joined([t2, warped, l2_normalize(correlation.relu())])
-        gate = change_logit(logits).sigmoid()
-        flows.append(refined)
-        changes.append(self.change_heads[index + 1](seen * gate))
-        return cast(Tensor, features)
 
 
 class SceneNetwork(nn.Module):
@@ -174,12 +158,7 @@ class SceneNetwork(nn.Module):
     """Not local: every position of t2 is compared with every position of t1."""
 
     def __init__(
-        self,
-        *,
-        normalize: nn.Module,
-        encoder: SceneEncoder,
-        decoder: SceneDecoder,
-        n_bands: int,
+        self, *, normalize: nn.Module, encoder: SceneEncoder, decoder: SceneDecoder, n_bands: int
     ) -> None:
         """Assemble the parts.
 

@@ -38,9 +38,7 @@ COMPACT = "compact"
 def conv_group(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution, group norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False),
-        nn.GroupNorm(GROUPS, n_out),
-        nn.ReLU(),
+        nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.GroupNorm(GROUPS, n_out), nn.ReLU()
     )
 
 

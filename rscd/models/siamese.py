@@ -10,12 +10,7 @@ from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
 from rscd.models.deeplab import DeepLabDecoder, kdmsi_statistics
-from rscd.models.encoders import (
-    Backbone,
-    build_encoder,
-    encode_dates,
-    hold_statistics,
-)
+from rscd.models.encoders import Backbone, build_encoder, encode_dates, hold_statistics
 from rscd.models.fusion import fuse, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.mlp_head import LightHead, feature_distance, resize_distance

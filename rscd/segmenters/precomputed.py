@@ -188,9 +188,7 @@ def _check_size(path: Path, shape: tuple[int, ...], view: View) -> None:
 
 
 def _cut(plane: NDArray[Any], box: Box | None) -> NDArray[Any]:
-    if box is None:
-        return plane
-    return plane[box.row : box.row + box.height, box.col : box.col + box.width]
+    return plane if box is None else plane[box.slices]
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Backgrounds and objects for street pairs: from folders of images, or procedural."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -203,20 +202,11 @@ def trimmed(rgba: FloatArray) -> FloatArray:
     return rgba[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-@dataclass(frozen=True)
 class FolderBackgrounds:
-    """Random crops of the images of a folder, resized to the requested size.
+    """Random crops of the 8-bit images (grey or RGB) below a folder, of the requested size."""
 
-    Attributes:
-        files: 8-bit images, grey or RGB; see ``from_folder``.
-    """
-
-    files: tuple[Path, ...]
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> "FolderBackgrounds":
-        """Every image below ``folder``."""
-        return cls(_pictures(folder, IMAGE_SUFFIXES))
+    def __init__(self, folder: str | Path) -> None:
+        self.files = _pictures(Path(folder), IMAGE_SUFFIXES)
 
     def __call__(self, rng: np.random.Generator, shape_hw: ShapeHW) -> FloatArray:
         """One crop: (3,H,W) RGB in 0..255."""
@@ -232,20 +222,11 @@ class FolderBackgrounds:
         return np.ascontiguousarray(np.clip(resized, 0, 255).transpose(2, 0, 1))
 
 
-@dataclass(frozen=True)
 class FolderObjects:
-    """The RGBA images of a folder.
+    """The 8-bit PNG images with alpha below a folder."""
 
-    Attributes:
-        files: 8-bit images with alpha; see ``from_folder``.
-    """
-
-    files: tuple[Path, ...]
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> "FolderObjects":
-        """Every PNG below ``folder``."""
-        return cls(_pictures(folder, {".png"}))
+    def __init__(self, folder: str | Path) -> None:
+        self.files = _pictures(Path(folder), {".png"})
 
     def __call__(self, rng: np.random.Generator) -> FloatArray:
         """One object: (4,h,w), RGB in 0..255 and alpha in 0..1."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -96,11 +96,8 @@ def msi(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
     Returns:
         (B,1,H,W) float32 in (0,1).
     """
-    image, size = _laid_out(image, views)
-    total = image.new_zeros(len(image), 1, *_map_size(image))
-    for maps in _by_scale(network, image, views, lambda logits: logits.sigmoid()):
-        total += resize(torch.stack(maps).mean(0), size_of(total))
-    return _cropped(total / len(views.scales), size)
+    total = _summed(network, image, views, lambda logits: logits.sigmoid(), torch.mean)
+    return total / len(views.scales)
 
 
 def mi(
@@ -119,12 +116,8 @@ def mi(
     Returns:
         (B,1,H,W) float32 in [0,1).
     """
-    image, size = _laid_out(image, views)
-    total = image.new_zeros(len(image), 1, *_map_size(image))
     each: LogitMap = (lambda logits: logits) if relu_after_sum else torch.relu
-    for maps in _by_scale(network, image, views, each):
-        total += resize(torch.stack(maps).sum(0), size_of(total))
-    total = _cropped(total, size).relu()
+    total = _summed(network, image, views, each, torch.sum).relu()
     return total / (total.amax(dim=(1, 2, 3), keepdim=True) + EPS)
 
 
@@ -202,6 +195,17 @@ def resize_image(image: Tensor, shape_hw: ShapeHW, *, eight_bit: bool) -> Tensor
         small = Image.fromarray(band).resize((width, height), Image.Resampling.BICUBIC)
         target[...] = np.asarray(small)
     return torch.from_numpy(resized).to(image).view(*image.shape[:3], height, width)
+
+
+def _summed(
+    network: LogitMap, image: Tensor, views: Views, each: LogitMap, over_flips: Any
+) -> Tensor:
+    """(B,1,H,W): maps of the flips of a scale joined and resized, summed over scales."""
+    image, size = _laid_out(image, views)
+    total = image.new_zeros(len(image), 1, *_map_size(image))
+    for maps in _by_scale(network, image, views, each):
+        total += resize(over_flips(torch.stack(maps), 0), size_of(total))
+    return _cropped(total, size)
 
 
 def _by_scale(

@@ -280,11 +280,7 @@ def change_regularisation(dissimilar: Tensor, logit: Tensor) -> Tensor:
 
 
 def edge_smoothness(
-    dissimilar: Tensor,
-    logit: Tensor,
-    edge: Tensor,
-    squeeze: float = SQUEEZE,
-    axes: Axes = "sum",
+    dissimilar: Tensor, logit: Tensor, edge: Tensor, squeeze: float = SQUEEZE, axes: Axes = "sum"
 ) -> Tensor:
     """``l_sm`` (FMA Eq. 5): change has borders where t2 has edges. Gradient only to the logit.
 

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ Points = NDArray[np.float64]
 """(N,2) world coordinates in metres."""
 
 Kind = Literal["appeared", "vanished"]
+Roofs = Literal["tile", "shingle", "slate", "mixed"]
 
 
 class Area(NamedTuple):
@@ -140,7 +141,7 @@ class TownStyle:
     """Fraction of built-up blocks with apartments and shops."""
     industrial: float = 0.15
     """Fraction of built-up blocks with halls."""
-    roofs: Literal["tile", "shingle", "slate", "mixed"] = "mixed"
+    roofs: Roofs = "mixed"
     curvature: float = 0.35
     """0 straight streets, 1 strongly winding."""
     tree_cover: float = 0.5
@@ -169,8 +170,7 @@ class TownStyle:
     @staticmethod
     def draw(rng: np.random.Generator) -> "TownStyle":
         """A random style."""
-        roofs: tuple[Literal["tile", "shingle", "slate", "mixed"], ...]
-        roofs = ("tile", "shingle", "slate", "mixed")
+        roofs: tuple[Roofs, ...] = get_args(Roofs)
         return TownStyle(
             urban=float(rng.beta(2.2, 1.6)),
             dense=float(rng.beta(1.2, 5)),

@@ -10,16 +10,7 @@ import numpy as np
 from rscd.base.arguments import check_range
 from rscd.base.errors import UsageError
 from rscd.base.types import ShapeHW
-from rscd.synthetic.towns.draft import (
-    MARGIN_M,
-    MARK,
-    STREET,
-    VERGE,
-    WATER,
-    Draft,
-    beyond,
-    plant_at,
-)
+from rscd.synthetic.towns.draft import MARGIN_M, MARK, STREET, VERGE, WATER, Draft, beyond, plant_at
 from rscd.synthetic.towns.layout import (
     Block,
     draw_rows,
