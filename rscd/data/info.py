@@ -88,8 +88,6 @@ class FolderReport:
 
 @dataclass
 class _Findings:
-    """Results of one pass over the files."""
-
     problems: list[Problem] = field(default_factory=list)
     hashes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     tiles: list[Tile] = field(default_factory=list)

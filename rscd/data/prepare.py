@@ -70,16 +70,6 @@ class Manifest:
         """Fraction of changed pixels by split, without ignored pixels."""
         return dict(self.content["change_share"])
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 over the pixels of all tiles and their split."""
-        return str(self.content["hash"])
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Checks against the published numbers that did not hold."""
-        return tuple(check["what"] for check in self.content["checks"] if not check["ok"])
-
 
 def prepare(
     name: str,

@@ -9,8 +9,9 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rscd.base.errors import DataError
 from rscd.base.files import digest_of, write_whole
@@ -94,10 +95,6 @@ def read_split(path: Path | str) -> Split:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no readable split ({error}); expected a JSON file") from error
-    return _parsed(content, path)
-
-
-def _parsed(content: Any, path: Path) -> Split:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: expected a split of format {FORMAT}; write it with Split.write")
     try:
@@ -122,7 +119,9 @@ def random_split(names: Sequence[str], shares: Shares, seed: int = 0) -> Split:
     counts = part_counts(len(names), shares)
     shuffled = sorted(names)
     random.Random(seed).shuffle(shuffled)
-    return Split(_cut(shuffled, counts), f"random, seed {seed}")
+    rest = iter(shuffled)
+    parts = {part: tuple(islice(rest, count)) for part, count in counts.items()}
+    return Split(parts, f"random, seed {seed}")
 
 
 def part_counts(n: int, shares: Shares) -> dict[str, int]:
@@ -144,14 +143,6 @@ def part_counts(n: int, shares: Shares) -> dict[str, int]:
     counts = {part: int(n * value + 1e-9) for part, value in shares.items()}
     last = list(counts)[-1]
     return counts | {last: counts[last] + n - sum(counts.values())}
-
-
-def _cut(names: Sequence[str], counts: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    parts, start = {}, 0
-    for part, count in counts.items():
-        parts[part] = tuple(names[start : start + count])
-        start += count
-    return parts
 
 
 def labeled_split(

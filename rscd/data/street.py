@@ -158,8 +158,6 @@ class PCD(StreetDataset):
         Raises:
             DataError: if nothing is found or the fold is not 0 to 4.
         """
-        if fold not in range(FOLDS):
-            raise DataError(f"fold is {fold}; PCD has folds 0 to {FOLDS - 1}")
         root = Path(root)
         ready = root / f"set{fold}"
         if ready.is_dir():

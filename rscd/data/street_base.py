@@ -115,14 +115,6 @@ class StreetDataset(Plotted, NonGeoDataset):
         """Names of the samples, in the order of the indices."""
         return tuple(pair.name for pair in self.pairs)
 
-    @property
-    def groups(self) -> dict[str, tuple[int, ...]]:
-        """Indices by group: panoramas, sequences or places."""
-        found: dict[str, list[int]] = {}
-        for index, pair in enumerate(self.pairs):
-            found.setdefault(pair.group, []).append(index)
-        return {group: tuple(indices) for group, indices in found.items()}
-
     def read_change(self, path: Path) -> ByteArray:
         """(H,W) uint8 change class of a mask file, 0 for static; subclasses define the coding."""
         return np.asarray(read_label_values(path) != 0, np.uint8)

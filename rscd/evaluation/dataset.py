@@ -11,6 +11,7 @@ import geopandas
 import numpy as np
 import torch
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 
@@ -275,11 +276,11 @@ def evaluate_split(
             samples.append(Sample(name, index, count(predicted, true)))
             grid = grid_of(found)
             least.add(split.least_object(grid))
-            scene = _Scene(Path(folder), grid, prob, mask, split)
-            judged = scene.judged(true)
+            stored = _stored(Path(folder) / "whole-prob.img", prob)
+            judged = _judged(split, grid, mask, true, stored)
             objects += judged.counts
             if errors is not None:
-                errors(judged.table(name, grid, split.gsd_m, scene.prob_path))
+                errors(judged.table(name, grid, split.gsd_m, stored.path))
             unlabelled += int(np.count_nonzero(true == IGNORE))
             thresholds.add(threshold)
     progress("pairs", len(split.data), len(split.data))
@@ -294,7 +295,12 @@ def evaluate_split(
     kept = {sample.index for sample in samples}
     by_index = {sample.index: sample for sample in samples}
     return Report(
-        subject=_subject(split, samples),
+        subject={
+            "dataset": str(split.data.root),
+            "split": split.data.split or "all",
+            "pairs": len(samples),
+            "model": split.model.name,
+        },
         threshold=thresholds.pop() if len(thresholds) == 1 else None,
         counts=counts,
         pixels=Pixels(sum(counts.true), unlabelled, 0),
@@ -311,62 +317,39 @@ def evaluate_split(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """A predicted pair, for its polygons."""
+def _judged(
+    split: Split, grid: GeoBox, mask: ByteArray, true: ByteArray, prob: RawRaster
+) -> Judged:
+    """Polygons that `rscd predict` would write compared with the truth, where pixels count.
 
-    folder: Path
-    grid: GeoBox
-    prob: FloatArray
-    mask: ByteArray
-    """(H,W) 0, 1, 255 where invalid."""
-    split: Split
+    Args:
+        split: says which polygons are too small or too weak.
+        grid: of the pair.
+        mask: (H,W) 0, 1, 255 where invalid.
+        true: (H,W) 0, 1, 255 where not counted.
+        prob: the probabilities; what else is needed on disk lies beside them.
+    """
+    shape, folder = prob.shape_hw, prob.path.parent
+    area, score = split.least_object(grid)
+    ground = ground_of(grid, split.gsd_m if grid.crs is None else None)
+    whole = _stored(folder / "whole-mask.img", mask).path
+    polygons = change_polygons(whole, prob.path, ground, min_area_m2=area, min_score=score)
+    kept = np.zeros(shape, np.uint8)
+    if len(polygons):
+        kept = rasterize(polygons.geometry, shape, transform=grid.affine, dtype="uint8")
+    kept[mask == IGNORE] = IGNORE
+    scratch = Scratch.create(folder, shape)
+    scratch.write(Box(0, 0, *shape), *only_counted(np.asarray(kept, np.uint8), true))
+    return scratch.judged()
 
-    @property
-    def prob_path(self) -> Path:
-        """Probabilities on disk; written by `judged`."""
-        return self._stored("prob", "float32").path
 
-    def judged(self, true: ByteArray) -> Judged:
-        """Written polygons compared with the truth, both where pixels count."""
-        predicted, true = only_counted(self._delivered(), true)
-        scratch = Scratch.create(self.folder, (true.shape[0], true.shape[1]))
-        scratch.write(Box(0, 0, *scratch.true.shape_hw), predicted, true)
-        return scratch.judged()
-
-    def _delivered(self) -> ByteArray:
-        """The mask without regions for which `rscd predict` would write no polygon."""
-        prob, mask = self._stored("prob", "float32"), self._stored("mask", "uint8")
-        box = Box(0, 0, *mask.shape_hw)
-        for raster, values in ((prob, self.prob), (mask, self.mask)):
-            raster.create()
-            raster.write(box, values)
-        area, score = self.split.least_object(self.grid)
-        stated = self.split.gsd_m if self.grid.crs is None else None
-        ground = ground_of(self.grid, stated)
-        polygons = change_polygons(mask.path, prob.path, ground, min_area_m2=area, min_score=score)
-        kept = np.zeros(mask.shape_hw, np.uint8)
-        if len(polygons):
-            kept = rasterize(
-                polygons.geometry, mask.shape_hw, transform=self.grid.affine, dtype="uint8"
-            )
-        kept[self.mask == IGNORE] = IGNORE
-        return np.asarray(kept, np.uint8)
-
-    def _stored(self, name: str, dtype: str) -> RawRaster:
-        shape = self.mask.shape
-        return RawRaster(self.folder / f"whole-{name}.img", (shape[0], shape[1]), dtype)
+def _stored(path: Path, values: NDArray[Any]) -> RawRaster:
+    raster = RawRaster(path, (values.shape[0], values.shape[1]), str(values.dtype))
+    raster.create()
+    raster.write(Box(0, 0, *raster.shape_hw), values)
+    return raster
 
 
 def _mask(sample: Mapping[str, Any]) -> ByteArray:
     mask: ByteArray = sample["mask"][0].numpy().astype(np.uint8)
     return mask
-
-
-def _subject(split: Split, samples: Sequence[Sample]) -> dict[str, Any]:
-    return {
-        "dataset": str(split.data.root),
-        "split": split.data.split or "all",
-        "pairs": len(samples),
-        "model": split.model.name,
-    }

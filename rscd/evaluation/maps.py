@@ -114,7 +114,8 @@ def evaluate_maps(
         for number, box in enumerate(squares):
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
-        report = tally.report(_subject(prediction, truth, grid), grid, squares, scratch)
+        paths = {"prediction": redacted(str(prediction)), "truth": redacted(str(truth))}
+        report = tally.report(paths | {"grid": grid_text(grid)}, scratch)
         if errors is not None:
             errors(scratch.judged().table(Path(prediction).name, grid))
         if sheet is not None:
@@ -154,8 +155,6 @@ def _truth_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[R
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A prediction on the grid."""
-
     read: Callable[[Box], ByteArray | FloatArray]
     """(h,w): classes 0, 1 and 255, or probabilities with NaN."""
     threshold: float | None
@@ -234,8 +233,6 @@ def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArr
 
 @dataclass
 class _Tally:
-    """Results of one pass over the squares."""
-
     threshold: float | None
     metrics: ChangeMetrics
     samples: list[Sample]
@@ -281,9 +278,7 @@ class _Tally:
             self.area_m2[kind] += self.pixel_areas.total(mask, box.row, box.col)
         scratch.write(box, classes, true)
 
-    def report(
-        self, subject: dict[str, Any], grid: GeoBox, squares: Sequence[Box], scratch: Scratch
-    ) -> Report:
+    def report(self, subject: dict[str, Any], scratch: Scratch) -> Report:
         counts = pooled(self.samples)
         counted = sum(counts.true)
         if counted == 0:
@@ -337,8 +332,3 @@ def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
         for raster in (scratch.predicted, scratch.true)
     )
     return Row(np.stack(dates) if dates else None, predicted, true)
-
-
-def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:
-    paths = {"prediction": redacted(str(prediction)), "truth": redacted(str(truth))}
-    return paths | {"grid": grid_text(grid)}

@@ -22,6 +22,7 @@ LABELS = {
 }
 """Names of the metrics in the order of the table."""
 
+LEAST = ("min_area_m2", "min_score")
 GROUPS = ("best", "median", "worst")
 
 
@@ -119,7 +120,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """Everything as plain data for one JSON object."""
-        best = self.probabilities
+        best, least = self.probabilities, self.least_object
         return {
             **self.subject,
             "threshold": self.threshold,
@@ -130,7 +131,7 @@ class Report:
                 "least_iou": OBJECT_IOU,
                 **asdict(self.objects),
                 **summarise_objects(self.objects),
-                **self._least(),
+                **({} if least is None else dict(zip(LEAST, least, strict=True))),
             },
             "calibration": self._calibration(),
             "best_threshold_on_this_data": None
@@ -162,10 +163,6 @@ class Report:
                 *(f"note: {note}" for note in self.notes),
             ]
         )
-
-    def _least(self) -> dict[str, float]:
-        names = ("min_area_m2", "min_score")
-        return {} if self.least_object is None else dict(zip(names, self.least_object, strict=True))
 
     def _calibration(self) -> dict[str, Any] | None:
         if self.probabilities is None:

@@ -434,8 +434,6 @@ def _segment_one(
 
 @dataclass
 class _Totals:
-    """Sums for the report."""
-
     pixels: int = 0
     changed: int = 0
     ignored: int = 0

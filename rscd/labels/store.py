@@ -253,7 +253,6 @@ def _scores(prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance
 
 
 def _in_folder(path: Path) -> Path:
-    """The path, in a folder that exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -116,7 +116,9 @@ class FakeSegmenter(Segmenter):
             prob[index] = self._scores((nearest == index) & ~covered, self.faults.confidence)
         shift = self.faults.shift_px if view.date == "t2" else 0.0
         if shift:
-            prob = np.stack([_moved(plane, shift) for plane in prob])
+            by = (shift, shift)
+            moved_planes = [ndimage.shift(p, by, order=1, mode="nearest") for p in prob]
+            prob = np.clip(np.stack(moved_planes), 0, 1)
             instances = [
                 moved for i in instances if (moved := _moved_instance(i, shift, prob.shape[1:]))
             ]
@@ -160,9 +162,8 @@ class FakeSegmenter(Segmenter):
 
     def _rng(self, view: View) -> np.random.Generator:
         text = f"{self.faults.seed} {view.name} {view.date}"
-        return np.random.default_rng(
-            np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
-        )
+        digest = hashlib.sha256(text.encode()).digest()
+        return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
 def _depth(mask: BoolArray) -> FloatArray:
@@ -202,11 +203,6 @@ def _nearest(planes: BoolArray, n_front: int) -> NDArray[np.intp]:
     classes = behind.argmax(axis=0) + n_front
     rows, cols = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
     return np.asarray(classes[rows, cols])
-
-
-def _moved(plane: FloatArray, shift: float) -> FloatArray:
-    moved = ndimage.shift(plane, (shift, shift), order=1, mode="nearest")
-    return np.asarray(np.clip(moved, 0, 1), np.float32)
 
 
 def _moved_instance(instance: Instance, shift: float, shape: tuple[int, ...]) -> Instance | None:

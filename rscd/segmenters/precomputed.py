@@ -69,7 +69,8 @@ class Precomputed(Segmenter):
     def fingerprint(self) -> Provenance:
         """The folder's files by name, size and modification time."""
         files = sorted(path for path in self.folder.rglob("*") if path.suffix in SUFFIXES)
-        listed = [(path.relative_to(self.folder).as_posix(), *_stamp(path)) for path in files]
+        stats = [(path.relative_to(self.folder).as_posix(), path.stat()) for path in files]
+        listed = [(name, found.st_size, found.st_mtime_ns) for name, found in stats]
         return {"folder": str(self.folder), "missing": self.missing, "files": listed}
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
@@ -189,8 +190,3 @@ def _check_size(path: Path, shape: tuple[int, ...], view: View) -> None:
 
 def _cut(plane: NDArray[Any], box: Box | None) -> NDArray[Any]:
     return plane if box is None else plane[box.slices]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns

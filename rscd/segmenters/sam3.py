@@ -151,7 +151,11 @@ class Sam3:
                 out = self._ask(seen, tokens, slice(start, stop))
                 fused, found = self._fuse(out, view, owners[start:stop], prompts.n_foreground)
             except torch.OutOfMemoryError as error:
-                self._fewer(view, error)
+                if self._prompt_batch == 1:
+                    raise ModelError(_too_little_memory(view)) from error
+                self._prompt_batch = max(1, self._prompt_batch // 2)
+                text = "GPU memory is short: %d phrases per batch from now on"
+                log.warning(text, self._prompt_batch)
                 continue
             maps.append(fused)
             instances += found
@@ -159,12 +163,6 @@ class Sam3:
         scores = resized(torch.cat(maps), view.rgb.shape[:2])
         prob = best_of(scores, owners, len(prompts.classes))
         return SemanticPrediction(prob, prompts.classes, prompts.n_foreground, instances)
-
-    def _fewer(self, view: View, error: Exception) -> None:
-        if self._prompt_batch == 1:
-            raise ModelError(_too_little_memory(view)) from error
-        self._prompt_batch = max(1, self._prompt_batch // 2)
-        log.warning("GPU memory is short: %d phrases per batch from now on", self._prompt_batch)
 
     def _ask(self, seen: Any, tokens: Any, part: slice) -> Any:
         """One image, several phrases: the image's features are repeated for each."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,12 @@ def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
     construction, which makes a poor sample. Otherwise the plan with the most kinds of change is
     used.
     """
-    best = _plan(seed, shape_hw)
+    plan = partial(plan_town, change_share=SAMPLE_CHANGE_SHARE, style=SAMPLE_STYLE)
+    best = plan(seed, shape_hw, SAMPLE_GSD_M)
     for attempt in range(1, PLANS_TRIED):
         if _kinds(best) == 2:
             break
-        other = _plan(seed + attempt * 1_000_003, shape_hw)
+        other = plan(seed + attempt * 1_000_003, shape_hw, SAMPLE_GSD_M)
         best = max(best, other, key=_kinds)
     return replace(best, seed=seed)
 
@@ -100,11 +102,6 @@ def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
 def _kinds(town: Town) -> int:
     """Number of kinds of change that the image shows, at most two."""
     return len({b.dates for b in _in_image(town, town.buildings)} - {BOTH})
-
-
-def _plan(seed: int, shape_hw: ShapeHW) -> Town:
-    share = SAMPLE_CHANGE_SHARE
-    return plan_town(seed, shape_hw, SAMPLE_GSD_M, change_share=share, style=SAMPLE_STYLE)
 
 
 def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
@@ -179,7 +176,6 @@ def _frame(town: Town) -> Polygon:
 
 
 def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
-    """The buildings that touch the image."""
     return [b for b in buildings if b.footprint.intersects(_frame(town))]
 
 

@@ -233,7 +233,6 @@ def _draw(town: Town, nuisance: Nuisance, date: int, canvas: Canvas, textures: F
 
 
 def _draw_built(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> None:
-    """Draw cars, sheds and buildings of a date."""
     for spot in town.spots:
         if spot.dates & date:
             draw_car(canvas, spot, date - 1, redraw=spot.draw < nuisance.cars_move)
