@@ -25,6 +25,7 @@ from rasterio.errors import RasterBlockError
 from rasterio.windows import Window
 
 from rscd.base.files import require_as_written
+from rscd.export.database import SUFFIX
 from rscd.geo.tiles import Box
 
 Hashes = NDArray[np.uint64]
@@ -64,6 +65,8 @@ def check_layer(
     require_as_written(total % _WORD == wanted % _WORD, "geometry and attributes")
     if path.suffix.lower() in INDEXED:
         _check_index(path, meant, layer)
+    if path.suffix.lower() == SUFFIX:
+        _check_extent(path, meant, layer)
 
 
 _WORD = 1 << 64
@@ -137,6 +140,13 @@ def _check_index(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
         fids, _ = pyogrio.read_bounds(path, layer=layer, bbox=bounds)
         wanted = np.count_nonzero(shapely.intersects(shapes, shapely.box(*bounds)))
         require_as_written(len(fids) == wanted, "the spatial index")
+
+
+def _check_extent(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
+    wanted = "SELECT min_x, min_y, max_x, max_y FROM gpkg_contents WHERE table_name = ?"
+    with closing(sqlite3.connect(path)) as found:
+        extent = np.array(found.execute(wanted, (layer,)).fetchone(), np.float64)
+    require_as_written(np.array_equal(extent, meant.total_bounds, equal_nan=True), "the extent")
 
 
 def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: str) -> None:

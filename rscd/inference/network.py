@@ -274,4 +274,5 @@ def _tiling(card: dict[str, Any], device: str) -> Tiling:
         bytes_per_pixel=card["bytes_per_pixel"],
         exact=radius is not None and radius <= halo,
         whole_pictures=bool(card.get("whole_pictures", False)),
+        patch=card["patch_size"],
     )
