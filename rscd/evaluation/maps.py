@@ -31,7 +31,7 @@ from rscd.evaluation.layers import (
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extremes, pooled
 from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
-from rscd.geo.changemap import binarise
+from rscd.geo.changemap import RawRaster, binarise
 from rscd.geo.grid import grid_text, shape_hw
 from rscd.geo.labels import Values, coding_in, one_band
 from rscd.geo.measure import PixelAreas, ground_of
@@ -114,8 +114,7 @@ def evaluate_maps(
         for number, box in enumerate(squares):
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
-        paths = {"prediction": redacted(str(prediction)), "truth": redacted(str(truth))}
-        report = tally.report(paths | {"grid": grid_text(grid)}, scratch)
+        report = tally.report(_subject(prediction, truth, grid), scratch)
         if errors is not None:
             errors(scratch.judged().table(Path(prediction).name, grid))
         if sheet is not None:
@@ -326,9 +325,15 @@ def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
     for read in images:
         values, covered = read(box)
         dates.append(np.where(covered, values, 0).astype(np.float32))
-    rows, cols = box.slices
-    predicted, true = (
-        raster.read_rows(rows.start, rows.stop)[:, cols].copy()
-        for raster in (scratch.predicted, scratch.true)
-    )
+    predicted, true = (_window(raster, box) for raster in (scratch.predicted, scratch.true))
     return Row(np.stack(dates) if dates else None, predicted, true)
+
+
+def _window(raster: RawRaster, box: Box) -> ByteArray:
+    rows = raster.read_rows(box.row, box.row + box.height)
+    return rows[:, box.col : box.col + box.width].copy()
+
+
+def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:
+    paths = {"prediction": redacted(str(prediction)), "truth": redacted(str(truth))}
+    return paths | {"grid": grid_text(grid)}

@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 EVALUATED = ("val", "test", "predict")
 EVALUATION_NEEDS = {"val": {"image", "mask"}, "test": {"image", "mask"}, "predict": {"image"}}
 STAGE_STREAMS = {"fit": ("val",), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
-USUAL_KEYS = frozenset({"image", "mask", "label", "valid"})
-"""Keys of datasets that do not say theirs."""
 PROBES = 16
 """Samples to try before a stream is considered unreadable."""
 
@@ -188,8 +186,9 @@ class ChangeDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Release datasets and workers; log what was skipped."""
         for name, count in self.skipped.items():
-            text = "%s: %d samples could not be read and were skipped"
-            log.warning(text, self.title(name), count)
+            log.warning(
+                "%s: %d samples could not be read and were skipped", self.title(name), count
+            )
         for loader in self._loaders.values():
             loader.close()
         self._loaders.clear()
@@ -213,8 +212,10 @@ class ChangeDataModule(LightningDataModule):
     @property
     def split_hashes(self) -> dict[str, str]:
         """Hash of the pairs of each stream that is a folder of pairs, after ``setup``."""
-        folders = self._folders()
-        return {name: Split({name: f.names}, "as read").hash for name, f in folders.items()}
+        return {
+            name: Split({name: folder.names}, "as read").hash
+            for name, folder in self._folders().items()
+        }
 
     def _folders(self) -> dict[str, PairFolder]:
         datasets = {name: reader.dataset for name, reader in self._readers.items()}
@@ -235,8 +236,9 @@ class ChangeDataModule(LightningDataModule):
     def title(self, name: str) -> str:
         """Description of a stream in messages: its name, class and location."""
         stream = self.streams[name]
-        args = stream.init_args
-        place = next((args[key] for key in ("root", "paths") if key in args), None)
+        place = next(
+            (stream.init_args[k] for k in ("root", "paths") if k in stream.init_args), None
+        )
         kind = stream.class_path.rpartition(".")[2]
         return f"stream {name!r} ({kind}{'' if place is None else f' in {place}'})"
 
@@ -290,13 +292,13 @@ class ChangeDataModule(LightningDataModule):
                 f"{self.title(name)}: expected a dataset with numbered samples, found one that "
                 "only iterates; for towns give rscd.synthetic.town_pairs.TownPairs"
             )
-        reader = Reader(dataset, keys if keys is not None else _keys_of(dataset) or USUAL_KEYS)
+        reader = Reader(dataset, keys if keys is not None else _all_keys(dataset))
         sample = self._probe(name, reader)
         missing = [key for key in sorted(reader.keys) if key not in sample]
         if keys is not None and missing:
             raise DataError(
                 f"{self.title(name)}: the method needs {', '.join(missing)}, its samples have "
-                f"{_listed(_keys_of(dataset) or sample)}; choose a dataset with it, or its keys"
+                f"{_listed(_raw_keys(dataset, sample))}; choose a dataset with it, or its keys"
             )
         self._bands[name] = int(sample["image"].shape[1])
         return reader
@@ -443,10 +445,16 @@ def _called(kind: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     return made if is_class else kind(**made.as_dict())
 
 
-def _keys_of(dataset: Dataset[Any]) -> frozenset[str]:
-    """Keys of the samples; none if the dataset does not say."""
+def _all_keys(dataset: Dataset[Any]) -> frozenset[str]:
     keys = getattr(dataset, "keys", None)
-    return frozenset(keys) if isinstance(keys, set | frozenset) else frozenset()
+    if isinstance(keys, set | frozenset):
+        return frozenset(keys)
+    return frozenset({"image", "mask", "label", "valid"})
+
+
+def _raw_keys(dataset: Dataset[Any], sample: Sample) -> Iterable[str]:
+    keys = getattr(dataset, "keys", None)
+    return keys if isinstance(keys, set | frozenset) else sample.keys()
 
 
 def _listed(names: Iterable[str]) -> str:

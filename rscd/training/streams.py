@@ -206,9 +206,11 @@ def order_of(
         return lambda epoch, turn: range(
             (epoch * PASSES + turn) * count, (epoch * PASSES + turn + 1) * count
         )
-    return lambda epoch, turn: cast(
-        list[int], np.random.default_rng([*seed, epoch, turn]).permutation(count).tolist()
-    )
+    return lambda epoch, turn: _shuffled(count, (*seed, epoch, turn))
+
+
+def _shuffled(count: int, seed: Sequence[int]) -> list[int]:
+    return cast(list[int], np.random.default_rng(list(seed)).permutation(count).tolist())
 
 
 @dataclass(frozen=True)
