@@ -5,6 +5,7 @@ Existing results are kept and an interrupted run resumes: the segmentations are 
 ignore), where `rscd.data.folder.PairFolder` finds them. Training never runs a segmenter.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pyproj import CRS
 
 from rscd.base.arguments import check_range
 from rscd.base.errors import DataError, SceneError, UsageError
-from rscd.base.files import writing
+from rscd.base.files import write_whole, writing
 from rscd.base.redact import mark, redacted
 from rscd.base.types import (
     LAYERS,
@@ -41,7 +42,7 @@ from rscd.geo.measure import Ground, PixelAreas, ground_of
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box
-from rscd.labels.store import Store, open_store, source_of, write_json
+from rscd.labels.store import Store, open_store, source_of
 from rscd.segmenters.instances import DUPLICATE_IOU, Instance
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
@@ -345,7 +346,7 @@ def generate(
             "options": options.record(stated),
             "summary": asdict(summary),
         }
-        write_json(folder / "run.json", run)
+        write_whole(folder / "run.json", json.dumps(run, indent=2, default=list) + "\n")
     return summary
 
 

@@ -29,7 +29,7 @@ from pyproj import CRS
 
 from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError
-from rscd.base.files import appearing, digest_of, write_bytes, write_whole, writing
+from rscd.base.files import appearing, digest_of, write_bytes, writing
 from rscd.base.types import DateName, Provenance
 from rscd.data.images import open_raster
 from rscd.geo.encode import geotiff
@@ -208,11 +208,6 @@ def _made(folder: Path) -> list[Path]:
         return []
     names = ("prob", "instances", "log.jsonl", "run.json")
     return [folder / name for name in names if (folder / name).exists()]
-
-
-def write_json(path: Path, data: Provenance) -> None:
-    """Write plain data to a file that appears whole."""
-    write_whole(path, json.dumps(data, indent=2, default=list) + "\n")
 
 
 def _instances(

@@ -71,7 +71,9 @@ class Buildings(Segmenter):
         Raises:
             UsageError: for a foreground prompt that does not name buildings.
         """
-        names = [is_building(prompt.phrases) for prompt in prompts.all]
+        names = [
+            any(phrase.casefold() in WORDS for phrase in prompt.phrases) for prompt in prompts.all
+        ]
         for prompt, known in zip(prompts.foreground, names, strict=False):
             if not known:
                 raise UsageError(
@@ -115,8 +117,3 @@ class Buildings(Segmenter):
             prob = outputs["buildings"].float().sigmoid().cpu()[:, :, : inner[0], : inner[1]]
             maps += list(resized(prob, (height, width))[0].clamp(0, 1).numpy())
         return maps[: len(views)]
-
-
-def is_building(phrases: Sequence[str]) -> bool:
-    """Whether any phrase names a building."""
-    return any(phrase.casefold() in WORDS for phrase in phrases)

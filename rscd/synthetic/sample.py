@@ -115,11 +115,6 @@ def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
         )
 
 
-def sample_transform(gsd_m: float = SAMPLE_GSD_M) -> Affine:
-    """Pixel -> CRS of the sample scenes."""
-    return Affine(gsd_m, 0.0, SAMPLE_ORIGIN[0], 0.0, -gsd_m, SAMPLE_ORIGIN[1])
-
-
 def _write_rasters(folder: Path, town: Town, pair: TownPair) -> None:
     tags = {"generator": "rscd sample", "seed": str(town.seed), "synthetic": "yes"}
     for index, date in enumerate(("t1", "t2")):
@@ -141,7 +136,7 @@ def _write_raster(
     profile = {
         "dtype": str(bands.dtype), "count": len(bands), "crs": SAMPLE_CRS,
         "height": bands.shape[1], "width": bands.shape[2],
-        "transform": sample_transform(town.gsd_m),
+        "transform": Affine(town.gsd_m, 0, SAMPLE_ORIGIN[0], 0, -town.gsd_m, SAMPLE_ORIGIN[1]),
         "compress": "deflate", "predictor": 2 if colours is None else 1, "tiled": True,
         "blockxsize": 256, "blockysize": 256, "interleave": "pixel",
     }  # fmt: skip
