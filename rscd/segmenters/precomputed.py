@@ -23,7 +23,7 @@ from rscd.data.layout import DATE_FOLDERS
 from rscd.geo.labels import distinct
 from rscd.geo.tiles import Box
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -53,7 +53,7 @@ def build(options: Options) -> "Precomputed":
 
 
 @dataclass(frozen=True)
-class Precomputed:
+class Precomputed(Segmenter):
     """Reads existing rasters; see the module docstring."""
 
     folder: Path
@@ -69,12 +69,9 @@ class Precomputed:
     def fingerprint(self) -> Provenance:
         """The folder's files by name, size and modification time."""
         files = sorted(path for path in self.folder.rglob("*") if path.suffix in SUFFIXES)
-        listed = [(path.relative_to(self.folder).as_posix(), *_stamp(path)) for path in files]
+        stats = [(path.relative_to(self.folder).as_posix(), path.stat()) for path in files]
+        listed = [(name, found.st_size, found.st_mtime_ns) for name, found in stats]
         return {"folder": str(self.folder), "missing": self.missing, "files": listed}
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: reading is fast."""
-        return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Read the rasters of each view.
@@ -192,11 +189,4 @@ def _check_size(path: Path, shape: tuple[int, ...], view: View) -> None:
 
 
 def _cut(plane: NDArray[Any], box: Box | None) -> NDArray[Any]:
-    if box is None:
-        return plane
-    return plane[box.row : box.row + box.height, box.col : box.col + box.width]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    return plane if box is None else plane[box.slices]
