@@ -24,6 +24,7 @@ from rscd.base.errors import DataError, SceneError, UsageError
 from rscd.base.files import write_whole, writing
 from rscd.base.redact import mark, redacted
 from rscd.base.types import (
+    IGNORE,
     LAYERS,
     BoolArray,
     ByteArray,
@@ -34,8 +35,9 @@ from rscd.base.types import (
     silent,
 )
 from rscd.base.version import version
-from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
+from rscd.data.images import label_suffix, read_picture, write_picture
 from rscd.data.layout import find_layout
+from rscd.data.scene_files import pair_stem
 from rscd.events.pixels import DELTA, ChangeLabels, change_labels, reliable_shares
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.measure import Ground, PixelAreas, ground_of
@@ -208,7 +210,7 @@ def folder_pairs(
                 name=f"{part}/{stem}" if part else stem,
                 labels=here.base if out is None else out / part,
                 stem=stem,
-                suffix=".png" if paths["t1"].suffix.lower() in PLAIN_SUFFIXES else ".tif",
+                suffix=label_suffix(paths["t1"]),
                 read=partial(_read_files, paths, bands),
                 sources={date: source_of(path) for date, path in paths.items()},
                 gsd_m=gsd_m,
@@ -233,8 +235,7 @@ def _read_files(
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
     """Two rasters on one grid as one pair, named after their stems; read whole when needed."""
-    stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
-    name = name or "_".join(stems)
+    name = name or pair_stem(pair.t1.path, pair.t2.path)
     where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
     return PairInput(
         name=name,
@@ -491,7 +492,7 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
         where = (stored_crs(grid), grid.affine) if placed else (None, None)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_picture(path, mask[None], *where)
+            write_picture(path, mask[None], *where, nodata=IGNORE)
 
 
 def labels_of(
