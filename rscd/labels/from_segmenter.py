@@ -489,10 +489,10 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
     for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
         path = pair.label_path(layer)
         placed = pair.suffix == ".tif" and not grid.affine.is_identity
-        where = (stored_crs(grid), grid.affine) if placed else (None, None)
+        crs, transform = (stored_crs(grid), grid.affine) if placed else (None, None)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_picture(path, mask[None], *where, nodata=IGNORE)
+            write_picture(path, mask[None], crs, transform, IGNORE)
 
 
 def labels_of(
