@@ -21,6 +21,7 @@ scene without change in two.
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 
 import numpy as np
@@ -306,16 +307,18 @@ def load_deep(asked: DeepName, device: str = "auto", threads: int = 1) -> Deep:
         sha256=digest,
         device=device,
         threads=threads,
-        tiling=_tiling(name, vectors, device),
+        tiling=_tiling(asked, device),
         strides=vectors.strides,
         sizes=tuple(level.shape[2] for level in maps),
     )
 
 
-def _tiling(name: str, vectors: Vectors, device: str) -> Tiling:
+@cache  # seconds
+def _tiling(asked: DeepName, device: str) -> Tiling:
     """Halo and exactness, as the encoder is found to behave."""
+    vectors, _ = _ready(asked, device)
     encoder, multiple = vectors.encoder, vectors.multiple
-    with border(lambda error: not_run(name, error)):
+    with border(lambda error: not_run(encoder.name, error)):
         radius = receptive_radius(vectors.cpu(), N_BANDS)
         halo = round_up(SOME_HALO if radius is None else radius, multiple)
         exact = radius is not None and _agree(vectors, halo)
