@@ -6,8 +6,8 @@ On towns that training never drew, and on the pairs of ``fotbcd-binary`` in FOLD
 polygons are the connected parts of their masks: polygons are matched where they overlap by an IoU
 above 0.5. Prints a table in Markdown: precision and recall of polygons, mean IoU of the matched,
 vertices per polygon, the boundary F within one metre, in which a point of one boundary is right
-when the other passes within a metre; and of the right angles the largest change of a polygon's area
-and how many polygons overlap or are not valid. Pictures go to OUT, pixel edges above right angles.
+when the other passes within a metre; and of the regularized the largest change of a polygon's
+area and how many overlap or are not valid. Pictures go to OUT, pixel edges above regularized.
 """
 
 import argparse
@@ -64,12 +64,12 @@ def main() -> None:
     rows: list[list[Any]] = []
     for name, cases in sets.items():
         edges = [outlined(case, options.model) for case in cases]
-        squared = [right_angles(case, table) for case, table in zip(cases, edges, strict=True)]
-        for how, tables in (("pixel edges", edges), ("right angles", squared)):
+        regular = [regularized(case, table) for case, table in zip(cases, edges, strict=True)]
+        for how, tables in (("pixel edges", edges), ("regularized", regular)):
             found = measured(list(zip(cases, tables, strict=True)))
             found |= harm(edges, tables)
             rows.append([name, how, *found.values()])
-        for case, *tables in list(zip(cases, edges, squared, strict=True))[:PICTURES]:
+        for case, *tables in list(zip(cases, edges, regular, strict=True))[:PICTURES]:
             draw(options.out / f"{name}-{case.name}.png", case, tables)
     print(markdown(("images", "outlines", *found), rows))
 
@@ -114,7 +114,7 @@ def outlined(case: Case, model: str) -> Any:
     return table.set_geometry(table.geometry.affine_transform([1, 0, 0, -1, 0, 0]))
 
 
-def right_angles(case: Case, table: Any) -> Any:
+def regularized(case: Case, table: Any) -> Any:
     """What `rscd predict --regularize` makes of them."""
     ground = Ground(None, Affine.identity(), case.gsd_m)
     return table.set_geometry(ground.regularize(np.array(table.geometry.values, dtype=object)))

@@ -17,11 +17,11 @@ USE = "--segmenter"
 """The use of a command in which these arguments count."""
 
 MORE = """\
-Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (scores or
-objects of another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only), fake
-(--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can be
-told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one class
-two phrases."""
+Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (scores or objects
+of another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only),
+fake (--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can
+be told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one
+class two phrases."""
 
 
 def add_segmenting(group: argparse._ArgumentGroup) -> None:

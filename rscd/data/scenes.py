@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -24,6 +24,7 @@ from rscd.base.files import by_stem
 from rscd.base.types import IGNORE, Align, BoolArray, ByteArray
 from rscd.data.images import IMAGE_SUFFIXES
 from rscd.data.labels import image_label
+from rscd.data.plotted import Plotted
 from rscd.data.scene_labels import (
     BuildingDifference,
     LabelLayer,
@@ -38,9 +39,6 @@ from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import inspect
 from rscd.geo.tiles import Box
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +85,7 @@ class Placed:
     area: LabelLayer | None
 
 
-class ScenePairs(GeoDataset):
+class ScenePairs(Plotted, GeoDataset):
     """Georeferenced scenes of two dates, indexed by place and time as TorchGeo's datasets are.
 
     Every scene is read on one grid: its own (t1's) if CRS and pixel size are the dataset's, else
@@ -211,12 +209,6 @@ class ScenePairs(GeoDataset):
     def n_bands(self) -> int:
         """Bands of either date."""
         return self._pairs[0].n_bands
-
-    def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
-        """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
-        from rscd.data.plots import plot_samples
-
-        return plot_samples([sample], rgb)
 
     def _chosen_keys(
         self, keys: Sequence[str] | set[str] | frozenset[str] | None

@@ -5,7 +5,9 @@ rows, its index or some pixels. Every function here raises OSError for a mismatc
 """
 
 import filecmp
+import re
 import sqlite3
+import struct
 import warnings
 from collections.abc import Iterable
 from contextlib import closing
@@ -26,7 +28,7 @@ from rasterio.windows import Window
 
 from rscd.base.files import require_as_written
 from rscd.export.database import SUFFIX
-from rscd.geo.tiles import Box
+from rscd.geo.tiles import Box, round_up
 
 Hashes = NDArray[np.uint64]
 
@@ -189,6 +191,25 @@ def _described(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]
     kept = [n for n in names if n not in ("min_x", "min_y", "max_x", "max_y", "feature_count")]
     columns = ", ".join(f'"{name}"' for name in kept)
     return sorted(database.execute(f'SELECT {columns} FROM "{table}"'), key=repr)
+
+
+_GHOST = re.compile(rb"GDAL_STRUCTURAL_METADATA_SIZE=(\d{6}) bytes\n")
+
+
+def check_layout(path: Path) -> None:
+    """Check that a cloud-optimised GeoTIFF is one: its first directory follows its first bytes.
+
+    After a failed write GDAL may append a second directory and leave the rest as it is.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    order, version = ("<" if start[:2] == b"II" else ">"), start[3] | start[2]
+    first, end = (8, 16) if version == 43 else (4, 8)  # BigTIFF, TIFF
+    (directory,) = struct.unpack(order + ("Q" if version == 43 else "I"), start[first:end])
+    ghost = _GHOST.match(start, end)
+    if ghost is not None:
+        end = round_up(ghost.end() + int(ghost[1]), 2)
+    require_as_written(ghost is not None and directory == end, "the layout")
 
 
 def largest_difference(path: Path, meant: Iterable[tuple[Box, NDArray[Any]]]) -> float:

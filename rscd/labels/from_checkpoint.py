@@ -7,11 +7,11 @@ made them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolde
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +29,8 @@ RUN = "run.json"
 log = logging.getLogger(__name__)
 
 
-class ChangeMaps(Protocol):
-    """Function that gives a change map for a whole image."""
-
-    def __call__(self, image: FloatArray, /) -> FloatArray:
-        """(2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
-        ...
+ChangeMaps = Callable[[FloatArray], FloatArray]
+"""Change map of a whole image: (2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
 
 
 @dataclass(frozen=True)

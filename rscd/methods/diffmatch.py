@@ -20,9 +20,8 @@ from torch import Tensor
 from rscd.base.arguments import made
 from rscd.base.errors import UsageError
 from rscd.base.types import Batch
-from rscd.methods.base import Method
+from rscd.methods.base import InParts, Terms
 from rscd.methods.parts.diffmatch_losses import (
-    Terms,
     consistency,
     guidance_terms,
     guidance_weight,
@@ -36,6 +35,7 @@ from rscd.methods.parts.photometric import STRONG, Photometric, ValueRange, phot
 from rscd.methods.parts.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
 from rscd.models.fusion import fuse
 from rscd.models.mlp_head import feature_distance, resize_distance
+from rscd.models.resize import size_of
 from rscd.models.siamese import Siamese, training_heads, training_outputs
 
 NETWORK = "siamese-mlp"
@@ -46,7 +46,7 @@ LABELED, WEAK_VIEW, PARTNER, STRONG_VIEW, PARTNER_STRONG, BOX = range(6)
 View = dict[str, Tensor]
 
 
-class DiffMatch(Method):
+class DiffMatch(InParts):
     """All variants of DiffMatch's training; see the module docstring."""
 
     network: Siamese
@@ -123,14 +123,7 @@ class DiffMatch(Method):
             {"params": groups[False], "lr": self.head_lr_mult * lr},
         ]
 
-    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
-        """All terms of section 4.6, weighted."""
-        parts = self.loss_parts(batches, step, total)
-        return {name: value for part in parts for name, value in part.items()}
-
-    def loss_parts(
-        self, batches: Mapping[str, Batch], step: int, total: int
-    ) -> Iterator[dict[str, Tensor]]:
+    def loss_parts(self, batches: Mapping[str, Batch], step: int, total: int) -> Iterator[Terms]:
         """Labelled and weak views together, then each strong view: pseudo labels carry no gradient.
 
         In train mode the running statistics see [labelled; weak] of t1, of t2, then the strong view
@@ -148,7 +141,9 @@ class DiffMatch(Method):
         yield self._first_part(labeled, weak, lambda_vl)
         for number in range(self.recipe.strong_views):
             view = self._strong(weak, partner, seed, number)
-            yield self._strong_part(view, lambda_vl, f"s{number + 1}" if number else "s")
+            outputs = self._outputs(*self.network.encode(view["image"]), view["image"])
+            name = f"s{number + 1}" if number else "s"
+            yield strong_terms(outputs, view, self.recipe, lambda_vl, name)
 
     def _weak(self, batches: Mapping[str, Batch], stream: str, *seed: int) -> View:
         """Weak view of a stream; keys the method does not need were removed before."""
@@ -176,7 +171,8 @@ class DiffMatch(Method):
         image = torch.cat([labeled["image"], weak["image"]])
         t1, t2 = self.network.encode(image)
         outputs = self._outputs(t1, t2, image)
-        ours, theirs = ({k: v[part] for k, v in outputs.items()} for part in _halves(count))
+        ours = {name: value[:count] for name, value in outputs.items()}
+        theirs = {name: value[count:] for name, value in outputs.items()}
         weak |= _pseudo(theirs["logits"])
         terms = labeled_terms(ours, labeled, self.recipe, lambda_vl)
         terms |= guidance_terms(theirs, weak, self.recipe, lambda_vl, "w", self.recipe.vl_reduction)
@@ -201,13 +197,9 @@ class DiffMatch(Method):
             )
             for view, stream in ((weak, STRONG_VIEW), (partner, PARTNER_STRONG))
         )
-        height, width = weak["image"].shape[-2:]
-        boxes = cutmix_boxes(len(weak["image"]), (height, width), view_generator(seed, BOX, number))
+        count, size = len(weak["image"]), size_of(weak["image"])
+        boxes = cutmix_boxes(count, size, view_generator(seed, BOX, number))
         return cast(View, cutmix(ours, theirs, boxes))
-
-    def _strong_part(self, view: View, lambda_vl: float, name: str) -> Terms:
-        outputs = self._outputs(*self.network.encode(view["image"]), view["image"])
-        return strong_terms(outputs, view, self.recipe, lambda_vl, name)
 
     def _outputs(self, t1: Any, t2: Any, image: Tensor) -> dict[str, Tensor]:
         """Outputs that the terms of the recipe need."""
@@ -218,15 +210,10 @@ class DiffMatch(Method):
         )
         if self.recipe.distance == "legacy_last_axis":
             columns = feature_distance(outputs["embed_t1"], outputs["embed_t2"], axis=-1)
-            height, width = image.shape[-2:]
-            outputs["distance"] = resize_distance(columns, (height, width))
+            outputs["distance"] = resize_distance(columns, size_of(image))
         return outputs
 
 
 def _pseudo(logits: Tensor) -> View:
     label, confidence = pseudo_labels(logits)
     return {"pseudo": label[:, None], "confidence": confidence[:, None]}
-
-
-def _halves(count: int) -> tuple[slice, slice]:
-    return slice(None, count), slice(count, None)

@@ -59,8 +59,8 @@ class Options:
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
     regularize: bool | None = None
-    """Whether polygons get right angles; None takes what the model's card says, unless they are
-    simplified."""
+    """Whether polygons get right angles where they fit and few vertices elsewhere; None takes what
+    the model's card says, unless they are simplified."""
     align: Align = "t1"
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None

@@ -29,7 +29,7 @@ from rscd.geo.tiles import Box
 from rscd.segmenters import instance_files
 from rscd.segmenters.instances import Instance
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 RASTERS = (".tif", ".tiff", ".png")
 SUFFIXES = (*RASTERS, *instance_files.SUFFIXES)
@@ -63,7 +63,7 @@ def build(options: Options) -> "Precomputed":
 
 
 @dataclass(frozen=True)
-class Precomputed:
+class Precomputed(Segmenter):
     """Reads existing files; see the module docstring."""
 
     folder: Path
@@ -84,12 +84,9 @@ class Precomputed:
     def fingerprint(self) -> Provenance:
         """The folder's files by name, size and modification time."""
         files = sorted(path for path in self.folder.rglob("*") if path.suffix in SUFFIXES)
-        listed = [(path.relative_to(self.folder).as_posix(), *_stamp(path)) for path in files]
+        stats = [(path.relative_to(self.folder).as_posix(), path.stat()) for path in files]
+        listed = [(name, found.st_size, found.st_mtime_ns) for name, found in stats]
         return {"folder": str(self.folder), "missing": self.missing, "files": listed}
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: reading is fast."""
-        return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Read the files of each view.
@@ -99,19 +96,18 @@ class Precomputed:
         """
         found = []
         for view in views:
-            objects = instance_files.read_objects(self._base(view), view, prompts)
-            prob = self.planes(view, prompts, objects)
+            prob, objects = self._read(view, prompts)
             found.append(SemanticPrediction(prob, prompts.classes, prompts.n_foreground, objects))
         return found
 
-    def _base(self, view: View) -> Path:
-        return self.dates[0 if view.date == "t1" else 1]
+    def planes(self, view: View, prompts: PromptSet) -> FloatArray:
+        """(C,h,w) float32 scores of one view."""
+        return self._read(view, prompts)[0]
 
-    def planes(
-        self, view: View, prompts: PromptSet, objects: Sequence[Instance] | None = None
-    ) -> FloatArray:
-        """(C,h,w) float32 scores of one view; those of the objects where there are no others."""
-        base = self._base(view)
+    def _read(self, view: View, prompts: PromptSet) -> tuple[FloatArray, list[Instance] | None]:
+        """Scores, and objects if there are any; the objects' scores where there are no others."""
+        base = self.dates[0 if view.date == "t1" else 1]
+        objects = instance_files.read_objects(base, view, prompts)
         found = self._bands(base, view) | self._masks(base, view, prompts)
         found |= instance_files.read_scores(base, view, prompts)
         if not found and objects is not None:
@@ -133,7 +129,7 @@ class Precomputed:
         behind = planes[prompts.n_foreground :]
         if self.missing == "complement" and all(p.name in lost for p in prompts.background):
             behind[:] = 1 - front.max(axis=0)
-        return planes
+        return planes, objects
 
     def _bands(self, base: Path, view: View) -> dict[str, FloatArray]:
         path = _file(base, view.name)
@@ -217,11 +213,4 @@ def _check_size(path: Path, shape: tuple[int, ...], view: View) -> None:
 
 
 def _cut(plane: NDArray[Any], box: Box | None) -> NDArray[Any]:
-    if box is None:
-        return plane
-    return plane[box.row : box.row + box.height, box.col : box.col + box.width]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    return plane if box is None else plane[box.slices]

@@ -74,7 +74,7 @@ class SegmenterInfo:
 
 
 class Segmenter(Protocol):
-    """Protocol of a backend."""
+    """Protocol of a backend, and its base."""
 
     @property
     def info(self) -> SegmenterInfo:
@@ -88,6 +88,7 @@ class Segmenter(Protocol):
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
         """Rough time of one window if it is long enough for a warning, else None."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from affine import Affine
+from shapely import Polygon, box
 
 from rscd.base.begun import Begun
 from rscd.base.errors import OutputError
@@ -87,11 +89,12 @@ def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
     construction, which makes a poor sample. Otherwise the plan with the most kinds of change is
     used.
     """
-    best = _plan(seed, shape_hw)
+    plan = partial(plan_town, change_share=SAMPLE_CHANGE_SHARE, style=SAMPLE_STYLE)
+    best = plan(seed, shape_hw, SAMPLE_GSD_M)
     for attempt in range(1, PLANS_TRIED):
         if _kinds(best) == 2:
             break
-        other = _plan(seed + attempt * 1_000_003, shape_hw)
+        other = plan(seed + attempt * 1_000_003, shape_hw, SAMPLE_GSD_M)
         best = max(best, other, key=_kinds)
     return replace(best, seed=seed)
 
@@ -99,11 +102,6 @@ def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
 def _kinds(town: Town) -> int:
     """Number of kinds of change that the image shows, at most two."""
     return len({b.dates for b in _in_image(town, town.buildings)} - {BOTH})
-
-
-def _plan(seed: int, shape_hw: ShapeHW) -> Town:
-    share = SAMPLE_CHANGE_SHARE
-    return plan_town(seed, shape_hw, SAMPLE_GSD_M, change_share=share, style=SAMPLE_STYLE)
 
 
 def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
@@ -115,11 +113,6 @@ def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
             f"expected a folder without {present[0]}, found {len(present)} file(s) of a sample "
             f"already there in {folder}; choose another folder or add --overwrite"
         )
-
-
-def sample_transform(gsd_m: float = SAMPLE_GSD_M) -> Affine:
-    """Pixel -> CRS of the sample scenes."""
-    return Affine(gsd_m, 0.0, SAMPLE_ORIGIN[0], 0.0, -gsd_m, SAMPLE_ORIGIN[1])
 
 
 def _write_rasters(folder: Path, town: Town, pair: TownPair) -> None:
@@ -143,7 +136,7 @@ def _write_raster(
     profile = {
         "dtype": str(bands.dtype), "count": len(bands), "crs": SAMPLE_CRS,
         "height": bands.shape[1], "width": bands.shape[2],
-        "transform": sample_transform(town.gsd_m),
+        "transform": Affine(town.gsd_m, 0, SAMPLE_ORIGIN[0], 0, -town.gsd_m, SAMPLE_ORIGIN[1]),
         "compress": "deflate", "predictor": 2 if colours is None else 1, "tiled": True,
         "blockxsize": 256, "blockysize": 256, "interleave": "pixel",
     }  # fmt: skip
@@ -172,12 +165,13 @@ def _write_vectors(folder: Path, town: Town, pair: TownPair) -> None:
         )  # fmt: skip
 
 
-def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
-    """The buildings that touch the image."""
-    from shapely.geometry import box
+def _frame(town: Town) -> Polygon:
+    """The outline of the image."""
+    return box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
 
-    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
-    return [b for b in buildings if b.footprint.intersects(frame)]
+
+def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
+    return [b for b in buildings if b.footprint.intersects(_frame(town))]
 
 
 def _write_layer(
@@ -186,10 +180,8 @@ def _write_layer(
     """Polygons of the plan, clipped to the image, as RFC 7946 GeoJSON."""
     import geopandas
     from shapely.affinity import affine_transform
-    from shapely.geometry import box
 
-    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
-    east, north = SAMPLE_ORIGIN
+    frame, (east, north) = _frame(town), SAMPLE_ORIGIN
     cut = [affine_transform(p.intersection(frame), (1, 0, 0, -1, east, north)) for p in polygons]
     frame_data = {"id": list(ids), **{name: list(values) for name, values in columns.items()}}
     table = geopandas.GeoDataFrame(frame_data, geometry=cut, crs=SAMPLE_CRS)

@@ -304,3 +304,6 @@ def test_unusable_arguments_are_user_errors() -> None:
         Scene(**SMALL, teacher_grad_to_encoder="both")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="epe_reduction"):
         ScenePretrain(**SMALL, epe_reduction="sum")  # type: ignore[arg-type]
+    for name in ("distill_change", "sim_order", "sm_axes"):
+        with pytest.raises(UsageError, match=f"{name}: expected one of"):
+            Scene(**SMALL, **{name: "maps"})
