@@ -31,6 +31,7 @@ def scene_model(
     *,
     msi: str | None = None,
     tta: str | None = None,
+    flip: str = "width",
 ) -> Model:
     """The model for a scene, at the scene's resolution and range of values.
 
@@ -41,6 +42,7 @@ def scene_model(
         threads: cores that one call of a network may use.
         msi: scales over which a network's maps are averaged, see `rscd.inference.views`.
         tta: likewise for its logits.
+        flip: axes flipped with either, see `rscd.inference.views.multi_scale`.
 
     Raises:
         ModelError: see `load_model`.
@@ -57,7 +59,7 @@ def scene_model(
     if msi is not None or tta is not None:
         from rscd.inference.views import multi_scale  # imports torch
 
-        model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit)
+        model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit, flip=flip)
     if name in DETECTORS:
         return model
     from rscd.inference.adapted import adapted, brought_to_eight_bit  # imports torch
