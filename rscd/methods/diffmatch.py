@@ -99,7 +99,7 @@ class DiffMatch(InParts):
         self.use_valid = use_valid
         guided = self.recipe.dual or self.recipe.segments
         known = (NETWORK,) if guided else (NETWORK, UNGUIDED)
-        if network not in known:
+        if network is None or network not in known:
             wanted = " or ".join(known)
             raise UsageError(f"expected method_args with network: {wanted}, found {network}")
         self.network = cast(Siamese, self.build(network, network_args))
