@@ -251,6 +251,7 @@ def _options(args: argparse.Namespace) -> "Options":
         model=args.model,
         msi=args.msi,
         tta=args.tta,
+        flip=args.flip,
         threshold=_threshold(args.threshold),
         simplify_m=args.simplify,
         regularize=args.regularize,

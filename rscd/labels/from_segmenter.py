@@ -45,7 +45,7 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box
 from rscd.labels.store import Store, open_store, source_of
-from rscd.segmenters.instances import DUPLICATE_IOU, Instance
+from rscd.segmenters.instances import Instance
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction, View
@@ -77,8 +77,10 @@ class LabelOptions:
     """IoU sum up to which an object is a change event."""
     instance_threshold: float | None = None
     """Least score of an object."""
-    duplicate_iou: float = DUPLICATE_IOU
-    """Objects of one date that overlap more are one."""
+    duplicate_iou: float = 1.0
+    """Objects of one date whose IoU is above this are one. Published: 1, which keeps all; objects
+    to be drawn on a map are listed once with
+    `rscd.segmenters.instances.DUPLICATE_IOU`."""
     min_object_m2: float = 0.0
     """Objects smaller than this take no part."""
     tile: int | None = None
@@ -518,7 +520,7 @@ def labels_of(
         gamma=options.gamma or 0.0,
         gamma_seg=options.gamma_seg,
         delta=options.delta,
-        duplicate_iou=options.duplicate_iou,
+        duplicate_iou=options.duplicate_iou if options.duplicate_iou < 1 else None,
     )
 
 
