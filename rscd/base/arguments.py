@@ -10,10 +10,7 @@ Made = TypeVar("Made")
 
 
 def check_names(
-    given: Iterable[object],
-    known: Iterable[str],
-    what: str,
-    error: type[RscdError] = UsageError,
+    given: Iterable[object], known: Iterable[str], what: str, error: type[RscdError] = UsageError
 ) -> None:
     """Refuse names that nothing takes.
 
@@ -43,11 +40,7 @@ def made(
 
 
 def fitted(
-    takes: Callable[..., Any],
-    given: Mapping[str, Any],
-    what: str,
-    *,
-    without: Collection[str] = (),
+    takes: Callable[..., Any], given: Mapping[str, Any], what: str, *, without: Collection[str] = ()
 ) -> dict[str, Any]:
     """Convert arguments to their annotated types: lists become tuples, ``"1e-3"`` a number.
 

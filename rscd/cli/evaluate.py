@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.begun import Begun
-from rscd.base.errors import UsageError
+from rscd.base.errors import DataError, UsageError
 from rscd.cli.options import (
+    Shown,
     add_device,
     add_json,
+    add_least,
     add_verbosity,
     add_views,
-    emit,
-    emit_json,
     fraction,
-    not_negative,
     plain_options,
     refuse_failed,
     size_hw,
@@ -128,25 +127,11 @@ def _add_split(parser: Parser) -> None:
     )
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
-        "--size",
-        type=size_hw,
-        metavar="H,W",
-        help="resize the pictures of a street set",
+        "--size", type=size_hw, metavar="H,W", help="resize the pictures of a street set"
     )
     add_size(group)
     rare = parser.group(f"more for {FOLDER}", use=FOLDER, rare=True)
-    rare.add_argument(
-        "--min-area",
-        type=not_negative,
-        metavar="M2",
-        help="ignore smaller polygons (default: the model's own, as in rscd predict)",
-    )
-    rare.add_argument(
-        "--min-score",
-        type=fraction,
-        metavar="0..1",
-        help="ignore polygons with a lower score (default: likewise)",
-    )
+    add_least(rare, " (default: the model's own, as in rscd predict)")
     add_views(rare)
     add_device(rare)
 
@@ -178,22 +163,12 @@ def run(args: argparse.Namespace) -> None:
     begun = _begun(args)
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
     with begun.noted() if begun else nullcontext():
-        report = _evaluated(args)
-    if args.json:
-        emit_json(report.json())
-    else:
-        emit(report.text())
-        for path in (*args.output, *filter(None, (args.reliability,))):
-            emit(path)
+        report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
+        if args.reliability is not None:
+            _write_reliability(report, Path(args.reliability))
+    files = [*args.output, *filter(None, (args.reliability,))]
+    Shown(report.json(), [report.text(), *files]).emit(as_json=args.json)
     refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
-
-
-def _evaluated(args: argparse.Namespace) -> "Report":
-    """Do the work, and write all that was asked for."""
-    report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
-    if args.reliability is not None:
-        _write_reliability(report, Path(args.reliability))
-    return report
 
 
 def _evaluate_split(args: argparse.Namespace) -> "Report":
@@ -310,7 +285,6 @@ def _write_layers(tables: "Sequence[GeoDataFrame]", paths: list[str], report: "R
 
 
 def _write_sheet(chosen: Any, path: str) -> None:
-    from rscd.base.errors import DataError
     from rscd.evaluation.sheet import write_sheet
 
     if not chosen:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rscd.cli import folders
 from rscd.cli.options import Shown, add_device, fraction
 from rscd.cli.parser import Parser
-from rscd.cli.scene import add_scene, add_size, open_scene, scene_options
+from rscd.cli.scene import add_scene, add_size, scene_options
 from rscd.cli.segmenting import (
     USE,
     add_rare_segmenting,
@@ -21,7 +21,6 @@ from rscd.cli.segmenting import (
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline.objects import EventRun
     from rscd.pipeline.run import Options
     from rscd.segmenters.segmenter import Segmenter
 
@@ -56,32 +55,33 @@ def add_images(parser: Parser) -> None:
 
 def run_images(args: argparse.Namespace) -> None:
     """Carry out the command for a pair of rasters, or for each of two folders."""
-    from rscd.export.targets import keep_inputs
-
     load = cache(partial(segmenter_of, args))  # once, when first needed
-
-    def run_one(one: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
-        keep_inputs(one.output, [one.aoi] if one.aoi else [])
-        return _run_pair(one, pair, options, load)
-
-    folders.run_all(args, scene_options(args), open_scene, run_one)
+    folders.run_all(args, scene_options(args), partial(_run_pair, load))
 
 
 def _run_pair(
-    args: argparse.Namespace,
-    pair: "ScenePair",
-    options: "Options",
-    load: "Callable[[], Segmenter]",
+    load: "Callable[[], Segmenter]", args: argparse.Namespace, pair: "ScenePair", options: "Options"
 ) -> Shown:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
+    from rscd.export.targets import keep_inputs
     from rscd.pipeline.objects import carry_out, resolve_events
 
+    keep_inputs(args.output, filter(None, (args.aoi,)))
     prompts, rules = prompts_of(args), label_options(args)
     run = resolve_events(pair, args.output, load, prompts, rules, options)
     if args.dry_run:
-        return _plan(run)
+        height, width = run.pair.shape_hw
+        plan = {
+            "model": run.model,
+            "alignment": run.pair.alignment,
+            "size": [width, height],
+            "windows_per_date": len(run.view.windows),
+            "tile_size": run.rules.tile,
+            "gamma": run.rules.gamma,
+        }
+        return Shown(plan, [f"{name}: {value}" for name, value in plan.items()])
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = asdict(carry_out(run, allow_slow=args.allow_slow_cpu, progress=progress))
     if not args.json:
@@ -92,16 +92,3 @@ def _run_pair(
             result,
         )
     return Shown(result, result["outputs"])
-
-
-def _plan(run: "EventRun") -> Shown:
-    height, width = run.pair.shape_hw
-    plan = {
-        "model": run.model,
-        "alignment": run.pair.alignment,
-        "size": [width, height],
-        "windows_per_date": len(run.view.windows),
-        "tile_size": run.rules.tile,
-        "gamma": run.rules.gamma,
-    }
-    return Shown(plan, [f"{name}: {value}" for name, value in plan.items()])

@@ -3,19 +3,18 @@
 import argparse
 import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.border import border, reason
 from rscd.base.errors import DataError, UsageError
+from rscd.base.version import version
 from rscd.cli import pseudolabel_segmenter
 from rscd.cli.options import (
+    Shown,
     add_device,
     add_json,
     add_verbosity,
-    emit,
-    emit_json,
     refuse_failed,
     word_or_fraction,
 )
@@ -75,10 +74,7 @@ def add(commands: Any) -> None:
         "--segmenter", metavar="NAME", help="what finds objects by words; see rscd model list"
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="folder for the result (default: in the dataset)",
+        "-o", "--output", metavar="FOLDER", help="folder for the result (default: in the dataset)"
     )
     parser.add_argument("--split", metavar="NAME", help="default: all pairs")
     parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
@@ -147,13 +143,10 @@ def run(args: argparse.Namespace) -> None:
 
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = label_by_checkpoint(args, progress)
-    if args.json:
-        emit_json(result)
-    else:
+    if not args.json:
         text = "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s"
         log.info(text, result)
-        for folder in result["folders"]:
-            emit(folder)
+    Shown(result, result["folders"]).emit(as_json=args.json)
     refuse_failed(list(result["failed"]), result["pairs"])
 
 
@@ -168,7 +161,15 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
         write_pseudo_masks,
     )
 
-    rule = _rule(args.threshold)
+    def damaged(error: Exception) -> DataError:
+        return DataError(
+            f"expected the threshold of an earlier run in run.json of {place}, found damage "
+            f"({reason(error)}); remove that file"
+        )
+
+    rule = word_or_fraction("--threshold", args.threshold, THRESHOLDS)
+    if isinstance(rule, float):
+        rule = Found(rule, "fixed")
     keys = {"image", "valid"} | (set() if args.no_gate else {"label"})
     data = _pairs(args, args.split, keys)
     maps = _maps(args, eight_bit=data.eight_bit)
@@ -179,21 +180,14 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
             found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
         else:
             drop_outdated(data, place, earlier.get("images"))
-            with border(lambda error: _not_noted(place, error)):
+            with border(damaged):
                 found = Found(**earlier["found"])
                 if not 0 <= found.threshold <= 1:
                     raise ValueError(f"threshold {found.threshold}")
         made = {"recipe": recipe, "found": asdict(found), "images": images_of(data)}
-        note(data, place, made | _versions())
+        note(data, place, made | {"software": f"rscd {version()}"})
         summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
     return asdict(summary) | asdict(found)
-
-
-def _not_noted(place: "str | Path", error: Exception) -> DataError:
-    return DataError(
-        f"expected the threshold of an earlier run in run.json of {place}, found damage "
-        f"({reason(error)}); remove that file"
-    )
 
 
 def _place(args: argparse.Namespace) -> "str | Path":
@@ -262,10 +256,11 @@ def _recipe(
     from rscd.data.splits import Split
     from rscd.labels.from_checkpoint import chosen_from
 
+    labels = "".join(f"{name} {label}\n" for name, label in sorted(data.labels.items()))
     names = ("split", "bands", "no_gate", "maps", "scales", "flip", "geometry", "threshold")
     recipe: Provenance = {name: getattr(args, name) for name in (*names, "val_split")} | {
         "checkpoint": network.sha256,
-        "labels": _hash(data.labels),
+        "labels": hashlib.sha256(labels.encode()).hexdigest(),
         "pairs": Split({"all": data.names}, "as read").hash,
     }
     if isinstance(rule, str):
@@ -279,21 +274,3 @@ def _looked_at(args: argparse.Namespace, rule: str, data: "PairFolder") -> "Pair
         return data
     split = args.split if rule == "train_oracle" else args.val_split
     return _pairs(args, split, {"image", "mask"})
-
-
-def _hash(labels: Mapping[str, int]) -> str:
-    text = "".join(f"{name} {label}\n" for name, label in sorted(labels.items()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _versions() -> "Provenance":
-    from rscd.base.version import version
-
-    return {"software": f"rscd {version()}"}
-
-
-def _rule(text: str) -> "str | Found":
-    from rscd.evaluation.thresholds import Found
-
-    value = word_or_fraction("--threshold", text, THRESHOLDS)
-    return Found(value, "fixed") if isinstance(value, float) else value

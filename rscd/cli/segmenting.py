@@ -34,20 +34,13 @@ def add_segmenting(group: argparse._ArgumentGroup) -> None:
         help="such as model=FOLDER or folder=DIR; may be repeated",
     )
     group.add_argument(
-        "--foreground",
-        metavar="A,B",
-        help="objects that matter (default house,building)",
+        "--foreground", metavar="A,B", help="objects that matter (default house,building)"
     )
     group.add_argument(
-        "--background",
-        metavar="A,B",
-        help="what surrounds them (default road,grass,tree,water)",
+        "--background", metavar="A,B", help="what surrounds them (default road,grass,tree,water)"
     )
     group.add_argument(
-        "--gamma",
-        type=float,
-        metavar="0..1",
-        help="score of a reliable pixel (default: its own)",
+        "--gamma", type=float, metavar="0..1", help="score of a reliable pixel (default: its own)"
     )
 
 

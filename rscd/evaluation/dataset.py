@@ -105,8 +105,7 @@ def predict_pair(
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
         for tile, piece in run_block(pair, predictor, group):
-            own = tile.write
-            prob[own.row : own.row + own.height, own.col : own.col + own.width] = piece
+            prob[tile.write.slices] = piece
     return prob, predictor.threshold
 
 

@@ -54,7 +54,6 @@ def write_output(
     *,
     creation_options: Mapping[str, str],
     layer_options: Mapping[str, str],
-    pixel_coordinates: bool,
 ) -> None:
     """Write polygons or the mask, depending on the suffix.
 
@@ -64,7 +63,6 @@ def write_output(
         path: see `check_output`.
         creation_options: for GDAL's COG driver.
         layer_options: for the vector driver.
-        pixel_coordinates: accept polygons without CRS.
 
     Raises:
         OutputError: if it cannot be written.
@@ -83,5 +81,5 @@ def write_output(
         path,
         provenance=change_map.provenance,
         layer_options=layer_options,
-        pixel_coordinates=pixel_coordinates,
+        pixel_coordinates=True,  # `check_output` settled whether they are wanted
     )

@@ -12,6 +12,7 @@ from rscd.base.types import IGNORE
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.pictures import is_picture, world_file
+from rscd.geo.tiles import Box
 
 SUFFIX = ".png"
 WORLD_SUFFIX = ".pgw"
@@ -42,7 +43,7 @@ def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
         )
     grays = np.zeros(256, np.uint8)
     grays[list(GRAYS)] = list(GRAYS.values())
-    _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read_rows(0, height)])
+    _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read(Box(0, 0, height, width))])
     with atomic_folder(path) as folder:
         write_bytes(folder / path.name, picture.tobytes())
         if has_world_file(change_map.grid):

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
@@ -26,7 +24,6 @@ from rscd.export.readback import largest_difference, same_rasters
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
 from rscd.geo.settings import own_files
-from rscd.geo.tiles import Box
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
 MASK_COLOURS = {0: (0, 0, 0, 0), 1: (*CHANGE_RGB, 255), IGNORE: (0, 0, 0, 0)}
@@ -133,7 +130,7 @@ def _write_plain(change_map: ChangeMap, raster: RawRaster, plain: Path, kind: _K
     profile = _profile(change_map, raster, kind)
     with _quiet(), heeding_gdal(), rasterio.open(plain, "w", **profile) as dataset:
         _describe(dataset, change_map, kind)
-        for box, rows in _strips(raster):
+        for box, rows in raster.strips():
             dataset.write(rows, 1, window=Window(0, box.row, box.width, box.height))
 
 
@@ -159,12 +156,6 @@ def _describe(dataset: Any, change_map: ChangeMap, kind: _Kind) -> None:
     dataset.update_tags(rscd_provenance=json.dumps(redacted_data(change_map.provenance)))
 
 
-def _strips(raster: RawRaster) -> Iterator[tuple[Box, NDArray[Any]]]:
-    for strip in raster.strips():
-        rows = raster.read_rows(strip.row, strip.row + strip.height)
-        yield strip, np.asarray(rows, raster.dtype)
-
-
 def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str]) -> None:
     """Read the result back and compare its pixels with the scene, as far as the options allow.
 
@@ -173,7 +164,7 @@ def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str
         UsageError: for options that change the values more than they state.
     """
     with _quiet(), heeding_gdal():
-        require_as_written(largest_difference(plain, _strips(raster)) == 0, "pixels")
+        require_as_written(largest_difference(plain, raster.strips()) == 0, "pixels")
         with rasterio.open(plain) as before, rasterio.open(made) as after:
             require_as_written(_about(before) == _about(after), "tags, colours and nodata")
             same_grid, reduced = _grid(before) == _grid(after), after.overviews(1)
@@ -183,7 +174,7 @@ def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str
             require_as_written(same_rasters(made, again), "pixels")
         if not same_grid:
             return
-        difference = largest_difference(made, _strips(raster))
+        difference = largest_difference(made, raster.strips())
     compression = options["COMPRESS"].upper()
     if compression in LOSSLESS:
         require_as_written(difference == 0, "pixels")

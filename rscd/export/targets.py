@@ -40,8 +40,8 @@ class Targets:
     def of(
         cls,
         outputs: Sequence[StrPath],
-        prob: StrPath | None,
-        preview: StrPath | None,
+        prob: StrPath | None = None,
+        preview: StrPath | None = None,
         flow: StrPath | None = None,
         objects: Mapping[DateName, StrPath | None] | None = None,
     ) -> "Targets":
@@ -100,30 +100,36 @@ class Targets:
                         f"{first}, which would share the style {style.name}; rename one"
                     )
 
-    def check_formats(self, *, has_crs: bool, pixel_coordinates: bool) -> None:
-        """Check that each output can be written for this scene.
-
-        Raises:
-            UsageError: see `check_output`.
-        """
-        for path in (*self.outputs, *self.objects.values()):
-            check_output(path, has_crs=has_crs, pixel_coordinates=pixel_coordinates)
-
-    def check_crs(self, crs: Any, at: tuple[float, float]) -> None:
-        """Check that each output will be read with the CRS it is written in.
+    def check(
+        self,
+        crs: Any,
+        at: tuple[float, float],
+        inputs: Iterable[StrPath],
+        *,
+        pixel_coordinates: bool,
+        scratch_bytes: int = 0,
+    ) -> None:
+        """Check that each output can be written for a scene: format, CRS and place.
 
         Args:
             crs: of the result, or None.
             at: coordinates of a place in the result.
+            inputs: files that must not be overwritten.
+            pixel_coordinates: whether polygons may be written without CRS.
+            scratch_bytes: size of the rasters of the work folder.
 
         Raises:
-            UsageError: see `rscd.export.crs.check_crs`.
+            UsageError: see `check_output` and `rscd.export.crs.check_crs`.
+            OutputError: see `check_places`.
         """
+        for path in (*self.outputs, *self.objects.values()):
+            check_output(path, has_crs=crs is not None, pixel_coordinates=pixel_coordinates)
         for path in self.all:
             if path != self.preview:
                 check_crs(path, crs, at)
+        self.check_places(inputs, scratch_bytes)
 
-    def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int) -> None:
+    def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int = 0) -> None:
         """Check that the folders exist, are writable and have enough space.
 
         Args:

@@ -99,10 +99,7 @@ def order_problem(
                 f"{bands[0][place]} of t1 and {second} in band {bands[1][place]} of t2; write one "
                 "of them in the order of the other (gdal_translate -b) or choose --bands"
             )
-    for name, other, own, read in (
-        ("t1", "t2", t1, bands[0]),
-        ("t2", "t1", t2, bands[1]),
-    ):
+    for name, other, own, read in (("t1", "t2", t1, bands[0]), ("t2", "t1", t2, bands[1])):
         wanted = own.by_colour()
         if wanted is not None and read == own.data != wanted:
             order = ",".join(map(str, wanted[:3]))

@@ -205,7 +205,7 @@ def pixels_within(shape: ShapeHW, box_px: Bounds) -> Box | None:
 
 def cut(grid: GeoBox, box: Box) -> GeoBox:
     """The subgrid of a grid covered by a box of pixels."""
-    return grid[box.row : box.row + box.height, box.col : box.col + box.width]
+    return grid[box.slices]
 
 
 def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:

@@ -22,13 +22,7 @@ from scipy.sparse import csr_array
 from rscd.base.errors import UsageError
 from rscd.base.types import BoolArray, ShapeHW
 from rscd.geo.grid import apply, is_length, is_local
-from rscd.geo.polygons import (
-    Polygons,
-    chunks,
-    pixel_counts,
-    ragged,
-    signed_ring_areas,
-)
+from rscd.geo.polygons import Polygons, chunks, pixel_counts, ragged, signed_ring_areas
 from rscd.geo.regularize import Square, regularize
 
 logger = logging.getLogger(__name__)

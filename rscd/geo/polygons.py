@@ -174,9 +174,7 @@ def chunks(count: int) -> Iterator[slice]:
         yield slice(start, min(start + _CHUNK_POLYGONS, count))
 
 
-def ragged(
-    polygons: Polygons,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def ragged(polygons: Polygons) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Split polygons into vertices and rings.
 
     Args:

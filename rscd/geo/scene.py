@@ -270,10 +270,7 @@ class ScenePair:
     def _read_inside(self, box: Box) -> tuple[FloatArray, BoolArray]:
         image = np.empty((2, self.n_bands, *box.shape_hw), np.float32)
         valid = np.ones(box.shape_hw, bool)
-        for date, source, place in (
-            (0, self.t1, self.place_t1),
-            (1, self.t2, self.place_t2),
-        ):
+        for date, source, place in ((0, self.t1, self.place_t1), (1, self.t2, self.place_t2)):
             values, usable = read_source(source, place, self.scene, box)
             image[date] = values
             valid &= usable

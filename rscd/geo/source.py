@@ -1,6 +1,5 @@
 """Sources: metadata of one raster on disk, and how its pixels are read onto a grid."""
 
-import datetime
 import logging
 import os
 import threading
@@ -36,7 +35,6 @@ from rscd.geo.bands import (
     units_text,
     usable_pixels,
 )
-from rscd.geo.dates import tagged_date
 from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.pictures import PICTURE
 from rscd.geo.settings import beside
@@ -81,11 +79,6 @@ class Source:
     """What is done to stored values, band by band, to bring them into the units of t1."""
     date_tag: str | None = None
     """The file's TIFFTAG_DATETIME: when the image was made."""
-
-    @property
-    def day(self) -> datetime.date | None:
-        """The day of `date_tag`, where it is one."""
-        return tagged_date(self.date_tag)
 
     @property
     def colours(self) -> tuple[str, ...]:
@@ -148,11 +141,7 @@ def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
 
 
 def _inspect(
-    date: str,
-    path: str,
-    dataset: Any,
-    bands: tuple[int, ...] | None,
-    src_nodata: float | None,
+    date: str, path: str, dataset: Any, bands: tuple[int, ...] | None, src_nodata: float | None
 ) -> Source:
     if dataset.count == 0:
         subdatasets = ", ".join(dataset.subdatasets[:3])

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
-from rscd.inference.kinds import BuildingModel
-from rscd.inference.predictor import Block, Model, Predictor, Tiling
-from rscd.models.networks import bands_of
+from rscd.inference.network import Network
+from rscd.inference.predictor import Block, Model, Tiling
+from rscd.inference.views import MultiScale
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small integers, so that tiles of a usable size fit both grids. This
@@ -40,9 +40,8 @@ BRIGHTEST_PERCENTILE = 99.9
 class Adapted:
     """A network adapted to one resolution and value type, as `Model` and `Predictor`."""
 
-    model: Model
-    n_bands: int
-    """Bands of the network: the first ones of the scene."""
+    model: Network | MultiScale
+    """Takes the first bands of the scene."""
     scale: Fraction
     """Pixels of the network per pixel of the scene."""
     eight_bit: bool
@@ -65,7 +64,7 @@ class Adapted:
     @property
     def threshold(self) -> float:
         """The network's threshold; resampling hardly changes probabilities."""
-        return self._predictor.threshold
+        return self.model.threshold
 
     @property
     def tiling(self) -> Tiling:
@@ -75,7 +74,7 @@ class Adapted:
             return own
         multiple = own.multiple * scale.denominator
         multiple //= math.gcd(multiple, scale.numerator)
-        values = 4 * 2 * self.n_bands + 4
+        values = 4 * 2 * self.model.n_bands + 4
         return replace(
             own,
             halo=math.ceil(own.halo / scale + KERNEL_PX * max(1.0, float(1 / scale))),
@@ -104,21 +103,20 @@ class Adapted:
             ModelError: if the image has fewer bands than the network.
         """
         seen, shown = self._as_seen(image, valid)
-        prob = self._predictor(shown, seen)
+        prob = self.model(shown, seen)
         return prob if self.scale == 1 else _brought_back(prob[:, None], valid)[:, 0]
 
     @property
     def finds_buildings(self) -> bool:
         """Whether the network does: one looked through at several scales does not."""
-        return isinstance(self.model, BuildingModel) and self.model.finds_buildings
+        return isinstance(self.model, Network) and self.model.finds_buildings
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""
-        model = self.model
-        if not isinstance(model, BuildingModel):
+        if not isinstance(self.model, Network):
             raise ModelError(f"expected a network that finds buildings, found {self.name}")
         seen, shown = self._as_seen(image, valid)
-        prob = model.buildings(shown, seen)
+        prob = self.model.buildings(shown, seen)
         return prob if self.scale == 1 else _brought_back(prob, valid)
 
     def _as_seen(self, image: FloatArray, valid: BoolArray) -> tuple[BoolArray, FloatArray]:
@@ -127,12 +125,13 @@ class Adapted:
         Raises:
             ModelError: if the image has fewer bands than the network.
         """
-        if image.shape[2] < self.n_bands:
+        n_bands = self.model.n_bands
+        if image.shape[2] < n_bands:
             raise ModelError(
-                f"expected at least {self.n_bands} bands for {self.name}, found {image.shape[2]}; "
+                f"expected at least {n_bands} bands for {self.name}, found {image.shape[2]}; "
                 "choose a training-free model, see rscd model list"
             )
-        shown = image[:, :, : self.n_bands]
+        shown = image[:, :, :n_bands]
         if self.brightest is not None:
             dates = zip(np.moveaxis(shown, 1, 0), self.brightest, strict=True)
             shown = np.stack([to_eight_bit(date, top) for date, top in dates], axis=1)
@@ -143,12 +142,7 @@ class Adapted:
         inner = int(height * self.scale), int(width * self.scale)
         planes = torch.from_numpy(shown).flatten(1, 2)
         seen = resized(torch.from_numpy(valid)[:, None].float(), inner)[:, 0] > 0
-        return seen.numpy(), resized(planes, inner).view(-1, 2, self.n_bands, *inner).numpy()
-
-    @property
-    def _predictor(self) -> Predictor:
-        """Networks need no fitting: the model is the predictor."""
-        return self.model  # type: ignore[return-value]
+        return seen.numpy(), resized(planes, inner).view(-1, 2, n_bands, *inner).numpy()
 
 
 def adapted(
@@ -166,14 +160,13 @@ def adapted(
     Returns:
         The model itself if there is nothing to adapt, or nothing is known about it.
     """
-    card = model.card()
-    if "gsd_m" not in card:
+    own = model.card().get("gsd_m")
+    if own is None or not isinstance(model, Network | MultiScale):
         return model
-    wanted = bands_of(card["network"], card["network_args"])
-    scale = scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
-    if scale == 1 and eight_bit and n_bands == wanted:
+    scale = scale_between(gsd_m or own, own)
+    if scale == 1 and eight_bit and n_bands == model.n_bands:
         return model
-    return Adapted(model, wanted, scale, eight_bit, one_type)
+    return Adapted(model, scale, eight_bit, one_type)
 
 
 def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:

@@ -73,7 +73,4 @@ def scene_flow(
         check_numbers(whole, valid, "the network's flow")
         wanted = valid[tile.inner] & pair.inside(tile.write)
         inner = whole[:, tile.inner[0], tile.inner[1]]
-        yield (
-            tile.write,
-            np.where(wanted, inner, np.float32(np.nan)),
-        )
+        yield (tile.write, np.where(wanted, inner, np.float32(np.nan)))

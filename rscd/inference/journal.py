@@ -186,12 +186,7 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
             states whether the run can be resumed.
     """
     claim = Claim(
-        folder,
-        "predict",
-        identity,
-        everything,
-        "remove it",
-        Earlier("run.json", lambda note: note),
+        folder, "predict", identity, everything, "remove it", Earlier("run.json", lambda note: note)
     )
     with alone(folder):
         same = claim.take(overwrite=True)  # nobody but the runs of this output writes there

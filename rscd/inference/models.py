@@ -57,11 +57,7 @@ def scene_model(
     from rscd.inference.adapted import adapted  # imports torch
 
     return adapted(
-        model,
-        scene.n_bands,
-        scene.gsd_m,
-        eight_bit=scene.eight_bit,
-        one_type=scene.one_type,
+        model, scene.n_bands, scene.gsd_m, eight_bit=scene.eight_bit, one_type=scene.one_type
     )
 
 

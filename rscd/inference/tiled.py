@@ -235,9 +235,7 @@ def measure_seam(
         return None
     found, wanted = [], []
     for [(edge, prob)] in mapper(partial(run_block, pair, predictor), jobs):
-        box = edge.write
-        rows = change_map.prob.read_rows(box.row, box.row + box.height)
-        found.append(rows[:, box.col : box.col + box.width].ravel())
+        found.append(change_map.prob.read(edge.write).ravel())
         wanted.append(prob.ravel())
     a, b = np.concatenate(found), np.concatenate(wanted)
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
@@ -255,7 +253,5 @@ def _at_edge(tile: Tile, multiple: int) -> Tile:
     width = min(write.col + SEAM_PX, write.col + write.width) - start
     half = round_up(write.width // 2, multiple)
     return replace(
-        tile,
-        read=replace(read, col=read.col - half),
-        write=replace(write, col=start, width=width),
+        tile, read=replace(read, col=read.col - half), write=replace(write, col=start, width=width)
     )

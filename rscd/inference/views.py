@@ -53,6 +53,11 @@ class MultiScale:
         return self.network.threshold
 
     @property
+    def n_bands(self) -> int:
+        """Bands per date."""
+        return self.network.n_bands
+
+    @property
     def tiling(self) -> Tiling:
         """The network's tiling, with the halo of the smallest scale and the cost of the largest."""
         own, views = self.network.tiling, self.views

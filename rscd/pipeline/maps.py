@@ -43,7 +43,7 @@ from rscd.inference.tiled import (
     scene_tiles,
     thread_mapper,
 )
-from rscd.pipeline.run import DEFAULTS, Options, Run, resolve, scratch_bytes
+from rscd.pipeline.run import DEFAULTS, Options, Run, resolve
 from rscd.pipeline.standing import object_polygons, write_objects
 
 log = logging.getLogger(__name__)
@@ -120,12 +120,7 @@ def open_pair(
         RscdError: see `ScenePair.open` and `Area.on`.
     """
     pair = ScenePair.open(
-        t1,
-        t2,
-        align=options.align,
-        bands=options.bands,
-        src_nodata=options.src_nodata,
-        gsd_m=gsd_m,
+        t1, t2, align=options.align, bands=options.bands, src_nodata=options.src_nodata, gsd_m=gsd_m
     )
     pair = options.sized(pair)
     if area is None:
@@ -174,7 +169,7 @@ def predict(
             rasterio.Env(GDAL_CACHEMAX=run.load.gdal_cache),
             open_journal(run.folder, run.identity) as journal,
         ):
-            if not run.options.overwrite:
+            if not run.overwrite:
                 run.targets.check_new(journal.published())
             with journal.explaining(files[0]):
                 found = _carry_out(run, journal, mapper, progress)
@@ -211,7 +206,7 @@ def plan(run: Run) -> Plan:
         tile_size=load.tile_size,
         batch_size=load.batch_size,
         workers=load.workers,
-        scratch_bytes=scratch_bytes(run.pair, run.targets),
+        scratch_bytes=run.scratch_bytes,
         memory_bytes=load.nbytes(run.pair.n_bands, tiling),
     )
 
@@ -247,10 +242,10 @@ def _rehearse(run: Run, folder: Path) -> None:
             _write(run, tiny, polygons, Path(scratch) / path.name)
         for date, path in run.targets.objects.items():
             rehearsed = Path(scratch) / f"{date}-{path.name}"
-            write_objects(polygons, rehearsed, date, {}, run.options.layer_options)
+            write_objects(polygons, rehearsed, date, {}, run.layer_options)
         if run.targets.prob is not None:
             rehearsal = Path(scratch) / f"prob-{run.targets.prob.name}"
-            write_probability(tiny, rehearsal, run.options.creation_options, "")
+            write_probability(tiny, rehearsal, run.creation_options, "")
 
 
 def _write(run: Run, change_map: ChangeMap, polygons: GeoDataFrame | None, path: Path) -> None:
@@ -258,10 +253,8 @@ def _write(run: Run, change_map: ChangeMap, polygons: GeoDataFrame | None, path:
         change_map,
         polygons,
         path,
-        creation_options=run.options.creation_options,
-        layer_options=run.options.layer_options,
-        # whether pixels are wanted was settled by `Targets.check_formats`
-        pixel_coordinates=True,
+        creation_options=run.creation_options,
+        layer_options=run.layer_options,
     )
 
 
@@ -276,9 +269,7 @@ def _predict(
     if journal.resumed:
         log.info("resuming the interrupted run in %s", journal.folder)
     predictor: Predictor = fit_model(run.pair, run.model, mapper, progress)
-    threshold = run.options.threshold
-    if threshold is None:
-        threshold = predictor.threshold
+    threshold = predictor.threshold if run.threshold is None else run.threshold
     change_map = ChangeMap(
         journal.folder, run.pair.grid, threshold, provenance | {"threshold": threshold}
     )
@@ -305,7 +296,7 @@ def _export(
     mapper: Mapper,
     progress: Progress,
 ) -> dict[str, Any]:
-    pair, targets, options = run.pair, run.targets, run.options
+    pair, targets = run.pair, run.targets
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
     changed_m2 = change_map.changed_area_m2(pair.ground)
@@ -326,9 +317,9 @@ def _export(
         polygons = change_polygons(
             change_map.mask.path,
             change_map.prob.path,
-            min_score=options.min_score or 0.0,
-            t1=options.t1_date,
-            t2=options.t2_date,
+            min_score=run.min_score,
+            t1=run.days["t1"],
+            t2=run.days["t2"],
             kinds_of=None if standing is None else standing.kinds,
             **run.outlining,
         )
@@ -337,18 +328,17 @@ def _export(
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
-            write_probability(change_map, path, options.creation_options, probability_qml())
+            write_probability(change_map, path, run.creation_options, probability_qml())
         elif path == targets.preview:
             write_preview(pair, change_map, path, polygons)
         elif path == targets.flow:
             pieces = scene_flow(pair, cast(FlowModel, run.model), tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)
         elif (date := date_of.get(path)) is not None:
-            day = options.t1_date if date == "t1" else options.t2_date
             # that the model finds buildings was settled by `resolve`
             stands = cast(Standing, standing)
-            table = object_polygons(change_map, stands, date, day, run.outlining)
-            write_objects(table, path, date, change_map.provenance, options.layer_options)
+            table = object_polygons(change_map, stands, date, run.days, run.outlining)
+            write_objects(table, path, date, change_map.provenance, run.layer_options)
             objects[f"objects_{date}"] = len(table)
         else:
             _write(run, change_map, polygons, path)
@@ -358,12 +348,10 @@ def _export(
         "changed_pixels": changed,
         "valid_pixels": valid,
         "changed_share": changed / valid if valid else 0.0,
-        "area_m2": changed_m2 if polygons is None else _area_m2(polygons, changed_m2),
+        "area_m2": changed_m2
+        if polygons is None or changed_m2 is None
+        else round(float(polygons["area_m2"].sum()), 2),
         "changed_area_m2": changed_m2,
         "threshold": change_map.threshold,
         **objects,
     }
-
-
-def _area_m2(polygons: GeoDataFrame, changed_m2: float | None) -> float | None:
-    return None if changed_m2 is None else round(float(polygons["area_m2"].sum()), 2)

@@ -19,7 +19,7 @@ def object_polygons(
     change_map: ChangeMap,
     standing: Standing,
     date: DateName,
-    day: str | None,
+    days: Mapping[DateName, str | None],
     outlining: Mapping[str, Any],
 ) -> GeoDataFrame:
     """What stands at a date, as a table like that of the changes.
@@ -28,7 +28,7 @@ def object_polygons(
         change_map: with its mask made.
         standing: found everywhere.
         date: whose buildings.
-        day: ISO date of the image, for the column of that date; that of the other stays empty.
+        days: ISO dates of the images; that of the other date is left out.
         outlining: ground, least area and shape, see `rscd.pipeline.run.Run.outlining`.
 
     Returns:
@@ -40,8 +40,7 @@ def object_polygons(
         class_name=CLASS,
         kind=STANDING,
         full=FULL,
-        t1=day if date == "t1" else None,
-        t2=day if date == "t2" else None,
+        **{date: days[date]},
         **outlining,
     )
 
@@ -63,8 +62,7 @@ def write_objects(
         path,
         provenance=provenance | {"objects": {"date": date, "threshold": STANDING_FROM}},
         layer_options=layer_options,
-        # whether pixels are wanted was settled by `Targets.check_formats`
-        pixel_coordinates=True,
+        pixel_coordinates=True,  # `Targets.check` settled whether they are wanted
         style=object_qml(),
         layer=f"buildings_{date}",
     )

@@ -580,7 +580,7 @@ class TestRefusals:
         def full(*_, **__):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr("rscd.geo.changemap.RawRaster.read_rows", full)
+        monkeypatch.setattr("rscd.geo.changemap.RawRaster.read", full)
         code, out, err = run(capsys, "predict", *scene, "-o", tmp_path / "a.tif", "-q")
         assert (code, out) == (1, "")
         assert re.fullmatch(r"rscd: expected .*a\.tif, found.* (disk full|No space left).*\n", err)
