@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.border import border, reason
@@ -22,8 +23,6 @@ from rscd.cli.parser import Parser
 from rscd.cli.segmenting import USE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rscd.base.types import Progress, Provenance
     from rscd.data.folder import PairFolder
     from rscd.evaluation.thresholds import Found
@@ -167,14 +166,16 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
             f"({reason(error)}); remove that file"
         )
 
-    rule = word_or_fraction("--threshold", args.threshold, THRESHOLDS)
-    if isinstance(rule, float):
-        rule = Found(rule, "fixed")
+    asked = word_or_fraction("--threshold", args.threshold, THRESHOLDS)
+    rule = Found(asked, "fixed") if isinstance(asked, float) else asked
     keys = {"image", "valid"} | (set() if args.no_gate else {"label"})
     data = _pairs(args, args.split, keys)
     maps = _maps(args, eight_bit=data.eight_bit)
     recipe = _recipe(args, maps.network, data, rule)
-    place = _place(args)
+    if args.output is not None and args.name is not None:
+        raise UsageError("expected one of -o and --name, found both; drop one")
+    # name of a folder beside the dates, or path of a folder elsewhere
+    place = Path(args.output) if args.output is not None else args.name or "pseudo"
     with prepare(data, place, recipe, overwrite=args.overwrite) as earlier:
         if earlier is None:
             found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
@@ -188,17 +189,6 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
         note(data, place, made | {"software": f"rscd {version()}"})
         summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
     return asdict(summary) | asdict(found)
-
-
-def _place(args: argparse.Namespace) -> "str | Path":
-    """Name of a folder beside the dates, or path of a folder elsewhere."""
-    from pathlib import Path
-
-    if args.output is None:
-        return args.name or "pseudo"
-    if args.name is not None:
-        raise UsageError("expected one of -o and --name, found both; drop one")
-    return Path(args.output)
 
 
 def _choose(
@@ -229,8 +219,6 @@ def _pairs(args: argparse.Namespace, split: str | None, keys: set[str]) -> "Pair
 
 
 def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
-    from pathlib import Path
-
     import torch
 
     from rscd.inference.network import load_network

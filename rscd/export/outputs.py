@@ -51,7 +51,6 @@ def write_output(
     change_map: ChangeMap,
     polygons: geopandas.GeoDataFrame | None,
     path: Path,
-    *,
     creation_options: Mapping[str, str],
     layer_options: Mapping[str, str],
 ) -> None:

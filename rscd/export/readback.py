@@ -100,16 +100,12 @@ def _digest(
         hashes = hashes * np.uint64(31) + _hashes(table[name], kind)
     if decimals is not None:
         rounded = shapely.transform(geometry, lambda p: np.round(p, decimals) + 0.0)
-        shapes = shapely.to_wkb(shapely.normalize(_multiple(rounded)))
+        # drivers store polygons as multipolygons of one part in layers that have both
+        single = shapely.get_type_id(rounded) == shapely.GeometryType.POLYGON
+        rounded[single] = shapely.multipolygons(rounded[single][:, None])
+        shapes = shapely.to_wkb(shapely.normalize(rounded))
         hashes = hashes * np.uint64(31) + pd.util.hash_array(np.asarray(shapes, object))
     return int(np.bitwise_xor(hashes, hashes >> np.uint64(7)).sum(dtype=np.uint64))
-
-
-def _multiple(geometry: NDArray[Any]) -> NDArray[Any]:
-    """Polygons as multipolygons of one part, as drivers store them in layers that have both."""
-    single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
-    geometry[single] = shapely.multipolygons(geometry[single][:, None])
-    return geometry
 
 
 def _hashes(column: "pd.Series[Any]", kind: str) -> Hashes:
@@ -152,8 +148,8 @@ def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: s
         (verdict,) = found.execute("PRAGMA integrity_check(1)").fetchone()
         require_as_written(verdict == "ok", "the database")
         for name in ("application_id", "user_version"):  # by which programs know the format
-            same = _pragma(found, name) == _pragma(empty, name)
-            require_as_written(same, f"the {name}")
+            one, other = (db.execute(f"PRAGMA {name}").fetchone() for db in (found, empty))
+            require_as_written(one == other, f"the {name}")
         require_as_written(_schema(found) == _schema(empty), "tables, triggers and indexes")
         tables = {name for kind, name, _ in _schema(empty) if kind == "table"}
         for table in sorted(tables):
@@ -163,10 +159,6 @@ def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: s
         if "gpkg_ogr_contents" in tables:
             counted = "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = ?"
             require_as_written(found.execute(counted, (layer,)).fetchone() == (count,), "the count")
-
-
-def _pragma(database: sqlite3.Connection, name: str) -> Any:
-    return database.execute(f"PRAGMA {name}").fetchone()
 
 
 def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:

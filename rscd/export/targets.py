@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rscd.base.border import is_utf8, shown
+from rscd.base.border import shown
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import sidecars
 from rscd.base.types import DateName
@@ -159,15 +159,11 @@ class Targets:
             OutputError: for an existing file of another origin.
         """
         ours = set(mine)
+        styled = (*self.outputs, self.prob, *self.objects.values())
         for path in self.all:
             if str(path.absolute()) not in ours:
-                _check_new(path, self._beside(path))
-
-    def _beside(self, path: Path) -> list[Path]:
-        """Files that come with an output, but for styles that are ours."""
-        styled = (*self.outputs, self.prob, *self.objects.values())
-        beside = files_beside(path) if path in styled else []
-        return [file for file in beside if not is_own_style(file)]
+                beside = files_beside(path) if path in styled else []
+                _check_new(path, (file for file in beside if not is_own_style(file)))
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwrite: bool) -> None:
@@ -247,21 +243,19 @@ def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
     return path
 
 
-def _check_name(path: Path) -> None:
-    if not is_utf8(path):
+def _check_folder(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # most libraries refuse it
         raise OutputError(
             f"expected a name in UTF-8 for an output, found {shown(path)}; rename it or its folder"
-        )
+        ) from None
     most = MOST_NAME_BYTES - len("..partial")  # length that a scratch folder adds
     if len(os.fsencode(path.name)) > most:
         raise OutputError(
             f"expected a file name of at most {most} bytes for an output, found "
             f"{len(os.fsencode(path.name))} in {path}; shorten it"
         )
-
-
-def _check_folder(path: Path) -> None:
-    _check_name(path)
     if not path.parent.is_dir():
         raise OutputError(
             f"expected a folder for {path}, found none at {path.parent}; create it first"

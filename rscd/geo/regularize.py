@@ -110,7 +110,8 @@ def _stairs(corners: Points, shortest: float) -> Points | None:
         runs = _merged([run for i, run in enumerate(runs) if i != least])
     if len(runs) < 4:
         return None
-    return np.array([_corner(runs[i - 1], run) for i, run in enumerate(runs)])
+    pairs = [(runs[i - 1], run) for i, run in enumerate(runs)]
+    return np.array([(a.place, b.place) if a.across else (b.place, a.place) for a, b in pairs])
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,6 @@ def _merged(runs: Sequence[_Run]) -> list[_Run]:
         else:
             joined.append(run)
     return joined
-
-
-def _corner(first: _Run, second: _Run) -> tuple[float, float]:
-    return (first.place, second.place) if first.across else (second.place, first.place)
 
 
 def _without_overlaps(before: Polygons, after: Polygons) -> Polygons:

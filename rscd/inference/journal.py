@@ -6,7 +6,6 @@ written), so that a run killed at any moment resumes, never with other inputs an
 never with pixels that the disk has lost.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ import numpy as np
 from rscd.base.claim import LOCK, Claim, Earlier, alone, everything, remove
 from rscd.base.errors import OutputError
 from rscd.base.files import (
+    digest_of,
     output_error,
     remove_file,
     remove_tree,
@@ -126,7 +126,12 @@ class Journal:
 
     def remove(self) -> None:
         """Delete all in the work folder, which goes with the journal."""
-        _empty(self.folder)
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                for _ in range(2):  # one failure is not yet a broken disk
+                    with suppress(OSError):
+                        remove(path)
+                        break
         if any(path.name != LOCK for path in self.folder.iterdir()):
             log.warning("%s could not be removed; delete it", self.folder)
 
@@ -162,11 +167,8 @@ def _note(folder: Path) -> Path:
 
 def _stamp(identity: str, outputs: Sequence[Path], result: dict[str, Any]) -> str:
     """Identifies the files of a run, and what is recorded about them."""
-    stats = [path.stat() for path in outputs]
-    names = [str(path.absolute()) for path in outputs]
-    files = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
-    text = json.dumps([identity, files, result], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    stats = [(str(path.absolute()), path.stat()) for path in outputs]
+    return digest_of([identity, [(name, s.st_size, s.st_mtime_ns) for name, s in stats], result])
 
 
 def _text(identity: Provenance) -> str:
@@ -217,12 +219,3 @@ def _tile_size(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return tile_size if text == _signed(tile_size) else None
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name != LOCK:
-            for _ in range(2):  # one failure is not yet a broken disk
-                with suppress(OSError):
-                    remove(path)
-                    break

@@ -7,6 +7,7 @@ all others and both halves of the windows show it.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,10 +88,8 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
         None if neither a shift nor its absence is clear: too little is visible at both dates, or
         too much changed.
     """
-    scene = pair.whole
     surfaces = []
-    for box in sample_boxes(scene.shape_hw):
-        image, valid = scene.context(box)
+    for image, valid in sample_windows(pair):
         if valid.mean() >= LEAST_VALID and (found := correlation(image, valid)) is not None:
             surfaces.append(found)
     if len(surfaces) < LEAST_WINDOWS:
@@ -125,6 +124,12 @@ def _peak(stack: FloatArray) -> tuple[tuple[int, int], float]:
     total = stack.sum(axis=0)
     row, col = np.unravel_index(np.argmax(total), total.shape)
     return (int(row), int(col)), float((total[row, col] - total.mean()) / total.std())
+
+
+def sample_windows(pair: ScenePair) -> Iterator[tuple[FloatArray, BoolArray]]:
+    """(2,C,h,w) values and (h,w) validity of windows spread evenly over the whole scene."""
+    scene = pair.whole
+    return map(scene.context, sample_boxes(scene.shape_hw))
 
 
 def sample_boxes(shape_hw: tuple[int, int]) -> list[Box]:

@@ -5,7 +5,7 @@ tile size, batch size, workers or order. There is one writer; memory holds only 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from rscd.base.types import FloatArray, Progress, silent
-from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
+from rscd.geo.changemap import ChangeMap, check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
@@ -180,7 +180,11 @@ def predict_scene(
     tiling = predictor.tiling
     tiles = scene_tiles(pair, tile_size, tiling)
     done = journal.done()
-    todo = [tile for tile in tiles if not _is_done(tile, done, raster)]
+    todo = [
+        tile
+        for tile in tiles
+        if tile.index not in done or done[tile.index] != _checksum(raster.read(tile.write))
+    ]
     finished = len(tiles) - len(todo)
     progress("change", finished, len(tiles))
     work = partial(run_block, pair, predictor)
@@ -190,10 +194,6 @@ def predict_scene(
         journal.add({tile.index: _checksum(prob) for tile, prob in results})
         finished += len(results)
         progress("change", finished, len(tiles))
-
-
-def _is_done(tile: Tile, done: Mapping[int, int], raster: RawRaster) -> bool:
-    return tile.index in done and done[tile.index] == _checksum(raster.read(tile.write))
 
 
 def _checksum(prob: FloatArray) -> int:

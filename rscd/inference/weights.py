@@ -51,7 +51,7 @@ def read_card(path: Path) -> Provenance:
     Raises:
         ModelError: if it is not such a file.
     """
-    card = _checkpoint(path).get(CARD_KEY) if _is_checkpoint(path) else _safetensors_card(path)
+    card = _checkpoint(path).get(CARD_KEY) if path.suffix == CHECKPOINT else _safetensors_card(path)
     if card is None:
         raise ModelError(
             f"expected weights written by rscd, found a file without its card: {shown(path)}"
@@ -70,8 +70,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: if it is not such a file, or its tensors contain NaN or infinity.
     """
-    if _is_checkpoint(path):
-        tensors = _network_state(path)
+    if path.suffix == CHECKPOINT:
+        state = _checkpoint(path).get("state_dict")
+        tensors = {
+            key[len(NETWORK_PREFIX) :]: value
+            for key, value in (state.items() if isinstance(state, dict) else ())
+            if isinstance(value, Tensor) and str(key).startswith(NETWORK_PREFIX)
+        }
     else:
         with _weights_border(path, "a safetensors file"):
             tensors = dict(load_file(path))
@@ -150,17 +155,6 @@ def not_run(name: str, error: Exception) -> ModelError:
     )
 
 
-def _network_state(path: Path) -> dict[str, Tensor]:
-    state = _checkpoint(path).get("state_dict")
-    found = state.items() if isinstance(state, dict) else ()
-    cut = len(NETWORK_PREFIX)
-    return {
-        key[cut:]: value
-        for key, value in found
-        if isinstance(value, Tensor) and str(key).startswith(NETWORK_PREFIX)
-    }
-
-
 def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
     broken = non_finite(tensors)
     if broken:
@@ -169,10 +163,6 @@ def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:
             f"{len(broken)} of {len(tensors)} tensors, such as {broken[0]}: their training "
             "diverged; take an earlier checkpoint, or train again with a lower model.lr"
         )
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return path.suffix == CHECKPOINT
 
 
 def _weights_border(path: Path, what: str) -> AbstractContextManager[None]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import rasterio
-from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError, RscdError
@@ -239,23 +238,14 @@ def _rehearse(run: Run, folder: Path) -> None:
         tiny.threshold_mask()
         polygons = change_polygons(tiny.mask.path, None, run.pair.ground)
         for path in run.targets.outputs:
-            _write(run, tiny, polygons, Path(scratch) / path.name)
+            rehearsed = Path(scratch) / path.name
+            write_output(tiny, polygons, rehearsed, run.creation_options, run.layer_options)
         for date, path in run.targets.objects.items():
             rehearsed = Path(scratch) / f"{date}-{path.name}"
             write_objects(polygons, rehearsed, date, {}, run.layer_options)
         if run.targets.prob is not None:
             rehearsal = Path(scratch) / f"prob-{run.targets.prob.name}"
             write_probability(tiny, rehearsal, run.creation_options, "")
-
-
-def _write(run: Run, change_map: ChangeMap, polygons: GeoDataFrame | None, path: Path) -> None:
-    write_output(
-        change_map,
-        polygons,
-        path,
-        creation_options=run.creation_options,
-        layer_options=run.layer_options,
-    )
 
 
 def _predict(
@@ -341,7 +331,7 @@ def _export(
             write_objects(table, path, date, change_map.provenance, run.layer_options)
             objects[f"objects_{date}"] = len(table)
         else:
-            _write(run, change_map, polygons, path)
+            write_output(change_map, polygons, path, run.creation_options, run.layer_options)
         progress("writing", written, len(targets.all))
     return {
         "n_polygons": None if polygons is None else len(polygons),

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -213,7 +213,7 @@ def carry_out(
                 replace(shown, grid=run.pair.scene, box=view.box),
                 prompts,
                 plan=view.windows,
-                told=lambda done, total, date=date: progress(date, done, total),  # type: ignore[misc]
+                progress=partial(progress, date),
             )
             found.append(replace(seen, valid=image.valid))
     finally:

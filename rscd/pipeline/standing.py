@@ -40,7 +40,8 @@ def object_polygons(
         class_name=CLASS,
         kind=STANDING,
         full=FULL,
-        **{date: days[date]},
+        t1=days["t1"] if date == "t1" else None,
+        t2=days["t2"] if date == "t2" else None,
         **outlining,
     )
 

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rscd.base.errors import SceneError
-from rscd.base.types import Provenance
+from rscd.base.types import Float64Array, Provenance
 from rscd.inference.detectors.moments import CHUNK, weighted_moments
 from rscd.inference.detectors.pointwise import PointwisePredictor, fitted
 from rscd.inference.detectors.sampling import BUDGET, sample_pixels
 from rscd.inference.predictor import POINTWISE, Block, Tiling
-
-Float64Array = NDArray[np.float64]
 
 RANK_TOLERANCE = 1e-10
 """Directions with less than this fraction of the largest variance are ignored (singular bands)."""
