@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING
 from rscd.cli import folders
 from rscd.cli.options import Shown, add_device, fraction
 from rscd.cli.parser import Parser
-from rscd.cli.scene import add_scene, add_size, scene_options
-from rscd.cli.segmenting import (
-    USE,
-    add_rare_segmenting,
-    add_segmenting,
-    label_options,
-    prompts_of,
-    segmenter_of,
-)
+from rscd.cli.scene import add_scene, scene_options
+from rscd.cli.segmenting import USE, add_segmenting, label_options, prompts_of, segmenter_of
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -37,14 +30,7 @@ one date only are reported: kind (appeared, vanished), class, score, iou_sum and
 
 def add_images(parser: Parser) -> None:
     """Declare the arguments that go with ``--segmenter``."""
-    group = parser.group("two rasters", use=USE)
-    group.add_argument(
-        "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
-    )
-    add_segmenting(group)
-    add_size(group)
-    rare = parser.group("more on segmenters", use=USE, rare=True)
-    add_rare_segmenting(rare)
+    rare = add_segmenting(parser, "on two rasters", name=True)
     rare.add_argument(
         "--min-score", type=fraction, metavar="0..1", help="leave out events of a lower score"
     )

@@ -161,7 +161,7 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
     objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
         targets = Targets.of(args.output, args.prob, args.preview, args.flow, objects)
-        planned = asdict(plan(resolve(pair, targets, options)))
+        planned = plan(resolve(pair, targets, options))
         return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
     log.info("result grid: %(grid)s\n  t1 %(t1)s\n  t2 %(t2)s", pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:

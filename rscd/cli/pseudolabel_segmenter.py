@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING
 from rscd.base.errors import UsageError
 from rscd.cli.options import Shown, not_negative, refuse_failed
 from rscd.cli.parser import Parser
-from rscd.cli.scene import add_size
 from rscd.cli.segmenting import MORE as SEGMENTERS
-from rscd.cli.segmenting import (
-    USE,
-    add_rare_segmenting,
-    add_segmenting,
-    label_options,
-    prompts_of,
-    segmenter_of,
-)
+from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
 
 if TYPE_CHECKING:
     from rscd.labels.from_segmenter import PairInput
@@ -36,10 +28,7 @@ costs no segmentation.
 
 def add_segmenter(parser: Parser) -> None:
     """Declare the arguments that go with ``--segmenter``."""
-    group = parser.group("with --segmenter", use=USE)
-    add_segmenting(group)
-    add_size(group)
-    rare = parser.group("more with --segmenter", use=USE, rare=True)
+    rare = add_segmenting(parser, "with --segmenter")
     rare.add_argument(
         "--gamma-seg",
         type=float,
@@ -60,7 +49,6 @@ def add_segmenter(parser: Parser) -> None:
         metavar="M2",
         help="smaller objects take no part",
     )
-    add_rare_segmenting(rare)
 
 
 def run_segmenter(args: argparse.Namespace) -> None:

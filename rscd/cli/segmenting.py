@@ -5,6 +5,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
+from rscd.cli.parser import Parser
+from rscd.cli.scene import add_size
 
 if TYPE_CHECKING:
     from rscd.labels.from_segmenter import LabelOptions
@@ -24,8 +26,22 @@ told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|fore
 two phrases."""
 
 
-def add_segmenting(group: argparse._ArgumentGroup) -> None:
-    """Prompts, options of the segmenter, and from which score on a pixel counts."""
+def add_segmenting(parser: Parser, title: str, *, name: bool = False) -> argparse._ArgumentGroup:
+    """Arguments that go with ``--segmenter``.
+
+    Args:
+        parser: of the command.
+        title: of their group.
+        name: whether ``--segmenter`` itself is one of them.
+
+    Returns:
+        The group of the rare ones.
+    """
+    group = parser.group(title, use=USE)
+    if name:
+        group.add_argument(
+            "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
+        )
     group.add_argument(
         "--segmenter-option",
         action="append",
@@ -42,10 +58,8 @@ def add_segmenting(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--gamma", type=float, metavar="0..1", help="score of a reliable pixel (default: its own)"
     )
-
-
-def add_rare_segmenting(group: argparse._ArgumentGroup) -> None:
-    """From which score on an object counts, and how images are taken in pieces."""
+    add_size(group)
+    group = parser.group(f"more {title}", use=USE, rare=True)
     group.add_argument(
         "--instance-threshold",
         type=float,
@@ -59,6 +73,7 @@ def add_rare_segmenting(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--allow-slow-cpu", action="store_true", help="allow a run of hours without a GPU"
     )
+    return group
 
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":

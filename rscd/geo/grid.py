@@ -198,12 +198,6 @@ def cut(grid: GeoBox, box: Box) -> GeoBox:
     return grid[box.slices]
 
 
-def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
-    """The part of `grid` that `pixels_within` selects, None if it is empty."""
-    box = pixels_within(shape_hw(grid), box_px)
-    return None if box is None else cut(grid, box)
-
-
 def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:
     """The part of `anchor` that the footprint of `other` covers.
 
@@ -211,15 +205,15 @@ def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:
         GridMismatchError: if the two do not overlap; the message gives both bounds in one CRS.
     """
     box = footprint_px(other, anchor)
-    grid = crop_to_pixels(anchor, box)
-    if grid is None:
+    part = pixels_within(shape_hw(anchor), box)
+    if part is None:
         raise GridMismatchError(
             "expected two scenes that overlap, found none: "
             f"t1 covers {bounds_text(_bounds_of(anchor, (0, 0, anchor.shape[1], anchor.shape[0])))}"
             f" and t2 {bounds_text(_bounds_of(anchor, box))} "
             f"(left, bottom, right, top in {crs_name(anchor.crs)}); check the files and their CRS"
         )
-    return grid
+    return cut(anchor, part)
 
 
 def _bounds_of(grid: GeoBox, box_px: Bounds) -> Bounds:

@@ -41,8 +41,8 @@ class Journal:
     """A work folder locked by this process."""
 
     folder: Path
-    identity: str
-    """Plain data that determines the result, as JSON."""
+    identity: Provenance
+    """Plain data that determines the result."""
     tile_size: int | None
     """Side of the tiles numbered in the journal; None if nothing can be resumed."""
 
@@ -152,7 +152,7 @@ def finished(folder: Path, identity: Provenance, outputs: Sequence[Path]) -> dic
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
         result: dict[str, Any] = found["result"]
-        same = found["stamp"] == _stamp(_text(identity), outputs, result)
+        same = found["stamp"] == _stamp(identity, outputs, result)
     except (OSError, ValueError, LookupError, TypeError):
         return None
     if same:
@@ -165,14 +165,10 @@ def _note(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-finished")
 
 
-def _stamp(identity: str, outputs: Sequence[Path], result: dict[str, Any]) -> str:
+def _stamp(identity: Provenance, outputs: Sequence[Path], result: dict[str, Any]) -> str:
     """Identifies the files of a run, and what is recorded about them."""
     stats = [(str(path.absolute()), path.stat()) for path in outputs]
     return digest_of([identity, [(name, s.st_size, s.st_mtime_ns) for name, s in stats], result])
-
-
-def _text(identity: Provenance) -> str:
-    return json.dumps(identity, sort_keys=True, indent=1)
 
 
 @contextmanager
@@ -198,7 +194,7 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
                 log.warning("what the interrupted run noted is damaged: starting over")
             for path in everything(folder):
                 remove(path)
-        journal = Journal(folder, _text(identity), tile_size)
+        journal = Journal(folder, identity, tile_size)
         try:
             yield journal
         except BaseException:

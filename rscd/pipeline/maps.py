@@ -49,23 +49,6 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run would do: for ``--dry-run`` and for provenance."""
-
-    model: str
-    alignment: dict[str, str]
-    size: tuple[int, int]
-    """Width, height in pixels."""
-    tiles: int
-    tile_size: int
-    batch_size: int
-    workers: int
-    scratch_bytes: int
-    memory_bytes: int
-    """Estimate in addition to what the process uses already."""
-
-
-@dataclass(frozen=True)
 class Result:
     """Summary of a run; plain data, see ``--json``."""
 
@@ -193,21 +176,25 @@ def predict(
     return result
 
 
-def plan(run: Run) -> Plan:
-    """What a run would do, without reading a pixel."""
+def plan(run: Run) -> dict[str, Any]:
+    """What a run would do, without reading a pixel: plain data, see ``--dry-run``.
+
+    ``size`` is (width, height) in pixels, ``memory_bytes`` an estimate in addition to what the
+    process uses already.
+    """
     height, width = run.pair.shape_hw
     load, tiling = run.load, run.model.tiling
-    return Plan(
-        model=run.model.name,
-        alignment=run.pair.alignment,
-        size=(width, height),
-        tiles=len(scene_tiles(run.pair, load.tile_size, tiling)),
-        tile_size=load.tile_size,
-        batch_size=load.batch_size,
-        workers=load.workers,
-        scratch_bytes=run.scratch_bytes,
-        memory_bytes=load.nbytes(run.pair.n_bands, tiling),
-    )
+    return {
+        "model": run.model.name,
+        "alignment": run.pair.alignment,
+        "size": (width, height),
+        "tiles": len(scene_tiles(run.pair, load.tile_size, tiling)),
+        "tile_size": load.tile_size,
+        "batch_size": load.batch_size,
+        "workers": load.workers,
+        "scratch_bytes": run.scratch_bytes,
+        "memory_bytes": load.nbytes(run.pair.n_bands, tiling),
+    }
 
 
 def _carry_out(

@@ -88,8 +88,14 @@ class EventRun:
 
     @cached_property
     def view(self) -> "Surroundings":
-        """What the segmenter looks at."""
-        return seen_around(self.pair, self.rules)
+        """What the segmenter looks at: the windows that the pair requires."""
+        pair, rules = self.pair, self.rules
+        tiles = windows(pair.whole.shape_hw, rules.tile, rules.overlap or 0, pair.window)
+        box = around(tiles)
+        view = replace(pair.whole, window=box)
+        row, col = pair.window.corner
+        wanted = pair.inside(box.moved(-row, -col))
+        return Surroundings(view, None if view == pair.whole else box, tiles, wanted)
 
     @property
     def begun(self) -> Begun:
@@ -255,22 +261,6 @@ class Surroundings:
     """The windows in pixels of the scene."""
     wanted: BoolArray
     """(H,W) of ``pair``, where events are requested."""
-
-
-def seen_around(pair: ScenePair, rules: LabelOptions) -> Surroundings:
-    """The windows that a part of a scene requires.
-
-    Args:
-        pair: two dates, possibly cropped.
-        rules: with windows filled in (`LabelOptions.filled`).
-    """
-    tiles = windows(pair.whole.shape_hw, rules.tile, rules.overlap or 0, pair.window)
-    box = around(tiles)
-    view = replace(pair.whole, window=box)
-    row, col = pair.window.corner
-    return Surroundings(
-        view, None if view == pair.whole else box, tiles, pair.inside(box.moved(-row, -col))
-    )
 
 
 BOX_ADVICE = "select a part with --bbox or --aoi, or use fewer prompts"

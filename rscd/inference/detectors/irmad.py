@@ -199,12 +199,8 @@ class Irmad:
 
     def card(self) -> Provenance:
         """Name and parameters; see ``Model``."""
-        return {
-            "name": self.name,
-            "max_iterations": self.max_iterations,
-            "tolerance": self.tolerance,
-            "budget": self.budget,
-        }
+        names = ("name", "max_iterations", "tolerance", "budget")
+        return {name: getattr(self, name) for name in names}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> PointwisePredictor:
         """Estimate the canonical differences and the threshold from a sample of the scene.

@@ -183,12 +183,7 @@ class PcaKmeans:
 
     def card(self) -> Provenance:
         """Name and parameters; see ``Model``."""
-        return {
-            "name": self.name,
-            "side": self.side,
-            "components": self.components,
-            "budget": self.budget,
-        }
+        return {name: getattr(self, name) for name in ("name", "side", "components", "budget")}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> PcaKmeansPredictor:
         """Find the axes and the clusters on a sample of neighbourhoods.
