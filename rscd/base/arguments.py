@@ -28,15 +28,9 @@ def check_names(
         raise error(f"{what}: expected {', '.join(known)}, found {', '.join(unknown)}")
 
 
-def made(
-    kind: Callable[..., Made],
-    given: Mapping[str, Any] | None,
-    what: str,
-    *,
-    without: Collection[str] = (),
-) -> Made:
+def made(kind: Callable[..., Made], given: Mapping[str, Any] | None, what: str) -> Made:
     """What a class or function makes of arguments that come as plain data; see `fitted`."""
-    return kind(**fitted(kind, given or {}, what, without=without))
+    return kind(**fitted(kind, given or {}, what))
 
 
 def fitted(

@@ -76,19 +76,9 @@ class _Finder(MetaPathFinder):
         if not name.startswith("rscd."):
             return None
         if name.removeprefix("rscd.") in EMPTIED:
-            return spec_from_loader(name, _Empty(), is_package=True)
+            return ModuleSpec(name, None, is_package=True)  # without a loader: empty
         new = new_name(name)
         return None if new is None else spec_from_loader(name, _Alias(new))
-
-
-class _Empty(Loader):
-    """Loader of an empty package."""
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Return None: the default module object will do."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Leave the module empty."""
 
 
 class _Alias(Loader):

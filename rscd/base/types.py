@@ -48,7 +48,6 @@ class Progress(Protocol):
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report that `done` of `total` units of `stage` are finished."""
-        ...
 
 
 def silent(stage: str, done: int, total: int) -> None:

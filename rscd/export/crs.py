@@ -89,19 +89,12 @@ def same_crs(one: Any, other: Any, at: tuple[float, float] = (0.0, 0.0)) -> bool
     # local planes, not related to the Earth
     if first.geodetic_crs is None or second.geodetic_crs is None:
         return first.geodetic_crs is None and second.geodetic_crs is None
-    if not _same_body(first, second):
+    bodies = [crs.ellipsoid for crs in (first, second)]
+    axes = [(body.semi_major_metre, body.semi_minor_metre) for body in bodies if body is not None]
+    if len(axes) < 2 or not np.allclose(axes[0], axes[1], rtol=1e-9, atol=0):
         return False
     there, here = (_degrees(crs, at) for crs in (first, second))
     return bool(np.allclose(there, here, rtol=0, atol=TOLERANCE_DEG, equal_nan=False))
-
-
-def _same_body(first: pyproj.CRS, second: pyproj.CRS) -> bool:
-    axes = [
-        (body.semi_major_metre, body.semi_minor_metre)
-        for body in (first.ellipsoid, second.ellipsoid)
-        if body is not None
-    ]
-    return len(axes) == 2 and bool(np.allclose(axes[0], axes[1], rtol=1e-9, atol=0))
 
 
 def _degrees(crs: pyproj.CRS, at: tuple[float, float]) -> Any:

@@ -204,18 +204,20 @@ def same_rasters(path: Path, other: Path) -> bool:
     """Whether the first bands of two rasters are equal, overviews included."""
     if filecmp.cmp(path, other, shallow=False):
         return True
+    for options in _levels(path):
+        with rasterio.open(path, **options) as one, rasterio.open(other, **options) as two:
+            if one.shape != two.shape or any(
+                _difference(one.read(1, window=window), two.read(1, window=window))
+                for _, window in one.block_windows(1)
+            ):
+                return False
+    return True
+
+
+def _levels(path: Path) -> list[dict[str, int]]:
+    """Options that open a raster at each of its levels."""
     with rasterio.open(path) as dataset:
-        levels = [None, *range(len(dataset.overviews(1)))]
-    return all(_same_level(path, other, level) for level in levels)
-
-
-def _same_level(path: Path, other: Path, level: int | None) -> bool:
-    options = {} if level is None else {"overview_level": level}
-    with rasterio.open(path, **options) as one, rasterio.open(other, **options) as two:
-        return one.shape == two.shape and all(
-            _difference(one.read(1, window=window), two.read(1, window=window)) == 0
-            for _, window in one.block_windows(1)
-        )
+        return [{}, *({"overview_level": level} for level in range(len(dataset.overviews(1))))]
 
 
 def checksum(values: NDArray[Any]) -> int:
@@ -225,10 +227,7 @@ def checksum(values: NDArray[Any]) -> int:
 
 def check_blocks(path: Path) -> None:
     """Read every block of a raster at every level; raise if one is missing or damaged."""
-    with rasterio.open(path) as dataset:
-        levels = len(dataset.overviews(1))
-    for level in (None, *range(levels)):
-        options = {} if level is None else {"overview_level": level}
+    for options in _levels(path):
         with rasterio.open(path, **options) as dataset:
             for (row, col), window in dataset.block_windows(1):
                 try:

@@ -338,19 +338,10 @@ def exact_type(kind: Any) -> Any:
     import pandas as pd
     import pyarrow as pa
 
-    nullable = {
-        pa.bool_(): pd.BooleanDtype(),
-        pa.int8(): pd.Int8Dtype(),
-        pa.int16(): pd.Int16Dtype(),
-        pa.int32(): pd.Int32Dtype(),
-        pa.int64(): pd.Int64Dtype(),
-        pa.uint8(): pd.UInt8Dtype(),
-        pa.uint16(): pd.UInt16Dtype(),
-        pa.uint32(): pd.UInt32Dtype(),
-        pa.uint64(): pd.UInt64Dtype(),
-    }
-    if kind in nullable:
-        return nullable[kind]
+    if pa.types.is_boolean(kind):
+        return pd.BooleanDtype()
+    if pa.types.is_integer(kind):  # Int8 for int8, UInt8 for uint8
+        return pd.array([], dtype=str(kind).replace("i", "I").replace("u", "U")).dtype
     tests = (
         *(pa.types.is_date, pa.types.is_time, pa.types.is_duration, pa.types.is_decimal),
         *(pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary),

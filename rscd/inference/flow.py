@@ -21,11 +21,9 @@ class FlowModel(Protocol):
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     def flow(self, image: FloatArray) -> FloatArray | None:
         """(B,2,C,H,W) raw values -> (B,2,H,W) pixels on the t2 grid, or None without flow."""
-        ...
 
 
 PROBE_PX = 64

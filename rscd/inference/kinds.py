@@ -45,16 +45,13 @@ class BuildingModel(Protocol):
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     @property
     def finds_buildings(self) -> bool:
         """Whether its network does; others have the method in vain."""
-        ...
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """(B,2,C,H,W) raw values, (B,H,W) valid -> (B,2,H,W) in [0,1], t1 first."""
-        ...
 
 
 def check_finds_buildings(model: Any, option: str) -> None:

@@ -66,17 +66,6 @@ class Shift:
         """Length of the shift."""
         return float(np.hypot(self.cols, self.rows))
 
-    @property
-    def words(self) -> str:
-        """A one-line warning."""
-        across = f"{abs(self.cols):.1f} pixels to the {'right' if self.cols > 0 else 'left'}"
-        along = f"{abs(self.rows):.1f} {'below' if self.rows > 0 else 'above'}"
-        return (
-            f"t2 seems to be shifted {across} and {along} of t1 (seen in {self.agreeing} of "
-            f"{self.windows} windows): unchanged objects will appear as change; register the "
-            "images first, for example with AROSICS"
-        )
-
 
 def estimate_shift(pair: ScenePair) -> Shift | None:
     """The shift between the dates, from a few windows of the whole scene.
@@ -115,7 +104,14 @@ def warn_of_shift(pair: ScenePair) -> Shift | None:
     """Estimate the shift between the dates, and warn if it is large."""
     shift = estimate_shift(pair)
     if shift is not None and shift.pixels > WORTH_SAYING_PX:
-        log.warning("%s", shift.words)
+        log.warning(
+            "t2 seems to be shifted %.1f pixels to the %s and %.1f %s of t1 (seen in %d of %d "
+            "windows): unchanged objects will appear as change; register the images first, for "
+            "example with AROSICS",
+            *(abs(shift.cols), "right" if shift.cols > 0 else "left"),
+            *(abs(shift.rows), "below" if shift.rows > 0 else "above"),
+            *(shift.agreeing, shift.windows),
+        )
     return shift
 
 

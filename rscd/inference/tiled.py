@@ -37,7 +37,6 @@ class Mapper(Protocol):
 
     def __call__(self, function: Callable[[T], R], jobs: Iterable[T], /) -> Iterator[R]:
         """Yield ``function(job)`` for each job, in order."""
-        ...
 
 
 def bounded_map(

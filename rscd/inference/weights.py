@@ -51,7 +51,13 @@ def read_card(path: Path) -> Provenance:
     Raises:
         ModelError: if it is not such a file.
     """
-    card = _checkpoint(path).get(CARD_KEY) if path.suffix == CHECKPOINT else _safetensors_card(path)
+    if path.suffix == CHECKPOINT:
+        card = _checkpoint(path).get(CARD_KEY)
+    else:
+        with _weights_border(path, "a safetensors file"):
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get(CARD_KEY)
+            card = None if text is None else json.loads(text)
     if card is None:
         raise ModelError(
             f"expected weights written by rscd, found a file without its card: {shown(path)}"
@@ -170,13 +176,6 @@ def _weights_border(path: Path, what: str) -> AbstractContextManager[None]:
         return ModelError(f"expected {what}, {found_in(path, error, 'copy it again', 'weights')}")
 
     return border(to_error)
-
-
-def _safetensors_card(path: Path) -> Any:
-    with _weights_border(path, "a safetensors file"):
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(CARD_KEY)
-        return None if text is None else json.loads(text)
 
 
 def _is_pickled(path: Path) -> bool:

@@ -14,7 +14,7 @@ import rasterio
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError, RscdError
-from rscd.base.types import DateName, Progress, Provenance, silent
+from rscd.base.types import DateName, Progress, silent
 from rscd.export.atomic import output_error
 from rscd.export.flow import write_flow
 from rscd.export.outputs import write_output
@@ -35,7 +35,6 @@ from rscd.inference.predictor import Predictor
 from rscd.inference.registration import warn_of_shift
 from rscd.inference.tiled import (
     Mapper,
-    Seam,
     fit_model,
     measure_seam,
     predict_scene,
@@ -202,16 +201,30 @@ def _carry_out(
 ) -> dict[str, Any]:
     """Predict and write; what was found, by the names of `Result`."""
     _rehearse(run, journal.folder)
+    pair = run.pair
     tile_size = journal.tile_size or run.load.tile_size
-    measured = None if run.model.tiling.whole_pictures else warn_of_shift(run.pair)
+    measured = None if run.model.tiling.whole_pictures else warn_of_shift(pair)
     shift = None if measured is None else {k: round(v, 2) for k, v in asdict(measured).items()}
-    warn_of_near_infrared(run.pair, run.card)
-    provenance = run.provenance | {"shift": shift}
+    warn_of_near_infrared(pair, run.card)
+    if journal.resumed:
+        log.info("resuming the interrupted run in %s", journal.folder)
     threads = thread_mapper(run.load.workers) if mapper is None else nullcontext(mapper)
     with threads as mapped:
-        change_map, seam, predictor = _predict(
-            run, journal, provenance, tile_size, mapped, progress
+        predictor: Predictor = fit_model(pair, run.model, mapped, progress)
+        threshold = predictor.threshold if run.threshold is None else run.threshold
+        provenance = run.provenance | {"shift": shift, "threshold": threshold}
+        change_map = ChangeMap(journal.folder, pair.grid, threshold, provenance)
+        predict_scene(
+            pair,
+            predictor,
+            change_map,
+            journal,
+            tile_size=tile_size,
+            batch_size=run.load.batch_size,
+            mapper=mapped,
+            progress=progress,
         )
+        seam = measure_seam(pair, predictor, change_map, tile_size, mapped)
         written = _export(run, change_map, predictor, journal, tile_size, mapped, progress)
     return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
 
@@ -233,35 +246,6 @@ def _rehearse(run: Run, folder: Path) -> None:
         if run.targets.prob is not None:
             rehearsal = Path(scratch) / f"prob-{run.targets.prob.name}"
             write_probability(tiny, rehearsal, run.creation_options, "")
-
-
-def _predict(
-    run: Run,
-    journal: Journal,
-    provenance: Provenance,
-    tile_size: int,
-    mapper: Mapper,
-    progress: Progress,
-) -> tuple[ChangeMap, Seam | None, Predictor]:
-    if journal.resumed:
-        log.info("resuming the interrupted run in %s", journal.folder)
-    predictor: Predictor = fit_model(run.pair, run.model, mapper, progress)
-    threshold = predictor.threshold if run.threshold is None else run.threshold
-    change_map = ChangeMap(
-        journal.folder, run.pair.grid, threshold, provenance | {"threshold": threshold}
-    )
-    predict_scene(
-        run.pair,
-        predictor,
-        change_map,
-        journal,
-        tile_size=tile_size,
-        batch_size=run.load.batch_size,
-        mapper=mapper,
-        progress=progress,
-    )
-    seam = measure_seam(run.pair, predictor, change_map, tile_size, mapper)
-    return change_map, seam, predictor
 
 
 def _export(

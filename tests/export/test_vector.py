@@ -187,9 +187,8 @@ def test_an_empty_table_has_the_same_types(rasters, tmp_path, found):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_read_back_as_the_table(tmp_path, found, suffix):
     path = tmp_path / f"change{suffix}"
-    files = write_vector(found, path, provenance=PROVENANCE)
-    assert files == vector_files(path)
-    assert all(file.is_file() for file in files)
+    write_vector(found, path, provenance=PROVENANCE)
+    assert set(tmp_path.iterdir()) == set(vector_files(path))
     again = read(path)
     assert list(again.columns) == COLUMNS
     for name in COLUMNS[:-1]:

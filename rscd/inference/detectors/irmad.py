@@ -155,19 +155,15 @@ def irmad(pixels: Float64Array, max_iterations: int = 100, tolerance: float = 1e
         if mad.rho.size == 0:
             break
         previous = mad
-        moments = weighted_moments(stacked, _weights(previous, pixels))
+        chunks = [pixels[..., s : s + CHUNK] for s in range(0, pixels.shape[-1], CHUNK)]
+        weights = [no_change_p_value(previous.chi_square(c), previous.rho.size) for c in chunks]
+        moments = weighted_moments(stacked, np.concatenate(weights))
         mad = canonical_differences(*moments, iterative)
         if previous.rho.size != mad.rho.size:  # a band may be constant outside the change
             iterative, final = _corrections(mad.rho.size)
         elif np.all(np.abs(previous.variance - mad.variance) <= tolerance * mad.variance):
             break
     return mad if max_iterations == 1 else replace(mad, variance=mad.variance * final)
-
-
-def _weights(mad: Mad, pixels: Float64Array) -> Float64Array:
-    """(n,) probabilities of no change."""
-    chunks = [pixels[..., s : s + CHUNK] for s in range(0, pixels.shape[-1], CHUNK)]
-    return np.concatenate([no_change_p_value(mad.chi_square(c), mad.rho.size) for c in chunks])
 
 
 def _corrections(n_variates: int) -> tuple[float, float]:

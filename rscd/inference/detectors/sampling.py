@@ -15,9 +15,7 @@ BUDGET = 4_000_000
 SEED = 0x5EED
 
 
-def sample_pixels(
-    blocks: Iterable[Block], *, radius: int = 0, budget: int = BUDGET, at_least: int = 1
-) -> FloatArray:
+def sample_pixels(blocks: Iterable[Block], *, radius: int = 0, budget: int = BUDGET) -> FloatArray:
     """Draw pixels, or square neighbourhoods, at random from all usable pixels of a scene.
 
     Every pixel gets a random key that depends only on its block and position; pixels whose key is
@@ -30,20 +28,19 @@ def sample_pixels(
         radius: 0 for single pixels; r for neighbourhoods of (2r+1) x (2r+1). An unusable neighbour
             takes the value of the centre.
         budget: most values to keep, over dates, bands and neighbours.
-        at_least: fewest pixels the caller can use.
 
     Returns:
         (2, C, (2r+1)**2, n) float32, samples in row-major order of blocks, then of pixels.
 
     Raises:
-        SceneError: if fewer than ``at_least`` pixels are usable at both dates.
+        SceneError: if no pixel is usable at both dates.
     """
     kept: list[tuple[NDArray[np.float64], FloatArray]] = []
     rate, total = 1.0, 0
     for block in blocks:
         usable = usable_pixels(block.image, block.valid)
         rows, cols, keys = _candidates(block, usable)
-        limit = max(at_least, budget // (2 * block.image.shape[1] * (2 * radius + 1) ** 2))
+        limit = max(1, budget // (2 * block.image.shape[1] * (2 * radius + 1) ** 2))
         below = np.flatnonzero(keys < rate)
         while total + below.size > limit:
             rate /= 2
@@ -53,11 +50,8 @@ def sample_pixels(
         values = neighbourhoods(block.image, usable, rows[below], cols[below], radius)
         kept.append((keys[below], values))
         total += below.size
-    if total < at_least:
-        raise SceneError(
-            f"needs at least {at_least} pixels usable at both dates, found {total}: "
-            "check nodata and masks"
-        )
+    if not total:
+        raise SceneError("expected pixels usable at both dates, found none; check nodata and masks")
     return np.concatenate([values for _, values in kept], axis=-1)
 
 
