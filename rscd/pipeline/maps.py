@@ -298,7 +298,7 @@ def _export(
         elif (date := date_of.get(path)) is not None:
             # that the model finds buildings was settled by `resolve`
             stands = cast(Standing, standing)
-            table = object_polygons(change_map, stands, date, run.days, run.outlining)
+            table = object_polygons(change_map, stands, date, run.days[date], run.outlining)
             write_objects(table, path, date, change_map.provenance, run.layer_options)
             objects[f"objects_{date}"] = len(table)
         else:

@@ -19,7 +19,7 @@ def object_polygons(
     change_map: ChangeMap,
     standing: Standing,
     date: DateName,
-    days: Mapping[DateName, str | None],
+    day: str | None,
     outlining: Mapping[str, Any],
 ) -> GeoDataFrame:
     """What stands at a date, as a table like that of the changes.
@@ -28,7 +28,7 @@ def object_polygons(
         change_map: with its mask made.
         standing: found everywhere.
         date: whose buildings.
-        days: ISO dates of the images; that of the other date is left out.
+        day: ISO date of the image, for the column of that date; that of the other stays empty.
         outlining: ground, least area and shape, see `rscd.pipeline.run.Run.outlining`.
 
     Returns:
@@ -40,8 +40,8 @@ def object_polygons(
         class_name=CLASS,
         kind=STANDING,
         full=FULL,
-        t1=days["t1"] if date == "t1" else None,
-        t2=days["t2"] if date == "t2" else None,
+        t1=day if date == "t1" else None,
+        t2=day if date == "t2" else None,
         **outlining,
     )
 
