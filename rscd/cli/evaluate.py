@@ -135,7 +135,7 @@ def _add_split(parser: Parser) -> None:
     )
     add_size(group)
     rare = parser.group(f"more for {FOLDER}", use=FOLDER, rare=True)
-    add_least(rare, " (default: the model's own, as in rscd predict)")
+    add_least(rare, *[" (default: the model's own, as in rscd predict)"] * 2)
     add_views(rare)
     add_device(rare)
 

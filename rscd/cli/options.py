@@ -63,14 +63,14 @@ def add_outputs(group: argparse._ArgumentGroup, metavar: str, what: str) -> None
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
 
 
-def add_least(group: argparse._ArgumentGroup, more: str = "") -> None:
-    """``--min-area`` and ``--min-score``."""
-    add_min_area(group, more)
+def add_least(group: argparse._ArgumentGroup, area: str, score: str) -> None:
+    """``--min-area`` and ``--min-score``, and what their help says more."""
+    add_min_area(group, area)
     group.add_argument(
         "--min-score",
         type=fraction,
         metavar="0..1",
-        help=f"leave out polygons whose pixels have a lower mean probability{more}",
+        help=f"leave out polygons whose pixels have a lower mean probability{score}",
     )
 
 

@@ -109,7 +109,8 @@ def _add_detection(parser: Parser) -> None:
         metavar="auto|0..1",
         help="probability from which a pixel is change (auto: the model's own rule)",
     )
-    add_least(group, "; rasters keep them (default: the model's own)")
+    own = "(default: the model's own"
+    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
     group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
