@@ -6,6 +6,8 @@ all are. Folders that can be resumed are another matter, see `rscd.base.claim`.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +57,21 @@ class Begun:
                     "replaces what it wrote before"
                 ) from error
             raise
-        remove_file(note)
+        with _uninterrupted():  # all is written: without the note the files would be in the way
+            remove_file(note)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C, which only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def note_of(files: tuple[Path, ...]) -> Path:

@@ -26,10 +26,10 @@ from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.labels import MaskRule
 from rscd.geo.measure import ground_of
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Box, batches, plan_tiles, reflect
+from rscd.geo.tiles import Box, batches, reflect
 from rscd.inference.predictor import Model, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
-from rscd.inference.tiled import fit_model, run_block
+from rscd.inference.tiled import fit_model, model_tiles, run_block
 from rscd.metrics.objects import ObjectCounts
 from rscd.metrics.pixels import ChangeMetrics, count
 
@@ -85,7 +85,8 @@ def predict_pair(
 ) -> tuple[FloatArray, float]:
     """Predict one pair in the same way as a scene: fitted to it, tile by tile.
 
-    A picture is predicted in one piece by networks that prefer that, as in `rscd.predict`.
+    A picture is predicted in one piece by networks that prefer that, and by those whose result
+    depends on the tiling if it fits the patch they were trained on; as in `rscd.predict`.
 
     Args:
         model: is fitted to this pair only.
@@ -101,7 +102,7 @@ def predict_pair(
     predictor = fit_model(pair, model)
     tiling = predictor.tiling
     side = tile_side(tiling, pair.shape_hw, picture=True)
-    tiles = plan_tiles(valid.shape, side, tiling.halo, tiling.multiple)
+    tiles = model_tiles(pair.shape_hw, side, tiling)
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
         for tile, piece in run_block(pair, predictor, group):

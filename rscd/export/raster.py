@@ -18,7 +18,7 @@ from rscd.base.redact import redacted_data
 from rscd.base.types import CHANGE_RGB, IGNORE
 from rscd.export.atomic import atomic_folder
 from rscd.export.gdal import heeding_gdal
-from rscd.export.readback import largest_difference, same_rasters
+from rscd.export.readback import check_layout, largest_difference, same_rasters
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
 from rscd.geo.settings import own_files, unplaced
@@ -150,6 +150,7 @@ def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str
         OSError: if it differs when read back.
         UsageError: for options that change the values more than they state.
     """
+    check_layout(made)
     with _quiet(), heeding_gdal():
         require_as_written(largest_difference(plain, raster.strips()) == 0, "pixels")
         with rasterio.open(plain) as before, rasterio.open(made) as after:

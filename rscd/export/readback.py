@@ -5,7 +5,9 @@ rows, its index or some pixels. Every function here raises OSError for a mismatc
 """
 
 import filecmp
+import re
 import sqlite3
+import struct
 import warnings
 from collections.abc import Iterable
 from contextlib import closing
@@ -25,7 +27,8 @@ from rasterio.errors import RasterBlockError
 from rasterio.windows import Window
 
 from rscd.base.files import require_as_written
-from rscd.geo.tiles import Box
+from rscd.export.database import SUFFIX
+from rscd.geo.tiles import Box, round_up
 
 Hashes = NDArray[np.uint64]
 
@@ -64,6 +67,8 @@ def check_layer(
     require_as_written(total % _WORD == wanted % _WORD, "geometry and attributes")
     if path.suffix.lower() in INDEXED:
         _check_index(path, meant, layer)
+    if path.suffix.lower() == SUFFIX:
+        _check_extent(path, meant, layer)
 
 
 _WORD = 1 << 64
@@ -135,6 +140,15 @@ def _check_index(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
         require_as_written(len(fids) == wanted, "the spatial index")
 
 
+def _check_extent(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
+    wanted = "SELECT min_x, min_y, max_x, max_y FROM gpkg_contents WHERE table_name = ?"
+    with closing(sqlite3.connect(path)) as found:
+        extent = np.array(found.execute(wanted, (layer,)).fetchone(), np.float64)
+    # GDAL writes these numbers as text of 15 digits
+    same = np.allclose(extent, meant.total_bounds, rtol=1e-12, atol=0, equal_nan=True)
+    require_as_written(same, "the extent")
+
+
 def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: str) -> None:
     """Compare everything except features of a GeoPackage with one made in memory.
 
@@ -171,6 +185,25 @@ def _described(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]
     kept = [n for n in names if n not in ("min_x", "min_y", "max_x", "max_y", "feature_count")]
     columns = ", ".join(f'"{name}"' for name in kept)
     return sorted(database.execute(f'SELECT {columns} FROM "{table}"'), key=repr)
+
+
+_GHOST = re.compile(rb"GDAL_STRUCTURAL_METADATA_SIZE=(\d{6}) bytes\n")
+
+
+def check_layout(path: Path) -> None:
+    """Check that a cloud-optimised GeoTIFF is one: its first directory follows its first bytes.
+
+    After a failed write GDAL may append a second directory and leave the rest as it is.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    order, version = ("<" if start[:2] == b"II" else ">"), start[3] | start[2]
+    first, end = (8, 16) if version == 43 else (4, 8)  # BigTIFF, TIFF
+    (directory,) = struct.unpack(order + ("Q" if version == 43 else "I"), start[first:end])
+    ghost = _GHOST.match(start, end)
+    if ghost is not None:
+        end = round_up(ghost.end() + int(ghost[1]), 2)
+    require_as_written(ghost is not None and directory == end, "the layout")
 
 
 def largest_difference(path: Path, meant: Iterable[tuple[Box, NDArray[Any]]]) -> float:

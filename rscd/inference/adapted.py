@@ -80,6 +80,7 @@ class Adapted:
             halo=math.ceil(own.halo / scale + KERNEL_PX * max(1.0, float(1 / scale))),
             multiple=multiple,
             tile_size=max(multiple, int(own.tile_size / scale)),
+            patch=int(own.patch / scale),
             bytes_per_pixel=math.ceil((own.bytes_per_pixel + values) * scale**2) + values,
         )
 

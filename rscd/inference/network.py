@@ -184,6 +184,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         bytes_per_pixel=card["bytes_per_pixel"],
         exact=radius is not None and radius <= halo,
         whole_pictures=bool(card.get("whole_pictures", False)),
+        patch=card["patch_size"],
     )
     return Network(
         path=path,

@@ -46,6 +46,16 @@ class Tiling:
     on the tiling, and the difference is measured and reported."""
     whole_pictures: bool = False
     """Whether pictures without georeferencing are best predicted whole, up to `MAX_PICTURE`."""
+    patch: int = 0
+    """Side of the images a network was trained on; 0 if it has none."""
+
+    def in_one_pass(self, shape_hw: ShapeHW) -> bool:
+        """Whether an image is predicted as in training: alone, without reflected surroundings.
+
+        That is the protocol of published results. It matters only where a result depends on more
+        than the halo; elsewhere the surroundings of a tile give the same as those of the image.
+        """
+        return not self.exact and max(shape_hw) <= self.patch
 
 
 MAX_PICTURE = 2048
@@ -63,6 +73,8 @@ def tile_side(tiling: Tiling, shape_hw: ShapeHW, *, picture: bool) -> int:
     """
     longest = max(shape_hw)
     if tiling.whole_pictures and picture and longest <= MAX_PICTURE:
+        return longest
+    if tiling.in_one_pass(shape_hw):
         return longest
     return tiling.tile_size
 

@@ -15,10 +15,10 @@ from zlib import crc32
 
 import numpy as np
 
-from rscd.base.types import FloatArray, Progress, silent
+from rscd.base.types import FloatArray, Progress, ShapeHW, silent
 from rscd.geo.changemap import ChangeMap, check_numbers
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
+from rscd.geo.tiles import Box, Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
 
@@ -84,10 +84,17 @@ def scene_tiles(pair: ScenePair, tile_size: int, tiling: Tiling) -> list[Tile]:
     They are on the lattice of the whole scene, so that a part gives the same result as the whole.
     """
     window = pair.window
-    tiles = plan_tiles(
-        pair.whole.shape_hw, tile_size, tiling.halo, tiling.multiple, window, trim=tiling.exact
-    )
+    tiles = model_tiles(pair.whole.shape_hw, tile_size, tiling, window)
     return [tile.moved(-window.row, -window.col) for tile in tiles]
+
+
+def model_tiles(
+    shape_hw: ShapeHW, tile_size: int, tiling: Tiling, window: Box | None = None
+) -> list[Tile]:
+    """The tiles of a model for a whole image or a window in it; see `plan_tiles`."""
+    alone = tile_size >= max(shape_hw) and tiling.in_one_pass(shape_hw)
+    halo = 0 if alone else tiling.halo
+    return plan_tiles(shape_hw, tile_size, halo, tiling.multiple, window, trim=tiling.exact)
 
 
 def run_block(
