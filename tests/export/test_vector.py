@@ -265,6 +265,13 @@ def test_provenance_is_found_again(tmp_path, found):
     }  # fmt: skip
 
 
+def test_geopackages_hold_coordinates_of_more_digits_than_text_of_their_extent(tmp_path, found):
+    off = found.set_geometry(found.geometry.translate(1 / 3e7, -1 / 7e6))
+    assert any(float(f"{bound:.15g}") != bound for bound in off.total_bounds)
+    write_vector(off, tmp_path / "change.gpkg", provenance=PROVENANCE)
+    assert (read(tmp_path / "change.gpkg").total_bounds == off.total_bounds).all()
+
+
 def test_geopackage_names_its_default_style(tmp_path, found):
     write_vector(found, tmp_path / "change.gpkg", provenance=PROVENANCE)
     with sqlite3.connect(tmp_path / "change.gpkg") as connection:
