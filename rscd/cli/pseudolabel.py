@@ -3,17 +3,17 @@
 import argparse
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.border import border, reason
 from rscd.base.errors import DataError
 from rscd.cli import pseudolabel_segmenter
 from rscd.cli.options import (
+    Shown,
     add_device,
     add_json,
     add_verbosity,
-    emit,
-    emit_json,
     refuse_failed,
     word_or_fraction,
 )
@@ -76,10 +76,7 @@ def add(commands: Any) -> None:
         "--segmenter", metavar="NAME", help="what finds objects by words; see rscd model list"
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="folder for the result (default: in the dataset)",
+        "-o", "--output", metavar="FOLDER", help="folder for the result (default: in the dataset)"
     )
     parser.add_argument(
         "--split", metavar="NAME", help="default: all pairs; of a configuration: train"
@@ -149,20 +146,15 @@ def run(args: argparse.Namespace) -> None:
 
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = label_by_checkpoint(args, progress)
-    if args.json:
-        emit_json(result)
-    else:
+    if not args.json:
         text = "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s"
         log.info(text, result)
-        for folder in result["folders"]:
-            emit(folder)
+    Shown(result, result["folders"]).emit(as_json=args.json)
     refuse_failed(list(result["failed"]), result["pairs"])
 
 
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
     """Choose the threshold, unless an earlier run of the same recipe did, and write the masks."""
-    from pathlib import Path
-
     import torch
 
     from rscd.cli.pseudolabel_source import source_of
