@@ -203,6 +203,7 @@ def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Err
         network_threads(),
         msi=args.msi,
         tta=args.tta,
+        flip=args.flip,
     )
     split = Split(
         data,

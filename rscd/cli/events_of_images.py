@@ -30,7 +30,9 @@ one date only are reported: kind (appeared, vanished), class, score, iou_sum and
 
 def add_images(parser: Parser) -> None:
     """Declare the arguments that go with ``--segmenter``."""
-    rare = add_segmenting(parser, "on two rasters", name=True)
+    rare = add_segmenting(
+        parser, "on two rasters", duplicates="0.6; 1 keeps all, as published", name=True
+    )
     rare.add_argument(
         "--min-score", type=fraction, metavar="0..1", help="leave out events of a lower score"
     )
@@ -53,9 +55,10 @@ def _run_pair(
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import keep_inputs
     from rscd.pipeline.objects import carry_out, resolve_events
+    from rscd.segmenters.instances import DUPLICATE_IOU
 
     keep_inputs(args.output, filter(None, (args.aoi,)))
-    prompts, rules = prompts_of(args), label_options(args)
+    prompts, rules = prompts_of(args), label_options(args, DUPLICATE_IOU)
     run = resolve_events(pair, args.output, load, prompts, rules, options)
     if args.dry_run:
         height, width = run.pair.shape_hw

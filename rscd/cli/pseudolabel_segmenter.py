@@ -28,7 +28,7 @@ costs no segmentation.
 
 def add_segmenter(parser: Parser) -> None:
     """Declare the arguments that go with ``--segmenter``."""
-    rare = add_segmenting(parser, "with --segmenter")
+    rare = add_segmenting(parser, "with --segmenter", duplicates="1, all count, as published")
     rare.add_argument(
         "--gamma-seg",
         type=float,

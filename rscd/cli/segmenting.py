@@ -5,6 +5,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
+from rscd.cli.options import fraction
 from rscd.cli.parser import Parser
 from rscd.cli.scene import add_size
 
@@ -19,19 +20,22 @@ USE = "--segmenter"
 """The use of a command in which these arguments count."""
 
 MORE = """\
-Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (rasters of
-another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only), fake
-(--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can be
-told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one class
-two phrases."""
+Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (scores or objects
+of another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only),
+fake (--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can
+be told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one
+class two phrases."""
 
 
-def add_segmenting(parser: Parser, title: str, *, name: bool = False) -> argparse._ArgumentGroup:
+def add_segmenting(
+    parser: Parser, title: str, *, duplicates: str, name: bool = False
+) -> argparse._ArgumentGroup:
     """Arguments that go with ``--segmenter``.
 
     Args:
         parser: of the command.
         title: of their group.
+        duplicates: the default of ``--duplicate-iou`` in words.
         name: whether ``--segmenter`` itself is one of them.
 
     Returns:
@@ -65,6 +69,12 @@ def add_segmenting(parser: Parser, title: str, *, name: bool = False) -> argpars
         type=float,
         metavar="0..1",
         help="score from which an object counts (default: the segmenter's own)",
+    )
+    group.add_argument(
+        "--duplicate-iou",
+        type=fraction,
+        metavar="0..1",
+        help=f"two objects of one date with a higher IoU are one (default: {duplicates})",
     )
     group.add_argument("--tile-size", type=int, metavar="N", help="side of a window in pixels")
     group.add_argument(
@@ -108,14 +118,15 @@ def segmenter_of(args: argparse.Namespace) -> "Segmenter":
     return segmenter
 
 
-def label_options(args: argparse.Namespace) -> "LabelOptions":
-    """How scores become labels and events."""
+def label_options(args: argparse.Namespace, duplicate_iou: float = 1.0) -> "LabelOptions":
+    """How scores become labels and events, with the command's default of ``--duplicate-iou``."""
     from rscd.labels.from_segmenter import LabelOptions
 
     return LabelOptions(
         gamma=args.gamma,
         delta=args.delta,
         instance_threshold=args.instance_threshold,
+        duplicate_iou=duplicate_iou if args.duplicate_iou is None else args.duplicate_iou,
         tile=args.tile_size,
         overlap=args.overlap,
     )

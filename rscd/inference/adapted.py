@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
+from rscd.inference.kinds import BuildingModel
 from rscd.inference.network import Network
-from rscd.inference.predictor import Block, Model, Tiling
+from rscd.inference.predictor import Block, Model, Predictor, Tiling
 from rscd.inference.views import MultiScale
 
 LARGEST_DENOMINATOR = 8
@@ -40,8 +42,9 @@ BRIGHTEST_PERCENTILE = 99.9
 class Adapted:
     """A network adapted to one resolution and value type, as `Model` and `Predictor`."""
 
-    model: Network | MultiScale
-    """Takes the first bands of the scene."""
+    model: Model
+    n_bands: int
+    """Bands of the network: the first ones of the scene."""
     scale: Fraction
     """Pixels of the network per pixel of the scene."""
     eight_bit: bool
@@ -64,7 +67,7 @@ class Adapted:
     @property
     def threshold(self) -> float:
         """The network's threshold; resampling hardly changes probabilities."""
-        return self.model.threshold
+        return self._predictor.threshold
 
     @property
     def tiling(self) -> Tiling:
@@ -74,7 +77,7 @@ class Adapted:
             return own
         multiple = own.multiple * scale.denominator
         multiple //= math.gcd(multiple, scale.numerator)
-        values = 4 * 2 * self.model.n_bands + 4
+        values = 4 * 2 * self.n_bands + 4
         return replace(
             own,
             halo=math.ceil(own.halo / scale + KERNEL_PX * max(1.0, float(1 / scale))),
@@ -90,12 +93,23 @@ class Adapted:
         return self.model.card() | {"scale": str(self.scale), "values": values}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Adapted":
-        """Determine the brightness of the scene; for 8-bit values no pass is needed."""
-        if self.eight_bit:
-            return self
+        """Determine the brightness of the scene, then let the model make its own pass.
+
+        For 8-bit values the first pass is not needed; networks make no second one.
+        """
+        bright = self if self.eight_bit else self._brightened(blocks)
+        fitted = self.model.fit(map(bright._block_as_seen, blocks), n_pixels)
+        same = cast(object, fitted) is self.model  # networks
+        return bright if same else replace(bright, model=cast(Model, fitted))
+
+    def _brightened(self, blocks: Iterable[Block]) -> "Adapted":
         tops = [_brightest(block) for block in blocks]
         t1, t2 = (max((top[date] for top in tops), default=0.0) for date in (0, 1))
         return replace(self, brightest=(max(t1, t2),) * 2 if self.one_type else (t1, t2))
+
+    def _block_as_seen(self, block: Block) -> Block:
+        valid, image = self._as_seen(block.image[None], block.valid[None])
+        return replace(block, image=image[0], valid=valid[0])
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``.
@@ -104,20 +118,21 @@ class Adapted:
             ModelError: if the image has fewer bands than the network.
         """
         seen, shown = self._as_seen(image, valid)
-        prob = self.model(shown, seen)
+        prob = self._predictor(shown, seen)
         return prob if self.scale == 1 else _brought_back(prob[:, None], valid)[:, 0]
 
     @property
     def finds_buildings(self) -> bool:
         """Whether the network does: one looked through at several scales does not."""
-        return isinstance(self.model, Network) and self.model.finds_buildings
+        return isinstance(self.model, BuildingModel) and self.model.finds_buildings
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""
-        if not isinstance(self.model, Network):
+        model = self.model
+        if not isinstance(model, BuildingModel):
             raise ModelError(f"expected a network that finds buildings, found {self.name}")
         seen, shown = self._as_seen(image, valid)
-        prob = self.model.buildings(shown, seen)
+        prob = model.buildings(shown, seen)
         return prob if self.scale == 1 else _brought_back(prob, valid)
 
     def _as_seen(self, image: FloatArray, valid: BoolArray) -> tuple[BoolArray, FloatArray]:
@@ -126,13 +141,12 @@ class Adapted:
         Raises:
             ModelError: if the image has fewer bands than the network.
         """
-        n_bands = self.model.n_bands
-        if image.shape[2] < n_bands:
+        if image.shape[2] < self.n_bands:
             raise ModelError(
-                f"expected at least {n_bands} bands for {self.name}, found {image.shape[2]}; "
+                f"expected at least {self.n_bands} bands for {self.name}, found {image.shape[2]}; "
                 "choose a training-free model, see rscd model list"
             )
-        shown = image[:, :, :n_bands]
+        shown = image[:, :, : self.n_bands]
         if self.brightest is not None:
             dates = zip(np.moveaxis(shown, 1, 0), self.brightest, strict=True)
             shown = np.stack([to_eight_bit(date, top) for date, top in dates], axis=1)
@@ -143,7 +157,12 @@ class Adapted:
         inner = int(height * self.scale), int(width * self.scale)
         planes = torch.from_numpy(shown).flatten(1, 2)
         seen = resized(torch.from_numpy(valid)[:, None].float(), inner)[:, 0] > 0
-        return seen.numpy(), resized(planes, inner).view(-1, 2, n_bands, *inner).numpy()
+        return seen.numpy(), resized(planes, inner).view(-1, 2, self.n_bands, *inner).numpy()
+
+    @property
+    def _predictor(self) -> Predictor:
+        """The model is the predictor: networks need no fitting, others are fitted in `fit`."""
+        return self.model  # type: ignore[return-value]
 
 
 def adapted(
@@ -167,7 +186,24 @@ def adapted(
     scale = scale_between(gsd_m or own, own)
     if scale == 1 and eight_bit and n_bands == model.n_bands:
         return model
-    return Adapted(model, scale, eight_bit, one_type)
+    return Adapted(model, model.n_bands, scale, eight_bit, one_type)
+
+
+def brought_to_eight_bit(
+    model: Model, n_bands: int, *, eight_bit: bool, one_type: bool = True
+) -> Model:
+    """A model for 8-bit values of three bands, or one, for a scene at its own resolution.
+
+    Args:
+        model: takes images of three bands or one.
+        n_bands: of the scene; of four or more the first three are taken.
+        eight_bit: whether both dates have 8-bit values.
+        one_type: whether both dates are stored in one type.
+    """
+    wanted = 1 if n_bands == 1 else 3
+    if eight_bit and n_bands == wanted:
+        return model
+    return Adapted(model, wanted, Fraction(1), eight_bit, one_type)
 
 
 def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:

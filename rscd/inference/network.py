@@ -171,10 +171,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
     card = read_card(path)
     if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():
         card |= measured(read_network(path, card), card)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(device)
     halo, multiple, radius = card["halo"], card["multiple"], card["receptive_radius"]
     tiling = Tiling(
         halo=halo,
@@ -197,3 +194,14 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         n_bands=bands_of(card["network"], card["network_args"]),
         sha256=sha256_of(path),
     )
+
+
+def device_of(device: str) -> str:
+    """``cpu`` or ``cuda``, also for ``auto``.
+
+    Raises:
+        ModelError: for a missing GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -134,7 +134,9 @@ class ImageMaps:
         return change_map
 
 
-def multi_scale(model: Model, *, msi: str | None, tta: str | None, eight_bit: bool) -> Model:
+def multi_scale(
+    model: Model, *, msi: str | None, tta: str | None, eight_bit: bool, flip: str = "width"
+) -> Model:
     """Wrap a model for the views requested on the command line; without any, return it unchanged.
 
     Args:
@@ -142,6 +144,7 @@ def multi_scale(model: Model, *, msi: str | None, tta: str | None, eight_bit: bo
         msi: scales for multi-scale sigmoid inference, see `parse_scales`.
         tta: scales for test-time augmentation.
         eight_bit: whether both dates hold 8-bit values.
+        flip: one of `rscd.methods.parts.multiscale.FLIPS`.
 
     Raises:
         UsageError: for both at once, or invalid scales.
@@ -156,8 +159,12 @@ def multi_scale(model: Model, *, msi: str | None, tta: str | None, eight_bit: bo
             f"expected a trained network for --msi and --tta, found {model.name}; give -m FILE"
         )
     kind: Kind = "tta" if msi is None else "msi"
-    scales = parse_scales(msi or tta or "")
-    views = Views(scales, eight_bit=eight_bit, multiple=model.tiling.multiple)
+    views = Views(
+        parse_scales(msi or tta or ""),
+        flip=flip,
+        eight_bit=eight_bit,
+        multiple=model.tiling.multiple,
+    )
     return MultiScale(model, kind, views)
 
 

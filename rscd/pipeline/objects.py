@@ -42,7 +42,7 @@ from rscd.labels.from_segmenter import (
 )
 from rscd.pipeline.provenance import describe_pair
 from rscd.pipeline.run import Options
-from rscd.segmenters.instances import share_inside
+from rscd.segmenters.instances import DUPLICATE_IOU, share_inside
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction
 from rscd.segmenters.stitch import around, segment, windows
@@ -135,7 +135,7 @@ def predict_events(
         outputs: vector files; the suffix is the format.
         segmenter: of `rscd.segmenters.segmenter.load_segmenter`.
         prompts: of `rscd.segmenters.prompts.parse_prompts`.
-        rules: how scores become events.
+        rules: how scores become events; default: an object that two prompts find is listed once.
         options: of these, the dates, ``min_area_m2``, ``min_score``, ``pixel_coordinates``,
             ``overwrite`` and ``layer_options`` count.
         allow_slow: do not refuse a run that will take long on a CPU.
@@ -186,7 +186,7 @@ def resolve_events(
         targets,
         segmenter,
         prompts,
-        (rules or LabelOptions()).filled(segmenter),
+        (rules or LabelOptions(duplicate_iou=DUPLICATE_IOU)).filled(segmenter),
         {"t1": t1, "t2": t2},
         options.min_area_m2 or 0.0,
         options.min_score or 0.0,

@@ -45,6 +45,8 @@ class Options:
     """Scales at which a network's maps are averaged, see `rscd.inference.views`."""
     tta: str | None = None
     """Scales at which a network's logits are averaged; flipped as well, as with ``msi``."""
+    flip: str = "width"
+    """Axes flipped with ``msi`` and ``tta``: one of `rscd.methods.parts.multiscale.FLIPS`."""
     threshold: float | None = None
     """Probability at or above which a pixel is change; None takes the model's automatic one."""
     min_area_m2: float | None = None
@@ -56,8 +58,8 @@ class Options:
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
     regularize: bool | None = None
-    """Whether polygons get right angles; None takes what the model's card says, unless they are
-    simplified."""
+    """Whether polygons get right angles where they fit and few vertices elsewhere; None takes what
+    the model's card says, unless they are simplified."""
     align: Align = "t1"
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None
@@ -193,7 +195,13 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     )
     threads = network_threads(workers)
     model = scene_model(
-        options.model, scene, options.device, threads, msi=options.msi, tta=options.tta
+        options.model,
+        scene,
+        options.device,
+        threads,
+        msi=options.msi,
+        tta=options.tta,
+        flip=options.flip,
     )
     if targets.flow is not None:
         check_flow(model, pair.n_bands)
