@@ -160,10 +160,6 @@ def _merged(runs: Sequence[_Run]) -> list[_Run]:
     return joined
 
 
-def _corner(first: _Run, second: _Run) -> tuple[float, float]:
-    return (first.place, second.place) if first.across else (second.place, first.place)
-
-
 def _apart(choices: Polygons) -> Polygons:
     """For each polygon the first choice with which none overlaps another.
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
 from rscd.inference.kinds import BuildingModel
+from rscd.inference.network import Network
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
-from rscd.models.networks import bands_of
+from rscd.inference.views import MultiScale
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small integers, so that tiles of a usable size fit both grids. This
@@ -179,14 +180,13 @@ def adapted(
     Returns:
         The model itself if there is nothing to adapt, or nothing is known about it.
     """
-    card = model.card()
-    if "gsd_m" not in card:
+    own = model.card().get("gsd_m")
+    if own is None or not isinstance(model, Network | MultiScale):
         return model
-    wanted = bands_of(card["network"], card["network_args"])
-    scale = scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
-    if scale == 1 and eight_bit and n_bands == wanted:
+    scale = scale_between(gsd_m or own, own)
+    if scale == 1 and eight_bit and n_bands == model.n_bands:
         return model
-    return Adapted(model, wanted, scale, eight_bit, one_type)
+    return Adapted(model, model.n_bands, scale, eight_bit, one_type)
 
 
 def brought_to_eight_bit(
