@@ -1,5 +1,6 @@
 """Pretrained weights: from a model hub with one clear error, or from a local file."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ def downloading(what: str, where: str, instead: str = INSTEAD) -> Iterator[None]
     Raises:
         ModelError: instead of the many errors of the network and hubs, all of them OSError.
     """
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # a line for each of ten attempts says no more than the error
     try:
         yield
     except OSError as error:
@@ -41,6 +45,8 @@ def downloading(what: str, where: str, instead: str = INSTEAD) -> Iterator[None]
             f"them ({reason}); connect, or copy a filled cache (HF_HOME, TORCH_HOME) from another "
             f"machine, or {instead}"
         ) from error
+    finally:
+        hub.setLevel(level)
 
 
 def is_file(weights: str | None) -> bool:
