@@ -1,6 +1,7 @@
 """Arguments given as plain data: checked by name and converted to the annotated types."""
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,6 +30,21 @@ def check_names(
     known = list(known)
     if unknown := sorted(set(map(str, given)) - set(known)):
         raise error(f"{what}: expected {', '.join(known)}, found {', '.join(unknown)}")
+
+
+def check_range(
+    owner: object, names: Iterable[str], low: float = 0, high: float = math.inf
+) -> None:
+    """Refuse attributes that are out of range, or NaN.
+
+    Raises:
+        UsageError: naming the first one.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not low <= value <= high:
+            bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
+            raise UsageError(f"expected {name} {bounds}, found {value}")
 
 
 def made(

@@ -216,6 +216,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         network_threads(),
         msi=args.msi,
         tta=args.tta,
+        flip=args.flip,
     )
     split = Split(
         data,

@@ -45,7 +45,7 @@ def add_images(parser: Parser) -> None:
     add_segmenting(group)
     add_size(group)
     rare = parser.group("more on segmenters", use=USE, rare=True)
-    add_rare_segmenting(rare)
+    add_rare_segmenting(rare, duplicates="0.6; 1 keeps all, as published")
     rare.add_argument(
         "--min-score", type=fraction, metavar="0..1", help="leave out events of a lower score"
     )
@@ -77,8 +77,9 @@ def _run_pair(
 
     from rscd.cli.progress import progress_bar
     from rscd.pipeline.objects import carry_out, resolve_events
+    from rscd.segmenters.instances import DUPLICATE_IOU
 
-    prompts, rules = prompts_of(args), label_options(args)
+    prompts, rules = prompts_of(args), label_options(args, DUPLICATE_IOU)
     run = resolve_events(pair, args.output, load, prompts, rules, options)
     if args.dry_run:
         return _plan(run)

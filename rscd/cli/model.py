@@ -29,7 +29,12 @@ def add(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> None:
     """Print names with one line each."""
-    from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
+    from rscd.inference.detectors.registry import (
+        DEEP_DETECTORS,
+        DEFAULT_DETECTOR,
+        DETECTORS,
+        ONE_BAND_DETECTOR,
+    )
     from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
     from rscd.segmenters.segmenter import SEGMENTERS
@@ -42,7 +47,8 @@ def run_list(args: argparse.Namespace) -> None:
         ONE_BAND_DETECTOR: "default for one band",
     }
     summaries = {SHIPPED: str(shipped_card()["summary"])}
-    summaries |= {name: DETECTORS[name]().summary for name in model_names()[1:]}
+    plain = {name: make().summary for name, make in DETECTORS.items()} | DEEP_DETECTORS
+    summaries |= {name: plain[name] for name in model_names()[1:]}
     summaries |= {
         f"{CEG}:{name}": f"by prompts: {backend.summary}" for name, backend in SEGMENTERS.items()
     }

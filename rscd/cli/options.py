@@ -112,7 +112,7 @@ def refuse_failed(names: Sequence[str], of: int) -> None:
 
 
 def add_views(parser: Any) -> None:
-    """``--msi`` and ``--tta``, for a parser or a group of one."""
+    """``--msi``, ``--tta`` and ``--flip``, for a parser or a group of one."""
     for option, what in (("--msi", "maps"), ("--tta", "logits")):
         parser.add_argument(
             option,
@@ -120,6 +120,12 @@ def add_views(parser: Any) -> None:
             help=f"average a network's {what} over these scales and the flipped image; or paper, "
             "readme, fast",
         )
+    parser.add_argument(
+        "--flip",
+        choices=("none", "width", "height", "both"),
+        default="width",
+        help="axes flipped with --msi and --tta (default: width)",
+    )
 
 
 def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

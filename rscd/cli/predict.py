@@ -129,7 +129,8 @@ def _add_detection(parser: Parser) -> None:
     group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
-        help="right angles for polygons, or pixel edges (default: the model's own)",
+        help="polygons of few corners, right-angled where that fits, or of pixel edges (default: "
+        "the model's own)",
     )
     add_size(group)
     rare = parser.group("more on detection", rare=True)
@@ -250,6 +251,7 @@ def _options(args: argparse.Namespace) -> "Options":
         model=args.model,
         msi=args.msi,
         tta=args.tta,
+        flip=args.flip,
         threshold=_threshold(args.threshold),
         simplify_m=args.simplify,
         regularize=args.regularize,

@@ -61,7 +61,7 @@ def add_segmenter(parser: Parser) -> None:
         metavar="M2",
         help="smaller objects take no part",
     )
-    add_rare_segmenting(rare)
+    add_rare_segmenting(rare, duplicates="1, all count, as published")
 
 
 def run_segmenter(args: argparse.Namespace) -> None:

@@ -29,6 +29,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--size", type=size_hw, default="1024,1024", metavar="H,W", help="size in half-metre pixels"
     )
+    parser.add_argument(
+        "--east", type=whole, default=0, metavar="M", help="metres east of other samples (0)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_json(parser)
     add_verbosity(parser)
@@ -49,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         Path(args.output or args.folder),
         seed=args.seed,
         shape_hw=args.size,
+        east_m=args.east,
         overwrite=args.overwrite,
     )
     if args.json:

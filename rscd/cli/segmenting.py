@@ -5,6 +5,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
+from rscd.cli.options import fraction
 
 if TYPE_CHECKING:
     from rscd.labels.from_segmenter import LabelOptions
@@ -17,11 +18,11 @@ USE = "--segmenter"
 """The use of a command in which these arguments count."""
 
 MORE = """\
-Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (rasters of
-another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only), fake
-(--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can be
-told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one class
-two phrases."""
+Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (scores or objects
+of another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only),
+fake (--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can
+be told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one
+class two phrases."""
 
 
 def add_segmenting(group: argparse._ArgumentGroup) -> None:
@@ -51,13 +52,24 @@ def add_segmenting(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_rare_segmenting(group: argparse._ArgumentGroup) -> None:
-    """From which score on an object counts, and how images are taken in pieces."""
+def add_rare_segmenting(group: argparse._ArgumentGroup, *, duplicates: str) -> None:
+    """Which objects count, and how images are taken in pieces.
+
+    Args:
+        group: of a command.
+        duplicates: the default of ``--duplicate-iou`` in words.
+    """
     group.add_argument(
         "--instance-threshold",
         type=float,
         metavar="0..1",
         help="score from which an object counts (default: the segmenter's own)",
+    )
+    group.add_argument(
+        "--duplicate-iou",
+        type=fraction,
+        metavar="0..1",
+        help=f"two objects of one date with a higher IoU are one (default: {duplicates})",
     )
     group.add_argument("--tile-size", type=int, metavar="N", help="side of a window in pixels")
     group.add_argument(
@@ -100,14 +112,15 @@ def segmenter_of(args: argparse.Namespace) -> "Segmenter":
     return segmenter
 
 
-def label_options(args: argparse.Namespace) -> "LabelOptions":
-    """How scores become labels and events."""
+def label_options(args: argparse.Namespace, duplicate_iou: float = 1.0) -> "LabelOptions":
+    """How scores become labels and events, with the command's default of ``--duplicate-iou``."""
     from rscd.labels.from_segmenter import LabelOptions
 
     return LabelOptions(
         gamma=args.gamma,
         delta=args.delta,
         instance_threshold=args.instance_threshold,
+        duplicate_iou=duplicate_iou if args.duplicate_iou is None else args.duplicate_iou,
         tile=args.tile_size,
         overlap=args.overlap,
     )

@@ -9,8 +9,9 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rscd.base.errors import DataError
 from rscd.base.files import digest_of, write_whole
@@ -35,7 +36,6 @@ class Split:
     """Description of how the split was made."""
 
     def __post_init__(self) -> None:
-        """Refuse names that occur in two parts, or twice in one."""
         owner: dict[str, str] = {}
         for part, names in self.parts.items():
             for name in names:
@@ -95,10 +95,6 @@ def read_split(path: Path | str) -> Split:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no readable split ({error}); expected a JSON file") from error
-    return _parsed(content, path)
-
-
-def _parsed(content: Any, path: Path) -> Split:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: expected a split of format {FORMAT}; write it with Split.write")
     try:
@@ -123,7 +119,9 @@ def random_split(names: Sequence[str], shares: Shares, seed: int = 0) -> Split:
     counts = part_counts(len(names), shares)
     shuffled = sorted(names)
     random.Random(seed).shuffle(shuffled)
-    return Split(_cut(shuffled, counts), f"random, seed {seed}")
+    rest = iter(shuffled)
+    parts = {part: tuple(islice(rest, count)) for part, count in counts.items()}
+    return Split(parts, f"random, seed {seed}")
 
 
 def part_counts(n: int, shares: Shares) -> dict[str, int]:
@@ -147,19 +145,8 @@ def part_counts(n: int, shares: Shares) -> dict[str, int]:
     return counts | {last: counts[last] + n - sum(counts.values())}
 
 
-def _cut(names: Sequence[str], counts: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    parts, start = {}, 0
-    for part, count in counts.items():
-        parts[part] = tuple(names[start : start + count])
-        start += count
-    return parts
-
-
 def labeled_split(
-    names: Sequence[str],
-    percent: int,
-    how: Literal["random", "first"] = "random",
-    seed: int = 0,
+    names: Sequence[str], percent: int, how: Literal["random", "first"] = "random", seed: int = 0
 ) -> Split:
     """Parts ``labeled`` and ``unlabeled`` of a training set.
 
@@ -261,11 +248,7 @@ def group_split(
 
 
 def block_split(
-    tiles: Sequence[Tile],
-    shares: Shares,
-    block: float,
-    buffer: float = 0.0,
-    seed: int = 0,
+    tiles: Sequence[Tile], shares: Shares, block: float, buffer: float = 0.0, seed: int = 0
 ) -> Split:
     """Spatial blocks of one big scene, with unused tiles between the parts.
 
@@ -290,18 +273,19 @@ def block_split(
     if block <= 0 or buffer < 0:
         raise DataError(f"block {block:g} must be positive and buffer {buffer:g} not negative")
     by_name = {tile.name: tile for tile in tiles}
-    dealt = group_split(list(by_name), lambda name: _block_of(by_name[name], block), shares, seed)
+
+    def block_of(name: str) -> str:
+        left, bottom, right, top = by_name[name].box
+        column, row = (int(min(ends) // block) for ends in ((left, right), (bottom, top)))
+        return f"{by_name[name].scene}/{column}/{row}"
+
+    dealt = group_split(list(by_name), block_of, shares, seed)
     rank = {name: i for i, names in enumerate(dealt.parts.values()) for name in names}
     dropped = _dropped(tiles, rank, buffer) if buffer > 0 else set()
     parts = {p: tuple(n for n in names if n not in dropped) for p, names in dealt.parts.items()}
     if dropped:
         parts["buffer"] = tuple(sorted(dropped))
     return Split(parts, f"blocks of {block:g}, buffer {buffer:g}, seed {seed}")
-
-
-def _block_of(tile: Tile, block: float) -> str:
-    left, bottom, right, top = tile.box
-    return f"{tile.scene}/{int(min(left, right) // block)}/{int(min(bottom, top) // block)}"
 
 
 def _dropped(tiles: Sequence[Tile], rank: Mapping[str, int], buffer: float) -> set[str]:

@@ -158,8 +158,6 @@ class PCD(StreetDataset):
         Raises:
             DataError: if nothing is found or the fold is not 0 to 4.
         """
-        if fold not in range(FOLDS):
-            raise DataError(f"fold is {fold}; PCD has folds 0 to {FOLDS - 1}")
         root = Path(root)
         ready = root / f"set{fold}"
         if ready.is_dir():
@@ -318,7 +316,7 @@ def _reference_sequence(sequence: Path) -> Path:
 def _panoramas(root: Path, split: str, fold: int, subsets: Sequence[str]) -> list[StreetPair]:
     pairs: list[StreetPair] = []
     for subset in subsets:
-        here = {pair.group: pair for pair in side_by_side(root / subset, _own_group)}
+        here = {pair.group: pair for pair in side_by_side(root / subset, str)}
         chosen = list(here) if split == "all" else fold_split(list(here), fold)[split]
         pairs += [
             replace(here[name], name=f"{subset}/{name}", group=f"{subset}/{name}")
@@ -342,16 +340,10 @@ def _raw_cmu(raw: Path) -> list[StreetPair]:
             number = first.stem.partition("_")[2]
             second, mask = sequence / f"2_{number}.png", place / "GT" / f"gt{number}.png"
             if not second.is_file():
-                raise DataError(
-                    f"{second}: the later image of {first} is missing; complete the set"
-                )
+                raise DataError(f"{second}: the later image of {first} is missing; add the file")
             found = mask if mask.is_file() else None
             pairs.append(StreetPair(f"{place.name}_{number}", first, second, found, place.name))
     return pairs
-
-
-def _own_group(name: str) -> str:
-    return name
 
 
 def _place(name: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +17,7 @@ from rscd.base.files import by_stem, natural_key
 from rscd.base.types import ByteArray, ShapeHW
 from rscd.data.folder import Sample, Transform, stack_dates
 from rscd.data.images import IMAGE_SUFFIXES, Picture, read_label_values, read_picture
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from rscd.data.plotted import Plotted
 
 MASK_FOLDERS = ("mask", "gt", "ground_truth")
 OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow"})
@@ -41,7 +39,7 @@ class StreetPair:
     """Quarter turns counter-clockwise after cropping."""
 
 
-class StreetDataset(NonGeoDataset):
+class StreetDataset(Plotted, NonGeoDataset):
     """Pairs of street images as TorchGeo samples; the subclasses find the files.
 
     A sample has ``name`` and ``keys``:
@@ -83,7 +81,6 @@ class StreetDataset(NonGeoDataset):
             raise DataError(f"masks missing: {len(bare)}, first of {bare[0]!r}; add the files")
 
     def __len__(self) -> int:
-        """Number of samples."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
@@ -117,20 +114,6 @@ class StreetDataset(NonGeoDataset):
     def names(self) -> tuple[str, ...]:
         """Names of the samples, in the order of the indices."""
         return tuple(pair.name for pair in self.pairs)
-
-    @property
-    def groups(self) -> dict[str, tuple[int, ...]]:
-        """Indices by group: panoramas, sequences or places."""
-        found: dict[str, list[int]] = {}
-        for index, pair in enumerate(self.pairs):
-            found.setdefault(pair.group, []).append(index)
-        return {group: tuple(indices) for group, indices in found.items()}
-
-    def plot(self, sample: Sample) -> "Figure":
-        """t1, t2 and mask of one sample side by side."""
-        from rscd.data.plots import plot_samples
-
-        return plot_samples([sample])
 
     def read_change(self, path: Path) -> ByteArray:
         """(H,W) uint8 change class of a mask file, 0 for static; subclasses define the coding."""

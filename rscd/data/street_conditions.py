@@ -1,7 +1,6 @@
 """A labelled street set of any known layout, with the conditions to evaluate separately."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,11 +14,12 @@ from rscd.data.street_base import MASK_FOLDERS, StreetDataset
 
 Parts = dict[str, StreetDataset]
 
-SPLITS = ("train", "test")
+SPLITS: tuple[str, ...] = ("train", "test")
+"""The last one is the default."""
 
 
 class StreetConditions(Dataset[Sample]):
-    """The concatenated parts of a street set.
+    """The concatenated parts of a street set by condition.
 
     A sample has ``image``, ``mask`` and ``name`` as in `StreetDataset`, and ``valid`` (1,H,W), true
     everywhere.
@@ -28,18 +28,15 @@ class StreetConditions(Dataset[Sample]):
     eight_bit = True
 
     def __init__(self, root: Path | str, split: str | None, parts: Mapping[str, StreetDataset]):
-        """Store the parts by condition."""
         self.root, self.split = Path(root), split
         self.parts = dict(parts)
         places = [(part, index) for part in parts.values() for index in range(len(part))]
         self._places: Sequence[tuple[StreetDataset, int]] = places
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self._places)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one pair."""
         part, place = self._places[index]
         sample = part[place]
         return sample | {"valid": torch.ones_like(sample["mask"], dtype=torch.bool)}
@@ -80,12 +77,25 @@ def street_conditions(
     Raises:
         DataError: for a street set without pairs, without masks, or without that split.
     """
-    root = Path(root)
-    for layout in LAYOUTS:
-        if layout.found(root):
-            chosen = _split(root, split, layout.splits)
-            return StreetConditions(root, chosen, layout.parts(root, chosen or "all", size))
-    return None
+    root, splits = Path(root), SPLITS
+    if any((root / f"Query_Seq_{part}").is_dir() for part in ("Train", "Test")):
+        parts_of = _changesim
+    elif any(map(_is_plain, (root / "TSUNAMI", root / "GSV", *_in_splits(root / "set0")))):
+        parts_of = _pcd
+    elif any(map(_is_plain, _in_splits(root))):
+        parts_of = _vl_cmu
+    else:
+        splits = ()
+        one_set = _is_plain(root) or (root / "raw").is_dir()
+        if not one_set and not _plain_folders(root):
+            return None
+        parts_of = _vl_cmu if one_set else _folders
+    chosen = _split(root, split, splits)
+    return StreetConditions(root, chosen, parts_of(root, chosen or "all", size))
+
+
+def _in_splits(root: Path) -> list[Path]:
+    return [root / split for split in SPLITS]
 
 
 def _split(root: Path, split: str | None, known: tuple[str, ...]) -> str | None:
@@ -111,11 +121,8 @@ def _plain_folders(root: Path) -> list[Path]:
 
 
 def _changesim(root: Path, split: str, size: ShapeHW | None) -> Parts:
-    there = [
-        name
-        for name, suffix in CONDITIONS.items()
-        if any(root.glob(f"Query_Seq_{split.capitalize()}/Warehouse_*/Seq_[0-9]{suffix}"))
-    ]
+    pattern = f"Query_Seq_{split.capitalize()}/Warehouse_*/Seq_[0-9]"
+    there = [name for name, suffix in CONDITIONS.items() if any(root.glob(pattern + suffix))]
     return {
         name: ChangeSim(root, split, condition=name, size=size)  # type: ignore[arg-type]
         for name in there or ["normal"]
@@ -136,41 +143,3 @@ def _vl_cmu(root: Path, split: str, size: ShapeHW | None) -> Parts:
 
 def _folders(root: Path, split: str, size: ShapeHW | None) -> Parts:
     return {folder.name: VLCMUCD(folder, "all", size=size) for folder in _plain_folders(root)}
-
-
-def _is_pcd(root: Path) -> bool:
-    crops = (root / "set0" / split for split in SPLITS)
-    return any(_is_plain(f) for f in (root / "TSUNAMI", root / "GSV", *crops))
-
-
-def _is_changesim(root: Path) -> bool:
-    return any((root / f"Query_Seq_{split}").is_dir() for split in ("Train", "Test"))
-
-
-def _is_prepared(root: Path) -> bool:
-    return any(_is_plain(root / split) for split in SPLITS)
-
-
-def _is_one_set(root: Path) -> bool:
-    return _is_plain(root) or (root / "raw").is_dir()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A layout of street sets on disk."""
-
-    found: Callable[[Path], bool]
-    parts: Callable[[Path, str, ShapeHW | None], Parts]
-    """Opens the datasets by condition, for a folder, a split and a size."""
-    splits: tuple[str, ...] = ()
-    """Available splits; the last one is the default."""
-
-
-LAYOUTS = (
-    Layout(_is_changesim, _changesim, SPLITS),
-    Layout(_is_pcd, _pcd, SPLITS),
-    Layout(_is_prepared, _vl_cmu, SPLITS),
-    Layout(_is_one_set, _vl_cmu),
-    Layout(lambda root: bool(_plain_folders(root)), _folders),
-)
-"""The first matching layout is used."""

@@ -83,7 +83,13 @@ def plan(
     if name not in PUBLISHED:
         raise DataError(f"no published tiling {name!r}; known are {', '.join(PUBLISHED)}")
     if name == "whu":
-        cuts, shape = _plan_scene(files or find_rasters(src), patch)
+        files = files or find_rasters(src)
+        shape = _common_shape(files)
+        origins = tile_origins(shape, patch)
+        if not origins:
+            size = f"{shape[1]} x {shape[0]}"
+            raise DataError(f"{files[0]}: {size} pixels contain no tile of {patch}")
+        cuts = [Cut(f"whucd_{n:05d}", "whucd", files, *at) for n, at in enumerate(origins, 1)]
         return cuts, whu_split([cut.name for cut in cuts], seed), shape, []
     parts, sources = _plan_parts(src, patch)
     cuts = [cut for part in parts.values() for cut in part]
@@ -145,18 +151,6 @@ def move_tiles(
     return {"train": kept, "val": parts["val"], "test": [*parts["test"], *moved]}, notes
 
 
-def _plan_scene(files: Triple, patch: int) -> tuple[list[Cut], ShapeHW]:
-    shape = _common_shape(files)
-    origins = tile_origins(shape, patch)
-    if not origins:
-        raise DataError(f"{files[0]}: {shape[1]} x {shape[0]} pixels contain no tile of {patch}")
-    cuts = [
-        Cut(f"whucd_{number:05d}", "whucd", files, column, row)
-        for number, (column, row) in enumerate(origins, 1)
-    ]
-    return cuts, shape
-
-
 def _plan_parts(src: Path, patch: int) -> tuple[dict[str, list[Cut]], dict[str, int]]:
     layout = find_layout(src)
     parts: dict[str, list[Cut]] = {}
@@ -173,10 +167,8 @@ def _plan_parts(src: Path, patch: int) -> tuple[dict[str, list[Cut]], dict[str, 
             files = (here.t1[name], here.t2[name], here.mask[name])
             parent = name if name.startswith(f"{split}_") else f"{split}_{name}"
             origins = tile_origins(_common_shape(files), patch)
-            parts[split] += [
-                Cut(f"{parent}_{j}", parent, files, column, row)
-                for j, (column, row) in enumerate(origins, 1)
-            ]
+            cuts = (Cut(f"{parent}_{n}", parent, files, *at) for n, at in enumerate(origins, 1))
+            parts[split] += cuts
     return parts, sources
 
 

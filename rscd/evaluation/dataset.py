@@ -5,18 +5,20 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import geopandas
 import numpy as np
 import torch
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 
 from rscd.base.errors import DataError, RscdError, SceneError
 from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
 from rscd.data.folder import PairFolder
+from rscd.data.street_conditions import StreetConditions
 from rscd.evaluation.judge import Judged, Scratch, only_counted
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, pooled
 from rscd.evaluation.sheet import Row
@@ -106,8 +108,7 @@ def predict_pair(
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
         for tile, piece in run_block(pair, predictor, group):
-            own = tile.write
-            prob[own.row : own.row + own.height, own.col : own.col + own.width] = piece
+            prob[tile.write.slices] = piece
     return prob, predictor.threshold
 
 
@@ -122,30 +123,8 @@ def labelled_folder(
     return PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
 
 
-class LabelledPairs(Protocol):
-    """Dataset to evaluate: samples with ``image``, ``mask`` and ``valid``, by index."""
-
-    @property
-    def eight_bit(self) -> bool:
-        """Whether the dates have 8-bit values."""
-
-    @property
-    def root(self) -> Path:
-        """Folder of the dataset."""
-
-    @property
-    def split(self) -> str | None:
-        """Name of the split; None for all pairs."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the pairs."""
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one pair."""
+LabelledPairs = PairFolder | StreetConditions
+"""Datasets to evaluate: samples have ``image``, ``mask`` and ``valid``."""
 
 
 def facts(data: LabelledPairs, gsd_m: float | None) -> SceneFacts:
@@ -232,9 +211,8 @@ class Split:
         """One sample, its (H,W) probabilities and the threshold used."""
         sample = self.data[index]
         try:
-            prob, own = predict_pair(
-                self.model, sample["image"].numpy(), sample["valid"][0].numpy()
-            )
+            image, valid = sample["image"].numpy(), sample["valid"][0].numpy()
+            prob, own = predict_pair(self.model, image, valid)
         except RscdError as error:
             raise type(error)(f"pair {sample['name']}: {error}") from error
         return sample, prob, own if self.threshold is None else self.threshold
@@ -299,11 +277,11 @@ def evaluate_split(
             samples.append(Sample(name, index, count(predicted, true)))
             grid = grid_of(found)
             least.add(split.least_object(grid))
-            scene = _Scene(Path(folder), grid, prob, mask, split)
-            judged = scene.judged(true)
+            stored = _stored(Path(folder) / "whole-prob.img", prob)
+            judged = _judged(split, grid, mask, true, stored)
             objects += judged.counts
             if errors is not None:
-                errors(judged.table(name, grid, split.gsd_m, scene.prob_path))
+                errors(judged.table(name, grid, split.gsd_m, stored.path))
             unlabelled += int(np.count_nonzero(true == IGNORE))
             thresholds.add(threshold)
     progress("pairs", len(split.data), len(split.data))
@@ -318,7 +296,12 @@ def evaluate_split(
     kept = {sample.index for sample in samples}
     by_index = {sample.index: sample for sample in samples}
     return Report(
-        subject=_subject(split, samples),
+        subject={
+            "dataset": str(split.data.root),
+            "split": split.data.split or "all",
+            "pairs": len(samples),
+            "model": split.model.name,
+        },
         threshold=thresholds.pop() if len(thresholds) == 1 else None,
         counts=counts,
         pixels=Pixels(sum(counts.true), unlabelled, 0),
@@ -335,67 +318,39 @@ def evaluate_split(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """A predicted pair, for its polygons."""
+def _judged(
+    split: Split, grid: GeoBox, mask: ByteArray, true: ByteArray, prob: RawRaster
+) -> Judged:
+    """Polygons that `rscd predict` would write compared with the truth, where pixels count.
 
-    folder: Path
-    grid: GeoBox
-    prob: FloatArray
-    mask: ByteArray
-    """(H,W) 0, 1, 255 where invalid."""
-    split: Split
+    Args:
+        split: says which polygons are too small or too weak.
+        grid: of the pair.
+        mask: (H,W) 0, 1, 255 where invalid.
+        true: (H,W) 0, 1, 255 where not counted.
+        prob: the probabilities; what else is needed on disk lies beside them.
+    """
+    shape, folder = prob.shape_hw, prob.path.parent
+    area, score = split.least_object(grid)
+    ground = ground_of(grid, split.gsd_m if grid.crs is None else None)
+    whole = _stored(folder / "whole-mask.img", mask).path
+    polygons = change_polygons(whole, prob.path, ground, min_area_m2=area, min_score=score)
+    kept = np.zeros(shape, np.uint8)
+    if len(polygons):
+        kept = rasterize(polygons.geometry, shape, transform=grid.affine, dtype="uint8")
+    kept[mask == IGNORE] = IGNORE
+    scratch = Scratch.create(folder, shape)
+    scratch.write(Box(0, 0, *shape), *only_counted(np.asarray(kept, np.uint8), true))
+    return scratch.judged()
 
-    @property
-    def prob_path(self) -> Path:
-        """Probabilities on disk; written by `judged`."""
-        return self._stored("prob", "float32").path
 
-    def judged(self, true: ByteArray) -> Judged:
-        """Written polygons compared with the truth, both where pixels count."""
-        predicted, true = only_counted(self._delivered(), true)
-        scratch = Scratch.create(self.folder, (true.shape[0], true.shape[1]))
-        scratch.write(Box(0, 0, *scratch.true.shape_hw), predicted, true)
-        return scratch.judged()
-
-    def _delivered(self) -> ByteArray:
-        """The mask without regions for which `rscd predict` would write no polygon."""
-        prob, mask = self._stored("prob", "float32"), self._stored("mask", "uint8")
-        box = Box(0, 0, *mask.shape_hw)
-        for raster, values in ((prob, self.prob), (mask, self.mask)):
-            raster.create()
-            raster.write(box, values)
-        area, score = self.split.least_object(self.grid)
-        stated = self.split.gsd_m if self.grid.crs is None else None
-        polygons = change_polygons(
-            mask.path,
-            prob.path,
-            ground_of(self.grid, stated),
-            min_area_m2=area,
-            min_score=score,
-        )
-        kept = np.zeros(mask.shape_hw, np.uint8)
-        if len(polygons):
-            kept = rasterize(
-                polygons.geometry, mask.shape_hw, transform=self.grid.affine, dtype="uint8"
-            )
-        kept[self.mask == IGNORE] = IGNORE
-        return np.asarray(kept, np.uint8)
-
-    def _stored(self, name: str, dtype: str) -> RawRaster:
-        shape = self.mask.shape
-        return RawRaster(self.folder / f"whole-{name}.img", (shape[0], shape[1]), dtype)
+def _stored(path: Path, values: NDArray[Any]) -> RawRaster:
+    raster = RawRaster(path, (values.shape[0], values.shape[1]), str(values.dtype))
+    raster.create()
+    raster.write(Box(0, 0, *raster.shape_hw), values)
+    return raster
 
 
 def _mask(sample: Mapping[str, Any]) -> ByteArray:
     mask: ByteArray = sample["mask"][0].numpy().astype(np.uint8)
     return mask
-
-
-def _subject(split: Split, samples: Sequence[Sample]) -> dict[str, Any]:
-    return {
-        "dataset": str(split.data.root),
-        "split": split.data.split or "all",
-        "pairs": len(samples),
-        "model": split.model.name,
-    }

@@ -22,6 +22,7 @@ LABELS = {
 }
 """Names of the metrics in the order of the table."""
 
+LEAST = ("min_area_m2", "min_score")
 GROUPS = ("best", "median", "worst")
 
 
@@ -119,6 +120,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """Everything as plain data for one JSON object."""
+        best, least = self.probabilities, self.least_object
         return {
             **self.subject,
             "threshold": self.threshold,
@@ -129,13 +131,18 @@ class Report:
                 "least_iou": OBJECT_IOU,
                 **asdict(self.objects),
                 **summarise_objects(self.objects),
-                **self._least(),
+                **({} if least is None else dict(zip(LEAST, least, strict=True))),
             },
             "calibration": self._calibration(),
-            "best_threshold_on_this_data": self._best(),
+            "best_threshold_on_this_data": None
+            if best is None
+            else {"threshold": best.best_threshold, **summarise(best.best_counts)},
             "area_m2": None if self.area_m2 is None else dict(self.area_m2),
             "conditions": {name: summarise(own) for name, own in self.conditions.items()},
-            "samples": self._sample_names(),
+            "samples": [
+                {"group": group, "name": sample.name, MONITOR: sample.score}
+                for group, sample in extremes(self.samples)
+            ],
             "failed": dict(self.failed),
             "notes": self.notes,
         }
@@ -157,28 +164,12 @@ class Report:
             ]
         )
 
-    def _least(self) -> dict[str, float]:
-        names = ("min_area_m2", "min_score")
-        return {} if self.least_object is None else dict(zip(names, self.least_object, strict=True))
-
     def _calibration(self) -> dict[str, Any] | None:
         if self.probabilities is None:
             return None
         names = ("mean_probability", "changed_share", "pixel_share")
         bins = {n: list(r) for n, r in zip(names, self.probabilities.reliability, strict=True)}
         return {"ece": self.probabilities.ece, **bins}
-
-    def _best(self) -> dict[str, float] | None:
-        if self.probabilities is None:
-            return None
-        best = self.probabilities
-        return {"threshold": best.best_threshold, **summarise(best.best_counts)}
-
-    def _sample_names(self) -> list[dict[str, Any]]:
-        return [
-            {"group": group, "name": sample.name, MONITOR: sample.score}
-            for group, sample in extremes(self.samples)
-        ]
 
     def _pixel_lines(self) -> list[str]:
         pixels = self.pixels

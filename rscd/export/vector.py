@@ -87,7 +87,7 @@ def change_polygons(
         min_area_m2: Polygons smaller than this are dropped, before simplification.
         min_score: Polygons of a lower score are dropped; those without a score are kept.
         simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
-        regularize: Give polygons right angles, see `rscd.geo.regularize`.
+        regularize: Give polygons right angles or few vertices, see `rscd.geo.regularize`.
         model: Name of the model that made the mask.
         class_name: Class of the changed objects, if the model has one.
         t1: ISO date of the earlier image, with or without time.

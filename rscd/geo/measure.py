@@ -131,7 +131,7 @@ class Ground:
         return simple
 
     def regularize(self, polygons: Polygons) -> Polygons:
-        """Give polygons right angles on the ground; see `rscd.geo.regularize`.
+        """Give polygons right angles on the ground, or few vertices; see `rscd.geo.regularize`.
 
         Args:
             polygons: (N,) polygons in pixel coordinates (col, row). If the pixel size is unknown,

@@ -63,14 +63,15 @@ def n_bands_of(card: Provenance) -> int:
 def _measured(network: nn.Module, card: Provenance) -> Provenance:
     """Card entries measured by running the network once."""
     n_bands = n_bands_of(card)
-    with border(lambda error: _not_run(card["network"], error)):
+    with border(lambda error: not_run(card["network"], error)):
         return {
             "receptive_radius": receptive_radius(network, n_bands),
             "bytes_per_pixel": bytes_per_pixel(network, n_bands),
         }
 
 
-def _not_run(name: str, error: Exception) -> ModelError:
+def not_run(name: str, error: Exception) -> ModelError:
+    """The error for the user if a network fails on an image."""
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return ModelError(
             f"expected enough memory for {name}, found it used up; use a smaller --tile-size or "
@@ -198,7 +199,7 @@ class Network:
         # the OpenMP thread count belongs to the calling thread: every worker sets its own
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        with border(lambda error: _not_run(self.name, error)):
+        with border(lambda error: not_run(self.name, error)):
             found: dict[str, torch.Tensor] = network(image.to(self.device))
         return found
 
@@ -247,10 +248,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
     card = read_card(path)
     if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():
         card |= _measured(_build(path, card), card)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(device)
     return Network(
         path=path,
         device=device,
@@ -262,6 +260,17 @@ def load_network(path: Path, device: str, threads: int) -> Network:
         n_bands=n_bands_of(card),
         sha256=sha256_of(path),
     )
+
+
+def device_of(device: str) -> str:
+    """``cpu`` or ``cuda``, also for ``auto``.
+
+    Raises:
+        ModelError: for a missing GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _tiling(card: dict[str, Any], device: str) -> Tiling:

@@ -157,11 +157,12 @@ class Model(Protocol):
         ...
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> Predictor:
-        """Gather statistics of the whole scene, in one pass in bounded memory.
+        """Gather statistics of the whole scene, in bounded memory.
 
         Args:
-            blocks: the scene in fixed blocks, each yielded once in row-major order. A model that
-                needs no global statistics does not iterate over them, which saves the pass.
+            blocks: the scene in fixed blocks, in row-major order; each iteration is a pass over the
+                scene, and one is enough for all models alone. A model that needs no global
+                statistics does not iterate over them, which saves the pass.
             n_pixels: height x width of the scene, to plan a sampling rate.
         """
         ...

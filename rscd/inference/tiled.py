@@ -151,7 +151,18 @@ def fit_model(
             yield block
             progress("statistics", block.index + 1, total)
 
-    return model.fit(counted(), height * width)
+    return model.fit(Passes(counted), height * width)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The blocks of a scene: each iteration is another pass over it."""
+
+    start: Callable[[], Iterator[Block]]
+
+    def __iter__(self) -> Iterator[Block]:
+        """Start a pass."""
+        return self.start()
 
 
 def predict_scene(

@@ -41,7 +41,7 @@ from rscd.labels.from_segmenter import (
 )
 from rscd.pipeline.provenance import describe_pair
 from rscd.pipeline.run import Options, dated
-from rscd.segmenters.instances import share_inside
+from rscd.segmenters.instances import DUPLICATE_IOU, share_inside
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction
 from rscd.segmenters.stitch import around, segment, windows
@@ -124,7 +124,7 @@ def predict_events(
         outputs: vector files; the suffix is the format.
         segmenter: of `rscd.segmenters.segmenter.load_segmenter`.
         prompts: of `rscd.segmenters.prompts.parse_prompts`.
-        rules: how scores become events.
+        rules: how scores become events; default: an object that two prompts find is listed once.
         options: of these, the dates, ``min_area_m2``, ``min_score``, ``pixel_coordinates``,
             ``overwrite`` and ``layer_options`` count.
         allow_slow: do not refuse a run that will take long on a CPU.
@@ -157,7 +157,7 @@ def resolve_events(
     if not options.overwrite and not stopped:
         targets.check_new(())
     segmenter = load()
-    filled = (rules or LabelOptions()).filled(segmenter)
+    filled = (rules or LabelOptions(duplicate_iou=DUPLICATE_IOU)).filled(segmenter)
     run = EventRun(pair, targets, options, segmenter, prompts, filled)
     if not options.overwrite and stopped and not run.begun.before:
         targets.check_new(())

@@ -48,6 +48,8 @@ class Options:
     """Scales at which a network's maps are averaged, see `rscd.inference.views`."""
     tta: str | None = None
     """Scales at which a network's logits are averaged; flipped as well, as with ``msi``."""
+    flip: str = "width"
+    """Axes flipped with ``msi`` and ``tta``: one of `rscd.methods.parts.multiscale.FLIPS`."""
     threshold: float | None = None
     """Probability at or above which a pixel is change; None takes the model's automatic one."""
     min_area_m2: float | None = None
@@ -59,8 +61,8 @@ class Options:
     simplify_m: float = 0.0
     """Tolerance of polygon simplification in metres."""
     regularize: bool | None = None
-    """Whether polygons get right angles; None takes what the model's card says, unless they are
-    simplified."""
+    """Whether polygons get right angles where they fit and few vertices elsewhere; None takes what
+    the model's card says, unless they are simplified."""
     align: Align = "t1"
     bands: tuple[int, ...] | None = None
     src_nodata: float | None = None
@@ -244,7 +246,13 @@ def _model(pair: ScenePair, options: Options) -> Model:
     )
     threads = network_threads(_workers(options))
     return scene_model(
-        options.model, scene, options.device, threads, msi=options.msi, tta=options.tta
+        options.model,
+        scene,
+        options.device,
+        threads,
+        msi=options.msi,
+        tta=options.tta,
+        flip=options.flip,
     )
 
 

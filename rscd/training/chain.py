@@ -192,14 +192,7 @@ def arguments(stage: Stage) -> list[str]:
 
 
 def _check_stage_name(name: Any, path: str | Path) -> None:
-    text = str(name)
-    if (
-        not isinstance(name, str)
-        or not name
-        or Path(text).name != text
-        or "\0" in text
-        or text == ".."
-    ):
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
         raise UsageError(
             f"expected stages in {path} whose names can be folders, found {name!r}; rename it"
         )

@@ -63,7 +63,6 @@ DESCRIPTION = (
     "Train a detector from one YAML file. Every key can be overridden with dots, such as "
     "--model.lr 1e-4. --ckpt_path resumes an interrupted run."
 )
-
 OVERWRITE = "replace the checkpoints of an earlier run in the run's folder"
 
 PLAIN_DATA = ("model.method_args", "data.streams")

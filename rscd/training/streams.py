@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -39,6 +40,26 @@ class Repeat:
     item: Any
 
 
+class Of(NamedTuple):
+    """A sample of one of several datasets."""
+
+    part: int
+    item: Any
+
+
+class Joined(Dataset[Sample]):
+    """Several datasets as one, whose samples are asked for by part and item."""
+
+    def __init__(self, parts: Sequence[Dataset[Any]]) -> None:
+        self.parts = tuple(parts)
+
+    def __getitem__(self, item: Of) -> Sample:
+        """Read one sample of one part: its tensors, and the name; parts differ in the rest."""
+        sample = self.parts[item.part][item.item]
+        tensors = {key: value for key, value in sample.items() if isinstance(value, Tensor)}
+        return {"name": sample.get("name", _item_text(item)), **tensors}
+
+
 @dataclass(frozen=True)
 class Failure:
     """A sample that could not be read."""
@@ -68,6 +89,8 @@ class Reader(Dataset[Sample | Failure]):
 
 
 def _item_text(item: Any) -> str:
+    if isinstance(item, Of):
+        return f"dataset {item.part + 1}, {_item_text(item.item)}"
     if not isinstance(item, tuple):
         return f"sample {item}"
     return "patch at " + ", ".join(f"{part.start:.10g}" for part in item[:2])
@@ -75,14 +98,11 @@ def _item_text(item: Any) -> str:
 
 def uncounted(sample: Sample) -> Sample:
     """The sample with all labels 255 = ignore and no valid pixel."""
-    blank = {k: torch.full_like(v, IGNORE) for k, v in sample.items() if _is_labels(v)}
+    labels = {k: v for k, v in sample.items() if isinstance(v, Tensor) and v.dtype == torch.int64}
+    blank = {k: torch.full_like(v, IGNORE) for k, v in labels.items()}
     if "valid" in sample:
         blank["valid"] = torch.zeros_like(sample["valid"])
     return {**sample, **blank}
-
-
-def _is_labels(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.int64
 
 
 def collate(samples: Sequence[Sample | Failure]) -> tuple[Sample | None, list[Failure]]:
@@ -147,11 +167,8 @@ def pack(tensor: Tensor) -> Tensor | Packed:
         limits = torch.iinfo(narrow)
         if limits.min <= low and high <= limits.max:
             values = tensor.to(narrow)
-            return (
-                Packed(values, tensor.dtype)
-                if torch.equal(values.to(tensor.dtype), tensor)
-                else tensor
-            )
+            exact = torch.equal(values.to(tensor.dtype), tensor)
+            return Packed(values, tensor.dtype) if exact else tensor
     return tensor
 
 
@@ -192,12 +209,10 @@ def order_of(
     if isinstance(dataset, GeoDataset):
         if patch_size is None:
             raise DataError("georeferenced scenes are cut into patches: set patch_size")
-        size = patch_size
         if shuffle:
-            return lambda epoch, turn: random_queries(
-                dataset, size, length, seed=(*seed, epoch, turn)
-            )
-        queries = grid_queries(dataset, size, stride)
+            draw = partial(random_queries, dataset, patch_size, length)
+            return lambda epoch, turn: draw(seed=(*seed, epoch, turn))
+        queries = grid_queries(dataset, patch_size, stride)
         return lambda _epoch, _turn: queries
     if not (patch_size is stride is length is None):
         raise DataError(
@@ -214,6 +229,24 @@ def order_of(
             (epoch * PASSES + turn) * count, (epoch * PASSES + turn + 1) * count
         )
     return lambda epoch, turn: _shuffled(count, (*seed, epoch, turn))
+
+
+def joined_order(orders: Sequence[Order], seed: Sequence[int], *, shuffle: bool) -> Order:
+    """Order of a `Joined` dataset: one pass over every part, in turn or mixed.
+
+    Args:
+        orders: of the parts.
+        seed: numbers that identify the stream.
+        shuffle: for training; samples of all parts are mixed.
+    """
+
+    def order(epoch: int, turn: int) -> list[Of]:
+        items = [Of(i, item) for i, part in enumerate(orders) for item in part(epoch, turn)]
+        if not shuffle:
+            return items
+        return [items[i] for i in _shuffled(len(items), (*seed, epoch, turn))]
+
+    return order
 
 
 def _shuffled(count: int, seed: Sequence[int]) -> list[int]:
@@ -271,7 +304,6 @@ class Turns:
         return iter(self._batches(self.epoch, self.turn)[self.skip :])
 
     def __len__(self) -> int:
-        """Batches of a whole pass."""
         return self._count
 
     def _batches(self, epoch: int, turn: int) -> list[list[Any]]:
@@ -337,7 +369,6 @@ class StreamLoader:
         )
 
     def __len__(self) -> int:
-        """Batches of a whole pass."""
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Sample]:
