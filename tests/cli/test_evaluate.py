@@ -284,7 +284,7 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory):
+def town(tmp_path_factory, buildings):
     """A town as a folder of one pair of GeoTIFFs, and what ``rscd predict`` writes for it."""
     root = tmp_path_factory.mktemp("town")
     sample = ["sample", "-o", str(root / "s"), "--size", "256,256", "--seed", "5", "-q"]
@@ -295,6 +295,7 @@ def town(tmp_path_factory):
     pair = [str(root / "data" / date / "town.tif") for date in "AB"]
     for name, more in (("own", []), ("all", ["--min-area", "0", "--min-score", "0"])):
         command = ["predict", *pair, "-o", str(root / f"{name}.gpkg"), "-q", *more]
+        command += ["-m", str(buildings)]
         command += ["--no-regularize"]  # pixels are evaluated
         assert main([*command, "-o", str(root / f"{name}.tif")]) == 0
     return root
@@ -321,9 +322,12 @@ def shapes(layer):
 @pytest.mark.parametrize(
     ("name", "more"), [("own", ()), ("all", ("--min-area", 0, "--min-score", 0))]
 )
-def test_objects_are_the_polygons_that_predict_writes(capsys, town, tmp_path, name, more):
+def test_objects_are_the_polygons_that_predict_writes(
+    capsys, town, buildings, tmp_path, name, more
+):
     layer = tmp_path / "errors.gpkg"
-    code, out, _ = run(capsys, town / "data", *more, "--json", "-q", "-o", layer)
+    data = (town / "data", "-m", buildings)
+    code, out, _ = run(capsys, *data, *more, "--json", "-q", "-o", layer)
     assert code == 0
     delivered = geopandas.read_file(town / f"{name}.gpkg")
     report = json.loads(out)
@@ -340,14 +344,15 @@ def test_objects_are_the_polygons_that_predict_writes(capsys, town, tmp_path, na
     assert errors["iou"].notna().sum() == report["objects"]["matched"]
 
 
-def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(capsys, town):
+def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(capsys, town, buildings):
+    data = (town / "data", "-m", buildings)
     own, whole = (
-        json.loads(run(capsys, town / "data", *more, "--json", "-q")[1])
+        json.loads(run(capsys, *data, *more, "--json", "-q")[1])
         for more in ((), ("--min-area", 0, "--min-score", 0))
     )
     assert own["objects"]["predicted"] < whole["objects"]["predicted"]
     assert own["confusion"] == whole["confusion"]
-    _, out, _ = run(capsys, town / "data", "-q")
+    _, out, _ = run(capsys, *data, "-q")
     assert "predicted of at least 14 m2 and score 0.7" in out
 
 
