@@ -9,7 +9,7 @@ scheduler gives it to workers that join or restart later as well.
 import io
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -110,13 +110,14 @@ def _mapped(client: Client, function: Callable[[T], R], jobs: Iterable[T], /) ->
     packed, weights = pack(function)
 
     def in_flight() -> int:
-        return max(LEAST_IN_FLIGHT, PER_THREAD * sum(client.nthreads().values()))
+        threads: int = sum(client.nthreads().values())
+        return max(LEAST_IN_FLIGHT, PER_THREAD * threads)
 
     try:
         for name, path in weights.items():
             client.register_plugin(Weights(name, path.read_bytes()))
         pool = _Workers(client, client.submit(Work, version(), packed, pure=False))
-        yield from bounded_map(pool, in_flight, run_job, jobs)
+        yield from bounded_map(pool, in_flight, function, jobs)
     except (KilledWorker, CancelledError, CommClosedError) as error:
         raise RscdError(
             f"expected the cluster to carry out every block, found: {reason(error)}; see the logs "
@@ -143,14 +144,15 @@ class Work:
 
 @dataclass(frozen=True)
 class _Workers(Executor):
-    """The cluster as a pool that runs jobs of one work."""
+    """The cluster as a pool that runs one function only."""
 
     client: Client
     work: Any
     """Future of a `Work` on the cluster, which workers fetch from each other once."""
 
-    def submit(self, function: Callable[..., R], /, *jobs: Any, **_: Any) -> Future[R]:
-        future: Future[R] = self.client.get_executor(pure=False).submit(function, self.work, *jobs)
+    def submit(self, _: Callable[..., R], /, *jobs: Any, **__: Any) -> Future[R]:
+        """Run the function that the workers have already."""
+        future: Future[R] = self.client.get_executor(pure=False).submit(run_job, self.work, *jobs)
         return future
 
 
@@ -208,7 +210,7 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj)
 
 
-def _network(name: str, fields: Mapping[str, Any]) -> Any:
+def _network(name: str, fields: dict[str, Any]) -> Any:
     """A network with the weights file that a worker was given."""
     from rscd.inference.network import Network
 
@@ -217,7 +219,7 @@ def _network(name: str, fields: Mapping[str, Any]) -> Any:
     return Network(**fields | {"path": weights_folder(worker) / name, "threads": threads})
 
 
-def _source(fields: Mapping[str, Any]) -> Source:
+def _source(fields: dict[str, Any]) -> Source:
     """A raster, if a worker sees the same file.
 
     Raises:
@@ -239,7 +241,7 @@ def weights_folder(worker: Worker) -> Path:
     return Path(worker.local_directory) / "rscd-weights"
 
 
-class Weights(WorkerPlugin):
+class Weights(WorkerPlugin):  # type: ignore[misc]
     """Brings a weights file to every worker of a cluster, once."""
 
     idempotent = True

@@ -212,7 +212,7 @@ def calls(noted):
 
 def test_a_killed_worker_costs_its_blocks_and_nothing_else(tmp_path, pair, noted, client):
     expected = fill(pair, noted.predictor, tmp_path / "here")
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=300)
     victim = next(iter(client.run(os.getpid).values()))
     killed = []
 
@@ -251,10 +251,10 @@ class TestCommand:
         inputs = [pair.t1.path, pair.t2.path, "-m", str(weights), "--tile-size", "48"]
         for name, more in (("a", []), ("b", ["--dask", "local:1"])):
             out = str(tmp_path / f"{name}.gpkg")
-            prob = str(tmp_path / f"{name}.tif")
+            prob = str(tmp_path / f"{name}_prob.tif")
             assert main(["predict", *inputs, "-o", out, "--prob", prob, *more]) == 0
         assert "cluster: 1 workers, 1 threads" in capsys.readouterr().err
-        assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+        assert (tmp_path / "a_prob.tif").read_bytes() == (tmp_path / "b_prob.tif").read_bytes()
 
     @pytest.mark.parametrize(
         ("more", "message", "code"),
@@ -299,8 +299,8 @@ def test_a_scheduler_and_workers_started_by_hand(tmp_path, pair, weights):
             with (tmp_path / f"{number}.log").open("wb") as log:
                 process = subprocess.Popen([*dask, *command], stdout=log, stderr=log, cwd=tmp_path)
             started.append(process)
-        with Client(address, timeout=60) as client:
-            client.wait_for_workers(2, timeout=60)
+        with Client(address, timeout=300) as client:
+            client.wait_for_workers(2, timeout=300)
         here = outputs(pair, tmp_path / "here", weights)
         with cluster_mapper(address) as mapper:
             there = outputs(pair, tmp_path / "there", weights, mapper=mapper)
