@@ -33,6 +33,7 @@ WITHOUT_EFFECT = frozenset(
         *("output", *EXTRA),
         *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "rest"),
         *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
+        "dask",
     }
 )
 """Arguments that do not affect the result; t1 and t2 are identified by their content."""

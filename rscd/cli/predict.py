@@ -2,8 +2,11 @@
 
 import argparse
 import logging
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.errors import UsageError
 from rscd.cli import folders
 from rscd.cli.options import (
     Shown,
@@ -27,8 +30,11 @@ from rscd.cli.scene import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from rscd.base.types import DateName
     from rscd.geo.scene import ScenePair
+    from rscd.inference.tiled import Mapper
     from rscd.pipeline.run import Options
 
 log = logging.getLogger(__name__)
@@ -136,6 +142,12 @@ def _add_running(parser: Parser) -> None:
     group.add_argument(
         "--workers", type=count, metavar="N", help="threads (default: cores, at most 8)"
     )
+    group.add_argument(
+        "--dask",
+        metavar="ADDRESS|local[:N]",
+        help="compute on a Dask cluster: tcp://HOST:8786, or N processes of this machine; needs "
+        "rscd[cluster]",
+    )
     add_device(group)
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument(
@@ -147,10 +159,32 @@ def _add_running(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    folders.run_all(args, _options(args), _run_pair)
+    options = _options(args)
+    with _engine(args) as mapper:
+        folders.run_all(args, options, partial(_run_pair, mapper))
 
 
-def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
+def _engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
+    """What carries blocks out, where it is not threads of this process."""
+    if args.dask is None or args.dry_run:
+        return nullcontext()
+    if args.workers is not None:
+        raise UsageError(
+            "expected --workers without --dask, found both; a cluster has its own threads"
+        )
+    try:
+        from rscd.inference.dask import cluster_mapper
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"expected Dask for --dask, found no package {error.name}; install it with: pip "
+            'install "rscd[cluster]"'
+        ) from error
+    return cluster_mapper(args.dask)
+
+
+def _run_pair(
+    mapper: "Mapper | None", args: argparse.Namespace, pair: "ScenePair", options: "Options"
+) -> Shown:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
@@ -175,6 +209,7 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
             preview=args.preview,
             flow=args.flow,
             objects=objects,
+            mapper=mapper,
             progress=progress,
         )
     if not args.json:

@@ -138,7 +138,7 @@ def inspect(
             has_mask=src_nodata is None and has_own_mask(dataset),
             dtype=dtype,
             palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
-            stamp=_stamp(path),
+            stamp=stamp_of(path),
             metadata=metadata,
             date_tag=dataset.tags().get("TIFFTAG_DATETIME"),
         )
@@ -206,7 +206,8 @@ def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
     return t1, t2
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def stamp_of(path: str) -> tuple[int, int] | None:
+    """Modification time in ns and size of a file; None where there is none, such as for URLs."""
     try:
         found = Path(path).stat()
     except OSError:

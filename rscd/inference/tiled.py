@@ -40,16 +40,21 @@ class Mapper(Protocol):
 
 
 def bounded_map(
-    pool: Executor, in_flight: int, function: Callable[[T], R], jobs: Iterable[T]
+    pool: Executor,
+    in_flight: int | Callable[[], int],
+    function: Callable[[T], R],
+    jobs: Iterable[T],
 ) -> Iterator[R]:
     """Like ``pool.map``, but at most `in_flight` jobs are pending: more as results are consumed.
 
-    `Executor.map` submits everything at once, so that results pile up if the writer is slower.
+    `Executor.map` submits everything at once, so that results pile up if the writer is slower. If
+    the pool may grow, `in_flight` is asked anew for each job.
     """
+    limit = in_flight if callable(in_flight) else lambda: in_flight
     pending: deque[Future[R]] = deque()
     try:
         for job in jobs:
-            if len(pending) >= in_flight:
+            while len(pending) >= limit():
                 yield pending.popleft().result()
             pending.append(pool.submit(function, job))
         while pending:
