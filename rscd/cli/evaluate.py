@@ -108,6 +108,14 @@ def add(commands: Any) -> None:
         metavar="V,V",
         help="values of the labels to ignore; none: ignore no value (default: declared nodata)",
     )
+    parser.add_argument(
+        "--rows",
+        metavar="FILE.csv",
+        help="also write the metrics as rows of a table that several evaluations fill",
+    )
+    parser.add_argument(
+        "--row", metavar="NAME", help="name of the row; replaces that of the same name"
+    )
     add_json(parser)
     add_verbosity(parser)
     _add_split(parser)
@@ -120,6 +128,11 @@ def add(commands: Any) -> None:
 def _add_split(parser: Parser) -> None:
     group = parser.group(f"for {FOLDER}", use=FOLDER)
     group.add_argument("--split", metavar="NAME", help="default: all pairs")
+    group.add_argument(
+        "--split-file",
+        metavar="FILE",
+        help="split or folder of lists, of which --split names a part; see rscd data split",
+    )
     group.add_argument(
         "-m",
         "--model",
@@ -175,6 +188,7 @@ SHEET = ".png"
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
+    _check_rows(args)
     begun = _begun(args)
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
     with begun.noted() if begun else nullcontext():
@@ -185,7 +199,31 @@ def run(args: argparse.Namespace) -> None:
         emit(report.text())
         for path in (*args.output, *filter(None, (args.reliability,))):
             emit(path)
+    if args.rows is not None:
+        _write_rows(report, args)
     refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
+
+
+def _write_rows(report: "Report", args: argparse.Namespace) -> None:
+    from rscd.evaluation.rows import add_rows, rows_of, table
+
+    rows = add_rows(Path(args.rows), rows_of(report, args.row))
+    if not args.json:
+        emit(table(rows))
+        emit(args.rows)
+
+
+def _check_rows(args: argparse.Namespace) -> None:
+    """Before any work."""
+    from rscd.evaluation.rows import read_rows
+    from rscd.export.targets import of_kind
+
+    if (args.rows is None) != (args.row is None):
+        raise UsageError(
+            "expected --rows FILE.csv and --row NAME together, found one; add the other"
+        )
+    if args.rows is not None:
+        read_rows(of_kind(Path(args.rows), (".csv",), "--rows"))
 
 
 def _evaluated(args: argparse.Namespace) -> "Report":
@@ -246,7 +284,7 @@ def _labelled_pairs(
     from rscd.geo.labels import Values
     from rscd.geo.source import parse_bands
 
-    street = street_conditions(args.source, args.split, args.size)
+    street = street_conditions(args.source, args.split, args.size, args.split_file)
     if street is not None:
         unused = ("change_value", "unlabelled", "bands")
         args.parser.refuse(args, unused, "pairs that are not of streets", args.source)
@@ -254,7 +292,7 @@ def _labelled_pairs(
     args.parser.refuse(args, ("size",), "a street set", args.source)
     rule = Values(args.change_value, args.unlabelled)
     bands = None if args.bands is None else parse_bands(args.bands)
-    return labelled_folder(args.source, args.split, rule, bands), {}
+    return labelled_folder(args.source, args.split, rule, bands, args.split_file), {}
 
 
 def _evaluate_maps(args: argparse.Namespace) -> "Report":
