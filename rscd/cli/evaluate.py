@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rscd.evaluation.dataset import LabelledPairs
     from rscd.evaluation.report import Report
+    from rscd.inference.views import ImageMaps
 
 EPILOG = """\
 examples:
@@ -161,6 +162,21 @@ def _add_split(parser: Parser) -> None:
         help="ignore polygons with a lower score (default: likewise)",
     )
     add_views(rare)
+    rare.add_argument(
+        "--maps",
+        choices=("msi", "mi", "single", "cam"),
+        help="measure a map of each whole pair, as rscd pseudolabel makes them, in place of the "
+        "prediction; scales of msi and mi: --msi (default paper)",
+    )
+    rare.add_argument(
+        "--gate",
+        action="store_true",
+        help="predict no change for pairs whose image-level label says so, as in KD-MSI's tables "
+        "of training maps",
+    )
+    rare.add_argument(
+        "--exchange-dates", action="store_true", help="show t2 to the model as the earlier date"
+    )
     add_device(rare)
 
 
@@ -252,7 +268,7 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         facts(data, args.gsd),
         args.device,
         network_threads(),
-        msi=args.msi,
+        msi=None if args.maps else args.msi,
         tta=args.tta,
     )
     split = Split(
@@ -263,6 +279,9 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         min_area_m2=args.min_area,
         min_score=args.min_score,
         gsd_m=args.gsd,
+        whole_map=None if args.maps is None else _whole_map(args, eight_bit=data.eight_bit),
+        gated=args.gate,
+        exchanged=args.exchange_dates,
     )
     tables: list[GeoDataFrame] = []
     layers = _layers(args)
@@ -273,6 +292,23 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         _write_sheet([(group, s, split.row(s)) for group, s in chosen], sheet)
     _write_layers(tables, layers, report)
     return report
+
+
+def _whole_map(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
+    from rscd.base.errors import ModelError
+    from rscd.inference.models import load_model
+    from rscd.inference.network import Network
+    from rscd.inference.views import ImageMaps, parse_scales
+    from rscd.methods.parts.multiscale import Views
+
+    network = None if args.model is None else load_model(args.model, args.device)
+    if not isinstance(network, Network):
+        raise ModelError(
+            f"expected a trained network for --maps, found {args.model or 'none'}; give -m FILE"
+        )
+    scales = parse_scales(args.msi or "paper")
+    views = Views(scales, eight_bit=eight_bit, multiple=network.tiling.multiple)
+    return ImageMaps(network, args.maps, views)
 
 
 def _labelled_pairs(
@@ -286,13 +322,15 @@ def _labelled_pairs(
 
     street = street_conditions(args.source, args.split, args.size, args.split_file)
     if street is not None:
-        unused = ("change_value", "unlabelled", "bands")
+        unused = ("change_value", "unlabelled", "bands", "gate")
         args.parser.refuse(args, unused, "pairs that are not of streets", args.source)
         return street, street.conditions if len(street.parts) > 1 else {}
     args.parser.refuse(args, ("size",), "a street set", args.source)
     rule = Values(args.change_value, args.unlabelled)
     bands = None if args.bands is None else parse_bands(args.bands)
-    return labelled_folder(args.source, args.split, rule, bands, args.split_file), {}
+    return labelled_folder(
+        args.source, args.split, rule, bands, args.split_file, gated=args.gate
+    ), {}
 
 
 def _evaluate_maps(args: argparse.Namespace) -> "Report":

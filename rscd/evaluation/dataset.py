@@ -125,12 +125,14 @@ def labelled_folder(
     mask_values: MaskRule = "strict",
     bands: Sequence[int] | None = None,
     split_file: str | Path | None = None,
+    *,
+    gated: bool = False,
 ) -> PairFolder:
     """The pairs of a split, or of a part of a split file, to evaluate; see `Split.open`."""
     return PairFolder(
         root,
         split,
-        keys={"image", "mask", "valid"},
+        keys={"image", "mask", "valid"} | ({"label"} if gated else set()),
         mask_values=mask_values,
         bands=bands,
         split_file=split_file,
@@ -194,6 +196,14 @@ class Split:
     """Polygons with a lower score are not objects; likewise."""
     gsd_m: float | None = None
     """Pixel size in metres, if the files have none."""
+    whole_map: Callable[[FloatArray], FloatArray] | None = None
+    """(2,C,H,W) raw values -> (H,W) in [0,1]: a map of the whole pair in place of the model's
+    prediction, such as `rscd.inference.views.ImageMaps`."""
+    gated: bool = False
+    """Whether pairs whose ``label`` is no change are predicted as such, as in the map tables of
+    KD-MSI; samples then have the key ``label``."""
+    exchanged: bool = False
+    """Whether the model sees t2 first; truth and grid stay those of t2."""
 
     @classmethod
     def open(
@@ -225,11 +235,25 @@ class Split:
         """One sample, its (H,W) probabilities and the threshold used."""
         sample = self.data[index]
         try:
-            image, valid = sample["image"].numpy(), sample["valid"][0].numpy()
-            prob, own = predict_pair(self.model, image, valid)
+            prob, own = self._predicted(sample)
         except RscdError as error:
             raise type(error)(f"pair {sample['name']}: {error}") from error
         return sample, prob, own if self.threshold is None else self.threshold
+
+    def _predicted(self, sample: Mapping[str, Any]) -> tuple[FloatArray, float]:
+        """(H,W) probabilities, NaN where invalid, and the model's threshold."""
+        image, valid = sample["image"].numpy(), sample["valid"][0].numpy()
+        if self.exchanged:
+            image = image[::-1]
+        closed = self.gated and not bool(sample["label"])
+        if not closed and self.whole_map is None:
+            return predict_pair(self.model, image, valid)
+        prob = np.zeros(valid.shape, np.float32)
+        if not closed and self.whole_map is not None:
+            prob = self.whole_map(np.ascontiguousarray(image)).astype(np.float32)
+        prob[~valid] = np.nan
+        # a map has no tiling; what it is compared with is chosen for the network
+        return prob, float(self.model.card().get("threshold", PROTOCOL))
 
     def least_object(self, grid: GeoBox) -> tuple[float, float]:
         """Least area and score of the polygons of a pair on a grid."""

@@ -16,7 +16,7 @@ from rscd.base.files import sha256_of, write_whole
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.inference.kinds import MARGIN
 from rscd.inference.predictor import Block, Tiling
-from rscd.inference.weights import read_card, read_tensors, write_weights
+from rscd.inference.weights import read_card, read_tensors, teacher_card, write_weights
 from rscd.models.logits import change_logit
 from rscd.models.networks import bands_of, build_network, bytes_per_pixel, receptive_radius
 
@@ -38,8 +38,13 @@ def save_weights(
     write_weights(path, network.state_dict(), full | _measured(network, full))
 
 
-def export_weights(source: Path, target: Path) -> Provenance:
+def export_weights(source: Path, target: Path, *, teacher: bool = False) -> Provenance:
     """Export a training checkpoint as safetensors; the card is also written beside it as JSON.
+
+    Args:
+        source: the checkpoint.
+        target: ends in .safetensors.
+        teacher: export the teacher in place of the network that predicts.
 
     Returns:
         The card.
@@ -48,7 +53,9 @@ def export_weights(source: Path, target: Path) -> Provenance:
         ModelError: if the checkpoint cannot be used.
     """
     card = read_card(source)
-    network = _build(source, card)
+    card, tensors = teacher_card(card, source) if teacher else (card, None)
+    network = _build(source, card, tensors)
+    card = {key: value for key, value in card.items() if key != "teacher"}
     card |= _measured(network, card)
     write_weights(target, network.state_dict(), card)
     write_whole(target.with_suffix(".json"), json.dumps(card, indent=2, sort_keys=True) + "\n")
@@ -81,11 +88,11 @@ def _not_run(name: str, error: Exception) -> ModelError:
     )
 
 
-def _build(path: Path, card: Provenance) -> nn.Module:
+def _build(path: Path, card: Provenance, teacher: Mapping[str, str] | None = None) -> nn.Module:
     args = dict(card["network_args"])
     if "weights" in args:
         args["weights"] = None  # pretrained weights would only be overwritten
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, teacher)
     name = card["network"]
 
     def not_built(error: Exception) -> ModelError:
