@@ -161,18 +161,27 @@ def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
 def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root, other = tmp_path / "one", tmp_path / "other"
-    for copy in (root, other):
+    for copy, folder in ((root, tmp_path / "labels"), (other, other)):
         shutil.copytree(tiles, copy)
         for layer in ("vl_change", "vl_t1", "vl_t2"):
-            (copy / layer).mkdir()
+            (folder / layer).mkdir(parents=True)
             for file in (copy / "label").iterdir():
-                Image.fromarray(np.asarray(Image.open(file)) // 255).save(copy / layer / file.name)
+                Image.fromarray(np.asarray(Image.open(file)) // 255).save(
+                    folder / layer / file.name
+                )
     assert main(["data", "split", str(root), "--percent", "40"]) == 0
     shape = "--train.model.method_args.network_args"
     common = ["train", "-c", str(CONFIGS / "diffmatch.yaml"), "--set.root", str(root),
               "--set.share", "40", "--set.weights", "null", *TINY, "--train.data.batch_size", "2",
               f"{shape}.encoder", SMALL, "--train.trainer.max_epochs", "2"]  # fmt: skip
-    away = ["--set.unlabeled", f"{{root: {other}, split: train}}", "--set.name", "cross-domain"]
+    away = [
+        "--set.unlabeled",
+        f"{{root: {other}, split: train}}",
+        "--set.name",
+        "cross-domain",
+        "--set.labels",
+        "../labels/",
+    ]
     with torch.inference_mode(False):
         assert main([*common, "--set.variant", "supervised"]) == 0
         assert main([*common, *away]) == 0
