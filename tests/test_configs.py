@@ -154,5 +154,5 @@ def test_diffmatch_takes_another_share_of_the_masks(data, share):
     for name in ("labeled", "unlabeled"):
         given = {"root": root, "split_file": f"{root}/split_{share}.json", "split": name}
         assert given.items() <= streams[name]["init_args"].items()
-    assert str(test.folder) == f"runs/diffmatch_{data}/diffmatch-rescaled_{share}/test"
+    assert str(test.folder) == f"runs/diffmatch_{data}/diffmatch_{share}/test"
     assert test.settings["rows"] == f"runs/diffmatch_{data}/rows.csv"

@@ -4,12 +4,12 @@ import argparse
 from typing import Any
 
 from rscd.cli.options import (
+    Shown,
     add_action,
     add_json,
     add_verbosity,
     count,
     emit,
-    emit_json,
     fraction,
     positive,
     whole,
@@ -37,9 +37,7 @@ def add(commands: Any) -> None:
 
 def _add_info(actions: Any) -> Parser:
     parser = add_action(
-        actions,
-        "info",
-        "contents of a folder and its problems (exit code 1 if there are any)",
+        actions, "info", "contents of a folder and its problems (exit code 1 if there are any)"
     )
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument(
@@ -149,12 +147,13 @@ def run_split(args: argparse.Namespace) -> None:
             )
     for path, split in files.items():
         split.write(path)
-    if args.json:
-        emit_json({str(path): {"rule": s.rule, **s.counts} for path, s in files.items()})
-        return
-    for path, split in files.items():
-        counts = ", ".join(f"{n} {part}" for part, n in split.counts.items())
-        emit(f"{path}: {counts}; {split.rule}")
+    Shown(
+        {str(path): {"rule": split.rule, **split.counts} for path, split in files.items()},
+        [
+            f"{path}: {', '.join(f'{n} {part}' for part, n in split.counts.items())}; {split.rule}"
+            for path, split in files.items()
+        ],
+    ).emit(as_json=args.json)
 
 
 def _add_towns(actions: Any) -> Parser:
@@ -241,10 +240,7 @@ def run_prepare(args: argparse.Namespace) -> None:
             tile_order=args.tile_order,
             progress=lambda done, total: progress("tiles", done, total),
         )
-    if args.json:
-        emit_json(dict(manifest.content))
-        return
-    for note in manifest.content["notes"]:
-        emit(f"note: {note}")
+    lines = [f"note: {note}" for note in manifest.content["notes"]]
     for part, tiles in manifest.counts.items():
-        emit(f"{part}: {tiles} tiles, {100 * manifest.change_share[part]:.2f} % changed")
+        lines.append(f"{part}: {tiles} tiles, {100 * manifest.change_share[part]:.2f} % changed")
+    Shown(manifest.content, lines).emit(as_json=args.json)

@@ -1,4 +1,4 @@
-"""Street pairs whose flow is stored, in place of generated ones: SimSaC's layout and plain folders."""
+"""Street pairs whose flow is stored, in place of generated ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,8 +86,7 @@ class FlowPairs(StreetDataset):
                 if tuple(sample[key].shape[-2:]) != known.shape:
                     raise DataError(
                         f"{path}: the flow is {known.shape[0]} x {known.shape[1]} pixels (height x "
-                        f"width), the {key} is {' x '.join(map(str, sample[key].shape[-2:]))}; make "
-                        "both one size"
+                        f"width), the {key} has another size; make both one size"
                     )
             sample["flow"] = torch.from_numpy(flow)
             sample["valid"] = torch.from_numpy((known & inside_frame(flow))[None])

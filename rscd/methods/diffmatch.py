@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rscd.base.arguments import made
 from rscd.base.errors import UsageError
@@ -34,11 +34,14 @@ from rscd.methods.parts.draws import view_generator
 from rscd.methods.parts.photometric import STRONG, Photometric, ValueRange, photometric_view
 from rscd.methods.parts.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
 from rscd.models.fusion import fuse
-from rscd.models.mlp_head import feature_distance, resize_distance
+from rscd.models.mlp_head import LightHead, feature_distance, resize_distance
 from rscd.models.resize import size_of
 from rscd.models.siamese import Siamese, training_heads, training_outputs
 
 NETWORK = "siamese-mlp"
+UNGUIDED = "siamese-deeplab"
+"""Also possible where nothing is learned from a segmenter: supervised-only and UniMatch with
+DeepLabV3+, the second network of Table 2."""
 
 LABELED, WEAK_VIEW, PARTNER, STRONG_VIEW, PARTNER_STRONG, BOX = range(6)
 """Random streams: variants draw the same numbers for whatever they have in common."""
@@ -50,6 +53,9 @@ class DiffMatch(InParts):
     """All variants of DiffMatch's training; see the module docstring."""
 
     network: Siamese
+    vl_classifier: nn.Conv2d
+    segmentation: LightHead
+    """Both only with `NETWORK`; guidance needs them."""
 
     def __init__(
         self,
@@ -67,8 +73,9 @@ class DiffMatch(InParts):
         """Build the network.
 
         Args:
-            network: ``siamese-mlp``, recorded in checkpoints.
-            network_args: of `rscd.models.siamese.siamese_mlp`.
+            network: ``siamese-mlp``, recorded in checkpoints; for variants without guidance also
+                ``siamese-deeplab``.
+            network_args: of its builder in `rscd.models.siamese`.
             variant: one of `rscd.methods.parts.diffmatch_recipe.VARIANTS`.
             recipe: fields of `rscd.methods.parts.diffmatch_recipe.Recipe` other than the variant's.
             weak: fields of `rscd.methods.parts.views.Weak`.
@@ -90,10 +97,15 @@ class DiffMatch(InParts):
         self.value_range = value_range
         self.head_lr_mult = head_lr_mult
         self.use_valid = use_valid
-        if network != NETWORK:
-            raise UsageError(f"expected method_args with network: {NETWORK}, found {network}")
+        guided = self.recipe.dual or self.recipe.segments
+        known = (NETWORK,) if guided else (NETWORK, UNGUIDED)
+        if network is None or network not in known:
+            wanted = " or ".join(known)
+            raise UsageError(f"expected method_args with network: {wanted}, found {network}")
         self.network = cast(Siamese, self.build(network, network_args))
         self.network.order = "joint" if concat_dates else "t1-first"
+        if network != NETWORK:
+            return
         self.vl_classifier, self.segmentation = training_heads(self.network)
         if not self.recipe.dual:
             self.vl_classifier.requires_grad_(False)
@@ -181,7 +193,7 @@ class DiffMatch(InParts):
                 F.dropout2d(level[count:], self.recipe.feature_dropout, self.training)
                 for level in fuse(self.network.fusion, t1, t2)
             ]
-            logits = self.network.to_image(self.network.decoder(dropped), t1[0])
+            logits = self.network.to_image(self.network.head(self.network.decoder(dropped)), t1[0])
             # half of L_s, the strong views make up the other half; L_s itself has weight one half
             terms["consistency_f"] = consistency(logits, weak, self.recipe) / 4
         return terms

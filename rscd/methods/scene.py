@@ -27,6 +27,7 @@ from rscd.methods.parts.draws import view_generator
 from rscd.methods.parts.edges import canny_edges
 from rscd.methods.parts.photometric import STREET, Photometric, ValueRange, photometric_view
 from rscd.methods.parts.scene_losses import (
+    SQUEEZE,
     Axes,
     Change,
     Order,
@@ -180,6 +181,7 @@ class Scene(InParts, ScenePretrain):
         distill_change: Change = "hard",
         sim_order: Order = "cosine",
         sm_axes: Axes = "sum",
+        sm_squeeze: float = SQUEEZE,
         mask_invalid: bool = True,
         canny: tuple[float, float] = (100.0, 200.0),
         epe_reduction: Reduction = "mean",
@@ -200,10 +202,12 @@ class Scene(InParts, ScenePretrain):
             distill_change: see `rscd.methods.parts.scene_losses.Change`.
             sim_order: see `rscd.methods.parts.scene_losses.Order`.
             sm_axes: see `rscd.methods.parts.scene_losses.Axes`.
+            sm_squeeze: of `rscd.methods.parts.scene_losses.edge_smoothness`, from 0, the paper's
+                formula as printed, to below one half.
             mask_invalid: exclude pixels whose match lies outside t1 from the unsupervised loss.
-            canny: thresholds of the edges of t2.
-            epe_reduction: see `ScenePretrain`; the default is our choice, the paper does not state
-                one.
+            canny: thresholds of the edges of t2; not published.
+            epe_reduction: see `ScenePretrain`, also of the distilled flow; the default is our
+                choice, the paper does not state one.
             pretrain: the other arguments of `ScenePretrain`: ``weights`` of ``network_args`` names
                 the checkpoint of the first stage, ``photometric`` also applies to the student's
                 target pairs.
@@ -212,6 +216,8 @@ class Scene(InParts, ScenePretrain):
             UsageError: for unknown names.
         """
         super().__init__(network, epe_reduction=epe_reduction, **pretrain)
+        if not 0 <= sm_squeeze < 0.5:
+            raise UsageError(f"expected sm_squeeze from 0 to below 0.5, found {sm_squeeze}")
         for value, kind, name in (
             (teacher_grad_to_encoder, TeacherGradient, "teacher_grad_to_encoder"),
             (distill_change, Change, "distill_change"),
@@ -229,6 +235,7 @@ class Scene(InParts, ScenePretrain):
         self.distill_change: Change = distill_change
         self.sim_order: Order = sim_order
         self.sm_axes: Axes = sm_axes
+        self.sm_squeeze = sm_squeeze
         self.mask_invalid = mask_invalid
         self.canny = canny
         self.teacher = copy.deepcopy(self.network.decoder) if separate_decoders else None
@@ -319,7 +326,13 @@ class Scene(InParts, ScenePretrain):
         )
         dissimilar = dissimilarity(similar, valid)
         return levels, unsupervised_terms(
-            dissimilar, logit, valid, edge, self.unsup_weights, axes=self.sm_axes
+            dissimilar,
+            logit,
+            valid,
+            edge,
+            self.unsup_weights,
+            squeeze=self.sm_squeeze,
+            axes=self.sm_axes,
         )
 
     def _distilled(self, teacher: Levels, batch: Batch) -> Terms:
@@ -328,9 +341,9 @@ class Scene(InParts, ScenePretrain):
         levels = self.network.decoder(*self.network.encode(view["image"]))
         grids = grids_of(levels.flow)
         change = distill_change_targets(teacher, grids, self.distill_change)
+        flow = flow_loss(levels.flow, distill_flow_targets(teacher, grids), self.epe_reduction)
         return {
-            "distill_flow": self.distill_weight
-            * flow_loss(levels.flow, distill_flow_targets(teacher, grids)),
+            "distill_flow": self.distill_weight * flow,
             "distill_change": self.distill_weight * change_loss(levels.change, change),
         }
 

@@ -17,14 +17,17 @@ from rscd.models.finite import non_finite
 SUFFIXES = (".safetensors", ".pth", ".pt")
 """Suffixes of local files; the last two may contain only tensors, code in them is refused."""
 
+INSTEAD = "name a local file of tensors (.safetensors, .pth), or set weights: null"
+
 
 @contextmanager
-def downloading(what: str, where: str) -> Iterator[None]:
+def downloading(what: str, where: str, instead: str = INSTEAD) -> Iterator[None]:
     """Explain what to do if weights cannot be obtained.
 
     Args:
         what: the weights.
         where: address or hub to download from.
+        instead: what else the user can do.
 
     Raises:
         ModelError: instead of the many errors of the network and hubs, all of them OSError.
@@ -36,7 +39,7 @@ def downloading(what: str, where: str) -> Iterator[None]:
         raise ModelError(
             f"expected pretrained weights {what} in the local cache or at {where}, could not get "
             f"them ({reason}); connect, or copy a filled cache (HF_HOME, TORCH_HOME) from another "
-            "machine, or name a local file of tensors (.safetensors, .pth), or set weights: null"
+            f"machine, or {instead}"
         ) from error
 
 

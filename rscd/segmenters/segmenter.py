@@ -105,7 +105,9 @@ SEGMENTERS: Mapping[str, Backend] = {
     "buildings": Backend(
         "rscd.segmenters.buildings", "the shipped network: buildings, 0.1 to 1 m, offline"
     ),
-    "precomputed": Backend("rscd.segmenters.precomputed", "rasters made by another program"),
+    "precomputed": Backend(
+        "rscd.segmenters.precomputed", "scores or objects found by another program, in files"
+    ),
     "spectral": Backend(
         "rscd.segmenters.spectral", "colour and texture rules, no weights; demo only"
     ),

@@ -96,7 +96,7 @@ def test_the_layout_of_simsac(tmp_path):
     assert data.names == ("new/0", "static/0")
     assert torch.equal(data[1]["flow"], torch.from_numpy(field()))
     (tmp_path / "flow" / "new" / "0.flo").unlink()
-    with pytest.raises(DataError, match="1 pairs have no flow file .* 'new/0'"):
+    with pytest.raises(DataError, match=r"1 pairs have no flow file .* 'new/0'"):
         FlowPairs(tmp_path)
 
 

@@ -11,8 +11,9 @@ from rscd import Options, open_pair, predict
 from rscd.base.errors import ModelError, UsageError
 from rscd.cli import main
 from rscd.geo.tiles import Box
-from rscd.inference.models import load_model
+from rscd.inference.models import load_model, scene_model
 from rscd.inference.network import load_network, save_weights
+from rscd.inference.shipped import SceneFacts
 from rscd.inference.views import multi_scale, parse_scales
 from rscd.methods.parts.multiscale import PRESETS, Views, msi, tta_logits
 from rscd.models.networks import build_network
@@ -125,6 +126,14 @@ def test_card_tells_the_views(tmp_path):
     assert model.card()["views"]["scales"] == [0.5, 1.0, 1.5, 2.0]
     assert "0.5, 1, 1.5, 2" in model.summary
     assert multi_scale(network, msi=None, tta=None, eight_bit=True) is network
+
+
+def test_flips_reach_the_views(tmp_path):
+    weights = saved(tmp_path / "cam.safetensors", "cam", CAM)
+    facts = SceneFacts(3, 0.5, georeferenced=True, eight_bit=True)
+    for flip in ("width", "height"):
+        model = scene_model(str(weights), facts, "cpu", msi="1", flip=flip)
+        assert model.card()["views"]["flip"] == flip
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path, scene):
