@@ -14,7 +14,8 @@ IGNORE = 255
 CARD_KEY = "rscd_card"
 """Key of the model card in weights and checkpoints: all that prediction needs besides tensors."""
 CARD_FORMAT = 1
-NETWORK_PREFIX = "method.network."
+METHOD_PREFIX = "method."
+NETWORK_PREFIX = f"{METHOD_PREFIX}network."
 """Key prefix of the predicting network's tensors in a training checkpoint."""
 
 CHANGE_RGB = (255, 0, 170)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rscd.base.types import Progress
     from rscd.evaluation.dataset import LabelledPairs
     from rscd.evaluation.report import Report
+    from rscd.inference.views import ImageMaps
 
     Errors = Callable[[GeoDataFrame], None] | None
     """Takes the true, false and missed objects, where they are wanted."""
@@ -111,6 +112,14 @@ def add(commands: Any) -> None:
         metavar="V,V",
         help="values of the labels to ignore; none: ignore no value (default: declared nodata)",
     )
+    parser.add_argument(
+        "--rows",
+        metavar="FILE.csv",
+        help="also write the metrics as rows of a table that several evaluations fill",
+    )
+    parser.add_argument(
+        "--row", metavar="NAME", help="name of the row; replaces that of the same name"
+    )
     add_json(parser)
     add_verbosity(parser)
     _add_split(parser)
@@ -123,6 +132,11 @@ def add(commands: Any) -> None:
 def _add_split(parser: Parser) -> None:
     group = parser.group(f"for {FOLDER}", use=FOLDER)
     group.add_argument("--split", metavar="NAME", help="default: all pairs")
+    group.add_argument(
+        "--split-file",
+        metavar="FILE",
+        help="split or folder of lists, of which --split names a part; see rscd data split",
+    )
     group.add_argument(
         "-m",
         "--model",
@@ -137,6 +151,21 @@ def _add_split(parser: Parser) -> None:
     rare = parser.group(f"more for {FOLDER}", use=FOLDER, rare=True)
     add_least(rare, *[" (default: the model's own, as in rscd predict)"] * 2)
     add_views(rare)
+    rare.add_argument(
+        "--maps",
+        choices=("msi", "mi", "single", "cam"),
+        help="measure a map of each whole pair, as rscd pseudolabel makes them, in place of the "
+        "prediction; scales of msi and mi: --msi (default paper)",
+    )
+    rare.add_argument(
+        "--gate",
+        action="store_true",
+        help="predict no change for pairs whose image-level label says so, as in KD-MSI's tables "
+        "of training maps",
+    )
+    rare.add_argument(
+        "--exchange-dates", action="store_true", help="show t2 to the model as the earlier date"
+    )
     add_device(rare)
 
 
@@ -164,6 +193,7 @@ SHEET = ".png"
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
+    _check_rows(args)
     begun = _begun(args)
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
     from rscd.cli.progress import progress_bar
@@ -179,9 +209,26 @@ def run(args: argparse.Namespace) -> None:
             write_errors(tables, Path(path), report.json())
         if args.reliability is not None:
             _write_reliability(report, Path(args.reliability))
-    files = [*args.output, *filter(None, (args.reliability,))]
-    Shown(report.json(), [report.text(), *files]).emit(as_json=args.json)
+    lines = [report.text(), *args.output, *filter(None, (args.reliability,))]
+    if args.rows is not None:
+        from rscd.evaluation.rows import add_rows, rows_of, table
+
+        lines += [table(add_rows(Path(args.rows), rows_of(report, args.row))), args.rows]
+    Shown(report.json(), lines).emit(as_json=args.json)
     refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
+
+
+def _check_rows(args: argparse.Namespace) -> None:
+    """Before any work."""
+    from rscd.evaluation.rows import read_rows
+    from rscd.export.targets import of_kind
+
+    if (args.rows is None) != (args.row is None):
+        raise UsageError(
+            "expected --rows FILE.csv and --row NAME together, found one; add the other"
+        )
+    if args.rows is not None:
+        read_rows(of_kind(Path(args.rows), (".csv",), "--rows"))
 
 
 def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Errors") -> "Report":
@@ -201,7 +248,7 @@ def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Err
         facts(data, args.gsd),
         args.device,
         network_threads(),
-        msi=args.msi,
+        msi=None if args.maps else args.msi,
         tta=args.tta,
         flip=args.flip,
     )
@@ -213,12 +260,32 @@ def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Err
         min_area_m2=args.min_area,
         min_score=args.min_score,
         gsd_m=args.gsd,
+        whole_map=None if args.maps is None else _whole_map(args, eight_bit=data.eight_bit),
+        gated=args.gate,
+        exchanged=args.exchange_dates,
     )
     report = evaluate_split(split, progress, errors=errors)
     for sheet in _sheets(args):
         chosen = extremes(report.samples)
         _write_sheet([(group, s, split.row(s)) for group, s in chosen], sheet)
     return report
+
+
+def _whole_map(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
+    from rscd.base.errors import ModelError
+    from rscd.inference.models import load_model
+    from rscd.inference.network import Network
+    from rscd.inference.views import ImageMaps, parse_scales
+    from rscd.methods.parts.multiscale import Views
+
+    network = None if args.model is None else load_model(args.model, args.device)
+    if not isinstance(network, Network):
+        raise ModelError(
+            f"expected a trained network for --maps, found {args.model or 'none'}; give -m FILE"
+        )
+    scales = parse_scales(args.msi or "paper")
+    views = Views(scales, eight_bit=eight_bit, multiple=network.tiling.multiple)
+    return ImageMaps(network, args.maps, views)
 
 
 def _labelled_pairs(
@@ -230,15 +297,17 @@ def _labelled_pairs(
     from rscd.geo.labels import Values
     from rscd.geo.source import parse_bands
 
-    street = street_conditions(args.source, args.split, args.size)
+    street = street_conditions(args.source, args.split, args.size, args.split_file)
     if street is not None:
-        unused = ("change_value", "unlabelled", "bands")
+        unused = ("change_value", "unlabelled", "bands", "gate")
         args.parser.refuse(args, unused, "pairs that are not of streets", args.source)
         return street, street.conditions if len(street.parts) > 1 else {}
     args.parser.refuse(args, ("size",), "a street set", args.source)
     rule = Values(args.change_value, args.unlabelled)
     bands = None if args.bands is None else parse_bands(args.bands)
-    return labelled_folder(args.source, args.split, rule, bands), {}
+    return labelled_folder(
+        args.source, args.split, rule, bands, args.split_file, gated=args.gate
+    ), {}
 
 
 def _evaluate_maps(args: argparse.Namespace, progress: "Progress", errors: "Errors") -> "Report":

@@ -21,6 +21,11 @@ def add(commands: Any) -> None:
     )
     exporting.add_argument("checkpoint", metavar="RUN.ckpt")
     exporting.add_argument("-o", "--output", required=True, metavar="WEIGHTS.safetensors")
+    exporting.add_argument(
+        "--teacher",
+        action="store_true",
+        help="the teacher of kdmsi or scene in place of the student, which predicts",
+    )
     exporting.set_defaults(run=run_export)
     for action in (listing, showing, exporting):
         add_json(action)
@@ -90,5 +95,5 @@ def run_export(args: argparse.Namespace) -> None:
     target = Path(args.output)
     if target.suffix != ".safetensors":
         raise UsageError(f"expected -o ending in .safetensors, found {target}")
-    card = export_weights(Path(args.checkpoint), target)
+    card = export_weights(Path(args.checkpoint), target, teacher=args.teacher)
     Shown(card, [str(target)]).emit(as_json=args.json)

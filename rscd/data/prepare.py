@@ -39,7 +39,7 @@ from rscd.data.images import open_label, read_label_values, read_picture, write_
 from rscd.data.labels import write_label_list
 from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
-from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
+from rscd.data.tilings import PUBLISHED, Cut, TileOrder, Triple, plan
 from rscd.geo.labels import MaskRule, coding_in, read_stored
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def prepare(
     mask_values: MaskRule = "strict",
     files: Triple | None = None,
     whole_parents: bool = False,
+    tile_order: TileOrder = "rows",
     progress: Progress | None = None,
 ) -> Manifest:
     """Cut a benchmark set into its published tiles.
@@ -97,6 +98,8 @@ def prepare(
         mask_values: how the set's label values are read.
         files: t1, t2 and label raster of ``whu``, if they cannot be identified by name.
         whole_parents: DSIFN-CD only, see the module docstring.
+        tile_order: LEVIR-CD only: how the tiles of a scene are numbered. The published lists do not
+            say; the manifest does.
         progress: called with tiles done and the total.
 
     Returns:
@@ -109,11 +112,21 @@ def prepare(
     """
     src, dst = Path(src), Path(dst)
     cuts, split, sources, notes = plan(
-        name, src, patch=patch, seed=seed, files=files, whole_parents=whole_parents
+        name,
+        src,
+        patch=patch,
+        seed=seed,
+        files=files,
+        whole_parents=whole_parents,
+        tile_order=tile_order,
     )
+    if name == "levir":
+        notes = [*notes, f"tiles of a scene are numbered by {tile_order}, which no paper states"]
     rule = sorted(mask_values.items()) if isinstance(mask_values, Mapping) else mask_values
     settings = {"name": name, "patch": patch, "seed": seed, "mask_values": repr(rule)}
     settings |= {"whole_parents": whole_parents, "source": _fingerprint(cuts)}
+    if tile_order != "rows":
+        settings["tile_order"] = tile_order
     claim = Claim(
         dst, "tiles", settings, everything, "give a new folder", Earlier("prepare.json", dict)
     )

@@ -3,6 +3,7 @@
 The published lists of labelled pairs (5, 10, 20 and 40 % of LEVIR-CD and WHU-CD) are not part of
 this package. If the list files exist, :func:`published_split` reads and checks them; otherwise
 :func:`labeled_split` selects as many pairs by a stated rule, which gives different pairs.
+``rscd data split`` writes both as files.
 """
 
 import json
@@ -73,9 +74,13 @@ class Split:
             for part, names in self.parts.items():
                 write_whole(path / f"{part}.txt", "".join(f"{name}\n" for name in names))
             return
+        write_whole(path, self.text())
+
+    def text(self) -> str:
+        """The content of the JSON file."""
         parts = {part: list(names) for part, names in self.parts.items()}
         content = {"format": FORMAT, "rule": self.rule, "hash": self.hash, "parts": parts}
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        return json.dumps(content, indent=1) + "\n"
 
 
 def read_split(path: Path | str) -> Split:
@@ -214,6 +219,54 @@ def _check_published(split: Split, folder: Path, percent: int) -> None:
     train = folder / "train.txt"
     if train.is_file() and set(read_names(train)) != {*split["labeled"], *split["unlabeled"]}:
         raise DataError(f"{folder}: labelled and unlabelled pairs are not those of train.txt")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some of the pairs of a dataset, as plain data of a configuration."""
+
+    names: tuple[str, ...] | None = None
+    """These pairs, in this order."""
+    percent: int | None = None
+    """The labelled pairs of :func:`labeled_split`; 100 for all."""
+    seed: int = 0
+    """Of ``percent``."""
+    split_file: str | None = None
+    """A split on disk, see :func:`read_split`."""
+    part: str | None = None
+    """The part of ``split_file``."""
+
+    def __post_init__(self) -> None:
+        ways = [self.names is not None, self.percent is not None, self.split_file is not None]
+        if sum(ways) != 1 or (self.split_file is None) != (self.part is None):
+            raise DataError(
+                "expected a subset by names, by percent, or by split_file and part, found "
+                f"{self}; give one of them"
+            )
+
+    def of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The chosen ones among the names of a dataset, in the order of the choice.
+
+        Raises:
+            DataError: if a chosen pair is not among them, or the percentage is impossible.
+        """
+        if self.percent is not None:
+            return tuple(
+                names
+                if self.percent == 100
+                else labeled_split(names, self.percent, seed=self.seed)["labeled"]
+            )
+        known = set(names)
+        chosen = (
+            self.names if self.split_file is None else read_split(self.split_file)[str(self.part)]
+        )
+        missing = [name for name in chosen or () if name not in known]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(chosen or ())} chosen pairs do not exist, first "
+                f"{missing[0]!r}; the choice belongs to another dataset or split"
+            )
+        return tuple(chosen or ())
 
 
 def group_split(

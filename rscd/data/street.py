@@ -6,10 +6,10 @@ image, and the camera moved between the dates; none has flow.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class ChangeSim(StreetDataset):
         max_pose_difference: float | None = None,
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Find the pairs.
@@ -73,6 +74,7 @@ class ChangeSim(StreetDataset):
                 reaches this (the published loader uses 0.5 in training).
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
+            only: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
 
         Raises:
@@ -94,8 +96,11 @@ class ChangeSim(StreetDataset):
                 f"{CONDITIONS[condition]}/ with rgb/, t0/rgb/ and change_segmentation/; get the "
                 "set from https://github.com/SAMMiCA/ChangeSim"
             )
-        log.info("ChangeSim %s %s, sequences %s: %d pairs", split, condition, chosen, len(pairs))
-        super().__init__(pairs, keys=keys, size=size, transforms=transforms)
+        super().__init__(pairs, keys=keys, size=size, only=only, transforms=transforms)
+        log.info(
+            "ChangeSim %s %s, sequences %s: %d pairs, %d of them used",
+            *(split, condition, chosen, len(pairs), len(self)),
+        )
 
     def read_change(self, path: Path) -> ByteArray:
         """(H,W) uint8 class by colour; unknown colours become static and are counted."""
@@ -137,6 +142,7 @@ class PCD(StreetDataset):
         change_value: Polarity = "auto",
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Find the pairs.
@@ -153,6 +159,7 @@ class PCD(StreetDataset):
                 of 255 and the rest, which is a guess; the choice is logged.
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
+            only: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
 
         Raises:
@@ -171,7 +178,7 @@ class PCD(StreetDataset):
                 f"ground_truth/, or set{fold}/train and test; get the set from "
                 "https://kensakurada.github.io/pcd_dataset.html"
             )
-        super().__init__(pairs, keys=keys, size=size, transforms=transforms)
+        super().__init__(pairs, keys=keys, size=size, only=only, transforms=transforms)
         self.polarity = self._polarities(change_value) if self.needs_masks else {}
         """Values of change by mask folder."""
 
@@ -214,6 +221,7 @@ class VLCMUCD(StreetDataset):
         *,
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Find the pairs.
@@ -223,6 +231,7 @@ class VLCMUCD(StreetDataset):
             split: train or test of the prepared layout; all for the raw layout.
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
+            only: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
 
         Raises:
@@ -239,7 +248,7 @@ class VLCMUCD(StreetDataset):
                 "with split='all' raw/SSS/RGB and raw/SSS/GT; get the set from "
                 "https://ghsi.github.io/proj/RSS2016.html"
             )
-        super().__init__(pairs, keys=keys, size=size, transforms=transforms)
+        super().__init__(pairs, keys=keys, size=size, only=only, transforms=transforms)
 
 
 def crops_of(pair: StreetPair) -> list[StreetPair]:

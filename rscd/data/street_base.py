@@ -1,6 +1,6 @@
 """Base of the street-level sets: pairs of files, samples, folders side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torchgeo.datasets import NonGeoDataset
 
-from rscd.base.arguments import check_names
+from rscd.base.arguments import check_names, made
 from rscd.base.errors import DataError
 from rscd.base.files import by_stem, natural_key
 from rscd.base.types import ByteArray, ShapeHW
 from rscd.data.folder import Sample, Transform, stack_dates
 from rscd.data.images import IMAGE_SUFFIXES, Picture, read_label_values, read_picture
 from rscd.data.plotted import Plotted
+from rscd.data.splits import Subset
 
 MASK_FOLDERS = ("mask", "gt", "ground_truth")
 OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow"})
@@ -57,6 +58,7 @@ class StreetDataset(Plotted, NonGeoDataset):
         *,
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Store the pairs.
@@ -66,13 +68,17 @@ class StreetDataset(Plotted, NonGeoDataset):
             keys: keys of a sample besides its name; without ``mask``, ``label`` and ``classes`` no
                 mask is opened.
             size: (height, width) to resize to, images bilinear, masks nearest.
+            only: fields of :class:`rscd.data.splits.Subset`: the pairs to keep, by name, such as
+                ``{percent: 10}`` or ``{split_file: split.json, part: labeled}``.
             transforms: applied to each sample.
 
         Raises:
-            DataError: if a key is unknown or a mask is missing.
+            DataError: if a key is unknown, a mask is missing, or a chosen pair does not exist.
         """
         check_names(keys, sorted(OWN_KEYS), "keys of street sets", DataError)
         self.pairs = tuple(pairs)
+        if only is not None:
+            self.keep(made(Subset, only, "only"))
         self.keys = frozenset(keys)
         self.size = size
         self.transforms = transforms
@@ -104,6 +110,15 @@ class StreetDataset(Plotted, NonGeoDataset):
         if pair.mask is not None and self.needs_masks:
             sample |= self._from_mask(pair.mask, pair, shape)
         return self.transforms(sample) if self.transforms is not None else sample
+
+    def keep(self, subset: Subset) -> None:
+        """Drop all pairs but some.
+
+        Raises:
+            DataError: if one of them does not exist.
+        """
+        by_name = {pair.name: pair for pair in self.pairs}
+        self.pairs = tuple(by_name[name] for name in subset.of(self.names))
 
     @property
     def needs_masks(self) -> bool:

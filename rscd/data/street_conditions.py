@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from rscd.base.errors import DataError
 from rscd.base.types import ShapeHW
 from rscd.data.folder import Sample
+from rscd.data.splits import Subset, read_split
 from rscd.data.street import CONDITIONS, PCD, VLCMUCD, ChangeSim
 from rscd.data.street_base import MASK_FOLDERS, StreetDataset
 
@@ -57,7 +58,10 @@ class StreetConditions(Dataset[Sample]):
 
 
 def street_conditions(
-    root: Path | str, split: str | None = None, size: ShapeHW | None = None
+    root: Path | str,
+    split: str | None = None,
+    size: ShapeHW | None = None,
+    split_file: Path | str | None = None,
 ) -> StreetConditions | None:
     """A street set, or None if the folder has another layout.
 
@@ -73,6 +77,8 @@ def street_conditions(
         root: the folder.
         split: ``train`` or ``test`` if the layout has them, by default ``test``.
         size: (height, width) to resize to; papers resize to 520 x 520.
+        split_file: a split on disk, see `rscd.data.splits.read_split`; ``split`` then names one of
+            its parts.
 
     Raises:
         DataError: for a street set without pairs, without masks, or without that split.
@@ -90,8 +96,63 @@ def street_conditions(
         if not one_set and not _plain_folders(root):
             return None
         parts_of = _vl_cmu if one_set else _folders
+    if split_file is not None:
+        return _listed(
+            root,
+            split,
+            split_file,
+            [parts_of(root, own or "all", size) for own in _present(root, splits)],
+        )
     chosen = _split(root, split, splits)
     return StreetConditions(root, chosen, parts_of(root, chosen or "all", size))
+
+
+def training_names(root: Path | str, split: str = "train") -> tuple[str, ...]:
+    """Names of the pairs of a street set in one split, of its first condition for ChangeSim.
+
+    No mask is needed. Empty if the folder has another layout.
+    """
+    root = Path(root)
+    data: StreetDataset
+    keys = {"image"}
+    if any((root / f"Query_Seq_{part}").is_dir() for part in ("Train", "Test")):
+        data = ChangeSim(root, split, keys=keys)  # type: ignore[arg-type]
+    elif any((place / "t0").is_dir() for place in (root / "TSUNAMI", *_in_splits(root / "set0"))):
+        data = PCD(root, split, keys=keys)  # type: ignore[arg-type]
+    elif any((place / "t0").is_dir() for place in _in_splits(root)):
+        data = VLCMUCD(root, split, keys=keys)  # type: ignore[arg-type]
+    else:
+        return ()
+    return data.names
+
+
+def _present(root: Path, splits: tuple[str, ...]) -> list[str | None]:
+    """The splits of a set to look for listed pairs in; None where there are none."""
+    places = {split: (root / split, root / f"Query_Seq_{split.capitalize()}") for split in splits}
+    by_folder = any(place.is_dir() for both in places.values() for place in both)
+    return [split for split in splits if not by_folder or any(map(Path.is_dir, places[split]))] or [
+        None
+    ]
+
+
+def _listed(
+    root: Path, part: str | None, split_file: Path | str, found: Sequence[Parts]
+) -> StreetConditions:
+    """The pairs of one part of a split file, wherever they are."""
+    if part is None:
+        raise DataError(f"expected a part of {split_file}, found none; name it with the split")
+    wanted = read_split(split_file)[part]
+    everywhere = {name for parts in found for data in parts.values() for name in data.names}
+    Subset(names=wanted).of(tuple(everywhere))
+    kept: Parts = {}
+    for parts in found:
+        for condition, data in parts.items():
+            own = set(data.names)
+            data.keep(Subset(names=tuple(name for name in wanted if name in own)))
+            if len(data):
+                again = f"{condition} (test)" if condition in kept else condition
+                kept[again] = data
+    return StreetConditions(root, part, kept)
 
 
 def _in_splits(root: Path) -> list[Path]:

@@ -20,7 +20,14 @@ from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, 
 from rscd.data.folder import PairFolder
 from rscd.data.street_conditions import StreetConditions
 from rscd.evaluation.judge import Judged, Scratch, only_counted
-from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, pooled
+from rscd.evaluation.report import (
+    PROTOCOL,
+    Pixels,
+    Probabilities,
+    Report,
+    Sample,
+    pooled,
+)
 from rscd.evaluation.sheet import Row
 from rscd.export.vector import change_polygons
 from rscd.geo.changemap import RawRaster, binarise
@@ -33,7 +40,7 @@ from rscd.inference.predictor import Model, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, model_tiles, run_block
 from rscd.metrics.objects import ObjectCounts
-from rscd.metrics.pixels import ChangeMetrics, count
+from rscd.metrics.pixels import ChangeMetrics, Counts, count
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +124,19 @@ def labelled_folder(
     split: str | None,
     mask_values: MaskRule = "strict",
     bands: Sequence[int] | None = None,
+    split_file: str | Path | None = None,
+    *,
+    gated: bool = False,
 ) -> PairFolder:
-    """The pairs of a split to evaluate; see `Split.open`."""
-    keys = {"image", "mask", "valid"}
-    return PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
+    """The pairs of a split, or of a part of a split file, to evaluate; see `Split.open`."""
+    return PairFolder(
+        root,
+        split,
+        keys={"image", "mask", "valid"} | ({"label"} if gated else set()),
+        mask_values=mask_values,
+        bands=bands,
+        split_file=split_file,
+    )
 
 
 LabelledPairs = PairFolder | StreetConditions
@@ -180,6 +196,14 @@ class Split:
     """Polygons with a lower score are not objects; likewise."""
     gsd_m: float | None = None
     """Pixel size in metres, if the files have none."""
+    whole_map: Callable[[FloatArray], FloatArray] | None = None
+    """(2,C,H,W) raw values -> (H,W) in [0,1]: a map of the whole pair in place of the model's
+    prediction, such as `rscd.inference.views.ImageMaps`."""
+    gated: bool = False
+    """Whether pairs whose ``label`` is no change are predicted as such, as in the map tables of
+    KD-MSI; samples then have the key ``label``."""
+    exchanged: bool = False
+    """Whether the model sees t2 first; truth and grid stay those of t2."""
 
     @classmethod
     def open(
@@ -211,11 +235,25 @@ class Split:
         """One sample, its (H,W) probabilities and the threshold used."""
         sample = self.data[index]
         try:
-            image, valid = sample["image"].numpy(), sample["valid"][0].numpy()
-            prob, own = predict_pair(self.model, image, valid)
+            prob, own = self._predicted(sample)
         except RscdError as error:
             raise type(error)(f"pair {sample['name']}: {error}") from error
         return sample, prob, own if self.threshold is None else self.threshold
+
+    def _predicted(self, sample: Mapping[str, Any]) -> tuple[FloatArray, float]:
+        """(H,W) probabilities, NaN where invalid, and the model's threshold."""
+        image, valid = sample["image"].numpy(), sample["valid"][0].numpy()
+        if self.exchanged:
+            image = image[::-1]
+        closed = self.gated and not bool(sample["label"])
+        if not closed and self.whole_map is None:
+            return predict_pair(self.model, image, valid)
+        prob = np.zeros(valid.shape, np.float32)
+        if not closed and self.whole_map is not None:
+            prob = self.whole_map(np.ascontiguousarray(image)).astype(np.float32)
+        prob[~valid] = np.nan
+        # a map has no tiling; what it is compared with is chosen for the network
+        return prob, float(self.model.card().get("threshold", PROTOCOL))
 
     def least_object(self, grid: GeoBox) -> tuple[float, float]:
         """Least area and score of the polygons of a pair on a grid."""
@@ -274,7 +312,8 @@ def evaluate_split(
             mask = binarise(prob, threshold)
             predicted, true = only_counted(mask, _mask(found))
             metrics.update(torch.from_numpy(np.nan_to_num(prob)), torch.from_numpy(true))
-            samples.append(Sample(name, index, count(predicted, true)))
+            at_half, _ = only_counted(binarise(prob, PROTOCOL), _mask(found))
+            samples.append(Sample(name, index, count(predicted, true), count(at_half, true)))
             grid = grid_of(found)
             least.add(split.least_object(grid))
             stored = _stored(Path(folder) / "whole-prob.img", prob)
@@ -293,8 +332,11 @@ def evaluate_split(
             f"expected labelled pixels in {split.data.root}, found none in {len(samples)} pairs; "
             "check --unlabelled and the masks"
         )
-    kept = {sample.index for sample in samples}
     by_index = {sample.index: sample for sample in samples}
+    parts = {
+        name: [by_index[index] for index in indices if index in by_index]
+        for name, indices in split.conditions.items()
+    }
     return Report(
         subject={
             "dataset": str(split.data.root),
@@ -309,9 +351,10 @@ def evaluate_split(
         samples=samples,
         probabilities=Probabilities.of(metrics),
         area_m2=None,
-        conditions={
-            name: pooled(by_index[index] for index in indices if index in kept)
-            for name, indices in split.conditions.items()
+        conditions={name: pooled(part) for name, part in parts.items()},
+        protocol_conditions={
+            name: sum((s.protocol for s in part if s.protocol is not None), Counts.none())
+            for name, part in parts.items()
         },
         least_object=max(least),
         failed={name: str(error) for name, error in failed.items()},

@@ -15,7 +15,14 @@ from rscd.base.files import sha256_of, write_whole
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.inference.kinds import MARGIN
 from rscd.inference.predictor import Block, Tiling
-from rscd.inference.weights import measured, not_run, read_card, read_network, write_weights
+from rscd.inference.weights import (
+    measured,
+    not_run,
+    read_card,
+    read_network,
+    teacher_card,
+    write_weights,
+)
 from rscd.models.logits import change_logit
 from rscd.models.networks import bands_of
 
@@ -37,8 +44,13 @@ def save_weights(
     write_weights(path, network.state_dict(), full | measured(network, full))
 
 
-def export_weights(source: Path, target: Path) -> Provenance:
+def export_weights(source: Path, target: Path, *, teacher: bool = False) -> Provenance:
     """Export a training checkpoint as safetensors; the card is also written beside it as JSON.
+
+    Args:
+        source: the checkpoint.
+        target: ends in .safetensors.
+        teacher: export the teacher in place of the network that predicts.
 
     Returns:
         The card.
@@ -47,7 +59,9 @@ def export_weights(source: Path, target: Path) -> Provenance:
         ModelError: if the checkpoint cannot be used.
     """
     card = read_card(source)
-    network = read_network(source, card)
+    card, tensors = teacher_card(card, source) if teacher else (card, None)
+    network = read_network(source, card, tensors)
+    card = {key: value for key, value in card.items() if key != "teacher"}
     card |= measured(network, card)
     write_weights(target, network.state_dict(), card)
     write_whole(target.with_suffix(".json"), json.dumps(card, indent=2, sort_keys=True) + "\n")

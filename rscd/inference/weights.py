@@ -6,6 +6,7 @@ Reading either runs no code: a file that would have to be unpickled is refused.
 import json
 import pickle
 import zipfile
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from rscd.base.border import border, found_in, reason, shown
 from rscd.base.errors import ModelError, RscdError
 from rscd.base.files import write_verified, writing
-from rscd.base.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX, Provenance
+from rscd.base.types import CARD_FORMAT, CARD_KEY, METHOD_PREFIX, NETWORK_PREFIX, Provenance
 from rscd.inference.card import checked_card
 from rscd.models.finite import non_finite
 from rscd.models.networks import bands_of, build_network, bytes_per_pixel, receptive_radius
@@ -70,19 +71,18 @@ def read_card(path: Path) -> Provenance:
     return checked_card(card, path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, teacher: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """The tensors of the predicting network, by the network's own names.
+
+    Args:
+        path: the file.
+        teacher: for the teacher of a checkpoint: ``tensors`` of its card, see `teacher_card`.
 
     Raises:
         ModelError: if it is not such a file, or its tensors contain NaN or infinity.
     """
     if path.suffix == CHECKPOINT:
-        state = _checkpoint(path).get("state_dict")
-        tensors = {
-            key[len(NETWORK_PREFIX) :]: value
-            for key, value in (state.items() if isinstance(state, dict) else ())
-            if isinstance(value, Tensor) and str(key).startswith(NETWORK_PREFIX)
-        }
+        tensors = _network_state(path, teacher or {})
     else:
         with _weights_border(path, "a safetensors file"):
             tensors = dict(load_file(path))
@@ -90,12 +90,54 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_network(path: Path, card: Provenance) -> nn.Module:
+def teacher_card(card: Provenance, path: Path) -> tuple[Provenance, Mapping[str, str]]:
+    """The card of a checkpoint's teacher, and which tensors are its own.
+
+    Its threshold is 0.5: the one in the checkpoint was chosen for the network that predicts.
+
+    Raises:
+        ModelError: if the checkpoint has no teacher.
+    """
+    own = card.get("teacher")
+    if not isinstance(own, dict) or not {"network_args", "tensors"} <= own.keys():
+        raise ModelError(
+            f"expected a checkpoint with a teacher, found one of method {card.get('method')} "
+            f"without: {shown(path)}; drop --teacher, or give one of kdmsi or of scene with "
+            "separate decoders"
+        )
+    changed = {"network_args": own["network_args"], "threshold": 0.5, "metrics": {}}
+    return checked_card({**card, **changed, "part": "teacher"}, path), own["tensors"]
+
+
+def _network_state(path: Path, teacher: Mapping[str, str]) -> dict[str, Tensor]:
+    state = _checkpoint(path).get("state_dict")
+    found = dict(state) if isinstance(state, dict) else {}
+    tensors = _with_prefix(found, NETWORK_PREFIX)
+    for ours, theirs in teacher.items():
+        kept = {key: value for key, value in tensors.items() if not key.startswith(ours)}
+        own = _with_prefix(found, f"{METHOD_PREFIX}{theirs}")
+        tensors = kept | {f"{ours}{key}": value for key, value in own.items()}
+    return tensors
+
+
+def _with_prefix(state: Mapping[Any, Any], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {
+        key.removeprefix(prefix): value
+        for key, value in state.items()
+        if isinstance(value, Tensor) and str(key).startswith(prefix)
+    }
+
+
+def read_network(
+    path: Path, card: Provenance, teacher: Mapping[str, str] | None = None
+) -> nn.Module:
     """The network of a weights file, ready to predict.
 
     Args:
         path: of the file.
-        card: of `read_card`.
+        card: of `read_card`, or of `teacher_card`.
+        teacher: see `read_tensors`.
 
     Raises:
         ModelError: see `read_tensors`; or card and tensors do not belong together.
@@ -103,7 +145,7 @@ def read_network(path: Path, card: Provenance) -> nn.Module:
     args = dict(card["network_args"])
     if "weights" in args:
         args["weights"] = None  # pretrained weights would only be overwritten
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, teacher)
     name = card["network"]
 
     def not_built(error: Exception) -> ModelError:

@@ -43,7 +43,9 @@ class Method(nn.Module, ABC):
         """Metadata of `network` to store with its tensors, as plain data.
 
         A method whose network must be applied in a special way declares it here
-        (``whole_pictures``, for example); the card is stored in every checkpoint and export.
+        (``whole_pictures``, for example); the card is stored in every checkpoint and export. A
+        method with a teacher that can be exported adds ``teacher``: its ``network_args``, and
+        ``tensors``: prefixes of the network's tensors to those of the method's in their place.
         """
         return {
             "network": self.network_name,

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from rscd.base.errors import ModelError, UsageError
-from rscd.base.types import IGNORE, Batch
+from rscd.base.types import IGNORE, Batch, Provenance
 from rscd.methods.base import InParts, Method, Terms
 from rscd.methods.parts.cam_losses import (
     activation_map,
@@ -151,6 +151,11 @@ class KdMsi(InParts, WeakMethod):
                 self.network.combination,
             )
         self.teacher.load_state_dict(given)
+
+    def card(self) -> Provenance:
+        """See `Method.card`; the teacher is another network of the same type."""
+        args = dict(self.network_args) | {"combination": self.teacher.combination}
+        return super().card() | {"teacher": {"network_args": args, "tensors": {"": "teacher."}}}
 
     def loss_parts(self, batches: Mapping[str, Batch], step: int, total: int) -> Iterator[Terms]:
         """``cls``, then ``kd``: the target is detached, so only one graph is kept at a time."""

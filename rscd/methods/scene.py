@@ -257,6 +257,13 @@ class Scene(InParts, ScenePretrain):
         """The decoder that produces the targets."""
         return self.network.decoder if self.teacher is None else self.teacher
 
+    def card(self) -> Provenance:
+        """See `Method.card`; the teacher is the same network with another decoder."""
+        if self.teacher is None:
+            return super().card()
+        own = {"network_args": dict(self.network_args), "tensors": {"decoder.": "teacher."}}
+        return super().card() | {"teacher": own}
+
     def teacher_network(self) -> SceneNetwork:
         """Encoder and teacher decoder as a network; they share their tensors with this method."""
         return SceneNetwork(

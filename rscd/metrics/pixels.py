@@ -35,6 +35,11 @@ class Counts:
     hit: tuple[int, int]
     """Pixels that are both, by class."""
 
+    @classmethod
+    def none(cls) -> "Counts":
+        """No pixel."""
+        return cls((0, 0), (0, 0), (0, 0))
+
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
             _add(self.true, other.true),

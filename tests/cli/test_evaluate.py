@@ -1,5 +1,6 @@
 """``rscd evaluate`` from the outside: arguments in; text, JSON, pictures and exit codes out."""
 
+import csv
 import json
 import re
 import shutil
@@ -407,3 +408,27 @@ def test_a_damaged_pair_is_left_out_and_named(capsys, folder, tmp_path):
     code, out, err = run(capsys, tmp_path / "data", "--split", "test", "-m", "cva", "-q")
     assert (code, out) == (1, "")
     assert "pair_0.png: cannot be read" in err.splitlines()[-1]
+
+
+def test_evaluations_fill_the_rows_of_a_table(capsys, folder, tmp_path):
+    rows = tmp_path / "rows.csv"
+    for model in ("cva", "pca-kmeans"):
+        code, out, _ = run(
+            capsys, folder, "--split", "test", "-m", model, "--rows", rows, "--row", model, "-q"
+        )
+        assert code == 0
+    assert out.splitlines()[-1] == str(rows)
+    with rows.open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["row"] for row in found] == ["cva"] * 3 + ["pca-kmeans"] * 3
+    _, out, _ = run(capsys, folder, "--split", "test", "-m", "cva", "--json", "-q")
+    report = json.loads(out)
+    for row, part in zip(
+        found[:3],
+        (report["at_protocol_threshold"], report["metrics"], report["best_threshold_on_this_data"]),
+        strict=True,
+    ):
+        assert float(row["f1_macro"]) == pytest.approx(part["f1_macro"], abs=1e-6)
+    refused(capsys, 2, "expected --rows .* and --row NAME together.*", folder, "--row", "x")
+    refused(capsys, 2, r"expected a file ending in \.csv for --rows.*", folder, "--row", "x",
+            "--rows", "x.json")  # fmt: skip

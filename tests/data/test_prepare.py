@@ -240,6 +240,21 @@ def test_levir(tmp_path: Path) -> None:
     assert parent_of("test_2_6") == manifest.content["tiles"]["test_2_6"]["parent"] == "test_2"
 
 
+def test_tiles_of_levir_by_columns(tmp_path: Path) -> None:
+    parts(tmp_path / "src", {"train": 1, "val": 1, "test": 1}, 4 * PATCH)
+    manifest = prepare(
+        "levir", tmp_path / "src", tmp_path / "dst", patch=PATCH, tile_order="columns"
+    )
+    assert "tiles of a scene are numbered by columns" in manifest.content["notes"][0]
+    whole = read_picture(tmp_path / "src" / "test" / "A" / "test_1.png").pixels
+    tile = read_picture(tmp_path / "dst" / "A" / "test_1_2.png").pixels
+    assert np.array_equal(tile, whole[:, PATCH : 2 * PATCH, :PATCH])
+    with pytest.raises(OutputError):
+        prepare("levir", tmp_path / "src", tmp_path / "dst", patch=PATCH)
+    with pytest.raises(DataError, match="expected tile order rows for whu"):
+        prepare("whu", tmp_path / "src", tmp_path / "new", tile_order="columns")
+
+
 def test_levir_as_torchgeo_unpacks_it(tmp_path: Path) -> None:
     parts(tmp_path / "src", {"train": 2, "val": 1, "test": 1}, 4 * PATCH)
     for folder in ("A", "B", "label"):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from rscd.base.errors import DataError
 from rscd.data.show import write_sheet
+from rscd.data.splits import Split, labeled_split
 from rscd.data.street import (
     CHANGESIM_COLOURS,
     PCD,
@@ -361,3 +362,42 @@ def test_conditions_of_other_layouts(tmp_path: Path) -> None:
         street_conditions(tmp_path / "places", "test")
     assert street_conditions(tmp_path) is None
     assert street_conditions(tmp_path / "none") is None
+
+
+def test_some_of_the_pairs(tmp_path: Path) -> None:
+    root = side_by_side(tmp_path / "cmu" / "train", 20).parent
+    every = VLCMUCD(root).names
+    tenth = VLCMUCD(root, only={"percent": 10}).names
+    assert len(tenth) == 2
+    assert VLCMUCD(root, only={"percent": 20}).names[:2] == tenth
+    assert VLCMUCD(root, only={"percent": 10, "seed": 1}).names != tenth
+    assert VLCMUCD(root, only={"percent": 100}).names == every
+    chosen = VLCMUCD(root, only={"names": ["3", "1"]})
+    assert chosen.names == ("3", "1")
+    assert torch.equal(chosen[1]["image"], VLCMUCD(root)[1]["image"])
+    split = labeled_split(every, 30)
+    split.write(tmp_path / "split.json")
+    file = str(tmp_path / "split.json")
+    part = VLCMUCD(root, only={"split_file": file, "part": "labeled"})
+    assert part.names == split["labeled"]
+    for wrong, message in (
+        ({"names": ["77"]}, "1 of 1 chosen pairs do not exist, first '77'"),
+        ({"split_file": file}, "by split_file and part"),
+        ({"percent": 5, "names": ["1"]}, "give one of them"),
+        ({}, "give one of them"),
+    ):
+        with pytest.raises(DataError, match=message):
+            VLCMUCD(root, only=wrong)
+
+
+def test_listed_pairs_of_both_splits_and_all_conditions(tmp_path: Path) -> None:
+    root = changesim(tmp_path)
+    names = {"labeled": ("Warehouse_0/Seq_1/2", "Warehouse_6/Seq_0_dust/0")}
+    Split(names, "by hand").write(tmp_path / "split.json")
+    found = street_conditions(root, "labeled", split_file=tmp_path / "split.json")
+    assert found is not None
+    assert found.names == names["labeled"]
+    assert found.conditions == {"normal": (0,), "dusty": (1,)}
+    Split({"labeled": ("Warehouse_0/Seq_1/9",)}, "").write(tmp_path / "split.json")
+    with pytest.raises(DataError, match="1 of 1 chosen pairs do not exist"):
+        street_conditions(root, "labeled", split_file=tmp_path / "split.json")

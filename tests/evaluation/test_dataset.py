@@ -503,6 +503,22 @@ def test_a_split_gives_what_counting_in_memory_gives(folder):
     assert other.threshold == 0.9
     assert other.counts == count(prob >= np.float32(0.9), true.astype(np.uint8))
     assert other.objects.predicted != report.objects.predicted
+    assert other.probabilities.protocol_counts == report.counts
+    assert pooled_protocol(other) == report.counts
+    head, *lines = other.text().splitlines()[6:]
+    assert head.split() == [
+        *("at", "0.9", "at", "0.5"),
+        *("at", f"{report.probabilities.best_threshold:.3g}", "*"),
+    ]
+    assert float(lines[0].split()[-2]) == pytest.approx(
+        summarise(report.counts)["iou_change"], abs=1e-4
+    )
+    assert other.json()["at_protocol_threshold"]["threshold"] == 0.5
+    assert len(report.text().splitlines()[6].split()) == 5, "the protocol is the chosen one"
+
+
+def pooled_protocol(report):
+    return sum((sample.protocol for sample in report.samples), Counts.none())
 
 
 def test_unlabelled_values_of_a_split(tmp_path):
