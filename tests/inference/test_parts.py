@@ -174,9 +174,7 @@ def test_tiles_of_a_part_lie_on_the_lattice_of_the_scene(
 @pytest.mark.parametrize(
     ("halo", "gsd_m", "views"), [("own", 0.5, {}), ("small", 0.3, {}), ("small", 0.5, TWO_SCALES)]
 )
-def test_the_shipped_network_sees_around_a_part(
-    tmp_path, write_tif, buildings, halo, gsd_m, views
-):
+def test_the_shipped_network_sees_around_a_part(tmp_path, write_tif, buildings, halo, gsd_m, views):
     """At its own resolution, at another one, and looking several times."""
     town = render_town(
         plan_town(7, (176, 224), 0.5, change_share=0.3), Nuisance.draw(np.random.default_rng(7))
