@@ -1,6 +1,6 @@
 """How well the polygons of the network that ships fit, before and after ``--regularize``.
 
-    python benchmarks/outlines.py OUT [--data FOLDER] [--towns 20] [--model buildings]
+    python benchmarks/outlines.py OUT [--data FOLDER] [--towns 20] [--model buildings] [--peer]
 
 On towns that training never drew, and on the pairs of ``fotbcd-binary`` in FOLDER, whose true
 polygons are the connected parts of their masks: polygons are matched where they overlap by an IoU
@@ -37,6 +37,9 @@ STEP_M = 0.25
 """Between points of a boundary."""
 WITHIN_M = 1.0
 PICTURES = 6
+PEER = ((0.5, 1.0), (1.2, 2.0))
+"""Tolerances of buildingregulariser, metres: of simplification, and between parallel edges; its
+own defaults first, then as few vertices as ``--regularize`` has."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--towns", type=int, default=20)
     parser.add_argument("--model", default="buildings")
+    parser.add_argument("--peer", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sets = {"towns": list(towns(options.towns))}
@@ -65,7 +69,14 @@ def main() -> None:
     for name, cases in sets.items():
         edges = [outlined(case, options.model) for case in cases]
         regular = [regularized(case, table) for case, table in zip(cases, edges, strict=True)]
-        for how, tables in (("pixel edges", edges), ("regularized", regular)):
+        ways = {"pixel edges": edges, "regularized": regular}
+        for simplify_m, parallel_m in PEER if options.peer else ():
+            tables = [
+                by_peer(case, table, simplify_m, parallel_m)
+                for case, table in zip(cases, edges, strict=True)
+            ]
+            ways[f"buildingregulariser, {simplify_m} and {parallel_m} m"] = tables
+        for how, tables in ways.items():
             found = measured(list(zip(cases, tables, strict=True)))
             found |= harm(edges, tables)
             rows.append([name, how, *found.values()])
@@ -120,6 +131,20 @@ def regularized(case: Case, table: Any) -> Any:
     return table.set_geometry(ground.regularize(np.array(table.geometry.values, dtype=object)))
 
 
+def by_peer(case: Case, table: Any, simplify_m: float, parallel_m: float) -> Any:
+    """What buildingregulariser makes of them."""
+    from buildingregulariser import regularize_geodataframe
+
+    if not len(table):
+        return table
+    return regularize_geodataframe(
+        table.set_crs(None, allow_override=True),
+        simplify_tolerance=simplify_m / case.gsd_m,
+        parallel_threshold=parallel_m / case.gsd_m,
+        num_cores=1,
+    )
+
+
 def harm(before: list[Any], after: list[Any]) -> dict[str, Any]:
     """What must not be."""
     changes, overlapping, broken = [0.0], 0, 0
@@ -127,7 +152,7 @@ def harm(before: list[Any], after: list[Any]) -> dict[str, Any]:
         polygons = np.array(new.geometry.values, dtype=object)
         if not len(polygons):
             continue
-        areas = shapely.area(np.array(old.geometry.values, dtype=object))
+        areas = shapely.area(np.array(old.geometry.loc[new.index].values, dtype=object))
         changes.append(float(np.abs(shapely.area(polygons) / areas - 1).max()))
         a, b = shapely.STRtree(polygons).query(polygons, predicate="intersects")
         shared = shapely.area(shapely.intersection(polygons[a], polygons[b]))

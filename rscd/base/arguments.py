@@ -11,10 +11,7 @@ Made = TypeVar("Made")
 
 
 def check_names(
-    given: Iterable[object],
-    known: Iterable[str],
-    what: str,
-    error: type[RscdError] = UsageError,
+    given: Iterable[object], known: Iterable[str], what: str, error: type[RscdError] = UsageError
 ) -> None:
     """Refuse names that nothing takes.
 
@@ -47,23 +44,13 @@ def check_range(
             raise UsageError(f"expected {name} {bounds}, found {value}")
 
 
-def made(
-    kind: Callable[..., Made],
-    given: Mapping[str, Any] | None,
-    what: str,
-    *,
-    without: Collection[str] = (),
-) -> Made:
+def made(kind: Callable[..., Made], given: Mapping[str, Any] | None, what: str) -> Made:
     """What a class or function makes of arguments that come as plain data; see `fitted`."""
-    return kind(**fitted(kind, given or {}, what, without=without))
+    return kind(**fitted(kind, given or {}, what))
 
 
 def fitted(
-    takes: Callable[..., Any],
-    given: Mapping[str, Any],
-    what: str,
-    *,
-    without: Collection[str] = (),
+    takes: Callable[..., Any], given: Mapping[str, Any], what: str, *, without: Collection[str] = ()
 ) -> dict[str, Any]:
     """Convert arguments to their annotated types: lists become tuples, ``"1e-3"`` a number.
 

@@ -5,8 +5,6 @@ as long as some of the outputs may be its own and others not: from before the fi
 all are. Folders that can be resumed are another matter, see `rscd.base.claim`.
 """
 
-import hashlib
-import json
 import os
 import signal
 import threading
@@ -16,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rscd.base.errors import OutputError
-from rscd.base.files import output_error, remove_file, write_whole, writing
+from rscd.base.files import digest_of, output_error, remove_file, write_whole, writing
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,9 @@ class Begun:
     def before(self) -> bool:
         """Whether this command began before to write these files, and did not end."""
         try:
-            return note_of(self.files).read_text(encoding="utf-8") == self._told
+            return note_of(self.files).read_text(encoding="utf-8") == digest_of(self.command)
         except (OSError, UnicodeDecodeError):
             return False
-
-    @property
-    def _told(self) -> str:
-        text = json.dumps(self.command, sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -51,7 +44,7 @@ class Begun:
         note, again = note_of(self.files), self.before
         stamps = list(map(_stamp, self.files))
         with writing(self.files[0]):
-            write_whole(note, self._told)
+            write_whole(note, digest_of(self.command))
         try:
             yield
         except BaseException as error:

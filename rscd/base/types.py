@@ -24,6 +24,7 @@ LAYERS = ("vl_change", "vl_t1", "vl_t2")
 """Labels made by a vision-language model: change, and foreground at each date."""
 
 FloatArray = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
 ShapeHW = tuple[int, int]
@@ -47,7 +48,6 @@ class Progress(Protocol):
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report that `done` of `total` units of `stage` are finished."""
-        ...
 
 
 def silent(stage: str, done: int, total: int) -> None:

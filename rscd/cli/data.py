@@ -4,12 +4,12 @@ import argparse
 from typing import Any
 
 from rscd.cli.options import (
+    Shown,
     add_action,
     add_json,
     add_verbosity,
     count,
     emit,
-    emit_json,
     fraction,
     positive,
     whole,
@@ -36,9 +36,7 @@ def add(commands: Any) -> None:
 
 def _add_info(actions: Any) -> Parser:
     parser = add_action(
-        actions,
-        "info",
-        "contents of a folder and its problems (exit code 1 if there are any)",
+        actions, "info", "contents of a folder and its problems (exit code 1 if there are any)"
     )
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument(
@@ -157,10 +155,7 @@ def run_prepare(args: argparse.Namespace) -> None:
             seed=args.seed,
             progress=lambda done, total: progress("tiles", done, total),
         )
-    if args.json:
-        emit_json(dict(manifest.content))
-        return
-    for note in manifest.content["notes"]:
-        emit(f"note: {note}")
+    lines = [f"note: {note}" for note in manifest.content["notes"]]
     for part, tiles in manifest.counts.items():
-        emit(f"{part}: {tiles} tiles, {100 * manifest.change_share[part]:.2f} % changed")
+        lines.append(f"{part}: {tiles} tiles, {100 * manifest.change_share[part]:.2f} % changed")
+    Shown(manifest.content, lines).emit(as_json=args.json)

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.begun import Begun
-from rscd.base.errors import UsageError
+from rscd.base.errors import DataError, UsageError
 from rscd.cli.options import (
+    Shown,
     add_device,
     add_json,
+    add_least,
     add_verbosity,
     add_views,
-    emit,
-    emit_json,
     fraction,
-    not_negative,
     plain_options,
     refuse_failed,
     size_hw,
@@ -24,12 +23,16 @@ from rscd.cli.parser import Parser
 from rscd.cli.scene import add_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from geopandas import GeoDataFrame
 
+    from rscd.base.types import Progress
     from rscd.evaluation.dataset import LabelledPairs
     from rscd.evaluation.report import Report
+
+    Errors = Callable[[GeoDataFrame], None] | None
+    """Takes the true, false and missed objects, where they are wanted."""
 
 EPILOG = """\
 examples:
@@ -128,25 +131,11 @@ def _add_split(parser: Parser) -> None:
     )
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
-        "--size",
-        type=size_hw,
-        metavar="H,W",
-        help="resize the pictures of a street set",
+        "--size", type=size_hw, metavar="H,W", help="resize the pictures of a street set"
     )
     add_size(group)
     rare = parser.group(f"more for {FOLDER}", use=FOLDER, rare=True)
-    rare.add_argument(
-        "--min-area",
-        type=not_negative,
-        metavar="M2",
-        help="ignore smaller polygons (default: the model's own, as in rscd predict)",
-    )
-    rare.add_argument(
-        "--min-score",
-        type=fraction,
-        metavar="0..1",
-        help="ignore polygons with a lower score (default: likewise)",
-    )
+    add_least(rare, *[" (default: the model's own, as in rscd predict)"] * 2)
     add_views(rare)
     add_device(rare)
 
@@ -177,32 +166,30 @@ def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     begun = _begun(args)
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
+    from rscd.cli.progress import progress_bar
+    from rscd.evaluation.judge import write_errors
+
+    evaluate = _evaluate_split if args.truth is None else _evaluate_maps
+    layers: list[str] = _layers(args)
+    tables: list[GeoDataFrame] = []
     with begun.noted() if begun else nullcontext():
-        report = _evaluated(args)
-    if args.json:
-        emit_json(report.json())
-    else:
-        emit(report.text())
-        for path in (*args.output, *filter(None, (args.reliability,))):
-            emit(path)
+        with progress_bar(quiet=args.verbosity < 0) as progress:
+            report = evaluate(args, progress, tables.append if layers else None)
+        for path in layers:
+            write_errors(tables, Path(path), report.json())
+        if args.reliability is not None:
+            _write_reliability(report, Path(args.reliability))
+    files = [*args.output, *filter(None, (args.reliability,))]
+    Shown(report.json(), [report.text(), *files]).emit(as_json=args.json)
     refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
 
 
-def _evaluated(args: argparse.Namespace) -> "Report":
-    """Do the work, and write all that was asked for."""
-    report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
-    if args.reliability is not None:
-        _write_reliability(report, Path(args.reliability))
-    return report
-
-
-def _evaluate_split(args: argparse.Namespace) -> "Report":
+def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Errors") -> "Report":
     if not Path(args.source).is_dir():
         raise UsageError(
             f"expected a folder of image pairs, or two maps, found only {args.source}; "
             "name the truth as the second argument"
         )
-    from rscd.cli.progress import progress_bar
     from rscd.evaluation.dataset import Split, evaluate_split, facts
     from rscd.evaluation.report import extremes
     from rscd.inference.cores import network_threads
@@ -227,14 +214,10 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         min_score=args.min_score,
         gsd_m=args.gsd,
     )
-    tables: list[GeoDataFrame] = []
-    layers = _layers(args)
-    with progress_bar(quiet=args.verbosity < 0) as progress:
-        report = evaluate_split(split, progress, errors=tables.append if layers else None)
+    report = evaluate_split(split, progress, errors=errors)
     for sheet in _sheets(args):
         chosen = extremes(report.samples)
         _write_sheet([(group, s, split.row(s)) for group, s in chosen], sheet)
-    _write_layers(tables, layers, report)
     return report
 
 
@@ -258,18 +241,17 @@ def _labelled_pairs(
     return labelled_folder(args.source, args.split, rule, bands), {}
 
 
-def _evaluate_maps(args: argparse.Namespace) -> "Report":
+def _evaluate_maps(args: argparse.Namespace, progress: "Progress", errors: "Errors") -> "Report":
     if Path(args.source).is_dir():
         raise UsageError(
             f"expected a raster or vector as prediction beside the truth {args.truth}, found the "
             f"folder {args.source}; for a folder of image pairs name no truth"
         )
-    sheets, layers = _sheets(args), _layers(args)
+    sheets = _sheets(args)
     if args.images is not None and not sheets:
         raise UsageError("expected -o SHEET.png with --images, found none; add it")
     from functools import partial
 
-    from rscd.cli.progress import progress_bar
     from rscd.evaluation.maps import MapOptions, evaluate_maps
 
     options = MapOptions(
@@ -280,19 +262,15 @@ def _evaluate_maps(args: argparse.Namespace) -> "Report":
         missing_is_no_change=args.missing_is_no_change,
         like=args.like,
     )
-    tables: list[GeoDataFrame] = []
-    with progress_bar(quiet=args.verbosity < 0) as progress:
-        report = evaluate_maps(
-            args.source,
-            args.truth,
-            options,
-            images=None if args.images is None else tuple(args.images),
-            sheet=partial(_write_sheet, path=sheets[0]) if sheets else None,
-            errors=tables.append if layers else None,
-            progress=progress,
-        )
-    _write_layers(tables, layers, report)
-    return report
+    return evaluate_maps(
+        args.source,
+        args.truth,
+        options,
+        images=None if args.images is None else tuple(args.images),
+        sheet=partial(_write_sheet, path=sheets[0]) if sheets else None,
+        errors=errors,
+        progress=progress,
+    )
 
 
 def _sheets(args: argparse.Namespace) -> list[str]:
@@ -303,15 +281,7 @@ def _layers(args: argparse.Namespace) -> list[str]:
     return [path for path in args.output if Path(path).suffix.lower() != SHEET]
 
 
-def _write_layers(tables: "Sequence[GeoDataFrame]", paths: list[str], report: "Report") -> None:
-    from rscd.evaluation.judge import write_errors
-
-    for path in paths:
-        write_errors(tables, Path(path), report.json())
-
-
 def _write_sheet(chosen: Any, path: str) -> None:
-    from rscd.base.errors import DataError
     from rscd.evaluation.sheet import write_sheet
 
     if not chosen:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import add_action, add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import Shown, add_action, add_json, add_verbosity
 from rscd.cli.parser import Parser
 
 
@@ -52,46 +52,32 @@ def run_list(args: argparse.Namespace) -> None:
     summaries |= {
         f"{CEG}:{name}": f"by prompts: {backend.summary}" for name, backend in SEGMENTERS.items()
     }
-    if args.json:
-        emit_json(summaries)
-        return
-    for name, summary in summaries.items():
-        emit(f"{name:<16} {summary}{f' ({defaults[name]})' if name in defaults else ''}")
+    lines = [
+        f"{name:<16} {summary}{f' ({defaults[name]})' if name in defaults else ''}"
+        for name, summary in summaries.items()
+    ]
+    Shown(summaries, lines).emit(as_json=args.json)
 
 
 def run_show(args: argparse.Namespace) -> None:
     """The card of a model."""
-    from rscd.inference.models import CEG
-
-    prefix, _, segmenter = args.name.partition(":")
-    card = _segmenter_card(segmenter) if prefix == CEG else _model_card(args.name)
-    if args.json:
-        emit_json(card)
-        return
-    for key, value in card.items():
-        emit(f"{key}: {value}")
-
-
-def _model_card(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from rscd.inference.models import load_model
-
-    model = load_model(name)
-    return model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
-
-
-def _segmenter_card(name: str) -> dict[str, Any]:
-    """What a segmenter is and which ``--segmenter-option`` it takes; nothing is loaded."""
-    from rscd.inference.models import CEG
+    from rscd.inference.models import CEG, load_model
     from rscd.segmenters.segmenter import backend_options, find_backend
 
-    return {
-        "name": f"{CEG}:{name}",
-        "summary": find_backend(name).summary,
-        "result": "polygons of whole objects, kind appeared or vanished",
-        "options": backend_options(name),
-    }
+    prefix, _, segmenter = args.name.partition(":")
+    if prefix == CEG:  # nothing is loaded
+        card = {
+            "name": args.name,
+            "summary": find_backend(segmenter).summary,
+            "result": "polygons of whole objects, kind appeared or vanished",
+            "options": backend_options(segmenter),
+        }
+    else:
+        model = load_model(args.name)
+        card = model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
+    Shown(card, [f"{key}: {value}" for key, value in card.items()]).emit(as_json=args.json)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -105,7 +91,4 @@ def run_export(args: argparse.Namespace) -> None:
     if target.suffix != ".safetensors":
         raise UsageError(f"expected -o ending in .safetensors, found {target}")
     card = export_weights(Path(args.checkpoint), target)
-    if args.json:
-        emit_json(card)
-        return
-    emit(str(target))
+    Shown(card, [str(target)]).emit(as_json=args.json)

@@ -1,21 +1,19 @@
 """``rscd pseudolabel``: masks predicted by a model, as files beside the pairs."""
 
 import argparse
-import hashlib
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.border import border, reason
-from rscd.base.errors import DataError, UsageError
+from rscd.base.errors import DataError
 from rscd.cli import pseudolabel_segmenter
 from rscd.cli.options import (
+    Shown,
     add_device,
     add_json,
     add_verbosity,
-    emit,
-    emit_json,
     refuse_failed,
     word_or_fraction,
 )
@@ -23,10 +21,8 @@ from rscd.cli.parser import Parser
 from rscd.cli.segmenting import USE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rscd.base.types import Progress, Provenance
-    from rscd.data.folder import PairFolder
+    from rscd.cli.pseudolabel_source import Source
     from rscd.evaluation.thresholds import Found
     from rscd.inference.network import Network
     from rscd.inference.views import ImageMaps
@@ -36,13 +32,15 @@ log = logging.getLogger(__name__)
 EPILOG = """\
 examples:
   rscd pseudolabel data/whu256 --checkpoint runs/kd/best.ckpt --split train
+  rscd pseudolabel runs/kd/config.yaml --checkpoint runs/kd/best.ckpt -o masks
   rscd pseudolabel LEVIR-CD --segmenter sam3 -o levir_vl
   rscd pseudolabel t1.tif t2.tif --segmenter buildings -o store
 """
 
 MORE = f"""\
 A stopped run resumes where it was; pairs that cannot be read are left out and named. Train on the
-masks with mask_from of PairFolder: pseudo, or the folder that -o names.
+masks with mask_from of PairFolder: pseudo, or the folder that -o names. A scene gets a GeoTIFF on
+its grid, -o FOLDER/NAME.tif: train on it as labels of a Scene.
 
 {pseudolabel_segmenter.MORE}
 """
@@ -59,28 +57,30 @@ def add(commands: Any) -> None:
         "pseudolabel",
         help="make masks for a folder of pairs with a model",
         usage="rscd pseudolabel DIR (--checkpoint FILE | --segmenter NAME) [options]\n"
-        "       rscd pseudolabel T1 T2 --segmenter NAME -o STORE [options]",
-        description="Make masks for a folder of image pairs and keep them beside the pairs.",
+        "       rscd pseudolabel T1 T2 (--checkpoint FILE | --segmenter NAME) -o FOLDER [options]\n"
+        "       rscd pseudolabel CONFIG.yaml --checkpoint FILE -o FOLDER [options]",
+        description="Make masks for a folder of image pairs, kept beside them, or for scenes.",
         epilog=EPILOG,
         more=MORE,
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "dataset", metavar="DIR|T1", help="folder of image pairs, or with --segmenter a raster"
+        "dataset",
+        metavar="DIR|T1|CONFIG",
+        help="folder of image pairs, a raster, or the configuration of a training",
     )
-    parser.add_argument("t2", nargs="?", help="with --segmenter: the second of two rasters")
+    parser.add_argument("t2", nargs="?", help="the second of two rasters")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
     source.add_argument(
         "--segmenter", metavar="NAME", help="what finds objects by words; see rscd model list"
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="folder for the result (default: in the dataset)",
+        "-o", "--output", metavar="FOLDER", help="folder for the result (default: in the dataset)"
     )
-    parser.add_argument("--split", metavar="NAME", help="default: all pairs")
+    parser.add_argument(
+        "--split", metavar="NAME", help="default: all pairs; of a configuration: train"
+    )
     parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     parser.add_argument("--overwrite", action="store_true", help="replace masks of another run")
     add_json(parser)
@@ -106,7 +106,8 @@ def _add_checkpoint(parser: Parser) -> None:
     rare.add_argument(
         "--labels",
         metavar="FILE",
-        help="image-level labels, lines NAME.png,0,0,L (default: the split's list)",
+        help="image-level labels, lines NAME.png,0,0,L (default: the split's list); of two "
+        "rasters: polygons or a table with the column changed",
     )
     rare.add_argument(
         "--no-gate",
@@ -124,7 +125,7 @@ def _add_checkpoint(parser: Parser) -> None:
         "--scales", default="paper", metavar="0.5,1,1.5,2", help="or paper, readme, fast"
     )
     rare.add_argument(
-        "--val-split", metavar="NAME", default="val", help="for --threshold val (val)"
+        "--val-split", metavar="NAME", default="val", help="split or stream for --threshold val"
     )
     rare.add_argument("--flip", choices=("none", "width", "height", "both"), default="width")
     rare.add_argument(
@@ -141,110 +142,70 @@ def run(args: argparse.Namespace) -> None:
     if args.segmenter is not None:
         pseudolabel_segmenter.run_segmenter(args)
         return
-    if args.t2 is not None:
-        raise UsageError("expected one folder with --checkpoint, found two arguments; drop one")
     from rscd.cli.progress import progress_bar
 
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = label_by_checkpoint(args, progress)
-    if args.json:
-        emit_json(result)
-    else:
+    if not args.json:
         text = "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s"
         log.info(text, result)
-        for folder in result["folders"]:
-            emit(folder)
+    Shown(result, result["folders"]).emit(as_json=args.json)
     refuse_failed(list(result["failed"]), result["pairs"])
 
 
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
     """Choose the threshold, unless an earlier run of the same recipe did, and write the masks."""
+    import torch
+
+    from rscd.cli.pseudolabel_source import source_of
     from rscd.evaluation.thresholds import Found
-    from rscd.labels.from_checkpoint import (
-        drop_outdated,
-        images_of,
-        note,
-        prepare,
-        write_pseudo_masks,
-    )
+    from rscd.inference.network import load_network
 
     rule = _rule(args.threshold)
-    keys = {"image", "valid"} | (set() if args.no_gate else {"label"})
-    data = _pairs(args, args.split, keys)
-    maps = _maps(args, eight_bit=data.eight_bit)
-    recipe = _recipe(args, maps.network, data, rule)
-    place = _place(args)
-    with prepare(data, place, recipe, overwrite=args.overwrite) as earlier:
+    # the current thread count: another would change rounding in later stages of this process
+    network = load_network(Path(args.checkpoint), args.device, torch.get_num_threads())
+    source = source_of(args, network)
+    maps = _maps(args, network, eight_bit=source.eight_bit)
+    recipe = _recipe(args, network.sha256, source, rule)
+    with source.held(recipe, overwrite=args.overwrite) as earlier:
         if earlier is None:
-            found = rule if isinstance(rule, Found) else _choose(args, rule, data, maps, progress)
+            found = rule if isinstance(rule, Found) else _choose(args, rule, source, maps, progress)
         else:
-            drop_outdated(data, place, earlier.get("images"))
-            with border(lambda error: _not_noted(place, error)):
+            with border(lambda error: _not_noted(args.output or args.name, error)):
                 found = Found(**earlier["found"])
                 if not 0 <= found.threshold <= 1:
                     raise ValueError(f"threshold {found.threshold}")
-        made = {"recipe": recipe, "found": asdict(found), "images": images_of(data)}
-        note(data, place, made | _versions())
-        summary = write_pseudo_masks(data, maps, found.threshold, place, progress=progress)
+        source.note({"recipe": recipe, "found": asdict(found)} | _versions())
+        summary = source.write(maps, found.threshold, progress)
     return asdict(summary) | asdict(found)
 
 
-def _not_noted(place: "str | Path", error: Exception) -> DataError:
+def _not_noted(place: str | None, error: Exception) -> DataError:
     return DataError(
-        f"expected the threshold of an earlier run in run.json of {place}, found damage "
-        f"({reason(error)}); remove that file"
+        f"expected the threshold of an earlier run in run.json of {place or 'pseudo'}, found "
+        f"damage ({reason(error)}); remove that file"
     )
 
 
-def _place(args: argparse.Namespace) -> "str | Path":
-    """Name of a folder beside the dates, or path of a folder elsewhere."""
-    from pathlib import Path
-
-    if args.output is None:
-        return args.name or "pseudo"
-    if args.name is not None:
-        raise UsageError("expected one of -o and --name, found both; drop one")
-    return Path(args.output)
-
-
 def _choose(
-    args: argparse.Namespace, rule: str, data: "PairFolder", maps: "ImageMaps", progress: "Progress"
+    args: argparse.Namespace, rule: str, source: "Source", maps: "ImageMaps", progress: "Progress"
 ) -> "Found":
     from rscd.evaluation.thresholds import PAPER_CRITERION, VALIDATION_CRITERION, otsu, search
     from rscd.labels.from_checkpoint import labelled_maps, positive_maps
 
+    data, _ = source.labelled(rule)
     if rule == "otsu":
         height, width = data[0]["image"].shape[-2:]
         n_pixels = len(data) * height * width
         return otsu(positive_maps(data, maps, progress=progress), n_pixels)
-    oracle = rule == "train_oracle"
-    labelled = _looked_at(args, rule, data)
-    pairs = labelled_maps(
-        labelled, maps, gated=not args.no_gate, progress=progress, stage="threshold"
-    )
-    return search(pairs, rule, PAPER_CRITERION if oracle else VALIDATION_CRITERION)
+    pairs = labelled_maps(data, maps, gated=not args.no_gate, progress=progress, stage="threshold")
+    return search(pairs, rule, PAPER_CRITERION if rule == "train_oracle" else VALIDATION_CRITERION)
 
 
-def _pairs(args: argparse.Namespace, split: str | None, keys: set[str]) -> "PairFolder":
-    from rscd.data.folder import PairFolder
-    from rscd.geo.source import parse_bands
-
-    bands = None if args.bands is None else parse_bands(args.bands)
-    labels = args.labels if "label" in keys else None
-    return PairFolder(args.dataset, split, keys=keys, labels=labels, bands=bands)
-
-
-def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
-    from pathlib import Path
-
-    import torch
-
-    from rscd.inference.network import load_network
+def _maps(args: argparse.Namespace, network: "Network", *, eight_bit: bool) -> "ImageMaps":
     from rscd.inference.views import ImageMaps, parse_scales
     from rscd.methods.parts.multiscale import Views
 
-    # the current thread count: another would change rounding in later stages of this process
-    network = load_network(Path(args.checkpoint), args.device, torch.get_num_threads())
     views = Views(
         parse_scales(args.scales),
         flip=args.flip,
@@ -256,34 +217,15 @@ def _maps(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
 
 
 def _recipe(
-    args: argparse.Namespace, network: "Network", data: "PairFolder", rule: "str | Found"
+    args: argparse.Namespace, checkpoint: str, source: "Source", rule: "str | Found"
 ) -> "Provenance":
-    """All that decides the masks, and nothing else; images of single pairs are noted apart."""
-    from rscd.data.splits import Split
-    from rscd.labels.from_checkpoint import chosen_from
-
+    """All that decides the masks, and nothing else."""
     names = ("split", "bands", "no_gate", "maps", "scales", "flip", "geometry", "threshold")
-    recipe: Provenance = {name: getattr(args, name) for name in (*names, "val_split")} | {
-        "checkpoint": network.sha256,
-        "labels": _hash(data.labels),
-        "pairs": Split({"all": data.names}, "as read").hash,
-    }
+    recipe: Provenance = {name: getattr(args, name) for name in (*names, "val_split")}
+    recipe |= {"checkpoint": checkpoint, **source.recipe()}
     if isinstance(rule, str):
-        recipe["chosen_from"] = chosen_from(_looked_at(args, rule, data))
+        recipe["chosen_from"] = source.labelled(rule)[1]
     return recipe
-
-
-def _looked_at(args: argparse.Namespace, rule: str, data: "PairFolder") -> "PairFolder":
-    """The pairs that a threshold is chosen from."""
-    if rule == "otsu":
-        return data
-    split = args.split if rule == "train_oracle" else args.val_split
-    return _pairs(args, split, {"image", "mask"})
-
-
-def _hash(labels: Mapping[str, int]) -> str:
-    text = "".join(f"{name} {label}\n" for name, label in sorted(labels.items()))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _versions() -> "Provenance":

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json, size_hw, whole
+from rscd.cli.options import Shown, add_json, add_verbosity, size_hw, whole
 from rscd.cli.parser import Parser
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--size", type=size_hw, default="1024,1024", metavar="H,W", help="size in half-metre pixels"
     )
+    parser.add_argument(
+        "--east", type=whole, default=0, metavar="M", help="metres east of other samples (0)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_json(parser)
     add_verbosity(parser)
@@ -49,10 +52,8 @@ def run(args: argparse.Namespace) -> None:
         Path(args.output or args.folder),
         seed=args.seed,
         shape_hw=args.size,
+        east_m=args.east,
         overwrite=args.overwrite,
     )
-    if args.json:
-        emit_json({name: str(path) for name, path in files.items()})
-        return
-    for path in files.values():
-        emit(str(path))
+    shown = {name: str(path) for name, path in files.items()}
+    Shown(shown, list(shown.values())).emit(as_json=args.json)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
 from rscd.cli.options import fraction
+from rscd.cli.parser import Parser
+from rscd.cli.scene import add_size
 
 if TYPE_CHECKING:
     from rscd.labels.from_segmenter import LabelOptions
@@ -25,8 +27,25 @@ be told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|f
 class two phrases."""
 
 
-def add_segmenting(group: argparse._ArgumentGroup) -> None:
-    """Prompts, options of the segmenter, and from which score on a pixel counts."""
+def add_segmenting(
+    parser: Parser, title: str, *, duplicates: str, name: bool = False
+) -> argparse._ArgumentGroup:
+    """Arguments that go with ``--segmenter``.
+
+    Args:
+        parser: of the command.
+        title: of their group.
+        duplicates: the default of ``--duplicate-iou`` in words.
+        name: whether ``--segmenter`` itself is one of them.
+
+    Returns:
+        The group of the rare ones.
+    """
+    group = parser.group(title, use=USE)
+    if name:
+        group.add_argument(
+            "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
+        )
     group.add_argument(
         "--segmenter-option",
         action="append",
@@ -35,30 +54,16 @@ def add_segmenting(group: argparse._ArgumentGroup) -> None:
         help="such as model=FOLDER or folder=DIR; may be repeated",
     )
     group.add_argument(
-        "--foreground",
-        metavar="A,B",
-        help="objects that matter (default house,building)",
+        "--foreground", metavar="A,B", help="objects that matter (default house,building)"
     )
     group.add_argument(
-        "--background",
-        metavar="A,B",
-        help="what surrounds them (default road,grass,tree,water)",
+        "--background", metavar="A,B", help="what surrounds them (default road,grass,tree,water)"
     )
     group.add_argument(
-        "--gamma",
-        type=float,
-        metavar="0..1",
-        help="score of a reliable pixel (default: its own)",
+        "--gamma", type=float, metavar="0..1", help="score of a reliable pixel (default: its own)"
     )
-
-
-def add_rare_segmenting(group: argparse._ArgumentGroup, *, duplicates: str) -> None:
-    """Which objects count, and how images are taken in pieces.
-
-    Args:
-        group: of a command.
-        duplicates: the default of ``--duplicate-iou`` in words.
-    """
+    add_size(group)
+    group = parser.group(f"more {title}", use=USE, rare=True)
     group.add_argument(
         "--instance-threshold",
         type=float,
@@ -78,6 +83,7 @@ def add_rare_segmenting(group: argparse._ArgumentGroup, *, duplicates: str) -> N
     group.add_argument(
         "--allow-slow-cpu", action="store_true", help="allow a run of hours without a GPU"
     )
+    return group
 
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":

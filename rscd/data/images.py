@@ -52,6 +52,12 @@ PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})
 IMAGE_SUFFIXES = PLAIN_SUFFIXES | RASTER_SUFFIXES
 
+
+def label_suffix(image: Path) -> str:
+    """Suffix of label files made for an image: ``.tif`` unless it is a plain picture."""
+    return ".png" if image.suffix.lower() in PLAIN_SUFFIXES else ".tif"
+
+
 RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 log = logging.getLogger(__name__)

@@ -1,13 +1,18 @@
-"""Leaks between parts of a split: equal pixels, neighbouring tiles and shared parents."""
+"""Leaks between parts of a split: equal pixels, neighbouring tiles, shared parents and ground."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+import shapely
+from pyproj import CRS
+
 from rscd.data.images import Picture
 from rscd.data.splits import Split
 from rscd.data.tiles import Tile, near_pairs, parent_of
+from rscd.geo.vectors import carried
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,48 @@ class LeakReport:
     leaks: tuple[Leak, ...]
     checked: tuple[str, ...]
     """Which kinds could be checked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Ground that a dataset of scenes shows."""
+
+    name: str
+    files: frozenset[str]
+    """The images of both dates."""
+    dates: tuple[str, str] | None
+    """ISO dates of t1 and t2; None: unknown, at any time."""
+    area: shapely.Geometry
+    crs: CRS | None
+    pixel: float
+    """Side of a pixel in units of the CRS."""
+
+
+def shared_ground(ours: Sequence[Ground], theirs: Sequence[Ground]) -> list[tuple[str, str]]:
+    """Names of places that show the same ground, at times that overlap or in the same image.
+
+    Neighbours are no leak: ground must be shared across more than a pixel.
+    """
+    if not ours or not theirs:
+        return []
+    crs = ours[0].crs
+    areas = np.concatenate([carried(np.array([g.area], object), g.crs, crs) for g in theirs])
+    tree = shapely.STRtree(areas)
+    found = []
+    for one in ours:
+        inner = shapely.buffer(carried(np.array([one.area], object), one.crs, crs)[0], -one.pixel)
+        for other in (theirs[i] for i in sorted(tree.query(inner, predicate="intersects"))):
+            placed = one.crs is not None and other.crs is not None
+            if one.files & other.files or (placed and _meet(one.dates, other.dates)):
+                found.append((one.name, other.name))
+    return found
+
+
+def _meet(first: tuple[str, str] | None, second: tuple[str, str] | None) -> bool:
+    if first is None or second is None:
+        return True
+    a, b = ([np.datetime64(date) for date in dates] for dates in (first, second))
+    return bool(a[0] <= b[1] and b[0] <= a[1])
 
 
 NO_CONTENT = ""

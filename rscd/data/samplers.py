@@ -146,6 +146,23 @@ def _grown(bounds: Sequence[float], extent: tuple[float, float], *, centred: boo
     )
 
 
+class InOrder(Sequence[dict[str, Any]]):
+    """Samples of a dataset in a given order, by number."""
+
+    def __init__(self, dataset: Any, items: Sequence[Any]) -> None:
+        """Name the dataset, and its indices or queries."""
+        self.dataset = dataset
+        self.items = items
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read one sample."""
+        return self.dataset[self.items[index]]
+
+
 def grid_queries(
     dataset: GeoDataset,
     size: PatchSize,

@@ -120,7 +120,7 @@ class LoadedPolygons:
     def read(self, grid: GeoBox) -> ByteArray:
         """(H,W) uint8: 1 where a pixel's centre is in a polygon."""
         found = self.tree.query(shapely.box(*bounds_of(grid)))
-        return _burn(self.geometries[np.sort(found)], grid)
+        return burn(self.geometries[np.sort(found)], grid)
 
     def only(self, keep: BoolArray) -> "LoadedPolygons":
         """Some of the polygons."""
@@ -139,7 +139,8 @@ def bounds_of(grid: GeoBox) -> Bounds:
     return float(left), float(bottom), float(right), float(top)
 
 
-def _burn(geometries: Sequence[Any], grid: GeoBox) -> ByteArray:
+def burn(geometries: Sequence[Any], grid: GeoBox) -> ByteArray:
+    """(H,W) uint8: 1 where a pixel's centre is in one of the polygons."""
     if len(geometries) == 0:
         return np.zeros(shape_hw(grid), np.uint8)
     burnt = rasterize(geometries, shape_hw(grid), transform=grid.affine, dtype="uint8")
@@ -162,11 +163,16 @@ def _read_vector(
         source = None  # GDAL ascribes degrees to every GeoJSON, also to one in pixels
     check_same_world(layer.role, layer.path, source, crs)
     polygons, ids = _kept(layer, frame, source, crs)
+    return on_rows(polygons, bounds, crs, layer.path), ids
+
+
+def on_rows(polygons: NDArray[Any], bounds: Bounds, crs: CRS | None, path: str) -> NDArray[Any]:
+    """Polygons on a picture, whichever way their rows count; others unchanged."""
     bottom, top = bounds[1], bounds[3]
     if crs is None and bottom < top <= 0:
         height = int(np.ceil(-bottom))
-        polygons = on_picture(polygons, GeoBox((height, 1), PICTURE, None), layer.path)
-    return polygons, ids
+        return on_picture(polygons, GeoBox((height, 1), PICTURE, None), path)
+    return polygons
 
 
 def _kept(
@@ -174,8 +180,7 @@ def _kept(
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     if layer.id_field is not None and layer.id_field not in frame.columns:
         raise DataError(
-            f"{layer.path}: no column {layer.id_field!r} to match buildings by; correct or leave "
-            "out building_id"
+            f"{layer.path}: no column {layer.id_field!r} in these {layer.role}; correct the name"
         )
     geometries = np.asarray(frame.geometry.values, dtype=object)
     polygons = polygonal(geometries)

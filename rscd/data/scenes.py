@@ -1,9 +1,7 @@
 """Georeferenced scenes as a TorchGeo dataset: two dates on one grid, with labels of any kind."""
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import geopandas
@@ -19,70 +17,70 @@ from pyproj import CRS
 from torchgeo.datasets import GeoDataset
 
 from rscd.base.arguments import check_names
-from rscd.base.errors import DataError, GridMismatchError
-from rscd.base.files import by_stem
-from rscd.base.types import IGNORE, Align, BoolArray, ByteArray
-from rscd.data.images import IMAGE_SUFFIXES
+from rscd.base.errors import DataError
+from rscd.base.types import IGNORE, LAYERS, Align, BoolArray, ByteArray
+from rscd.data.answers import Answer, answers_in, open_answers
 from rscd.data.labels import image_label
+from rscd.data.leaks import Ground
 from rscd.data.plotted import Plotted
+from rscd.data.scene_files import Scene, expand
 from rscd.data.scene_labels import (
     BuildingDifference,
     LabelLayer,
+    LoadedPolygons,
     Polygons,
     bounds_of,
+    burn,
     crs_of,
     open_layer,
 )
-from rscd.geo.grid import apply, compose, crs_name, footprint_px, intersection, shape_hw
+from rscd.geo.grid import apply, compose, crs_name, footprint_px, shape_hw
 from rscd.geo.labels import MaskRule
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
-from rscd.geo.source import inspect
 from rscd.geo.tiles import Box
 
-log = logging.getLogger(__name__)
+__all__ = ["Scene", "ScenePairs"]
 
 Sample = dict[str, Any]
 KEYS = frozenset({"image", "mask", "valid", "label"})
-MOST_NAMED = 5
-"""Most rasters without partner listed in a message."""
+"""Keys that are no layers."""
+SLACK = 0.1
+"""Fraction of its sides by which a changed place may exceed a patch: cells of a grid in another CRS
+are turned a little."""
 SAME_RES = 1e-6
 """Two pixel sizes are equal if they differ by less than this fraction."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """One place at two dates. Plain data, so that it can be written in a YAML file.
-
-    Every path may be anything GDAL opens: a file, a VRT, the URL of a COG. If ``t1`` and ``t2`` are
-    folders, their rasters are paired by name, or else by location.
-    """
-
-    t1: str
-    t2: str
-    labels: str | None = None
-    """Change between the dates: polygons (GeoPackage, GeoJSON, ...) or a raster, in any CRS."""
-    buildings: tuple[str, str] | None = None
-    """Instead of ``labels``: building layers at t1 and t2, polygons or rasters."""
-    building_id: str | None = None
-    """Attribute that names a building at both dates; see ``BuildingDifference``."""
-    where: str | None = None
-    """SQL condition that selects polygons by attribute, such as ``kind = 'appeared'``."""
-    area: str | None = None
-    """Polygons of the labelled area; pixels outside are 255 = ignore."""
-    dates: tuple[str, str] | None = None
-    """Dates of t1 and t2, such as ``2018-05-01``; None: unknown, matches any time."""
-    name: str | None = None
+Layers = dict[str, LabelLayer]
+"""Label layers of a scene by key; ``mask`` is the change between the dates."""
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
     """A scene on a grid of the dataset, ready to be read."""
 
-    name: str
+    scene: Scene
     pair: ScenePair
-    labels: LabelLayer | None
+    layers: Layers
     area: LabelLayer | None
+    answer: Answer | None = None
+    """The answered place that patches are drawn from; None: the scene."""
+
+    @property
+    def name(self) -> str:
+        """Name of the scene."""
+        return self.scene.title
+
+    @property
+    def ground(self) -> shapely.Geometry:
+        """What patches are drawn from, in the CRS of the grid: place, area or whole scene."""
+        if self.answer is not None:
+            return self.answer.place
+        whole = shapely.box(*bounds_of(self.pair.grid))
+        if not isinstance(self.area, LoadedPolygons):
+            return whole
+        return shapely.intersection(shapely.union_all(self.area.geometries), whole)
 
 
 class ScenePairs(Plotted, GeoDataset):
@@ -98,7 +96,12 @@ class ScenePairs(Plotted, GeoDataset):
     * ``image`` (2,C,H,W) float32, raw values, t1 first, 0 where invalid;
     * ``mask`` (1,H,W) int64: 0 no change, 1 change, 255 ignore (invalid or unlabelled);
     * ``valid`` (1,H,W) bool: usable at both dates;
-    * ``label`` () int64: 1 if the patch has change.
+    * ``label`` () int64: 1 if the patch has change, from the mask or the scene's answers;
+    * any other key, such as ``vl_change``: a layer of the scenes, (1,H,W) int64 as ``mask``.
+
+    Where ``label`` comes from answers, the index has one row per answered place: samplers draw
+    patches from these places, and what lies outside the place is invalid, so that the answer holds
+    for what the patch shows.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class ScenePairs(Plotted, GeoDataset):
         bands: Sequence[int] | None = None,
         src_nodata: float | None = None,
         mask_values: MaskRule = "strict",
+        layer_values: MaskRule = "strict",
         min_change_pixels: int = 1,
         transforms: Callable[[Sample], Sample] | None = None,
     ) -> None:
@@ -119,19 +123,20 @@ class ScenePairs(Plotted, GeoDataset):
 
         Args:
             scenes: the scenes.
-            keys: keys of a sample; default image, valid and, if every scene has labels, mask and
-                label. Without mask and label no label file is opened.
+            keys: keys of a sample; default image, valid and what every scene has of mask, label and
+                layers. Label files are opened only for requested keys.
             crs: CRS of the dataset; default that of the first scene.
             res: pixel size in CRS units, one number or (x, y); default that of the first scene.
             align: the date whose grid a scene uses, see :meth:`rscd.geo.scene.ScenePair.open`.
             bands: 1-based bands, the same for both dates; default all but alpha.
             src_nodata: nodata value of all images.
             mask_values: how stored values of label rasters are read.
+            layer_values: the same for rasters of further layers.
             min_change_pixels: changed pixels from which ``label`` is 1.
             transforms: applied to each sample.
 
         Raises:
-            DataError: for unusable labels, or if only some scenes have a CRS.
+            DataError: for unusable labels or answers, or if only some scenes have a CRS.
             SceneError: for an unusable image; the message names it.
         """
         listed = [scenes] if isinstance(scenes, Scene) else list(scenes)
@@ -148,17 +153,25 @@ class ScenePairs(Plotted, GeoDataset):
             for s in self.scenes
         ]
         self._check_bands()
-        wants_labels = bool(self.keys & {"mask", "label"})
+        self._rules = mask_values, layer_values
         self._layers = [
-            _layers(scene, pair, mask_values) if wants_labels else (None, None)
-            for scene, pair in zip(self.scenes, self._pairs, strict=True)
+            self._opened(scene, pair) for scene, pair in zip(self.scenes, self._pairs, strict=True)
         ]
         first = self._pairs[0].grid
         own = crs_of(first)
         self._place(own if crs is None else CRS.from_user_input(crs), _res_of(first, own, crs, res))
 
     def __getitem__(self, query: Any) -> Sample:
-        """Read a patch.
+        """Read a patch; see `locate`.
+
+        Raises:
+            DataError: for unreadable labels, or a patch smaller than its changed place.
+            SceneError: for an unreadable image; the message names it.
+        """
+        return self._sample(*self.locate(query))
+
+    def locate(self, query: Any) -> tuple[Placed, Box]:
+        """The scene and the pixels of its grid that a query reads.
 
         Args:
             query: ``[xmin:xmax, ymin:ymax, tmin:tmax]`` in the dataset's CRS, all optional. Among
@@ -168,20 +181,18 @@ class ScenePairs(Plotted, GeoDataset):
 
         Raises:
             IndexError: if there is no scene.
-            DataError: for unreadable labels.
-            SceneError: for an unreadable image; the message names it.
+            DataError: for another pixel size than the dataset's.
         """
         x, y, t = self._disambiguate_slice(query)
         if 0 <= y.start < y.stop and has_pixel_coordinates(self._pairs[0].grid):
             y = slice(-y.stop, -y.start, y.step)
-        placed = self._placed[self._hit(x, y, t, query)]
+        placed = self.places[self._hit(x, y, t, query)]
         if not _close((x.step, y.step), self.res):
             raise DataError(
                 f"expected a query in the dataset's pixel size {self.res}, found {x.step, y.step}; "
                 "set res= of the dataset"
             )
-        box = _box_of(placed.pair.grid, x, y)
-        return self._sample(placed, box)
+        return placed, _box_of(placed.pair.grid, x, y)
 
     @property
     def crs(self) -> CRS:
@@ -210,19 +221,49 @@ class ScenePairs(Plotted, GeoDataset):
         """Bands of either date."""
         return self._pairs[0].n_bands
 
+    @property
+    def eight_bit(self) -> bool:
+        """Whether all images have 8-bit values."""
+        return all(date.dtype == "uint8" for pair in self._pairs for date in (pair.t1, pair.t2))
+
+    def ground(self) -> list[Ground]:
+        """What patches are drawn from, to compare with another dataset."""
+        return [
+            Ground(
+                place.name,
+                frozenset(place.pair.files),
+                place.scene.dates,
+                place.ground,
+                crs_of(place.pair.grid),
+                max(self.res),
+            )
+            for place in self.places
+        ]
+
     def _chosen_keys(
         self, keys: Sequence[str] | set[str] | frozenset[str] | None
     ) -> frozenset[str]:
-        bare = [s for s in self.scenes if s.labels is None and s.buildings is None]
+        had = [_keys_of(scene) for scene in self.scenes]
         if keys is None:
-            return KEYS if not bare else KEYS - {"mask", "label"}
-        check_names(keys, sorted(KEYS), "keys of scenes", DataError)
-        if bare and set(keys) & {"mask", "label"}:
-            raise DataError(
-                f"{bare[0].t1}: mask or label was requested, but this scene has neither labels nor "
-                "buildings; add one, or remove the scene"
-            )
+            return frozenset.intersection(*had)
+        check_names(keys, sorted(KEYS.union(*had, LAYERS)), "keys of scenes", DataError)
+        for scene, known in zip(self.scenes, had, strict=True):
+            for key in sorted(set(keys) - known):
+                raise DataError(
+                    f"{scene.t1}: {key} was requested, but {_LACKS.get(key, _NO_LAYER)}"
+                )
         return frozenset(keys)
+
+    def _opened(self, scene: Scene, pair: ScenePair) -> tuple[Layers, Any, LabelLayer | None]:
+        """Layers, answers and area of a scene, opened but not yet read."""
+        layers: Layers = {}
+        by_answer = "label" in self.keys and scene.answers is not None
+        if "mask" in self.keys or ("label" in self.keys and not by_answer):
+            layers["mask"] = _change_layer(scene, pair, self._rules[0])
+        for key in sorted(self.keys - KEYS):
+            layers[key] = open_layer(scene.layer_paths()[key], pair.t1.grid, self._rules[1])
+        answers = open_answers(scene.answers or "", pair.grid, scene.title) if by_answer else None
+        return layers, answers, None if scene.area is None else Polygons(scene.area, role="area")
 
     def _check_bands(self) -> None:
         counts = {pair.n_bands for pair in self._pairs}
@@ -248,18 +289,27 @@ class ScenePairs(Plotted, GeoDataset):
         if crs != crs_of(self._pairs[0].grid):
             origin = (0.0, 0.0)
         pairs = [place(pair, crs, res, origin) for pair in self._pairs]
-        self._placed = [
-            _placed(scene, pair, layers)
-            for scene, pair, layers in zip(self.scenes, pairs, self._layers, strict=True)
+        found = [
+            place
+            for scene, pair, opened in zip(self.scenes, pairs, self._layers, strict=True)
+            for place in _placed(scene, pair, *opened)
         ]
+        if not found:
+            asked = self.scenes[0].answers or self.scenes[0].area
+            raise DataError(
+                f"expected places in the scenes to draw patches from, found none of {asked} there; "
+                "check its CRS and what is answered"
+            )
+        self.places = tuple(found)
+        """What patches are drawn from, by the column ``place`` of the index."""
         self.index = geopandas.GeoDataFrame(
-            {"scene": range(len(pairs))},
+            {"place": range(len(found))},
             index=pd.IntervalIndex(
-                [_interval(scene, i) for i, scene in enumerate(self.scenes)],
+                [_interval(place.scene, i) for i, place in enumerate(found)],
                 closed="both",
                 name="datetime",
             ),
-            geometry=[shapely.box(*bounds_of(pair.grid)) for pair in pairs],
+            geometry=[shapely.box(*place.ground.bounds) for place in self.places],
             crs=crs,
         )
 
@@ -280,7 +330,7 @@ class ScenePairs(Plotted, GeoDataset):
         apart_s = np.round(np.abs(starts / 1e9 - start / 1e9) + np.abs(stops / 1e9 - stop / 1e9))
         covered = np.maximum(across, 0) * np.maximum(along, 0)
         best = np.lexsort((-covered, apart_s, ~named, ~there))[0]
-        return int(self.index["scene"].iloc[best])
+        return int(self.index["place"].iloc[best])
 
     def _where(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
         """Bounds (4,n), first and last nanosecond (n,) of the index, which splits may replace."""
@@ -297,6 +347,10 @@ class ScenePairs(Plotted, GeoDataset):
     def _sample(self, placed: Placed, box: Box) -> Sample:
         grid = grid_of(placed.pair.grid, box)
         image, valid = placed.pair.read(box)
+        if placed.answer is not None:
+            _check_whole(placed, box)
+            valid &= burn([placed.answer.place], grid) == 1
+            image[:, :, ~valid] = 0
         sample: Sample = {
             "name": f"{placed.name} row {box.row} column {box.col}",
             "crs": self._sample_crs,
@@ -307,107 +361,17 @@ class ScenePairs(Plotted, GeoDataset):
             sample["image"] = torch.from_numpy(image)
         if "valid" in self.keys:
             sample["valid"] = torch.from_numpy(valid[None])
-        if self.keys & {"mask", "label"} and placed.labels is not None:
-            mask = _mask(placed, grid, valid)
-            if "mask" in self.keys:
-                sample["mask"] = torch.from_numpy(mask[None].astype(np.int64))
-            if "label" in self.keys:
-                sample["label"] = torch.tensor(image_label(mask, self.min_change_pixels, IGNORE))
-        return self.transforms(sample) if self.transforms is not None else sample
-
-
-def expand(scene: Scene) -> list[Scene]:
-    """The scenes of two folders: rasters paired by name, or else by location.
-
-    Labels, buildings and area may be folders as well, with files named like those of t1; or one
-    file for all. A scene of files is returned unchanged.
-
-    Raises:
-        DataError: if only one date is a folder, a folder is empty, or nothing overlaps.
-    """
-    folders = [Path(path).is_dir() for path in (scene.t1, scene.t2)]
-    if not any(folders):
-        return [scene]
-    if not all(folders):
-        raise DataError(
-            f"expected t1 and t2 both as files or both as folders, found {scene.t1} and "
-            f"{scene.t2}; give the same kind for both"
-        )
-    first, second = _rasters(scene.t1), _rasters(scene.t2)
-    if first.keys() == second.keys():
-        return [_part(scene, name, first[name], second[name]) for name in first]
-    return _by_place(scene, first, second)
-
-
-def _rasters(folder: str) -> dict[str, str]:
-    files = by_stem(Path(folder), IMAGE_SUFFIXES | {".jp2"})
-    if not files:
-        raise DataError(
-            f"{folder}: no rasters (.tif, .vrt, .jp2, ...); give the folder of one date"
-        )
-    return {name: str(path) for name, path in files.items()}
-
-
-def _by_place(scene: Scene, first: Mapping[str, str], second: Mapping[str, str]) -> list[Scene]:
-    grids = {path: inspect("t2", path, None, None).grid for path in second.values()}
-    found = []
-    alone, met = [], set()
-    for name, path in first.items():
-        grid = inspect("t1", path, None, None).grid
-        partners = [other for other, later in second.items() if _overlap(grid, grids[later])]
-        if not partners:
-            alone.append(path)
-        met |= set(partners)
-        found += [_part(scene, f"{name}+{other}", path, second[other], name) for other in partners]
-    if not found:
-        raise DataError(
-            f"{scene.t1} and {scene.t2}: the rasters have no common names or places; give the two "
-            "dates of one place"
-        )
-    alone += [path for other, path in second.items() if other not in met]
-    if alone:
-        log.warning(
-            "skipped, because the other date has no raster there: %s%s",
-            ", ".join(alone[:MOST_NAMED]),
-            f" and {len(alone) - MOST_NAMED} more" if len(alone) > MOST_NAMED else "",
-        )
-    return found
-
-
-def _overlap(grid: GeoBox, other: GeoBox) -> bool:
-    try:
-        intersection(grid, other)
-    except GridMismatchError:
-        return False
-    return True
-
-
-def _part(scene: Scene, name: str, t1: str, t2: str, stem: str | None = None) -> Scene:
-    stem = stem or name
-
-    def of_name(path: str | None) -> str | None:
-        if path is None or not Path(path).is_dir():
-            return path
-        found = sorted(p for p in Path(path).iterdir() if p.stem == stem)
-        if len(found) != 1:
-            raise DataError(
-                f"{path}: expected one file named {stem}.*, found {len(found)}; label every raster "
-                "of t1, or give one file for all"
+        usable = valid if placed.area is None else valid & (placed.area.read(grid) == 1)
+        read = {key: _read(layer, grid, usable) for key, layer in placed.layers.items()}
+        for key in self.keys & read.keys():
+            sample[key] = torch.from_numpy(read[key][None].astype(np.int64))
+        if "label" in self.keys:
+            sample["label"] = torch.tensor(
+                int(placed.answer.changed)
+                if placed.answer is not None
+                else image_label(read["mask"], self.min_change_pixels, IGNORE)
             )
-        return str(found[0])
-
-    buildings = scene.buildings
-    if buildings is not None:
-        buildings = (of_name(buildings[0]) or "", of_name(buildings[1]) or "")
-    return replace(
-        scene,
-        t1=t1,
-        t2=t2,
-        labels=of_name(scene.labels),
-        buildings=buildings,
-        area=of_name(scene.area),
-        name=name if scene.name is None else f"{scene.name}/{name}",
-    )
+        return self.transforms(sample) if self.transforms is not None else sample
 
 
 def place(
@@ -495,31 +459,63 @@ def _nanoseconds(times: pd.DatetimeIndex) -> NDArray[np.int64]:
     return np.asarray(times.as_unit("ns").asi8, np.int64)
 
 
-def _layers(
-    scene: Scene, pair: ScenePair, rule: MaskRule
-) -> tuple[LabelLayer | None, LabelLayer | None]:
-    """Change labels and labelled area of a scene, opened but not yet read."""
-    if scene.labels is not None and scene.buildings is not None:
-        raise DataError(f"{scene.t1}: expected labels or buildings, found both; remove one")
+_LACKS = {
+    "mask": "this scene has neither labels nor buildings; add one, or remove the scene",
+    "label": "this scene has no labels, buildings or answers; add one, or remove the scene",
+}
+_NO_LAYER = (
+    "the layers of this scene do not name it; add its file, or layers: FOLDER of "
+    "rscd pseudolabel T1 T2 --segmenter NAME -o FOLDER"
+)
+
+
+def _keys_of(scene: Scene) -> frozenset[str]:
+    """Keys that the files of a scene can give."""
+    masks = scene.labels is not None or scene.buildings is not None
+    keys = {"image", "valid", *scene.layer_paths()} | ({"mask"} if masks else set())
+    return frozenset(keys | ({"label"} if masks or scene.answers is not None else set()))
+
+
+def _change_layer(scene: Scene, pair: ScenePair, rule: MaskRule) -> LabelLayer:
+    """Change between the dates of a scene, opened but not yet read."""
     like = pair.t1.grid
-    labels: LabelLayer | None = None
+    if scene.buildings is None:
+        return open_layer(scene.labels or "", like, rule, where=scene.where)
     if scene.labels is not None:
-        labels = open_layer(scene.labels, like, rule, where=scene.where)
-    if scene.buildings is not None:
-        sides = [
-            open_layer(path, grid, rule, where=scene.where, id_field=scene.building_id)
-            for path, grid in zip(scene.buildings, (like, pair.t2.grid), strict=True)
-        ]
-        labels = BuildingDifference(sides[0], sides[1])
-    return labels, None if scene.area is None else Polygons(scene.area)
+        raise DataError(f"{scene.t1}: expected labels or buildings, found both; remove one")
+    sides = [
+        open_layer(path, grid, rule, where=scene.where, id_field=scene.building_id)
+        for path, grid in zip(scene.buildings, (like, pair.t2.grid), strict=True)
+    ]
+    return BuildingDifference(sides[0], sides[1])
 
 
 def _placed(
-    scene: Scene, pair: ScenePair, layers: tuple[LabelLayer | None, LabelLayer | None]
-) -> Placed:
+    scene: Scene, pair: ScenePair, layers: Layers, answers: Any, area: LabelLayer | None
+) -> list[Placed]:
+    """The parts of a scene that patches are drawn from: its answered places, or one."""
     bounds, crs = bounds_of(pair.grid), crs_of(pair.grid)
-    labels, area = (None if layer is None else layer.within(bounds, crs) for layer in layers)
-    return Placed(scene.name or Path(scene.t1).stem, pair, labels, area)
+    here = {key: layer.within(bounds, crs) for key, layer in layers.items()}
+    area = None if area is None else area.within(bounds, crs)
+    whole = Placed(scene, pair, here, area)
+    if answers is not None:
+        found = answers_in(answers.within(bounds, crs), pair.grid, area)
+        return [replace(whole, answer=answer) for answer in found]
+    return [] if whole.ground.is_empty else [whole]
+
+
+def _check_whole(placed: Placed, box: Box) -> None:
+    """A patch gets the answer "changed" only with the whole place that it is about."""
+    if placed.answer is None or not placed.answer.changed:
+        return
+    left, bottom, right, top = placed.answer.place.bounds
+    whole = _box_of(placed.pair.grid, slice(left, right), slice(bottom, top))
+    if max(whole.height / box.height, whole.width / box.width) > 1 + SLACK:
+        raise DataError(
+            f"{placed.name}: expected patches that hold a whole changed place, found one of "
+            f"{whole.height} x {whole.width} pixels and patches of {box.height} x {box.width}; "
+            "raise patch_size, or answer for smaller places"
+        )
 
 
 def _box_of(grid: GeoBox, x: slice, y: slice) -> Box:
@@ -535,11 +531,8 @@ def grid_of(grid: GeoBox, box: Box) -> GeoBox:
     return GeoBox(box.shape_hw, moved, grid.crs)
 
 
-def _mask(placed: Placed, grid: GeoBox, valid: BoolArray) -> ByteArray:
-    """(H,W) uint8: 0, 1, and 255 where invalid or unlabelled."""
-    if placed.labels is None:
-        raise DataError(f"{placed.name}: no labels; add them to the scene")
-    mask = placed.labels.read(grid)
-    usable = valid if placed.area is None else valid & (placed.area.read(grid) == 1)
-    mask[~usable] = IGNORE
-    return mask
+def _read(layer: LabelLayer, grid: GeoBox, usable: BoolArray) -> ByteArray:
+    """(H,W) uint8: 0, 1, and 255 where there is no label or the pixel is not usable."""
+    values = layer.read(grid)
+    values[~usable] = IGNORE
+    return values

@@ -16,12 +16,14 @@ import torch
 from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.errors import DataError
+from rscd.base.types import IGNORE
 from rscd.data.compat import (
     DatasetNotFoundError,
     DependencyNotFoundError,
     SampleTransform,
     dataset_class,
 )
+from rscd.data.labels import image_label
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class CommonSample:
-    """Converts one of TorchGeo's samples to the common one: mask (1,H,W) of 0 and 1."""
+    """Converts one of TorchGeo's samples to the common one: mask (1,H,W) of 0 and 1, and label."""
 
     first_change: int | None
     then: Callable[[dict[str, Any]], dict[str, Any]] | None
+    min_change_pixels: int = 1
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Convert the sample, then apply the user's transform."""
@@ -121,6 +124,8 @@ class CommonSample:
             if self.first_change is not None:
                 mask = mask >= self.first_change
             sample["mask"] = mask.to(torch.int64)
+            changed = image_label(sample["mask"].numpy(), self.min_change_pixels, IGNORE)
+            sample["label"] = torch.tensor(changed)
         return self.then(sample) if self.then is not None else sample
 
 
@@ -131,6 +136,7 @@ def torchgeo_dataset(
     *,
     download: bool = False,
     checksum: bool = True,
+    min_change_pixels: int = 1,
     transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     **options: Any,
 ) -> NonGeoDataset:
@@ -143,12 +149,13 @@ def torchgeo_dataset(
         split: one of the set's splits.
         download: fetch the dataset with TorchGeo's code if it is missing.
         checksum: verify downloaded archives.
+        min_change_pixels: changed pixels from which ``label`` is 1.
         transforms: applied to each sample.
         **options: further arguments of the TorchGeo class, such as ``bands`` of OSCD.
 
     Returns:
-        TorchGeo's dataset; samples have ``image`` (2,C,H,W) float32 and ``mask`` (1,H,W) int64 with
-        1 where something changed.
+        TorchGeo's dataset; samples have ``image`` (2,C,H,W) float32, ``mask`` (1,H,W) int64 with 1
+        where something changed, and ``label`` () int64, 1 if anything did.
 
     Raises:
         DataError: if the set or split is unknown, the data are missing (stating what was searched
@@ -167,7 +174,7 @@ def torchgeo_dataset(
         )
     arguments = {"root": str(root), "split": split, "checksum": checksum, **options}
     arguments |= {"download": download} if known.downloads else {}
-    common = CommonSample(known.first_change, transforms)
+    common = CommonSample(known.first_change, transforms, min_change_pixels)
     dataset = dataset_class(known.classes)
     try:
         return dataset(**arguments, transforms=SampleTransform(common))

@@ -330,8 +330,7 @@ def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
 
 
 def _window(raster: RawRaster, box: Box) -> ByteArray:
-    rows = raster.read_rows(box.row, box.row + box.height)
-    return rows[:, box.col : box.col + box.width].copy()
+    return raster.read(box)
 
 
 def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def write_vector(
     pixel_coordinates: bool = False,
     style: str | None = None,
     layer: str = LAYER,
-) -> list[Path]:
+) -> None:
     """Write change polygons; the suffix selects the format (`SUFFIXES`).
 
     ``.geojson`` is RFC 7946: longitude and latitude on WGS 84, at most 7 decimals, right-hand
@@ -185,9 +185,6 @@ def write_vector(
             georeferencing have x = column, y = -row, as QGIS shows it.
         style: QML text; default `change_qml`.
         layer: Name of the layer in formats that name layers.
-
-    Returns:
-        The files written, as `vector_files` lists them.
 
     Raises:
         UsageError: Unknown suffix or option, ``.geojson`` without CRS, or a CRS that the format
@@ -208,7 +205,6 @@ def write_vector(
     polygons = _fitted(polygons, path, form)
     style = change_qml() if style is None else style
     job = _Job(provenance=text, options=dict(layer_options or {}), style=style, layer=layer)
-    files = vector_files(path)
     with atomic_folder(path) as staging:
         if form.style_beside:
             write_text(staging / path.with_suffix(".qml").name, style)
@@ -219,7 +215,6 @@ def write_vector(
         with gdal_path(made) as plain:
             form.write(polygons, Path(plain), job)
         made.replace(staging / path.name)
-    return files
 
 
 def _fitted(

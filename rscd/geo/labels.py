@@ -251,11 +251,11 @@ def read_stored(
     Raises:
         DataError: see `one_band`.
     """
-    said = Bands.of(dataset)
-    values = dataset.read(list(said.data), window=window)
+    bands = Bands.of(dataset)
+    values = dataset.read(list(bands.data), window=window)
     own_mask = has_own_mask(dataset)
     known = usable_pixels(
-        dataset, values, alpha=said.alpha, nodata=None, own_mask=own_mask, window=window
+        dataset, values, alpha=bands.alpha, nodata=None, own_mask=own_mask, window=window
     )
     return one_band(what, values), known
 

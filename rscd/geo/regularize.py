@@ -130,7 +130,8 @@ def _stairs(corners: Points, shortest: float) -> Points | None:
         runs = _merged([run for i, run in enumerate(runs) if i != least])
     if len(runs) < 4:
         return None
-    return np.array([_corner(runs[i - 1], run) for i, run in enumerate(runs)])
+    pairs = [(runs[i - 1], run) for i, run in enumerate(runs)]
+    return np.array([(a.place, b.place) if a.across else (b.place, a.place) for a, b in pairs])
 
 
 @dataclass(frozen=True)

@@ -114,12 +114,10 @@ class Predictor(Protocol):
     @property
     def threshold(self) -> float:
         """The automatic threshold: a pixel is change where its probability is at or above it."""
-        ...
 
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change.
@@ -131,7 +129,6 @@ class Predictor(Protocol):
         Returns:
             (B,H,W) float32 change probability in [0,1].
         """
-        ...
 
 
 class Model(Protocol):
@@ -140,21 +137,17 @@ class Model(Protocol):
     @property
     def name(self) -> str:
         """Value of ``-m``, and of the column ``model`` in results."""
-        ...
 
     @property
     def summary(self) -> str:
         """One line for ``rscd model list``."""
-        ...
 
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     def card(self) -> Provenance:
         """Plain data that identifies the model: its name, parameters, and hash of its weights."""
-        ...
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> Predictor:
         """Gather statistics of the whole scene, in bounded memory.
@@ -165,4 +158,3 @@ class Model(Protocol):
                 statistics does not iterate over them, which saves the pass.
             n_pixels: height x width of the scene, to plan a sampling rate.
         """
-        ...

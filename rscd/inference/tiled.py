@@ -5,7 +5,7 @@ tile size, batch size, workers or order. There is one writer; memory holds only 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from rscd.base.types import FloatArray, Progress, ShapeHW, silent
-from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
+from rscd.geo.changemap import ChangeMap, check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
@@ -37,7 +37,6 @@ class Mapper(Protocol):
 
     def __call__(self, function: Callable[[T], R], jobs: Iterable[T], /) -> Iterator[R]:
         """Yield ``function(job)`` for each job, in order."""
-        ...
 
 
 def bounded_map(
@@ -198,7 +197,11 @@ def predict_scene(
     tiling = predictor.tiling
     tiles = scene_tiles(pair, tile_size, tiling)
     done = journal.done()
-    todo = [tile for tile in tiles if not _is_done(tile, done, raster)]
+    todo = [
+        tile
+        for tile in tiles
+        if tile.index not in done or done[tile.index] != _checksum(raster.read(tile.write))
+    ]
     finished = len(tiles) - len(todo)
     progress("change", finished, len(tiles))
     work = partial(run_block, pair, predictor)
@@ -208,10 +211,6 @@ def predict_scene(
         journal.add({tile.index: _checksum(prob) for tile, prob in results})
         finished += len(results)
         progress("change", finished, len(tiles))
-
-
-def _is_done(tile: Tile, done: Mapping[int, int], raster: RawRaster) -> bool:
-    return tile.index in done and done[tile.index] == _checksum(raster.read(tile.write))
 
 
 def _checksum(prob: FloatArray) -> int:
@@ -253,9 +252,7 @@ def measure_seam(
         return None
     found, wanted = [], []
     for [(edge, prob)] in mapper(partial(run_block, pair, predictor), jobs):
-        box = edge.write
-        rows = change_map.prob.read_rows(box.row, box.row + box.height)
-        found.append(rows[:, box.col : box.col + box.width].ravel())
+        found.append(change_map.prob.read(edge.write).ravel())
         wanted.append(prob.ravel())
     a, b = np.concatenate(found), np.concatenate(wanted)
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
@@ -273,7 +270,5 @@ def _at_edge(tile: Tile, multiple: int) -> Tile:
     width = min(write.col + SEAM_PX, write.col + write.width) - start
     half = round_up(write.width // 2, multiple)
     return replace(
-        tile,
-        read=replace(read, col=read.col - half),
-        write=replace(write, col=start, width=width),
+        tile, read=replace(read, col=read.col - half), write=replace(write, col=start, width=width)
     )

@@ -1,8 +1,9 @@
 """Pseudo masks of a folder of pairs, predicted by a change model and stored as files.
 
 They lie in the folder of a run, or beside the dates in a folder of their own, in the coding of
-further layers: 0 no change, 1 change, 255 where a date has no data; ``run.json`` there says what
-made them. Training takes them with ``mask_from`` of `rscd.data.folder.PairFolder`.
+further layers: 0 no change, 1 change, 255 where a date has no data, with the georeferencing of t1;
+``run.json`` there says what made them. Training takes them with ``mask_from`` of
+`rscd.data.folder.PairFolder`.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError, UsageError
 from rscd.base.files import digest_of, read_note, write_whole, writing
 from rscd.base.types import IGNORE, ByteArray, FloatArray, Progress, Provenance
-from rscd.data.folder import PairFolder
-from rscd.data.images import write_picture
+from rscd.data.folder import PairFiles, PairFolder
+from rscd.data.images import label_suffix, write_picture
 from rscd.geo.changemap import check_numbers
 from rscd.labels.store import source_of
 
@@ -49,8 +50,16 @@ class Summary:
     """Errors of unreadable pairs by name; these have no mask yet."""
 
 
+class Samples(Protocol):
+    """Numbered samples with ``image``, and further keys by use."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
 def labelled_maps(
-    data: PairFolder, make_map: ChangeMaps, *, gated: bool, progress: Progress, stage: str
+    data: Samples, make_map: ChangeMaps, *, gated: bool, progress: Progress, stage: str
 ) -> Iterator[tuple[FloatArray, ByteArray]]:
     """Maps and true masks of a split, to choose a threshold by.
 
@@ -76,7 +85,7 @@ def labelled_maps(
 
 
 def positive_maps(
-    data: PairFolder, make_map: ChangeMaps, *, progress: Progress
+    data: Samples, make_map: ChangeMaps, *, progress: Progress
 ) -> Iterator[FloatArray]:
     """Maps of the pairs whose ``label`` is change, or of all pairs if that is not a key."""
     for index in range(len(data)):
@@ -106,7 +115,15 @@ def prepare(
         OutputError: where masks of another recipe lie, or another run is writing.
         DataError: where the notes of an earlier run are damaged.
     """
-    folders = _folders(data, name)
+    with prepare_folders(_folders(data, name), recipe, overwrite=overwrite) as earlier:
+        yield earlier
+
+
+@contextmanager
+def prepare_folders(
+    folders: Sequence[Path], recipe: Provenance, *, overwrite: bool = False
+) -> Iterator[Provenance | None]:
+    """See `prepare`."""
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(alone(folder))
@@ -123,21 +140,22 @@ def prepare(
         same = (run for run in noted.values() if run is not None and run.get("recipe") == recipe)
         earlier = next(same, None)
         if earlier is not None:  # a run killed while it noted this left folders without
-            _note([folder for folder in folders if noted[folder] != earlier], earlier)
+            note_in([folder for folder in folders if noted[folder] != earlier], earlier)
         yield earlier
 
 
 def _made(folder: Path) -> list[Path]:
-    masks = list(folder.glob("*.png"))
+    masks = [*folder.glob("*.png"), *folder.rglob("*.tif")]
     return [*masks, folder / RUN] if masks else masks
 
 
 def note(data: PairFolder, name: str | Path, run: Provenance) -> None:
     """Write what made the masks beside them."""
-    _note(_folders(data, name), run)
+    note_in(_folders(data, name), run)
 
 
-def _note(folders: Sequence[Path], run: Provenance) -> None:
+def note_in(folders: Sequence[Path], run: Provenance) -> None:
+    """See `note`."""
     text = json.dumps(run, indent=2, sort_keys=True) + "\n"
     for folder in folders:
         with writing(folder / RUN):
@@ -167,7 +185,7 @@ def drop_outdated(data: PairFolder, name: str | Path, before: object) -> None:
     now = images_of(data)
     gone = []
     for files in data.files:
-        path = _folder(data, files.base, name) / f"{files.stem}.png"
+        path = _path(data, files, name)
         if known.get(files.name) != now[files.name] and path.exists():
             path.unlink()
             gone.append(files.name)
@@ -200,7 +218,7 @@ def write_pseudo_masks(
     written = predicted = changed = usable = 0
     failed: dict[str, str] = {}
     for index, files in enumerate(data.files):
-        path = _folder(data, files.base, name) / f"{files.stem}.png"
+        path = _path(data, files, name)
         if not path.exists():
             try:
                 sample = data[index]
@@ -208,20 +226,34 @@ def write_pseudo_masks(
                 log.error("pair %s failed: %s", files.name, error)
                 failed[files.name] = str(error)
                 continue
-            valid = sample["valid"][0].numpy()
-            mask = np.zeros(valid.shape, np.uint8)
-            if bool(sample.get("label", 1)):
-                mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
-                predicted += 1
-            mask[~valid] = IGNORE
-            write_picture(path, mask[None])
+            mask, made = mask_of(sample, make_map, threshold)
+            predicted += made
+            place = sample.get("crs"), sample.get("transform")
+            write_picture(path, mask[None], *place, IGNORE)
             written += 1
             changed += int(np.count_nonzero(mask == 1))
-            usable += int(np.count_nonzero(valid))
+            usable += int(np.count_nonzero(mask != IGNORE))
         progress("masks", index + 1, len(data))
     folders = [str(folder) for folder in _folders(data, name)]
     share = changed / usable if usable else 0.0
     return Summary(folders, len(data), written, predicted, share, failed)
+
+
+def mask_of(
+    sample: Mapping[str, Any], make_map: ChangeMaps, threshold: float
+) -> tuple[ByteArray, bool]:
+    """The pseudo mask of a sample, and whether it was predicted; see `write_pseudo_masks`.
+
+    Returns:
+        (H,W) uint8: 0, 1, and 255 where the sample is not valid.
+    """
+    valid = sample["valid"][0].numpy()
+    mask = np.zeros(valid.shape, np.uint8)
+    predicted = bool(sample.get("label", 1))
+    if predicted:
+        mask[_map_of(sample, make_map) > np.float32(threshold)] = 1
+    mask[~valid] = IGNORE
+    return mask, predicted
 
 
 def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:
@@ -235,6 +267,11 @@ def _folders(data: PairFolder, name: str | Path) -> list[Path]:
     if isinstance(name, str) and (Path(name).name != name or name in ("", ".", "..")):
         raise UsageError(f"expected the name of a folder beside the dates, found {name!r}")
     return list(dict.fromkeys(_folder(data, files.base, name) for files in data.files))
+
+
+def _path(data: PairFolder, files: PairFiles, name: str | Path) -> Path:
+    """File of the mask of a pair."""
+    return _folder(data, files.base, name) / f"{files.stem}{label_suffix(files.t1)}"
 
 
 def _folder(data: PairFolder, base: Path, name: str | Path) -> Path:

@@ -24,6 +24,7 @@ from rscd.base.errors import DataError, SceneError, UsageError
 from rscd.base.files import write_whole, writing
 from rscd.base.redact import mark, redacted
 from rscd.base.types import (
+    IGNORE,
     LAYERS,
     BoolArray,
     ByteArray,
@@ -34,8 +35,9 @@ from rscd.base.types import (
     silent,
 )
 from rscd.base.version import version
-from rscd.data.images import PLAIN_SUFFIXES, read_picture, write_picture
+from rscd.data.images import label_suffix, read_picture, write_picture
 from rscd.data.layout import find_layout
+from rscd.data.scene_files import pair_stem
 from rscd.events.pixels import DELTA, ChangeLabels, change_labels, reliable_shares
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.measure import Ground, PixelAreas, ground_of
@@ -210,7 +212,7 @@ def folder_pairs(
                 name=f"{part}/{stem}" if part else stem,
                 labels=here.base if out is None else out / part,
                 stem=stem,
-                suffix=".png" if paths["t1"].suffix.lower() in PLAIN_SUFFIXES else ".tif",
+                suffix=label_suffix(paths["t1"]),
                 read=partial(_read_files, paths, bands),
                 sources={date: source_of(path) for date, path in paths.items()},
                 gsd_m=gsd_m,
@@ -235,8 +237,7 @@ def _read_files(
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
     """Two rasters on one grid as one pair, named after their stems; read whole when needed."""
-    stems = dict.fromkeys(Path(redacted(date.path)).stem for date in (pair.t1, pair.t2))
-    name = name or "_".join(stems)
+    name = name or pair_stem(pair.t1.path, pair.t2.path)
     where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
     return PairInput(
         name=name,
@@ -296,7 +297,7 @@ def generate(
     *,
     allow_slow: bool = False,
     overwrite: bool = False,
-    told: Progress = silent,
+    progress: Progress = silent,
 ) -> Summary:
     """Segment the images missing in the store, and write the labels of every pair.
 
@@ -308,7 +309,7 @@ def generate(
         options: how scores become labels.
         allow_slow: do not refuse a run that will take long on a CPU.
         overwrite: start over if the store was made with other settings.
-        told: progress callback.
+        progress: progress callback.
 
     Raises:
         UsageError: if options are out of range, or the run is too slow to start without permission.
@@ -324,32 +325,45 @@ def generate(
     with open_store(
         folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite
     ) as store:
-        totals = _Totals()
-        for done, pair in enumerate(pairs):
-            told("segmenting", done, len(pairs))
-            try:
-                for date in DATES:
-                    if not store.is_complete(pair.name, date, pair.sources[date]):
-                        _segment_one(store, segmenter, prompts, pair, date, options)
-                        summary.segmented += 1
-                _label_one(store, pair, options, totals)
-            except UnreadablePair as error:
-                summary.failed[pair.name] = str(error)
-                if len(summary.failed) == len(pairs):
-                    raise
-                log.error("pair %s failed: %s", pair.name, error)
-            told("segmenting", done + 1, len(pairs))
-        totals.report(summary, options)
-        summary.pairs = len(pairs)
-        summary.seconds = round(time.monotonic() - started, 3)
+        _fill(store, pairs, segmenter, prompts, options, summary, progress)
         run = {
             "software": f"rscd {version()}",
             "store": print_of,
             "options": options.record(stated),
-            "summary": asdict(summary),
+            "summary": {k: v for k, v in asdict(summary).items() if k != "seconds"},
         }
         write_whole(folder / "run.json", json.dumps(run, indent=2, default=list) + "\n")
+    summary.seconds = round(time.monotonic() - started, 3)
     return summary
+
+
+def _fill(
+    store: Store,
+    pairs: Sequence[PairInput],
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    options: LabelOptions,
+    summary: Summary,
+    progress: Progress,
+) -> None:
+    """Segment and label every pair, and note in the summary what was done."""
+    totals = _Totals()
+    for done, pair in enumerate(pairs):
+        progress("segmenting", done, len(pairs))
+        try:
+            for date in DATES:
+                if not store.is_complete(pair.name, date, pair.sources[date]):
+                    _segment_one(store, segmenter, prompts, pair, date, options)
+                    summary.segmented += 1
+            _label_one(store, pair, options, totals)
+        except UnreadablePair as error:
+            summary.failed[pair.name] = str(error)
+            if len(summary.failed) == len(pairs):
+                raise
+            log.error("pair %s failed: %s", pair.name, error)
+        progress("segmenting", done + 1, len(pairs))
+    totals.report(summary, options)
+    summary.pairs = len(pairs)
 
 
 def fingerprint(
@@ -490,10 +504,10 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
     for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
         path = pair.label_path(layer)
         placed = pair.suffix == ".tif" and not grid.affine.is_identity
-        where = (stored_crs(grid), grid.affine) if placed else (None, None)
+        crs, transform = (stored_crs(grid), grid.affine) if placed else (None, None)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_picture(path, mask[None], *where)
+            write_picture(path, mask[None], crs, transform, IGNORE)
 
 
 def labels_of(

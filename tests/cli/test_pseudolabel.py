@@ -104,11 +104,11 @@ def test_a_stopped_run_goes_on(folder, weights, capsys, monkeypatch):
     whole = masks_of(folder, "whole")
     written, original = [], from_checkpoint.write_picture
 
-    def stop_after_two(path, pixels):
+    def stop_after_two(path, pixels, *where, **options):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
-        original(path, pixels)
+        original(path, pixels, *where, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(from_checkpoint, "write_picture", stop_after_two)

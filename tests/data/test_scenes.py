@@ -168,11 +168,62 @@ def test_where_chooses_polygons_and_area_limits_the_labels(scene: Scene, tmp_pat
     dataset = ScenePairs(
         [Scene(scene.t2, scene.t2, labels=path, where="kind = 'appeared'", area=labelled)]
     )
-    sample = dataset[:, :]
+    sample = dataset[500_000:502_100, 4_998_500:5_000_000]
     assert sample["image"].shape[-2:] == SHAPE
     expected = burnt(polygons[::2]).astype(np.int64)
     expected[burnt(area) == 0] = 255
     np.testing.assert_array_equal(sample["mask"][0], expected)
+    np.testing.assert_array_equal(dataset[:, :]["mask"][0], expected[:100, :100])
+    drawn = [dataset[query]["mask"] for query in random_queries(dataset, 40, 20, seed=(0,))]
+    assert not any((mask == 255).any() for mask in drawn)
+
+
+@pytest.mark.parametrize("crs", [UTM33, "EPSG:4326"])
+def test_layers_are_rasters_or_polygons_of_any_crs(
+    scene: Scene, tmp_path: Path, write_tif: WriteTif, crs: str
+) -> None:
+    polygons = squares(5, 30)
+    raster = str(write_tif(tmp_path / "vl.tif", burnt(polygons), nodata=255))
+    vector = write_polygons(tmp_path / f"vl{crs[-4:]}.geojson", polygons, crs)
+    layers = {"vl_t1": raster, "vl_t2": vector}
+    dataset = ScenePairs([Scene(scene.t1, scene.t2, scene.labels, layers=layers)])
+    assert dataset.keys == {"image", "mask", "label", "valid", "vl_t1", "vl_t2"}
+    whole = burnt(polygons).astype(np.int64)
+    wrong = 0
+    for query in grid_queries(dataset, 60):
+        sample = dataset[query]
+        assert sample["vl_t1"].dtype == torch.int64
+        expected = cut(whole, box_of(sample), 255)
+        expected[~sample["valid"][0].numpy()] = 255
+        np.testing.assert_array_equal(sample["vl_t1"][0], expected)
+        wrong += int((sample["vl_t2"] != sample["vl_t1"]).sum())
+    assert wrong <= (0 if crs == UTM33 else 5)  # coordinates rounded in degrees
+
+
+def test_layers_of_folders_and_of_other_codes(tmp_path: Path, write_tif: WriteTif) -> None:
+    image = pixels(1)
+    for name in ("a", "b"):
+        for folder in ("t1", "t2", "seg"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_tif(tmp_path / folder / f"{name}.tif", image)
+        codes = np.full(SHAPE, 3 if name == "b" else 0, np.uint8)
+        write_tif(tmp_path / "seg" / f"{name}.tif", codes)
+    t1, t2, seg = (str(tmp_path / name) for name in ("t1", "t2", "seg"))
+    scenes = [Scene(t1, t2, layers={"buildings": seg})]
+    with pytest.raises(DataError, match=r"b\.tif: .* found 3; choose mask_values"):
+        ScenePairs(scenes, keys={"image", "buildings"})
+    dataset = ScenePairs(scenes, keys={"buildings"}, layer_values={0: 0, 3: 1})
+    shares = [float(dataset[q]["buildings"].float().mean()) for q in grid_queries(dataset, SHAPE)]
+    assert shares == [0, 1]
+
+
+def test_a_layer_that_no_scene_names_is_an_error(scene: Scene, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t1\.tif: vl_t1 was requested, but the layers"):
+        ScenePairs([scene], keys={"image", "vl_t1"})
+    nowhere = Scene(scene.t1, scene.t2, layers=str(tmp_path / "store"))
+    with pytest.raises(SceneError, match=r"store/vl_t1/t1_t2\.tif"):
+        ScenePairs([nowhere], keys={"image", "vl_t1"})
+    assert "vl_t1" not in ScenePairs([nowhere], keys={"image"})[:, :]
 
 
 def test_one_of_several_layers_is_chosen(scene: Scene, tmp_path: Path) -> None:

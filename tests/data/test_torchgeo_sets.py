@@ -22,6 +22,8 @@ from rscd.base.errors import DataError
 from rscd.data.compat import SampleTransform, dataset_class, torchgeo_version
 from rscd.data.folder import PairFolder
 from rscd.data.torchgeo_sets import SETS, CommonSample, torchgeo_dataset
+from rscd.methods.kdmsi import KdMsi
+from rscd.training.module import ChangeDataModule
 
 
 def png(array: np.ndarray) -> bytes:
@@ -78,6 +80,7 @@ def levir_archives(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(LEVIRCD, "splits", splits)
 
 
+@pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated")
 def test_download_goes_through_torchgeo(tmp_path: Path, served, monkeypatch) -> None:
     levir_archives(served, monkeypatch)
     root = tmp_path / "data"
@@ -95,6 +98,23 @@ def test_download_goes_through_torchgeo(tmp_path: Path, served, monkeypatch) -> 
     assert pairs.names == ("val_1", "val_2")
     assert torch.equal(pairs[0]["image"], sample["image"])
     assert torch.equal(pairs[0]["mask"], sample["mask"])
+
+    stream = {"class_path": "rscd.data.torchgeo_sets.torchgeo_dataset"}
+    stream["init_args"] = {"name": "levir-cd", "root": str(root), "split": "val"}
+    module = ChangeDataModule({"train": stream}, batch_size=2, needs=KdMsi.needs)
+    module.setup("fit")
+    batch, _, _ = next(iter(module.train_dataloader()))
+    assert batch["train"]["label"].tolist() == [1, 1]
+    assert set(batch["train"]) == {"image", "label"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "least", "label"), [(0, 1, 0), (1, 1, 1), (5, 6, 0), (6, 6, 1)]
+)
+def test_labels_are_counted_from_masks(changed: int, least: int, label: int) -> None:
+    mask = torch.zeros(1, 4, 4)
+    mask.view(-1)[:changed] = 2
+    assert CommonSample(2, None, least)({"mask": mask})["label"] == label
 
 
 def test_damaged_downloads_are_refused(tmp_path: Path, served, monkeypatch) -> None:

@@ -74,7 +74,7 @@ def probabilities(pair, predictor, folder, tile_size=64):
         change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
         predict_scene(pair, predictor, change_map, journal, tile_size=tile_size)
         seam = measure_seam(pair, predictor, change_map, tile_size)
-        prob = np.array(change_map.prob.read_rows(0, pair.shape_hw[0]))
+        prob = change_map.prob.read(Box(0, 0, *pair.shape_hw))
         journal.remove()
     return prob, seam
 

@@ -1,10 +1,12 @@
 """Pseudo masks: what becomes change, what is kept, what stops and what does not."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from rscd.base.errors import OutputError
 from rscd.base.types import silent
@@ -59,6 +61,34 @@ def test_a_damaged_pair_stops_nothing_and_gets_its_mask_when_mended(tmp_path: Pa
     damaged.write_bytes(whole)
     again = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
     assert (again.written, len(maps), again.failed) == (1, 3, {})
+
+
+def test_masks_of_georeferenced_dates_lie_where_the_dates_lie(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
+    for folder in ("A", "B"):
+        (tmp_path / folder).mkdir()
+        pixels = np.full((3, SIDE, SIDE), 5, np.uint8)
+        if folder == "B":
+            pixels[:, :2] = 0
+        write_tif(tmp_path / folder / "p.tif", pixels, nodata=0)
+    data = PairFolder(tmp_path, keys={"image", "valid"})
+    prob = np.eye(SIDE, dtype=np.float32)
+    for written in (1, 0):  # the second time it is there
+        with prepare(data, "pseudo", {}):
+            found = write_pseudo_masks(data, lambda image: prob, 0.5, "pseudo", progress=silent)
+        assert found.written == written
+    with (
+        rasterio.open(tmp_path / "A" / "p.tif") as t1,
+        rasterio.open(tmp_path / "pseudo" / "p.tif") as mask,
+    ):
+        assert (mask.crs, mask.transform, mask.nodata) == (t1.crs, t1.transform, 255)
+        expected = np.where(np.arange(SIDE)[:, None] < 2, 255, prob)
+        np.testing.assert_array_equal(mask.read(1), expected)
+    read = PairFolder(tmp_path, keys={"mask"}, mask_from="pseudo")[0]["mask"]
+    np.testing.assert_array_equal(read[0], expected)
+    with prepare(data, "pseudo", {"other": 1}, overwrite=True):
+        assert not (tmp_path / "pseudo" / "p.tif").exists()
 
 
 def test_folders_that_a_killed_run_left_without_a_note_get_it(tmp_path: Path) -> None:

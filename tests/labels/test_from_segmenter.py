@@ -7,8 +7,10 @@ import pytest
 import rasterio
 from affine import Affine
 
+from rscd.base.types import LAYERS
 from rscd.cli import main
 from rscd.data.folder import PairFolder
+from rscd.data.scenes import Scene, ScenePairs
 from rscd.labels.store import NUMBERS, TAG
 
 BOTH, NEW, GONE = (4, 4), (30, 36), (8, 40)
@@ -315,9 +317,16 @@ def test_two_rasters(scene):
     assert main([*argv, "-o", str(scene / "store")]) == 0
     with rasterio.open(scene / "store/vl_change/t1_t2.tif") as dataset:
         change = dataset.read(1)
-        assert dataset.crs.to_epsg() == 32633
+        assert (dataset.crs.to_epsg(), dataset.nodata) == (32633, 255)
         assert dataset.transform == Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
     assert (change == 1).sum() == 2 * SIZE**2
+    scenes = ScenePairs(
+        Scene(str(scene / "t1.tif"), str(scene / "t2.tif"), layers=str(scene / "store")),
+        keys=LAYERS,
+    )
+    for layer in LAYERS:
+        with rasterio.open(scene / f"store/{layer}/t1_t2.tif") as dataset:
+            np.testing.assert_array_equal(scenes[:, :][layer][0], dataset.read(1))
     with rasterio.open(scene / f"store/prob/t1_t2_{NUMBERS['t1']}.tif") as dataset:
         assert json.loads(dataset.tags()[TAG])["source"]["bands"]
 

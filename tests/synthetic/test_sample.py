@@ -27,7 +27,7 @@ def test_every_file_is_there_and_nothing_else(sample):
     assert {p.name for p in folder.iterdir()} == {p.name for p in sample.values()}
     assert set(sample) == {
         "scene_t1", "scene_t2", "truth_mask", "truth", "buildings_t1", "buildings_t2",
-        "landcover_t1", "landcover_t2",
+        "landcover_t1", "landcover_t2", "answers",
     }  # fmt: skip
 
 
@@ -83,10 +83,23 @@ def test_even_a_small_sample_shows_change(seed):
 
 
 def test_vectors_are_rfc_7946(sample):
-    for name in ("truth", "buildings_t1", "buildings_t2"):
+    for name in ("truth", "buildings_t1", "buildings_t2", "answers"):
         document = json.loads(sample[name].read_text())
         assert "crs" not in document
         assert 12 < document["features"][0]["geometry"]["coordinates"][0][0][0] < 15
+
+
+def test_answers_say_where_the_truth_mask_has_change(sample):
+    answers = geopandas.read_file(sample["answers"])
+    with rasterio.open(sample["truth_mask"]) as source:
+        mask, transform, crs = source.read(1), source.transform, source.crs
+    assert len(answers) == 4 * 5
+    assert answers["changed"].nunique() == 2
+    cells = list(answers.to_crs(crs).geometry)
+    number = rasterize(zip(cells, answers["id"], strict=True), mask.shape, transform=transform)
+    assert (number > 0).all()
+    found = {i: bool((mask[number == i] == 1).any()) for i in answers["id"]}
+    assert found == dict(zip(answers["id"], answers["changed"], strict=True))
 
 
 def digest(paths):
@@ -99,10 +112,22 @@ def test_one_seed_is_one_set_of_bytes(sample, tmp_path):
     assert other["scene_t1"] != digest(sample)["scene_t1"]
 
 
+def test_a_scene_that_is_moved_shows_the_same(sample, tmp_path):
+    moved = write_sample(tmp_path, seed=4, shape_hw=SHAPE, east_m=2000)
+    for name in ("scene_t2", "truth_mask"):
+        with rasterio.open(sample[name]) as one, rasterio.open(moved[name]) as other:
+            assert other.transform == one.transform.translation(2000, 0) @ one.transform
+            np.testing.assert_array_equal(one.read(), other.read())
+    for name in ("answers", "buildings_t1"):
+        one, other = (geopandas.read_file(f[name]).to_crs(32633) for f in (sample, moved))
+        gaps = other.geometry.geom_equals_exact(one.geometry.translate(2000, 0), 0.05)
+        assert gaps.all()
+
+
 def test_files_are_replaced_only_when_asked(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     first = digest(write_sample(tmp_path, seed=1, shape_hw=(33, 47)))
-    with pytest.raises(OutputError, match=r"8 file.*add --overwrite"):
+    with pytest.raises(OutputError, match=r"9 file.*add --overwrite"):
         write_sample(tmp_path, seed=2, shape_hw=(33, 47))
     assert digest({k: tmp_path / p for k, p in _names(tmp_path).items()}) == first
     second = digest(write_sample(tmp_path, seed=2, shape_hw=(33, 47), overwrite=True))

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import cv2
+import geopandas
 import numpy as np
 import pytest
+import rasterio
+import shapely
 import torch
+from affine import Affine
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -26,6 +30,7 @@ from rscd.data.scenes import ScenePairs
 from rscd.data.splits import Split
 from rscd.synthetic.town_pairs import TownPairs
 from rscd.training.module import ChangeDataModule, Stream, build_dataset
+from rscd.training.streams import Joined
 
 WriteTif = Callable[..., Path]
 
@@ -304,8 +309,13 @@ def test_scenes_and_towns_are_streams_too(tmp_path: Path, write_tif: WriteTif) -
     paths = [str(write_tif(tmp_path / f"{t}.tif", rng.integers(1, 99, (3, 90, 70), dtype=np.uint8)))
              for t in (1, 2)]  # fmt: skip
     label = str(write_tif(tmp_path / "l.tif", (rng.random((90, 70)) < 0.1).astype(np.uint8)))
-    scene = {"t1": paths[0], "t2": paths[1], "labels": label}
-    scenes = {"class_path": "rscd.data.scenes.ScenePairs", "init_args": {"scenes": [scene]}}
+    scenes = scene_stream({"t1": paths[0], "t2": paths[1]})
+    away = Affine(10, 0, 600_000, 0, -10, 5_000_000)
+    for path in (*paths, label):
+        with rasterio.open(path) as read:
+            write_tif(Path(f"{path}.val.tif"), read.read(), transform=away)
+    elsewhere = scene_stream({"t1": f"{paths[0]}.val.tif", "t2": f"{paths[1]}.val.tif",
+                              "labels": f"{label}.val.tif"})  # fmt: skip
     towns = {
         "class_path": "rscd.synthetic.town_pairs.TownPairs",
         "init_args": {"length": 4, "patch_size": 32, "nuisance": {"haze": [0, 0.2]}},
@@ -314,7 +324,7 @@ def test_scenes_and_towns_are_streams_too(tmp_path: Path, write_tif: WriteTif) -
         {
             "labeled": towns,
             "unlabeled": {**scenes, "patch_size": 32, "length": 8},
-            "val": {**scenes, "patch_size": 32},
+            "val": {**elsewhere, "patch_size": 32},
         },
         batch_size=2,
     )
@@ -328,7 +338,92 @@ def test_scenes_and_towns_are_streams_too(tmp_path: Path, write_tif: WriteTif) -
     assert len(set(patches)) > 12
     assert task.counted == 2 * 90 * 70  # every pixel once, padding never
     with pytest.raises(DataError, match=r"stream 'val' .*: georeferenced .* set patch_size"):
-        ChangeDataModule({"train": towns, "val": scenes}).setup("fit")
+        ChangeDataModule({"train": towns, "val": elsewhere}).setup("fit")
+
+
+def scene_stream(*scenes: dict[str, Any], **options: Any) -> dict[str, Any]:
+    init_args = {"scenes": list(scenes)}
+    return {"class_path": "rscd.data.scenes.ScenePairs", "init_args": init_args, **options}
+
+
+def test_several_datasets_are_one_stream(root: Path, tmp_path: Path, write_tif: WriteTif) -> None:
+    """Pairs without a place, tiles of a scene and endless towns, mixed anew in every epoch."""
+    rng = np.random.default_rng(0)
+    t1, t2 = (str(write_tif(tmp_path / f"{t}.tif", rng.integers(1, 99, (3, 32, 32), np.uint8)))
+              for t in (1, 2))  # fmt: skip
+    towns = {"class_path": "rscd.synthetic.town_pairs.TownPairs",
+             "init_args": {"length": 3, "patch_size": 16}}  # fmt: skip
+    parts = [folder(root, "train"), scene_stream({"t1": t1, "t2": t2}, patch_size=16), towns]
+    module = ChangeDataModule(
+        {"train": {"datasets": parts}},
+        needs={"train": {"image", "valid"}}, batch_size=2, seed=4,
+    )  # fmt: skip
+    module.setup("fit")
+    loader = module.train_dataloader().iterables["train"]
+    epochs = []
+    for epoch in (0, 1):
+        loader.batch_sampler.set_epoch(epoch)
+        batches = list(loader)
+        assert {tuple(batch["image"].shape) for batch in batches} == {(2, 2, 3, 16, 16)}
+        epochs.append([name for batch in batches for name in batch["name"]])
+        kinds = ["".join(filter(str.isalpha, name))[:3] for name in epochs[-1]]
+        assert {kind: kinds.count(kind) for kind in kinds} == {"tra": 7, "row": 4, "tow": 3}
+        assert kinds != sorted(kinds, key=["tra", "row", "tow"].index)  # not one after another
+    assert epochs[0] != epochs[1]
+
+
+def test_a_joined_stream_evaluates_every_pair_once(root: Path, tmp_path: Path) -> None:
+    val = {"datasets": [folder(root, "val"), folder(root, "test")]}
+    task = Task()
+    trainer(tmp_path, max_epochs=1).fit(task, data(root, streams={"val": val}))
+    assert task.val_names == [f"val{i}" for i in range(5)] + [f"test{i}" for i in range(3)]
+    leak = {"datasets": [folder(root, "val"), folder(root, "train")]}
+    with pytest.raises(DataError, match=r"PairFolder.* \+ PairFolder.*, found \d in both"):
+        ChangeDataModule({"train": folder(root, "train"), "val": leak}).setup("fit")
+    with pytest.raises(
+        DataError, match="stream 'val': expected class_path or datasets, found both"
+    ):
+        data(root, streams={"val": {**val, "class_path": "x"}})
+    with pytest.raises(DataError, match="stream 'val, dataset 1': expected class_path"):
+        data(root, streams={"val": {"datasets": [{"init_args": {}}]}})
+
+
+def test_scenes_that_show_the_same_ground_are_refused(tmp_path: Path, write_tif: WriteTif) -> None:
+    image = np.ones((3, 64, 64), np.uint8)
+    for name, left in (("a", 500_000), ("b", 500_640), ("c", 500_300)):
+        for date in (1, 2, 3):
+            place = Affine(10, 0, left, 0, -10, 5_000_000)
+            write_tif(tmp_path / f"{name}{date}.tif", image, transform=place)
+    halves = {}
+    for name, left in (("west", 500_000), ("east", 500_320)):
+        frame = geopandas.GeoDataFrame(
+            geometry=[shapely.box(left, 4_999_360, left + 320, 5_000_000)], crs="EPSG:32633"
+        )
+        halves[name] = str(tmp_path / f"{name}.geojson")
+        frame.to_crs("EPSG:4326").to_file(halves[name], engine="pyogrio")
+
+    def scene(name: str, first: int = 1, second: int = 2, **more: Any) -> dict[str, Any]:
+        t1, t2 = (str(tmp_path / f"{name}{date}.tif") for date in (first, second))
+        return {"t1": t1, "t2": t2, **more}
+
+    def check(train: dict[str, Any], val: dict[str, Any]) -> None:
+        streams = {"train": scene_stream(train, patch_size=16),
+                   "val": scene_stream(val, patch_size=16)}  # fmt: skip
+        ChangeDataModule(streams, needs={"train": {"image"}, "val": {"image"}}).setup("fit")
+
+    early, late = {"dates": ["2010-01-01", "2012-01-01"]}, {"dates": ["2013-01-01", "2015-01-01"]}
+    check(scene("a"), scene("b"))  # neighbours
+    check(scene("a", area=halves["west"]), scene("a", area=halves["east"]))
+    check(scene("a", 1, 2, **early), scene("c", 1, 2, **late))
+    for train, val in [
+        (scene("a"), scene("a")),
+        (scene("a"), scene("c")),
+        (scene("c"), scene("b")),
+        (scene("a"), scene("a", area=halves["east"])),
+        (scene("a", 1, 2, **early), scene("a", 2, 3, **late)),  # the image between
+    ]:
+        with pytest.raises(DataError, match="found 1 in both, such as"):
+            check(train, val)
 
 
 def test_yaml_and_dotted_overrides_reach_the_streams(root: Path) -> None:
@@ -342,6 +437,7 @@ def test_yaml_and_dotted_overrides_reach_the_streams(root: Path) -> None:
                           "init_args": {"root": str(root), "split": "train"}},
                 "val": {"class_path": "rscd.synthetic.town_pairs.TownPairs",
                         "init_args": {"patch_size": 16, "gsd_m": [0.4, 0.6]}},
+                "unlabeled": {"datasets": [folder(root, "test"), folder(root, "train")]},
             },
         }
     }  # fmt: skip
@@ -354,6 +450,7 @@ def test_yaml_and_dotted_overrides_reach_the_streams(root: Path) -> None:
     module.setup("fit")
     assert isinstance(module.dataset("train"), PairFolder)
     assert isinstance(module.dataset("val"), TownPairs)
+    assert isinstance(module.dataset("unlabeled"), Joined)
     assert next(iter(module.train_dataloader()))[0]["train"]["mask"].shape == (2, 1, 16, 16)
 
 

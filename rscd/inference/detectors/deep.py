@@ -37,8 +37,9 @@ from rscd.geo.tiles import round_up
 from rscd.inference.detectors.otsu import otsu_threshold
 from rscd.inference.detectors.registry import DEEP_DETECTORS, DeepName
 from rscd.inference.detectors.sampling import BUDGET, Indices, sample, usable_pixels
-from rscd.inference.network import device_of, not_run
+from rscd.inference.network import device_of
 from rscd.inference.predictor import Block, Tiling
+from rscd.inference.weights import not_run
 from rscd.models.frozen import N_BANDS, FrozenEncoder, frozen_encoder
 from rscd.models.networks import bytes_per_pixel, receptive_radius
 
