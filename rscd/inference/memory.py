@@ -57,7 +57,7 @@ def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Loa
         return load
     asked = load
     room = limit - psutil.Process().memory_info().rss - MARGIN
-    cache = max(16 << 20, min(load.gdal_cache, (room - RESULTS) // 4))
+    cache = max(8 << 20, min(load.gdal_cache, (room - RESULTS) // 4))
     load = replace(load, gdal_cache=cache)
     while load.nbytes(n_bands, tiling) > room:
         if load.batch_size > 1:

@@ -72,8 +72,12 @@ def test_ctrl_c_while_the_note_goes_is_too_late(tmp_path, monkeypatch):
         path.unlink()
 
     monkeypatch.setattr(rscd.base.begun, "remove_file", interrupted)
-    with begun.noted():
-        (tmp_path / "a").write_text("a")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with begun.noted():
+            (tmp_path / "a").write_text("a")
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
