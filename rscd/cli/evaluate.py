@@ -112,31 +112,25 @@ def add(commands: Any) -> None:
         metavar="V,V",
         help="values of the labels to ignore; none: ignore no value (default: declared nodata)",
     )
-    parser.add_argument(
-        "--rows",
-        metavar="FILE.csv",
-        help="also write the metrics as rows of a table that several evaluations fill",
-    )
-    parser.add_argument(
-        "--row", metavar="NAME", help="name of the row; replaces that of the same name"
-    )
     add_json(parser)
     add_verbosity(parser)
     _add_split(parser)
     _add_maps(parser)
-    parser.group("more pictures", rare=True).add_argument(
-        "--reliability", metavar="FILE.png", help="also write a reliability diagram"
+    more = parser.group("more outputs", rare=True)
+    more.add_argument("--reliability", metavar="FILE.png", help="also write a reliability diagram")
+    more.add_argument(
+        "--rows",
+        metavar="FILE.csv",
+        help="also write the metrics as rows of a table that several evaluations fill",
+    )
+    more.add_argument(
+        "--row", metavar="NAME", help="name of the row; replaces that of the same name"
     )
 
 
 def _add_split(parser: Parser) -> None:
     group = parser.group(f"for {FOLDER}", use=FOLDER)
     group.add_argument("--split", metavar="NAME", help="default: all pairs")
-    group.add_argument(
-        "--split-file",
-        metavar="FILE",
-        help="split or folder of lists, of which --split names a part; see rscd data split",
-    )
     group.add_argument(
         "-m",
         "--model",
@@ -149,6 +143,11 @@ def _add_split(parser: Parser) -> None:
     )
     add_size(group)
     rare = parser.group(f"more for {FOLDER}", use=FOLDER, rare=True)
+    rare.add_argument(
+        "--split-file",
+        metavar="FILE",
+        help="split or folder of lists, of which --split names a part; see rscd data split",
+    )
     add_least(rare, *[" (default: the model's own, as in rscd predict)"] * 2)
     add_views(rare)
     rare.add_argument(

@@ -32,7 +32,7 @@ MOST_NAMED = 5
 class Layer:
     """An additional label map of each pair, such as a pseudo mask."""
 
-    folder: Path | str
+    folder: str | Path
     """Folder of files with the pairs' names, relative to the folder of the dates."""
     values: MaskRule = "strict"
     """How stored values become 0, 1 and 255."""

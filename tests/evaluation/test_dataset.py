@@ -644,7 +644,7 @@ def trained(path, method, args, patch_size=64, halo=16):
     ("network", "patch", "halo", "shape", "passes"),
     [
         ("siamese-deeplab", 96, 16, (96, 96), 1),  # its pooling over the image exceeds any halo
-        ("siamese-deeplab", 96, 16, (80, 64), 1),
+        ("siamese-deeplab", 96, 16, (64, 96), 1),
         ("siamese-deeplab", 96, 16, (96, 97), 4),
         ("tiny", 272, 120, (64, 64), 4),  # tiles of an exact network give the same as the whole
     ],

@@ -195,7 +195,7 @@ def fill(pair, predictor, folder, mapper=map, progress=lambda *_: None):
         predict_scene(
             pair, predictor, change_map, journal, tile_size=48, mapper=mapper, progress=progress
         )
-        prob = change_map.prob.read_rows(0, SHAPE[0])
+        prob = change_map.prob.read(Box(0, 0, *SHAPE))
         journal.remove()
     return prob
 
