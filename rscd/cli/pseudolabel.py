@@ -3,6 +3,7 @@
 import argparse
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.border import border, reason
@@ -76,10 +77,7 @@ def add(commands: Any) -> None:
         "--segmenter", metavar="NAME", help="what finds objects by words; see rscd model list"
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="folder for the result (default: in the dataset)",
+        "-o", "--output", metavar="FOLDER", help="folder for the result (default: in the dataset)"
     )
     parser.add_argument(
         "--split", metavar="NAME", help="default: all pairs; of a configuration: train"
@@ -158,8 +156,6 @@ def run(args: argparse.Namespace) -> None:
 
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
     """Choose the threshold, unless an earlier run of the same recipe did, and write the masks."""
-    from pathlib import Path
-
     import torch
 
     from rscd.cli.pseudolabel_source import source_of

@@ -159,12 +159,8 @@ def multi_scale(
             f"expected a trained network for --msi and --tta, found {model.name}; give -m FILE"
         )
     kind: Kind = "tta" if msi is None else "msi"
-    views = Views(
-        parse_scales(msi or tta or ""),
-        flip=flip,
-        eight_bit=eight_bit,
-        multiple=model.tiling.multiple,
-    )
+    scales = parse_scales(msi or tta or "")
+    views = Views(scales, flip=flip, eight_bit=eight_bit, multiple=model.tiling.multiple)
     return MultiScale(model, kind, views)
 
 

@@ -325,23 +325,7 @@ def generate(
     with open_store(
         folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite
     ) as store:
-        totals = _Totals()
-        for done, pair in enumerate(pairs):
-            progress("segmenting", done, len(pairs))
-            try:
-                for date in DATES:
-                    if not store.is_complete(pair.name, date, pair.sources[date]):
-                        _segment_one(store, segmenter, prompts, pair, date, options)
-                        summary.segmented += 1
-                _label_one(store, pair, options, totals)
-            except UnreadablePair as error:
-                summary.failed[pair.name] = str(error)
-                if len(summary.failed) == len(pairs):
-                    raise
-                log.error("pair %s failed: %s", pair.name, error)
-            progress("segmenting", done + 1, len(pairs))
-        totals.report(summary, options)
-        summary.pairs = len(pairs)
+        _fill(store, pairs, segmenter, prompts, options, summary, progress)
         run = {
             "software": f"rscd {version()}",
             "store": print_of,
@@ -351,6 +335,35 @@ def generate(
         write_whole(folder / "run.json", json.dumps(run, indent=2, default=list) + "\n")
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
+
+
+def _fill(
+    store: Store,
+    pairs: Sequence[PairInput],
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    options: LabelOptions,
+    summary: Summary,
+    progress: Progress,
+) -> None:
+    """Segment and label every pair, and note in the summary what was done."""
+    totals = _Totals()
+    for done, pair in enumerate(pairs):
+        progress("segmenting", done, len(pairs))
+        try:
+            for date in DATES:
+                if not store.is_complete(pair.name, date, pair.sources[date]):
+                    _segment_one(store, segmenter, prompts, pair, date, options)
+                    summary.segmented += 1
+            _label_one(store, pair, options, totals)
+        except UnreadablePair as error:
+            summary.failed[pair.name] = str(error)
+            if len(summary.failed) == len(pairs):
+                raise
+            log.error("pair %s failed: %s", pair.name, error)
+        progress("segmenting", done + 1, len(pairs))
+    totals.report(summary, options)
+    summary.pairs = len(pairs)
 
 
 def fingerprint(

@@ -22,6 +22,7 @@ from rscd.base.errors import RscdError, SceneError, UsageError
 from rscd.cli import main
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.source import close_handles
+from rscd.geo.tiles import Box
 from rscd.inference.dask import cluster_mapper, dask_mapper, pack, weights_folder
 from rscd.inference.journal import open_journal
 from rscd.inference.network import load_network, save_weights

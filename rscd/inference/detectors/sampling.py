@@ -18,9 +18,7 @@ Indices = NDArray[np.intp]
 Look = Callable[[Block, BoolArray, Indices, Indices], FloatArray]
 
 
-def sample_pixels(
-    blocks: Iterable[Block], *, radius: int = 0, budget: int = BUDGET, at_least: int = 1
-) -> FloatArray:
+def sample_pixels(blocks: Iterable[Block], *, radius: int = 0, budget: int = BUDGET) -> FloatArray:
     """Draw pixels, or square neighbourhoods, at random from all usable pixels of a scene.
 
     Every pixel gets a random key that depends only on its block and position; pixels whose key is
@@ -33,28 +31,25 @@ def sample_pixels(
         radius: 0 for single pixels; r for neighbourhoods of (2r+1) x (2r+1). An unusable neighbour
             takes the value of the centre.
         budget: most values to keep, over dates, bands and neighbours.
-        at_least: fewest pixels the caller can use.
 
     Returns:
         (2, C, (2r+1)**2, n) float32, samples in row-major order of blocks, then of pixels.
 
     Raises:
-        SceneError: if fewer than ``at_least`` pixels are usable at both dates.
+        SceneError: if no pixel is usable at both dates.
     """
 
     def limit(block: Block) -> int:
         n_bands: int = block.image.shape[1]
-        return max(at_least, budget // (2 * n_bands * (2 * radius + 1) ** 2))
+        return max(1, budget // (2 * n_bands * (2 * radius + 1) ** 2))
 
     def look(block: Block, usable: BoolArray, rows: Indices, cols: Indices) -> FloatArray:
         return neighbourhoods(block.image, usable, rows, cols, radius)
 
-    return sample(blocks, look, limit, at_least=at_least)
+    return sample(blocks, look, limit)
 
 
-def sample(
-    blocks: Iterable[Block], look: Look, limit: Callable[[Block], int], *, at_least: int = 1
-) -> FloatArray:
+def sample(blocks: Iterable[Block], look: Look, limit: Callable[[Block], int]) -> FloatArray:
     """Draw what `look` sees at pixels chosen at random, as `sample_pixels` describes.
 
     Args:
@@ -62,13 +57,12 @@ def sample(
         look: block, its usable pixels, and rows and columns of n of them -> (..., n) values.
             Not called for a block of which nothing is drawn.
         limit: most samples to keep, told a block.
-        at_least: fewest pixels the caller can use.
 
     Returns:
         (..., n) float32.
 
     Raises:
-        SceneError: if fewer than ``at_least`` pixels are usable at both dates.
+        SceneError: if no pixel is usable at both dates.
     """
     kept: list[tuple[NDArray[np.float64], FloatArray]] = []
     rate, total = 1.0, 0
@@ -84,11 +78,8 @@ def sample(
         if below.size:
             kept.append((keys[below], look(block, usable, rows[below], cols[below])))
             total += below.size
-    if total < at_least:
-        raise SceneError(
-            f"needs at least {at_least} pixels usable at both dates, found {total}: "
-            "check nodata and masks"
-        )
+    if not total:
+        raise SceneError("expected pixels usable at both dates, found none; check nodata and masks")
     return np.concatenate([values for _, values in kept], axis=-1)
 
 
