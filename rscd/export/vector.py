@@ -258,7 +258,12 @@ def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     if "COORDINATE_PRECISION" in job.options:
         decimals = None  # makes the driver repair geometries that rounding makes invalid
     _write_ogr(polygons, path, job, "GeoJSON", options)
+    empty = BytesIO()
+    _write_ogr(polygons[:0], empty, job, "GeoJSON", options)
+    head, _, _ = empty.getvalue().partition(b'"features"')
     with path.open("rb") as file:
+        if not any(name.upper() == "WRITE_BBOX" for name in job.options):  # it stands in the head
+            require_as_written(file.read(len(head)) == head, "the head")
         file.seek(-2, os.SEEK_END)
         require_as_written(file.read() == b"}\n", "the end")
     check_layer(path, polygons, job.layer, decimals)

@@ -8,6 +8,7 @@ checkpoints.
 import json
 import logging
 import os
+import textwrap
 import threading
 import traceback
 import warnings
@@ -377,7 +378,8 @@ def _explained(error: Exception) -> RscdError:
     kind: type[RscdError] = UsageError
     match error:
         case ArgumentError():
-            text = f"expected a valid configuration, found: {reason}"
+            found = textwrap.shorten(reason, 300, placeholder=" ... (-v tells all)")
+            text = f"expected a valid configuration, found: {found}"
         case UnicodeDecodeError():
             text = f"expected a configuration in UTF-8, found: {reason}"
         case MisconfigurationException():

@@ -166,6 +166,17 @@ def test_parts_of_a_geopackage_that_are_lost(tmp_path, monkeypatch, statement):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_member_of_a_geojson_that_is_lost(tmp_path, monkeypatch):
+    def lose(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(line for line in lines if b"resolution" not in line))
+
+    losing(monkeypatch, lose)
+    with pytest.raises(OutputError, match="read-back mismatch in the head"):
+        write_vector(polygons(), tmp_path / "c.geojson", provenance={})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_parquet_table_that_reads_otherwise(tmp_path, monkeypatch):
     write = pyarrow.parquet.write_table
     monkeypatch.setattr(
