@@ -12,6 +12,9 @@
 3. Measure labelled real pairs in FOLDER, ``<set>/{train,test}/{A,B,label}``; none was trained on.
 4. Write the weights and the card, with a checksum beside. Prints the card.
 
+``--average WEIGHTS`` first takes the mean of the tensors of RUN.ckpt and of the weights it began
+with, which keeps what fine-tuning loses elsewhere (Wortsman et al. 2022, arXiv 2109.01903).
+
 Instead of RUN.ckpt the weights that ship may be named: they keep calibration and threshold, and
 the rest is done again.
 """
@@ -63,13 +66,17 @@ def main() -> None:
     parser.add_argument("--singles", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--threshold", type=float)
+    parser.add_argument("--average", type=Path)
     options = parser.parse_args()
     recipe = yaml.safe_load(CONFIG.read_text())
     card = read_card(options.checkpoint) | recipe["model"]["card"]
     # they decided what the network began with, and its tensors are all here
     card["network_args"] = {k: v for k, v in card["network_args"].items() if k != "weights"}
     network = build_network(card["network"], card["network_args"])
-    network.load_state_dict(read_tensors(options.checkpoint))
+    tensors = read_tensors(options.checkpoint)
+    if options.average is not None:
+        tensors = averaged(tensors, read_tensors(options.average))
+    network.load_state_dict(tensors)
     parts = validation(network.eval(), recipe["data"]["streams"], options.singles)
     if "calibration" not in card:
         card |= {key: recipe["model"][key] for key in ("patch_size", "halo")}
@@ -101,6 +108,14 @@ def main() -> None:
         card["summary"] = summary(card, options.weights)
         write(options.weights, network, card)
     print(json.dumps(card, indent=2, sort_keys=True))
+
+
+def averaged(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Mean of two networks, of which one began with the other."""
+    return {
+        name: (value.float() + other[name].float()) / 2 if value.is_floating_point() else value
+        for name, value in one.items()
+    }
 
 
 def validation(network: nn.Module, streams: Mapping[str, Any], singles: Path) -> dict[str, Found]:

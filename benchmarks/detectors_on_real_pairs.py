@@ -1,10 +1,10 @@
-"""The detectors without weights on labelled real pairs: F1, kappa, and the share called change.
+"""Training-free detectors on labelled real pairs: F1, kappa, and the share called change.
 
 Counts are pooled over all pairs of a set, each pair fitted by itself through blocks, as
 ``rscd predict`` does. Sets are folders ``<set>/{train,test}/{A,B,label}`` of images with labels
 0 and 255, and the Landsat pair of Taizhou, whose reference has 127 for pixels without label.
 
-    python benchmarks/detectors_on_real_pairs.py FOLDER [--json FILE]
+    python benchmarks/detectors_on_real_pairs.py FOLDER [--models cva dcva ...] [--json FILE]
 """
 
 import argparse
@@ -13,7 +13,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ import rasterio
 import scipy
 from numpy.typing import NDArray
 
-from rscd.inference.detectors.registry import DETECTORS
-from rscd.inference.predictor import Block, Model
+from rscd.evaluation.dataset import predict_pair
+from rscd.inference.detectors.registry import DEEP_DETECTORS, DETECTORS
+from rscd.inference.models import scene_model
+from rscd.inference.shipped import SceneFacts
 
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
 TAIZHOU = "landsat-taizhou"
@@ -33,16 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", type=Path, help="also write the JSON here")
+    parser.add_argument("--models", nargs="+", default=[*DETECTORS, *DEEP_DETECTORS])
     options = parser.parse_args()
+    models = options.models
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
     sets = [TAIZHOU, *sorted({p.parts[-3] for p in options.folder.glob("*/*/label")})]
     results = {}
-    print(f"{'set':24}{'pairs':>6}{'changed':>9}" + "".join(f"{n:>28}" for n in DETECTORS))
-    print(f"{'':39}" + f"{'F1':>10}{'kappa':>9}{'called':>9}" * len(DETECTORS))
+    print(f"{'set':24}{'pairs':>6}{'changed':>9}" + "".join(f"{n:>28}" for n in models))
+    print(f"{'':39}" + f"{'F1':>10}{'kappa':>9}{'called':>9}" * len(models))
     for name in sets:
-        results[name] = evaluate(list(pairs(options.folder, name)))
-        print(row(name, results[name]), flush=True)
-    means = {n: mean([r[n] for r in results.values()]) for n in DETECTORS}
+        results[name] = evaluate(list(pairs(options.folder, name)), models)
+        print(row(name, results[name], models), flush=True)
+    means = {n: mean([r[n] for r in results.values()]) for n in models}
     report = {"environment": environment(), "mean_over_sets": means, "sets": results}
     print(json.dumps({k: report[k] for k in ("environment", "mean_over_sets")}))
     if options.json is not None:
@@ -62,9 +66,9 @@ def mean(scores: list[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([s[key] for s in scores])) for key in ("f1", "kappa", "seconds")}
 
 
-def row(name: str, result: dict) -> str:
+def row(name: str, result: dict, models: Sequence[str]) -> str:
     """One line of the table."""
-    cells = [result[n] for n in DETECTORS]
+    cells = [result[n] for n in models]
     scores = "".join(f"{c['f1']:10.3f}{c['kappa']:9.3f}{c['called']:9.3f}" for c in cells)
     return f"{name:24}{result['pairs']:6}{result['changed']:9.3f}{scores}"
 
@@ -87,39 +91,24 @@ def _read(path: Path) -> NDArray[np.float32]:
         return source.read(list(range(1, min(source.count, 6) + 1)), out_dtype="float32")
 
 
-def evaluate(data: list[Pair]) -> dict:
-    """Scores of all detectors on one set."""
+def evaluate(data: list[Pair], models: Sequence[str]) -> dict:
+    """Scores of all models on one set."""
     labels = np.concatenate([mask[mask != 255] for _, mask in data])
     result = {"pairs": len(data), "changed": float(labels.mean())}
-    for name, model in DETECTORS.items():
+    for name in models:
         start = time.perf_counter()
-        calls = [(change(model(), image), mask) for image, mask in data]
+        calls = [(change(name, image), mask) for image, mask in data]
         seconds = time.perf_counter() - start
         called = np.concatenate([call[mask != 255] for call, mask in calls])
         result[name] = score(called, labels == 1) | {"seconds": seconds}
     return result
 
 
-def change(model: Model, image: NDArray[np.float32]) -> NDArray[np.bool_]:
+def change(name: str, image: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Change mask of one pair by the automatic threshold."""
-    halo = model.tiling.halo
-    wide = np.pad(image, ((0, 0), (0, 0), (halo, halo), (halo, halo)), "symmetric")
-    valid = np.pad(np.ones(image.shape[2:], bool), halo)
-    predictor = model.fit(blocks(wide, valid, halo), image[0, 0].size)
-    prob = predictor(wide[None], valid[None])[0]
-    return prob[halo : prob.shape[0] - halo, halo : prob.shape[1] - halo] >= predictor.threshold
-
-
-def blocks(
-    wide: NDArray[np.float32], valid: NDArray[np.bool_], halo: int, size: int = 512
-) -> Iterator[Block]:
-    """The lattice over an image in memory."""
-    height, width = valid.shape[0] - 2 * halo, valid.shape[1] - 2 * halo
-    corners = [(top, left) for top in range(0, height, size) for left in range(0, width, size)]
-    for index, (top, left) in enumerate(corners):
-        rows = slice(top, min(top + size, height) + 2 * halo)
-        cols = slice(left, min(left + size, width) + 2 * halo)
-        yield Block(index, wide[:, :, rows, cols], valid[rows, cols], halo)
+    facts = SceneFacts(image.shape[1], None, georeferenced=False, eight_bit=image.max() <= 255)
+    prob, threshold = predict_pair(scene_model(name, facts), image, np.ones(image.shape[2:], bool))
+    return prob >= threshold
 
 
 def score(called: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:

@@ -1,13 +1,13 @@
 """How well the polygons of the network that ships fit, before and after ``--regularize``.
 
-    python benchmarks/outlines.py OUT [--data FOLDER] [--towns 20] [--model buildings]
+    python benchmarks/outlines.py OUT [--data FOLDER] [--towns 20] [--model buildings] [--peer]
 
 On towns that training never drew, and on the pairs of ``fotbcd-binary`` in FOLDER, whose true
 polygons are the connected parts of their masks: polygons are matched where they overlap by an IoU
 above 0.5. Prints a table in Markdown: precision and recall of polygons, mean IoU of the matched,
 vertices per polygon, the boundary F within one metre, in which a point of one boundary is right
-when the other passes within a metre; and of the right angles the largest change of a polygon's area
-and how many polygons overlap or are not valid. Pictures go to OUT, pixel edges above right angles.
+when the other passes within a metre; and of the regularized the largest change of a polygon's
+area and how many overlap or are not valid. Pictures go to OUT, pixel edges above regularized.
 """
 
 import argparse
@@ -37,6 +37,9 @@ STEP_M = 0.25
 """Between points of a boundary."""
 WITHIN_M = 1.0
 PICTURES = 6
+PEER = ((0.5, 1.0), (1.2, 2.0))
+"""Tolerances of buildingregulariser, metres: of simplification, and between parallel edges; its
+own defaults first, then as few vertices as ``--regularize`` has."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--towns", type=int, default=20)
     parser.add_argument("--model", default="buildings")
+    parser.add_argument("--peer", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     sets = {"towns": list(towns(options.towns))}
@@ -64,12 +68,19 @@ def main() -> None:
     rows: list[list[Any]] = []
     for name, cases in sets.items():
         edges = [outlined(case, options.model) for case in cases]
-        squared = [right_angles(case, table) for case, table in zip(cases, edges, strict=True)]
-        for how, tables in (("pixel edges", edges), ("right angles", squared)):
+        regular = [regularized(case, table) for case, table in zip(cases, edges, strict=True)]
+        ways = {"pixel edges": edges, "regularized": regular}
+        for simplify_m, parallel_m in PEER if options.peer else ():
+            tables = [
+                by_peer(case, table, simplify_m, parallel_m)
+                for case, table in zip(cases, edges, strict=True)
+            ]
+            ways[f"buildingregulariser, {simplify_m} and {parallel_m} m"] = tables
+        for how, tables in ways.items():
             found = measured(list(zip(cases, tables, strict=True)))
             found |= harm(edges, tables)
             rows.append([name, how, *found.values()])
-        for case, *tables in list(zip(cases, edges, squared, strict=True))[:PICTURES]:
+        for case, *tables in list(zip(cases, edges, regular, strict=True))[:PICTURES]:
             draw(options.out / f"{name}-{case.name}.png", case, tables)
     print(markdown(("images", "outlines", *found), rows))
 
@@ -114,10 +125,24 @@ def outlined(case: Case, model: str) -> Any:
     return table.set_geometry(table.geometry.affine_transform([1, 0, 0, -1, 0, 0]))
 
 
-def right_angles(case: Case, table: Any) -> Any:
+def regularized(case: Case, table: Any) -> Any:
     """What `rscd predict --regularize` makes of them."""
     ground = Ground(None, Affine.identity(), case.gsd_m)
     return table.set_geometry(ground.regularize(np.array(table.geometry.values, dtype=object)))
+
+
+def by_peer(case: Case, table: Any, simplify_m: float, parallel_m: float) -> Any:
+    """What buildingregulariser makes of them."""
+    from buildingregulariser import regularize_geodataframe
+
+    if not len(table):
+        return table
+    return regularize_geodataframe(
+        table.set_crs(None, allow_override=True),
+        simplify_tolerance=simplify_m / case.gsd_m,
+        parallel_threshold=parallel_m / case.gsd_m,
+        num_cores=1,
+    )
 
 
 def harm(before: list[Any], after: list[Any]) -> dict[str, Any]:
@@ -127,7 +152,7 @@ def harm(before: list[Any], after: list[Any]) -> dict[str, Any]:
         polygons = np.array(new.geometry.values, dtype=object)
         if not len(polygons):
             continue
-        areas = shapely.area(np.array(old.geometry.values, dtype=object))
+        areas = shapely.area(np.array(old.geometry.loc[new.index].values, dtype=object))
         changes.append(float(np.abs(shapely.area(polygons) / areas - 1).max()))
         a, b = shapely.STRtree(polygons).query(polygons, predicate="intersects")
         shared = shapely.area(shapely.intersection(polygons[a], polygons[b]))

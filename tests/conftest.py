@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,28 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_runtest_setup() -> None:
+    """Networks that are built alike see equally far: measured once, not whenever one is saved."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("rscd.inference.") and hasattr(module, "receptive_radius"):
+            measure = module.receptive_radius
+            module.receptive_radius = getattr(measure, "once", None) or _once(measure)
+
+
+def _once(measure: Callable[..., int | None]) -> Callable[..., int | None]:
+    def once(network: Any, n_bands: int, size: int | None = None) -> int | None:
+        key = repr(network), n_bands, size
+        if key not in _radii:
+            _radii[key] = measure(network, n_bands, size)
+        return _radii[key]
+
+    once.once = once
+    return once
+
+
+_radii: dict[Any, int | None] = {}
+
+
 @pytest.fixture(autouse=True)
 def fresh_logger():
     """The command line sets the level of the package's logger for its process."""
@@ -90,6 +113,17 @@ def fresh_logger():
     logger = logging.getLogger("rscd")
     logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session")
+def buildings(tmp_path_factory) -> Path:
+    """The weights that ship with rscd, to be run with a small halo: ten times fewer pixels."""
+    from rscd.inference.shipped import shipped_path
+    from rscd.inference.weights import read_card, read_tensors, write_weights
+
+    path: Path = tmp_path_factory.mktemp("weights") / shipped_path().name
+    write_weights(path, read_tensors(shipped_path()), read_card(shipped_path()) | {"halo": 16})
+    return path
 
 
 # Vision-language models of a few thousand random parameters, saved as the published ones are.

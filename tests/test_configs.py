@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 
 from rscd.cli import build_parser
 from rscd.training.chain import arguments, is_chain, read_chain
-from rscd.training.run import train, with_deep_dots
+from rscd.training.run import train
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -48,10 +47,12 @@ class Standing(Noise):
 def trainings():
     """Every training of every file by name, chains stage by stage."""
     for path in CONFIGS:
-        content = yaml.safe_load(path.read_text())
-        for name, stage in content.get("stages", {"": {"train": content}}).items():
-            if "train" in stage:
-                yield "-".join(filter(None, (path.stem, name))), stage["train"]
+        if not is_chain(path):
+            yield path.stem, yaml.safe_load(path.read_text())
+            continue
+        for stage in read_chain(path):
+            if stage.command == "train":
+                yield f"{path.stem}-{stage.name}", copy.deepcopy(stage.settings)
 
 
 def by_path(class_path):
@@ -146,11 +147,12 @@ def test_commands_of_chains_parse(path, tmp_path):
 
 @pytest.mark.parametrize("data", ["levir", "whu"])
 @pytest.mark.parametrize("share", [10, 20, 40])
-def test_overrides_give_diffmatch_another_share_of_the_masks(data, share):
-    path = CONFIGS[0].with_name(f"diffmatch_{data}.yaml")
-    split = f"data/{data}256/split_{share}.json"
-    streams = [f"--data.streams.{n}.init_args.split_file={split}" for n in ("labeled", "unlabeled")]
-    *_, found = with_deep_dots(["-c", str(path), *streams])
-    text = path.read_text().replace("split_5.json", f"split_{share}.json")
-    assert found.startswith("--data.streams=")
-    assert json.loads(found.partition("=")[2]) == yaml.safe_load(text)["data"]["streams"]
+def test_diffmatch_takes_another_share_of_the_masks(data, share):
+    path = CONFIGS[0].with_name("diffmatch.yaml")
+    train_stage, test = read_chain(path, ["--set.share", str(share), "--set.data", data])
+    root, streams = f"data/{data}256", train_stage.settings["data"]["streams"]
+    for name in ("labeled", "unlabeled"):
+        given = {"root": root, "split_file": f"{root}/split_{share}.json", "split": name}
+        assert given.items() <= streams[name]["init_args"].items()
+    assert str(test.folder) == f"runs/diffmatch_{data}/diffmatch_{share}/test"
+    assert test.settings["rows"] == f"runs/diffmatch_{data}/rows.csv"

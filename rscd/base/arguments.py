@@ -1,6 +1,7 @@
 """Arguments given as plain data: checked by name and converted to the annotated types."""
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
@@ -10,10 +11,7 @@ Made = TypeVar("Made")
 
 
 def check_names(
-    given: Iterable[object],
-    known: Iterable[str],
-    what: str,
-    error: type[RscdError] = UsageError,
+    given: Iterable[object], known: Iterable[str], what: str, error: type[RscdError] = UsageError
 ) -> None:
     """Refuse names that nothing takes.
 
@@ -31,23 +29,28 @@ def check_names(
         raise error(f"{what}: expected {', '.join(known)}, found {', '.join(unknown)}")
 
 
-def made(
-    kind: Callable[..., Made],
-    given: Mapping[str, Any] | None,
-    what: str,
-    *,
-    without: Collection[str] = (),
-) -> Made:
+def check_range(
+    owner: object, names: Iterable[str], low: float = 0, high: float = math.inf
+) -> None:
+    """Refuse attributes that are out of range, or NaN.
+
+    Raises:
+        UsageError: naming the first one.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not low <= value <= high:
+            bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
+            raise UsageError(f"expected {name} {bounds}, found {value}")
+
+
+def made(kind: Callable[..., Made], given: Mapping[str, Any] | None, what: str) -> Made:
     """What a class or function makes of arguments that come as plain data; see `fitted`."""
-    return kind(**fitted(kind, given or {}, what, without=without))
+    return kind(**fitted(kind, given or {}, what))
 
 
 def fitted(
-    takes: Callable[..., Any],
-    given: Mapping[str, Any],
-    what: str,
-    *,
-    without: Collection[str] = (),
+    takes: Callable[..., Any], given: Mapping[str, Any], what: str, *, without: Collection[str] = ()
 ) -> dict[str, Any]:
     """Convert arguments to their annotated types: lists become tuples, ``"1e-3"`` a number.
 

@@ -5,16 +5,16 @@ as long as some of the outputs may be its own and others not: from before the fi
 all are. Folders that can be resumed are another matter, see `rscd.base.claim`.
 """
 
-import hashlib
-import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rscd.base.errors import OutputError
-from rscd.base.files import output_error, remove_file, write_whole, writing
+from rscd.base.files import digest_of, output_error, remove_file, write_whole, writing
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,9 @@ class Begun:
     def before(self) -> bool:
         """Whether this command began before to write these files, and did not end."""
         try:
-            return note_of(self.files).read_text(encoding="utf-8") == self._told
+            return note_of(self.files).read_text(encoding="utf-8") == digest_of(self.command)
         except (OSError, UnicodeDecodeError):
             return False
-
-    @property
-    def _told(self) -> str:
-        text = json.dumps(self.command, sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -49,7 +44,7 @@ class Begun:
         note, again = note_of(self.files), self.before
         stamps = list(map(_stamp, self.files))
         with writing(self.files[0]):
-            write_whole(note, self._told)
+            write_whole(note, digest_of(self.command))
         try:
             yield
         except BaseException as error:
@@ -62,7 +57,21 @@ class Begun:
                     "replaces what it wrote before"
                 ) from error
             raise
-        remove_file(note)
+        with _uninterrupted():  # all is written: without the note the files would be in the way
+            remove_file(note)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C, which only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def note_of(files: tuple[Path, ...]) -> Path:

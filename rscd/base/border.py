@@ -108,15 +108,6 @@ def shown(path: str | Path) -> str:
     return stored.decode("utf-8", "backslashreplace")
 
 
-def is_utf8(path: str | Path) -> bool:
-    """Whether a name is valid UTF-8; most libraries refuse any other."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def system_trouble(error: BaseException) -> tuple[str, str] | None:
     """What was found and the fix, where file names or system limits are the cause.
 
@@ -226,14 +217,10 @@ def _of_head(file: Path, head: bytes) -> _Content | None:
         return _Content("an error message from a server", "download the file itself")
     if text.startswith((b"{", b"[")):
         return _json(file)
-    return _Content("text") if _is_text(head) else None
-
-
-def _is_text(head: bytes) -> bool:
     # headers of some GDAL formats are text too; GDAL's own message is more useful there
-    if head.startswith((b"<", b"ENVI", b"ncols", b"NCOLS", b"P1", b"P2", b"P3")):
-        return False
-    return not set(head) - set(range(32, 127)) - set(b"\r\n\t\f")
+    of_gdal = head.startswith((b"<", b"ENVI", b"ncols", b"NCOLS", b"P1", b"P2", b"P3"))
+    binary = set(head) - set(range(32, 127)) - set(b"\r\n\t\f")
+    return None if of_gdal or binary else _Content("text")
 
 
 def _archive(file: Path, head: bytes) -> _Content | None:
@@ -248,29 +235,25 @@ def _archive(file: Path, head: bytes) -> _Content | None:
         if any(name.endswith("data.pkl") for name in names):
             return _Content("a checkpoint", kind="weights")
         return _Content("a ZIP archive", _inside("/vsizip/", where, names))
-    if head[257:262] == b"ustar" or (head.startswith(_PACKED) and _is_tar(file)):
-        return _Content("a TAR archive", _inside("/vsitar/", where, _tar_names(file)))
+    packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    if head[257:262] == b"ustar" or packed:
+        members = _tar_names(file)
+        if members is not None or not packed:
+            return _Content("a TAR archive", _inside("/vsitar/", where, members or []))
     if head.startswith(b"\x1f\x8b"):
         return _Content("a gzip file", f"name what is in it: /vsigzip/{shown(where)}")
     return None
 
 
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
-
-
-def _is_tar(file: Path) -> bool:
-    try:
-        return tarfile.is_tarfile(file)
-    except (OSError, EOFError, ValueError):
-        return False
-
-
-def _tar_names(file: Path) -> list[str]:
+def _tar_names(file: Path) -> list[str] | None:
     try:
         with tarfile.open(file) as opened:
-            return [member.name for member in islice(opened, MOST_MEMBERS)]
+            try:
+                return [member.name for member in islice(opened, MOST_MEMBERS)]
+            except (tarfile.TarError, OSError, EOFError, ValueError):
+                return []  # cut short
     except (tarfile.TarError, OSError, EOFError, ValueError):
-        return []
+        return None
 
 
 def _inside(prefix: str, archive: Path, names: list[str]) -> str:

@@ -109,7 +109,8 @@ class Claim:
             claims = self._claims(overwrite=overwrite)
             known = claims.get(self.maker)
             if known is None and self.earlier is not None:
-                known = self._noted_earlier(self.earlier, overwrite=overwrite)
+                note = _read(self.folder / self.earlier.name, self.fix, overwrite=overwrite)
+                known = None if note is None else self.earlier.recipe(note)
             same = known is not None and _canonical(known) == _canonical(self.recipe)
             if not same and (made := sorted(self.made(self.folder))):
                 if not overwrite:
@@ -132,10 +133,6 @@ class Claim:
 
     def _claims(self, *, overwrite: bool) -> Provenance:
         return _read(self.folder / NOTE, self.fix, overwrite=overwrite) or {}
-
-    def _noted_earlier(self, earlier: Earlier, *, overwrite: bool) -> Provenance | None:
-        note = _read(self.folder / earlier.name, self.fix, overwrite=overwrite)
-        return None if note is None else earlier.recipe(note)
 
     def _refusal(self, known: Provenance | None, made: Path) -> OutputError:
         if known is None:

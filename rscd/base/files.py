@@ -44,14 +44,10 @@ def writing(target: Path) -> Iterator[None]:
     except RscdError:
         raise
     except Exception as error:
-        if not _of_system_or_library(error):
+        packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+        if not isinstance(error, OSError) and packages.isdisjoint(WRITING_LIBRARIES):
             raise
         raise output_error(target, error) from error
-
-
-def _of_system_or_library(error: Exception) -> bool:
-    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, OSError) or not packages.isdisjoint(WRITING_LIBRARIES)
 
 
 def output_error(target: Path, error: Exception) -> OutputError:
@@ -283,7 +279,7 @@ def sha256_of(path: Path) -> str:
 def digest_of(data: Any) -> str:
     """SHA-256 of plain data in canonical form, hexadecimal."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), default=list)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def by_stem(folder: Path, suffixes: Container[str]) -> dict[str, Path]:

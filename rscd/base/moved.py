@@ -12,72 +12,40 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
 
+SAME_NAME = (
+    ("", "base", "arguments border errors files redact types"),
+    ("", "training", "chain checkpoints task"),
+    ("data", "synthetic", "geometry sample single_date single_date_light street_pairs"),
+    ("data", "synthetic", "street_scenery town_folder towns"),
+    ("data", "training", "module streams"),
+    ("inference", "inference.detectors", "cva irmad moments otsu pca_kmeans pointwise sampling"),
+    ("methods", "methods.parts", "cam_losses diffmatch_losses diffmatch_recipe draws edges groups"),
+    ("methods", "methods.parts", "losses multiscale photometric scene_losses schedules views"),
+    ("pseudo", "labels", "from_checkpoint guided_towns store"),
+    ("pseudo", "segmenters", "buildings fake instances overlaps precomputed prompts rgb"),
+    ("pseudo", "segmenters", "segmenter spectral stitch"),
+)
+"""(old package, new package, names of modules that moved and kept their name)."""
+
 MOVED = {
-    "arguments": "base.arguments",
-    "border": "base.border",
-    "chain": "training.chain",
-    "checkpoints": "training.checkpoints",
-    "data.geometry": "synthetic.geometry",
-    "data.module": "training.module",
-    "data.sample": "synthetic.sample",
-    "data.single_date": "synthetic.single_date",
-    "data.single_date_light": "synthetic.single_date_light",
-    "data.streams": "training.streams",
-    "data.street_pairs": "synthetic.street_pairs",
-    "data.street_scenery": "synthetic.street_scenery",
     "data.town_dataset": "synthetic.town_pairs",
-    "data.town_folder": "synthetic.town_folder",
-    "data.towns": "synthetic.towns",
-    "errors": "base.errors",
-    "files": "base.files",
     "inference.baselines": "inference.detectors.registry",
-    "inference.cva": "inference.detectors.cva",
-    "inference.irmad": "inference.detectors.irmad",
-    "inference.moments": "inference.detectors.moments",
     "inference.multiscale": "inference.views",
-    "inference.otsu": "inference.detectors.otsu",
-    "inference.pca_kmeans": "inference.detectors.pca_kmeans",
-    "inference.pointwise": "inference.detectors.pointwise",
-    "inference.sampling": "inference.detectors.sampling",
-    "methods.cam_losses": "methods.parts.cam_losses",
-    "methods.diffmatch_losses": "methods.parts.diffmatch_losses",
-    "methods.diffmatch_recipe": "methods.parts.diffmatch_recipe",
-    "methods.draws": "methods.parts.draws",
-    "methods.edges": "methods.parts.edges",
-    "methods.groups": "methods.parts.groups",
-    "methods.losses": "methods.parts.losses",
-    "methods.multiscale": "methods.parts.multiscale",
-    "methods.photometric": "methods.parts.photometric",
-    "methods.scene_losses": "methods.parts.scene_losses",
-    "methods.schedules": "methods.parts.schedules",
-    "methods.views": "methods.parts.views",
     "objects": "metrics.objects",
     "pipeline_events": "pipeline.objects",
     "provenance": "pipeline.provenance",
-    "pseudo.buildings": "segmenters.buildings",
     "pseudo.events": "events.pixels",
-    "pseudo.fake": "segmenters.fake",
     "pseudo.footprints": "events.footprints",
-    "pseudo.from_checkpoint": "labels.from_checkpoint",
     "pseudo.generate": "labels.from_segmenter",
-    "pseudo.guided_towns": "labels.guided_towns",
-    "pseudo.instances": "segmenters.instances",
-    "pseudo.overlaps": "segmenters.overlaps",
     "pseudo.polygon_events": "events.polygons",
-    "pseudo.precomputed": "segmenters.precomputed",
-    "pseudo.prompts": "segmenters.prompts",
-    "pseudo.rgb": "segmenters.rgb",
     "pseudo.scene_events": "events.scenes",
-    "pseudo.segmenter": "segmenters.segmenter",
-    "pseudo.spectral": "segmenters.spectral",
-    "pseudo.stitch": "segmenters.stitch",
-    "pseudo.store": "labels.store",
     "pseudo.vlm_clipseg": "segmenters.clipseg",
     "pseudo.vlm_sam3": "segmenters.sam3",
     "pseudo.vlm_weights": "segmenters.hub",
-    "redact": "base.redact",
-    "task": "training.task",
-    "types": "base.types",
+} | {
+    f"{old}.{name}".removeprefix("."): f"{new}.{name}"
+    for old, new, names in SAME_NAME
+    for name in names.split()
 }
 """Old name to new name, both without ``rscd.``; a package's modules move with it."""
 
@@ -108,19 +76,9 @@ class _Finder(MetaPathFinder):
         if not name.startswith("rscd."):
             return None
         if name.removeprefix("rscd.") in EMPTIED:
-            return spec_from_loader(name, _Empty(), is_package=True)
+            return ModuleSpec(name, None, is_package=True)  # without a loader: empty
         new = new_name(name)
         return None if new is None else spec_from_loader(name, _Alias(new))
-
-
-class _Empty(Loader):
-    """Loader of an empty package."""
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Return None: the default module object will do."""
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Leave the module empty."""
 
 
 class _Alias(Loader):

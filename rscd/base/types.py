@@ -14,7 +14,8 @@ IGNORE = 255
 CARD_KEY = "rscd_card"
 """Key of the model card in weights and checkpoints: all that prediction needs besides tensors."""
 CARD_FORMAT = 1
-NETWORK_PREFIX = "method.network."
+METHOD_PREFIX = "method."
+NETWORK_PREFIX = f"{METHOD_PREFIX}network."
 """Key prefix of the predicting network's tensors in a training checkpoint."""
 
 CHANGE_RGB = (255, 0, 170)
@@ -24,6 +25,7 @@ LAYERS = ("vl_change", "vl_t1", "vl_t2")
 """Labels made by a vision-language model: change, and foreground at each date."""
 
 FloatArray = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
 ShapeHW = tuple[int, int]
@@ -47,7 +49,6 @@ class Progress(Protocol):
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Report that `done` of `total` units of `stage` are finished."""
-        ...
 
 
 def silent(stage: str, done: int, total: int) -> None:

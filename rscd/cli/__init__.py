@@ -137,7 +137,10 @@ def _failed(error: Exception, *, verbose: bool) -> int:
                 f"expected to read and write files, found: {error.strerror or error}{where}; check "
                 "path, permissions and free space"
             )
-        _leave_stdout()
+        try:  # discard buffered stdout that cannot be written: Python would try again at exit
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     else:
         say(
             f"expected no such error, found {type(error).__name__}: {error}; this is a bug in "
@@ -155,14 +158,6 @@ def with_negative_numbers(argv: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _leave_stdout() -> None:
-    """Discard buffered stdout that cannot be written: Python would try again at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _log_to_stderr(verbosity: int) -> None:

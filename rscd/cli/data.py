@@ -4,12 +4,12 @@ import argparse
 from typing import Any
 
 from rscd.cli.options import (
+    Shown,
     add_action,
     add_json,
     add_verbosity,
     count,
     emit,
-    emit_json,
     fraction,
     positive,
     whole,
@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
         _add_info(actions),
         _add_show(actions),
         _add_prepare(actions),
+        _add_split(actions),
         _add_towns(actions),
     ):
         add_verbosity(action)
@@ -36,9 +37,7 @@ def add(commands: Any) -> None:
 
 def _add_info(actions: Any) -> Parser:
     parser = add_action(
-        actions,
-        "info",
-        "contents of a folder and its problems (exit code 1 if there are any)",
+        actions, "info", "contents of a folder and its problems (exit code 1 if there are any)"
     )
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument(
@@ -69,9 +68,92 @@ def _add_prepare(actions: Any) -> Parser:
         "--size", type=count, default=256, metavar="N", help="side of a tile (default 256)"
     )
     parser.add_argument("--seed", type=whole, default=0, help="of random splits (default 0)")
+    parser.add_argument(
+        "--tile-order",
+        choices=("rows", "columns"),
+        default="rows",
+        help="how the 16 tiles of a LEVIR-CD scene are numbered: row by row (default) or column by "
+        "column; the papers do not say",
+    )
     parser.set_defaults(run=run_prepare)
     add_json(parser)
     return parser
+
+
+def _add_split(actions: Any) -> Parser:
+    parser = add_action(
+        actions,
+        "split",
+        "choose labelled pairs of a training set: split_5.json, split_10.json, ...",
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder of image pairs, or a street set")
+    parser.add_argument(
+        "--percent",
+        type=_percentages,
+        default=(5, 10, 20, 40),
+        metavar="P,P",
+        help="labelled share of the training pairs; a smaller one is part of a larger one (default "
+        "5,10,20,40)",
+    )
+    parser.add_argument("--split", default="train", metavar="NAME", help="pairs to divide (train)")
+    parser.add_argument(
+        "--lists",
+        metavar="FOLDER",
+        help="published lists: 5%%/labeled.txt, 5%%/unlabeled.txt, ...; without them pairs are "
+        "chosen by --how",
+    )
+    parser.add_argument(
+        "--how",
+        choices=("random", "first"),
+        default="random",
+        help="random (default), as LEVIR-CD's published lists; first names, as WHU-CD's",
+    )
+    parser.add_argument("--seed", type=whole, default=0, help="of the random choice (default 0)")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="default: DIR")
+    parser.add_argument("--overwrite", action="store_true", help="replace other splits there")
+    parser.set_defaults(run=run_split)
+    add_json(parser)
+    return parser
+
+
+def _percentages(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < percent < 100 for percent in found):
+        raise argparse.ArgumentTypeError(
+            f"expected whole percentages from 1 to 99 such as 5,10, found {text!r}"
+        )
+    return found
+
+
+def run_split(args: argparse.Namespace) -> None:
+    """Write one split per percentage, all or none."""
+    from pathlib import Path
+
+    from rscd.base.errors import OutputError
+    from rscd.data.choose import labelled_shares
+
+    splits = labelled_shares(
+        args.folder, args.percent, args.split, lists=args.lists, how=args.how, seed=args.seed
+    )
+    folder = Path(args.output or args.folder)
+    files = {folder / f"split_{percent}.json": split for percent, split in splits.items()}
+    for path, split in files.items():
+        if path.exists() and not args.overwrite and path.read_text() != split.text():
+            raise OutputError(
+                f"expected no other split in {path}, found one; give --overwrite or -o FOLDER"
+            )
+    for path, split in files.items():
+        split.write(path)
+    Shown(
+        {str(path): {"rule": split.rule, **split.counts} for path, split in files.items()},
+        [
+            f"{path}: {', '.join(f'{n} {part}' for part, n in split.counts.items())}; {split.rule}"
+            for path, split in files.items()
+        ],
+    ).emit(as_json=args.json)
 
 
 def _add_towns(actions: Any) -> Parser:
@@ -155,12 +237,10 @@ def run_prepare(args: argparse.Namespace) -> None:
             args.output,
             patch=args.size,
             seed=args.seed,
+            tile_order=args.tile_order,
             progress=lambda done, total: progress("tiles", done, total),
         )
-    if args.json:
-        emit_json(dict(manifest.content))
-        return
-    for note in manifest.content["notes"]:
-        emit(f"note: {note}")
+    lines = [f"note: {note}" for note in manifest.content["notes"]]
     for part, tiles in manifest.counts.items():
-        emit(f"{part}: {tiles} tiles, {100 * manifest.change_share[part]:.2f} % changed")
+        lines.append(f"{part}: {tiles} tiles, {100 * manifest.change_share[part]:.2f} % changed")
+    Shown(manifest.content, lines).emit(as_json=args.json)

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.begun import Begun
-from rscd.base.errors import UsageError
+from rscd.base.errors import DataError, UsageError
 from rscd.cli.options import (
+    Shown,
     add_device,
     add_json,
+    add_least,
     add_verbosity,
     add_views,
-    emit,
-    emit_json,
     fraction,
-    not_negative,
     plain_options,
     refuse_failed,
     size_hw,
@@ -24,12 +23,17 @@ from rscd.cli.parser import Parser
 from rscd.cli.scene import add_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from geopandas import GeoDataFrame
 
+    from rscd.base.types import Progress
     from rscd.evaluation.dataset import LabelledPairs
     from rscd.evaluation.report import Report
+    from rscd.inference.views import ImageMaps
+
+    Errors = Callable[[GeoDataFrame], None] | None
+    """Takes the true, false and missed objects, where they are wanted."""
 
 EPILOG = """\
 examples:
@@ -112,8 +116,15 @@ def add(commands: Any) -> None:
     add_verbosity(parser)
     _add_split(parser)
     _add_maps(parser)
-    parser.group("more pictures", rare=True).add_argument(
-        "--reliability", metavar="FILE.png", help="also write a reliability diagram"
+    more = parser.group("more outputs", rare=True)
+    more.add_argument("--reliability", metavar="FILE.png", help="also write a reliability diagram")
+    more.add_argument(
+        "--rows",
+        metavar="FILE.csv",
+        help="also write the metrics as rows of a table that several evaluations fill",
+    )
+    more.add_argument(
+        "--row", metavar="NAME", help="name of the row; replaces that of the same name"
     )
 
 
@@ -128,26 +139,32 @@ def _add_split(parser: Parser) -> None:
     )
     group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
     group.add_argument(
-        "--size",
-        type=size_hw,
-        metavar="H,W",
-        help="resize the pictures of a street set",
+        "--size", type=size_hw, metavar="H,W", help="resize the pictures of a street set"
     )
     add_size(group)
     rare = parser.group(f"more for {FOLDER}", use=FOLDER, rare=True)
     rare.add_argument(
-        "--min-area",
-        type=not_negative,
-        metavar="M2",
-        help="ignore smaller polygons (default: the model's own, as in rscd predict)",
+        "--split-file",
+        metavar="FILE",
+        help="split or folder of lists, of which --split names a part; see rscd data split",
+    )
+    add_least(rare, *[" (default: the model's own, as in rscd predict)"] * 2)
+    add_views(rare)
+    rare.add_argument(
+        "--maps",
+        choices=("msi", "mi", "single", "cam"),
+        help="measure a map of each whole pair, as rscd pseudolabel makes them, in place of the "
+        "prediction; scales of msi and mi: --msi (default paper)",
     )
     rare.add_argument(
-        "--min-score",
-        type=fraction,
-        metavar="0..1",
-        help="ignore polygons with a lower score (default: likewise)",
+        "--gate",
+        action="store_true",
+        help="predict no change for pairs whose image-level label says so, as in KD-MSI's tables "
+        "of training maps",
     )
-    add_views(rare)
+    rare.add_argument(
+        "--exchange-dates", action="store_true", help="show t2 to the model as the earlier date"
+    )
     add_device(rare)
 
 
@@ -175,34 +192,50 @@ SHEET = ".png"
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
+    _check_rows(args)
     begun = _begun(args)
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
+    from rscd.cli.progress import progress_bar
+    from rscd.evaluation.judge import write_errors
+
+    evaluate = _evaluate_split if args.truth is None else _evaluate_maps
+    layers: list[str] = _layers(args)
+    tables: list[GeoDataFrame] = []
     with begun.noted() if begun else nullcontext():
-        report = _evaluated(args)
-    if args.json:
-        emit_json(report.json())
-    else:
-        emit(report.text())
-        for path in (*args.output, *filter(None, (args.reliability,))):
-            emit(path)
+        with progress_bar(quiet=args.verbosity < 0) as progress:
+            report = evaluate(args, progress, tables.append if layers else None)
+        for path in layers:
+            write_errors(tables, Path(path), report.json())
+        if args.reliability is not None:
+            _write_reliability(report, Path(args.reliability))
+    lines = [report.text(), *args.output, *filter(None, (args.reliability,))]
+    if args.rows is not None:
+        from rscd.evaluation.rows import add_rows, rows_of, table
+
+        lines += [table(add_rows(Path(args.rows), rows_of(report, args.row))), args.rows]
+    Shown(report.json(), lines).emit(as_json=args.json)
     refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
 
 
-def _evaluated(args: argparse.Namespace) -> "Report":
-    """Do the work, and write all that was asked for."""
-    report = _evaluate_split(args) if args.truth is None else _evaluate_maps(args)
-    if args.reliability is not None:
-        _write_reliability(report, Path(args.reliability))
-    return report
+def _check_rows(args: argparse.Namespace) -> None:
+    """Before any work."""
+    from rscd.evaluation.rows import read_rows
+    from rscd.export.targets import of_kind
+
+    if (args.rows is None) != (args.row is None):
+        raise UsageError(
+            "expected --rows FILE.csv and --row NAME together, found one; add the other"
+        )
+    if args.rows is not None:
+        read_rows(of_kind(Path(args.rows), (".csv",), "--rows"))
 
 
-def _evaluate_split(args: argparse.Namespace) -> "Report":
+def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Errors") -> "Report":
     if not Path(args.source).is_dir():
         raise UsageError(
             f"expected a folder of image pairs, or two maps, found only {args.source}; "
             "name the truth as the second argument"
         )
-    from rscd.cli.progress import progress_bar
     from rscd.evaluation.dataset import Split, evaluate_split, facts
     from rscd.evaluation.report import extremes
     from rscd.inference.cores import network_threads
@@ -214,8 +247,9 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         facts(data, args.gsd),
         args.device,
         network_threads(),
-        msi=args.msi,
+        msi=None if args.maps else args.msi,
         tta=args.tta,
+        flip=args.flip,
     )
     split = Split(
         data,
@@ -225,16 +259,32 @@ def _evaluate_split(args: argparse.Namespace) -> "Report":
         min_area_m2=args.min_area,
         min_score=args.min_score,
         gsd_m=args.gsd,
+        whole_map=None if args.maps is None else _whole_map(args, eight_bit=data.eight_bit),
+        gated=args.gate,
+        exchanged=args.exchange_dates,
     )
-    tables: list[GeoDataFrame] = []
-    layers = _layers(args)
-    with progress_bar(quiet=args.verbosity < 0) as progress:
-        report = evaluate_split(split, progress, errors=tables.append if layers else None)
+    report = evaluate_split(split, progress, errors=errors)
     for sheet in _sheets(args):
         chosen = extremes(report.samples)
         _write_sheet([(group, s, split.row(s)) for group, s in chosen], sheet)
-    _write_layers(tables, layers, report)
     return report
+
+
+def _whole_map(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
+    from rscd.base.errors import ModelError
+    from rscd.inference.models import load_model
+    from rscd.inference.network import Network
+    from rscd.inference.views import ImageMaps, parse_scales
+    from rscd.methods.parts.multiscale import Views
+
+    network = None if args.model is None else load_model(args.model, args.device)
+    if not isinstance(network, Network):
+        raise ModelError(
+            f"expected a trained network for --maps, found {args.model or 'none'}; give -m FILE"
+        )
+    scales = parse_scales(args.msi or "paper")
+    views = Views(scales, eight_bit=eight_bit, multiple=network.tiling.multiple)
+    return ImageMaps(network, args.maps, views)
 
 
 def _labelled_pairs(
@@ -246,29 +296,30 @@ def _labelled_pairs(
     from rscd.geo.labels import Values
     from rscd.geo.source import parse_bands
 
-    street = street_conditions(args.source, args.split, args.size)
+    street = street_conditions(args.source, args.split, args.size, args.split_file)
     if street is not None:
-        unused = ("change_value", "unlabelled", "bands")
+        unused = ("change_value", "unlabelled", "bands", "gate")
         args.parser.refuse(args, unused, "pairs that are not of streets", args.source)
         return street, street.conditions if len(street.parts) > 1 else {}
     args.parser.refuse(args, ("size",), "a street set", args.source)
     rule = Values(args.change_value, args.unlabelled)
     bands = None if args.bands is None else parse_bands(args.bands)
-    return labelled_folder(args.source, args.split, rule, bands), {}
+    return labelled_folder(
+        args.source, args.split, rule, bands, args.split_file, gated=args.gate
+    ), {}
 
 
-def _evaluate_maps(args: argparse.Namespace) -> "Report":
+def _evaluate_maps(args: argparse.Namespace, progress: "Progress", errors: "Errors") -> "Report":
     if Path(args.source).is_dir():
         raise UsageError(
             f"expected a raster or vector as prediction beside the truth {args.truth}, found the "
             f"folder {args.source}; for a folder of image pairs name no truth"
         )
-    sheets, layers = _sheets(args), _layers(args)
+    sheets = _sheets(args)
     if args.images is not None and not sheets:
         raise UsageError("expected -o SHEET.png with --images, found none; add it")
     from functools import partial
 
-    from rscd.cli.progress import progress_bar
     from rscd.evaluation.maps import MapOptions, evaluate_maps
 
     options = MapOptions(
@@ -279,19 +330,15 @@ def _evaluate_maps(args: argparse.Namespace) -> "Report":
         missing_is_no_change=args.missing_is_no_change,
         like=args.like,
     )
-    tables: list[GeoDataFrame] = []
-    with progress_bar(quiet=args.verbosity < 0) as progress:
-        report = evaluate_maps(
-            args.source,
-            args.truth,
-            options,
-            images=None if args.images is None else tuple(args.images),
-            sheet=partial(_write_sheet, path=sheets[0]) if sheets else None,
-            errors=tables.append if layers else None,
-            progress=progress,
-        )
-    _write_layers(tables, layers, report)
-    return report
+    return evaluate_maps(
+        args.source,
+        args.truth,
+        options,
+        images=None if args.images is None else tuple(args.images),
+        sheet=partial(_write_sheet, path=sheets[0]) if sheets else None,
+        errors=errors,
+        progress=progress,
+    )
 
 
 def _sheets(args: argparse.Namespace) -> list[str]:
@@ -302,15 +349,7 @@ def _layers(args: argparse.Namespace) -> list[str]:
     return [path for path in args.output if Path(path).suffix.lower() != SHEET]
 
 
-def _write_layers(tables: "Sequence[GeoDataFrame]", paths: list[str], report: "Report") -> None:
-    from rscd.evaluation.judge import write_errors
-
-    for path in paths:
-        write_errors(tables, Path(path), report.json())
-
-
 def _write_sheet(chosen: Any, path: str) -> None:
-    from rscd.base.errors import DataError
     from rscd.evaluation.sheet import write_sheet
 
     if not chosen:

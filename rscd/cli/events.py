@@ -10,16 +10,17 @@ from rscd.base.begun import Begun
 from rscd.base.errors import UsageError
 from rscd.cli import events_of_images
 from rscd.cli.options import (
+    Shown,
     add_json,
+    add_min_area,
+    add_outputs,
     add_verbosity,
-    emit,
-    emit_json,
     not_negative,
     parse_pairs,
     plain_options,
 )
 from rscd.cli.parser import Parser
-from rscd.cli.scene import add_layer_options, add_min_area
+from rscd.cli.scene import add_layer_options
 from rscd.cli.segmenting import MORE as SEGMENTERS
 from rscd.cli.segmenting import USE
 
@@ -73,15 +74,7 @@ def add(commands: Any) -> None:
     parser.add_argument("t1", help="footprints of the earlier date, or a raster")
     parser.add_argument("t2", help="of the later date; two folders of rasters do as well")
     group = parser.group("output")
-    group.add_argument(
-        "-o",
-        "--output",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help=".gpkg, .geojson, .fgb or .parquet; may be repeated",
-    )
-    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    add_outputs(group, "FILE", ".gpkg, .geojson, .fgb or .parquet")
     group.add_argument(
         "--delta",
         type=not_negative,
@@ -109,9 +102,7 @@ def _add_layers(parser: Parser) -> None:
         "--class", dest="class_field", metavar="FIELD", help="field that becomes the column class"
     )
     group.add_argument(
-        "--fields",
-        metavar="F,F|none",
-        help="fields to keep (default: those of both layers)",
+        "--fields", metavar="F,F|none", help="fields to keep (default: those of both layers)"
     )
     rare = parser.group("more on footprints", use=LAYERS, rare=True)
     rare.add_argument("--crs", metavar="CRS", help="CRS of files that carry none")
@@ -141,27 +132,30 @@ def _run_layers(args: argparse.Namespace) -> None:
     if not args.overwrite and not begun.before:
         targets.check_new(())
     from rscd.events.footprints import MIN_OVERLAP_M2, footprint_events, read_footprints
+    from rscd.export.crs import check_crs
     from rscd.export.style import event_qml
     from rscd.export.vector import write_vector
 
     layer_options = parse_pairs("--lco", args.lco)
     first = read_footprints(args.t1, layer=args.layer_t1, crs=args.crs)
     second = read_footprints(args.t2, layer=args.layer_t2, crs=args.crs)
-    _say_layers(first, second)
+    _log_layers(first, second)
     if len(first.polygons):
         left, bottom, right, top = first.polygons[0].bounds
-        targets.check_crs(first.crs, ((left + right) / 2, (bottom + top) / 2))
+        for path in targets.outputs:
+            check_crs(path, first.crs, ((left + right) / 2, (bottom + top) / 2))
+    fields = None if args.fields is None else tuple(args.fields.split(","))
     rule: dict[str, Any] = {
         "delta": args.delta,
         "min_overlap_m2": MIN_OVERLAP_M2 if args.min_overlap is None else args.min_overlap,
         "min_area_m2": args.min_area or 0.0,
         "kinds": args.kinds.split(","),
         "class_field": args.class_field,
-        "fields": _fields(args.fields),
+        "fields": () if args.fields == "none" else fields,
     }
     table = footprint_events(first, second, **rule)
-    _say_outside(first, second)
-    _say_names(first, second, rule["fields"])
+    _warn_outside(first, second)
+    _log_names(first, second, rule["fields"])
     counts = {
         kind: {
             "number": int((table["kind"] == kind).sum()),
@@ -178,7 +172,11 @@ def _run_layers(args: argparse.Namespace) -> None:
                 layer_options=layer_options,
                 style=event_qml(),
             )
-    _tell(counts, targets, as_json=args.json)
+    if not args.json:
+        found = (f"{c['number']} {kind} ({c['area_m2']:,.0f} m2)" for kind, c in counts.items())
+        log.info("%s", ", ".join(found))
+    files = [str(path) for path in targets.outputs]
+    Shown({"outputs": files, "events": counts}, files).emit(as_json=args.json)
 
 
 def _targets(args: argparse.Namespace) -> "Targets":
@@ -200,12 +198,12 @@ def _targets(args: argparse.Namespace) -> "Targets":
     for path in args.output:
         if not is_vector(Path(path)):
             raise UsageError(f"expected an output ending in {' or '.join(SUFFIXES)}, found {path}")
-    targets = Targets.of(args.output, None, None)
-    targets.check_places((args.t1, args.t2), 0)
+    targets = Targets.of(args.output)
+    targets.check_places((args.t1, args.t2))
     return targets
 
 
-def _say_layers(first: "Footprints", second: "Footprints") -> None:
+def _log_layers(first: "Footprints", second: "Footprints") -> None:
     from rscd.geo.grid import crs_name
 
     for date in (first, second):
@@ -219,7 +217,7 @@ def _say_layers(first: "Footprints", second: "Footprints") -> None:
         log.info("%s transformed to %s", second.name, crs_name(first.crs))
 
 
-def _say_outside(first: "Footprints", second: "Footprints") -> None:
+def _warn_outside(first: "Footprints", second: "Footprints") -> None:
     from rscd.events.footprints import outside
 
     for date, beyond in zip((first, second), outside(first, second), strict=True):
@@ -233,7 +231,7 @@ def _say_outside(first: "Footprints", second: "Footprints") -> None:
             )
 
 
-def _say_names(first: "Footprints", second: "Footprints", fields: Sequence[str] | None) -> None:
+def _log_names(first: "Footprints", second: "Footprints", fields: Sequence[str] | None) -> None:
     from rscd.events.footprints import kept_fields, written_names
 
     kept = kept_fields(first, second, fields)
@@ -244,16 +242,6 @@ def _say_names(first: "Footprints", second: "Footprints", fields: Sequence[str] 
         every = dict.fromkeys([*first.attributes.columns, *second.attributes.columns])
         if lost := [str(name) for name in every if name not in kept]:
             log.info("fields of only one layer are omitted: %s (see --fields)", ", ".join(lost))
-
-
-def _tell(counts: dict[str, dict[str, float]], targets: "Targets", *, as_json: bool) -> None:
-    if as_json:
-        emit_json({"outputs": [str(path) for path in targets.outputs], "events": counts})
-        return
-    found = (f"{c['number']} {kind} ({c['area_m2']:,.0f} m2)" for kind, c in counts.items())
-    log.info("%s", ", ".join(found))
-    for path in targets.outputs:
-        emit(str(path))
 
 
 def _provenance(
@@ -279,9 +267,3 @@ def _provenance(
         "t2": about(args.t2, args.layer_t2, second),
         "parameters": rule,
     }
-
-
-def _fields(text: str | None) -> Sequence[str] | None:
-    if text is None:
-        return None
-    return () if text == "none" else tuple(text.split(","))

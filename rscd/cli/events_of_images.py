@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING
 from rscd.cli import folders
 from rscd.cli.options import Shown, add_device, fraction
 from rscd.cli.parser import Parser
-from rscd.cli.scene import add_scene, add_size, open_scene, scene_options
-from rscd.cli.segmenting import (
-    USE,
-    add_rare_segmenting,
-    add_segmenting,
-    label_options,
-    prompts_of,
-    segmenter_of,
-)
+from rscd.cli.scene import add_scene, scene_options
+from rscd.cli.segmenting import USE, add_segmenting, label_options, prompts_of, segmenter_of
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline.objects import EventRun
     from rscd.pipeline.run import Options
     from rscd.segmenters.segmenter import Segmenter
 
@@ -38,14 +30,9 @@ one date only are reported: kind (appeared, vanished), class, score, iou_sum and
 
 def add_images(parser: Parser) -> None:
     """Declare the arguments that go with ``--segmenter``."""
-    group = parser.group("two rasters", use=USE)
-    group.add_argument(
-        "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
+    rare = add_segmenting(
+        parser, "on two rasters", duplicates="0.6; 1 keeps all, as published", name=True
     )
-    add_segmenting(group)
-    add_size(group)
-    rare = parser.group("more on segmenters", use=USE, rare=True)
-    add_rare_segmenting(rare)
     rare.add_argument(
         "--min-score", type=fraction, metavar="0..1", help="leave out events of a lower score"
     )
@@ -56,32 +43,34 @@ def add_images(parser: Parser) -> None:
 
 def run_images(args: argparse.Namespace) -> None:
     """Carry out the command for a pair of rasters, or for each of two folders."""
-    from rscd.export.targets import keep_inputs
-
     load = cache(partial(segmenter_of, args))  # once, when first needed
-
-    def run_one(one: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
-        keep_inputs(one.output, [one.aoi] if one.aoi else [])
-        return _run_pair(one, pair, options, load)
-
-    folders.run_all(args, scene_options(args), open_scene, run_one)
+    folders.run_all(args, scene_options(args), partial(_run_pair, load))
 
 
 def _run_pair(
-    args: argparse.Namespace,
-    pair: "ScenePair",
-    options: "Options",
-    load: "Callable[[], Segmenter]",
+    load: "Callable[[], Segmenter]", args: argparse.Namespace, pair: "ScenePair", options: "Options"
 ) -> Shown:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
+    from rscd.export.targets import keep_inputs
     from rscd.pipeline.objects import carry_out, resolve_events
+    from rscd.segmenters.instances import DUPLICATE_IOU
 
-    prompts, rules = prompts_of(args), label_options(args)
+    keep_inputs(args.output, filter(None, (args.aoi,)))
+    prompts, rules = prompts_of(args), label_options(args, DUPLICATE_IOU)
     run = resolve_events(pair, args.output, load, prompts, rules, options)
     if args.dry_run:
-        return _plan(run)
+        height, width = run.pair.shape_hw
+        plan = {
+            "model": run.model,
+            "alignment": run.pair.alignment,
+            "size": [width, height],
+            "windows_per_date": len(run.view.windows),
+            "tile_size": run.rules.tile,
+            "gamma": run.rules.gamma,
+        }
+        return Shown(plan, [f"{name}: {value}" for name, value in plan.items()])
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = asdict(carry_out(run, allow_slow=args.allow_slow_cpu, progress=progress))
     if not args.json:
@@ -92,16 +81,3 @@ def _run_pair(
             result,
         )
     return Shown(result, result["outputs"])
-
-
-def _plan(run: "EventRun") -> Shown:
-    height, width = run.pair.shape_hw
-    plan = {
-        "model": run.model,
-        "alignment": run.pair.alignment,
-        "size": [width, height],
-        "windows_per_date": len(run.view.windows),
-        "tile_size": run.rules.tile,
-        "gamma": run.rules.gamma,
-    }
-    return Shown(plan, [f"{name}: {value}" for name, value in plan.items()])

@@ -1,19 +1,20 @@
 """Two folders in place of two rasters: every picture with that of the same name."""
 
 import argparse
-import hashlib
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import RscdError, UsageError
-from rscd.base.files import by_stem, natural_key, sha256_of
+from rscd.base.files import by_stem, digest_of, natural_key, sha256_of
 from rscd.cli.options import Shown, emit_json, plain_options, refuse_failed
+from rscd.cli.scene import open_scene
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -32,6 +33,7 @@ WITHOUT_EFFECT = frozenset(
         *("output", *EXTRA),
         *("t1", "t2", "overwrite", "dry_run", "json", "verbosity", "rest"),
         *("batch_size", "workers", "device", "max_memory", "allow_slow_cpu"),
+        "dask",
     }
 )
 """Arguments that do not affect the result; t1 and t2 are identified by their content."""
@@ -47,22 +49,9 @@ becomes the name of the picture. A pair that fails does not stop the others; the
 does what is missing:"""
 
 
-def are_folders(t1: str, t2: str) -> bool:
-    """Whether t1 and t2 are both folders.
-
-    Raises:
-        UsageError: for one folder and one file.
-    """
-    found = [Path(path).is_dir() for path in (t1, t2)]
-    if found[0] != found[1]:
-        raise UsageError(f"expected two rasters or two folders, found one of each: {t1}, {t2}")
-    return all(found)
-
-
 def run_all(
     args: argparse.Namespace,
     options: "Options",
-    open_scene: "Callable[[argparse.Namespace, Options], ScenePair]",
     run_pair: "Callable[[argparse.Namespace, ScenePair, Options], Shown]",
 ) -> None:
     """Carry out a command for its two rasters, or for all of two folders.
@@ -70,39 +59,32 @@ def run_all(
     Args:
         args: of the command.
         options: what they come to, for every pair.
-        open_scene: the pair of one command.
         run_pair: the command for one pair.
 
     Raises:
-        RscdError: see `run_folders` and what is given.
+        UsageError: for one folder and one file.
+        RscdError: see `_run_folders` and what is given.
     """
-
-    def open_one(one: argparse.Namespace) -> "ScenePair":
-        return open_scene(one, options)
-
-    def run_one(one: argparse.Namespace, pair: "ScenePair") -> Shown:
-        return run_pair(one, pair, replace(options, overwrite=one.overwrite))
-
-    if are_folders(args.t1, args.t2):
-        run_folders(args, open_one, run_one)
+    folders = [Path(path).is_dir() for path in (args.t1, args.t2)]
+    if all(folders):
+        _run_folders(args, options, run_pair)
+    elif any(folders):
+        raise UsageError(
+            f"expected two rasters or two folders, found one of each: {args.t1}, {args.t2}"
+        )
     else:
-        run_one(args, open_one(args)).emit(as_json=args.json)
+        run_pair(args, open_scene(args, options), options).emit(as_json=args.json)
 
 
-def run_folders(
+def _run_folders(
     args: argparse.Namespace,
-    open_one: "Callable[[argparse.Namespace], ScenePair]",
-    run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
+    options: "Options",
+    run_pair: "Callable[[argparse.Namespace, ScenePair, Options], Shown]",
 ) -> None:
     """Run the command for every pair; one that fails does not stop the others.
 
     Pairs that an earlier run finished with the same inputs and options are skipped, if its files
     are unchanged.
-
-    Args:
-        args: arguments of the command; t1 and t2 are folders.
-        open_one: opens the pair of one command.
-        run_one: runs the command for one pair.
 
     Raises:
         UsageError: if an output would be written twice, images have no partner, or the options do
@@ -117,13 +99,13 @@ def run_folders(
             f"'out/{NAME}{Path(fixed[0]).suffix}'"
         )
     pairs = pairs_of(Path(args.t1), Path(args.t2))
-    log_of_runs = Finished.beside(named[0])
+    finished = Finished.beside(named[0])
     results: list[dict[str, Any]] = []
     for number, (t1, t2) in enumerate(pairs, 1):
         log.info("pair %d of %d: %s", number, len(pairs), t1.stem)
         one = _of_pair(args, t1, t2)
         try:
-            state, shown = _run_or_skip(one, t1.stem, log_of_runs, open_one, run_one)
+            state, shown = _run_or_skip(one, t1.stem, finished, options, run_pair)
         except (RscdError, OSError) as error:
             if number == 1 and isinstance(error, UsageError):
                 raise  # the others would fail in the same way
@@ -161,12 +143,12 @@ def _run_or_skip(
     one: argparse.Namespace,
     name: str,
     finished: "Finished",
-    open_one: "Callable[[argparse.Namespace], ScenePair]",
-    run_one: "Callable[[argparse.Namespace, ScenePair], Shown]",
+    options: "Options",
+    run_pair: "Callable[[argparse.Namespace, ScenePair, Options], Shown]",
 ) -> tuple[str, Shown]:
-    pair = open_one(one)
+    pair = open_scene(one, options)
     if one.dry_run:
-        return "planned", run_one(one, pair)
+        return "planned", run_pair(one, pair, options)
     outputs = outputs_of(one)
     recipe = _recipe(one, pair)
     if not one.overwrite:
@@ -174,8 +156,8 @@ def _run_or_skip(
         if ours == "whole":
             return "skipped", Shown({"outputs": outputs}, outputs)
         # outputs of an interrupted run of the same recipe may be overwritten
-        one.overwrite = ours == "part"
-    shown = run_one(one, pair)
+        options = replace(options, overwrite=ours == "part")
+    shown = run_pair(one, pair, options)
     finished.add(name, recipe, outputs)
     return "done", shown
 
@@ -189,8 +171,7 @@ def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:
         for name, value in sorted(plain_options(one).items())
         if name not in WITHOUT_EFFECT
     }
-    text = json.dumps([describe_pair(pair), options], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_of([describe_pair(pair), options])
 
 
 def _with_content(value: Any) -> Any:
@@ -246,14 +227,13 @@ class Finished:
         return os.path.relpath(path, self.path.parent)
 
 
-def _line(text: str) -> dict[str, Any] | None:
-    """A line of the record; None if a killed run left it truncated."""
-    try:
+def _line(text: str) -> dict[str, Any]:
+    """A line of the record; empty if a killed run left it truncated."""
+    with suppress(ValueError):
         noted = json.loads(text)
-    except ValueError:
-        return None
-    whole = isinstance(noted, dict) and {"name", "recipe", "outputs"} <= noted.keys()
-    return noted if whole else None
+        if isinstance(noted, dict) and {"name", "recipe", "outputs"} <= noted.keys():
+            return noted
+    return {}
 
 
 def _with_provenance(outputs: Sequence[str]) -> list[Path]:

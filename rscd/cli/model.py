@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import add_action, add_json, add_verbosity, emit, emit_json
+from rscd.cli.options import Shown, add_action, add_json, add_verbosity
 from rscd.cli.parser import Parser
 
 
@@ -21,6 +21,11 @@ def add(commands: Any) -> None:
     )
     exporting.add_argument("checkpoint", metavar="RUN.ckpt")
     exporting.add_argument("-o", "--output", required=True, metavar="WEIGHTS.safetensors")
+    exporting.add_argument(
+        "--teacher",
+        action="store_true",
+        help="the teacher of kdmsi or scene in place of the student, which predicts",
+    )
     exporting.set_defaults(run=run_export)
     for action in (listing, showing, exporting):
         add_json(action)
@@ -29,7 +34,12 @@ def add(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> None:
     """Print names with one line each."""
-    from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
+    from rscd.inference.detectors.registry import (
+        DEEP_DETECTORS,
+        DEFAULT_DETECTOR,
+        DETECTORS,
+        ONE_BAND_DETECTOR,
+    )
     from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import GSD_RANGE_M, MIN_BANDS, SHIPPED, shipped_card
     from rscd.segmenters.segmenter import SEGMENTERS
@@ -42,50 +52,37 @@ def run_list(args: argparse.Namespace) -> None:
         ONE_BAND_DETECTOR: "default for one band",
     }
     summaries = {SHIPPED: str(shipped_card()["summary"])}
-    summaries |= {name: DETECTORS[name]().summary for name in model_names()[1:]}
+    plain = {name: make().summary for name, make in DETECTORS.items()} | DEEP_DETECTORS
+    summaries |= {name: plain[name] for name in model_names()[1:]}
     summaries |= {
         f"{CEG}:{name}": f"by prompts: {backend.summary}" for name, backend in SEGMENTERS.items()
     }
-    if args.json:
-        emit_json(summaries)
-        return
-    for name, summary in summaries.items():
-        emit(f"{name:<16} {summary}{f' ({defaults[name]})' if name in defaults else ''}")
+    lines = [
+        f"{name:<16} {summary}{f' ({defaults[name]})' if name in defaults else ''}"
+        for name, summary in summaries.items()
+    ]
+    Shown(summaries, lines).emit(as_json=args.json)
 
 
 def run_show(args: argparse.Namespace) -> None:
     """The card of a model."""
-    from rscd.inference.models import CEG
-
-    prefix, _, segmenter = args.name.partition(":")
-    card = _segmenter_card(segmenter) if prefix == CEG else _model_card(args.name)
-    if args.json:
-        emit_json(card)
-        return
-    for key, value in card.items():
-        emit(f"{key}: {value}")
-
-
-def _model_card(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from rscd.inference.models import load_model
-
-    model = load_model(name)
-    return model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
-
-
-def _segmenter_card(name: str) -> dict[str, Any]:
-    """What a segmenter is and which ``--segmenter-option`` it takes; nothing is loaded."""
-    from rscd.inference.models import CEG
+    from rscd.inference.models import CEG, load_model
     from rscd.segmenters.segmenter import backend_options, find_backend
 
-    return {
-        "name": f"{CEG}:{name}",
-        "summary": find_backend(name).summary,
-        "result": "polygons of whole objects, kind appeared or vanished",
-        "options": backend_options(name),
-    }
+    prefix, _, segmenter = args.name.partition(":")
+    if prefix == CEG:  # nothing is loaded
+        card = {
+            "name": args.name,
+            "summary": find_backend(segmenter).summary,
+            "result": "polygons of whole objects, kind appeared or vanished",
+            "options": backend_options(segmenter),
+        }
+    else:
+        model = load_model(args.name)
+        card = model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
+    Shown(card, [f"{key}: {value}" for key, value in card.items()]).emit(as_json=args.json)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -98,8 +95,5 @@ def run_export(args: argparse.Namespace) -> None:
     target = Path(args.output)
     if target.suffix != ".safetensors":
         raise UsageError(f"expected -o ending in .safetensors, found {target}")
-    card = export_weights(Path(args.checkpoint), target)
-    if args.json:
-        emit_json(card)
-        return
-    emit(str(target))
+    card = export_weights(Path(args.checkpoint), target, teacher=args.teacher)
+    Shown(card, [str(target)]).emit(as_json=args.json)

@@ -2,9 +2,10 @@
 
 import argparse
 import json
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,40 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     """``--device``."""
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)"
+    )
+
+
+def add_outputs(group: argparse._ArgumentGroup, metavar: str, what: str) -> None:
+    """``-o``, which is required, and ``--overwrite``."""
+    group.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        required=True,
+        metavar=metavar,
+        help=f"{what}; may be repeated",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def add_least(group: argparse._ArgumentGroup, area: str, score: str) -> None:
+    """``--min-area`` and ``--min-score``, and what their help says more."""
+    add_min_area(group, area)
+    group.add_argument(
+        "--min-score",
+        type=fraction,
+        metavar="0..1",
+        help=f"leave out polygons whose pixels have a lower mean probability{score}",
+    )
+
+
+def add_min_area(group: argparse._ArgumentGroup, more: str = "") -> None:
+    """``--min-area``."""
+    group.add_argument(
+        "--min-area",
+        type=not_negative,
+        metavar="M2",
+        help=f"leave out polygons below this area{more}",
     )
 
 
@@ -112,7 +147,7 @@ def refuse_failed(names: Sequence[str], of: int) -> None:
 
 
 def add_views(parser: Any) -> None:
-    """``--msi`` and ``--tta``, for a parser or a group of one."""
+    """``--msi``, ``--tta`` and ``--flip``, for a parser or a group of one."""
     for option, what in (("--msi", "maps"), ("--tta", "logits")):
         parser.add_argument(
             option,
@@ -120,6 +155,12 @@ def add_views(parser: Any) -> None:
             help=f"average a network's {what} over these scales and the flipped image; or paper, "
             "readme, fast",
         )
+    parser.add_argument(
+        "--flip",
+        choices=("none", "width", "height", "both"),
+        default="width",
+        help="axes flipped with --msi and --tta (default: width)",
+    )
 
 
 def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -134,44 +175,28 @@ def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return {k.upper(): v for k, v in (text.split("=", 1) for text in texts)}
 
 
-def count(text: str) -> int:
-    """A whole number above 0, as the ``type`` of an argument."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text}")
-    return value
+def _number(
+    kind: Callable[[str], float], holds: Callable[[float], bool], what: str
+) -> Callable[[str], Any]:
+    """A number of some kind in some range, as the ``type`` of an argument."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}")
+        return value
+
+    return parse
 
 
-def whole(text: str) -> int:
-    """A whole number of 0 or more, as the ``type`` of an argument."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, found {text}")
-    return value
-
-
-def positive(text: str) -> float:
-    """A number above 0, as the ``type`` of an argument."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """A number of 0 or more, as the ``type`` of an argument."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, found {text}")
-    return value
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to 1, as the ``type`` of an argument."""
-    value = _share(text)
-    if value is None:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
-    return value
+count = _number(int, lambda value: value >= 1, "a whole number above 0")
+whole = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
+positive = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
+not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number of 0 or more")
+fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def word_or_fraction(option: str, text: str, words: Sequence[str]) -> str | float:
@@ -182,20 +207,12 @@ def word_or_fraction(option: str, text: str, words: Sequence[str]) -> str | floa
     """
     if text in words:
         return text
-    value = _share(text)
-    if value is None:
+    try:
+        return float(fraction(text))
+    except argparse.ArgumentTypeError:
         raise UsageError(
             f"expected {option} {', '.join(words)} or a number from 0 to 1, found {text!r}"
-        )
-    return value
-
-
-def _share(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 <= value <= 1 else None
+        ) from None
 
 
 def size_hw(text: str) -> tuple[int, int]:

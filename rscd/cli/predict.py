@@ -2,17 +2,21 @@
 
 import argparse
 import logging
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rscd.base.errors import UsageError
 from rscd.cli import folders
 from rscd.cli.options import (
     Shown,
     add_device,
     add_json,
+    add_least,
+    add_outputs,
     add_verbosity,
     add_views,
     count,
-    fraction,
     not_negative,
     parse_pairs,
     word_or_fraction,
@@ -20,16 +24,17 @@ from rscd.cli.options import (
 from rscd.cli.parser import Parser
 from rscd.cli.scene import (
     add_layer_options,
-    add_min_area,
     add_scene,
     add_size,
-    open_scene,
     scene_options,
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from rscd.base.types import DateName
     from rscd.geo.scene import ScenePair
+    from rscd.inference.tiled import Mapper
     from rscd.pipeline.run import Options
 
 log = logging.getLogger(__name__)
@@ -72,19 +77,11 @@ def add(commands: Any) -> None:
     parser.add_argument("t1", help="raster of the earlier date, or a folder")
     parser.add_argument("t2", help="of the later date, or a folder of the same names")
     group = parser.group("output")
-    group.add_argument(
-        "-o",
-        "--output",
-        action="append",
-        required=True,
-        metavar="OUT",
-        help="file to write; the suffix selects the format; may be repeated",
-    )
+    add_outputs(group, "OUT", "file to write; the suffix selects the format")
     group.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
     group.add_argument(
         "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
     )
-    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     add_json(group)
     add_verbosity(group)
     _add_more_outputs(parser)
@@ -118,18 +115,13 @@ def _add_detection(parser: Parser) -> None:
         metavar="auto|0..1",
         help="probability from which a pixel is change (auto: the model's own rule)",
     )
-    add_min_area(group, "; rasters keep them (default: the model's own)")
-    group.add_argument(
-        "--min-score",
-        type=fraction,
-        metavar="0..1",
-        help="leave out polygons whose pixels have a lower mean probability (default: the "
-        "model's own; 0 with another --threshold)",
-    )
+    own = "(default: the model's own"
+    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
     group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
-        help="right angles for polygons, or pixel edges (default: the model's own)",
+        help="polygons of few corners, right-angled where that fits, or of pixel edges (default: "
+        "the model's own)",
     )
     add_size(group)
     rare = parser.group("more on detection", rare=True)
@@ -150,6 +142,12 @@ def _add_running(parser: Parser) -> None:
     group.add_argument(
         "--workers", type=count, metavar="N", help="threads (default: cores, at most 8)"
     )
+    group.add_argument(
+        "--dask",
+        metavar="ADDRESS|local[:N]",
+        help="compute on a Dask cluster: tcp://HOST:8786, or N processes of this machine; needs "
+        "rscd[cluster]",
+    )
     add_device(group)
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument(
@@ -162,36 +160,46 @@ def _add_running(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     options = _options(args)
-
-    def run_one(one: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
-        _keep_inputs(one)
-        return _run_pair(one, pair, options)
-
-    folders.run_all(args, options, open_scene, run_one)
+    with _engine(args) as mapper:
+        folders.run_all(args, options, partial(_run_pair, mapper))
 
 
-def _keep_inputs(args: argparse.Namespace) -> None:
-    """Refuse to overwrite the area of interest or the weights; images are checked later."""
-    from rscd.export.targets import keep_inputs
+def _engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
+    """What carries blocks out, where it is not threads of this process."""
+    if args.dask is None or args.dry_run:
+        return nullcontext()
+    if args.workers is not None:
+        raise UsageError(
+            "expected --workers without --dask, found both; a cluster has its own threads"
+        )
+    try:
+        from rscd.inference.dask import cluster_mapper
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"expected Dask for --dask, found no package {error.name}; install it with: pip "
+            'install "rscd[cluster]"'
+        ) from error
+    return cluster_mapper(args.dask)
 
-    inputs = [path for path in (args.aoi, args.model) if path]
-    keep_inputs(folders.outputs_of(args), inputs)
 
-
-def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -> Shown:
+def _run_pair(
+    mapper: "Mapper | None", args: argparse.Namespace, pair: "ScenePair", options: "Options"
+) -> Shown:
     from dataclasses import asdict
 
     from rscd.cli.progress import progress_bar
-    from rscd.export.targets import Targets
+    from rscd.export.targets import Targets, keep_inputs
     from rscd.pipeline.maps import plan, predict
     from rscd.pipeline.run import resolve
 
+    # images are checked later
+    keep_inputs(folders.outputs_of(args), filter(None, (args.aoi, args.model)))
     objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
         targets = Targets.of(args.output, args.prob, args.preview, args.flow, objects)
-        planned = asdict(plan(resolve(pair, targets, options)))
+        planned = plan(resolve(pair, targets, options))
         return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
-    _say_alignment(pair.alignment)
+    log.info("result grid: %(grid)s\n  t1 %(t1)s\n  t2 %(t2)s", pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = predict(
             pair,
@@ -201,20 +209,15 @@ def _run_pair(args: argparse.Namespace, pair: "ScenePair", options: "Options") -
             preview=args.preview,
             flow=args.flow,
             objects=objects,
+            mapper=mapper,
             progress=progress,
         )
     if not args.json:
-        _say_result(result)
+        _log_result(result)
     return Shown(asdict(result), result.outputs)
 
 
-def _say_alignment(alignment: dict[str, str]) -> None:
-    log.info(
-        "result grid: %s\n  t1 %s\n  t2 %s", alignment["grid"], alignment["t1"], alignment["t2"]
-    )
-
-
-def _say_result(result: Any) -> None:
+def _log_result(result: Any) -> None:
     area = "" if result.area_m2 is None else f", {result.area_m2:,.0f} m2"
     polygons = "" if result.n_polygons is None else f"{result.n_polygons} polygons{area}; "
     log.info(
@@ -245,12 +248,14 @@ def _say_result(result: Any) -> None:
 def _options(args: argparse.Namespace) -> "Options":
     from rscd.inference.memory import parse_memory
 
+    threshold = word_or_fraction("--threshold", args.threshold, ("auto",))
     return scene_options(
         args,
         model=args.model,
         msi=args.msi,
         tta=args.tta,
-        threshold=_threshold(args.threshold),
+        flip=args.flip,
+        threshold=None if isinstance(threshold, str) else threshold,
         simplify_m=args.simplify,
         regularize=args.regularize,
         tile_size=args.tile_size,
@@ -260,8 +265,3 @@ def _options(args: argparse.Namespace) -> "Options":
         max_memory=None if args.max_memory is None else parse_memory(args.max_memory),
         creation_options=parse_pairs("--co", args.co),
     )
-
-
-def _threshold(text: str) -> float | None:
-    value = word_or_fraction("--threshold", text, ("auto",))
-    return value if isinstance(value, float) else None

@@ -3,17 +3,18 @@
 import argparse
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.border import border, reason
 from rscd.base.errors import DataError
+from rscd.base.version import version
 from rscd.cli import pseudolabel_segmenter
 from rscd.cli.options import (
+    Shown,
     add_device,
     add_json,
     add_verbosity,
-    emit,
-    emit_json,
     refuse_failed,
     word_or_fraction,
 )
@@ -76,10 +77,7 @@ def add(commands: Any) -> None:
         "--segmenter", metavar="NAME", help="what finds objects by words; see rscd model list"
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="folder for the result (default: in the dataset)",
+        "-o", "--output", metavar="FOLDER", help="folder for the result (default: in the dataset)"
     )
     parser.add_argument(
         "--split", metavar="NAME", help="default: all pairs; of a configuration: train"
@@ -149,27 +147,23 @@ def run(args: argparse.Namespace) -> None:
 
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = label_by_checkpoint(args, progress)
-    if args.json:
-        emit_json(result)
-    else:
+    if not args.json:
         text = "%(written)d masks written, %(pairs)d in all; threshold %(threshold).3g by %(rule)s"
         log.info(text, result)
-        for folder in result["folders"]:
-            emit(folder)
+    Shown(result, result["folders"]).emit(as_json=args.json)
     refuse_failed(list(result["failed"]), result["pairs"])
 
 
 def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[str, Any]:
     """Choose the threshold, unless an earlier run of the same recipe did, and write the masks."""
-    from pathlib import Path
-
     import torch
 
     from rscd.cli.pseudolabel_source import source_of
     from rscd.evaluation.thresholds import Found
     from rscd.inference.network import load_network
 
-    rule = _rule(args.threshold)
+    asked = word_or_fraction("--threshold", args.threshold, THRESHOLDS)
+    rule = Found(asked, "fixed") if isinstance(asked, float) else asked
     # the current thread count: another would change rounding in later stages of this process
     network = load_network(Path(args.checkpoint), args.device, torch.get_num_threads())
     source = source_of(args, network)
@@ -183,7 +177,7 @@ def label_by_checkpoint(args: argparse.Namespace, progress: "Progress") -> dict[
                 found = Found(**earlier["found"])
                 if not 0 <= found.threshold <= 1:
                     raise ValueError(f"threshold {found.threshold}")
-        source.note({"recipe": recipe, "found": asdict(found)} | _versions())
+        source.note({"recipe": recipe, "found": asdict(found)} | {"software": f"rscd {version()}"})
         summary = source.write(maps, found.threshold, progress)
     return asdict(summary) | asdict(found)
 
@@ -234,16 +228,3 @@ def _recipe(
     if isinstance(rule, str):
         recipe["chosen_from"] = source.labelled(rule)[1]
     return recipe
-
-
-def _versions() -> "Provenance":
-    from rscd.base.version import version
-
-    return {"software": f"rscd {version()}"}
-
-
-def _rule(text: str) -> "str | Found":
-    from rscd.evaluation.thresholds import Found
-
-    value = word_or_fraction("--threshold", text, THRESHOLDS)
-    return Found(value, "fixed") if isinstance(value, float) else value

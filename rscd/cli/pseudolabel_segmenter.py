@@ -2,26 +2,17 @@
 
 import argparse
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import emit, emit_json, not_negative, refuse_failed
+from rscd.cli.options import Shown, not_negative, refuse_failed
 from rscd.cli.parser import Parser
-from rscd.cli.scene import add_size
 from rscd.cli.segmenting import MORE as SEGMENTERS
-from rscd.cli.segmenting import (
-    USE,
-    add_rare_segmenting,
-    add_segmenting,
-    label_options,
-    prompts_of,
-    segmenter_of,
-)
+from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rscd.labels.from_segmenter import PairInput, Summary
+    from rscd.labels.from_segmenter import PairInput
     from rscd.segmenters.prompts import PromptSet
 
 log = logging.getLogger(__name__)
@@ -37,10 +28,7 @@ costs no segmentation.
 
 def add_segmenter(parser: Parser) -> None:
     """Declare the arguments that go with ``--segmenter``."""
-    group = parser.group("with --segmenter", use=USE)
-    add_segmenting(group)
-    add_size(group)
-    rare = parser.group("more with --segmenter", use=USE, rare=True)
+    rare = add_segmenting(parser, "with --segmenter", duplicates="1, all count, as published")
     rare.add_argument(
         "--gamma-seg",
         type=float,
@@ -61,13 +49,11 @@ def add_segmenter(parser: Parser) -> None:
         metavar="M2",
         help="smaller objects take no part",
     )
-    add_rare_segmenting(rare)
 
 
 def run_segmenter(args: argparse.Namespace) -> None:
     """Segment, label, and say what came of it."""
     from dataclasses import asdict, replace
-    from pathlib import Path
 
     from rscd.cli.progress import progress_bar
     from rscd.labels.from_segmenter import generate
@@ -86,37 +72,25 @@ def run_segmenter(args: argparse.Namespace) -> None:
             options,
             allow_slow=args.allow_slow_cpu,
             overwrite=args.overwrite,
-            told=progress,
+            progress=progress,
         )
     for warning in summary.warnings:
         log.warning("%s", warning)
-    if args.json:
-        emit_json(asdict(summary))
-    else:
-        _say(summary)
-        emit(str(store))
+    if not args.json:
+        shares = ", ".join(f"{gamma}: {share:.1%}" for gamma, share in summary.reliable.items())
+        log.info("reliable at both dates by gamma: %s", shares)
+        log.info(
+            "%d pairs, %d images segmented; %d objects at t1, %d at t2; %.1f %% ignored at gamma "
+            "%g, %.2f %% of the rest changed; %.1f s",
+            *(summary.pairs, summary.segmented, *summary.instances),
+            *(100 * summary.ignored_share, summary.gamma, 100 * summary.changed_share),
+            summary.seconds,
+        )
+    Shown(asdict(summary), [str(store)]).emit(as_json=args.json)
     refuse_failed(list(summary.failed), summary.pairs)
 
 
-def _say(summary: "Summary") -> None:
-    shares = ", ".join(f"{gamma}: {share:.1%}" for gamma, share in summary.reliable.items())
-    log.info("reliable at both dates by gamma: %s", shares)
-    log.info(
-        "%d pairs, %d images segmented; %d objects at t1, %d at t2; %.1f %% ignored at gamma %g, "
-        "%.2f %% of the rest changed; %.1f s",
-        summary.pairs,
-        summary.segmented,
-        *summary.instances,
-        100 * summary.ignored_share,
-        summary.gamma,
-        100 * summary.changed_share,
-        summary.seconds,
-    )
-
-
 def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "list[PairInput]":
-    from pathlib import Path
-
     from rscd.geo.scene import ScenePair
     from rscd.geo.source import parse_bands
     from rscd.labels.from_segmenter import folder_pairs, scene_pair

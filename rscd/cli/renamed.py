@@ -16,11 +16,14 @@ EVENTS = "ceg"
 def in_new_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """A command line in today's words, and a warning for each that is old."""
     found, notes = _with_new_names(words)
-    segmenter = _segmenter(found)
-    if segmenter is None:
+    models = _models(found) if found[:1] == ["predict"] else []
+    prefix, _, segmenter = models[-1][1].partition(":") if models else ("", "", "")
+    if prefix != EVENTS:
         return found, notes
+    taken = {place for places, _ in models for place in places}
+    rest = [word for place, word in enumerate(found) if place and place not in taken]
     notes = [f"rscd predict -m {EVENTS}:NAME goes with version 0.3: rscd events --segmenter NAME"]
-    return ["events", *_without_model(found[1:]), f"--segmenter={segmenter}"], notes
+    return ["events", *rest, f"--segmenter={segmenter}"], notes
 
 
 def _with_new_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -32,20 +35,6 @@ def _with_new_names(words: Sequence[str]) -> tuple[list[str], list[str]]:
             notes.append(f"{name} goes with version 0.3: {names[name]}")
         found.append(f"{names.get(name, name)}{sign}{value}")
     return found, list(dict.fromkeys(notes))
-
-
-def _segmenter(words: Sequence[str]) -> str | None:
-    """What stands behind ``ceg:`` in the last ``-m`` of ``rscd predict``; None for other models."""
-    if not words or words[0] != "predict":
-        return None
-    models = [model for _, model in _models(words)]
-    prefix, _, segmenter = models[-1].partition(":") if models else ("", "", "")
-    return segmenter if prefix == EVENTS else None
-
-
-def _without_model(words: Sequence[str]) -> list[str]:
-    taken = {place for places, _ in _models(words) for place in places}
-    return [word for place, word in enumerate(words) if place not in taken]
 
 
 def _models(words: Sequence[str]) -> list[tuple[range, str]]:

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import add_json, add_verbosity, emit, emit_json, size_hw, whole
+from rscd.cli.options import Shown, add_json, add_verbosity, size_hw, whole
 from rscd.cli.parser import Parser
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,5 @@ def run(args: argparse.Namespace) -> None:
         east_m=args.east,
         overwrite=args.overwrite,
     )
-    if args.json:
-        emit_json({name: str(path) for name, path in files.items()})
-        return
-    for path in files.values():
-        emit(str(path))
+    shown = {name: str(path) for name, path in files.items()}
+    Shown(shown, list(shown.values())).emit(as_json=args.json)

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import not_negative, parse_pairs, positive
+from rscd.cli.options import parse_pairs, positive
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -52,16 +52,6 @@ def add_scene(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="write polygons where the images have no CRS: in the coordinates of a world file, "
         "else x = column and y = -row, where QGIS shows the picture",
-    )
-
-
-def add_min_area(group: argparse._ArgumentGroup, more: str = "") -> None:
-    """``--min-area``."""
-    group.add_argument(
-        "--min-area",
-        type=not_negative,
-        metavar="M2",
-        help=f"leave out polygons below this area{more}",
     )
 
 

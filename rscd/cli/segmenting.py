@@ -5,6 +5,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
+from rscd.cli.options import fraction
+from rscd.cli.parser import Parser
+from rscd.cli.scene import add_size
 
 if TYPE_CHECKING:
     from rscd.labels.from_segmenter import LabelOptions
@@ -17,15 +20,32 @@ USE = "--segmenter"
 """The use of a command in which these arguments count."""
 
 MORE = """\
-Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (rasters of
-another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only), fake
-(--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can be
-told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one class
-two phrases."""
+Segmenters: sam3 (wants a GPU), clipseg, buildings (ships with rscd), precomputed (scores or objects
+of another program, --segmenter-option folder=DIR), spectral (no weights; for demonstration only),
+fake (--segmenter-option folder=DIR). sam3 and clipseg need pip install "rscd[vlm]". What each can
+be told: rscd model show ceg:NAME. In --foreground and --background, tree=tree|forest gives one
+class two phrases."""
 
 
-def add_segmenting(group: argparse._ArgumentGroup) -> None:
-    """Prompts, options of the segmenter, and from which score on a pixel counts."""
+def add_segmenting(
+    parser: Parser, title: str, *, duplicates: str, name: bool = False
+) -> argparse._ArgumentGroup:
+    """Arguments that go with ``--segmenter``.
+
+    Args:
+        parser: of the command.
+        title: of their group.
+        duplicates: the default of ``--duplicate-iou`` in words.
+        name: whether ``--segmenter`` itself is one of them.
+
+    Returns:
+        The group of the rare ones.
+    """
+    group = parser.group(title, use=USE)
+    if name:
+        group.add_argument(
+            "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
+        )
     group.add_argument(
         "--segmenter-option",
         action="append",
@@ -34,30 +54,27 @@ def add_segmenting(group: argparse._ArgumentGroup) -> None:
         help="such as model=FOLDER or folder=DIR; may be repeated",
     )
     group.add_argument(
-        "--foreground",
-        metavar="A,B",
-        help="objects that matter (default house,building)",
+        "--foreground", metavar="A,B", help="objects that matter (default house,building)"
     )
     group.add_argument(
-        "--background",
-        metavar="A,B",
-        help="what surrounds them (default road,grass,tree,water)",
+        "--background", metavar="A,B", help="what surrounds them (default road,grass,tree,water)"
     )
     group.add_argument(
-        "--gamma",
-        type=float,
-        metavar="0..1",
-        help="score of a reliable pixel (default: its own)",
+        "--gamma", type=float, metavar="0..1", help="score of a reliable pixel (default: its own)"
     )
-
-
-def add_rare_segmenting(group: argparse._ArgumentGroup) -> None:
-    """From which score on an object counts, and how images are taken in pieces."""
+    add_size(group)
+    group = parser.group(f"more {title}", use=USE, rare=True)
     group.add_argument(
         "--instance-threshold",
         type=float,
         metavar="0..1",
         help="score from which an object counts (default: the segmenter's own)",
+    )
+    group.add_argument(
+        "--duplicate-iou",
+        type=fraction,
+        metavar="0..1",
+        help=f"two objects of one date with a higher IoU are one (default: {duplicates})",
     )
     group.add_argument("--tile-size", type=int, metavar="N", help="side of a window in pixels")
     group.add_argument(
@@ -66,6 +83,7 @@ def add_rare_segmenting(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--allow-slow-cpu", action="store_true", help="allow a run of hours without a GPU"
     )
+    return group
 
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":
@@ -100,14 +118,15 @@ def segmenter_of(args: argparse.Namespace) -> "Segmenter":
     return segmenter
 
 
-def label_options(args: argparse.Namespace) -> "LabelOptions":
-    """How scores become labels and events."""
+def label_options(args: argparse.Namespace, duplicate_iou: float = 1.0) -> "LabelOptions":
+    """How scores become labels and events, with the command's default of ``--duplicate-iou``."""
     from rscd.labels.from_segmenter import LabelOptions
 
     return LabelOptions(
         gamma=args.gamma,
         delta=args.delta,
         instance_threshold=args.instance_threshold,
+        duplicate_iou=duplicate_iou if args.duplicate_iou is None else args.duplicate_iou,
         tile=args.tile_size,
         overlap=args.overlap,
     )

@@ -31,7 +31,7 @@ often given:
 
 examples:
   rscd train -c configs/supervised_town.yaml
-  rscd train -c configs/supervised_levir.yaml --model.lr 1e-4 --trainer.max_steps 2000
+  rscd train -c configs/supervised_tiles.yaml --model.lr 1e-4 --trainer.max_steps 2000
   rscd train -c configs/finetune_buildings.yaml --begin buildings
 """
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +12,12 @@ from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, BoolArray
-from rscd.data.images import (
-    Picture,
-    fill_invalid,
-    read_mask,
-    read_pair,
-    read_picture,
-)
+from rscd.data.images import Picture, fill_invalid, read_mask, read_pair, read_picture
 from rscd.data.labels import image_label, labels_for, read_label_list
 from rscd.data.layout import Folders, Layout, PairDir, find_layout, image_id
+from rscd.data.plotted import Plotted
 from rscd.data.splits import read_split
 from rscd.geo.labels import IGNORE_CODED, MaskRule
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Sample]
@@ -40,7 +32,7 @@ MOST_NAMED = 5
 class Layer:
     """An additional label map of each pair, such as a pseudo mask."""
 
-    folder: Path | str
+    folder: str | Path
     """Folder of files with the pairs' names, relative to the folder of the dates."""
     values: MaskRule = "strict"
     """How stored values become 0, 1 and 255."""
@@ -61,7 +53,7 @@ class PairFiles:
     """File name in additional layers, without suffix."""
 
 
-class PairFolder(NonGeoDataset):
+class PairFolder(Plotted, NonGeoDataset):
     """Pairs of images in folders, as TorchGeo samples.
 
     Understands ``A/ B/ label/`` with list files, ``train/val/test`` subfolders, and the folder
@@ -152,7 +144,6 @@ class PairFolder(NonGeoDataset):
         self.labels = self._labels(labels)
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
@@ -165,9 +156,8 @@ class PairFolder(NonGeoDataset):
         sample: Sample = {"name": files.name}
         valid = self._add_images(sample, files) if self.keys & {"image", "valid"} else None
         if "mask" in self.keys and files.mask is not None:
-            rule = (
-                self.mask_values if self.mask_from is None else self._layer(self.mask_from).values
-            )
+            own = self.mask_from is None
+            rule = self.mask_values if own else self._layer(str(self.mask_from)).values
             sample["mask"] = _labels_of(files.mask, rule, valid)
         for key, path in files.layers.items():
             sample[key] = _labels_of(path, self._layer(key).values, valid)
@@ -192,12 +182,6 @@ class PairFolder(NonGeoDataset):
                 continue  # the error is reported when that pair is read
         return True
 
-    def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
-        """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
-        from rscd.data.plots import plot_samples
-
-        return plot_samples([sample], rgb)
-
     def _default_keys(self, found: list[tuple[str, str]]) -> frozenset[str]:
         part, name = found[0]
         here = self.layout.parts[part]
@@ -209,7 +193,10 @@ class PairFolder(NonGeoDataset):
         here = self.layout.parts[part]
         t1, t2 = here.t1[name], here.t2[name]
         mask = self._mask_file(here, name) if "mask" in self.keys else None
-        layers = {key: self._layer_file(here, key, name) for key in sorted(self.keys - OWN_KEYS)}
+        layers = {
+            key: _file_in(here.base / self._layer(key).folder, key, name)
+            for key in sorted(self.keys - OWN_KEYS)
+        }
         title = self.layout.title(part, name, self.split)
         return PairFiles(title, t1, t2, mask, layers, here.base, name)
 
@@ -220,23 +207,10 @@ class PairFolder(NonGeoDataset):
         elsewhere = Path(self.mask_from) / here.base.relative_to(self.root)
         if not folder.is_dir() and Path(self.mask_from).name != self.mask_from:
             folder = elsewhere
-        return self._file_in(folder, self.mask_from, name)
+        return _file_in(folder, self.mask_from, name)
 
     def _layer(self, key: str) -> Layer:
         return self.layers.get(key, Layer(key, IGNORE_CODED))
-
-    def _layer_file(self, here: PairDir, key: str, name: str) -> Path:
-        return self._file_in(here.base / self._layer(key).folder, key, name)
-
-    @staticmethod
-    def _file_in(folder: Path, key: str, name: str) -> Path:
-        for suffix in (".png", ".tif", ".tiff"):
-            if (folder / f"{name}{suffix}").is_file():
-                return folder / f"{name}{suffix}"
-        raise DataError(
-            f"{folder}: no {name}.png or .tif for the key {key!r}; create the layer, or name its "
-            "folder with layers="
-        )
 
     def _labels(self, given: Path | str | Mapping[str, int] | None) -> dict[str, int]:
         if "label" not in self.keys:
@@ -284,6 +258,16 @@ class PairFolder(NonGeoDataset):
         return valid
 
 
+def _file_in(folder: Path, key: str, name: str) -> Path:
+    for suffix in (".png", ".tif", ".tiff"):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    raise DataError(
+        f"{folder}: no {name}.png or .tif for the key {key!r}; create the layer, or name its "
+        "folder with layers="
+    )
+
+
 def stack_dates(first: Picture, second: Picture) -> Tensor:
     """(2,C,H,W) float32 of two images of one shape, t1 first, 0 where a date is invalid."""
     image = np.empty((2, *first.pixels.shape), np.float32)
@@ -296,9 +280,7 @@ def stack_dates(first: Picture, second: Picture) -> Tensor:
 def _check_partners(layout: Layout, found: Sequence[tuple[str, str]], kinds: Sequence[str]) -> None:
     """Raise DataError, with the names, where files of some kinds (t1, t2, mask) are missing."""
     for kind in kinds:
-        alone = [
-            (part, name) for part, name in found if name not in getattr(layout.parts[part], kind)
-        ]
+        alone = [(p, name) for p, name in found if name not in getattr(layout.parts[p], kind)]
         if not alone:
             continue
         names = [repr(layout.title(part, name)) for part, name in alone[:MOST_NAMED]]

@@ -411,9 +411,7 @@ def _plain_picture(path: Path, bands: Sequence[int] | None) -> Picture:
 def _decode(path: Path) -> NDArray[Any]:
     with _image_border(path):
         data = path.read_bytes()
-    if _truncated(path.suffix.lower(), data[-1024:]):
-        raise _cut_short(path)
-    with _image_border(path):
+        _check_tail(path, data[-1024:])
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if array is None:
             raise ValueError("no image")
@@ -428,18 +426,14 @@ def check_end(path: Path) -> None:
     """
     with _image_border(path), path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 1024))
-        tail = file.read()
-    if _truncated(path.suffix.lower(), tail):
-        raise _cut_short(path)
+        _check_tail(path, file.read())
 
 
-def _truncated(suffix: str, tail: bytes) -> bool:
+def _check_tail(path: Path, tail: bytes) -> None:
     # OpenCV 4 fills missing rows with grey instead of failing, so check the end marker
-    if suffix == ".png":
-        return b"IEND" not in tail
-    if suffix in {".jpg", ".jpeg"}:
-        return b"\xff\xd9" not in tail
-    return not tail
+    marker = {".png": b"IEND", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}
+    if not tail or marker.get(path.suffix.lower(), b"") not in tail:
+        raise ValueError("the file is truncated")
 
 
 def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:
@@ -449,13 +443,9 @@ def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:
         if bands is not None:
             chosen = _chosen(path, dataset.count, alpha=False, bands=bands)
         pixels = dataset.read(chosen)
-        valid = usable_pixels(
-            dataset,
-            pixels,
-            alpha=None if said.alpha in chosen else said.alpha,
-            nodata=dataset.nodatavals[chosen[0] - 1],
-            own_mask=has_own_mask(dataset),
-        )
+        alpha = None if said.alpha in chosen else said.alpha
+        nodata, own_mask = dataset.nodatavals[chosen[0] - 1], has_own_mask(dataset)
+        valid = usable_pixels(dataset, pixels, alpha=alpha, nodata=nodata, own_mask=own_mask)
         transform = None if dataset.transform.is_identity else dataset.transform
         crs = dataset.crs
     if np.issubdtype(pixels.dtype, np.floating):
@@ -465,8 +455,3 @@ def _raster_picture(path: Path, bands: Sequence[int] | None) -> Picture:
         elif not finite.all():
             valid = finite
     return Picture(pixels, valid, crs, transform)
-
-
-def _cut_short(path: Path) -> DataError:
-    found = found_in(path, ValueError("the file is truncated"), "copy or download the file again")
-    return DataError(f"{shown(path)}: cannot be read, {found}")

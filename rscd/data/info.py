@@ -17,6 +17,7 @@ from rscd.data.layout import SPLIT_FOLDERS, Folders, Layout, PairDir, find_layou
 from rscd.data.leaks import NO_CONTENT, check_leaks, content_hash
 from rscd.data.splits import Split
 from rscd.data.tiles import Tile, find_tiles
+from rscd.geo.labels import NODATA_IN_PNG
 
 MOST = 5
 """Most problems of one kind listed in the text."""
@@ -88,8 +89,6 @@ class FolderReport:
 
 @dataclass
 class _Findings:
-    """Results of one pass over the files."""
-
     problems: list[Problem] = field(default_factory=list)
     hashes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     tiles: list[Tile] = field(default_factory=list)
@@ -225,7 +224,7 @@ def _mask(
 
 
 def _share(values: Mapping[str, int]) -> float | None:
-    known = {value: n for value, n in values.items() if value != "127"}
+    known = {value: n for value, n in values.items() if value != str(NODATA_IN_PNG)}
     total = sum(known.values())
     return (total - known.get("0", 0)) / total if total else None
 

@@ -1,9 +1,9 @@
 """Leaks between parts of a split: equal pixels, neighbouring tiles, shared parents and ground."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import shapely
@@ -33,24 +33,6 @@ class LeakReport:
     leaks: tuple[Leak, ...]
     checked: tuple[str, ...]
     """Which kinds could be checked."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Leaks by kind."""
-        return dict(Counter(leak.kind for leak in self.leaks))
-
-    def text(self) -> str:
-        """One line per kind and pair of parts, with an example."""
-        if not self.leaks:
-            return f"no leaks (checked: {', '.join(self.checked)})"
-        groups: dict[tuple[str, tuple[str, str]], list[Leak]] = {}
-        for leak in self.leaks:
-            groups.setdefault((leak.kind, leak.parts), []).append(leak)
-        return "\n".join(
-            f"{kind}: {len(found)} between {parts[0]} and {parts[1]}, first "
-            f"{found[0].first} and {found[0].second}"
-            for (kind, parts), found in groups.items()
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,49 +106,35 @@ def check_leaks(
         hashes: content hashes of each date by name; None skips the comparison of pixels.
         distance: largest distance that counts as touching, in the units of the boxes.
     """
-    owner = {name: _role(part) for part, names in split.parts.items() for name in names}
-    owner = {name: role for name, role in owner.items() if role != "buffer"}
+    roles = dict.fromkeys(("labeled", "unlabeled"), "train")
+    owner = {
+        name: roles.get(part, part)
+        for part, names in split.parts.items()
+        for name in names
+        if part != "buffer"
+    }
     placed = [tile for tile in tiles if tile.name in owner]
-    leaks = _parents(owner) + [
+    leaks = _shared("parent", {name: [parent_of(name)] for name in owner}, owner) + [
         Leak("touching", a, b, (owner[a], owner[b]))
         for a, b in near_pairs(placed, distance)
         if owner[a] != owner[b]
     ]
     if hashes is not None:
-        leaks += _equal_content(owner, hashes)
+        leaks += _shared("content", hashes, owner)
     checked = ["names", "parents"] + ["touching"] * bool(placed)
     checked += ["content"] * (hashes is not None)
     return LeakReport(tuple(dict.fromkeys(leaks)), tuple(checked))
 
 
-def _role(part: str) -> str:
-    return "train" if part in {"labeled", "unlabeled"} else part
-
-
-def _parents(owner: Mapping[str, str]) -> list[Leak]:
-    groups: dict[str, list[str]] = {}
-    for name in owner:
-        groups.setdefault(parent_of(name), []).append(name)
-    return _across("parent", groups, owner)
-
-
-def _equal_content(owner: Mapping[str, str], hashes: Mapping[str, Sequence[str]]) -> list[Leak]:
-    groups: dict[str, list[str]] = {}
-    for name in owner:
-        for value in dict.fromkeys(hashes.get(name, ())):
-            if value != NO_CONTENT:
-                groups.setdefault(value, []).append(name)
-    return _across("content", groups, owner)
-
-
-def _across(kind: str, groups: Mapping[str, Sequence[str]], owner: Mapping[str, str]) -> list[Leak]:
-    """One leak per group and pair of parts, not one per pair of samples."""
-    leaks = []
-    for names in groups.values():
-        first: dict[str, str] = {}
-        for name in names:
-            first.setdefault(owner[name], name)
-        parts = list(first)
-        for i, a in enumerate(parts):
-            leaks += [Leak(kind, first[a], first[b], (a, b)) for b in parts[i + 1 :]]
-    return leaks
+def _shared(kind: str, keys: Mapping[str, Iterable[str]], owner: Mapping[str, str]) -> list[Leak]:
+    """One leak per key and pair of parts, not one per pair of samples."""
+    first: dict[str, dict[str, str]] = {}
+    for name, part in owner.items():
+        for key in keys.get(name, ()):
+            if key != NO_CONTENT:
+                first.setdefault(key, {}).setdefault(part, name)
+    return [
+        Leak(kind, names[a], names[b], (a, b))
+        for names in first.values()
+        for a, b in combinations(names, 2)
+    ]

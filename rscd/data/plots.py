@@ -1,6 +1,6 @@
 """Pictures of samples: t1, t2 and mask side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,7 @@ def plot_samples(samples: Sequence[Mapping[str, Any]], rgb: Sequence[int] | None
         A figure that pyplot does not manage; save it with ``figure.savefig``.
     """
     columns = 2 + any("mask" in sample for sample in samples)
-    size = (2.6 * columns, 2.6 * len(samples) + 0.25)
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.6 * columns, 2.6 * len(samples) + 0.25)
     axes = figure.subplots(len(samples), columns, squeeze=False)
     for row, sample in zip(axes, samples, strict=True):
         _plot_row(row, sample, rgb)
@@ -80,16 +78,28 @@ def plot_samples(samples: Sequence[Mapping[str, Any]], rgb: Sequence[int] | None
     return figure
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches that pyplot does not manage."""
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def without_ticks(axes: Iterable[Any]) -> None:
+    """Leave only a thin frame around pictures."""
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_color("0.6")
+
+
 def _plot_row(row: Sequence[Any], sample: Mapping[str, Any], rgb: Sequence[int] | None) -> None:
     t1, t2 = to_rgb(np.asarray(sample["image"]), rgb)
     row[0].imshow(t1)
     row[1].imshow(t2)
     if "mask" in sample:
         row[2].imshow(to_colours(np.asarray(sample["mask"])[0]), interpolation="nearest")
-    for axis in row:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.spines[:].set_color("0.6")
+    without_ticks(row)
     caption = str(sample.get("name", ""))
     if "label" in sample:
         caption += f"\nlabel {int(sample['label'])}"

@@ -32,20 +32,14 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from rscd.base.claim import Claim, Earlier, alone, everything
-from rscd.base.errors import DataError
 from rscd.base.files import write_whole, writing
-from rscd.base.types import IGNORE, ByteArray, ShapeHW
+from rscd.base.types import IGNORE, ShapeHW
 from rscd.base.version import version
-from rscd.data.images import (
-    open_label,
-    read_label_values,
-    read_picture,
-    write_picture,
-)
+from rscd.data.images import open_label, read_label_values, read_picture, write_picture
 from rscd.data.labels import write_label_list
 from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
-from rscd.data.tilings import PUBLISHED, Cut, Triple, plan
+from rscd.data.tilings import PUBLISHED, Cut, TileOrder, Triple, plan
 from rscd.geo.labels import MaskRule, coding_in, read_stored
 
 log = logging.getLogger(__name__)
@@ -76,16 +70,6 @@ class Manifest:
         """Fraction of changed pixels by split, without ignored pixels."""
         return dict(self.content["change_share"])
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 over the pixels of all tiles and their split."""
-        return str(self.content["hash"])
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Checks against the published numbers that did not hold."""
-        return tuple(check["what"] for check in self.content["checks"] if not check["ok"])
-
 
 def prepare(
     name: str,
@@ -97,6 +81,7 @@ def prepare(
     mask_values: MaskRule = "strict",
     files: Triple | None = None,
     whole_parents: bool = False,
+    tile_order: TileOrder = "rows",
     progress: Progress | None = None,
 ) -> Manifest:
     """Cut a benchmark set into its published tiles.
@@ -113,6 +98,8 @@ def prepare(
         mask_values: how the set's label values are read.
         files: t1, t2 and label raster of ``whu``, if they cannot be identified by name.
         whole_parents: DSIFN-CD only, see the module docstring.
+        tile_order: LEVIR-CD only: how the tiles of a scene are numbered. The published lists do not
+            say; the manifest does.
         progress: called with tiles done and the total.
 
     Returns:
@@ -125,11 +112,21 @@ def prepare(
     """
     src, dst = Path(src), Path(dst)
     cuts, split, sources, notes = plan(
-        name, src, patch=patch, seed=seed, files=files, whole_parents=whole_parents
+        name,
+        src,
+        patch=patch,
+        seed=seed,
+        files=files,
+        whole_parents=whole_parents,
+        tile_order=tile_order,
     )
+    if name == "levir":
+        notes = [*notes, f"tiles of a scene are numbered by {tile_order}, which no paper states"]
     rule = sorted(mask_values.items()) if isinstance(mask_values, Mapping) else mask_values
     settings = {"name": name, "patch": patch, "seed": seed, "mask_values": repr(rule)}
     settings |= {"whole_parents": whole_parents, "source": _fingerprint(cuts)}
+    if tile_order != "rows":
+        settings["tile_order"] = tile_order
     claim = Claim(
         dst, "tiles", settings, everything, "give a new folder", Earlier("prepare.json", dict)
     )
@@ -145,25 +142,7 @@ def prepare(
         write_whole(dst / "manifest.json", json.dumps(content, indent=1) + "\n")
     for check in content["checks"]:
         if not check["ok"]:
-            log.warning(
-                "%s: expected %s, found %s", check["what"], check["expected"], check["found"]
-            )
-    return Manifest(content)
-
-
-def read_manifest(folder: Path | str) -> Manifest:
-    """Read ``manifest.json`` of a prepared folder.
-
-    Raises:
-        DataError: if it is missing or of another format.
-    """
-    path = Path(folder) / "manifest.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no readable manifest; run rscd data prepare again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path}: expected format {FORMAT}; run rscd data prepare again")
+            log.warning("%(what)s: expected %(expected)s, found %(found)s", check)
     return Manifest(content)
 
 
@@ -203,35 +182,20 @@ def _paths(dst: Path, cut: Cut, t1: Source) -> Triple:
 
 
 def _cut_one(
-    cut: Cut,
-    paths: Triple,
-    strips: Sequence[NDArray[Any]],
-    sources: Sequence[Source],
-    patch: int,
+    cut: Cut, paths: Triple, strips: Sequence[NDArray[Any]], sources: Sequence[Source], patch: int
 ) -> None:
     t1 = sources[0]
     window = slice(cut.column, cut.column + patch)
     transform = t1.tile_transform(cut.column, cut.row)
     for path, strip, source in zip(paths[:2], strips[:2], sources[:2], strict=True):
         with writing(path):  # what fails here is not the source's
-            write_picture(
-                path,
-                np.ascontiguousarray(strip[:, :, window]),
-                t1.crs,
-                transform,
-                source.nodata,
-                colorinterp=source.colorinterp,
-                units=source.units,
-            )
+            tile, own = np.ascontiguousarray(strip[:, :, window]), source.colorinterp
+            where = (t1.crs, transform, source.nodata)
+            write_picture(path, tile, *where, colorinterp=own, units=source.units)
+    stored = np.zeros(256, np.uint8)
+    stored[list(STORED)] = list(STORED.values())
     with writing(paths[2]):
-        write_picture(paths[2], _stored(strips[2][:, :, window]), t1.crs, transform)
-
-
-def _stored(mask: ByteArray) -> ByteArray:
-    stored = np.zeros_like(mask)
-    for value, code in STORED.items():
-        stored[mask == value] = code
-    return stored
+        write_picture(paths[2], stored[strips[2][:, :, window]], t1.crs, transform)
 
 
 def _record(cut: Cut, paths: Triple, patch: int) -> dict[str, Any]:

@@ -89,7 +89,8 @@ class Guarded(Sampler[Query]):
         self._least = (LEAST_PX * dataset.res[0], LEAST_PX * dataset.res[1])
         # only newer samplers such as RandomPatchSampler declare how they choose
         turned = getattr(kind, "strategy", None) == "random"
-        grown = _grown(index, _extent(dataset, size, turned=turned), centred=turned)
+        extent, grown = _extent(dataset, size, turned=turned), index.copy()
+        grown.geometry = [_grown(g.bounds, extent, centred=turned) for g in index.geometry]
         with _no_advice():
             self.sampler = kind(_Indexed(grown, dataset.res), size=size, **options)
 
@@ -100,7 +101,6 @@ class Guarded(Sampler[Query]):
         return (cast(Query, query) for query in queries if self._touches(query))
 
     def __len__(self) -> int:
-        """Number of queries."""
         return sum(1 for _ in self)
 
     def _touches(self, query: Query) -> bool:
@@ -129,15 +129,7 @@ def _extent(dataset: GeoDataset, size: PatchSize, *, turned: bool) -> tuple[floa
     return side, side
 
 
-def _grown(
-    index: geopandas.GeoDataFrame, extent: tuple[float, float], *, centred: bool
-) -> geopandas.GeoDataFrame:
-    grown = index.copy()
-    grown.geometry = [_grow(g.bounds, extent, centred=centred) for g in index.geometry]
-    return grown
-
-
-def _grow(bounds: Sequence[float], extent: tuple[float, float], *, centred: bool) -> Any:
+def _grown(bounds: Sequence[float], extent: tuple[float, float], *, centred: bool) -> Any:
     """A box of at least this extent: enlarged evenly, or with a fixed upper left corner."""
     left, bottom, right, top = bounds
     more_x, more_y = extent[1] - (right - left), extent[0] - (top - bottom)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -22,6 +22,7 @@ from rscd.base.types import IGNORE, LAYERS, Align, BoolArray, ByteArray
 from rscd.data.answers import Answer, answers_in, open_answers
 from rscd.data.labels import image_label
 from rscd.data.leaks import Ground
+from rscd.data.plotted import Plotted
 from rscd.data.scene_files import Scene, expand
 from rscd.data.scene_labels import (
     BuildingDifference,
@@ -38,9 +39,6 @@ from rscd.geo.labels import MaskRule
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Scene", "ScenePairs"]
 
@@ -85,7 +83,7 @@ class Placed:
         return shapely.intersection(shapely.union_all(self.area.geometries), whole)
 
 
-class ScenePairs(GeoDataset):
+class ScenePairs(Plotted, GeoDataset):
     """Georeferenced scenes of two dates, indexed by place and time as TorchGeo's datasets are.
 
     Every scene is read on one grid: its own (t1's) if CRS and pixel size are the dataset's, else
@@ -241,12 +239,6 @@ class ScenePairs(GeoDataset):
             )
             for place in self.places
         ]
-
-    def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
-        """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
-        from rscd.data.plots import plot_samples
-
-        return plot_samples([sample], rgb)
 
     def _chosen_keys(
         self, keys: Sequence[str] | set[str] | frozenset[str] | None

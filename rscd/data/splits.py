@@ -3,14 +3,16 @@
 The published lists of labelled pairs (5, 10, 20 and 40 % of LEVIR-CD and WHU-CD) are not part of
 this package. If the list files exist, :func:`published_split` reads and checks them; otherwise
 :func:`labeled_split` selects as many pairs by a stated rule, which gives different pairs.
+``rscd data split`` writes both as files.
 """
 
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rscd.base.errors import DataError
 from rscd.base.files import digest_of, write_whole
@@ -35,7 +37,6 @@ class Split:
     """Description of how the split was made."""
 
     def __post_init__(self) -> None:
-        """Refuse names that occur in two parts, or twice in one."""
         owner: dict[str, str] = {}
         for part, names in self.parts.items():
             for name in names:
@@ -73,9 +74,13 @@ class Split:
             for part, names in self.parts.items():
                 write_whole(path / f"{part}.txt", "".join(f"{name}\n" for name in names))
             return
+        write_whole(path, self.text())
+
+    def text(self) -> str:
+        """The content of the JSON file."""
         parts = {part: list(names) for part, names in self.parts.items()}
         content = {"format": FORMAT, "rule": self.rule, "hash": self.hash, "parts": parts}
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        return json.dumps(content, indent=1) + "\n"
 
 
 def read_split(path: Path | str) -> Split:
@@ -95,10 +100,6 @@ def read_split(path: Path | str) -> Split:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no readable split ({error}); expected a JSON file") from error
-    return _parsed(content, path)
-
-
-def _parsed(content: Any, path: Path) -> Split:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DataError(f"{path}: expected a split of format {FORMAT}; write it with Split.write")
     try:
@@ -123,7 +124,9 @@ def random_split(names: Sequence[str], shares: Shares, seed: int = 0) -> Split:
     counts = part_counts(len(names), shares)
     shuffled = sorted(names)
     random.Random(seed).shuffle(shuffled)
-    return Split(_cut(shuffled, counts), f"random, seed {seed}")
+    rest = iter(shuffled)
+    parts = {part: tuple(islice(rest, count)) for part, count in counts.items()}
+    return Split(parts, f"random, seed {seed}")
 
 
 def part_counts(n: int, shares: Shares) -> dict[str, int]:
@@ -147,19 +150,8 @@ def part_counts(n: int, shares: Shares) -> dict[str, int]:
     return counts | {last: counts[last] + n - sum(counts.values())}
 
 
-def _cut(names: Sequence[str], counts: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    parts, start = {}, 0
-    for part, count in counts.items():
-        parts[part] = tuple(names[start : start + count])
-        start += count
-    return parts
-
-
 def labeled_split(
-    names: Sequence[str],
-    percent: int,
-    how: Literal["random", "first"] = "random",
-    seed: int = 0,
+    names: Sequence[str], percent: int, how: Literal["random", "first"] = "random", seed: int = 0
 ) -> Split:
     """Parts ``labeled`` and ``unlabeled`` of a training set.
 
@@ -229,6 +221,54 @@ def _check_published(split: Split, folder: Path, percent: int) -> None:
         raise DataError(f"{folder}: labelled and unlabelled pairs are not those of train.txt")
 
 
+@dataclass(frozen=True)
+class Subset:
+    """Some of the pairs of a dataset, as plain data of a configuration."""
+
+    names: tuple[str, ...] | None = None
+    """These pairs, in this order."""
+    percent: int | None = None
+    """The labelled pairs of :func:`labeled_split`; 100 for all."""
+    seed: int = 0
+    """Of ``percent``."""
+    split_file: str | None = None
+    """A split on disk, see :func:`read_split`."""
+    part: str | None = None
+    """The part of ``split_file``."""
+
+    def __post_init__(self) -> None:
+        ways = [self.names is not None, self.percent is not None, self.split_file is not None]
+        if sum(ways) != 1 or (self.split_file is None) != (self.part is None):
+            raise DataError(
+                "expected a subset by names, by percent, or by split_file and part, found "
+                f"{self}; give one of them"
+            )
+
+    def of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The chosen ones among the names of a dataset, in the order of the choice.
+
+        Raises:
+            DataError: if a chosen pair is not among them, or the percentage is impossible.
+        """
+        if self.percent is not None:
+            return tuple(
+                names
+                if self.percent == 100
+                else labeled_split(names, self.percent, seed=self.seed)["labeled"]
+            )
+        known = set(names)
+        chosen = (
+            self.names if self.split_file is None else read_split(self.split_file)[str(self.part)]
+        )
+        missing = [name for name in chosen or () if name not in known]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(chosen or ())} chosen pairs do not exist, first "
+                f"{missing[0]!r}; the choice belongs to another dataset or split"
+            )
+        return tuple(chosen or ())
+
+
 def group_split(
     names: Sequence[str], group: Callable[[str], str], shares: Shares, seed: int = 0
 ) -> Split:
@@ -261,11 +301,7 @@ def group_split(
 
 
 def block_split(
-    tiles: Sequence[Tile],
-    shares: Shares,
-    block: float,
-    buffer: float = 0.0,
-    seed: int = 0,
+    tiles: Sequence[Tile], shares: Shares, block: float, buffer: float = 0.0, seed: int = 0
 ) -> Split:
     """Spatial blocks of one big scene, with unused tiles between the parts.
 
@@ -290,18 +326,19 @@ def block_split(
     if block <= 0 or buffer < 0:
         raise DataError(f"block {block:g} must be positive and buffer {buffer:g} not negative")
     by_name = {tile.name: tile for tile in tiles}
-    dealt = group_split(list(by_name), lambda name: _block_of(by_name[name], block), shares, seed)
+
+    def block_of(name: str) -> str:
+        left, bottom, right, top = by_name[name].box
+        column, row = (int(min(ends) // block) for ends in ((left, right), (bottom, top)))
+        return f"{by_name[name].scene}/{column}/{row}"
+
+    dealt = group_split(list(by_name), block_of, shares, seed)
     rank = {name: i for i, names in enumerate(dealt.parts.values()) for name in names}
     dropped = _dropped(tiles, rank, buffer) if buffer > 0 else set()
     parts = {p: tuple(n for n in names if n not in dropped) for p, names in dealt.parts.items()}
     if dropped:
         parts["buffer"] = tuple(sorted(dropped))
     return Split(parts, f"blocks of {block:g}, buffer {buffer:g}, seed {seed}")
-
-
-def _block_of(tile: Tile, block: float) -> str:
-    left, bottom, right, top = tile.box
-    return f"{tile.scene}/{int(min(left, right) // block)}/{int(min(bottom, top) // block)}"
 
 
 def _dropped(tiles: Sequence[Tile], rank: Mapping[str, int], buffer: float) -> set[str]:

@@ -6,10 +6,10 @@ image, and the camera moved between the dates; none has flow.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class ChangeSim(StreetDataset):
         max_pose_difference: float | None = None,
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Find the pairs.
@@ -73,6 +74,7 @@ class ChangeSim(StreetDataset):
                 reaches this (the published loader uses 0.5 in training).
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
+            only: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
 
         Raises:
@@ -94,8 +96,11 @@ class ChangeSim(StreetDataset):
                 f"{CONDITIONS[condition]}/ with rgb/, t0/rgb/ and change_segmentation/; get the "
                 "set from https://github.com/SAMMiCA/ChangeSim"
             )
-        log.info("ChangeSim %s %s, sequences %s: %d pairs", split, condition, chosen, len(pairs))
-        super().__init__(pairs, keys=keys, size=size, transforms=transforms)
+        super().__init__(pairs, keys=keys, size=size, only=only, transforms=transforms)
+        log.info(
+            "ChangeSim %s %s, sequences %s: %d pairs, %d of them used",
+            *(split, condition, chosen, len(pairs), len(self)),
+        )
 
     def read_change(self, path: Path) -> ByteArray:
         """(H,W) uint8 class by colour; unknown colours become static and are counted."""
@@ -137,6 +142,7 @@ class PCD(StreetDataset):
         change_value: Polarity = "auto",
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Find the pairs.
@@ -153,13 +159,12 @@ class PCD(StreetDataset):
                 of 255 and the rest, which is a guess; the choice is logged.
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
+            only: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
 
         Raises:
             DataError: if nothing is found or the fold is not 0 to 4.
         """
-        if fold not in range(FOLDS):
-            raise DataError(f"fold is {fold}; PCD has folds 0 to {FOLDS - 1}")
         root = Path(root)
         ready = root / f"set{fold}"
         if ready.is_dir():
@@ -173,7 +178,7 @@ class PCD(StreetDataset):
                 f"ground_truth/, or set{fold}/train and test; get the set from "
                 "https://kensakurada.github.io/pcd_dataset.html"
             )
-        super().__init__(pairs, keys=keys, size=size, transforms=transforms)
+        super().__init__(pairs, keys=keys, size=size, only=only, transforms=transforms)
         self.polarity = self._polarities(change_value) if self.needs_masks else {}
         """Values of change by mask folder."""
 
@@ -216,6 +221,7 @@ class VLCMUCD(StreetDataset):
         *,
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Find the pairs.
@@ -225,6 +231,7 @@ class VLCMUCD(StreetDataset):
             split: train or test of the prepared layout; all for the raw layout.
             keys: see :class:`StreetDataset`.
             size: see :class:`StreetDataset`.
+            only: see :class:`StreetDataset`.
             transforms: see :class:`StreetDataset`.
 
         Raises:
@@ -241,7 +248,7 @@ class VLCMUCD(StreetDataset):
                 "with split='all' raw/SSS/RGB and raw/SSS/GT; get the set from "
                 "https://ghsi.github.io/proj/RSS2016.html"
             )
-        super().__init__(pairs, keys=keys, size=size, transforms=transforms)
+        super().__init__(pairs, keys=keys, size=size, only=only, transforms=transforms)
 
 
 def crops_of(pair: StreetPair) -> list[StreetPair]:
@@ -318,7 +325,7 @@ def _reference_sequence(sequence: Path) -> Path:
 def _panoramas(root: Path, split: str, fold: int, subsets: Sequence[str]) -> list[StreetPair]:
     pairs: list[StreetPair] = []
     for subset in subsets:
-        here = {pair.group: pair for pair in side_by_side(root / subset, _own_group)}
+        here = {pair.group: pair for pair in side_by_side(root / subset, str)}
         chosen = list(here) if split == "all" else fold_split(list(here), fold)[split]
         pairs += [
             replace(here[name], name=f"{subset}/{name}", group=f"{subset}/{name}")
@@ -342,16 +349,10 @@ def _raw_cmu(raw: Path) -> list[StreetPair]:
             number = first.stem.partition("_")[2]
             second, mask = sequence / f"2_{number}.png", place / "GT" / f"gt{number}.png"
             if not second.is_file():
-                raise DataError(
-                    f"{second}: the later image of {first} is missing; complete the set"
-                )
+                raise DataError(f"{second}: the later image of {first} is missing; add the file")
             found = mask if mask.is_file() else None
             pairs.append(StreetPair(f"{place.name}_{number}", first, second, found, place.name))
     return pairs
-
-
-def _own_group(name: str) -> str:
-    return name
 
 
 def _place(name: str) -> str:

@@ -1,9 +1,9 @@
 """Base of the street-level sets: pairs of files, samples, folders side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,15 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torchgeo.datasets import NonGeoDataset
 
-from rscd.base.arguments import check_names
+from rscd.base.arguments import check_names, made
 from rscd.base.errors import DataError
 from rscd.base.files import by_stem, natural_key
 from rscd.base.types import ByteArray, ShapeHW
 from rscd.data.folder import Sample, Transform, stack_dates
 from rscd.data.images import IMAGE_SUFFIXES, Picture, read_label_values, read_picture
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from rscd.data.plotted import Plotted
+from rscd.data.splits import Subset
 
 MASK_FOLDERS = ("mask", "gt", "ground_truth")
 OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow"})
@@ -41,7 +40,7 @@ class StreetPair:
     """Quarter turns counter-clockwise after cropping."""
 
 
-class StreetDataset(NonGeoDataset):
+class StreetDataset(Plotted, NonGeoDataset):
     """Pairs of street images as TorchGeo samples; the subclasses find the files.
 
     A sample has ``name`` and ``keys``:
@@ -59,6 +58,7 @@ class StreetDataset(NonGeoDataset):
         *,
         keys: set[str] | frozenset[str] = frozenset({"image", "mask"}),
         size: ShapeHW | None = None,
+        only: Mapping[str, Any] | None = None,
         transforms: Transform | None = None,
     ) -> None:
         """Store the pairs.
@@ -68,13 +68,17 @@ class StreetDataset(NonGeoDataset):
             keys: keys of a sample besides its name; without ``mask``, ``label`` and ``classes`` no
                 mask is opened.
             size: (height, width) to resize to, images bilinear, masks nearest.
+            only: fields of :class:`rscd.data.splits.Subset`: the pairs to keep, by name, such as
+                ``{percent: 10}`` or ``{split_file: split.json, part: labeled}``.
             transforms: applied to each sample.
 
         Raises:
-            DataError: if a key is unknown or a mask is missing.
+            DataError: if a key is unknown, a mask is missing, or a chosen pair does not exist.
         """
         check_names(keys, sorted(OWN_KEYS), "keys of street sets", DataError)
         self.pairs = tuple(pairs)
+        if only is not None:
+            self.keep(made(Subset, only, "only"))
         self.keys = frozenset(keys)
         self.size = size
         self.transforms = transforms
@@ -83,7 +87,6 @@ class StreetDataset(NonGeoDataset):
             raise DataError(f"masks missing: {len(bare)}, first of {bare[0]!r}; add the files")
 
     def __len__(self) -> int:
-        """Number of samples."""
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
@@ -108,6 +111,15 @@ class StreetDataset(NonGeoDataset):
             sample |= self._from_mask(pair.mask, pair, shape)
         return self.transforms(sample) if self.transforms is not None else sample
 
+    def keep(self, subset: Subset) -> None:
+        """Drop all pairs but some.
+
+        Raises:
+            DataError: if one of them does not exist.
+        """
+        by_name = {pair.name: pair for pair in self.pairs}
+        self.pairs = tuple(by_name[name] for name in subset.of(self.names))
+
     @property
     def needs_masks(self) -> bool:
         """True if a key is read from masks; otherwise no mask is opened."""
@@ -117,20 +129,6 @@ class StreetDataset(NonGeoDataset):
     def names(self) -> tuple[str, ...]:
         """Names of the samples, in the order of the indices."""
         return tuple(pair.name for pair in self.pairs)
-
-    @property
-    def groups(self) -> dict[str, tuple[int, ...]]:
-        """Indices by group: panoramas, sequences or places."""
-        found: dict[str, list[int]] = {}
-        for index, pair in enumerate(self.pairs):
-            found.setdefault(pair.group, []).append(index)
-        return {group: tuple(indices) for group, indices in found.items()}
-
-    def plot(self, sample: Sample) -> "Figure":
-        """t1, t2 and mask of one sample side by side."""
-        from rscd.data.plots import plot_samples
-
-        return plot_samples([sample])
 
     def read_change(self, path: Path) -> ByteArray:
         """(H,W) uint8 change class of a mask file, 0 for static; subclasses define the coding."""

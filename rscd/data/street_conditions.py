@@ -1,7 +1,6 @@
 """A labelled street set of any known layout, with the conditions to evaluate separately."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,16 +9,18 @@ from torch.utils.data import Dataset
 from rscd.base.errors import DataError
 from rscd.base.types import ShapeHW
 from rscd.data.folder import Sample
+from rscd.data.splits import Subset, read_split
 from rscd.data.street import CONDITIONS, PCD, VLCMUCD, ChangeSim
 from rscd.data.street_base import MASK_FOLDERS, StreetDataset
 
 Parts = dict[str, StreetDataset]
 
-SPLITS = ("train", "test")
+SPLITS: tuple[str, ...] = ("train", "test")
+"""The last one is the default."""
 
 
 class StreetConditions(Dataset[Sample]):
-    """The concatenated parts of a street set.
+    """The concatenated parts of a street set by condition.
 
     A sample has ``image``, ``mask`` and ``name`` as in `StreetDataset`, and ``valid`` (1,H,W), true
     everywhere.
@@ -28,18 +29,15 @@ class StreetConditions(Dataset[Sample]):
     eight_bit = True
 
     def __init__(self, root: Path | str, split: str | None, parts: Mapping[str, StreetDataset]):
-        """Store the parts by condition."""
         self.root, self.split = Path(root), split
         self.parts = dict(parts)
         places = [(part, index) for part in parts.values() for index in range(len(part))]
         self._places: Sequence[tuple[StreetDataset, int]] = places
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self._places)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one pair."""
         part, place = self._places[index]
         sample = part[place]
         return sample | {"valid": torch.ones_like(sample["mask"], dtype=torch.bool)}
@@ -60,7 +58,10 @@ class StreetConditions(Dataset[Sample]):
 
 
 def street_conditions(
-    root: Path | str, split: str | None = None, size: ShapeHW | None = None
+    root: Path | str,
+    split: str | None = None,
+    size: ShapeHW | None = None,
+    split_file: Path | str | None = None,
 ) -> StreetConditions | None:
     """A street set, or None if the folder has another layout.
 
@@ -76,16 +77,86 @@ def street_conditions(
         root: the folder.
         split: ``train`` or ``test`` if the layout has them, by default ``test``.
         size: (height, width) to resize to; papers resize to 520 x 520.
+        split_file: a split on disk, see `rscd.data.splits.read_split`; ``split`` then names one of
+            its parts.
 
     Raises:
         DataError: for a street set without pairs, without masks, or without that split.
     """
+    root, splits = Path(root), SPLITS
+    if any((root / f"Query_Seq_{part}").is_dir() for part in ("Train", "Test")):
+        parts_of = _changesim
+    elif any(map(_is_plain, (root / "TSUNAMI", root / "GSV", *_in_splits(root / "set0")))):
+        parts_of = _pcd
+    elif any(map(_is_plain, _in_splits(root))):
+        parts_of = _vl_cmu
+    else:
+        splits = ()
+        one_set = _is_plain(root) or (root / "raw").is_dir()
+        if not one_set and not _plain_folders(root):
+            return None
+        parts_of = _vl_cmu if one_set else _folders
+    if split_file is not None:
+        return _listed(
+            root,
+            split,
+            split_file,
+            [parts_of(root, own or "all", size) for own in _present(root, splits)],
+        )
+    chosen = _split(root, split, splits)
+    return StreetConditions(root, chosen, parts_of(root, chosen or "all", size))
+
+
+def training_names(root: Path | str, split: str = "train") -> tuple[str, ...]:
+    """Names of the pairs of a street set in one split, of its first condition for ChangeSim.
+
+    No mask is needed. Empty if the folder has another layout.
+    """
     root = Path(root)
-    for layout in LAYOUTS:
-        if layout.found(root):
-            chosen = _split(root, split, layout.splits)
-            return StreetConditions(root, chosen, layout.parts(root, chosen or "all", size))
-    return None
+    data: StreetDataset
+    keys = {"image"}
+    if any((root / f"Query_Seq_{part}").is_dir() for part in ("Train", "Test")):
+        data = ChangeSim(root, split, keys=keys)  # type: ignore[arg-type]
+    elif any((place / "t0").is_dir() for place in (root / "TSUNAMI", *_in_splits(root / "set0"))):
+        data = PCD(root, split, keys=keys)  # type: ignore[arg-type]
+    elif any((place / "t0").is_dir() for place in _in_splits(root)):
+        data = VLCMUCD(root, split, keys=keys)  # type: ignore[arg-type]
+    else:
+        return ()
+    return data.names
+
+
+def _present(root: Path, splits: tuple[str, ...]) -> list[str | None]:
+    """The splits of a set to look for listed pairs in; None where there are none."""
+    places = {split: (root / split, root / f"Query_Seq_{split.capitalize()}") for split in splits}
+    by_folder = any(place.is_dir() for both in places.values() for place in both)
+    return [split for split in splits if not by_folder or any(map(Path.is_dir, places[split]))] or [
+        None
+    ]
+
+
+def _listed(
+    root: Path, part: str | None, split_file: Path | str, found: Sequence[Parts]
+) -> StreetConditions:
+    """The pairs of one part of a split file, wherever they are."""
+    if part is None:
+        raise DataError(f"expected a part of {split_file}, found none; name it with the split")
+    wanted = read_split(split_file)[part]
+    everywhere = {name for parts in found for data in parts.values() for name in data.names}
+    Subset(names=wanted).of(tuple(everywhere))
+    kept: Parts = {}
+    for parts in found:
+        for condition, data in parts.items():
+            own = set(data.names)
+            data.keep(Subset(names=tuple(name for name in wanted if name in own)))
+            if len(data):
+                again = f"{condition} (test)" if condition in kept else condition
+                kept[again] = data
+    return StreetConditions(root, part, kept)
+
+
+def _in_splits(root: Path) -> list[Path]:
+    return [root / split for split in SPLITS]
 
 
 def _split(root: Path, split: str | None, known: tuple[str, ...]) -> str | None:
@@ -111,11 +182,8 @@ def _plain_folders(root: Path) -> list[Path]:
 
 
 def _changesim(root: Path, split: str, size: ShapeHW | None) -> Parts:
-    there = [
-        name
-        for name, suffix in CONDITIONS.items()
-        if any(root.glob(f"Query_Seq_{split.capitalize()}/Warehouse_*/Seq_[0-9]{suffix}"))
-    ]
+    pattern = f"Query_Seq_{split.capitalize()}/Warehouse_*/Seq_[0-9]"
+    there = [name for name, suffix in CONDITIONS.items() if any(root.glob(pattern + suffix))]
     return {
         name: ChangeSim(root, split, condition=name, size=size)  # type: ignore[arg-type]
         for name in there or ["normal"]
@@ -136,41 +204,3 @@ def _vl_cmu(root: Path, split: str, size: ShapeHW | None) -> Parts:
 
 def _folders(root: Path, split: str, size: ShapeHW | None) -> Parts:
     return {folder.name: VLCMUCD(folder, "all", size=size) for folder in _plain_folders(root)}
-
-
-def _is_pcd(root: Path) -> bool:
-    crops = (root / "set0" / split for split in SPLITS)
-    return any(_is_plain(f) for f in (root / "TSUNAMI", root / "GSV", *crops))
-
-
-def _is_changesim(root: Path) -> bool:
-    return any((root / f"Query_Seq_{split}").is_dir() for split in ("Train", "Test"))
-
-
-def _is_prepared(root: Path) -> bool:
-    return any(_is_plain(root / split) for split in SPLITS)
-
-
-def _is_one_set(root: Path) -> bool:
-    return _is_plain(root) or (root / "raw").is_dir()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A layout of street sets on disk."""
-
-    found: Callable[[Path], bool]
-    parts: Callable[[Path, str, ShapeHW | None], Parts]
-    """Opens the datasets by condition, for a folder, a split and a size."""
-    splits: tuple[str, ...] = ()
-    """Available splits; the last one is the default."""
-
-
-LAYOUTS = (
-    Layout(_is_changesim, _changesim, SPLITS),
-    Layout(_is_pcd, _pcd, SPLITS),
-    Layout(_is_prepared, _vl_cmu, SPLITS),
-    Layout(_is_one_set, _vl_cmu),
-    Layout(lambda root: bool(_plain_folders(root)), _folders),
-)
-"""The first matching layout is used."""

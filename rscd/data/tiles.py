@@ -58,13 +58,9 @@ def tile_from_name(name: str, patch: int = 256) -> Tile | None:
     return None
 
 
-def _whu(match: re.Match[str], patch: int) -> tuple[str, int, int]:
-    row, column = divmod(int(match["n"]) - 1, WHU_COLUMNS)
-    return match["scene"], column * patch, row * patch
-
-
-def _levir(match: re.Match[str], patch: int) -> tuple[str, int, int]:
-    row, column = divmod(int(match["n"]) - 1, 1024 // patch)
+def _numbered(match: re.Match[str], patch: int) -> tuple[str, int, int]:
+    columns = WHU_COLUMNS if match["scene"] == "whucd" else 1024 // patch
+    row, column = divmod(int(match["n"]) - 1, columns)
     return match["scene"], column * patch, row * patch
 
 
@@ -78,11 +74,11 @@ def _offsets(match: re.Match[str], _patch: int) -> tuple[str, int, int]:
 
 # the first matching pattern is used
 _PATTERNS = (
-    (re.compile(r"(?P<scene>whucd)_(?P<n>\d{5})"), _whu),
+    (re.compile(r"(?P<scene>whucd)_(?P<n>\d{5})"), _numbered),
     (re.compile(r"(?P<scene>.+)_r(?P<r>\d+)_c(?P<c>\d+)"), _indices),
     (re.compile(r"(?P<scene>.+)_(?P<r>\d{4})_(?P<c>\d{4})"), _offsets),
     (re.compile(r"(?P<scene>.+)-tile_(?P<r>\d+)-(?P<c>\d+)"), _indices),
-    (re.compile(r"(?P<scene>(?:train|val|test)_\d+)_(?P<n>\d{1,2})"), _levir),
+    (re.compile(r"(?P<scene>(?:train|val|test)_\d+)_(?P<n>\d{1,2})"), _numbered),
 )
 
 

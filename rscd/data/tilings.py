@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rscd.base.errors import DataError
 from rscd.base.types import ShapeHW
@@ -17,6 +18,10 @@ from rscd.data.splits import Split, random_split
 SPLITS = ("train", "val", "test")
 DSIFN_MOVED, DSIFN_TRAIN = 1638, 14400
 """Tiles moved from train to test, and their total; stand-ins move the same fraction."""
+
+TileOrder = Literal["rows", "columns"]
+"""How the tiles of a LEVIR-CD scene are numbered. Its papers do not say; a list of tile names is a
+list of the same pixels only if the order is the same."""
 
 Triple = tuple[Path, Path, Path]
 """Files of t1, t2 and label."""
@@ -73,6 +78,7 @@ def plan(
     seed: int = 0,
     files: Triple | None = None,
     whole_parents: bool = False,
+    tile_order: TileOrder = "rows",
 ) -> tuple[list[Cut], Split, Mapping[str, int] | ShapeHW, list[str]]:
     """The tiles :func:`prepare` would cut; reads only the sizes of the sources.
 
@@ -82,10 +88,20 @@ def plan(
     """
     if name not in PUBLISHED:
         raise DataError(f"no published tiling {name!r}; known are {', '.join(PUBLISHED)}")
+    if tile_order != "rows" and name != "levir":
+        raise DataError(
+            f"expected tile order rows for {name}, found {tile_order}: only LEVIR-CD's is open"
+        )
     if name == "whu":
-        cuts, shape = _plan_scene(files or find_rasters(src), patch)
+        files = files or find_rasters(src)
+        shape = _common_shape(files)
+        origins = tile_origins(shape, patch)
+        if not origins:
+            size = f"{shape[1]} x {shape[0]}"
+            raise DataError(f"{files[0]}: {size} pixels contain no tile of {patch}")
+        cuts = [Cut(f"whucd_{n:05d}", "whucd", files, *at) for n, at in enumerate(origins, 1)]
         return cuts, whu_split([cut.name for cut in cuts], seed), shape, []
-    parts, sources = _plan_parts(src, patch)
+    parts, sources = _plan_parts(src, patch, tile_order)
     cuts = [cut for part in parts.values() for cut in part]
     notes: list[str] = []
     if name == "dsifn":
@@ -145,19 +161,9 @@ def move_tiles(
     return {"train": kept, "val": parts["val"], "test": [*parts["test"], *moved]}, notes
 
 
-def _plan_scene(files: Triple, patch: int) -> tuple[list[Cut], ShapeHW]:
-    shape = _common_shape(files)
-    origins = tile_origins(shape, patch)
-    if not origins:
-        raise DataError(f"{files[0]}: {shape[1]} x {shape[0]} pixels contain no tile of {patch}")
-    cuts = [
-        Cut(f"whucd_{number:05d}", "whucd", files, column, row)
-        for number, (column, row) in enumerate(origins, 1)
-    ]
-    return cuts, shape
-
-
-def _plan_parts(src: Path, patch: int) -> tuple[dict[str, list[Cut]], dict[str, int]]:
+def _plan_parts(
+    src: Path, patch: int, tile_order: TileOrder
+) -> tuple[dict[str, list[Cut]], dict[str, int]]:
     layout = find_layout(src)
     parts: dict[str, list[Cut]] = {}
     sources = {}
@@ -173,10 +179,10 @@ def _plan_parts(src: Path, patch: int) -> tuple[dict[str, list[Cut]], dict[str, 
             files = (here.t1[name], here.t2[name], here.mask[name])
             parent = name if name.startswith(f"{split}_") else f"{split}_{name}"
             origins = tile_origins(_common_shape(files), patch)
-            parts[split] += [
-                Cut(f"{parent}_{j}", parent, files, column, row)
-                for j, (column, row) in enumerate(origins, 1)
-            ]
+            if tile_order == "columns":
+                origins.sort()
+            cuts = (Cut(f"{parent}_{n}", parent, files, *at) for n, at in enumerate(origins, 1))
+            parts[split] += cuts
     return parts, sources
 
 

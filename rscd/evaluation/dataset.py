@@ -5,20 +5,29 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import geopandas
 import numpy as np
 import torch
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 
 from rscd.base.errors import DataError, RscdError, SceneError
 from rscd.base.types import IGNORE, BoolArray, ByteArray, FloatArray, Progress, ShapeHW, silent
 from rscd.data.folder import PairFolder
+from rscd.data.street_conditions import StreetConditions
 from rscd.evaluation.judge import Judged, Scratch, only_counted
-from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, pooled
+from rscd.evaluation.report import (
+    PROTOCOL,
+    Pixels,
+    Probabilities,
+    Report,
+    Sample,
+    pooled,
+)
 from rscd.evaluation.sheet import Row
 from rscd.export.vector import change_polygons
 from rscd.geo.changemap import RawRaster, binarise
@@ -26,12 +35,12 @@ from rscd.geo.grid import is_georeferenced, pixel_size_m
 from rscd.geo.labels import MaskRule
 from rscd.geo.measure import ground_of
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Box, batches, plan_tiles, reflect
+from rscd.geo.tiles import Box, batches, reflect
 from rscd.inference.predictor import Model, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
-from rscd.inference.tiled import fit_model, run_block
+from rscd.inference.tiled import fit_model, model_tiles, run_block
 from rscd.metrics.objects import ObjectCounts
-from rscd.metrics.pixels import ChangeMetrics, count
+from rscd.metrics.pixels import ChangeMetrics, Counts, count
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +94,8 @@ def predict_pair(
 ) -> tuple[FloatArray, float]:
     """Predict one pair in the same way as a scene: fitted to it, tile by tile.
 
-    A picture is predicted in one piece by networks that prefer that, as in `rscd.predict`.
+    A picture is predicted in one piece by networks that prefer that, and by those whose result
+    depends on the tiling if it fits the patch they were trained on; as in `rscd.predict`.
 
     Args:
         model: is fitted to this pair only.
@@ -101,12 +111,11 @@ def predict_pair(
     predictor = fit_model(pair, model)
     tiling = predictor.tiling
     side = tile_side(tiling, pair.shape_hw, picture=True)
-    tiles = plan_tiles(valid.shape, side, tiling.halo, tiling.multiple)
+    tiles = model_tiles(pair.shape_hw, side, tiling)
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
         for tile, piece in run_block(pair, predictor, group):
-            own = tile.write
-            prob[own.row : own.row + own.height, own.col : own.col + own.width] = piece
+            prob[tile.write.slices] = piece
     return prob, predictor.threshold
 
 
@@ -115,36 +124,23 @@ def labelled_folder(
     split: str | None,
     mask_values: MaskRule = "strict",
     bands: Sequence[int] | None = None,
+    split_file: str | Path | None = None,
+    *,
+    gated: bool = False,
 ) -> PairFolder:
-    """The pairs of a split to evaluate; see `Split.open`."""
-    keys = {"image", "mask", "valid"}
-    return PairFolder(root, split, keys=keys, mask_values=mask_values, bands=bands)
+    """The pairs of a split, or of a part of a split file, to evaluate; see `Split.open`."""
+    return PairFolder(
+        root,
+        split,
+        keys={"image", "mask", "valid"} | ({"label"} if gated else set()),
+        mask_values=mask_values,
+        bands=bands,
+        split_file=split_file,
+    )
 
 
-class LabelledPairs(Protocol):
-    """Dataset to evaluate: samples with ``image``, ``mask`` and ``valid``, by index."""
-
-    @property
-    def eight_bit(self) -> bool:
-        """Whether the dates have 8-bit values."""
-
-    @property
-    def root(self) -> Path:
-        """Folder of the dataset."""
-
-    @property
-    def split(self) -> str | None:
-        """Name of the split; None for all pairs."""
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the pairs."""
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read one pair."""
+LabelledPairs = PairFolder | StreetConditions
+"""Datasets to evaluate: samples have ``image``, ``mask`` and ``valid``."""
 
 
 def facts(data: LabelledPairs, gsd_m: float | None) -> SceneFacts:
@@ -200,6 +196,14 @@ class Split:
     """Polygons with a lower score are not objects; likewise."""
     gsd_m: float | None = None
     """Pixel size in metres, if the files have none."""
+    whole_map: Callable[[FloatArray], FloatArray] | None = None
+    """(2,C,H,W) raw values -> (H,W) in [0,1]: a map of the whole pair in place of the model's
+    prediction, such as `rscd.inference.views.ImageMaps`."""
+    gated: bool = False
+    """Whether pairs whose ``label`` is no change are predicted as such, as in the map tables of
+    KD-MSI; samples then have the key ``label``."""
+    exchanged: bool = False
+    """Whether the model sees t2 first; truth and grid stay those of t2."""
 
     @classmethod
     def open(
@@ -231,12 +235,25 @@ class Split:
         """One sample, its (H,W) probabilities and the threshold used."""
         sample = self.data[index]
         try:
-            prob, own = predict_pair(
-                self.model, sample["image"].numpy(), sample["valid"][0].numpy()
-            )
+            prob, own = self._predicted(sample)
         except RscdError as error:
             raise type(error)(f"pair {sample['name']}: {error}") from error
         return sample, prob, own if self.threshold is None else self.threshold
+
+    def _predicted(self, sample: Mapping[str, Any]) -> tuple[FloatArray, float]:
+        """(H,W) probabilities, NaN where invalid, and the model's threshold."""
+        image, valid = sample["image"].numpy(), sample["valid"][0].numpy()
+        if self.exchanged:
+            image = image[::-1]
+        closed = self.gated and not bool(sample["label"])
+        if not closed and self.whole_map is None:
+            return predict_pair(self.model, image, valid)
+        prob = np.zeros(valid.shape, np.float32)
+        if not closed and self.whole_map is not None:
+            prob = self.whole_map(np.ascontiguousarray(image)).astype(np.float32)
+        prob[~valid] = np.nan
+        # a map has no tiling; what it is compared with is chosen for the network
+        return prob, float(self.model.card().get("threshold", PROTOCOL))
 
     def least_object(self, grid: GeoBox) -> tuple[float, float]:
         """Least area and score of the polygons of a pair on a grid."""
@@ -295,14 +312,15 @@ def evaluate_split(
             mask = binarise(prob, threshold)
             predicted, true = only_counted(mask, _mask(found))
             metrics.update(torch.from_numpy(np.nan_to_num(prob)), torch.from_numpy(true))
-            samples.append(Sample(name, index, count(predicted, true)))
+            at_half, _ = only_counted(binarise(prob, PROTOCOL), _mask(found))
+            samples.append(Sample(name, index, count(predicted, true), count(at_half, true)))
             grid = grid_of(found)
             least.add(split.least_object(grid))
-            scene = _Scene(Path(folder), grid, prob, mask, split)
-            judged = scene.judged(true)
+            stored = _stored(Path(folder) / "whole-prob.img", prob)
+            judged = _judged(split, grid, mask, true, stored)
             objects += judged.counts
             if errors is not None:
-                errors(judged.table(name, grid, split.gsd_m, scene.prob_path))
+                errors(judged.table(name, grid, split.gsd_m, stored.path))
             unlabelled += int(np.count_nonzero(true == IGNORE))
             thresholds.add(threshold)
     progress("pairs", len(split.data), len(split.data))
@@ -314,10 +332,18 @@ def evaluate_split(
             f"expected labelled pixels in {split.data.root}, found none in {len(samples)} pairs; "
             "check --unlabelled and the masks"
         )
-    kept = {sample.index for sample in samples}
     by_index = {sample.index: sample for sample in samples}
+    parts = {
+        name: [by_index[index] for index in indices if index in by_index]
+        for name, indices in split.conditions.items()
+    }
     return Report(
-        subject=_subject(split, samples),
+        subject={
+            "dataset": str(split.data.root),
+            "split": split.data.split or "all",
+            "pairs": len(samples),
+            "model": split.model.name,
+        },
         threshold=thresholds.pop() if len(thresholds) == 1 else None,
         counts=counts,
         pixels=Pixels(sum(counts.true), unlabelled, 0),
@@ -325,76 +351,49 @@ def evaluate_split(
         samples=samples,
         probabilities=Probabilities.of(metrics),
         area_m2=None,
-        conditions={
-            name: pooled(by_index[index] for index in indices if index in kept)
-            for name, indices in split.conditions.items()
+        conditions={name: pooled(part) for name, part in parts.items()},
+        protocol_conditions={
+            name: sum((s.protocol for s in part if s.protocol is not None), Counts.none())
+            for name, part in parts.items()
         },
         least_object=max(least),
         failed={name: str(error) for name, error in failed.items()},
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """A predicted pair, for its polygons."""
+def _judged(
+    split: Split, grid: GeoBox, mask: ByteArray, true: ByteArray, prob: RawRaster
+) -> Judged:
+    """Polygons that `rscd predict` would write compared with the truth, where pixels count.
 
-    folder: Path
-    grid: GeoBox
-    prob: FloatArray
-    mask: ByteArray
-    """(H,W) 0, 1, 255 where invalid."""
-    split: Split
+    Args:
+        split: says which polygons are too small or too weak.
+        grid: of the pair.
+        mask: (H,W) 0, 1, 255 where invalid.
+        true: (H,W) 0, 1, 255 where not counted.
+        prob: the probabilities; what else is needed on disk lies beside them.
+    """
+    shape, folder = prob.shape_hw, prob.path.parent
+    area, score = split.least_object(grid)
+    ground = ground_of(grid, split.gsd_m if grid.crs is None else None)
+    whole = _stored(folder / "whole-mask.img", mask).path
+    polygons = change_polygons(whole, prob.path, ground, min_area_m2=area, min_score=score)
+    kept = np.zeros(shape, np.uint8)
+    if len(polygons):
+        kept = rasterize(polygons.geometry, shape, transform=grid.affine, dtype="uint8")
+    kept[mask == IGNORE] = IGNORE
+    scratch = Scratch.create(folder, shape)
+    scratch.write(Box(0, 0, *shape), *only_counted(np.asarray(kept, np.uint8), true))
+    return scratch.judged()
 
-    @property
-    def prob_path(self) -> Path:
-        """Probabilities on disk; written by `judged`."""
-        return self._stored("prob", "float32").path
 
-    def judged(self, true: ByteArray) -> Judged:
-        """Written polygons compared with the truth, both where pixels count."""
-        predicted, true = only_counted(self._delivered(), true)
-        scratch = Scratch.create(self.folder, (true.shape[0], true.shape[1]))
-        scratch.write(Box(0, 0, *scratch.true.shape_hw), predicted, true)
-        return scratch.judged()
-
-    def _delivered(self) -> ByteArray:
-        """The mask without regions for which `rscd predict` would write no polygon."""
-        prob, mask = self._stored("prob", "float32"), self._stored("mask", "uint8")
-        box = Box(0, 0, *mask.shape_hw)
-        for raster, values in ((prob, self.prob), (mask, self.mask)):
-            raster.create()
-            raster.write(box, values)
-        area, score = self.split.least_object(self.grid)
-        stated = self.split.gsd_m if self.grid.crs is None else None
-        polygons = change_polygons(
-            mask.path,
-            prob.path,
-            ground_of(self.grid, stated),
-            min_area_m2=area,
-            min_score=score,
-        )
-        kept = np.zeros(mask.shape_hw, np.uint8)
-        if len(polygons):
-            kept = rasterize(
-                polygons.geometry, mask.shape_hw, transform=self.grid.affine, dtype="uint8"
-            )
-        kept[self.mask == IGNORE] = IGNORE
-        return np.asarray(kept, np.uint8)
-
-    def _stored(self, name: str, dtype: str) -> RawRaster:
-        shape = self.mask.shape
-        return RawRaster(self.folder / f"whole-{name}.img", (shape[0], shape[1]), dtype)
+def _stored(path: Path, values: NDArray[Any]) -> RawRaster:
+    raster = RawRaster(path, (values.shape[0], values.shape[1]), str(values.dtype))
+    raster.create()
+    raster.write(Box(0, 0, *raster.shape_hw), values)
+    return raster
 
 
 def _mask(sample: Mapping[str, Any]) -> ByteArray:
     mask: ByteArray = sample["mask"][0].numpy().astype(np.uint8)
     return mask
-
-
-def _subject(split: Split, samples: Sequence[Sample]) -> dict[str, Any]:
-    return {
-        "dataset": str(split.data.root),
-        "split": split.data.split or "all",
-        "pairs": len(samples),
-        "model": split.model.name,
-    }

@@ -17,10 +17,11 @@ from rscd.data.scene_labels import Polygons, bounds_of, crs_of
 from rscd.geo.grid import (
     bounds_text,
     check_same_world,
-    crop_to_pixels,
     cut,
     footprint_px,
     grid_text,
+    pixels_within,
+    shape_hw,
 )
 from rscd.geo.pictures import is_picture
 from rscd.geo.source import Source, inspect
@@ -57,7 +58,7 @@ def check_overlap(source: Source, grid: GeoBox) -> None:
             f"{grid_text(source.grid)} in {source.path} and {grid_text(grid)}; crop one"
         )
     box = footprint_px(source.grid, grid)
-    if crop_to_pixels(grid, box) is None:
+    if pixels_within(shape_hw(grid), box) is None:
         raise GridMismatchError(
             f"expected {source.date} {source.path} to overlap its counterpart, found none: it "
             f"covers columns and rows {bounds_text(box)} of a grid of {grid_text(grid)}; check the "

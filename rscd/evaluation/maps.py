@@ -114,16 +114,13 @@ def evaluate_maps(
         for number, box in enumerate(squares):
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
             progress("squares", number + 1, len(squares))
-        report = tally.report(_subject(prediction, truth, grid), grid, squares, scratch)
+        report = tally.report(_subject(prediction, truth, grid), scratch)
         if errors is not None:
             errors(scratch.judged().table(Path(prediction).name, grid))
         if sheet is not None:
-            sheet(
-                [
-                    (group, sample, _row(squares[sample.index], scratch, read_images))
-                    for group, sample in extremes(report.samples)
-                ]
-            )
+            chosen = extremes(report.samples)
+            rows = [_row(squares[sample.index], scratch, read_images) for _, sample in chosen]
+            sheet([(*known, row) for known, row in zip(chosen, rows, strict=True)])
     return report
 
 
@@ -157,8 +154,6 @@ def _truth_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[R
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A prediction on the grid."""
-
     read: Callable[[Box], ByteArray | FloatArray]
     """(h,w): classes 0, 1 and 255, or probabilities with NaN."""
     threshold: float | None
@@ -168,16 +163,19 @@ class _Predicted:
 @contextmanager
 def _prediction_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[_Predicted]:
     if is_vector(path):
-        _refuse_class_options(path, options, "polygons")
+        given = {"--threshold": options.threshold, "--predicted-value": options.predicted_values}
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise UsageError(
+                f"expected a raster for {unused[0]}, found polygons in {path}; drop it"
+            )
         yield _Predicted(polygons_on("the prediction", path, grid), None)
         return
     source = open_source("the prediction", path)
     check_overlap(source, grid)
     with raster_on(source, grid) as read:
         if np.issubdtype(np.dtype(source.dtype), np.floating) and options.predicted_values is None:
-            threshold = options.threshold
-            if threshold is None:
-                threshold = _own_threshold(source.path)
+            stated = options.threshold
+            threshold = _own_threshold(source.path) if stated is None else stated
             yield _Predicted(_probabilities(source, read), threshold)
             return
         if options.threshold is not None:
@@ -186,15 +184,6 @@ def _prediction_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Itera
                 "drop the option or give the raster of rscd predict --prob"
             )
         yield _Predicted(_classes(source, read, Values(options.predicted_values)), None)
-
-
-def _refuse_class_options(path: str | Path, options: MapOptions, found: str) -> None:
-    for name, value in (
-        ("--threshold", options.threshold),
-        ("--predicted-value", options.predicted_values),
-    ):
-        if value is not None:
-            raise UsageError(f"expected a raster for {name}, found {found} in {path}; drop it")
 
 
 def _own_threshold(path: str) -> float:
@@ -243,8 +232,6 @@ def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArr
 
 @dataclass
 class _Tally:
-    """Results of one pass over the squares."""
-
     threshold: float | None
     metrics: ChangeMetrics
     samples: list[Sample]
@@ -290,9 +277,7 @@ class _Tally:
             self.area_m2[kind] += self.pixel_areas.total(mask, box.row, box.col)
         scratch.write(box, classes, true)
 
-    def report(
-        self, subject: dict[str, Any], grid: GeoBox, squares: Sequence[Box], scratch: Scratch
-    ) -> Report:
+    def report(self, subject: dict[str, Any], scratch: Scratch) -> Report:
         counts = pooled(self.samples)
         counted = sum(counts.true)
         if counted == 0:
@@ -345,8 +330,7 @@ def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
 
 
 def _window(raster: RawRaster, box: Box) -> ByteArray:
-    rows = raster.read_rows(box.row, box.row + box.height)
-    return rows[:, box.col : box.col + box.width].copy()
+    return raster.read(box)
 
 
 def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:

@@ -22,6 +22,10 @@ LABELS = {
 }
 """Names of the metrics in the order of the table."""
 
+PROTOCOL = 0.5
+"""Threshold of published evaluations: the more probable class."""
+
+LEAST = ("min_area_m2", "min_score")
 GROUPS = ("best", "median", "worst")
 
 
@@ -33,6 +37,8 @@ class Sample:
     index: int
     """Index of the pair or square."""
     counts: Counts
+    protocol: Counts | None = None
+    """The same at `PROTOCOL`; None for classes."""
 
     @property
     def score(self) -> float:
@@ -74,13 +80,16 @@ class Probabilities:
     best_threshold: float
     """Threshold with the highest `MONITOR` on these same pixels."""
     best_counts: Counts
+    protocol_counts: Counts
+    """At `PROTOCOL`."""
 
     @classmethod
     def of(cls, metrics: ChangeMetrics) -> "Probabilities":
         """From the state of a pooled metric."""
         best = metrics.best_threshold()
         bins = tuple(tuple(float(v) for v in row) for row in metrics.reliability())
-        return cls(metrics.calibration_error(), bins, best, metrics.counts(best))
+        counts = metrics.counts
+        return cls(metrics.calibration_error(), bins, best, counts(best), counts(PROTOCOL))
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,8 @@ class Report:
     least_object: tuple[float, float] | None = None
     """Least area in square metres and least score of predicted polygons that count as objects; None
     if all regions of a finished map count."""
+    protocol_conditions: Mapping[str, Counts] = field(default_factory=dict)
+    """`conditions` at `PROTOCOL`; empty for classes."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Errors of samples that could not be measured and were omitted, by name."""
 
@@ -119,6 +130,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """Everything as plain data for one JSON object."""
+        best, least = self.probabilities, self.least_object
         return {
             **self.subject,
             "threshold": self.threshold,
@@ -129,13 +141,21 @@ class Report:
                 "least_iou": OBJECT_IOU,
                 **asdict(self.objects),
                 **summarise_objects(self.objects),
-                **self._least(),
+                **({} if least is None else dict(zip(LEAST, least, strict=True))),
             },
             "calibration": self._calibration(),
-            "best_threshold_on_this_data": self._best(),
+            "at_protocol_threshold": None
+            if best is None
+            else {"threshold": PROTOCOL, **summarise(best.protocol_counts)},
+            "best_threshold_on_this_data": None
+            if best is None
+            else {"threshold": best.best_threshold, **summarise(best.best_counts)},
             "area_m2": None if self.area_m2 is None else dict(self.area_m2),
             "conditions": {name: summarise(own) for name, own in self.conditions.items()},
-            "samples": self._sample_names(),
+            "samples": [
+                {"group": group, "name": sample.name, MONITOR: sample.score}
+                for group, sample in extremes(self.samples)
+            ],
             "failed": dict(self.failed),
             "notes": self.notes,
         }
@@ -157,28 +177,12 @@ class Report:
             ]
         )
 
-    def _least(self) -> dict[str, float]:
-        names = ("min_area_m2", "min_score")
-        return {} if self.least_object is None else dict(zip(names, self.least_object, strict=True))
-
     def _calibration(self) -> dict[str, Any] | None:
         if self.probabilities is None:
             return None
         names = ("mean_probability", "changed_share", "pixel_share")
         bins = {n: list(r) for n, r in zip(names, self.probabilities.reliability, strict=True)}
         return {"ece": self.probabilities.ece, **bins}
-
-    def _best(self) -> dict[str, float] | None:
-        if self.probabilities is None:
-            return None
-        best = self.probabilities
-        return {"threshold": best.best_threshold, **summarise(best.best_counts)}
-
-    def _sample_names(self) -> list[dict[str, Any]]:
-        return [
-            {"group": group, "name": sample.name, MONITOR: sample.score}
-            for group, sample in extremes(self.samples)
-        ]
 
     def _pixel_lines(self) -> list[str]:
         pixels = self.pixels
@@ -193,17 +197,20 @@ class Report:
     def _metric_lines(self) -> list[str]:
         found = summarise(self.counts)
         head = "" if self.threshold is None else f"at {self.threshold:.3g}"
-        if self.probabilities is None:
-            heads, columns = [head], [found]
-        else:
+        heads, columns = [head], [found]
+        if self.probabilities is not None:
             best = self.probabilities
-            heads = [head, f"at {best.best_threshold:.3g} *"]
-            columns = [found, summarise(best.best_counts)]
+            if self.threshold != PROTOCOL:
+                heads.append(f"at {PROTOCOL:.3g}")
+                columns.append(summarise(best.protocol_counts))
+            heads.append(f"at {best.best_threshold:.3g} *")
+            columns.append(summarise(best.best_counts))
         lines = [f"{'':<26}" + "".join(f"{text:>12}" for text in heads)] if any(heads) else []
         for name, words in LABELS.items():
             lines.append(f"{words:<26}" + "".join(f"{column[name]:>12.4f}" for column in columns))
         if self.probabilities is not None:
             lines.append(f"{'calibration error (ECE)':<26}{self.probabilities.ece:>12.4f}")
+            lines.append(f"published numbers are at {PROTOCOL:.3g}, the more probable class")
             lines.append("* the best threshold, chosen on these same pixels: not a fair estimate")
         return lines
 
@@ -253,7 +260,7 @@ def confusion(counts: Counts) -> dict[str, int]:
 
 def pooled(samples: Iterable[Sample]) -> Counts:
     """Counts of all samples together."""
-    return sum((sample.counts for sample in samples), Counts((0, 0), (0, 0), (0, 0)))
+    return sum((sample.counts for sample in samples), Counts.none())
 
 
 def extremes(samples: Sequence[Sample], each: int = 3) -> list[tuple[str, Sample]]:

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from rscd.base.border import shown
 from rscd.base.files import write_bytes
 from rscd.base.types import IGNORE, ByteArray, FloatArray
-from rscd.data.plots import to_rgb
+from rscd.data.plots import new_figure, to_rgb, without_ticks
 from rscd.evaluation.report import Probabilities
 from rscd.export.atomic import atomic_folder
 from rscd.export.style import ERROR_COLOURS
@@ -74,17 +72,14 @@ def write_sheet(rows: Sequence[Row], captions: Sequence[str], path: Path) -> Non
     titles = [*(("t1", "t2") if with_images else ()), "prediction against truth"]
     # the last square of a map may be one pixel wide
     heights = [float(np.clip(np.divide(*row.true.shape), 0.3, 2)) for row in rows]
-    figure = _figure(3.2 * len(titles), 3.2 * sum(heights) + 0.8)
+    figure = new_figure(3.2 * len(titles), 3.2 * sum(heights) + 0.8)
     axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for line, row, caption in zip(axes, rows, captions, strict=True):
         pictures = [] if row.image is None else list(_stretched(row.image))
-        for axis, picture in zip(
-            line, [*pictures, judged_colours(row.predicted, row.true)], strict=True
-        ):
+        pictures.append(judged_colours(row.predicted, row.true))
+        for axis, picture in zip(line, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_color("0.6")
+        without_ticks(line)
         line[0].set_ylabel(shown(caption), fontsize=8)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
@@ -116,7 +111,7 @@ def write_reliability(probabilities: Probabilities, path: Path) -> None:
     mean, changed, share = np.array(probabilities.reliability)
     used = share > 0
     edges = np.linspace(0, 1, len(mean) + 1)
-    figure = _figure(4.5, 5.5)
+    figure = new_figure(4.5, 5.5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="0.6", linewidth=1, label="perfectly calibrated")
     upper.plot(mean[used], changed[used], marker="o", color="#c03020", label="model")
@@ -126,12 +121,6 @@ def write_reliability(probabilities: Probabilities, path: Path) -> None:
     lower.bar(edges[:-1], share, width=np.diff(edges), align="edge", color="0.55")
     lower.set(yscale="log", xlabel="predicted probability of change", ylabel="share of pixels")
     _save(figure, path)
-
-
-def _figure(width: float, height: float) -> Any:
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -169,17 +169,10 @@ def footprint_events(
     )
     kept = kept_fields(first, second, fields)
     here = np.where(events.appeared, "appeared", "kept")
+    gone = np.where(events.vanished, "vanished", "stays at t2")
     parts = [
         _rows(second, "t2", here, events.iou_sum2, area2, class_field, kept),
-        _rows(
-            first,
-            "t1",
-            np.where(events.vanished, "vanished", "stays at t2"),
-            events.iou_sum1,
-            area1,
-            class_field,
-            kept,
-        ),
+        _rows(first, "t1", gone, events.iou_sum1, area1, class_field, kept),
     ]
     table = pd.DataFrame({name: joined([part[name] for part in parts]) for name in parts[0]})
     geometry = np.concatenate([second.polygons, first.polygons])

@@ -13,7 +13,7 @@ Maps are (H,W) uint8: 0 no change, 1 change, 255 ignore. Class planes are ordere
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from rscd.segmenters.instances import (
     without_duplicates,
 )
 from rscd.segmenters.overlaps import Overlaps
+from rscd.segmenters.segmenter import SemanticPrediction
 
 GAMMA = 0.8
 """Probability from which a pixel is reliable: the paper's, for APE. It depends on the model."""
@@ -222,26 +223,6 @@ def instance_events(
     return InstanceEvents(t1, t2, overlaps, event_mask.astype(np.uint8), unknown)
 
 
-class Segmented(Protocol):
-    """Segmentation of one date."""
-
-    @property
-    def prob(self) -> Floating:
-        """(C,H,W) independent scores in [0,1], foreground prompts first."""
-
-    @property
-    def n_foreground(self) -> int:
-        """Number of foreground prompts."""
-
-    @property
-    def instances(self) -> Sequence[Instance] | None:
-        """Objects of the foreground prompts, or None if the model has none."""
-
-    @property
-    def valid(self) -> BoolArray | None:
-        """(H,W), False where there is no image."""
-
-
 @dataclass(frozen=True, eq=False)
 class ChangeLabels:
     """All change labels derived from two segmented dates."""
@@ -264,8 +245,8 @@ class ChangeLabels:
 
 
 def change_labels(
-    first: Segmented,
-    second: Segmented,
+    first: SemanticPrediction,
+    second: SemanticPrediction,
     *,
     gamma: float = GAMMA,
     gamma_seg: float | None = None,
@@ -337,7 +318,7 @@ def change_labels(
 
 
 def reliable_shares(
-    first: Segmented, second: Segmented, gammas: Sequence[float]
+    first: SemanticPrediction, second: SemanticPrediction, gammas: Sequence[float]
 ) -> NDArray[np.float64]:
     """Fraction of the pixels with an image that are reliable at both dates, for each gamma.
 
@@ -357,7 +338,7 @@ def reliable_shares(
 
 
 def _instances(
-    date: Segmented,
+    date: SemanticPrediction,
     concepts: Floating,
     seen: BoolArray,
     threshold: float,

@@ -149,10 +149,8 @@ def _pairs_of(
     """Pairs of one chunk of t1 that share more than rounding, and their shared areas."""
     near1, near2 = tree.query(first[part])
     near1 = near1 + part.start
-    found = [
-        _common(first, second, boxes, areas, near1[some], near2[some])
-        for some in _chunks(len(near1))
-    ]
+    common_of = partial(_common, first, second, boxes, areas)
+    found = [common_of(near1[some], near2[some]) for some in _chunks(len(near1))]
     common = np.concatenate([np.empty(0), *found])
     smaller = np.minimum(areas[0][near1], areas[1][near2])
     meet = (common > ROUNDING_SHARE * smaller) & (common > least[near1])

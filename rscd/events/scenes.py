@@ -112,8 +112,6 @@ def event_polygons(
 
 @dataclass(frozen=True)
 class _Row:
-    """One future row of the table."""
-
     kind: str
     instance: Instance
     iou_sum: float

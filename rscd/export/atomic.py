@@ -2,18 +2,18 @@
 
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from rscd.base.errors import OutputError
 from rscd.base.files import SIDECARS, give_name, output_error, place, remove_tree, sidecars, writing
 from rscd.export.database import replacing
+from rscd.geo.settings import unplaced
 
 __all__ = ["atomic_folder", "output_error"]
 
@@ -54,8 +54,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 if path.is_file() and not path.name.endswith(_LEFTOVERS)
             ]
             made.sort(key=lambda path: path.name == target.name)  # target last
-            for path in made:
-                _flush(path)
+            for path in made:  # some disks report only now that they are full
+                with path.open("r+b") as file:  # Windows flushes what may be written alone
+                    os.fsync(file.fileno())
             final = [target.with_name(path.name) for path in made]
             stale = _named_after_the_stem(made[-1], target, {path.name for path in made})
             with replacing(target):
@@ -63,12 +64,6 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     finally:
         if scratch.exists():
             remove_tree(scratch)
-
-
-def _flush(path: Path) -> None:
-    """Have the system write a file now: some disks report only then that they are full."""
-    with path.open("r+b") as file:  # Windows flushes what may be written alone
-        os.fsync(file.fileno())
 
 
 def _named_after_the_stem(made: Path, target: Path, own: set[str]) -> list[Path]:
@@ -85,7 +80,13 @@ def _named_after_the_stem(made: Path, target: Path, own: set[str]) -> list[Path]
     if target.suffix.lower() not in RASTERS:
         return []
     beside = set(sidecars(target)) | {target, *(target.with_name(name) for name in own)}
-    near = [path for path in _of_stem(target) if path not in beside]
+    stem = target.stem.lower()
+    near = sorted(
+        path
+        for path in target.parent.iterdir()
+        if path.name.lower().startswith((f"{stem}.", f"{stem}_")) and path.is_file()
+    )
+    near = [path for path in near if path not in beside]
     found = [target.with_name(name) for name in _read_along(made, target.name, near)]
     others = [path for path in near if path.suffix.lower() in RASTERS]
     if found and (others or not target.exists()):
@@ -94,15 +95,6 @@ def _named_after_the_stem(made: Path, target: Path, own: set[str]) -> list[Path]
             "away, or choose another name"
         )
     return found
-
-
-def _of_stem(target: Path) -> list[Path]:
-    stem = target.stem.lower()
-    return sorted(
-        path
-        for path in target.parent.iterdir()
-        if path.name.lower().startswith((f"{stem}.", f"{stem}_")) and path.is_file()
-    )
 
 
 def _read_along(made: Path, name: str, near: list[Path]) -> list[str]:
@@ -114,7 +106,7 @@ def _read_along(made: Path, name: str, near: list[Path]) -> list[str]:
             give_name(path.absolute(), Path(room) / linked)
         try:
             with (
-                warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+                unplaced(),
                 rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"),
                 rasterio.open(Path(room) / name) as dataset,
             ):

@@ -16,7 +16,7 @@ import pyogrio
 import pyproj
 import rasterio
 from pyproj.exceptions import ProjError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from rscd.base.errors import UsageError
@@ -45,20 +45,18 @@ def read_back(suffix: str, crs: Any) -> pyproj.CRS | None:
     """
     written = pyproj.CRS.from_user_input(crs)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             if suffix in _RASTERS:
                 return _from_raster(written)
             if suffix in _DRIVERS:
                 return _from_layer(_DRIVERS[suffix], written)
-            return _from_parquet(written)
+            return pyproj.CRS.from_json(written.to_json())
     except (RasterioError, ProjError, OSError, RuntimeError, ValueError):
         return None
 
 
 def _from_raster(crs: pyproj.CRS) -> pyproj.CRS | None:
-    with warnings.catch_warnings(), MemoryFile() as memory:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with MemoryFile() as memory:
         profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
         with memory.open(**profile, crs=rasterio.CRS.from_wkt(crs.to_wkt())):
             pass
@@ -72,10 +70,6 @@ def _from_layer(driver: str, crs: pyproj.CRS) -> pyproj.CRS | None:
     pyogrio.write_dataframe(nothing, memory, driver=driver, geometry_type="Polygon")
     found = pyogrio.read_info(memory.getvalue())["crs"]
     return None if found is None else pyproj.CRS.from_user_input(found)
-
-
-def _from_parquet(crs: pyproj.CRS) -> pyproj.CRS | None:
-    return pyproj.CRS.from_json(crs.to_json())
 
 
 def same_crs(one: Any, other: Any, at: tuple[float, float] = (0.0, 0.0)) -> bool:
@@ -95,19 +89,12 @@ def same_crs(one: Any, other: Any, at: tuple[float, float] = (0.0, 0.0)) -> bool
     # local planes, not related to the Earth
     if first.geodetic_crs is None or second.geodetic_crs is None:
         return first.geodetic_crs is None and second.geodetic_crs is None
-    if not _same_body(first, second):
+    bodies = [crs.ellipsoid for crs in (first, second)]
+    axes = [(body.semi_major_metre, body.semi_minor_metre) for body in bodies if body is not None]
+    if len(axes) < 2 or not np.allclose(axes[0], axes[1], rtol=1e-9, atol=0):
         return False
     there, here = (_degrees(crs, at) for crs in (first, second))
     return bool(np.allclose(there, here, rtol=0, atol=TOLERANCE_DEG, equal_nan=False))
-
-
-def _same_body(first: pyproj.CRS, second: pyproj.CRS) -> bool:
-    axes = [
-        (body.semi_major_metre, body.semi_minor_metre)
-        for body in (first.ellipsoid, second.ellipsoid)
-        if body is not None
-    ]
-    return len(axes) == 2 and bool(np.allclose(axes[0], axes[1], rtol=1e-9, atol=0))
 
 
 def _degrees(crs: pyproj.CRS, at: tuple[float, float]) -> Any:

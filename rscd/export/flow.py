@@ -1,7 +1,6 @@
 """Flow between the dates as a GeoTIFF."""
 
 import json
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from rscd.base.files import require_as_written
@@ -19,6 +17,7 @@ from rscd.export.atomic import atomic_folder
 from rscd.export.gdal import heeding_gdal
 from rscd.export.readback import check_blocks, checksum
 from rscd.geo.grid import stored_crs
+from rscd.geo.settings import unplaced
 from rscd.geo.tiles import Box
 
 BLOCK_SIZE = 256
@@ -58,8 +57,7 @@ def write_flow(
         "BIGTIFF": "IF_SAFER",
     }
     made: list[tuple[Box, int]] = []
-    with atomic_folder(path) as folder, warnings.catch_warnings(), heeding_gdal():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with atomic_folder(path) as folder, unplaced(), heeding_gdal():
         with rasterio.open(folder / path.name, "w", **profile) as dataset:
             for band, text in enumerate(DESCRIPTIONS, 1):
                 dataset.set_band_description(band, text)

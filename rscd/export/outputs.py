@@ -51,10 +51,8 @@ def write_output(
     change_map: ChangeMap,
     polygons: geopandas.GeoDataFrame | None,
     path: Path,
-    *,
     creation_options: Mapping[str, str],
     layer_options: Mapping[str, str],
-    pixel_coordinates: bool,
 ) -> None:
     """Write polygons or the mask, depending on the suffix.
 
@@ -64,7 +62,6 @@ def write_output(
         path: see `check_output`.
         creation_options: for GDAL's COG driver.
         layer_options: for the vector driver.
-        pixel_coordinates: accept polygons without CRS.
 
     Raises:
         OutputError: if it cannot be written.
@@ -83,5 +80,5 @@ def write_output(
         path,
         provenance=change_map.provenance,
         layer_options=layer_options,
-        pixel_coordinates=pixel_coordinates,
+        pixel_coordinates=True,  # `check_output` settled whether they are wanted
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError
 from rscd.base.files import write_bytes, write_text
@@ -12,6 +11,7 @@ from rscd.base.types import IGNORE
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.pictures import is_picture, world_file
+from rscd.geo.tiles import Box
 
 SUFFIX = ".png"
 WORLD_SUFFIX = ".pgw"
@@ -42,14 +42,9 @@ def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
         )
     grays = np.zeros(256, np.uint8)
     grays[list(GRAYS)] = list(GRAYS.values())
-    _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read_rows(0, height)])
+    _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read(Box(0, 0, height, width))])
     with atomic_folder(path) as folder:
         write_bytes(folder / path.name, picture.tobytes())
-        if has_world_file(change_map.grid):
-            text = world_file(change_map.grid.affine)
-            write_text(folder / path.with_suffix(WORLD_SUFFIX).name, text)
-
-
-def has_world_file(grid: GeoBox) -> bool:
-    """Whether a picture of a grid needs a world file."""
-    return not (is_picture(grid) or (grid.crs is None and grid.affine.is_identity))
+        grid = change_map.grid
+        if not (is_picture(grid) or (grid.crs is None and grid.affine.is_identity)):
+            write_text(folder / path.with_suffix(WORLD_SUFFIX).name, world_file(grid.affine))

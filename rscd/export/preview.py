@@ -86,7 +86,7 @@ def _thinned(pair: ScenePair, change_map: ChangeMap, step: int) -> tuple[FloatAr
             else [pair.read(Box(row, 0, rows, width))[0]]
         )
         images.extend(strips)
-        masks.append(change_map.mask.read_rows(row, row + rows)[::step, ::step])
+        masks.append(change_map.mask.read(Box(row, 0, rows, width))[::step, ::step])
     return np.concatenate(images, axis=2), np.concatenate(masks)
 
 

@@ -1,17 +1,13 @@
 """Change masks and probabilities as cloud-optimised GeoTIFFs."""
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
-from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 from rasterio.windows import Window
@@ -22,11 +18,10 @@ from rscd.base.redact import redacted_data
 from rscd.base.types import CHANGE_RGB, IGNORE
 from rscd.export.atomic import atomic_folder
 from rscd.export.gdal import heeding_gdal
-from rscd.export.readback import largest_difference, same_rasters
+from rscd.export.readback import check_layout, largest_difference, same_rasters
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.grid import stored_crs
-from rscd.geo.settings import own_files
-from rscd.geo.tiles import Box
+from rscd.geo.settings import own_files, unplaced
 
 CLASS_NAMES = {0: "no change", 1: "change", IGNORE: "no data"}
 MASK_COLOURS = {0: (0, 0, 0, 0), 1: (*CHANGE_RGB, 255), IGNORE: (0, 0, 0, 0)}
@@ -93,12 +88,18 @@ def _write_cog(
     kind: _Kind,
 ) -> None:
     _check_options(options, kind)
-    full = {**_defaults(options, kind), **options}
+    full = {"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **kind.defaults, **options}
+    if "RESAMPLING" in options:  # sets both, and would be ignored beside them
+        full = {k: v for k, v in full.items() if k in options or not k.endswith("_RESAMPLING")}
     with atomic_folder(path) as folder:
         scratch, made = folder / "scratch", folder / path.name
         scratch.mkdir()
         plain = scratch / "plain.tif"
-        _write_plain(change_map, raster, plain, kind)
+        profile = _profile(change_map, raster, kind)
+        with _quiet(), heeding_gdal(), rasterio.open(plain, "w", **profile) as dataset:
+            _describe(dataset, change_map, kind)
+            for box, rows in raster.strips():
+                dataset.write(rows, 1, window=Window(0, box.row, box.width, box.height))
         try:
             with writing(path):
                 _copy(plain, made, full)
@@ -109,13 +110,6 @@ def _write_cog(
         write_text(folder / path.with_suffix(".qml").name, qml)
 
 
-def _defaults(options: Mapping[str, str], kind: _Kind) -> dict[str, str]:
-    found = {"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **kind.defaults}
-    # RESAMPLING sets both, and would be ignored beside them
-    redundant = ("OVERVIEW_RESAMPLING", "WARP_RESAMPLING") if "RESAMPLING" in options else ()
-    return {name: value for name, value in found.items() if name not in redundant}
-
-
 def _copy(plain: Path | str, made: Path | str, options: Mapping[str, str]) -> None:
     with _quiet(), heeding_gdal("--co (see gdal.org/drivers/raster/cog.html)"):
         copy(plain, made, driver="COG", **options)
@@ -123,18 +117,8 @@ def _copy(plain: Path | str, made: Path | str, options: Mapping[str, str]) -> No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings(), own_files():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with unplaced(), own_files():
         yield
-
-
-def _write_plain(change_map: ChangeMap, raster: RawRaster, plain: Path, kind: _Kind) -> None:
-    """Write the raster with its metadata, not yet cloud-optimised."""
-    profile = _profile(change_map, raster, kind)
-    with _quiet(), heeding_gdal(), rasterio.open(plain, "w", **profile) as dataset:
-        _describe(dataset, change_map, kind)
-        for box, rows in _strips(raster):
-            dataset.write(rows, 1, window=Window(0, box.row, box.width, box.height))
 
 
 def _profile(change_map: ChangeMap, raster: RawRaster, kind: _Kind) -> dict[str, Any]:
@@ -159,12 +143,6 @@ def _describe(dataset: Any, change_map: ChangeMap, kind: _Kind) -> None:
     dataset.update_tags(rscd_provenance=json.dumps(redacted_data(change_map.provenance)))
 
 
-def _strips(raster: RawRaster) -> Iterator[tuple[Box, NDArray[Any]]]:
-    for strip in raster.strips():
-        rows = raster.read_rows(strip.row, strip.row + strip.height)
-        yield strip, np.asarray(rows, raster.dtype)
-
-
 def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str]) -> None:
     """Read the result back and compare its pixels with the scene, as far as the options allow.
 
@@ -172,22 +150,26 @@ def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str
         OSError: if it differs when read back.
         UsageError: for options that change the values more than they state.
     """
+    check_layout(made)
     with _quiet(), heeding_gdal():
-        require_as_written(largest_difference(plain, _strips(raster)) == 0, "pixels")
+        require_as_written(largest_difference(plain, raster.strips()) == 0, "pixels")
         with rasterio.open(plain) as before, rasterio.open(made) as after:
             require_as_written(_about(before) == _about(after), "tags, colours and nodata")
-            same_grid, reduced = _grid(before) == _grid(after), after.overviews(1)
+            one, other = ((d.shape, tuple(d.transform), d.crs) for d in (before, after))
+            same_grid, reduced = one == other, after.overviews(1)
         if reduced or not same_grid:  # no reference to compare with except a second copy
             again = plain.with_name("again.tif")
             copy(plain, again, driver="COG", **options)
             require_as_written(same_rasters(made, again), "pixels")
         if not same_grid:
             return
-        difference = largest_difference(made, _strips(raster))
+        difference = largest_difference(made, raster.strips())
     compression = options["COMPRESS"].upper()
+    # of classes none; of probabilities what is asked for, rounded to float32 after the codec
+    bound = float(options.get("MAX_Z_ERROR", 0.0)) if raster.dtype == "float32" else 0.0
     if compression in LOSSLESS:
         require_as_written(difference == 0, "pixels")
-    elif difference > _allowed(options, raster.dtype):
+    elif difference > bound * (1 + 1e-4):
         raise UsageError(
             f"expected creation options that keep the values, found COMPRESS={compression} "
             f"changing them by up to {difference:g}; correct --co"
@@ -197,16 +179,6 @@ def _check(plain: Path, made: Path, raster: RawRaster, options: Mapping[str, str
 def _about(dataset: Any) -> tuple[Any, ...]:
     colours = dataset.colormap(1) if dataset.dtypes == ("uint8",) else None
     return dataset.dtypes, str(dataset.nodata), dataset.tags(), dataset.tags(1), colours
-
-
-def _grid(dataset: Any) -> tuple[Any, ...]:
-    return dataset.shape, tuple(dataset.transform), dataset.crs
-
-
-def _allowed(options: Mapping[str, str], dtype: str) -> float:
-    """Largest allowed difference of values; 0 for classes."""
-    asked = float(options.get("MAX_Z_ERROR", 0.0)) if dtype == "float32" else 0.0
-    return asked * (1 + 1e-4)  # values are rounded to float32 after the codec bounds the error
 
 
 def _check_options(options: Mapping[str, str], kind: _Kind) -> None:

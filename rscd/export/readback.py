@@ -5,7 +5,9 @@ rows, its index or some pixels. Every function here raises OSError for a mismatc
 """
 
 import filecmp
+import re
 import sqlite3
+import struct
 import warnings
 from collections.abc import Iterable
 from contextlib import closing
@@ -25,7 +27,8 @@ from rasterio.errors import RasterBlockError
 from rasterio.windows import Window
 
 from rscd.base.files import require_as_written
-from rscd.geo.tiles import Box
+from rscd.export.database import SUFFIX
+from rscd.geo.tiles import Box, round_up
 
 Hashes = NDArray[np.uint64]
 
@@ -64,6 +67,8 @@ def check_layer(
     require_as_written(total % _WORD == wanted % _WORD, "geometry and attributes")
     if path.suffix.lower() in INDEXED:
         _check_index(path, meant, layer)
+    if path.suffix.lower() == SUFFIX:
+        _check_extent(path, meant, layer)
 
 
 _WORD = 1 << 64
@@ -100,16 +105,12 @@ def _digest(
         hashes = hashes * np.uint64(31) + _hashes(table[name], kind)
     if decimals is not None:
         rounded = shapely.transform(geometry, lambda p: np.round(p, decimals) + 0.0)
-        shapes = shapely.to_wkb(shapely.normalize(_multiple(rounded)))
+        # drivers store polygons as multipolygons of one part in layers that have both
+        single = shapely.get_type_id(rounded) == shapely.GeometryType.POLYGON
+        rounded[single] = shapely.multipolygons(rounded[single][:, None])
+        shapes = shapely.to_wkb(shapely.normalize(rounded))
         hashes = hashes * np.uint64(31) + pd.util.hash_array(np.asarray(shapes, object))
     return int(np.bitwise_xor(hashes, hashes >> np.uint64(7)).sum(dtype=np.uint64))
-
-
-def _multiple(geometry: NDArray[Any]) -> NDArray[Any]:
-    """Polygons as multipolygons of one part, as drivers store them in layers that have both."""
-    single = shapely.get_type_id(geometry) == shapely.GeometryType.POLYGON
-    geometry[single] = shapely.multipolygons(geometry[single][:, None])
-    return geometry
 
 
 def _hashes(column: "pd.Series[Any]", kind: str) -> Hashes:
@@ -139,6 +140,15 @@ def _check_index(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
         require_as_written(len(fids) == wanted, "the spatial index")
 
 
+def _check_extent(path: Path, meant: geopandas.GeoDataFrame, layer: str) -> None:
+    wanted = "SELECT min_x, min_y, max_x, max_y FROM gpkg_contents WHERE table_name = ?"
+    with closing(sqlite3.connect(path)) as found:
+        extent = np.array(found.execute(wanted, (layer,)).fetchone(), np.float64)
+    # GDAL writes these numbers as text of 15 digits
+    same = np.allclose(extent, meant.total_bounds, rtol=1e-12, atol=0, equal_nan=True)
+    require_as_written(same, "the extent")
+
+
 def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: str) -> None:
     """Compare everything except features of a GeoPackage with one made in memory.
 
@@ -152,8 +162,8 @@ def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: s
         (verdict,) = found.execute("PRAGMA integrity_check(1)").fetchone()
         require_as_written(verdict == "ok", "the database")
         for name in ("application_id", "user_version"):  # by which programs know the format
-            same = _pragma(found, name) == _pragma(empty, name)
-            require_as_written(same, f"the {name}")
+            one, other = (db.execute(f"PRAGMA {name}").fetchone() for db in (found, empty))
+            require_as_written(one == other, f"the {name}")
         require_as_written(_schema(found) == _schema(empty), "tables, triggers and indexes")
         tables = {name for kind, name, _ in _schema(empty) if kind == "table"}
         for table in sorted(tables):
@@ -163,10 +173,6 @@ def check_geopackage(path: Path, empty: sqlite3.Connection, count: int, layer: s
         if "gpkg_ogr_contents" in tables:
             counted = "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = ?"
             require_as_written(found.execute(counted, (layer,)).fetchone() == (count,), "the count")
-
-
-def _pragma(database: sqlite3.Connection, name: str) -> Any:
-    return database.execute(f"PRAGMA {name}").fetchone()
 
 
 def _schema(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
@@ -179,6 +185,25 @@ def _described(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]
     kept = [n for n in names if n not in ("min_x", "min_y", "max_x", "max_y", "feature_count")]
     columns = ", ".join(f'"{name}"' for name in kept)
     return sorted(database.execute(f'SELECT {columns} FROM "{table}"'), key=repr)
+
+
+_GHOST = re.compile(rb"GDAL_STRUCTURAL_METADATA_SIZE=(\d{6}) bytes\n")
+
+
+def check_layout(path: Path) -> None:
+    """Check that a cloud-optimised GeoTIFF is one: its first directory follows its first bytes.
+
+    After a failed write GDAL may append a second directory and leave the rest as it is.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    order, version = ("<" if start[:2] == b"II" else ">"), start[3] | start[2]
+    first, end = (8, 16) if version == 43 else (4, 8)  # BigTIFF, TIFF
+    (directory,) = struct.unpack(order + ("Q" if version == 43 else "I"), start[first:end])
+    ghost = _GHOST.match(start, end)
+    if ghost is not None:
+        end = round_up(ghost.end() + int(ghost[1]), 2)
+    require_as_written(ghost is not None and directory == end, "the layout")
 
 
 def largest_difference(path: Path, meant: Iterable[tuple[Box, NDArray[Any]]]) -> float:
@@ -212,18 +237,20 @@ def same_rasters(path: Path, other: Path) -> bool:
     """Whether the first bands of two rasters are equal, overviews included."""
     if filecmp.cmp(path, other, shallow=False):
         return True
+    for options in _levels(path):
+        with rasterio.open(path, **options) as one, rasterio.open(other, **options) as two:
+            if one.shape != two.shape or any(
+                _difference(one.read(1, window=window), two.read(1, window=window))
+                for _, window in one.block_windows(1)
+            ):
+                return False
+    return True
+
+
+def _levels(path: Path) -> list[dict[str, int]]:
+    """Options that open a raster at each of its levels."""
     with rasterio.open(path) as dataset:
-        levels = [None, *range(len(dataset.overviews(1)))]
-    return all(_same_level(path, other, level) for level in levels)
-
-
-def _same_level(path: Path, other: Path, level: int | None) -> bool:
-    options = {} if level is None else {"overview_level": level}
-    with rasterio.open(path, **options) as one, rasterio.open(other, **options) as two:
-        return one.shape == two.shape and all(
-            _difference(one.read(1, window=window), two.read(1, window=window)) == 0
-            for _, window in one.block_windows(1)
-        )
+        return [{}, *({"overview_level": level} for level in range(len(dataset.overviews(1))))]
 
 
 def checksum(values: NDArray[Any]) -> int:
@@ -233,10 +260,7 @@ def checksum(values: NDArray[Any]) -> int:
 
 def check_blocks(path: Path) -> None:
     """Read every block of a raster at every level; raise if one is missing or damaged."""
-    with rasterio.open(path) as dataset:
-        levels = len(dataset.overviews(1))
-    for level in (None, *range(levels)):
-        options = {} if level is None else {"overview_level": level}
+    for options in _levels(path):
         with rasterio.open(path, **options) as dataset:
             for (row, col), window in dataset.block_windows(1):
                 try:

@@ -5,7 +5,9 @@ QGIS automatically loads ``<stem>.qml`` beside a file, whatever the file's suffi
 styles both, and each layer reads its own part.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from rscd.base.types import CHANGE_RGB
@@ -95,11 +97,10 @@ def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
         f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
         for index, (kind, _) in enumerate(colours)
     )
-    symbols = "".join(_fill_symbol(str(index), colour) for index, (_, colour) in enumerate(colours))
     return _document(
         '<renderer-v2 type="categorizedSymbol" attr="kind" symbollevels="0" enableorderby="0" '
         f'forceraster="0">\n<categories>\n{categories}</categories>\n'
-        f"<symbols>\n{symbols}</symbols>\n</renderer-v2>\n"
+        f"{_fill_symbols(colours)}</renderer-v2>\n"
         "<layerGeometryType>2</layerGeometryType>\n"
     )
 
@@ -160,16 +161,19 @@ def _graduated_renderer() -> str:
         f'label="{lower:g} - {upper:g}"/>\n'
         for index, (lower, upper, _) in enumerate(SCORE_CLASSES)
     )
-    symbols = "".join(
-        _fill_symbol(str(index), colour) for index, (_, _, colour) in enumerate(SCORE_CLASSES)
-    )
     return (
         '<renderer-v2 type="graduatedSymbol" attr="score" graduatedMethod="GraduatedColor" '
         'symbollevels="0" enableorderby="0" forceraster="0">\n'
-        f"<ranges>\n{ranges}</ranges>\n<symbols>\n{symbols}</symbols>\n"
+        f"<ranges>\n{ranges}</ranges>\n{_fill_symbols(SCORE_CLASSES)}"
         f"<source-symbol>\n{_fill_symbol('0', SCORE_CLASSES[-1][2])}</source-symbol>\n"
         "</renderer-v2>\n<layerGeometryType>2</layerGeometryType>\n"
     )
+
+
+def _fill_symbols(classes: Iterable[tuple[Any, ...]]) -> str:
+    """The symbols of classes that each end in their colour, named by their number."""
+    symbols = "".join(_fill_symbol(str(index), one[-1]) for index, one in enumerate(classes))
+    return f"<symbols>\n{symbols}</symbols>\n"
 
 
 def _fill_symbol(name: str, colour: Colour) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rscd.base.border import is_utf8, shown
+from rscd.base.border import shown
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import sidecars
 from rscd.base.types import DateName
@@ -40,8 +40,8 @@ class Targets:
     def of(
         cls,
         outputs: Sequence[StrPath],
-        prob: StrPath | None,
-        preview: StrPath | None,
+        prob: StrPath | None = None,
+        preview: StrPath | None = None,
         flow: StrPath | None = None,
         objects: Mapping[DateName, StrPath | None] | None = None,
     ) -> "Targets":
@@ -100,30 +100,36 @@ class Targets:
                         f"{first}, which would share the style {style.name}; rename one"
                     )
 
-    def check_formats(self, *, has_crs: bool, pixel_coordinates: bool) -> None:
-        """Check that each output can be written for this scene.
-
-        Raises:
-            UsageError: see `check_output`.
-        """
-        for path in (*self.outputs, *self.objects.values()):
-            check_output(path, has_crs=has_crs, pixel_coordinates=pixel_coordinates)
-
-    def check_crs(self, crs: Any, at: tuple[float, float]) -> None:
-        """Check that each output will be read with the CRS it is written in.
+    def check(
+        self,
+        crs: Any,
+        at: tuple[float, float],
+        inputs: Iterable[StrPath],
+        *,
+        pixel_coordinates: bool,
+        scratch_bytes: int = 0,
+    ) -> None:
+        """Check that each output can be written for a scene: format, CRS and place.
 
         Args:
             crs: of the result, or None.
             at: coordinates of a place in the result.
+            inputs: files that must not be overwritten.
+            pixel_coordinates: whether polygons may be written without CRS.
+            scratch_bytes: size of the rasters of the work folder.
 
         Raises:
-            UsageError: see `rscd.export.crs.check_crs`.
+            UsageError: see `check_output` and `rscd.export.crs.check_crs`.
+            OutputError: see `check_places`.
         """
+        for path in (*self.outputs, *self.objects.values()):
+            check_output(path, has_crs=crs is not None, pixel_coordinates=pixel_coordinates)
         for path in self.all:
             if path != self.preview:
                 check_crs(path, crs, at)
+        self.check_places(inputs, scratch_bytes)
 
-    def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int) -> None:
+    def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int = 0) -> None:
         """Check that the folders exist, are writable and have enough space.
 
         Args:
@@ -153,15 +159,11 @@ class Targets:
             OutputError: for an existing file of another origin.
         """
         ours = set(mine)
+        styled = (*self.outputs, self.prob, *self.objects.values())
         for path in self.all:
             if str(path.absolute()) not in ours:
-                _check_new(path, self._beside(path))
-
-    def _beside(self, path: Path) -> list[Path]:
-        """Files that come with an output, but for styles that are ours."""
-        styled = (*self.outputs, self.prob, *self.objects.values())
-        beside = files_beside(path) if path in styled else []
-        return [file for file in beside if not is_own_style(file)]
+                beside = files_beside(path) if path in styled else []
+                _check_new(path, (file for file in beside if not is_own_style(file)))
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwrite: bool) -> None:
@@ -241,21 +243,19 @@ def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
     return path
 
 
-def _check_name(path: Path) -> None:
-    if not is_utf8(path):
+def _check_folder(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # most libraries refuse it
         raise OutputError(
             f"expected a name in UTF-8 for an output, found {shown(path)}; rename it or its folder"
-        )
+        ) from None
     most = MOST_NAME_BYTES - len("..partial")  # length that a scratch folder adds
     if len(os.fsencode(path.name)) > most:
         raise OutputError(
             f"expected a file name of at most {most} bytes for an output, found "
             f"{len(os.fsencode(path.name))} in {path}; shorten it"
         )
-
-
-def _check_folder(path: Path) -> None:
-    _check_name(path)
     if not path.parent.is_dir():
         raise OutputError(
             f"expected a folder for {path}, found none at {path.parent}; create it first"

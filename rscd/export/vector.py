@@ -87,7 +87,7 @@ def change_polygons(
         min_area_m2: Polygons smaller than this are dropped, before simplification.
         min_score: Polygons of a lower score are dropped; those without a score are kept.
         simplify_m: Douglas-Peucker tolerance in metres on the ground; 0 keeps pixel outlines.
-        regularize: Give polygons right angles, see `rscd.geo.regularize`.
+        regularize: Give polygons right angles or few vertices, see `rscd.geo.regularize`.
         model: Name of the model that made the mask.
         class_name: Class of the changed objects, if the model has one.
         t1: ISO date of the earlier image, with or without time.
@@ -167,7 +167,7 @@ def write_vector(
     pixel_coordinates: bool = False,
     style: str | None = None,
     layer: str = LAYER,
-) -> list[Path]:
+) -> None:
     """Write change polygons; the suffix selects the format (`SUFFIXES`).
 
     ``.geojson`` is RFC 7946: longitude and latitude on WGS 84, at most 7 decimals, right-hand
@@ -185,9 +185,6 @@ def write_vector(
             georeferencing have x = column, y = -row, as QGIS shows it.
         style: QML text; default `change_qml`.
         layer: Name of the layer in formats that name layers.
-
-    Returns:
-        The files written, as `vector_files` lists them.
 
     Raises:
         UsageError: Unknown suffix or option, ``.geojson`` without CRS, or a CRS that the format
@@ -208,7 +205,6 @@ def write_vector(
     polygons = _fitted(polygons, path, form)
     style = change_qml() if style is None else style
     job = _Job(provenance=text, options=dict(layer_options or {}), style=style, layer=layer)
-    files = vector_files(path)
     with atomic_folder(path) as staging:
         if form.style_beside:
             write_text(staging / path.with_suffix(".qml").name, style)
@@ -219,7 +215,6 @@ def write_vector(
         with gdal_path(made) as plain:
             form.write(polygons, Path(plain), job)
         made.replace(staging / path.name)
-    return files
 
 
 def _fitted(
@@ -263,7 +258,12 @@ def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     if "COORDINATE_PRECISION" in job.options:
         decimals = None  # makes the driver repair geometries that rounding makes invalid
     _write_ogr(polygons, path, job, "GeoJSON", options)
+    empty = BytesIO()
+    _write_ogr(polygons[:0], empty, job, "GeoJSON", options)
+    head, _, _ = empty.getvalue().partition(b'"features"')
     with path.open("rb") as file:
+        if not any(name.upper() == "WRITE_BBOX" for name in job.options):  # it stands in the head
+            require_as_written(file.read(len(head)) == head, "the head")
         file.seek(-2, os.SEEK_END)
         require_as_written(file.read() == b"}\n", "the end")
     check_layer(path, polygons, job.layer, decimals)

@@ -81,7 +81,15 @@ class Area:
                 " drop --bbox-crs and give pixel coordinates"
             )
         else:
-            geometry = _carried(_near(self.geometry, self.crs, grid), self.crs, target)
+            near = np.asarray([_near(self.geometry, self.crs, grid)], dtype=object)
+            geometry = carried(near, self.crs, target)[0]
+            if not np.isfinite(shapely.get_coordinates(geometry)).all():
+                raise GridMismatchError(
+                    f"expected an area that exists in {crs_name(target)}, found one in "
+                    f"{crs_name(self.crs)} beyond that projection; give its coordinates in the CRS "
+                    "of the scene"
+                )
+            geometry = shapely.make_valid(geometry)
         return geometry, bool(geometry.equals(shapely.box(*geometry.bounds)))
 
 
@@ -93,13 +101,3 @@ def _near(geometry: BaseGeometry, crs: CRS, grid: GeoBox) -> BaseGeometry:
         return geometry
     near = shapely.intersection(geometry, shapely.box(*bounds))
     return geometry if near.is_empty else near
-
-
-def _carried(geometry: BaseGeometry, source: CRS, target: CRS) -> BaseGeometry:
-    found = carried(np.asarray([geometry], dtype=object), source, target)[0]
-    if not np.isfinite(shapely.get_coordinates(found)).all():
-        raise GridMismatchError(
-            f"expected an area that exists in {crs_name(target)}, found one in {crs_name(source)} "
-            "beyond that projection; give its coordinates in the CRS of the scene"
-        )
-    return shapely.make_valid(found)

@@ -42,7 +42,10 @@ class Bands:
         alpha = next((i for i, kind in enumerate(kinds, 1) if kind == ColorInterp.alpha), None)
         return cls(
             tuple(kind.name if kind.name in COLOURS else "" for kind in kinds),
-            tuple(map(_unit, dataset.scales, dataset.offsets)),
+            tuple(
+                (float(s) if math.isfinite(s) and s else 1.0, float(o) if math.isfinite(o) else 0.0)
+                for s, o in zip(dataset.scales, dataset.offsets, strict=True)
+            ),
             alpha if len(kinds) > 1 else None,
         )
 
@@ -62,11 +65,6 @@ class Bands:
             return None
         first = [self.data[colours.index(name)] for name in RGB]
         return (*first, *(band for band in self.data if band not in first))
-
-
-def _unit(scale: float, offset: float) -> tuple[float, float]:
-    usable = math.isfinite(scale) and scale != 0
-    return (float(scale) if usable else 1.0, float(offset) if math.isfinite(offset) else 0.0)
 
 
 def pair_order(t1: Bands, t2: Bands) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -99,10 +97,7 @@ def order_problem(
                 f"{bands[0][place]} of t1 and {second} in band {bands[1][place]} of t2; write one "
                 "of them in the order of the other (gdal_translate -b) or choose --bands"
             )
-    for name, other, own, read in (
-        ("t1", "t2", t1, bands[0]),
-        ("t2", "t1", t2, bands[1]),
-    ):
+    for name, other, own, read in (("t1", "t2", t1, bands[0]), ("t2", "t1", t2, bands[1])):
         wanted = own.by_colour()
         if wanted is not None and read == own.data != wanted:
             order = ",".join(map(str, wanted[:3]))

@@ -90,26 +90,15 @@ class RawRaster:
         """A box as (h,w)."""
         kind = np.dtype(self.dtype).newbyteorder("<")
         whole = np.memmap(self.path, kind, "r", shape=self.shape_hw)
-        rows, cols = slice(box.row, box.row + box.height), slice(box.col, box.col + box.width)
-        return np.array(whole[rows, cols])
+        return np.array(whole[box.slices])
 
-    def read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows start..stop-1 as (stop - start, width)."""
-        width = self.shape_hw[1]
-        flat = np.fromfile(
-            self.path,
-            np.dtype(self.dtype).newbyteorder("<"),
-            (stop - start) * width,
-            offset=self._offset(start, 0),
-        )
-        return flat.reshape(-1, width)
-
-    def strips(self) -> Iterator[Box]:
-        """Full-width boxes of about `STRIP_BYTES`, top to bottom."""
+    def strips(self) -> Iterator[tuple[Box, NDArray[Any]]]:
+        """Full-width boxes of about `STRIP_BYTES` with their values (h,W), top to bottom."""
         height, width = self.shape_hw
         step = max(1, STRIP_BYTES // (4 * width))
         for row in range(0, height, step):
-            yield Box(row, 0, min(step, height - row), width)
+            box = Box(row, 0, min(step, height - row), width)
+            yield box, self.read(box)
 
     def _offset(self, row: int, col: int) -> int:
         return (row * self.shape_hw[1] + col) * np.dtype(self.dtype).itemsize
@@ -151,8 +140,7 @@ class ChangeMap:
         """
         self.mask.create()
         changed = valid = 0
-        for strip in self.prob.strips():
-            prob = self.prob.read_rows(strip.row, strip.row + strip.height)
+        for strip, prob in self.prob.strips():
             mask = binarise(prob, self.threshold)
             self.mask.write(strip, mask)
             changed += int(np.count_nonzero(mask == 1))
@@ -169,10 +157,7 @@ class ChangeMap:
             None if the pixel size is unknown.
         """
         areas = ground.pixel_areas_m2(self.mask.shape_hw)
-        total = sum(
-            areas.total(self.mask.read_rows(strip.row, strip.row + strip.height) == 1, strip.row)
-            for strip in self.mask.strips()
-        )
+        total = sum(areas.total(mask == 1, strip.row) for strip, mask in self.mask.strips())
         return total if np.isfinite(total) else None
 
 

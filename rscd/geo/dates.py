@@ -1,6 +1,7 @@
 """Acquisition dates, given by the user or read from TIFF tags."""
 
 import datetime
+import logging
 import re
 
 from rscd.base.errors import UsageError
@@ -10,6 +11,8 @@ CLOCKS_AT_ZERO = frozenset({datetime.date(1970, 1, 1), datetime.date(1980, 1, 1)
 
 FIRST_YEAR = 1858
 """Year of the first aerial photograph."""
+
+log = logging.getLogger(__name__)
 
 _TIFF = re.compile(r"\s*(\d{4})[:/.-](\d{2})[:/.-](\d{2})(?:[ T]|\s*\0*$)")
 
@@ -90,3 +93,34 @@ def dates_of(
             "images, or correct the dates with --t1-date and --t2-date"
         )
     return t1, t2
+
+
+def days_of(
+    given: tuple[str | None, str | None],
+    tags: tuple[str | None, str | None],
+    paths: tuple[str, str],
+) -> tuple[str | None, str | None]:
+    """ISO dates of a pair: those given, else the days of the files; these are logged.
+
+    Args:
+        given: by the user.
+        tags: TIFFTAG_DATETIME of each file.
+        paths: of the files, for messages.
+
+    Raises:
+        UsageError: see `dates_of`.
+    """
+    days = dates_of(given, (tagged_date(tags[0]), tagged_date(tags[1])))
+    found: list[str | None] = []
+    for date, text, day, tag, path in zip(("t1", "t2"), given, days, tags, paths, strict=True):
+        if text is None and is_wrong_tag(tag):
+            log.warning(
+                "%s: its TIFFTAG_DATETIME %r is no date, column %s stays empty; give --%s-date",
+                *(path, tag, date, date),
+            )
+        found.append(str(day) if text is None and day else text)
+    if taken := [
+        f"{date} {day}" for date, day in zip(("t1", "t2"), found, strict=True) if day not in given
+    ]:
+        log.info("dates of the files (TIFFTAG_DATETIME): %s", ", ".join(taken))
+    return found[0], found[1]

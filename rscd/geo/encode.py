@@ -1,11 +1,11 @@
 """Small rasters as the bytes of a GeoTIFF."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
+
+from rscd.geo.settings import unplaced
 
 
 def geotiff(fill: Callable[[Any], None], **profile: Any) -> bytes:
@@ -18,8 +18,7 @@ def geotiff(fill: Callable[[Any], None], **profile: Any) -> bytes:
         fill: function that writes pixels and tags to the open dataset.
         profile: as for `rasterio.open`.
     """
-    with warnings.catch_warnings(), MemoryFile(ext=".tif") as memory:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with unplaced(), MemoryFile(ext=".tif") as memory:
         with memory.open(driver="GTiff", **profile) as dataset:
             fill(dataset)
         return bytes(memory.read())

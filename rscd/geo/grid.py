@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
-from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 
 from rscd.base.border import border, reason
 from rscd.base.errors import GridMismatchError, UsageError
-from rscd.base.types import Bounds, ShapeHW
+from rscd.base.types import Bounds, Float64Array, ShapeHW
 from rscd.geo.tiles import Box
-
-Float64Array = NDArray[np.float64]
 
 SAME_GRID_PX = 0.01
 """Two grids are the same if no corner differs by more than this many pixels."""
@@ -131,7 +128,12 @@ def transformer_between(source: CRS, target: CRS) -> Transformer:
         GridMismatchError: if there is none, as to or from local planes.
     """
     if is_local(source) or is_local(target):
-        if _is_same_plane(source, target):
+        # formats describe one plane in different ways
+        known = (
+            (crs.name, is_local(crs), *(axis.unit_conversion_factor for axis in crs.axis_info))
+            for crs in (source, target)
+        )
+        if len(set(known)) == 1:
             return Transformer.from_pipeline("+proj=noop")
         local, other = (source, target) if is_local(source) else (target, source)
         raise GridMismatchError(
@@ -144,27 +146,15 @@ def transformer_between(source: CRS, target: CRS) -> Transformer:
         return Transformer.from_crs(source, target, always_xy=True)
 
 
-def _is_same_plane(source: CRS, target: CRS) -> bool:
-    """Whether two local CRSs are the same plane: formats describe one plane in different ways."""
-
-    def known(crs: CRS) -> tuple[Any, ...]:
-        return crs.name, is_local(crs), *(axis.unit_conversion_factor for axis in crs.axis_info)
-
-    return known(source) == known(target)
-
-
 def _not_carried(source: CRS, target: CRS, error: Exception) -> GridMismatchError:
-    return GridMismatchError(
-        f"expected coordinates of {crs_name(source)} to be convertible to {crs_name(target)}, "
-        f"found: {reason(error)}; {_proj_advice()}"
-    )
-
-
-def _proj_advice() -> str:
+    advice = "reproject one file first (gdalwarp -t_srs)"
     given = next((name for name in ("PROJ_DATA", "PROJ_LIB") if os.environ.get(name)), None)
     if given is not None:
-        return f"unset {given}={os.environ[given]}, the database of another installation of PROJ"
-    return "reproject one file first (gdalwarp -t_srs)"
+        advice = f"unset {given}={os.environ[given]}, the database of another installation of PROJ"
+    return GridMismatchError(
+        f"expected coordinates of {crs_name(source)} to be convertible to {crs_name(target)}, "
+        f"found: {reason(error)}; {advice}"
+    )
 
 
 def is_local(crs: CRS) -> bool:
@@ -205,13 +195,7 @@ def pixels_within(shape: ShapeHW, box_px: Bounds) -> Box | None:
 
 def cut(grid: GeoBox, box: Box) -> GeoBox:
     """The subgrid of a grid covered by a box of pixels."""
-    return grid[box.row : box.row + box.height, box.col : box.col + box.width]
-
-
-def crop_to_pixels(grid: GeoBox, box_px: Bounds) -> GeoBox | None:
-    """The part of `grid` that `pixels_within` selects, None if it is empty."""
-    box = pixels_within(shape_hw(grid), box_px)
-    return None if box is None else cut(grid, box)
+    return grid[box.slices]
 
 
 def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:
@@ -221,15 +205,15 @@ def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:
         GridMismatchError: if the two do not overlap; the message gives both bounds in one CRS.
     """
     box = footprint_px(other, anchor)
-    grid = crop_to_pixels(anchor, box)
-    if grid is None:
+    part = pixels_within(shape_hw(anchor), box)
+    if part is None:
         raise GridMismatchError(
             "expected two scenes that overlap, found none: "
             f"t1 covers {bounds_text(_bounds_of(anchor, (0, 0, anchor.shape[1], anchor.shape[0])))}"
             f" and t2 {bounds_text(_bounds_of(anchor, box))} "
             f"(left, bottom, right, top in {crs_name(anchor.crs)}); check the files and their CRS"
         )
-    return grid
+    return cut(anchor, part)
 
 
 def _bounds_of(grid: GeoBox, box_px: Bounds) -> Bounds:
@@ -300,16 +284,13 @@ def pixel_size_m(grid: GeoBox | None, stated: float | None = None) -> float | No
     own = None if grid is None else _own_pixel_size_m(grid)
     if grid is None or own is None:
         return stated
-    if stated is not None and not (is_local(CRS(grid.crs)) and _agree(stated, own)):
+    agrees = stated is not None and abs(stated - own) <= SAME_SIZE * own
+    if stated is not None and not (agrees and is_local(CRS(grid.crs))):
         raise UsageError(
             f"expected --gsd only with images without georeferencing, found pixels of {own:.3g} m "
             "in the file; drop it"
         )
     return own
-
-
-def _agree(stated: float, own: float) -> bool:
-    return abs(stated - own) <= SAME_SIZE * own
 
 
 def _own_pixel_size_m(grid: GeoBox) -> float | None:

@@ -61,6 +61,14 @@ NAME_VALUES = (
     "--predicted-value and --unlabelled"
 )
 
+NODATA_IN_PNG = 127
+"""Stored value of "no data" beside 0 and 255 in the PNG masks that rscd writes."""
+
+NAME_NODATA = (
+    "if 127 is no data, as in PNG masks that rscd writes, choose mask_values="
+    "{0: 0, 255: 1, 127: 255}; of rscd evaluate name it with --unlabelled 127"
+)
+
 
 @dataclass(frozen=True)
 class Coding:
@@ -179,9 +187,10 @@ def _named(what: str, rule: Values, nodata: float | None, found: Iterable[float]
         change = frozenset({1.0 if whole else float(IGNORE)})
         unknown = missing | ({float(IGNORE)} if whole and IGNORE in values else frozenset())
     else:
+        own = NAME_NODATA if NODATA_IN_PNG in values <= {0, NODATA_IN_PNG, IGNORE} else NAME_VALUES
         raise DataError(
             f"{what}: expected label values 0 and 255 (or 0 and 1), found "
-            f"{some_values(values)}; {NAME_VALUES}"
+            f"{some_values(values)}; {own}"
         )
     if rule.unlabelled is None and nodata == 0 and values - unknown <= change:
         unknown -= {0.0}
@@ -242,11 +251,11 @@ def read_stored(
     Raises:
         DataError: see `one_band`.
     """
-    said = Bands.of(dataset)
-    values = dataset.read(list(said.data), window=window)
+    bands = Bands.of(dataset)
+    values = dataset.read(list(bands.data), window=window)
     own_mask = has_own_mask(dataset)
     known = usable_pixels(
-        dataset, values, alpha=said.alpha, nodata=None, own_mask=own_mask, window=window
+        dataset, values, alpha=bands.alpha, nodata=None, own_mask=own_mask, window=window
     )
     return one_band(what, values), known
 

@@ -22,13 +22,7 @@ from scipy.sparse import csr_array
 from rscd.base.errors import UsageError
 from rscd.base.types import BoolArray, ShapeHW
 from rscd.geo.grid import apply, is_length, is_local
-from rscd.geo.polygons import (
-    Polygons,
-    chunks,
-    pixel_counts,
-    ragged,
-    signed_ring_areas,
-)
+from rscd.geo.polygons import Polygons, chunks, pixel_counts, ragged, signed_ring_areas
 from rscd.geo.regularize import Square, regularize
 
 logger = logging.getLogger(__name__)
@@ -70,15 +64,13 @@ class Ground:
             ``gsd_m`` is known.
         """
         parts, owner = shapely.get_parts(polygons, return_index=True)
-        areas: Array = np.bincount(owner, self._areas_of_parts(parts), len(polygons)).astype(float)
-        return areas
-
-    def _areas_of_parts(self, polygons: Polygons) -> Array:
         lonlat = self._lonlat()
         if lonlat is None:
-            areas: Array = pixel_counts(polygons).astype(np.float64) * self._planar_pixel_m2()
-            return areas
-        return self._ellipsoidal_areas(polygons, lonlat)
+            of_parts = pixel_counts(parts).astype(np.float64) * self._planar_pixel_m2()
+        else:
+            of_parts = self._ellipsoidal_areas(parts, lonlat)
+        areas: Array = np.bincount(owner, of_parts, len(polygons)).astype(float)
+        return areas
 
     def pixel_areas_m2(self, shape_hw: ShapeHW) -> "PixelAreas":
         """Areas of the pixels of a grid of this many rows and columns."""
@@ -126,12 +118,20 @@ class Ground:
         if tolerance_m == 0 or len(polygons) == 0:
             return polygons
         self.require_metres("simplify")
-        parts = [self._simplify(polygons[part], tolerance_m) for part in chunks(len(polygons))]
-        simple: Polygons = np.concatenate(parts)
-        return simple
+        kept = []
+        for part in chunks(len(polygons)):
+            jacobians = self._jacobians(polygons[part])
+            plane = _linear(polygons[part], jacobians)
+            simple = shapely.simplify(plane, tolerance_m, preserve_topology=True)
+            simple = shapely.transform(_linear(simple, np.linalg.inv(jacobians)), np.rint)
+            good = shapely.is_valid(simple) & (shapely.area(simple) > 0)
+            if not good.all():
+                logger.info("%d polygons are kept unsimplified", np.count_nonzero(~good))
+            kept.append(np.where(good, simple, polygons[part]))
+        return np.concatenate(kept)
 
     def regularize(self, polygons: Polygons) -> Polygons:
-        """Give polygons right angles on the ground; see `rscd.geo.regularize`.
+        """Give polygons right angles on the ground, or few vertices; see `rscd.geo.regularize`.
 
         Args:
             polygons: (N,) polygons in pixel coordinates (col, row). If the pixel size is unknown,
@@ -168,16 +168,6 @@ class Ground:
             return False
         crs = pyproj.CRS.from_user_input(self.crs)
         return not is_local(crs) or is_length(crs)
-
-    def _simplify(self, polygons: Polygons, tolerance_m: float) -> Polygons:
-        jacobians = self._jacobians(polygons)
-        simple = shapely.simplify(_linear(polygons, jacobians), tolerance_m, preserve_topology=True)
-        simple = shapely.transform(_linear(simple, np.linalg.inv(jacobians)), np.rint)
-        good = shapely.is_valid(simple) & (shapely.area(simple) > 0)
-        if not good.all():
-            logger.info("%d polygons are kept unsimplified", np.count_nonzero(~good))
-        kept: Polygons = np.where(good, simple, polygons)
-        return kept
 
     def _lonlat(self) -> "_LonLat | None":
         return None if self.crs is None else _LonLat.of(pyproj.CRS.from_user_input(self.crs))

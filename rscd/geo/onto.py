@@ -14,8 +14,8 @@ from rasterio.windows import Window
 from rscd.base.types import BoolArray
 from rscd.geo.bands import usable_pixels
 from rscd.geo.grid import whole_pixel_offset
-from rscd.geo.settings import beside
-from rscd.geo.source import Source, raster_border, unplaced, warped
+from rscd.geo.settings import beside, unplaced
+from rscd.geo.source import Source, raster_border, warped
 from rscd.geo.tiles import Box
 
 BandReader = Callable[[Box], tuple[NDArray[Any], BoolArray]]
@@ -62,7 +62,9 @@ def raster_on(
         def read(box: Box) -> tuple[NDArray[Any], BoolArray]:
             with raster_border(source.date, source.path), unplaced():
                 if offset is None:
-                    return _read_warped(onto, source, box)
+                    window = Window(box.col, box.row, box.width, box.height)
+                    values = onto.read(list(source.bands), window=window)
+                    return values, onto.read(source.alpha or onto.count, window=window) != 0
                 return _read_direct(dataset, source, offset, box)
 
         yield read
@@ -91,9 +93,3 @@ def _read_direct(
         )
         covered[here] = True if usable is None else usable
     return values, covered
-
-
-def _read_warped(onto: Any, source: Source, box: Box) -> tuple[NDArray[Any], BoolArray]:
-    window = Window(box.col, box.row, box.width, box.height)
-    values = onto.read(list(source.bands), window=window)
-    return values, onto.read(source.alpha or onto.count, window=window) != 0

@@ -5,7 +5,6 @@ numbers, so counting pixels, averaging a raster under them and turning them into
 are exact whatever its transform.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ import rasterio.features
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from rscd.base.border import border, reason
 from rscd.base.errors import SceneError
 from rscd.geo.grid import apply
-from rscd.geo.settings import own_files
+from rscd.geo.settings import own_files, unplaced
 
 Polygons = NDArray[np.object_]
 """(N,) shapely polygons."""
@@ -79,9 +77,12 @@ def to_world(polygons: Polygons, transform: Affine) -> Polygons:
         transform: Affine pixel -> CRS, of the upper-left pixel corner.
 
     Returns:
-        (N,) polygons with right-hand rings: exterior counter-clockwise, holes clockwise.
+        (N,) polygons with right-hand rings: exterior counter-clockwise, holes clockwise, fixed
+        first vertex.
     """
-    return right_hand(moved(polygons, transform))
+    # GEOS normalises to clockwise exteriors; shapely.orient_polygons would need shapely 2.1.
+    ordered: Polygons = shapely.reverse(shapely.normalize(moved(polygons, transform)))
+    return ordered
 
 
 def geometries(found: Iterable[Any]) -> Polygons:
@@ -116,13 +117,6 @@ def iou(first: Polygons, second: Polygons) -> NDArray[np.float64]:
         common, union, out=np.zeros_like(common), where=union > 0
     )
     return shares
-
-
-def right_hand(polygons: Polygons) -> Polygons:
-    """Order rings canonically: exterior counter-clockwise, holes clockwise, fixed first vertex."""
-    # GEOS normalises to clockwise exteriors; shapely.orient_polygons would need shapely 2.1.
-    ordered: Polygons = shapely.reverse(shapely.normalize(polygons))
-    return ordered
 
 
 def pixel_counts(polygons: Polygons) -> NDArray[np.int64]:
@@ -161,8 +155,17 @@ def mean_under(polygons: Polygons, raster_path: str | Path) -> NDArray[np.float6
     edges = _VerticalEdges.of(polygons)
     sums = np.zeros(len(polygons))
     with _reading(raster_path) as dataset:
-        _require_reach(edges, dataset)
-        for first_row, row_sums in _row_sums(dataset):
+        width, height = edges.reach_wh
+        if width > dataset.width or height > dataset.height:
+            raise SceneError(
+                f"{dataset.name}: expected at least {height} x {width} pixels, the extent of the "
+                f"polygons, found {dataset.height} x {dataset.width}; use the raster of the same "
+                "scene"
+            )
+        for first_row, values in _strips(dataset):
+            row_sums = np.zeros((len(values), dataset.width + 1))
+            clean = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+            np.cumsum(clean, axis=1, dtype=np.float64, out=row_sums[:, 1:])
             sums += edges.integrate(first_row, row_sums, len(polygons))
     means: NDArray[np.float64] = sums / shapely.area(polygons)
     return means
@@ -174,9 +177,7 @@ def chunks(count: int) -> Iterator[slice]:
         yield slice(start, min(start + _CHUNK_POLYGONS, count))
 
 
-def ragged(
-    polygons: Polygons,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+def ragged(polygons: Polygons) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Split polygons into vertices and rings.
 
     Args:
@@ -269,30 +270,12 @@ def _vertical_edges(polygons: Polygons, first_polygon: int) -> tuple[NDArray[np.
     return polygon, points[edge, 0], rows[:, 0], rows[:, 1], sign
 
 
-def _row_sums(dataset: Any) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """First row and (h, W+1) running sums of the rows, strip by strip."""
-    for first_row, values in _strips(dataset):
-        row_sums = np.zeros((len(values), dataset.width + 1))
-        clean = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        np.cumsum(clean, axis=1, dtype=np.float64, out=row_sums[:, 1:])
-        yield first_row, row_sums
-
-
 def _strips(dataset: Any) -> Iterator[tuple[int, NDArray[Any]]]:
     """First row and (h, W) values of band 1, a bounded number of rows at a time."""
     rows = max(1, _STRIP_BYTES // (8 * (dataset.width + 1)))
     for first_row in range(0, dataset.height, rows):
         height = min(rows, dataset.height - first_row)
         yield first_row, dataset.read(1, window=Window(0, first_row, dataset.width, height))
-
-
-def _require_reach(edges: _VerticalEdges, dataset: Any) -> None:
-    width, height = edges.reach_wh
-    if width > dataset.width or height > dataset.height:
-        raise SceneError(
-            f"{dataset.name}: expected at least {height} x {width} pixels, the extent of the "
-            f"polygons, found {dataset.height} x {dataset.width}; use the raster of the same scene"
-        )
 
 
 def _assemble(outlines: Iterable[Any], crs_to_pixel: Affine) -> Iterator[Polygons]:
@@ -350,9 +333,7 @@ def _first_pixel_order(polygons: Polygons) -> NDArray[np.intp]:
 def _reading(path: str | Path) -> Iterator[Any]:
     """Open a raster with a block cache that holds one row of its blocks and little more."""
     with border(lambda error: _unreadable(path, reason(error))):
-        with warnings.catch_warnings(), own_files():
-            # without georeferencing: pixel coordinates are enough
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with unplaced(), own_files():  # pixel coordinates are enough
             dataset = rasterio.open(path)
         rows = dataset.block_shapes[0][0]
         row_bytes = rows * dataset.width * np.dtype(dataset.dtypes[0]).itemsize

@@ -1,8 +1,9 @@
-"""Outlines with right angles, as buildings have them, in place of pixel edges.
+"""Outlines of few corners, as buildings have them, in place of pixel edges.
 
 The edges of a simplified outline are made parallel or perpendicular to one main direction, parallel
-neighbours are merged, and short edges are removed. A polygon that would depart too far from its
-original stays unchanged, and so do polygons whose new outlines would overlap.
+neighbours are merged, and short edges are removed. Where the result departs too far from the
+original, or would overlap a neighbour, the outline is simplified only (Douglas-Peucker); where that
+departs too far as well, it stays unchanged.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,14 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from rscd.geo.polygons import Polygons, chunks, iou
+from rscd.geo.polygons import Polygons, chunks, geometries, iou
 
 Points = NDArray[np.float64]
 
 LARGEST_AREA_ERROR = 0.1
 """Largest change of area, as a fraction of the original."""
-LEAST_IOU = 0.75
-"""Least IoU with the original polygon: below it, the outline is not rectangular."""
+LEAST_IOU = 0.85
+"""Least IoU of right angles with the original: below it, the outline is not rectangular."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Square:
     """How outlines are squared; lengths in the unit of the polygons.
 
     Attributes:
-        tolerance: of the simplification before edges are extracted.
-        shortest: shorter edges are removed.
+        tolerance: of the simplification, before edges are extracted or in place of right angles.
+        shortest: shorter edges are removed; no corner lies further outside the original.
     """
 
     tolerance: float = 0.8
@@ -36,33 +37,53 @@ class Square:
 
 
 def regularize(polygons: Polygons, settings: Square = Square()) -> Polygons:
-    """Give polygons right angles.
+    """Give polygons right angles where they fit, and few vertices elsewhere.
 
     Args:
         polygons: (N,) valid polygons that do not overlap, in a plane where lengths are true.
         settings: see `Square`.
 
     Returns:
-        (N,) valid polygons that do not overlap. Each has an area within 10 % of the original;
-        polygons without an acceptable outline are unchanged.
+        (N,) valid polygons that do not overlap, whatever the order of the given ones. Each has an
+        area within 10 % of the original. One with right angles has an IoU of `LEAST_IOU` or more
+        with it.
     """
-    squared = np.array([_squared(polygon, settings) for polygon in polygons], dtype=object)
-    return _without_overlaps(polygons, squared)
+    if len(polygons) == 0:
+        return polygons
+    simple = shapely.simplify(polygons, settings.tolerance, preserve_topology=True)
+    squared = geometries(
+        _squared(polygon, outline, settings)
+        for polygon, outline in zip(polygons, simple, strict=True)
+    )
+    kept = np.where(_is_close(simple, polygons), simple, polygons)
+    best = np.where(shapely.is_missing(squared), kept, squared)
+    return _apart(np.stack([best, kept, polygons]))
 
 
-def _squared(polygon: shapely.Polygon, settings: Square) -> shapely.Polygon:
-    simple = polygon.simplify(settings.tolerance)
-    best, best_iou = polygon, LEAST_IOU
+def _squared(
+    polygon: shapely.Polygon, simple: shapely.Polygon, settings: Square
+) -> shapely.Polygon | None:
+    """The best right-angled outline that is close to the polygon; None if there is none."""
+    best, best_iou = None, LEAST_IOU
     for angle in _directions(simple):
         found = _along(simple, angle, settings.shortest)
-        if found is None:
+        if found is None or not _is_close(found, polygon):
             continue
-        if abs(found.area - polygon.area) > LARGEST_AREA_ERROR * polygon.area:
+        corners = shapely.points(shapely.get_coordinates(found))
+        if shapely.distance(corners, polygon).max() > settings.shortest:
             continue
         own = float(iou(found, polygon))
-        if own > best_iou:
+        if own >= best_iou:
             best, best_iou = found, own
     return best
+
+
+def _is_close(outlines: Polygons, polygons: Polygons) -> NDArray[np.bool_]:
+    """Which outlines are valid and have about the areas of the polygons."""
+    area = shapely.area(polygons)
+    similar = np.abs(shapely.area(outlines) - area) <= LARGEST_AREA_ERROR * area
+    close: NDArray[np.bool_] = shapely.is_valid(outlines) & similar
+    return close
 
 
 def _directions(polygon: shapely.Polygon) -> list[float]:
@@ -86,8 +107,7 @@ def _along(polygon: shapely.Polygon, angle: float, shortest: float) -> shapely.P
             rings.append(found @ turn)
         elif ring is polygon.exterior or not rings:
             return None  # a hole this small is closed
-    squared = shapely.Polygon(rings[0], rings[1:])
-    return squared if squared.is_valid and squared.area > 0 else None
+    return shapely.Polygon(rings[0], rings[1:])
 
 
 def _stairs(corners: Points, shortest: float) -> Points | None:
@@ -110,7 +130,8 @@ def _stairs(corners: Points, shortest: float) -> Points | None:
         runs = _merged([run for i, run in enumerate(runs) if i != least])
     if len(runs) < 4:
         return None
-    return np.array([_corner(runs[i - 1], run) for i, run in enumerate(runs)])
+    pairs = [(runs[i - 1], run) for i, run in enumerate(runs)]
+    return np.array([(a.place, b.place) if a.across else (b.place, a.place) for a, b in pairs])
 
 
 @dataclass(frozen=True)
@@ -139,15 +160,16 @@ def _merged(runs: Sequence[_Run]) -> list[_Run]:
     return joined
 
 
-def _corner(first: _Run, second: _Run) -> tuple[float, float]:
-    return (first.place, second.place) if first.across else (second.place, first.place)
+def _apart(choices: Polygons) -> Polygons:
+    """For each polygon the first choice with which none overlaps another.
 
-
-def _without_overlaps(before: Polygons, after: Polygons) -> Polygons:
-    """``after``, with those of ``before`` wherever two overlap."""
-    chosen: Polygons = after.copy()
-    changed = np.array([a is not b for a, b in zip(before, after, strict=True)], dtype=bool)
-    while changed.any():
+    Args:
+        choices: (K,N), best first; the last ones do not overlap.
+    """
+    last, columns = len(choices) - 1, np.arange(choices.shape[1])
+    level = np.zeros(len(columns), dtype=np.intp)
+    while True:
+        chosen: Polygons = choices[level, columns]
         first, second = shapely.STRtree(chosen).query(chosen, predicate="intersects")
         pairs = first < second
         first, second = first[pairs], second[pairs]
@@ -157,9 +179,7 @@ def _without_overlaps(before: Polygons, after: Polygons) -> Polygons:
                 shapely.intersection(chosen[first[part]], chosen[second[part]])
             )
         at_odds = np.unique(np.concatenate([first[shared > 0], second[shared > 0]]))
-        at_odds = at_odds[changed[at_odds]]
+        at_odds = at_odds[level[at_odds] < last]
         if not len(at_odds):
-            break
-        chosen[at_odds] = before[at_odds]
-        changed[at_odds] = False
-    return chosen
+            return chosen
+        level[at_odds] += 1

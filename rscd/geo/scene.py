@@ -25,7 +25,7 @@ from rscd.geo.grid import (
 )
 from rscd.geo.measure import Ground, ground_of
 from rscd.geo.pictures import is_picture
-from rscd.geo.source import Placement, Source, comparable, inspect, read_source
+from rscd.geo.source import Offset, Source, comparable, inspect, read_source
 from rscd.geo.tiles import Box, reflect
 
 
@@ -41,9 +41,9 @@ class ScenePair:
     t2: Source
     scene: GeoBox
     """The grid over the area both dates cover; resampling and tiling refer to it."""
-    place_t1: Placement
+    offset_t1: Offset
     """How ``t1`` is brought onto ``scene``."""
-    place_t2: Placement
+    offset_t2: Offset
     window: Box
     """The requested pixels of ``scene``; their surroundings can be read as well."""
     aoi: BaseGeometry | None = None
@@ -125,8 +125,8 @@ class ScenePair:
         if align == "none":
             _check_equal_grids(first, second)
         scene = intersection(anchor.grid, other.grid)
-        places = _placement(first, scene), _placement(second, scene)
-        return cls(first, second, scene, *places, _whole(scene)).sized(gsd_m)
+        offsets = whole_pixel_offset(scene, first.grid), whole_pixel_offset(scene, second.grid)
+        return cls(first, second, scene, *offsets, _whole(scene)).sized(gsd_m)
 
     @property
     def shape_hw(self) -> ShapeHW:
@@ -143,8 +143,8 @@ class ScenePair:
         """Description of how both dates were brought onto one grid."""
         return {
             "grid": grid_text(self.grid),
-            "t1": _words(self.place_t1, self.t1, self.window),
-            "t2": _words(self.place_t2, self.t2, self.window),
+            "t1": _placement(self.offset_t1, self.t1, self.window),
+            "t2": _placement(self.offset_t2, self.t2, self.window),
         }
 
     def sized(self, gsd_m: float | None) -> "ScenePair":
@@ -162,11 +162,7 @@ class ScenePair:
 
     def resampled(self, grid: GeoBox) -> "ScenePair":
         """The whole pair on another grid; both dates are resampled from their files."""
-        first, second = (
-            Placement(None, f"resampled (bilinear) from {grid_text(source.grid)}")
-            for source in (self.t1, self.t2)
-        )
-        return ScenePair(self.t1, self.t2, grid, first, second, _whole(grid))
+        return ScenePair(self.t1, self.t2, grid, None, None, _whole(grid))
 
     def crop(self, geometry: BaseGeometry, *, mask: bool) -> "ScenePair":
         """The pair over the bounding box of a geometry in the grid's CRS.
@@ -270,11 +266,8 @@ class ScenePair:
     def _read_inside(self, box: Box) -> tuple[FloatArray, BoolArray]:
         image = np.empty((2, self.n_bands, *box.shape_hw), np.float32)
         valid = np.ones(box.shape_hw, bool)
-        for date, source, place in (
-            (0, self.t1, self.place_t1),
-            (1, self.t2, self.place_t2),
-        ):
-            values, usable = read_source(source, place, self.scene, box)
+        for date, source, offset in ((0, self.t1, self.offset_t1), (1, self.t2, self.offset_t2)):
+            values, usable = read_source(source, offset, self.scene, box)
             image[date] = values
             valid &= usable
         np.logical_and(valid, np.isfinite(image).all(axis=(0, 1)), out=valid)
@@ -312,35 +305,21 @@ def _check_comparable(t1: Source, t2: Source) -> None:
 def _check_equal_grids(t1: Source, t2: Source) -> None:
     if whole_pixel_offset(t1.grid, t2.grid) == (0, 0) and t1.grid.shape == t2.grid.shape:
         return
+    shift = ""
+    if t1.grid.crs == t2.grid.crs:
+        corner = compose(~t1.grid.affine, t2.grid.affine)
+        shift = f", its corner at column {corner.c:.2f}, row {corner.f:.2f} of t1"
     raise GridMismatchError(
         f"expected one grid with --align none, found t1 with {grid_text(t1.grid)} and t2 with "
-        f"{grid_text(t2.grid)}{_shift_text(t1.grid, t2.grid)}; use --align t1 or --align t2"
+        f"{grid_text(t2.grid)}{shift}; use --align t1 or --align t2"
     )
 
 
-def _shift_text(grid: GeoBox, other: GeoBox) -> str:
-    if grid.crs != other.crs:
-        return ""
-    corner = compose(~grid.affine, other.affine)
-    return f", its corner at column {corner.c:.2f}, row {corner.f:.2f} of t1"
-
-
-def _placement(source: Source, grid: GeoBox) -> Placement:
-    offset = whole_pixel_offset(grid, source.grid)
-    if offset is None:
-        return Placement(None, f"resampled (bilinear) from {grid_text(source.grid)}")
-    return Placement(offset, _shifted(offset, source, shape_hw(grid)))
-
-
-def _words(place: Placement, source: Source, window: Box) -> str:
+def _placement(offset: Offset, source: Source, window: Box) -> str:
     """Description of how a window of the scene is read from a source."""
-    if place.offset is None:
-        return place.text
-    offset = place.offset[0] + window.col, place.offset[1] + window.row
-    return _shifted(offset, source, window.shape_hw)
-
-
-def _shifted(offset: tuple[int, int], source: Source, size: ShapeHW) -> str:
-    if offset == (0, 0) and size == shape_hw(source.grid):
+    if offset is None:
+        return f"resampled (bilinear) from {grid_text(source.grid)}"
+    col, row = offset[0] + window.col, offset[1] + window.row
+    if Box(row, col, *window.shape_hw) == _whole(source.grid):
         return "read as it is"
-    return f"cropped at column {offset[0]}, row {offset[1]}, not resampled"
+    return f"cropped at column {col}, row {row}, not resampled"

@@ -4,10 +4,12 @@ A setting meant for the user's data (``GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR`` 
 hide the header of a scratch file or the world file of a local picture.
 """
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 
 _WITH_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE"}
 _OWN = {**_WITH_SIDECARS, "GDAL_GEOREF_SOURCES": "PAM,INTERNAL,TABFILE,WORLDFILE"}
@@ -26,3 +28,8 @@ def beside(path: str) -> AbstractContextManager[Any]:
     """
     remote = "://" in path or path.startswith("/vsi")
     return nullcontext() if remote else rasterio.Env(**_WITH_SIDECARS)
+
+
+def unplaced() -> AbstractContextManager[Any]:
+    """Context in which rasters without georeferencing are no news."""
+    return warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning)

@@ -1,12 +1,9 @@
 """Sources: metadata of one raster on disk, and how its pixels are read onto a grid."""
 
-import datetime
 import logging
 import os
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
@@ -36,10 +32,9 @@ from rscd.geo.bands import (
     units_text,
     usable_pixels,
 )
-from rscd.geo.dates import tagged_date
 from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.pictures import PICTURE
-from rscd.geo.settings import beside
+from rscd.geo.settings import beside, unplaced
 from rscd.geo.tiles import Box
 
 MAX_BANDS = 16
@@ -75,7 +70,7 @@ class Source:
     """Whether values are indices into a colour table."""
     stamp: tuple[int, int] | None
     """Modification time in ns and size of the file, None for URLs; a replaced file is reopened."""
-    said: Bands
+    metadata: Bands
     """Metadata of all bands of the file."""
     into: Conversion | None = None
     """What is done to stored values, band by band, to bring them into the units of t1."""
@@ -83,24 +78,13 @@ class Source:
     """The file's TIFFTAG_DATETIME: when the image was made."""
 
     @property
-    def day(self) -> datetime.date | None:
-        """The day of `date_tag`, where it is one."""
-        return tagged_date(self.date_tag)
-
-    @property
     def colours(self) -> tuple[str, ...]:
         """Colours of the bands read, empty where the file does not state them."""
-        return self.said.colours_of(self.bands)
+        return self.metadata.colours_of(self.bands)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """How a source is brought onto the pair's grid."""
-
-    offset: tuple[int, int] | None
-    """(columns, rows) from the grid to the source where pixels coincide; None: resampled."""
-    text: str
-    """The same as text, for the user and the provenance."""
+Offset = tuple[int, int] | None
+"""(columns, rows) from a grid to a source where pixels coincide; None: resampled."""
 
 
 def parse_bands(text: str) -> tuple[int, ...]:
@@ -126,7 +110,38 @@ def inspect(
         SceneError: for a file that cannot be used as one date of a scene.
     """
     with unplaced(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
-        return _inspect(date, path, dataset, bands, src_nodata)
+        if dataset.count == 0:
+            subdatasets = ", ".join(dataset.subdatasets[:3])
+            raise SceneError(
+                f"expected bands in {date} {path}, found none"
+                + (f"; name one of its subdatasets: {subdatasets}" if subdatasets else "")
+            )
+        metadata = Bands.of(dataset)
+        chosen = bands or metadata.data
+        alpha = None if src_nodata is not None or metadata.alpha in chosen else metadata.alpha
+        _check_bands(date, path, dataset.count, chosen)
+        stored = (dataset.dtypes[b - 1].replace("complex_int16", "complex64") for b in chosen)
+        dtype = str(np.result_type(*map(np.dtype, stored)))
+        if "complex" in dtype:
+            raise SceneError(
+                f"expected real pixel values in {date} {path}, found {dtype}; write amplitude or "
+                "power first (gdal_translate with a derived band, or the SAR toolbox it came from)"
+            )
+        return Source(
+            date=date,
+            path=path,
+            files=tuple(dataset.files),
+            grid=_grid_of(date, path, dataset),
+            bands=chosen,
+            alpha=alpha,
+            nodata=dataset.nodatavals[chosen[0] - 1] if src_nodata is None else src_nodata,
+            has_mask=src_nodata is None and has_own_mask(dataset),
+            dtype=dtype,
+            palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
+            stamp=stamp_of(path),
+            metadata=metadata,
+            date_tag=dataset.tags().get("TIFFTAG_DATETIME"),
+        )
 
 
 def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
@@ -145,46 +160,6 @@ def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
         return SceneError(f"expected a readable raster for {what}, {found}")
 
     return border(to_error)
-
-
-def _inspect(
-    date: str,
-    path: str,
-    dataset: Any,
-    bands: tuple[int, ...] | None,
-    src_nodata: float | None,
-) -> Source:
-    if dataset.count == 0:
-        subdatasets = ", ".join(dataset.subdatasets[:3])
-        raise SceneError(
-            f"expected bands in {date} {path}, found none"
-            + (f"; name one of its subdatasets: {subdatasets}" if subdatasets else "")
-        )
-    said = Bands.of(dataset)
-    chosen = bands or said.data
-    alpha = None if src_nodata is not None or said.alpha in chosen else said.alpha
-    _check_bands(date, path, dataset.count, chosen)
-    dtype = str(np.result_type(*(np.dtype(_numpy_name(dataset.dtypes[b - 1])) for b in chosen)))
-    if "complex" in dtype:
-        raise SceneError(
-            f"expected real pixel values in {date} {path}, found {dtype}; write amplitude or "
-            "power first (gdal_translate with a derived band, or the SAR toolbox it came from)"
-        )
-    return Source(
-        date=date,
-        path=path,
-        files=tuple(dataset.files),
-        grid=_grid_of(date, path, dataset),
-        bands=chosen,
-        alpha=alpha,
-        nodata=dataset.nodatavals[chosen[0] - 1] if src_nodata is None else src_nodata,
-        has_mask=src_nodata is None and has_own_mask(dataset),
-        dtype=dtype,
-        palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
-        stamp=_stamp(path),
-        said=said,
-        date_tag=dataset.tags().get("TIFFTAG_DATETIME"),
-    )
 
 
 def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
@@ -208,15 +183,15 @@ def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
                     source.date,
                     source.alpha,
                 )
-        orders = pair_order(t1.said, t2.said)
+        orders = pair_order(t1.metadata, t2.metadata)
         for source, bands in zip((t1, t2), orders, strict=True):
             if bands != source.bands:
                 text = ",".join(map(str, bands))
                 log.info("%s: red, green and blue first, as its bands %s", source.date, text)
         t1, t2 = (replace(s, bands=b) for s, b in zip((t1, t2), orders, strict=True))
-    if problem := order_problem(t1.said, t2.said, (t1.bands, t2.bands)):
+    if problem := order_problem(t1.metadata, t2.metadata, (t1.bands, t2.bands)):
         log.warning("%s", problem)
-    units = [[source.said.units[band - 1] for band in source.bands] for source in (t1, t2)]
+    units = [[source.metadata.units[band - 1] for band in source.bands] for source in (t1, t2)]
     into = conversion(*units)
     if into is not None:
         # if only one file declares units, the other may merely have lost them
@@ -231,16 +206,13 @@ def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
     return t1, t2
 
 
-def _stamp(path: str) -> tuple[int, int] | None:
+def stamp_of(path: str) -> tuple[int, int] | None:
+    """Modification time in ns and size of a file; None where there is none, such as for URLs."""
     try:
         found = Path(path).stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
-
-
-def _numpy_name(dtype: str) -> str:
-    return {"complex_int16": "complex64"}.get(dtype, dtype)
 
 
 def _check_bands(date: str, path: str, count: int, chosen: tuple[int, ...]) -> None:
@@ -361,8 +333,8 @@ def _needs_picking(source: Source) -> bool:
     """
     if source.alpha is not None:
         return False
-    others = set(source.bands) != set(source.said.data)
-    return source.said.alpha is not None or (
+    others = set(source.bands) != set(source.metadata.data)
+    return source.metadata.alpha is not None or (
         others and source.nodata is not None and not source.has_mask
     )
 
@@ -392,12 +364,12 @@ def _vrt_of(dataset: Any, source: Source) -> str:
     )
 
 
-def read_source(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
+def read_source(source: Source, offset: Offset, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
     """Raw values of a box of a grid, and where they are valid.
 
     Args:
         source: one date.
-        place: how it is brought onto the grid.
+        offset: how it is brought onto the grid.
         grid: of the pair.
         box: within the grid.
 
@@ -408,19 +380,19 @@ def read_source(source: Source, place: Placement, grid: GeoBox, box: Box) -> tup
         SceneError: if the file turns out to be damaged.
     """
     with raster_border(source.date, source.path):
-        values, usable = _read(source, place, grid, box)
+        values, usable = _read(source, offset, grid, box)
     return converted(values, source.into), usable
 
 
-def _read(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
-    if place.offset is None:
+def _read(source: Source, offset: Offset, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
+    if offset is None:
         dataset = _warped(source, grid)
         window = Window(box.col, box.row, box.width, box.height)
         bands = range(1, dataset.count) if _needs_picking(source) else source.bands
         values = dataset.read([*bands, source.alpha or dataset.count], window=window)
         return values[:-1], values[-1] != 0
     dataset = _dataset(source)
-    window = Window(box.col + place.offset[0], box.row + place.offset[1], box.width, box.height)
+    window = Window(box.col + offset[0], box.row + offset[1], box.width, box.height)
     values = dataset.read(list(source.bands), window=window)
     usable = usable_pixels(
         dataset,
@@ -431,11 +403,3 @@ def _read(source: Source, place: Placement, grid: GeoBox, box: Box) -> tuple[Any
         window=window,
     )
     return values, np.ones(box.shape_hw, bool) if usable is None else usable
-
-
-@contextmanager
-def unplaced() -> Iterator[None]:
-    """Rasters without georeferencing are no news."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

@@ -29,6 +29,11 @@ class Box:
         return self.height, self.width
 
     @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of an array of the whole scene."""
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
+
+    @property
     def corner(self) -> tuple[int, int]:
         """(row, column) of the upper left pixel."""
         return self.row, self.col

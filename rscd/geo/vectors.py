@@ -1,5 +1,6 @@
 """Polygons from vector files, and their transformation to another CRS."""
 
+import glob
 import io
 import json
 import logging
@@ -105,7 +106,7 @@ def gdal_path(path: str | Path) -> Iterator[str]:
         if plain != real.name or not linked(real.parent, folder):
             folder.mkdir()
             old, new = real.name.partition(".")[0], plain.partition(".")[0]
-            for beside in real.parent.glob(f"{_literally(old)}.*"):
+            for beside in real.parent.glob(f"{glob.escape(old)}.*"):
                 give_name(beside, folder / (new + beside.name[len(old) :]))
             if not (folder / plain).exists():
                 give_name(real, folder / plain)
@@ -114,10 +115,6 @@ def gdal_path(path: str | Path) -> Iterator[str]:
 
 def _is_remote(file: str) -> bool:
     return file.startswith("/vsi") or "://" in file
-
-
-def _literally(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
 def read_layer(
@@ -159,9 +156,13 @@ def read_layer(
         if _is_parquet(file):
             return _of_parquet(_read_parquet(file), file, columns, where, within)
         with gdal_path(file) as link, _heeding_gdal(file):
-            asked = layer or named or None
-            frame = _of_gdal(file, link, what, asked, columns, where, within, choose)
-        _say_rounded(file, frame)
+            # the only layer of a plain file is named after it, whatever name it is read by
+            renamed = {Path(link).stem: Path(file).stem} if link != file else {}
+            names = [str(name) for name, kind in _layers(link) if kind is not None]
+            shown = [renamed.get(name, name) for name in names]
+            chosen = names[shown.index(_layer(file, what, shown, layer or named or None, choose))]
+            frame = _of_gdal(link, chosen, columns, where, within)
+        _warn_rounded(file, frame)
         return frame
 
 
@@ -184,38 +185,30 @@ def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
 
 
 def _of_gdal(
-    file: str,
     link: str,
-    what: str,
-    asked: str | None,
+    layer: str,
     columns: Sequence[str] | None,
     where: str | None,
     within: tuple[Bounds, CRS | None] | None,
-    choose: str | None,
 ) -> Any:
     import pyogrio
     from pyogrio.errors import GeometryError
 
-    # the only layer of a plain file is named after it, whatever name it is read by
-    renamed = {Path(link).stem: Path(file).stem} if link != file else {}
-    names = [str(name) for name, kind in _layers(link) if kind is not None]
-    shown = [renamed.get(name, name) for name in names]
-    chosen = names[shown.index(_layer(file, what, shown, asked, choose))]
     try:
-        about = pyogrio.read_info(link, layer=chosen)
+        about = pyogrio.read_info(link, layer=layer)
     except GeometryError:  # a layer type that pyogrio does not support
-        with _of_any_kind(link, chosen) as virtual:
+        with _of_any_kind(link, layer) as virtual:
             about = pyogrio.read_info(virtual)
     source = None if about["crs"] is None else CRS(about["crs"])
     bbox = None if within is None else carried_bounds(*within, source)
     wanted = {"columns": columns, "where": where, "bbox": bbox}
     try:
-        frame = _features(link, chosen, about, wanted)
+        frame = _features(link, layer, about, wanted)
         if not unknown(frame.geometry.to_numpy()).any():
             return _decoded(frame)
     except (GeometryError, shapely.errors.ShapelyError, NotImplementedError):
         pass
-    return _decoded(_with_plain_geometries(link, chosen, about, wanted))
+    return _decoded(_with_plain_geometries(link, layer, about, wanted))
 
 
 def _features(
@@ -319,7 +312,7 @@ def _heeding_gdal(file: str) -> Iterator[None]:
             log.debug("%s: %s", file, " ".join(text.split()))
 
 
-def _say_rounded(file: str, frame: Any) -> None:
+def _warn_rounded(file: str, frame: Any) -> None:
     """Warn of rounded integers: GDAL reads a JSON column as float64 if any value needs it."""
     if "json" not in Path(_name(file)).suffix:
         return
@@ -345,19 +338,10 @@ def exact_type(kind: Any) -> Any:
     import pandas as pd
     import pyarrow as pa
 
-    nullable = {
-        pa.bool_(): pd.BooleanDtype(),
-        pa.int8(): pd.Int8Dtype(),
-        pa.int16(): pd.Int16Dtype(),
-        pa.int32(): pd.Int32Dtype(),
-        pa.int64(): pd.Int64Dtype(),
-        pa.uint8(): pd.UInt8Dtype(),
-        pa.uint16(): pd.UInt16Dtype(),
-        pa.uint32(): pd.UInt32Dtype(),
-        pa.uint64(): pd.UInt64Dtype(),
-    }
-    if kind in nullable:
-        return nullable[kind]
+    if pa.types.is_boolean(kind):
+        return pd.BooleanDtype()
+    if pa.types.is_integer(kind):  # Int8 for int8, UInt8 for uint8
+        return pd.array([], dtype=str(kind).replace("i", "I").replace("u", "U")).dtype
     tests = (
         *(pa.types.is_date, pa.types.is_time, pa.types.is_duration, pa.types.is_decimal),
         *(pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary),
@@ -461,7 +445,11 @@ def polygonal(geometries: Geometries) -> Geometries:
     good = np.isin(shapely.get_type_id(flat), _POLYGONAL) & shapely.is_valid(flat)
     made: Geometries = flat.copy()
     for index in np.flatnonzero(~good):
-        made[index] = _united(shapely.make_valid(_polygons_of(flat[index : index + 1])))
+        parts = _polygons_of(shapely.make_valid(_polygons_of(flat[index : index + 1])))
+        if len(parts) == 1:
+            made[index] = parts[0]
+        else:
+            made[index] = shapely.union_all(parts) if len(parts) else shapely.Polygon()
     return made
 
 
@@ -471,13 +459,6 @@ def _polygons_of(geometries: Geometries) -> Geometries:
         parts = shapely.get_parts(parts)
     polygons: Geometries = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
     return polygons
-
-
-def _united(geometries: Geometries) -> Any:
-    parts = _polygons_of(geometries)
-    if len(parts) == 1:
-        return parts[0]
-    return shapely.union_all(parts) if len(parts) else shapely.Polygon()
 
 
 def carried(geometries: Geometries, source: CRS | None, target: CRS | None) -> Geometries:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
 from rscd.inference.kinds import BuildingModel
+from rscd.inference.network import Network
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
-from rscd.models.networks import bands_of
+from rscd.inference.views import MultiScale
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small integers, so that tiles of a usable size fit both grids. This
@@ -81,6 +83,7 @@ class Adapted:
             halo=math.ceil(own.halo / scale + KERNEL_PX * max(1.0, float(1 / scale))),
             multiple=multiple,
             tile_size=max(multiple, int(own.tile_size / scale)),
+            patch=int(own.patch / scale),
             bytes_per_pixel=math.ceil((own.bytes_per_pixel + values) * scale**2) + values,
         )
 
@@ -90,12 +93,23 @@ class Adapted:
         return self.model.card() | {"scale": str(self.scale), "values": values}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Adapted":
-        """Determine the brightness of the scene; for 8-bit values no pass is needed."""
-        if self.eight_bit:
-            return self
+        """Determine the brightness of the scene, then let the model make its own pass.
+
+        For 8-bit values the first pass is not needed; networks make no second one.
+        """
+        bright = self if self.eight_bit else self._brightened(blocks)
+        fitted = self.model.fit(map(bright._block_as_seen, blocks), n_pixels)
+        same = cast(object, fitted) is self.model  # networks
+        return bright if same else replace(bright, model=cast(Model, fitted))
+
+    def _brightened(self, blocks: Iterable[Block]) -> "Adapted":
         tops = [_brightest(block) for block in blocks]
         t1, t2 = (max((top[date] for top in tops), default=0.0) for date in (0, 1))
         return replace(self, brightest=(max(t1, t2),) * 2 if self.one_type else (t1, t2))
+
+    def _block_as_seen(self, block: Block) -> Block:
+        valid, image = self._as_seen(block.image[None], block.valid[None])
+        return replace(block, image=image[0], valid=valid[0])
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``.
@@ -147,7 +161,7 @@ class Adapted:
 
     @property
     def _predictor(self) -> Predictor:
-        """Networks need no fitting: the model is the predictor."""
+        """The model is the predictor: networks need no fitting, others are fitted in `fit`."""
         return self.model  # type: ignore[return-value]
 
 
@@ -166,14 +180,30 @@ def adapted(
     Returns:
         The model itself if there is nothing to adapt, or nothing is known about it.
     """
-    card = model.card()
-    if "gsd_m" not in card:
+    own = model.card().get("gsd_m")
+    if own is None or not isinstance(model, Network | MultiScale):
         return model
-    wanted = bands_of(card["network"], card["network_args"])
-    scale = scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
-    if scale == 1 and eight_bit and n_bands == wanted:
+    scale = scale_between(gsd_m or own, own)
+    if scale == 1 and eight_bit and n_bands == model.n_bands:
         return model
-    return Adapted(model, wanted, scale, eight_bit, one_type)
+    return Adapted(model, model.n_bands, scale, eight_bit, one_type)
+
+
+def brought_to_eight_bit(
+    model: Model, n_bands: int, *, eight_bit: bool, one_type: bool = True
+) -> Model:
+    """A model for 8-bit values of three bands, or one, for a scene at its own resolution.
+
+    Args:
+        model: takes images of three bands or one.
+        n_bands: of the scene; of four or more the first three are taken.
+        eight_bit: whether both dates have 8-bit values.
+        one_type: whether both dates are stored in one type.
+    """
+    wanted = 1 if n_bands == 1 else 3
+    if eight_bit and n_bands == wanted:
+        return model
+    return Adapted(model, wanted, Fraction(1), eight_bit, one_type)
 
 
 def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:

@@ -21,11 +21,9 @@ class FlowModel(Protocol):
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     def flow(self, image: FloatArray) -> FloatArray | None:
         """(B,2,C,H,W) raw values -> (B,2,H,W) pixels on the t2 grid, or None without flow."""
-        ...
 
 
 PROBE_PX = 64
@@ -73,7 +71,4 @@ def scene_flow(
         check_numbers(whole, valid, "the network's flow")
         wanted = valid[tile.inner] & pair.inside(tile.write)
         inner = whole[:, tile.inner[0], tile.inner[1]]
-        yield (
-            tile.write,
-            np.where(wanted, inner, np.float32(np.nan)),
-        )
+        yield (tile.write, np.where(wanted, inner, np.float32(np.nan)))

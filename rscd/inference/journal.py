@@ -6,7 +6,6 @@ written), so that a run killed at any moment resumes, never with other inputs an
 never with pixels that the disk has lost.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ import numpy as np
 from rscd.base.claim import LOCK, Claim, Earlier, alone, everything, remove
 from rscd.base.errors import OutputError
 from rscd.base.files import (
+    digest_of,
     output_error,
     remove_file,
     remove_tree,
@@ -41,8 +41,8 @@ class Journal:
     """A work folder locked by this process."""
 
     folder: Path
-    identity: str
-    """Plain data that determines the result, as JSON."""
+    identity: Provenance
+    """Plain data that determines the result."""
     tile_size: int | None
     """Side of the tiles numbered in the journal; None if nothing can be resumed."""
 
@@ -126,7 +126,12 @@ class Journal:
 
     def remove(self) -> None:
         """Delete all in the work folder, which goes with the journal."""
-        _empty(self.folder)
+        for path in self.folder.iterdir():
+            if path.name != LOCK:
+                for _ in range(2):  # one failure is not yet a broken disk
+                    with suppress(OSError):
+                        remove(path)
+                        break
         if any(path.name != LOCK for path in self.folder.iterdir()):
             log.warning("%s could not be removed; delete it", self.folder)
 
@@ -147,7 +152,7 @@ def finished(folder: Path, identity: Provenance, outputs: Sequence[Path]) -> dic
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
         result: dict[str, Any] = found["result"]
-        same = found["stamp"] == _stamp(_text(identity), outputs, result)
+        same = found["stamp"] == _stamp(identity, outputs, result)
     except (OSError, ValueError, LookupError, TypeError):
         return None
     if same:
@@ -160,17 +165,10 @@ def _note(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}-finished")
 
 
-def _stamp(identity: str, outputs: Sequence[Path], result: dict[str, Any]) -> str:
+def _stamp(identity: Provenance, outputs: Sequence[Path], result: dict[str, Any]) -> str:
     """Identifies the files of a run, and what is recorded about them."""
-    stats = [path.stat() for path in outputs]
-    names = [str(path.absolute()) for path in outputs]
-    files = [(name, s.st_size, s.st_mtime_ns) for name, s in zip(names, stats, strict=True)]
-    text = json.dumps([identity, files, result], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _text(identity: Provenance) -> str:
-    return json.dumps(identity, sort_keys=True, indent=1)
+    stats = [(str(path.absolute()), path.stat()) for path in outputs]
+    return digest_of([identity, [(name, s.st_size, s.st_mtime_ns) for name, s in stats], result])
 
 
 @contextmanager
@@ -186,12 +184,7 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
             states whether the run can be resumed.
     """
     claim = Claim(
-        folder,
-        "predict",
-        identity,
-        everything,
-        "remove it",
-        Earlier("run.json", lambda note: note),
+        folder, "predict", identity, everything, "remove it", Earlier("run.json", lambda note: note)
     )
     with alone(folder):
         same = claim.take(overwrite=True)  # nobody but the runs of this output writes there
@@ -201,7 +194,7 @@ def open_journal(folder: Path, identity: Provenance) -> Iterator[Journal]:
                 log.warning("what the interrupted run noted is damaged: starting over")
             for path in everything(folder):
                 remove(path)
-        journal = Journal(folder, _text(identity), tile_size)
+        journal = Journal(folder, identity, tile_size)
         try:
             yield journal
         except BaseException:
@@ -222,12 +215,3 @@ def _tile_size(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return tile_size if text == _signed(tile_size) else None
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name != LOCK:
-            for _ in range(2):  # one failure is not yet a broken disk
-                with suppress(OSError):
-                    remove(path)
-                    break

@@ -9,7 +9,6 @@ both dates and changed. Where all that stands is asked for, it looks at every ti
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -46,16 +45,13 @@ class BuildingModel(Protocol):
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     @property
     def finds_buildings(self) -> bool:
         """Whether its network does; others have the method in vain."""
-        ...
 
     def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """(B,2,C,H,W) raw values, (B,H,W) valid -> (B,2,H,W) in [0,1], t1 first."""
-        ...
 
 
 def check_finds_buildings(model: Any, option: str) -> None:
@@ -123,10 +119,9 @@ class Standing:
         probs = self.of(date)
         mask = RawRaster(probs.path.with_name("buildings_mask.img"), probs.shape_hw, "uint8")
         mask.create()
-        for strip in mask.strips():
-            stop = strip.row + strip.height
-            found = (probs.read_rows(strip.row, stop) >= STANDING_FROM * FULL).view(np.uint8)
-            found[change_mask.read_rows(strip.row, stop) == IGNORE] = IGNORE
+        for strip, prob in probs.strips():
+            found = (prob >= STANDING_FROM * FULL).view(np.uint8)
+            found[change_mask.read(strip) == IGNORE] = IGNORE
             mask.write(strip, found)
         return mask
 
@@ -162,15 +157,19 @@ def find_standing(
     """
     if margin is None or not isinstance(model, BuildingModel) or not model.finds_buildings:
         return None
-    standing = Standing(_raster(change_map, "t1"), _raster(change_map, "t2"), margin)
-    for raster in (standing.t1, standing.t2):
-        raster.create()
+    t1, t2 = (
+        RawRaster(change_map.folder / f"buildings_{date}.img", change_map.mask.shape_hw, "uint8")
+        for date in ("t1", "t2")
+    )
+    standing = Standing(t1, t2, margin)
+    t1.create()
+    t2.create()
     tiles = scene_tiles(pair, tile_size, model.tiling)
     wanted = [tile for tile in tiles if _holds(change_map.mask, tile, everywhere=everywhere)]
     looked: Iterable[tuple[Tile, ByteArray]] = mapper(partial(_look, pair, model), wanted)
     for done, (tile, stored) in enumerate(looked, 1):
-        standing.t1.write(tile.write, stored[0])
-        standing.t2.write(tile.write, stored[1])
+        t1.write(tile.write, stored[0])
+        t2.write(tile.write, stored[1])
         progress("buildings", done, len(wanted))
     return standing
 
@@ -183,14 +182,7 @@ def _look(pair: ScenePair, model: BuildingModel, tile: Tile) -> tuple[Tile, Byte
     return tile, np.rint(np.nan_to_num(found) * FULL).astype(np.uint8)
 
 
-def _raster(change_map: ChangeMap, date: str) -> RawRaster:
-    path: Path = change_map.folder / f"buildings_{date}.img"
-    return RawRaster(path, change_map.mask.shape_hw, "uint8")
-
-
 def _holds(mask: RawRaster, tile: Tile, *, everywhere: bool) -> bool:
     """Whether a tile holds change; or anything at all."""
-    own = tile.write
-    rows = mask.read_rows(own.row, own.row + own.height)
-    values = rows[:, own.col : own.col + own.width]
+    values = mask.read(tile.write)
     return bool((values != IGNORE if everywhere else values == 1).any())

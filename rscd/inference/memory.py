@@ -1,5 +1,6 @@
 """Step sizes that fit into the memory the user allows."""
 
+import logging
 import re
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,8 @@ RESULTS = 96 << 20
 """Memory for tracing and overviews, after prediction."""
 MARGIN = 32 << 20
 """Safety factor of the estimates."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Loa
     """
     if limit is None:
         return load
+    asked = load
     room = limit - psutil.Process().memory_info().rss - MARGIN
-    cache = max(16 << 20, min(load.gdal_cache, (room - RESULTS) // 4))
+    cache = max(8 << 20, min(load.gdal_cache, (room - RESULTS) // 4))
     load = replace(load, gdal_cache=cache)
     while load.nbytes(n_bands, tiling) > room:
         if load.batch_size > 1:
@@ -68,6 +72,11 @@ def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Loa
                 f"expected --max-memory of at least {-(-need // 10**6)}MB for this model and "
                 f"scene, found {limit // 10**6}MB; raise it"
             )
+    if load != asked:
+        log.info(
+            "to stay within --max-memory: tiles of %d, batches of %d, %d workers",
+            *(load.tile_size, load.batch_size, load.workers),
+        )
     return load
 
 

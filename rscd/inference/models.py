@@ -4,7 +4,13 @@ import logging
 from pathlib import Path
 
 from rscd.base.errors import ModelError
-from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS, ONE_BAND_DETECTOR
+from rscd.inference.detectors.registry import (
+    DEEP_DETECTORS,
+    DEFAULT_DETECTOR,
+    DETECTORS,
+    ONE_BAND_DETECTOR,
+    DeepName,
+)
 from rscd.inference.predictor import Model
 from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, load_shipped
 
@@ -25,6 +31,7 @@ def scene_model(
     *,
     msi: str | None = None,
     tta: str | None = None,
+    flip: str = "width",
 ) -> Model:
     """The model for a scene, at the scene's resolution and range of values.
 
@@ -35,6 +42,7 @@ def scene_model(
         threads: cores that one call of a network may use.
         msi: scales over which a network's maps are averaged, see `rscd.inference.views`.
         tta: likewise for its logits.
+        flip: axes flipped with either, see `rscd.inference.views.multi_scale`.
 
     Raises:
         ModelError: see `load_model`.
@@ -51,18 +59,15 @@ def scene_model(
     if msi is not None or tta is not None:
         from rscd.inference.views import multi_scale  # imports torch
 
-        model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit)
+        model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit, flip=flip)
     if name in DETECTORS:
         return model
-    from rscd.inference.adapted import adapted  # imports torch
+    from rscd.inference.adapted import adapted, brought_to_eight_bit  # imports torch
 
-    return adapted(
-        model,
-        scene.n_bands,
-        scene.gsd_m,
-        eight_bit=scene.eight_bit,
-        one_type=scene.one_type,
-    )
+    values = {"eight_bit": scene.eight_bit, "one_type": scene.one_type}
+    if DeepName.of(name) is not None:
+        return brought_to_eight_bit(model, scene.n_bands, **values)
+    return adapted(model, scene.n_bands, scene.gsd_m, **values)
 
 
 def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
@@ -80,6 +85,11 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
         return load_shipped(device, threads)
     if name in DETECTORS:
         return DETECTORS[name]()
+    deep = DeepName.of(name)
+    if deep is not None:
+        from rscd.inference.detectors.deep import load_deep  # imports torch
+
+        return load_deep(deep, device, threads)
     if Path(name).suffix in WEIGHTS_SUFFIXES:
         from rscd.inference.network import load_network
 
@@ -98,4 +108,5 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
 
 def model_names() -> list[str]:
     """Names that `load_model` accepts, the defaults first."""
-    return [SHIPPED, *sorted(DETECTORS, key=lambda name: (name != DEFAULT_DETECTOR, name))]
+    plain = sorted(DETECTORS, key=lambda name: (name != DEFAULT_DETECTOR, name))
+    return [SHIPPED, *plain, *DEEP_DETECTORS]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.geo.scene import ScenePair
-from rscd.inference.registration import sample_boxes
+from rscd.inference.registration import sample_windows
 
 TRUE_COLOUR = "red, green and blue"
 """What the card of a network says under ``bands`` that expects these, in this order."""
@@ -119,8 +119,7 @@ def _tagged(pair: ScenePair) -> str | None:
 
 
 def _seen(pair: ScenePair) -> str | None:
-    scene = pair.whole
-    looks = looks_of([scene.context(box) for box in sample_boxes(scene.shape_hw)])
+    looks = looks_of(list(sample_windows(pair)))
     if looks is None or not infrared(looks):
         return None
     shares = " and ".join(f"{100 * date.red:.0f} %" for date in looks)

@@ -2,23 +2,29 @@
 
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from rscd.base.border import border, reason, shown
-from rscd.base.errors import ModelError, RscdError
+from rscd.base.border import border
+from rscd.base.errors import ModelError
 from rscd.base.files import sha256_of, write_whole
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.inference.kinds import MARGIN
 from rscd.inference.predictor import Block, Tiling
-from rscd.inference.weights import read_card, read_tensors, write_weights
+from rscd.inference.weights import (
+    measured,
+    not_run,
+    read_card,
+    read_network,
+    teacher_card,
+    write_weights,
+)
 from rscd.models.logits import change_logit
-from rscd.models.networks import bands_of, build_network, bytes_per_pixel, receptive_radius
+from rscd.models.networks import bands_of
 
 
 def save_weights(
@@ -35,11 +41,16 @@ def save_weights(
             facts (bands, data, metrics, licence).
     """
     full = card | {"network": name, "network_args": dict(args)}
-    write_weights(path, network.state_dict(), full | _measured(network, full))
+    write_weights(path, network.state_dict(), full | measured(network, full))
 
 
-def export_weights(source: Path, target: Path) -> Provenance:
+def export_weights(source: Path, target: Path, *, teacher: bool = False) -> Provenance:
     """Export a training checkpoint as safetensors; the card is also written beside it as JSON.
+
+    Args:
+        source: the checkpoint.
+        target: ends in .safetensors.
+        teacher: export the teacher in place of the network that predicts.
 
     Returns:
         The card.
@@ -48,86 +59,13 @@ def export_weights(source: Path, target: Path) -> Provenance:
         ModelError: if the checkpoint cannot be used.
     """
     card = read_card(source)
-    network = _build(source, card)
-    card |= _measured(network, card)
+    card, tensors = teacher_card(card, source) if teacher else (card, None)
+    network = read_network(source, card, tensors)
+    card = {key: value for key, value in card.items() if key != "teacher"}
+    card |= measured(network, card)
     write_weights(target, network.state_dict(), card)
     write_whole(target.with_suffix(".json"), json.dumps(card, indent=2, sort_keys=True) + "\n")
     return card
-
-
-def n_bands_of(card: Provenance) -> int:
-    """Bands per date that a network takes."""
-    return bands_of(card["network"], card["network_args"])
-
-
-def _measured(network: nn.Module, card: Provenance) -> Provenance:
-    """Card entries measured by running the network once."""
-    n_bands = n_bands_of(card)
-    with border(lambda error: _not_run(card["network"], error)):
-        return {
-            "receptive_radius": receptive_radius(network, n_bands),
-            "bytes_per_pixel": bytes_per_pixel(network, n_bands),
-        }
-
-
-def _not_run(name: str, error: Exception) -> ModelError:
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return ModelError(
-            f"expected enough memory for {name}, found it used up; use a smaller --tile-size or "
-            "--batch-size, or --device cpu"
-        )
-    return ModelError(
-        f"expected {name} to take images, found: {reason(error)[:200]}; check its weights and card"
-    )
-
-
-def _build(path: Path, card: Provenance) -> nn.Module:
-    args = dict(card["network_args"])
-    if "weights" in args:
-        args["weights"] = None  # pretrained weights would only be overwritten
-    tensors = read_tensors(path)
-    name = card["network"]
-
-    def not_built(error: Exception) -> ModelError:
-        return ModelError(
-            f"expected network_args that {name} can be built with in {shown(path)}, found {args} "
-            f"({reason(error)}); export the weights again, or ask whoever made them"
-        )
-
-    def not_loaded(error: Exception) -> ModelError:
-        return ModelError(
-            f"expected the tensors of {name} in {shown(path)}, found others "
-            f"({reason(error)[:200]}); export the weights again, or ask whoever made them"
-        )
-
-    def built() -> nn.Module:
-        try:
-            return build_network(name, args)
-        except RscdError as error:  # its message would not name the file the arguments come from
-            raise not_built(error) from error
-
-    with border(not_built), torch.device("meta"):  # takes no memory, however large the sizes
-        plan = built()
-    with border(not_loaded):
-        _check_shapes(plan, tensors)
-    with border(not_built):
-        network = built()
-    with border(not_loaded):
-        network.load_state_dict(tensors)
-    return network.eval()
-
-
-def _check_shapes(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Compare names and shapes before a network of these sizes is built.
-
-    Raises:
-        ValueError: for the first difference.
-    """
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    for key in sorted(wanted.keys() | found.keys()):
-        if wanted.get(key) != found.get(key):
-            raise ValueError(f"{key} is {found.get(key)} instead of {wanted.get(key)}")
 
 
 @dataclass(frozen=True)
@@ -198,7 +136,7 @@ class Network:
         # the OpenMP thread count belongs to the calling thread: every worker sets its own
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        with border(lambda error: _not_run(self.name, error)):
+        with border(lambda error: not_run(self.name, error)):
             found: dict[str, torch.Tensor] = network(image.to(self.device))
         return found
 
@@ -226,7 +164,7 @@ def loaded(path: Path, device: str, sha256: str) -> nn.Module:
                     f"expected {path} as it was when it was opened, found another file in its "
                     "place; open it again"
                 )
-            network = _build(path, read_card(path)).to(device)
+            network = read_network(path, read_card(path)).to(device)
             if device == "cpu":  # avoids copies in oneDNN: a quarter less time for a ResNet-18
                 network = network.to(memory_format=torch.channels_last)
             _networks[path, device] = sha256, network
@@ -246,27 +184,10 @@ def load_network(path: Path, device: str, threads: int) -> Network:
     """
     card = read_card(path)
     if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():
-        card |= _measured(_build(path, card), card)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Network(
-        path=path,
-        device=device,
-        threads=threads,
-        name=str(card.get("name", path.stem)),
-        summary=str(card.get("summary", card["network"])),
-        threshold=float(card["threshold"]),
-        tiling=_tiling(card, device),
-        n_bands=n_bands_of(card),
-        sha256=sha256_of(path),
-    )
-
-
-def _tiling(card: dict[str, Any], device: str) -> Tiling:
+        card |= measured(read_network(path, card), card)
+    device = device_of(device)
     halo, multiple, radius = card["halo"], card["multiple"], card["receptive_radius"]
-    return Tiling(
+    tiling = Tiling(
         halo=halo,
         multiple=multiple,
         tile_size=max(multiple, card["patch_size"] - 2 * halo),
@@ -274,4 +195,27 @@ def _tiling(card: dict[str, Any], device: str) -> Tiling:
         bytes_per_pixel=card["bytes_per_pixel"],
         exact=radius is not None and radius <= halo,
         whole_pictures=bool(card.get("whole_pictures", False)),
+        patch=card["patch_size"],
     )
+    return Network(
+        path=path,
+        device=device,
+        threads=threads,
+        name=str(card.get("name", path.stem)),
+        summary=str(card.get("summary", card["network"])),
+        threshold=float(card["threshold"]),
+        tiling=tiling,
+        n_bands=bands_of(card["network"], card["network_args"]),
+        sha256=sha256_of(path),
+    )
+
+
+def device_of(device: str) -> str:
+    """``cpu`` or ``cuda``, also for ``auto``.
+
+    Raises:
+        ModelError: for a missing GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("expected a CUDA GPU for --device cuda, found none; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -46,6 +46,16 @@ class Tiling:
     on the tiling, and the difference is measured and reported."""
     whole_pictures: bool = False
     """Whether pictures without georeferencing are best predicted whole, up to `MAX_PICTURE`."""
+    patch: int = 0
+    """Side of the images a network was trained on; 0 if it has none."""
+
+    def in_one_pass(self, shape_hw: ShapeHW) -> bool:
+        """Whether an image is predicted as in training: alone, without reflected surroundings.
+
+        That is the protocol of published results. It matters only where a result depends on more
+        than the halo; elsewhere the surroundings of a tile give the same as those of the image.
+        """
+        return not self.exact and max(shape_hw) <= self.patch
 
 
 MAX_PICTURE = 2048
@@ -63,6 +73,8 @@ def tile_side(tiling: Tiling, shape_hw: ShapeHW, *, picture: bool) -> int:
     """
     longest = max(shape_hw)
     if tiling.whole_pictures and picture and longest <= MAX_PICTURE:
+        return longest
+    if tiling.in_one_pass(shape_hw):
         return longest
     return tiling.tile_size
 
@@ -102,12 +114,10 @@ class Predictor(Protocol):
     @property
     def threshold(self) -> float:
         """The automatic threshold: a pixel is change where its probability is at or above it."""
-        ...
 
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change.
@@ -119,7 +129,6 @@ class Predictor(Protocol):
         Returns:
             (B,H,W) float32 change probability in [0,1].
         """
-        ...
 
 
 class Model(Protocol):
@@ -128,28 +137,24 @@ class Model(Protocol):
     @property
     def name(self) -> str:
         """Value of ``-m``, and of the column ``model`` in results."""
-        ...
 
     @property
     def summary(self) -> str:
         """One line for ``rscd model list``."""
-        ...
 
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
-        ...
 
     def card(self) -> Provenance:
         """Plain data that identifies the model: its name, parameters, and hash of its weights."""
-        ...
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> Predictor:
-        """Gather statistics of the whole scene, in one pass in bounded memory.
+        """Gather statistics of the whole scene, in bounded memory.
 
         Args:
-            blocks: the scene in fixed blocks, each yielded once in row-major order. A model that
-                needs no global statistics does not iterate over them, which saves the pass.
+            blocks: the scene in fixed blocks, in row-major order; each iteration is a pass over the
+                scene, and one is enough for all models alone. A model that needs no global
+                statistics does not iterate over them, which saves the pass.
             n_pixels: height x width of the scene, to plan a sampling rate.
         """
-        ...

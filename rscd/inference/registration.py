@@ -7,6 +7,7 @@ all others and both halves of the windows show it.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,17 +66,6 @@ class Shift:
         """Length of the shift."""
         return float(np.hypot(self.cols, self.rows))
 
-    @property
-    def words(self) -> str:
-        """A one-line warning."""
-        across = f"{abs(self.cols):.1f} pixels to the {'right' if self.cols > 0 else 'left'}"
-        along = f"{abs(self.rows):.1f} {'below' if self.rows > 0 else 'above'}"
-        return (
-            f"t2 seems to be shifted {across} and {along} of t1 (seen in {self.agreeing} of "
-            f"{self.windows} windows): unchanged objects will appear as change; register the "
-            "images first, for example with AROSICS"
-        )
-
 
 def estimate_shift(pair: ScenePair) -> Shift | None:
     """The shift between the dates, from a few windows of the whole scene.
@@ -87,10 +77,8 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
         None if neither a shift nor its absence is clear: too little is visible at both dates, or
         too much changed.
     """
-    scene = pair.whole
     surfaces = []
-    for box in sample_boxes(scene.shape_hw):
-        image, valid = scene.context(box)
+    for image, valid in sample_windows(pair):
         if valid.mean() >= LEAST_VALID and (found := correlation(image, valid)) is not None:
             surfaces.append(found)
     if len(surfaces) < LEAST_WINDOWS:
@@ -116,7 +104,14 @@ def warn_of_shift(pair: ScenePair) -> Shift | None:
     """Estimate the shift between the dates, and warn if it is large."""
     shift = estimate_shift(pair)
     if shift is not None and shift.pixels > WORTH_SAYING_PX:
-        log.warning("%s", shift.words)
+        log.warning(
+            "t2 seems to be shifted %.1f pixels to the %s and %.1f %s of t1 (seen in %d of %d "
+            "windows): unchanged objects will appear as change; register the images first, for "
+            "example with AROSICS",
+            *(abs(shift.cols), "right" if shift.cols > 0 else "left"),
+            *(abs(shift.rows), "below" if shift.rows > 0 else "above"),
+            *(shift.agreeing, shift.windows),
+        )
     return shift
 
 
@@ -125,6 +120,12 @@ def _peak(stack: FloatArray) -> tuple[tuple[int, int], float]:
     total = stack.sum(axis=0)
     row, col = np.unravel_index(np.argmax(total), total.shape)
     return (int(row), int(col)), float((total[row, col] - total.mean()) / total.std())
+
+
+def sample_windows(pair: ScenePair) -> Iterator[tuple[FloatArray, BoolArray]]:
+    """(2,C,h,w) values and (h,w) validity of windows spread evenly over the whole scene."""
+    scene = pair.whole
+    return map(scene.context, sample_boxes(scene.shape_hw))
 
 
 def sample_boxes(shape_hw: tuple[int, int]) -> list[Box]:

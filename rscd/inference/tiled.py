@@ -5,7 +5,7 @@ tile size, batch size, workers or order. There is one writer; memory holds only 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from zlib import crc32
 
 import numpy as np
 
-from rscd.base.types import FloatArray, Progress, silent
-from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
+from rscd.base.types import FloatArray, Progress, ShapeHW, silent
+from rscd.geo.changemap import ChangeMap, check_numbers
 from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Tile, batches, plan_tiles, round_up
+from rscd.geo.tiles import Box, Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
 
@@ -37,20 +37,24 @@ class Mapper(Protocol):
 
     def __call__(self, function: Callable[[T], R], jobs: Iterable[T], /) -> Iterator[R]:
         """Yield ``function(job)`` for each job, in order."""
-        ...
 
 
 def bounded_map(
-    pool: Executor, in_flight: int, function: Callable[[T], R], jobs: Iterable[T]
+    pool: Executor,
+    in_flight: int | Callable[[], int],
+    function: Callable[[T], R],
+    jobs: Iterable[T],
 ) -> Iterator[R]:
     """Like ``pool.map``, but at most `in_flight` jobs are pending: more as results are consumed.
 
-    `Executor.map` submits everything at once, so that results pile up if the writer is slower.
+    `Executor.map` submits everything at once, so that results pile up if the writer is slower. If
+    the pool may grow, `in_flight` is asked anew for each job.
     """
+    limit = in_flight if callable(in_flight) else lambda: in_flight
     pending: deque[Future[R]] = deque()
     try:
         for job in jobs:
-            if len(pending) >= in_flight:
+            while len(pending) >= limit():
                 yield pending.popleft().result()
             pending.append(pool.submit(function, job))
         while pending:
@@ -85,10 +89,17 @@ def scene_tiles(pair: ScenePair, tile_size: int, tiling: Tiling) -> list[Tile]:
     They are on the lattice of the whole scene, so that a part gives the same result as the whole.
     """
     window = pair.window
-    tiles = plan_tiles(
-        pair.whole.shape_hw, tile_size, tiling.halo, tiling.multiple, window, trim=tiling.exact
-    )
+    tiles = model_tiles(pair.whole.shape_hw, tile_size, tiling, window)
     return [tile.moved(-window.row, -window.col) for tile in tiles]
+
+
+def model_tiles(
+    shape_hw: ShapeHW, tile_size: int, tiling: Tiling, window: Box | None = None
+) -> list[Tile]:
+    """The tiles of a model for a whole image or a window in it; see `plan_tiles`."""
+    alone = tile_size >= max(shape_hw) and tiling.in_one_pass(shape_hw)
+    halo = 0 if alone else tiling.halo
+    return plan_tiles(shape_hw, tile_size, halo, tiling.multiple, window, trim=tiling.exact)
 
 
 def run_block(
@@ -144,7 +155,18 @@ def fit_model(
             yield block
             progress("statistics", block.index + 1, total)
 
-    return model.fit(counted(), height * width)
+    return model.fit(Passes(counted), height * width)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The blocks of a scene: each iteration is another pass over it."""
+
+    start: Callable[[], Iterator[Block]]
+
+    def __iter__(self) -> Iterator[Block]:
+        """Start a pass."""
+        return self.start()
 
 
 def predict_scene(
@@ -180,7 +202,11 @@ def predict_scene(
     tiling = predictor.tiling
     tiles = scene_tiles(pair, tile_size, tiling)
     done = journal.done()
-    todo = [tile for tile in tiles if not _is_done(tile, done, raster)]
+    todo = [
+        tile
+        for tile in tiles
+        if tile.index not in done or done[tile.index] != _checksum(raster.read(tile.write))
+    ]
     finished = len(tiles) - len(todo)
     progress("change", finished, len(tiles))
     work = partial(run_block, pair, predictor)
@@ -190,10 +216,6 @@ def predict_scene(
         journal.add({tile.index: _checksum(prob) for tile, prob in results})
         finished += len(results)
         progress("change", finished, len(tiles))
-
-
-def _is_done(tile: Tile, done: Mapping[int, int], raster: RawRaster) -> bool:
-    return tile.index in done and done[tile.index] == _checksum(raster.read(tile.write))
 
 
 def _checksum(prob: FloatArray) -> int:
@@ -235,9 +257,7 @@ def measure_seam(
         return None
     found, wanted = [], []
     for [(edge, prob)] in mapper(partial(run_block, pair, predictor), jobs):
-        box = edge.write
-        rows = change_map.prob.read_rows(box.row, box.row + box.height)
-        found.append(rows[:, box.col : box.col + box.width].ravel())
+        found.append(change_map.prob.read(edge.write).ravel())
         wanted.append(prob.ravel())
     a, b = np.concatenate(found), np.concatenate(wanted)
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
@@ -255,7 +275,5 @@ def _at_edge(tile: Tile, multiple: int) -> Tile:
     width = min(write.col + SEAM_PX, write.col + write.width) - start
     half = round_up(write.width // 2, multiple)
     return replace(
-        tile,
-        read=replace(read, col=read.col - half),
-        write=replace(write, col=start, width=width),
+        tile, read=replace(read, col=read.col - half), write=replace(write, col=start, width=width)
     )

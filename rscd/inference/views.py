@@ -53,6 +53,11 @@ class MultiScale:
         return self.network.threshold
 
     @property
+    def n_bands(self) -> int:
+        """Bands per date."""
+        return self.network.n_bands
+
+    @property
     def tiling(self) -> Tiling:
         """The network's tiling, with the halo of the smallest scale and the cost of the largest."""
         own, views = self.network.tiling, self.views
@@ -154,12 +159,8 @@ def multi_scale(
             f"expected a trained network for --msi and --tta, found {model.name}; give -m FILE"
         )
     kind: Kind = "tta" if msi is None else "msi"
-    views = Views(
-        parse_scales(msi or tta or ""),
-        flip=flip,
-        eight_bit=eight_bit,
-        multiple=model.tiling.multiple,
-    )
+    scales = parse_scales(msi or tta or "")
+    views = Views(scales, flip=flip, eight_bit=eight_bit, multiple=model.tiling.multiple)
     return MultiScale(model, kind, views)
 
 

@@ -8,7 +8,7 @@ further layers: 0 no change, 1 change, 255 where a date has no data, with the ge
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +30,8 @@ RUN = "run.json"
 log = logging.getLogger(__name__)
 
 
-class ChangeMaps(Protocol):
-    """Function that gives a change map for a whole image."""
-
-    def __call__(self, image: FloatArray, /) -> FloatArray:
-        """(2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
-        ...
+ChangeMaps = Callable[[FloatArray], FloatArray]
+"""Change map of a whole image: (2,C,H,W) float32 raw values -> (H,W) float32 in [0,1]."""
 
 
 @dataclass(frozen=True)

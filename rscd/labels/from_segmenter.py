@@ -5,10 +5,12 @@ Existing results are kept and an interrupted run resumes: the segmentations are 
 ignore), where `rscd.data.folder.PairFolder` finds them. Training never runs a segmenter.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
-from rscd.base.errors import DataError, OutputError, SceneError, UsageError
+from rscd.base.arguments import check_range
+from rscd.base.errors import DataError, SceneError, UsageError
+from rscd.base.files import write_whole, writing
 from rscd.base.redact import mark, redacted
 from rscd.base.types import (
     IGNORE,
@@ -34,25 +38,18 @@ from rscd.base.version import version
 from rscd.data.images import label_suffix, read_picture, write_picture
 from rscd.data.layout import find_layout
 from rscd.data.scene_files import pair_stem
-from rscd.events.pixels import (
-    DELTA,
-    ChangeLabels,
-    change_labels,
-    reliable_shares,
-)
+from rscd.events.pixels import DELTA, ChangeLabels, change_labels, reliable_shares
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.measure import Ground, PixelAreas, ground_of
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box
-from rscd.labels.store import Store, open_store, source_of, write_json
-from rscd.segmenters.instances import DUPLICATE_IOU, Instance
+from rscd.labels.store import Store, open_store, source_of
+from rscd.segmenters.instances import Instance
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.rgb import PERCENTILES, Limits, to_rgb8
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction, View
 from rscd.segmenters.stitch import check_windows, segment, windows
-
-"""Label folders, and keys of a sample."""
 
 GAMMAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 """Values of gamma in the reliability report."""
@@ -80,8 +77,10 @@ class LabelOptions:
     """IoU sum up to which an object is a change event."""
     instance_threshold: float | None = None
     """Least score of an object."""
-    duplicate_iou: float = DUPLICATE_IOU
-    """Objects of one date that overlap more are one."""
+    duplicate_iou: float = 1.0
+    """Objects of one date whose IoU is above this are one. Published: 1, which keeps all; objects
+    to be drawn on a map are listed once with
+    `rscd.segmenters.instances.DUPLICATE_IOU`."""
     min_object_m2: float = 0.0
     """Objects smaller than this take no part."""
     tile: int | None = None
@@ -106,16 +105,9 @@ class LabelOptions:
             tile=tile,
             overlap=usual if self.overlap is None else self.overlap,
         )
-        for name in ("gamma", "gamma_seg", "instance_threshold", "duplicate_iou"):
-            if not 0 <= getattr(filled, name) <= 1:
-                raise UsageError(
-                    f"expected {name} from 0 to 1, found {getattr(filled, name)}; correct it"
-                )
-        for name in ("delta", "min_object_m2"):
-            if not getattr(filled, name) >= 0:
-                raise UsageError(
-                    f"expected {name} of 0 or more, found {getattr(filled, name)}; correct it"
-                )
+        shares = ("gamma", "gamma_seg", "instance_threshold", "duplicate_iou")
+        check_range(filled, shares, 0, 1)
+        check_range(filled, ("delta", "min_object_m2"))
         check_windows(filled.tile, usual if filled.overlap is None else filled.overlap)
         return filled
 
@@ -221,7 +213,7 @@ def folder_pairs(
                 labels=here.base if out is None else out / part,
                 stem=stem,
                 suffix=label_suffix(paths["t1"]),
-                read=_FolderReader(paths, bands),
+                read=partial(_read_files, paths, bands),
                 sources={date: source_of(path) for date, path in paths.items()},
                 gsd_m=gsd_m,
             )
@@ -231,36 +223,32 @@ def folder_pairs(
     return found
 
 
-@dataclass(frozen=True)
-class _FolderReader:
-    paths: Mapping[DateName, Path]
-    bands: Sequence[int] | None
-
-    def __call__(self, date: DateName) -> DateImage:
-        picture = read_picture(self.paths[date], self.bands)
-        rgb, limits = to_rgb8(picture.pixels, picture.valid)
-        grid = None
-        if picture.transform is not None:
-            crs = None if picture.crs is None else CRS.from_wkt(picture.crs.to_wkt())
-            grid = GeoBox(picture.shape_hw, picture.transform, crs)
-        return DateImage(rgb, picture.valid, grid, limits)
+def _read_files(
+    paths: Mapping[DateName, Path], bands: Sequence[int] | None, date: DateName
+) -> DateImage:
+    picture = read_picture(paths[date], bands)
+    rgb, limits = to_rgb8(picture.pixels, picture.valid)
+    grid = None
+    if picture.transform is not None:
+        crs = None if picture.crs is None else CRS.from_wkt(picture.crs.to_wkt())
+        grid = GeoBox(picture.shape_hw, picture.transform, crs)
+    return DateImage(rgb, picture.valid, grid, limits)
 
 
 def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
     """Two rasters on one grid as one pair, named after their stems; read whole when needed."""
     name = name or pair_stem(pair.t1.path, pair.t2.path)
-    sources: Mapping[DateName, Provenance] = {
-        "t1": {"file": redacted(pair.t1.path), "stamp": _stamp(pair.t1)},
-        "t2": {"file": redacted(pair.t2.path), "stamp": _stamp(pair.t2)},
-    }
     where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
     return PairInput(
         name=name,
         labels=out,
         stem=name,
         suffix=".tif",
-        read=_SceneReader(pair),
-        sources={date: dict(source) | where for date, source in sources.items()},
+        read=partial(_read_scene, pair),
+        sources={
+            date: {"file": redacted(source.path), "stamp": _stamp(source), **where}
+            for date, source in zip(DATES, (pair.t1, pair.t2), strict=True)
+        },
         gsd_m=pair.gsd_m,
     )
 
@@ -275,32 +263,29 @@ MOST_STRETCHED = 1 << 22
 """Most pixels that determine the stretch of a scene; larger scenes use every n-th row."""
 
 
-@dataclass(frozen=True)
-class _SceneReader:
-    pair: ScenePair
+def _read_scene(pair: ScenePair, date: DateName) -> DateImage:
+    image, valid = pair.read(Box(0, 0, *pair.shape_hw))
+    rgb, limits = to_rgb8(_pixels(pair, image, date), valid, _stretch(pair, date))
+    return DateImage(rgb, None if valid.all() else valid, pair.grid, limits)
 
-    def __call__(self, date: DateName) -> DateImage:
-        image, valid = self.pair.read(Box(0, 0, *self.pair.shape_hw))
-        rgb, limits = to_rgb8(self._pixels(image, date), valid, self._stretch(date))
-        grid = self.pair.grid
-        return DateImage(rgb, None if valid.all() else valid, grid, limits)
 
-    def _pixels(self, image: FloatArray, date: DateName) -> NDArray[Any]:
-        source = self.pair.t1 if date == "t1" else self.pair.t2
-        pixels: NDArray[Any] = image[DATES.index(date)]
-        return np.rint(pixels).astype(np.uint8) if source.dtype == "uint8" else pixels
+def _pixels(pair: ScenePair, image: FloatArray, date: DateName) -> NDArray[Any]:
+    source = pair.t1 if date == "t1" else pair.t2
+    pixels: NDArray[Any] = image[DATES.index(date)]
+    return np.rint(pixels).astype(np.uint8) if source.dtype == "uint8" else pixels
 
-    def _stretch(self, date: DateName) -> Limits | None:
-        """Stretch of the whole scene, if only a part of it is read."""
-        scene = self.pair.whole
-        if self.pair == scene:
-            return None
-        height, width = scene.shape_hw
-        step = -(-height * width // MOST_STRETCHED)
-        rows = [scene.read(Box(row, 0, 1, width)) for row in range(0, height, step)]
-        image = np.concatenate([image for image, _ in rows], axis=2)
-        valid = np.concatenate([valid for _, valid in rows])
-        return to_rgb8(self._pixels(image, date), valid)[1]
+
+def _stretch(pair: ScenePair, date: DateName) -> Limits | None:
+    """Stretch of the whole scene, if only a part of it is read."""
+    scene = pair.whole
+    if pair == scene:
+        return None
+    height, width = scene.shape_hw
+    step = -(-height * width // MOST_STRETCHED)
+    rows = [scene.read(Box(row, 0, 1, width)) for row in range(0, height, step)]
+    image = np.concatenate([image for image, _ in rows], axis=2)
+    valid = np.concatenate([valid for _, valid in rows])
+    return to_rgb8(_pixels(pair, image, date), valid)[1]
 
 
 def generate(
@@ -312,7 +297,7 @@ def generate(
     *,
     allow_slow: bool = False,
     overwrite: bool = False,
-    told: Progress = silent,
+    progress: Progress = silent,
 ) -> Summary:
     """Segment the images missing in the store, and write the labels of every pair.
 
@@ -324,7 +309,7 @@ def generate(
         options: how scores become labels.
         allow_slow: do not refuse a run that will take long on a CPU.
         overwrite: start over if the store was made with other settings.
-        told: progress callback.
+        progress: progress callback.
 
     Raises:
         UsageError: if options are out of range, or the run is too slow to start without permission.
@@ -340,15 +325,15 @@ def generate(
     with open_store(
         folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite
     ) as store:
-        _fill(store, pairs, segmenter, prompts, options, summary, told)
-        summary.seconds = round(time.monotonic() - started, 3)
+        _fill(store, pairs, segmenter, prompts, options, summary, progress)
         run = {
             "software": f"rscd {version()}",
             "store": print_of,
             "options": options.record(stated),
-            "summary": asdict(summary),
+            "summary": {k: v for k, v in asdict(summary).items() if k != "seconds"},
         }
-        write_json(folder / "run.json", run)
+        write_whole(folder / "run.json", json.dumps(run, indent=2, default=list) + "\n")
+    summary.seconds = round(time.monotonic() - started, 3)
     return summary
 
 
@@ -359,12 +344,12 @@ def _fill(
     prompts: PromptSet,
     options: LabelOptions,
     summary: Summary,
-    told: Progress,
+    progress: Progress,
 ) -> None:
     """Segment and label every pair, and note in the summary what was done."""
     totals = _Totals()
     for done, pair in enumerate(pairs):
-        told("segmenting", done, len(pairs))
+        progress("segmenting", done, len(pairs))
         try:
             for date in DATES:
                 if not store.is_complete(pair.name, date, pair.sources[date]):
@@ -376,7 +361,7 @@ def _fill(
             if len(summary.failed) == len(pairs):
                 raise
             log.error("pair %s failed: %s", pair.name, error)
-        told("segmenting", done + 1, len(pairs))
+        progress("segmenting", done + 1, len(pairs))
     totals.report(summary, options)
     summary.pairs = len(pairs)
 
@@ -448,9 +433,7 @@ def _segment_one(
     if view.gsd_m is not None and view.gsd_m > COARSE_M:
         log.warning(
             "%s: pixels of %.3g m; prompts about buildings need %g m or finer",
-            pair.name,
-            view.gsd_m,
-            COARSE_M,
+            *(pair.name, view.gsd_m, COARSE_M),
         )
     found = segment(segmenter, view, prompts, tile=options.tile, overlap=options.overlap)
     found = replace(found, valid=image.valid)
@@ -468,8 +451,6 @@ def _segment_one(
 
 @dataclass
 class _Totals:
-    """Sums for the report."""
-
     pixels: int = 0
     changed: int = 0
     ignored: int = 0
@@ -522,16 +503,11 @@ def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _To
     totals.add(labels, dates, options.gamma or 0.0)
     for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
         path = pair.label_path(layer)
-        try:
+        placed = pair.suffix == ".tif" and not grid.affine.is_identity
+        crs, transform = (stored_crs(grid), grid.affine) if placed else (None, None)
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            placed = pair.suffix == ".tif" and not grid.affine.is_identity
-            crs, transform = (stored_crs(grid), grid.affine) if placed else (None, None)
             write_picture(path, mask[None], crs, transform, IGNORE)
-        except OSError as error:
-            raise OutputError(
-                f"expected to write {path}, found: {error.strerror or error}; choose a folder with "
-                "space that is writable"
-            ) from error
 
 
 def labels_of(
@@ -557,7 +533,7 @@ def labels_of(
         gamma=options.gamma or 0.0,
         gamma_seg=options.gamma_seg,
         delta=options.delta,
-        duplicate_iou=options.duplicate_iou,
+        duplicate_iou=options.duplicate_iou if options.duplicate_iou < 1 else None,
     )
 
 

@@ -16,7 +16,7 @@ from rscd.base.errors import DataError, UsageError
 from rscd.base.types import LAYERS, ByteArray, FloatArray
 from rscd.events.pixels import ChangeLabels, change_labels
 from rscd.segmenters.fake import FakeSegmenter, Faults
-from rscd.segmenters.prompts import PromptSet, parse_prompts
+from rscd.segmenters.prompts import parse_prompts
 from rscd.segmenters.segmenter import View
 from rscd.synthetic.town_pairs import TownPairs
 from rscd.synthetic.towns import LAND_COVER
@@ -88,7 +88,6 @@ class GuidedTowns(Dataset[Sample]):
         return self.towns.endless
 
     def __len__(self) -> int:
-        """Number of towns per epoch."""
         return len(self.towns)
 
     def __getitem__(self, index: int) -> Sample:
@@ -119,13 +118,9 @@ def seen_labels(cover: ByteArray, name: str, faults: Faults, gamma: float) -> Ch
     fake = FakeSegmenter(lambda view, _: planes[view.date], faults)
     blank = np.zeros((*cover.shape[1:], 3), np.uint8)
     views = [View(blank, name, "t1"), View(blank, name, "t2")]
-    first, second = fake.predict(views, _prompts())
-    return change_labels(first, second, gamma=gamma)
-
-
-def _prompts() -> PromptSet:
     front, *behind = COVERS
-    return parse_prompts(front, ",".join(behind))
+    first, second = fake.predict(views, parse_prompts(front, ",".join(behind)))
+    return change_labels(first, second, gamma=gamma)
 
 
 def _planes(cover: ByteArray) -> FloatArray:

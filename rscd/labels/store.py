@@ -29,7 +29,7 @@ from pyproj import CRS
 
 from rscd.base.claim import Claim, Earlier, alone
 from rscd.base.errors import DataError
-from rscd.base.files import appearing, digest_of, write_bytes, write_whole, writing
+from rscd.base.files import appearing, digest_of, write_bytes, writing
 from rscd.base.types import DateName, Provenance
 from rscd.data.images import open_raster
 from rscd.geo.encode import geotiff
@@ -210,11 +210,6 @@ def _made(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).exists()]
 
 
-def write_json(path: Path, data: Provenance) -> None:
-    """Write plain data to a file that appears whole."""
-    write_whole(path, json.dumps(data, indent=2, default=list) + "\n")
-
-
 def _instances(
     table: geopandas.GeoDataFrame, transform: Affine, shape_hw: tuple[int, int], n_classes: int
 ) -> list[Instance]:
@@ -253,7 +248,6 @@ def _scores(prediction: SemanticPrediction, grid: GeoBox | None, tag: Provenance
 
 
 def _in_folder(path: Path) -> Path:
-    """The path, in a folder that exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

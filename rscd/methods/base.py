@@ -10,6 +10,9 @@ from rscd.base.types import Batch, Provenance
 from rscd.models.logits import change_logit
 from rscd.models.networks import build_network, multiple_of
 
+Terms = dict[str, Tensor]
+"""Weighted loss terms by name."""
+
 
 class Method(nn.Module, ABC):
     """A network, how to train it and how to predict with it.
@@ -40,7 +43,9 @@ class Method(nn.Module, ABC):
         """Metadata of `network` to store with its tensors, as plain data.
 
         A method whose network must be applied in a special way declares it here
-        (``whole_pictures``, for example); the card is stored in every checkpoint and export.
+        (``whole_pictures``, for example); the card is stored in every checkpoint and export. A
+        method with a teacher that can be exported adds ``teacher``: its ``network_args``, and
+        ``tensors``: prefixes of the network's tensors to those of the method's in their place.
         """
         return {
             "network": self.network_name,
@@ -62,7 +67,7 @@ class Method(nn.Module, ABC):
         self.network.load_state_dict(dict(tensors))
 
     @abstractmethod
-    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
         """Weighted loss terms by name; their sum is minimised.
 
         Args:
@@ -71,9 +76,7 @@ class Method(nn.Module, ABC):
             total: optimiser steps of the whole run.
         """
 
-    def loss_parts(
-        self, batches: Mapping[str, Batch], step: int, total: int
-    ) -> Iterator[dict[str, Tensor]]:
+    def loss_parts(self, batches: Mapping[str, Batch], step: int, total: int) -> Iterator[Terms]:
         """`losses` in parts that share no graph, each computed on demand.
 
         The trainer runs the backward pass of each part before it requests the next, so that the
@@ -108,3 +111,12 @@ class Method(nn.Module, ABC):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for the optimiser; by default one group of all trainable parameters."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+
+class InParts(Method):
+    """A method that overrides `loss_parts`, of which `losses` is the union."""
+
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
+        """The terms of all parts."""
+        parts = self.loss_parts(batches, step, total)
+        return {name: value for part in parts for name, value in part.items()}

@@ -107,10 +107,7 @@ class MixedBuildingChange(BuildingChange):
         encoder = list(cast(nn.Module, self.network.encoder).parameters())
         known = set(encoder)
         rest = [p for p in self.parameters() if p not in known]
-        return [
-            {"params": encoder, "lr": lr * self.encoder_rate},
-            {"params": rest, "lr": lr},
-        ]
+        return [{"params": encoder, "lr": lr * self.encoder_rate}, {"params": rest, "lr": lr}]
 
 
 def buildings_of(batch: Batch) -> Tensor:
@@ -150,19 +147,11 @@ def with_other_places(batch: Batch, share: float, generator: torch.Generator) ->
     if not chosen.any():
         return batch
     cover = cast(dict[str, Tensor], batch)["land_cover"]
-    mixed = {
-        key: _with_next_t2(value, chosen)
-        for key, value in (("image", batch["image"]), ("land_cover", cover))
-    }
+    mixed = {"image": batch["image"].clone(), "land_cover": cover.clone()}
+    for value in mixed.values():
+        value[chosen, 1] = value.roll(-1, 0)[chosen, 1]
     stands = buildings_of(cast(Batch, mixed))
     unknown = (stands == IGNORE).any(1, keepdim=True) | (stands == 1).all(1, keepdim=True)
     mask = torch.where(unknown, IGNORE, (stands == 1).any(1, keepdim=True).long())
     mixed["mask"] = torch.where(chosen.view(-1, 1, 1, 1), mask, batch["mask"])
     return cast(Batch, dict(batch) | mixed)
-
-
-def _with_next_t2(value: Tensor, chosen: Tensor) -> Tensor:
-    """(B,2,...) with index 1 taken from the next sample where chosen."""
-    t2 = value[:, 1]
-    picked = chosen.view(-1, *[1] * (t2.ndim - 1))
-    return torch.stack([value[:, 0], torch.where(picked, t2.roll(-1, 0), t2)], 1)

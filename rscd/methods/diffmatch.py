@@ -15,14 +15,13 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rscd.base.arguments import made
 from rscd.base.errors import UsageError
 from rscd.base.types import Batch
-from rscd.methods.base import Method
+from rscd.methods.base import InParts, Terms
 from rscd.methods.parts.diffmatch_losses import (
-    Terms,
     consistency,
     guidance_terms,
     guidance_weight,
@@ -35,10 +34,14 @@ from rscd.methods.parts.draws import view_generator
 from rscd.methods.parts.photometric import STRONG, Photometric, ValueRange, photometric_view
 from rscd.methods.parts.views import Weak, cutmix, cutmix_boxes, rolled, weak_view
 from rscd.models.fusion import fuse
-from rscd.models.mlp_head import feature_distance, resize_distance
+from rscd.models.mlp_head import LightHead, feature_distance, resize_distance
+from rscd.models.resize import size_of
 from rscd.models.siamese import Siamese, training_heads, training_outputs
 
 NETWORK = "siamese-mlp"
+UNGUIDED = "siamese-deeplab"
+"""Also possible where nothing is learned from a segmenter: supervised-only and UniMatch with
+DeepLabV3+, the second network of Table 2."""
 
 LABELED, WEAK_VIEW, PARTNER, STRONG_VIEW, PARTNER_STRONG, BOX = range(6)
 """Random streams: variants draw the same numbers for whatever they have in common."""
@@ -46,10 +49,13 @@ LABELED, WEAK_VIEW, PARTNER, STRONG_VIEW, PARTNER_STRONG, BOX = range(6)
 View = dict[str, Tensor]
 
 
-class DiffMatch(Method):
+class DiffMatch(InParts):
     """All variants of DiffMatch's training; see the module docstring."""
 
     network: Siamese
+    vl_classifier: nn.Conv2d
+    segmentation: LightHead
+    """Both only with `NETWORK`; guidance needs them."""
 
     def __init__(
         self,
@@ -67,8 +73,9 @@ class DiffMatch(Method):
         """Build the network.
 
         Args:
-            network: ``siamese-mlp``, recorded in checkpoints.
-            network_args: of `rscd.models.siamese.siamese_mlp`.
+            network: ``siamese-mlp``, recorded in checkpoints; for variants without guidance also
+                ``siamese-deeplab``.
+            network_args: of its builder in `rscd.models.siamese`.
             variant: one of `rscd.methods.parts.diffmatch_recipe.VARIANTS`.
             recipe: fields of `rscd.methods.parts.diffmatch_recipe.Recipe` other than the variant's.
             weak: fields of `rscd.methods.parts.views.Weak`.
@@ -90,10 +97,15 @@ class DiffMatch(Method):
         self.value_range = value_range
         self.head_lr_mult = head_lr_mult
         self.use_valid = use_valid
-        if network != NETWORK:
-            raise UsageError(f"expected method_args with network: {NETWORK}, found {network}")
+        guided = self.recipe.dual or self.recipe.segments
+        known = (NETWORK,) if guided else (NETWORK, UNGUIDED)
+        if network is None or network not in known:
+            wanted = " or ".join(known)
+            raise UsageError(f"expected method_args with network: {wanted}, found {network}")
         self.network = cast(Siamese, self.build(network, network_args))
         self.network.order = "joint" if concat_dates else "t1-first"
+        if network != NETWORK:
+            return
         self.vl_classifier, self.segmentation = training_heads(self.network)
         if not self.recipe.dual:
             self.vl_classifier.requires_grad_(False)
@@ -123,14 +135,7 @@ class DiffMatch(Method):
             {"params": groups[False], "lr": self.head_lr_mult * lr},
         ]
 
-    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
-        """All terms of section 4.6, weighted."""
-        parts = self.loss_parts(batches, step, total)
-        return {name: value for part in parts for name, value in part.items()}
-
-    def loss_parts(
-        self, batches: Mapping[str, Batch], step: int, total: int
-    ) -> Iterator[dict[str, Tensor]]:
+    def loss_parts(self, batches: Mapping[str, Batch], step: int, total: int) -> Iterator[Terms]:
         """Labelled and weak views together, then each strong view: pseudo labels carry no gradient.
 
         In train mode the running statistics see [labelled; weak] of t1, of t2, then the strong view
@@ -148,7 +153,9 @@ class DiffMatch(Method):
         yield self._first_part(labeled, weak, lambda_vl)
         for number in range(self.recipe.strong_views):
             view = self._strong(weak, partner, seed, number)
-            yield self._strong_part(view, lambda_vl, f"s{number + 1}" if number else "s")
+            outputs = self._outputs(*self.network.encode(view["image"]), view["image"])
+            name = f"s{number + 1}" if number else "s"
+            yield strong_terms(outputs, view, self.recipe, lambda_vl, name)
 
     def _weak(self, batches: Mapping[str, Batch], stream: str, *seed: int) -> View:
         """Weak view of a stream; keys the method does not need were removed before."""
@@ -176,7 +183,8 @@ class DiffMatch(Method):
         image = torch.cat([labeled["image"], weak["image"]])
         t1, t2 = self.network.encode(image)
         outputs = self._outputs(t1, t2, image)
-        ours, theirs = ({k: v[part] for k, v in outputs.items()} for part in _halves(count))
+        ours = {name: value[:count] for name, value in outputs.items()}
+        theirs = {name: value[count:] for name, value in outputs.items()}
         weak |= _pseudo(theirs["logits"])
         terms = labeled_terms(ours, labeled, self.recipe, lambda_vl)
         terms |= guidance_terms(theirs, weak, self.recipe, lambda_vl, "w", self.recipe.vl_reduction)
@@ -185,7 +193,7 @@ class DiffMatch(Method):
                 F.dropout2d(level[count:], self.recipe.feature_dropout, self.training)
                 for level in fuse(self.network.fusion, t1, t2)
             ]
-            logits = self.network.to_image(self.network.decoder(dropped), t1[0])
+            logits = self.network.to_image(self.network.head(self.network.decoder(dropped)), t1[0])
             # half of L_s, the strong views make up the other half; L_s itself has weight one half
             terms["consistency_f"] = consistency(logits, weak, self.recipe) / 4
         return terms
@@ -201,13 +209,9 @@ class DiffMatch(Method):
             )
             for view, stream in ((weak, STRONG_VIEW), (partner, PARTNER_STRONG))
         )
-        height, width = weak["image"].shape[-2:]
-        boxes = cutmix_boxes(len(weak["image"]), (height, width), view_generator(seed, BOX, number))
+        count, size = len(weak["image"]), size_of(weak["image"])
+        boxes = cutmix_boxes(count, size, view_generator(seed, BOX, number))
         return cast(View, cutmix(ours, theirs, boxes))
-
-    def _strong_part(self, view: View, lambda_vl: float, name: str) -> Terms:
-        outputs = self._outputs(*self.network.encode(view["image"]), view["image"])
-        return strong_terms(outputs, view, self.recipe, lambda_vl, name)
 
     def _outputs(self, t1: Any, t2: Any, image: Tensor) -> dict[str, Tensor]:
         """Outputs that the terms of the recipe need."""
@@ -218,15 +222,10 @@ class DiffMatch(Method):
         )
         if self.recipe.distance == "legacy_last_axis":
             columns = feature_distance(outputs["embed_t1"], outputs["embed_t2"], axis=-1)
-            height, width = image.shape[-2:]
-            outputs["distance"] = resize_distance(columns, (height, width))
+            outputs["distance"] = resize_distance(columns, size_of(image))
         return outputs
 
 
 def _pseudo(logits: Tensor) -> View:
     label, confidence = pseudo_labels(logits)
     return {"pseudo": label[:, None], "confidence": confidence[:, None]}
-
-
-def _halves(count: int) -> tuple[slice, slice]:
-    return slice(None, count), slice(count, None)

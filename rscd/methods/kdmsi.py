@@ -14,11 +14,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rscd.base.errors import ModelError, UsageError
-from rscd.base.types import IGNORE, Batch
-from rscd.methods.base import Method
+from rscd.base.types import IGNORE, Batch, Provenance
+from rscd.methods.base import InParts, Method, Terms
 from rscd.methods.parts.cam_losses import (
     activation_map,
     classification_loss,
@@ -30,13 +30,11 @@ from rscd.methods.parts.groups import transfer_groups
 from rscd.methods.supervised import Supervised
 from rscd.models.cam import COMBINATIONS, CamClassifier
 from rscd.models.networks import build_network
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 
 log = logging.getLogger(__name__)
 
 NETWORK = "cam"
-
-Losses = dict[str, Tensor]
 
 
 class WeakMethod(Method):
@@ -46,9 +44,17 @@ class WeakMethod(Method):
     network: CamClassifier
 
     def __init__(
-        self, network: str | None, network_args: Mapping[str, Any] | None, gate_validation: bool
+        self,
+        network: str | None = None,
+        network_args: Mapping[str, Any] | None = None,
+        gate_validation: bool = True,
     ) -> None:
         """Build the network that predicts.
+
+        Args:
+            network: ``cam``.
+            network_args: of `rscd.models.cam.cam_classifier`.
+            gate_validation: see `evaluate`.
 
         Raises:
             UsageError: if network or combination is not given. Checkpoints are described by them,
@@ -82,50 +88,26 @@ class WeakMethod(Method):
         return gate(prob, ((mask != 0) & (mask != IGNORE)).flatten(1).any(1))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Non-empty `transfer_groups` of each network."""
+        """`transfer_groups` of each network."""
         networks = [child for child in self.children() if isinstance(child, CamClassifier)]
-        groups = [
-            group
-            for net in networks
-            for group in transfer_groups(
-                net.named_parameters(), lambda name: name.startswith("model."), lr
-            )
-        ]
-        return [group for group in groups if group["params"]]
+        return [group for net in networks for group in _groups(net, "model.", lr)]
 
 
 class CamBaseline(WeakMethod):
     """The classifier alone, whose activation map is the paper's baseline."""
 
-    def __init__(
-        self,
-        network: str | None = None,
-        network_args: Mapping[str, Any] | None = None,
-        gate_validation: bool = True,
-    ) -> None:
-        """Build the classifier.
-
-        Args:
-            network: ``cam``.
-            network_args: of `rscd.models.cam.cam_classifier`.
-            gate_validation: see `WeakMethod.evaluate`.
-        """
-        super().__init__(network, network_args, gate_validation)
-
-    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Losses:
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
         """``cls``, Eq. (2)."""
         batch = batches["train"]
-        return {
-            "cls": classification_loss(self.network(batch["image"])["label_logit"], batch["label"])
-        }
+        logit = self.network(batch["image"])["label_logit"]
+        return {"cls": classification_loss(logit, batch["label"])}
 
     def predict(self, image: Tensor) -> Tensor:
         """The activation map of Eq. (1), resized bilinearly to the image."""
-        cam = activation_map(self.network(image)["cam"])
-        return resize(cam, (image.shape[-2], image.shape[-1]))
+        return resize(activation_map(self.network(image)["cam"]), size_of(image))
 
 
-class KdMsi(WeakMethod):
+class KdMsi(InParts, WeakMethod):
     """Teacher and student; see the module docstring."""
 
     def __init__(
@@ -170,16 +152,12 @@ class KdMsi(WeakMethod):
             )
         self.teacher.load_state_dict(given)
 
-    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Losses:
-        """``cls`` of the teacher and ``kd`` of the student, weighted."""
-        terms: Losses = {}
-        for part in self.loss_parts(batches, step, total):
-            terms |= part
-        return terms
+    def card(self) -> Provenance:
+        """See `Method.card`; the teacher is another network of the same type."""
+        args = dict(self.network_args) | {"combination": self.teacher.combination}
+        return super().card() | {"teacher": {"network_args": args, "tensors": {"": "teacher."}}}
 
-    def loss_parts(
-        self, batches: Mapping[str, Batch], step: int, total: int
-    ) -> Iterator[dict[str, Tensor]]:
+    def loss_parts(self, batches: Mapping[str, Batch], step: int, total: int) -> Iterator[Terms]:
         """``cls``, then ``kd``: the target is detached, so only one graph is kept at a time."""
         batch = batches["train"]
         found = self.teacher(batch["image"])
@@ -218,6 +196,11 @@ class Detector(Supervised):
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """`transfer_groups`: a low rate for the encoder, ten times that for everything else."""
-        named = self.network.named_parameters()
-        groups = transfer_groups(named, lambda name: name.startswith("encoder."), lr)
-        return [group for group in groups if group["params"]]
+        return _groups(self.network, "encoder.", lr)
+
+
+def _groups(network: nn.Module, pretrained: str, lr: float) -> list[dict[str, Any]]:
+    """Non-empty `transfer_groups` of a network whose pretrained tensors have a prefix."""
+    named = network.named_parameters()
+    groups = transfer_groups(named, lambda name: name.startswith(pretrained), lr)
+    return [group for group in groups if group["params"]]

@@ -22,11 +22,12 @@ from torch import Tensor
 from rscd.base.arguments import made
 from rscd.base.errors import UsageError
 from rscd.base.types import Batch, Provenance
-from rscd.methods.base import Method
+from rscd.methods.base import InParts, Method, Terms
 from rscd.methods.parts.draws import view_generator
 from rscd.methods.parts.edges import canny_edges
 from rscd.methods.parts.photometric import STREET, Photometric, ValueRange, photometric_view
 from rscd.methods.parts.scene_losses import (
+    SQUEEZE,
     Axes,
     Change,
     Order,
@@ -50,7 +51,6 @@ from rscd.models.scene import Levels, SceneDecoder, SceneNetwork
 
 log = logging.getLogger(__name__)
 
-Terms = dict[str, Tensor]
 TeacherGradient = Literal["none", "sup", "all"]
 """Which of the teacher's losses reach the encoder: none, the supervised ones, or all."""
 
@@ -165,13 +165,13 @@ class ScenePretrain(Method):
         }
 
 
-class Scene(ScenePretrain):
+class Scene(InParts, ScenePretrain):
     """FMA: ``L_sup`` of both decoders, ``L_unsup`` of the teacher, ``L_dist`` of the student."""
 
     def __init__(
         self,
         network: str = "simsac",
-        network_args: Mapping[str, Any] | None = None,
+        *,
         lambda1: float = 0.2,
         lambda2: float = 1.0,
         unsup_weight: float = 1.0,
@@ -181,20 +181,16 @@ class Scene(ScenePretrain):
         distill_change: Change = "hard",
         sim_order: Order = "cosine",
         sm_axes: Axes = "sum",
+        sm_squeeze: float = SQUEEZE,
         mask_invalid: bool = True,
         canny: tuple[float, float] = (100.0, 200.0),
-        freeze_encoder: bool = False,
         epe_reduction: Reduction = "mean",
-        mask_flow_loss: bool = False,
-        use_flow: bool = False,
-        photometric: Mapping[str, Any] | None = None,
-        value_range: ValueRange = (0.0, 255.0),
+        **pretrain: Any,
     ) -> None:
         """Build the network and the teacher, a copy of its decoder.
 
         Args:
             network: see `ScenePretrain`.
-            network_args: likewise; ``weights`` names the checkpoint of the first stage.
             lambda1: weight of the change regularisation; published 0.2 where changes are rare
                 (indoor), 0.01 where they are large (street).
             lambda2: weight of the edge-aware smoothness.
@@ -206,29 +202,22 @@ class Scene(ScenePretrain):
             distill_change: see `rscd.methods.parts.scene_losses.Change`.
             sim_order: see `rscd.methods.parts.scene_losses.Order`.
             sm_axes: see `rscd.methods.parts.scene_losses.Axes`.
+            sm_squeeze: of `rscd.methods.parts.scene_losses.edge_smoothness`, from 0, the paper's
+                formula as printed, to below one half.
             mask_invalid: exclude pixels whose match lies outside t1 from the unsupervised loss.
-            canny: thresholds of the edges of t2.
-            freeze_encoder: see `ScenePretrain`.
-            epe_reduction: see `ScenePretrain`; the default is our choice, the paper does not state
-                one.
-            mask_flow_loss: see `ScenePretrain`.
-            use_flow: see `ScenePretrain`.
-            photometric: see `ScenePretrain`; of labelled pairs and the student's target pairs.
-            value_range: see `ScenePretrain`.
+            canny: thresholds of the edges of t2; not published.
+            epe_reduction: see `ScenePretrain`, also of the distilled flow; the default is our
+                choice, the paper does not state one.
+            pretrain: the other arguments of `ScenePretrain`: ``weights`` of ``network_args`` names
+                the checkpoint of the first stage, ``photometric`` also applies to the student's
+                target pairs.
 
         Raises:
             UsageError: for unknown names.
         """
-        super().__init__(
-            network=network,
-            network_args=network_args,
-            freeze_encoder=freeze_encoder,
-            epe_reduction=epe_reduction,
-            mask_flow_loss=mask_flow_loss,
-            use_flow=use_flow,
-            photometric=photometric,
-            value_range=value_range,
-        )
+        super().__init__(network, epe_reduction=epe_reduction, **pretrain)
+        if not 0 <= sm_squeeze < 0.5:
+            raise UsageError(f"expected sm_squeeze from 0 to below 0.5, found {sm_squeeze}")
         for value, kind, name in (
             (teacher_grad_to_encoder, TeacherGradient, "teacher_grad_to_encoder"),
             (distill_change, Change, "distill_change"),
@@ -246,6 +235,7 @@ class Scene(ScenePretrain):
         self.distill_change: Change = distill_change
         self.sim_order: Order = sim_order
         self.sm_axes: Axes = sm_axes
+        self.sm_squeeze = sm_squeeze
         self.mask_invalid = mask_invalid
         self.canny = canny
         self.teacher = copy.deepcopy(self.network.decoder) if separate_decoders else None
@@ -267,6 +257,13 @@ class Scene(ScenePretrain):
         """The decoder that produces the targets."""
         return self.network.decoder if self.teacher is None else self.teacher
 
+    def card(self) -> Provenance:
+        """See `Method.card`; the teacher is the same network with another decoder."""
+        if self.teacher is None:
+            return super().card()
+        own = {"network_args": dict(self.network_args), "tensors": {"decoder.": "teacher."}}
+        return super().card() | {"teacher": own}
+
     def teacher_network(self) -> SceneNetwork:
         """Encoder and teacher decoder as a network; they share their tensors with this method."""
         return SceneNetwork(
@@ -282,11 +279,6 @@ class Scene(ScenePretrain):
             return {}
         logits = self.teacher_network()(batch["image"])["logits"]
         return {"teacher": change_logit(logits).sigmoid()}
-
-    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> Terms:
-        """The terms of all parts."""
-        parts = self.loss_parts(batches, step, total)
-        return {name: value for part in parts for name, value in part.items()}
 
     def loss_parts(self, batches: Mapping[str, Batch], step: int, total: int) -> Iterator[Terms]:
         """Both decoders on labelled pairs, then the teacher and the student on target pairs."""
@@ -334,7 +326,13 @@ class Scene(ScenePretrain):
         )
         dissimilar = dissimilarity(similar, valid)
         return levels, unsupervised_terms(
-            dissimilar, logit, valid, edge, self.unsup_weights, axes=self.sm_axes
+            dissimilar,
+            logit,
+            valid,
+            edge,
+            self.unsup_weights,
+            squeeze=self.sm_squeeze,
+            axes=self.sm_axes,
         )
 
     def _distilled(self, teacher: Levels, batch: Batch) -> Terms:
@@ -343,9 +341,9 @@ class Scene(ScenePretrain):
         levels = self.network.decoder(*self.network.encode(view["image"]))
         grids = grids_of(levels.flow)
         change = distill_change_targets(teacher, grids, self.distill_change)
+        flow = flow_loss(levels.flow, distill_flow_targets(teacher, grids), self.epe_reduction)
         return {
-            "distill_flow": self.distill_weight
-            * flow_loss(levels.flow, distill_flow_targets(teacher, grids)),
+            "distill_flow": self.distill_weight * flow,
             "distill_change": self.distill_weight * change_loss(levels.change, change),
         }
 
@@ -354,25 +352,21 @@ class ChangeWatch:
     """Monitors the mean change probability of target pairs, and explains a collapse once."""
 
     def __init__(self) -> None:
-        """Start without observations."""
         self.share = 0.0
         """Mean change probability over the last steps checked."""
-        self._sum: Tensor | None = None
-        self._steps = 0
-        self._said = False
+        self._means: list[Tensor] = []
+        self._warned = False
 
     def see(self, logit: Tensor) -> None:
         """Check the change logits (B,1,h,w) of one step."""
-        mean = logit.detach().float().sigmoid().mean()
-        self._sum = mean if self._sum is None else self._sum + mean
-        self._steps += 1
-        if self._steps < WATCH_STEPS:
+        self._means.append(logit.detach().float().sigmoid().mean())
+        if len(self._means) < WATCH_STEPS:
             return
-        self.share = float(self._sum) / self._steps
-        self._sum, self._steps = None, 0
+        self.share = float(torch.stack(self._means).mean())
+        self._means.clear()
         low, high = COLLAPSED
-        if not self._said and not low <= self.share <= high:
-            self._said = True
+        if not self._warned and not low <= self.share <= high:
+            self._warned = True
             found, cure = ("everything", "raise") if self.share > high else ("nothing", "lower")
             log.warning(
                 "the teacher predicts %s change on target pairs (mean probability %.2g over %d "

@@ -77,7 +77,6 @@ class Supervised(Method):
         return terms
 
     def _mask_terms(self, logit: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Each weighted loss by name."""
         return {
             name: weight * mask_loss(logit, mask, name, self.loss_args.get(name))
             for name, weight in self.weights.items()

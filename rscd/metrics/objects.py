@@ -27,11 +27,8 @@ class ObjectCounts:
     """Pairs of one predicted and one true object."""
 
     def __add__(self, other: "ObjectCounts") -> "ObjectCounts":
-        """Pool two sets of images."""
         return ObjectCounts(
-            self.true + other.true,
-            self.predicted + other.predicted,
-            self.matched + other.matched,
+            self.true + other.true, self.predicted + other.predicted, self.matched + other.matched
         )
 
 

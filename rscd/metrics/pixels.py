@@ -35,8 +35,12 @@ class Counts:
     hit: tuple[int, int]
     """Pixels that are both, by class."""
 
+    @classmethod
+    def none(cls) -> "Counts":
+        """No pixel."""
+        return cls((0, 0), (0, 0), (0, 0))
+
     def __add__(self, other: "Counts") -> "Counts":
-        """Pool two sets of images."""
         return Counts(
             _add(self.true, other.true),
             _add(self.predicted, other.predicted),
@@ -171,8 +175,7 @@ class ChangeMetrics(Metric):
     def best_threshold(self) -> float:
         """The threshold with the highest `MONITOR`; among ties, the one nearest to 0.5."""
         return max(
-            self.edges,
-            key=lambda edge: (summarise(self.counts(edge))[MONITOR], -abs(edge - 0.5)),
+            self.edges, key=lambda edge: (summarise(self.counts(edge))[MONITOR], -abs(edge - 0.5))
         )
 
     def calibration_error(self) -> float:

@@ -6,16 +6,11 @@ from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
 from rscd.models.deeplab import kdmsi_statistics
-from rscd.models.encoders import (
-    Backbone,
-    build_encoder,
-    encode_dates,
-    hold_statistics,
-)
+from rscd.models.encoders import Backbone, build_encoder, encode_dates, hold_statistics
 from rscd.models.fusion import FUSIONS, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.logits import exact
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 from rscd.models.siamese import BATCH_NORMS
 from rscd.models.smp_encoders import STRIDE_16
 
@@ -30,14 +25,8 @@ class CamClassifier(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        normalize: nn.Module,
-        backbone: Backbone,
-        combination: str,
-        batch_norm: str,
+        self, *, normalize: nn.Module, backbone: Backbone, combination: str, batch_norm: str
     ) -> None:
-        """Assemble the parts; see `cam_classifier`."""
         super().__init__()
         if combination not in COMBINATIONS or batch_norm not in BATCH_NORMS:
             raise ModelError(
@@ -81,8 +70,7 @@ class CamClassifier(nn.Module):
         order = "joint" if self.batch_norm == "fix" else "t2-first"
         t1, t2 = encode_dates(self.model, self.normalize(image), order)
         cam = exact(self.classifier(FUSIONS[COMBINATIONS[self.combination]](t1[-1], t2[-1])))
-        size = (image.shape[-2], image.shape[-1])
-        return {"logits": resize(cam, size), "cam": cam, "label_logit": cam.mean((2, 3))}
+        return {"logits": resize(cam, size_of(image)), "cam": cam, "label_logit": cam.mean((2, 3))}
 
 
 def cam_classifier(

@@ -27,10 +27,9 @@ def kdmsi_statistics(n_bands: int) -> Statistics:
 
 
 class AtrousBranch(nn.Module):
-    """Dilated convolution, group norm, ReLU."""
+    """Dilated convolution (1x1 for dilation 1, else 3x3), group norm, ReLU."""
 
     def __init__(self, n_in: int, dilation: int) -> None:
-        """1x1 for dilation 1, else 3x3."""
         super().__init__()
         kernel, padding = (1, 0) if dilation == 1 else (3, dilation)
         self.atrous_conv = nn.Conv2d(
@@ -47,7 +46,6 @@ class Aspp(nn.Module):
     """Four dilations and the image mean, concatenated and fused."""
 
     def __init__(self, n_in: int) -> None:
-        """Build the branches."""
         super().__init__()
         self.aspp1, self.aspp2, self.aspp3, self.aspp4 = (
             AtrousBranch(n_in, dilation) for dilation in DILATIONS
@@ -75,7 +73,6 @@ class SkipDecoder(nn.Module):
     """Join context with the stride-4 level and classify."""
 
     def __init__(self, n_low: int, n_classes: int) -> None:
-        """Build it for `n_low` channels of the stride-4 level."""
         super().__init__()
         self.conv1 = nn.Conv2d(n_low, LOW_WIDTH, 1, bias=False)
         self.bn1 = nn.GroupNorm(GROUPS, LOW_WIDTH)

@@ -1,5 +1,6 @@
 """Pretrained weights: from a model hub with one clear error, or from a local file."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,18 +18,24 @@ from rscd.models.finite import non_finite
 SUFFIXES = (".safetensors", ".pth", ".pt")
 """Suffixes of local files; the last two may contain only tensors, code in them is refused."""
 
+INSTEAD = "name a local file of tensors (.safetensors, .pth), or set weights: null"
+
 
 @contextmanager
-def downloading(what: str, where: str) -> Iterator[None]:
+def downloading(what: str, where: str, instead: str = INSTEAD) -> Iterator[None]:
     """Explain what to do if weights cannot be obtained.
 
     Args:
         what: the weights.
         where: address or hub to download from.
+        instead: what else the user can do.
 
     Raises:
         ModelError: instead of the many errors of the network and hubs, all of them OSError.
     """
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # a line for each of ten attempts says no more than the error
     try:
         yield
     except OSError as error:
@@ -36,8 +43,10 @@ def downloading(what: str, where: str) -> Iterator[None]:
         raise ModelError(
             f"expected pretrained weights {what} in the local cache or at {where}, could not get "
             f"them ({reason}); connect, or copy a filled cache (HF_HOME, TORCH_HOME) from another "
-            "machine, or name a local file of tensors (.safetensors, .pth), or set weights: null"
+            f"machine, or {instead}"
         ) from error
+    finally:
+        hub.setLevel(level)
 
 
 def is_file(weights: str | None) -> bool:

@@ -38,12 +38,7 @@ class Backbone:
 
 
 def build_encoder(
-    name: str,
-    *,
-    n_bands: int,
-    weights: str | None = None,
-    depth: int = 5,
-    output_stride: int = 32,
+    name: str, *, n_bands: int, weights: str | None = None, depth: int = 5, output_stride: int = 32
 ) -> Backbone:
     """Build an encoder by name.
 

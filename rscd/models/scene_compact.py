@@ -12,15 +12,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from rscd.base.errors import ModelError
 from rscd.models.encoders import build_encoder
 from rscd.models.inputs import normalize_layer
+from rscd.models.resize import resize, size_of
 from rscd.models.scene import (
     BilinearUp,
     SceneDecoder,
     SceneEncoder,
     SceneNetwork,
-    is_scene_file,
+    check_scene_arguments,
     load_scene_weights,
 )
 from rscd.models.statistics import imagenet_statistics
@@ -38,9 +38,7 @@ COMPACT = "compact"
 def conv_group(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
     """3x3 convolution, group norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False),
-        nn.GroupNorm(GROUPS, n_out),
-        nn.ReLU(),
+        nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.GroupNorm(GROUPS, n_out), nn.ReLU()
     )
 
 
@@ -48,7 +46,6 @@ class CompactStages(nn.Module):
     """Four stages of two layers, the first of stride 2."""
 
     def __init__(self, n_bands: int) -> None:
-        """Build it."""
         super().__init__()
         self.stages = nn.ModuleList(
             nn.Sequential(conv_group(a, b, 2), conv_group(b, b))
@@ -86,11 +83,7 @@ class Fpn(SceneEncoder):
         _, finest, *maps = self.stages(image)
         top = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for level in range(len(top) - 2, -1, -1):
-            size = top[level].shape[-2:]
-            coarse = nn.functional.interpolate(
-                top[level + 1], size, mode="bilinear", align_corners=False
-            )
-            top[level] = top[level] + coarse
+            top[level] = top[level] + resize(top[level + 1], size_of(top[level]))
         return [finest, *(output(x) for output, x in zip(self.outputs, top, strict=True))]
 
 
@@ -108,7 +101,6 @@ class OffsetHead(nn.Module):
     """Mutual matches -> flow of up to half the low image."""
 
     def __init__(self, n_matches: int, low_size: int) -> None:
-        """Build it."""
         super().__init__()
         self.layers = plain(n_matches, 2, zero=True)
         self.low_size = low_size
@@ -123,7 +115,6 @@ class PlainFlowHead(nn.Module):
     """Correlation and flow -> flow with a correction."""
 
     def __init__(self, n_shifts: int) -> None:
-        """Build it."""
         super().__init__()
         self.layers = plain(n_shifts + 2, 2, zero=True)
 
@@ -161,12 +152,7 @@ def scene_compact(
     Raises:
         ModelError: for weights that cannot be had or do not fit.
     """
-    if low_size % 16 or low_size <= 0:
-        raise ModelError(f"expected low_size, a multiple of 16, found {low_size}")
-    if weights is not None and not is_scene_file(weights):
-        raise ModelError(
-            f"expected weights, a file (.ckpt, .safetensors, .pth) or null, found {weights!r}"
-        )
+    check_scene_arguments(low_size, weights)
     matches, shifts = (low_size // 16) ** 2, (2 * radius + 1) ** 2
     seen = (matches, shifts, shifts, shifts)
     network = SceneNetwork(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.statistics import raw_statistics
-from rscd.models.tiny import DEPTHS, WIDTHS, InvertedResidual, TinyDecoder, TinyEncoder
+from rscd.models.tiny import DEPTHS, WIDTHS, TinyDecoder, TinyEncoder, add_coarse, top_down
 
 NECK_WIDTH = 48
 DECODER_WIDTH = 40
@@ -28,23 +28,13 @@ class Neck(nn.Module):
     """Top-down path of one date: maps of strides 2..16 -> maps of one width; stride 2 unchanged."""
 
     def __init__(self, widths: Sequence[int], width: int) -> None:
-        """Build it; `width` channels from stride 4 on."""
         super().__init__()
-        self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(n_in, width, 1, bias=False), nn.BatchNorm2d(width))
-            for n_in in widths[1:]
-        )
-        self.blocks = nn.ModuleList(InvertedResidual(width, width, expand=2) for _ in widths[1:])
+        self.laterals, self.blocks = top_down(widths[1:], width)
         self.buildings = nn.Conv2d(width, 4, 3, padding=1)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Fuse the maps from coarse to fine."""
-        maps = [lateral(x) for lateral, x in zip(self.laterals, levels[1:], strict=True)]
-        maps[-1] = self.blocks[-1](maps[-1])
-        for level in range(len(maps) - 2, -1, -1):
-            up = F.interpolate(maps[level + 1], scale_factor=2.0, mode="bilinear")
-            maps[level] = self.blocks[level](maps[level] + up)
-        return [levels[0], *maps]
+        return [levels[0], *add_coarse(levels[1:], self.laterals, self.blocks)]
 
     def building_logits(self, maps: Sequence[Tensor]) -> Tensor:
         """(B,1,H/2,W/2) building logits from the maps of `forward`."""

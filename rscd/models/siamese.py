@@ -10,16 +10,11 @@ from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
 from rscd.models.deeplab import DeepLabDecoder, kdmsi_statistics
-from rscd.models.encoders import (
-    Backbone,
-    build_encoder,
-    encode_dates,
-    hold_statistics,
-)
+from rscd.models.encoders import Backbone, build_encoder, encode_dates, hold_statistics
 from rscd.models.fusion import fuse, fused_channels
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.mlp_head import LightHead, feature_distance, resize_distance
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 from rscd.models.smp_encoders import STRIDE_16
 
 BATCH_NORMS = ("normal", "fix")
@@ -159,7 +154,7 @@ def training_outputs(
         "sem_t1": segmentation.conv_seg(q_t1),
         "sem_t2": segmentation.conv_seg(q_t2),
     }
-    size = (image.shape[-2], image.shape[-1])
+    size = size_of(image)
     return {name: resize(value, size) for name, value in maps.items()} | {
         "embed_t1": q_t1,
         "embed_t2": q_t2,

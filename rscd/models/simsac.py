@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from rscd.base.errors import ModelError
 from rscd.base.types import ShapeHW
 from rscd.models.correlation import map_to_flow
 from rscd.models.downloads import downloading, load_file_into, load_tensors_into
@@ -24,6 +23,7 @@ from rscd.models.scene import (
     SceneDecoder,
     SceneEncoder,
     SceneNetwork,
+    check_scene_arguments,
     holds_decoder,
     is_scene_file,
     load_scene_weights,
@@ -90,7 +90,6 @@ class Dense(nn.Module):
     """Five densely connected layers; outputs are concatenated newest first."""
 
     def __init__(self, n_in: int) -> None:
-        """Build it."""
         super().__init__()
         sizes = [n_in + sum(WIDTHS[:i]) for i in range(len(WIDTHS))]
         self.layers = nn.ModuleList(
@@ -165,7 +164,6 @@ class LearnedUp(nn.Module):
     """Transposed convolution to a grid twice as fine."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
-        """Build it."""
         super().__init__()
         self.conv = nn.ConvTranspose2d(n_in, n_out, 4, 2, 1)
 
@@ -235,13 +233,7 @@ def simsac(
     Raises:
         ModelError: for weights that cannot be obtained or do not fit.
     """
-    if weights not in (None, "imagenet") and not is_scene_file(weights):
-        raise ModelError(
-            f"expected weights imagenet, a file (.ckpt, .safetensors, .pth) or null, found "
-            f"{weights!r}"
-        )
-    if low_size % 16 or low_size <= 0:
-        raise ModelError(f"expected low_size, a multiple of 16, found {low_size}")
+    check_scene_arguments(low_size, weights, "imagenet")
     whole = is_scene_file(weights) and holds_decoder(str(weights))
     network = SceneNetwork(
         normalize=normalize_layer(n_bands, mean, std, imagenet_statistics(n_bands)),

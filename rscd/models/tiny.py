@@ -9,7 +9,7 @@ There is no pooling over the image and no normalisation but batch norm, so each 
 has a receptive field of known size and tiles with enough halo join exactly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,6 @@ class TinyEncoder(nn.Module):
     """(B,C,H,W) -> maps of strides 2, 4, 8, 16."""
 
     def __init__(self, n_bands: int, widths: Sequence[int], depths: Sequence[int]) -> None:
-        """Build it."""
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(n_bands, widths[0], 3, 2, 1, bias=False),
@@ -78,30 +77,53 @@ class TinyEncoder(nn.Module):
         return levels[1:]
 
 
+def lateral(n_in: int, n_out: int) -> nn.Sequential:
+    """1x1 convolution, batch norm."""
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out))
+
+
+def top_down(n_ins: Sequence[int], width: int) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """The laterals and blocks of `add_coarse` that give maps of one width."""
+    laterals = nn.ModuleList(lateral(n_in, width) for n_in in n_ins)
+    return laterals, nn.ModuleList(InvertedResidual(width, width, expand=2) for _ in n_ins)
+
+
+def add_coarse(
+    levels: Iterable[Tensor],
+    laterals: nn.ModuleList,
+    blocks: nn.ModuleList,
+    narrow: nn.ModuleList | None = None,
+) -> list[Tensor]:
+    """Fuse the maps of a pyramid, finest first, from coarse to fine.
+
+    Args:
+        levels: each of half the size of the one before.
+        laterals: one per level, applied first.
+        blocks: one per level, applied to the sum of the level and the coarser result.
+        narrow: one per level but the last, applied to the coarser result before; None: nothing.
+    """
+    maps = [own(level) for own, level in zip(laterals, levels, strict=True)]
+    maps[-1] = blocks[-1](maps[-1])
+    for place in range(len(maps) - 2, -1, -1):
+        coarse = maps[place + 1] if narrow is None else narrow[place](maps[place + 1])
+        up = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+        maps[place] = blocks[place](maps[place] + up)
+    return maps
+
+
 class TinyDecoder(nn.Module):
     """Difference and sum of both dates per level -> logits at full resolution."""
 
     def __init__(self, widths: Sequence[int], width: int) -> None:
-        """Build it; `width` channels throughout."""
         super().__init__()
-        self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(2 * n_in, width, 1, bias=False), nn.BatchNorm2d(width))
-            for n_in in widths
-        )
-        self.blocks = nn.ModuleList(InvertedResidual(width, width, expand=2) for _ in widths)
+        self.laterals, self.blocks = top_down([2 * n_in for n_in in widths], width)
         self.head = nn.Conv2d(width, 4, 3, padding=1)
 
     def forward(self, t1: Sequence[Tensor], t2: Sequence[Tensor]) -> Tensor:
         """Maps of strides 2..16 of both dates -> (B,1,H,W)."""
-        fused = [
-            lateral(torch.cat([(b - a).abs(), a + b], dim=1))
-            for lateral, a, b in zip(self.laterals, t1, t2, strict=True)
-        ]
-        x = self.blocks[-1](fused[-1])
-        for level in range(len(fused) - 2, -1, -1):
-            up = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = self.blocks[level](fused[level] + up)
-        return F.pixel_shuffle(self.head(torch.relu(x)), 2)
+        fused = (torch.cat([(b - a).abs(), a + b], dim=1) for a, b in zip(t1, t2, strict=True))
+        finest = add_coarse(fused, self.laterals, self.blocks)[0]
+        return F.pixel_shuffle(self.head(torch.relu(finest)), 2)
 
 
 class TinyChangeNet(nn.Module):

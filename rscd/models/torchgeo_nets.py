@@ -1,13 +1,13 @@
 """TorchGeo's change detection networks and pretrained encoders; other networks do not need it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
-from rscd.models.downloads import downloading, is_file, load_file_into
+from rscd.models.downloads import downloading, is_file, load_file_into, load_tensors_into
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.smp_encoders import check_smp_names, drop_unused
 from rscd.models.statistics import Statistics, imagenet_statistics, raw_statistics
@@ -119,7 +119,7 @@ def torchgeo_encoder(
         return Pyramid(module, channels, swin=name in SWINS), raw_statistics(n_bands)
     with downloading(str(found), found.url):
         tensors = found.get_state_dict(progress=False, weights_only=True)
-    _load(module, tensors, str(found))
+    load_tensors_into(module, tensors, str(found))
     return Pyramid(module, channels, swin=name in SWINS), weight_statistics(found)
 
 
@@ -132,16 +132,6 @@ def _swin(model: nn.Module, n_bands: int) -> nn.Module:
         model.get_submodule("features.0").register_module("0", stem)
     module: nn.Module = create_feature_extractor(model, return_nodes=list(SWIN_LEVELS))
     return module
-
-
-def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Load the encoder's tensors; a classifier in the weights is ignored."""
-    missing, _ = module.load_state_dict(dict(tensors), strict=False)
-    if missing:
-        raise ModelError(
-            f"expected all tensors of the encoder in {what}, found none for {missing[:3]} and "
-            f"{max(0, len(missing) - 3)} others; use a TorchGeo release that fits these weights"
-        )
 
 
 class TorchGeoNetwork(nn.Module):
@@ -170,7 +160,6 @@ class StackedDates(nn.Module):
     """
 
     def __init__(self, network: nn.Module, n_bands: int) -> None:
-        """Wrap BTC."""
         super().__init__()
         self.bands: nn.Module = nn.Identity() if n_bands == 3 else nn.Conv2d(n_bands, 3, 1)
         self.network = network
@@ -182,76 +171,57 @@ class StackedDates(nn.Module):
         return logits
 
 
-def _fc_siam(
-    kind: str,
-    n_bands: int,
-    encoder: str,
-    weights: str | None,
-    decoder_channels: Sequence[int],
-    n_classes: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> TorchGeoNetwork:
-    from torchgeo import models
+def _fc_siam(kind: str) -> Callable[..., TorchGeoNetwork]:
+    def build(
+        n_bands: int = 3,
+        encoder: str = "resnet34",
+        weights: str | None = None,
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        n_classes: int = 1,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> TorchGeoNetwork:
+        """TorchGeo's FC-Siam-diff or FC-Siam-conc (https://doi.org/10.1109/ICIP.2018.8451652).
 
-    depth = len(decoder_channels)
-    file = is_file(weights)
-    check_smp_names(encoder, None if file else weights)
-    with downloading(f"{weights} of {encoder}", "the model hub of segmentation-models-pytorch"):
-        network = getattr(models, kind)(
-            encoder_name=encoder,
-            encoder_depth=depth,
-            encoder_weights=None if file else weights,
-            decoder_channels=list(decoder_channels),
-            in_channels=n_bands,
-            classes=n_classes,
+        Args:
+            n_bands: bands per date.
+            encoder: name in segmentation-models-pytorch.
+            weights: of the encoder: name there, path of a local file, or None: random.
+            decoder_channels: from the deepest level to full resolution.
+            n_classes: 1 or 2.
+            mean: per band; default of the weights.
+            std: per band; default of the weights.
+        """
+        from torchgeo import models
+
+        depth = len(decoder_channels)
+        file = is_file(weights)
+        check_smp_names(encoder, None if file else weights)
+        with downloading(f"{weights} of {encoder}", "the model hub of segmentation-models-pytorch"):
+            network = getattr(models, kind)(
+                encoder_name=encoder,
+                encoder_depth=depth,
+                encoder_weights=None if file else weights,
+                decoder_channels=list(decoder_channels),
+                in_channels=n_bands,
+                classes=n_classes,
+            )
+        drop_unused(encoder, network.encoder, n_bands)
+        if file:
+            load_file_into(network.encoder, str(weights))
+        default = imagenet_statistics(n_bands) if weights == "imagenet" else raw_statistics(n_bands)
+        return TorchGeoNetwork(
+            normalize=normalize_layer(n_bands, mean, std, default),
+            network=network,
+            n_bands=n_bands,
+            multiple=2**depth,
         )
-    drop_unused(encoder, network.encoder, n_bands)
-    if file:
-        load_file_into(network.encoder, str(weights))
-    default = imagenet_statistics(n_bands) if weights == "imagenet" else raw_statistics(n_bands)
-    return TorchGeoNetwork(
-        normalize=normalize_layer(n_bands, mean, std, default),
-        network=network,
-        n_bands=n_bands,
-        multiple=2**depth,
-    )
+
+    return build
 
 
-def fc_siam_diff(
-    n_bands: int = 3,
-    encoder: str = "resnet34",
-    weights: str | None = None,
-    decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
-    n_classes: int = 1,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> TorchGeoNetwork:
-    """TorchGeo's FC-Siam-diff (https://doi.org/10.1109/ICIP.2018.8451652).
-
-    Args:
-        n_bands: bands per date.
-        encoder: name in segmentation-models-pytorch.
-        weights: of the encoder: name there, path of a local file, or None: random.
-        decoder_channels: from the deepest level to full resolution.
-        n_classes: 1 or 2.
-        mean: per band; default of the weights.
-        std: per band; default of the weights.
-    """
-    return _fc_siam("FCSiamDiff", n_bands, encoder, weights, decoder_channels, n_classes, mean, std)
-
-
-def fc_siam_conc(
-    n_bands: int = 3,
-    encoder: str = "resnet34",
-    weights: str | None = None,
-    decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
-    n_classes: int = 1,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> TorchGeoNetwork:
-    """TorchGeo's FC-Siam-conc; arguments as `fc_siam_diff`."""
-    return _fc_siam("FCSiamConc", n_bands, encoder, weights, decoder_channels, n_classes, mean, std)
+fc_siam_diff = _fc_siam("FCSiamDiff")
+fc_siam_conc = _fc_siam("FCSiamConc")
 
 
 def change_vit(
@@ -342,5 +312,5 @@ def _load_cityscapes(encoder: Any, backbone: str) -> None:
     found = torchgeo_weights("CITYSCAPES_SEMSEG", BTC_BACKBONES[backbone])
     with downloading(str(found), found.url):
         tensors = found.get_state_dict(include_norms=True, progress=False, weights_only=True)
-    _load(encoder.feature_extractor, tensors["state_dict"], str(found))
+    load_tensors_into(encoder.feature_extractor, tensors["state_dict"], str(found))
     encoder.norms.load_state_dict(tensors["feat_norms_state_dict"])

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import rasterio
-from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError, RscdError
-from rscd.base.types import DateName, Progress, Provenance, silent
+from rscd.base.types import DateName, Progress, silent
 from rscd.export.atomic import output_error
 from rscd.export.flow import write_flow
 from rscd.export.outputs import write_output
@@ -36,34 +35,16 @@ from rscd.inference.predictor import Predictor
 from rscd.inference.registration import warn_of_shift
 from rscd.inference.tiled import (
     Mapper,
-    Seam,
     fit_model,
     measure_seam,
     predict_scene,
     scene_tiles,
     thread_mapper,
 )
-from rscd.pipeline.run import DEFAULTS, Options, Run, resolve, scratch_bytes
+from rscd.pipeline.run import DEFAULTS, Options, Run, resolve
 from rscd.pipeline.standing import object_polygons, write_objects
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do: for ``--dry-run`` and for provenance."""
-
-    model: str
-    alignment: dict[str, str]
-    size: tuple[int, int]
-    """Width, height in pixels."""
-    tiles: int
-    tile_size: int
-    batch_size: int
-    workers: int
-    scratch_bytes: int
-    memory_bytes: int
-    """Estimate in addition to what the process uses already."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +101,7 @@ def open_pair(
         RscdError: see `ScenePair.open` and `Area.on`.
     """
     pair = ScenePair.open(
-        t1,
-        t2,
-        align=options.align,
-        bands=options.bands,
-        src_nodata=options.src_nodata,
-        gsd_m=gsd_m,
+        t1, t2, align=options.align, bands=options.bands, src_nodata=options.src_nodata, gsd_m=gsd_m
     )
     pair = options.sized(pair)
     if area is None:
@@ -174,7 +150,7 @@ def predict(
             rasterio.Env(GDAL_CACHEMAX=run.load.gdal_cache),
             open_journal(run.folder, run.identity) as journal,
         ):
-            if not run.options.overwrite:
+            if not run.overwrite:
                 run.targets.check_new(journal.published())
             with journal.explaining(files[0]):
                 found = _carry_out(run, journal, mapper, progress)
@@ -199,21 +175,25 @@ def predict(
     return result
 
 
-def plan(run: Run) -> Plan:
-    """What a run would do, without reading a pixel."""
+def plan(run: Run) -> dict[str, Any]:
+    """What a run would do, without reading a pixel: plain data, see ``--dry-run``.
+
+    ``size`` is (width, height) in pixels, ``memory_bytes`` an estimate in addition to what the
+    process uses already.
+    """
     height, width = run.pair.shape_hw
     load, tiling = run.load, run.model.tiling
-    return Plan(
-        model=run.model.name,
-        alignment=run.pair.alignment,
-        size=(width, height),
-        tiles=len(scene_tiles(run.pair, load.tile_size, tiling)),
-        tile_size=load.tile_size,
-        batch_size=load.batch_size,
-        workers=load.workers,
-        scratch_bytes=scratch_bytes(run.pair, run.targets),
-        memory_bytes=load.nbytes(run.pair.n_bands, tiling),
-    )
+    return {
+        "model": run.model.name,
+        "alignment": run.pair.alignment,
+        "size": (width, height),
+        "tiles": len(scene_tiles(run.pair, load.tile_size, tiling)),
+        "tile_size": load.tile_size,
+        "batch_size": load.batch_size,
+        "workers": load.workers,
+        "scratch_bytes": run.scratch_bytes,
+        "memory_bytes": load.nbytes(run.pair.n_bands, tiling),
+    }
 
 
 def _carry_out(
@@ -221,16 +201,30 @@ def _carry_out(
 ) -> dict[str, Any]:
     """Predict and write; what was found, by the names of `Result`."""
     _rehearse(run, journal.folder)
+    pair = run.pair
     tile_size = journal.tile_size or run.load.tile_size
-    measured = None if run.model.tiling.whole_pictures else warn_of_shift(run.pair)
+    measured = None if run.model.tiling.whole_pictures else warn_of_shift(pair)
     shift = None if measured is None else {k: round(v, 2) for k, v in asdict(measured).items()}
-    warn_of_near_infrared(run.pair, run.card)
-    provenance = run.provenance | {"shift": shift}
+    warn_of_near_infrared(pair, run.card)
+    if journal.resumed:
+        log.info("resuming the interrupted run in %s", journal.folder)
     threads = thread_mapper(run.load.workers) if mapper is None else nullcontext(mapper)
     with threads as mapped:
-        change_map, seam, predictor = _predict(
-            run, journal, provenance, tile_size, mapped, progress
+        predictor: Predictor = fit_model(pair, run.model, mapped, progress)
+        threshold = predictor.threshold if run.threshold is None else run.threshold
+        provenance = run.provenance | {"shift": shift, "threshold": threshold}
+        change_map = ChangeMap(journal.folder, pair.grid, threshold, provenance)
+        predict_scene(
+            pair,
+            predictor,
+            change_map,
+            journal,
+            tile_size=tile_size,
+            batch_size=run.load.batch_size,
+            mapper=mapped,
+            progress=progress,
         )
+        seam = measure_seam(pair, predictor, change_map, tile_size, mapped)
         written = _export(run, change_map, predictor, journal, tile_size, mapped, progress)
     return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
 
@@ -244,56 +238,14 @@ def _rehearse(run: Run, folder: Path) -> None:
         tiny.threshold_mask()
         polygons = change_polygons(tiny.mask.path, None, run.pair.ground)
         for path in run.targets.outputs:
-            _write(run, tiny, polygons, Path(scratch) / path.name)
+            rehearsed = Path(scratch) / path.name
+            write_output(tiny, polygons, rehearsed, run.creation_options, run.layer_options)
         for date, path in run.targets.objects.items():
             rehearsed = Path(scratch) / f"{date}-{path.name}"
-            write_objects(polygons, rehearsed, date, {}, run.options.layer_options)
+            write_objects(polygons, rehearsed, date, {}, run.layer_options)
         if run.targets.prob is not None:
             rehearsal = Path(scratch) / f"prob-{run.targets.prob.name}"
-            write_probability(tiny, rehearsal, run.options.creation_options, "")
-
-
-def _write(run: Run, change_map: ChangeMap, polygons: GeoDataFrame | None, path: Path) -> None:
-    write_output(
-        change_map,
-        polygons,
-        path,
-        creation_options=run.options.creation_options,
-        layer_options=run.options.layer_options,
-        # whether pixels are wanted was settled by `Targets.check_formats`
-        pixel_coordinates=True,
-    )
-
-
-def _predict(
-    run: Run,
-    journal: Journal,
-    provenance: Provenance,
-    tile_size: int,
-    mapper: Mapper,
-    progress: Progress,
-) -> tuple[ChangeMap, Seam | None, Predictor]:
-    if journal.resumed:
-        log.info("resuming the interrupted run in %s", journal.folder)
-    predictor: Predictor = fit_model(run.pair, run.model, mapper, progress)
-    threshold = run.options.threshold
-    if threshold is None:
-        threshold = predictor.threshold
-    change_map = ChangeMap(
-        journal.folder, run.pair.grid, threshold, provenance | {"threshold": threshold}
-    )
-    predict_scene(
-        run.pair,
-        predictor,
-        change_map,
-        journal,
-        tile_size=tile_size,
-        batch_size=run.load.batch_size,
-        mapper=mapper,
-        progress=progress,
-    )
-    seam = measure_seam(run.pair, predictor, change_map, tile_size, mapper)
-    return change_map, seam, predictor
+            write_probability(tiny, rehearsal, run.creation_options, "")
 
 
 def _export(
@@ -305,7 +257,7 @@ def _export(
     mapper: Mapper,
     progress: Progress,
 ) -> dict[str, Any]:
-    pair, targets, options = run.pair, run.targets, run.options
+    pair, targets = run.pair, run.targets
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
     changed_m2 = change_map.changed_area_m2(pair.ground)
@@ -326,9 +278,9 @@ def _export(
         polygons = change_polygons(
             change_map.mask.path,
             change_map.prob.path,
-            min_score=options.min_score or 0.0,
-            t1=options.t1_date,
-            t2=options.t2_date,
+            min_score=run.min_score,
+            t1=run.days["t1"],
+            t2=run.days["t2"],
             kinds_of=None if standing is None else standing.kinds,
             **run.outlining,
         )
@@ -337,33 +289,30 @@ def _export(
     for written, path in enumerate(targets.all, 1):
         journal.publish(path)
         if path == targets.prob:
-            write_probability(change_map, path, options.creation_options, probability_qml())
+            write_probability(change_map, path, run.creation_options, probability_qml())
         elif path == targets.preview:
             write_preview(pair, change_map, path, polygons)
         elif path == targets.flow:
             pieces = scene_flow(pair, cast(FlowModel, run.model), tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)
         elif (date := date_of.get(path)) is not None:
-            day = options.t1_date if date == "t1" else options.t2_date
             # that the model finds buildings was settled by `resolve`
             stands = cast(Standing, standing)
-            table = object_polygons(change_map, stands, date, day, run.outlining)
-            write_objects(table, path, date, change_map.provenance, options.layer_options)
+            table = object_polygons(change_map, stands, date, run.days[date], run.outlining)
+            write_objects(table, path, date, change_map.provenance, run.layer_options)
             objects[f"objects_{date}"] = len(table)
         else:
-            _write(run, change_map, polygons, path)
+            write_output(change_map, polygons, path, run.creation_options, run.layer_options)
         progress("writing", written, len(targets.all))
     return {
         "n_polygons": None if polygons is None else len(polygons),
         "changed_pixels": changed,
         "valid_pixels": valid,
         "changed_share": changed / valid if valid else 0.0,
-        "area_m2": changed_m2 if polygons is None else _area_m2(polygons, changed_m2),
+        "area_m2": changed_m2
+        if polygons is None or changed_m2 is None
+        else round(float(polygons["area_m2"].sum()), 2),
         "changed_area_m2": changed_m2,
         "threshold": change_map.threshold,
         **objects,
     }
-
-
-def _area_m2(polygons: GeoDataFrame, changed_m2: float | None) -> float | None:
-    return None if changed_m2 is None else round(float(polygons["area_m2"].sum()), 2)

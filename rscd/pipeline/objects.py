@@ -3,9 +3,9 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,14 @@ from odc.geo.geobox import GeoBox
 from rscd.base.begun import Begun, note_of
 from rscd.base.errors import UsageError
 from rscd.base.redact import redacted_data
-from rscd.base.types import BoolArray, Progress, Provenance, silent
+from rscd.base.types import BoolArray, DateName, Progress, Provenance, silent
 from rscd.events.pixels import ChangeLabels
 from rscd.events.scenes import event_polygons
 from rscd.export.outputs import is_vector
 from rscd.export.style import event_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
+from rscd.geo.dates import days_of
 from rscd.geo.grid import middle
 from rscd.geo.measure import ground_of
 from rscd.geo.scene import ScenePair
@@ -40,8 +41,8 @@ from rscd.labels.from_segmenter import (
     view_of,
 )
 from rscd.pipeline.provenance import describe_pair
-from rscd.pipeline.run import Options, dated
-from rscd.segmenters.instances import share_inside
+from rscd.pipeline.run import Options
+from rscd.segmenters.instances import DUPLICATE_IOU, share_inside
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction
 from rscd.segmenters.stitch import around, segment, windows
@@ -70,12 +71,15 @@ class EventRun:
 
     pair: ScenePair
     targets: Targets
-    options: Options
-    """With dates."""
     segmenter: Segmenter
     prompts: PromptSet
     rules: LabelOptions
     """With every value filled in."""
+    days: Mapping[DateName, str | None]
+    """ISO date of each image, None where nothing tells it."""
+    min_area_m2: float
+    min_score: float
+    layer_options: Mapping[str, str]
 
     @property
     def model(self) -> str:
@@ -84,15 +88,22 @@ class EventRun:
 
     @cached_property
     def view(self) -> "Surroundings":
-        """What the segmenter looks at."""
-        return seen_around(self.pair, self.rules)
+        """What the segmenter looks at: the windows that the pair requires."""
+        pair, rules = self.pair, self.rules
+        tiles = windows(pair.whole.shape_hw, rules.tile, rules.overlap or 0, pair.window)
+        box = around(tiles)
+        view = replace(pair.whole, window=box)
+        row, col = pair.window.corner
+        wanted = pair.inside(box.moved(-row, -col))
+        return Surroundings(view, None if view == pair.whole else box, tiles, wanted)
 
     @property
     def begun(self) -> Begun:
         """Its outputs, should it stop between them; the inputs are read for their checksums."""
         aoi = self.pair.aoi
-        asked = [self.options, self.pair.window, None if aoi is None else aoi.wkt]
-        return Begun(self.targets.all, [self.provenance, *map(repr, asked)])
+        shape = [repr(self.pair.window), None if aoi is None else aoi.wkt]
+        written = [self.days, self.min_area_m2, self.min_score, self.layer_options]
+        return Begun(self.targets.all, [self.provenance, shape, written])
 
     @cached_property
     def provenance(self) -> Provenance:
@@ -124,7 +135,7 @@ def predict_events(
         outputs: vector files; the suffix is the format.
         segmenter: of `rscd.segmenters.segmenter.load_segmenter`.
         prompts: of `rscd.segmenters.prompts.parse_prompts`.
-        rules: how scores become events.
+        rules: how scores become events; default: an object that two prompts find is listed once.
         options: of these, the dates, ``min_area_m2``, ``min_score``, ``pixel_coordinates``,
             ``overwrite`` and ``layer_options`` count.
         allow_slow: do not refuse a run that will take long on a CPU.
@@ -151,14 +162,36 @@ def resolve_events(
     """
     options = options or Options()
     pair = options.sized(pair)
-    options = dated(pair, options)
-    targets = _targets(pair, outputs, options)
+    t1, t2 = days_of(
+        (options.t1_date, options.t2_date),
+        (pair.t1.date_tag, pair.t2.date_tag),
+        (pair.t1.path, pair.t2.path),
+    )
+    targets = Targets.of(outputs)
+    rasters = [path for path in targets.outputs if not is_vector(path)]
+    if rasters:
+        raise UsageError(
+            f"expected vector files (.gpkg .geojson .fgb .parquet) for change events, found "
+            f"{rasters[0]}; rscd pseudolabel T1 T2 -o STORE writes rasters"
+        )
+    targets.check(
+        pair.grid.crs, middle(pair.grid), pair.files, pixel_coordinates=options.pixel_coordinates
+    )
     stopped = note_of(targets.all).exists()  # some command, perhaps this one
     if not options.overwrite and not stopped:
         targets.check_new(())
     segmenter = load()
-    filled = (rules or LabelOptions()).filled(segmenter)
-    run = EventRun(pair, targets, options, segmenter, prompts, filled)
+    run = EventRun(
+        pair,
+        targets,
+        segmenter,
+        prompts,
+        (rules or LabelOptions(duplicate_iou=DUPLICATE_IOU)).filled(segmenter),
+        {"t1": t1, "t2": t2},
+        options.min_area_m2 or 0.0,
+        options.min_score or 0.0,
+        options.layer_options,
+    )
     if not options.overwrite and stopped and not run.begun.before:
         targets.check_new(())
     return run
@@ -186,7 +219,7 @@ def carry_out(
                 replace(shown, grid=run.pair.scene, box=view.box),
                 prompts,
                 plan=view.windows,
-                told=lambda done, total, date=date: progress(date, done, total),  # type: ignore[misc]
+                progress=partial(progress, date),
             )
             found.append(replace(seen, valid=image.valid))
     finally:
@@ -228,38 +261,6 @@ class Surroundings:
     """The windows in pixels of the scene."""
     wanted: BoolArray
     """(H,W) of ``pair``, where events are requested."""
-
-
-def seen_around(pair: ScenePair, rules: LabelOptions) -> Surroundings:
-    """The windows that a part of a scene requires.
-
-    Args:
-        pair: two dates, possibly cropped.
-        rules: with windows filled in (`LabelOptions.filled`).
-    """
-    tiles = windows(pair.whole.shape_hw, rules.tile, rules.overlap or 0, pair.window)
-    box = around(tiles)
-    view = replace(pair.whole, window=box)
-    row, col = pair.window.corner
-    return Surroundings(
-        view, None if view == pair.whole else box, tiles, pair.inside(box.moved(-row, -col))
-    )
-
-
-def _targets(pair: ScenePair, outputs: Sequence[str | Path], options: Options) -> Targets:
-    targets = Targets.of(outputs, None, None)
-    rasters = [path for path in targets.outputs if not is_vector(path)]
-    if rasters:
-        raise UsageError(
-            f"expected vector files (.gpkg .geojson .fgb .parquet) for change events, found "
-            f"{rasters[0]}; rscd pseudolabel T1 T2 -o STORE writes rasters"
-        )
-    targets.check_formats(
-        has_crs=pair.grid.crs is not None, pixel_coordinates=options.pixel_coordinates
-    )
-    targets.check_crs(pair.grid.crs, middle(pair.grid))
-    targets.check_places(pair.files, 0)
-    return targets
 
 
 BOX_ADVICE = "select a part with --bbox or --aoi, or use fewer prompts"
@@ -311,11 +312,11 @@ def _table(
         labels,
         grid,
         classes=run.prompts.classes,
-        min_area_m2=run.options.min_area_m2 or 0.0,
-        min_score=run.options.min_score or 0.0,
+        min_area_m2=run.min_area_m2,
+        min_score=run.min_score,
         gsd_m=run.pair.gsd_m,
-        t1=run.options.t1_date,
-        t2=run.options.t2_date,
+        t1=run.days["t1"],
+        t2=run.days["t2"],
         model=run.model,
         inside=wanted,
     )
@@ -326,8 +327,7 @@ def _write(run: EventRun, table: GeoDataFrame, path: Path, provenance: Provenanc
         table,
         path,
         provenance=provenance,
-        layer_options=run.options.layer_options,
-        # whether pixels are wanted was settled by `Targets.check_formats`
-        pixel_coordinates=True,
+        layer_options=run.layer_options,
+        pixel_coordinates=True,  # `Targets.check` settled whether they are wanted
         style=event_qml(),
     )

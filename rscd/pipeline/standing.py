@@ -63,8 +63,7 @@ def write_objects(
         path,
         provenance=provenance | {"objects": {"date": date, "threshold": STANDING_FROM}},
         layer_options=layer_options,
-        # whether pixels are wanted was settled by `Targets.check_formats`
-        pixel_coordinates=True,
+        pixel_coordinates=True,  # `Targets.check` settled whether they are wanted
         style=object_qml(),
         layer=f"buildings_{date}",
     )

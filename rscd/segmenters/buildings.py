@@ -15,7 +15,7 @@ from rscd.base.errors import ModelError, UsageError
 from rscd.base.types import FloatArray, Provenance
 from rscd.inference.shipped import shipped_card
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 if TYPE_CHECKING:
     from rscd.inference.network import Network
@@ -50,7 +50,7 @@ def build(options: Options) -> "Buildings":
 
 
 @dataclass(frozen=True)
-class Buildings:
+class Buildings(Segmenter):
     """The network."""
 
     options: Options
@@ -65,17 +65,15 @@ class Buildings:
         """Weights and assumptions."""
         return {"sha256": self.network.sha256, "options": asdict(self.options)}
 
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: it takes only seconds on a CPU."""
-        return None
-
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Find buildings.
 
         Raises:
             UsageError: for a foreground prompt that does not name buildings.
         """
-        names = [is_building(prompt.phrases) for prompt in prompts.all]
+        names = [
+            any(phrase.casefold() in WORDS for phrase in prompt.phrases) for prompt in prompts.all
+        ]
         for prompt, known in zip(prompts.foreground, names, strict=False):
             if not known:
                 raise UsageError(
@@ -119,8 +117,3 @@ class Buildings:
             prob = outputs["buildings"].float().sigmoid().cpu()[:, :, : inner[0], : inner[1]]
             maps += list(resized(prob, (height, width))[0].clamp(0, 1).numpy())
         return maps[: len(views)]
-
-
-def is_building(phrases: Sequence[str]) -> bool:
-    """Whether any phrase names a building."""
-    return any(phrase.casefold() in WORDS for phrase in phrases)

@@ -12,21 +12,12 @@ import numpy as np
 
 from rscd.base.errors import UsageError
 from rscd.base.types import FloatArray, Provenance
-from rscd.segmenters.hub import (
-    choose_device,
-    choose_dtype,
-    fetch,
-    library_version,
-    load,
-    load_processor,
-    model_type,
-    require_transformers,
-)
+from rscd.segmenters.hub import opened, require_transformers
 from rscd.segmenters.prompts import PromptSet, check_lengths
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 MODEL = "CIDAS/clipseg-rd64-refined"
-MODEL_TYPES = ("clipseg",)
+CLASSES = {"clipseg": "CLIPSegForImageSegmentation"}
 
 
 @dataclass(frozen=True)
@@ -56,17 +47,13 @@ def build(options: Options) -> "ClipSeg":
             "expected template= with {} once and prompt_batch= of 1 or more, found "
             f"{options.template!r} and {options.prompt_batch}; correct them"
         )
-    device = choose_device(options.device)
-    snapshot = fetch(options.model, options.revision, alternatives="--segmenter precomputed")
-    model_type(snapshot, MODEL_TYPES)
-    dtype = choose_dtype(options.dtype, device)
-    model = load(library.CLIPSegForImageSegmentation, snapshot, dtype).to(device)
-    processor = load_processor(library.CLIPSegProcessor, snapshot)
-    return ClipSeg(options, model, processor, snapshot.fingerprint())
+    other = "--segmenter precomputed"
+    parts = opened("clipseg", options, library, CLASSES, "CLIPSegProcessor", alternatives=other)
+    return ClipSeg(options, *parts)
 
 
 @dataclass(frozen=True)
-class ClipSeg:
+class ClipSeg(Segmenter):
     """Network and processor."""
 
     options: Options
@@ -80,14 +67,8 @@ class ClipSeg:
         return SegmenterInfo("clipseg", tile=352, overlap=48, gamma=0.5)
 
     def fingerprint(self) -> Provenance:
-        """Weights, dtype and library."""
-        kept = {"template": self.options.template, "dtype": str(self.model.dtype)}
-        versions = {name: library_version(name) for name in ("transformers", "torch")}
-        return self.weights | kept | versions
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: it takes only a second or two on a CPU."""
-        return None
+        """Weights, dtype, library and the sentence around phrases."""
+        return self.weights | {"template": self.options.template}
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Segment every phrase.

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from rscd.base.arguments import check_range
 from rscd.base.errors import UsageError
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.segmenters.instances import Instance, components
 from rscd.segmenters.precomputed import Options as PrecomputedOptions
 from rscd.segmenters.precomputed import build as build_precomputed
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 Truth = Callable[[View, PromptSet], FloatArray]
 """View -> (C,h,w): 1 where a class is present, 0 elsewhere."""
@@ -47,13 +48,8 @@ class Faults:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse fractions and scores that are out of range."""
-        for name in ("missed", "confidence"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"expected {name} from 0 to 1, found {getattr(self, name)}")
-        for name in ("invented", "ragged_px", "doubt"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"expected {name} of 0 or more, found {getattr(self, name)}")
+        check_range(self, ("missed", "confidence"), 0, 1)
+        check_range(self, ("invented", "ragged_px", "doubt"))
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def build(options: Options) -> "FakeSegmenter":
 
 
 @dataclass(frozen=True)
-class FakeSegmenter:
+class FakeSegmenter(Segmenter):
     """Returns the truth with faults."""
 
     truth: Truth
@@ -97,10 +93,6 @@ class FakeSegmenter:
     def fingerprint(self) -> Provenance:
         """The faults and the source."""
         return {"faults": asdict(self.faults), "source": self.source}
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """Quick."""
-        return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Apply the faults to the truth of each view."""
@@ -124,7 +116,9 @@ class FakeSegmenter:
             prob[index] = self._scores((nearest == index) & ~covered, self.faults.confidence)
         shift = self.faults.shift_px if view.date == "t2" else 0.0
         if shift:
-            prob = np.stack([_moved(plane, shift) for plane in prob])
+            by = (shift, shift)
+            moved_planes = [ndimage.shift(p, by, order=1, mode="nearest") for p in prob]
+            prob = np.clip(np.stack(moved_planes), 0, 1)
             instances = [
                 moved for i in instances if (moved := _moved_instance(i, shift, prob.shape[1:]))
             ]
@@ -168,9 +162,8 @@ class FakeSegmenter:
 
     def _rng(self, view: View) -> np.random.Generator:
         text = f"{self.faults.seed} {view.name} {view.date}"
-        return np.random.default_rng(
-            np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
-        )
+        digest = hashlib.sha256(text.encode()).digest()
+        return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
 
 def _depth(mask: BoolArray) -> FloatArray:
@@ -210,11 +203,6 @@ def _nearest(planes: BoolArray, n_front: int) -> NDArray[np.intp]:
     classes = behind.argmax(axis=0) + n_front
     rows, cols = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
     return np.asarray(classes[rows, cols])
-
-
-def _moved(plane: FloatArray, shift: float) -> FloatArray:
-    moved = ndimage.shift(plane, (shift, shift), order=1, mode="nearest")
-    return np.asarray(np.clip(moved, 0, 1), np.float32)
 
 
 def _moved_instance(instance: Instance, shift: float, shape: tuple[int, ...]) -> Instance | None:

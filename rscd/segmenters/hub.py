@@ -4,7 +4,7 @@ There is no automatic fallback to another model: error messages name the alterna
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -216,6 +216,44 @@ def load_processor(kind: Any, snapshot: Snapshot) -> Any:
             f"expected tokenizer and image processor in {snapshot.path}, found them incomplete "
             f"({str(error).splitlines()[0]}); copy all .json and .txt files of the model"
         ) from error
+
+
+def opened(
+    backend: str,
+    options: Any,
+    library: Any,
+    classes: Mapping[str, str],
+    processor: str,
+    *,
+    alternatives: str,
+) -> tuple[Any, Any, Provenance]:
+    """Load the model that the options of a backend name.
+
+    Args:
+        backend: for messages.
+        options: with ``model``, ``revision``, ``device`` and ``dtype``.
+        library: transformers, from `require_transformers`.
+        classes: class of the model in the library, by the type in its folder.
+        processor: class of the processor.
+        alternatives: see `fetch`.
+
+    Returns:
+        Model, processor, and what determines their output: weights, dtype and versions.
+
+    Raises:
+        ModelError: if the weights are missing or do not fit.
+        UsageError: for an unknown device or dtype.
+    """
+    device = choose_device(options.device)
+    snapshot = fetch(options.model, options.revision, alternatives=alternatives)
+    kind = classes[model_type(snapshot, classes)]
+    require_transformers(backend, (kind,))
+    dtype = choose_dtype(options.dtype, device)
+    model = load(getattr(library, kind), snapshot, dtype).to(device)
+    made = {name: library_version(name) for name in ("transformers", "torch")}
+    made["dtype"] = str(model.dtype)
+    own = load_processor(getattr(library, processor), snapshot)
+    return model, own, snapshot.fingerprint() | made
 
 
 def choose_device(name: str) -> Any:

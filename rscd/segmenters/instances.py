@@ -190,12 +190,11 @@ def _common_px(one: Instance, other: Instance) -> int:
     x1, y1 = (min(a, b) for a, b in zip(one.bbox[2:], other.bbox[2:], strict=True))
     if x1 <= x0 or y1 <= y0:
         return 0
-
-    def part(instance: Instance) -> BoolArray:
-        left, top = instance.bbox[:2]
-        return instance.mask[y0 - top : y1 - top, x0 - left : x1 - left]
-
-    return int(np.count_nonzero(part(one) & part(other)))
+    parts = (
+        instance.mask[y0 - top : y1 - top, x0 - left : x1 - left]
+        for instance, (left, top) in ((one, one.bbox[:2]), (other, other.bbox[:2]))
+    )
+    return int(np.count_nonzero(np.logical_and(*parts)))
 
 
 def outline(instance: Instance) -> Any:

@@ -1,11 +1,15 @@
-"""Segmentations made by another program, read from raster files.
+"""Segmentations made by another program, read from files.
 
-For models that cannot be installed here (APE, RemoteSAM), rasterised building footprints, and masks
-drawn by hand. There are two layouts:
+For models that cannot be installed here (APE, RemoteSAM), building footprints, and masks drawn by
+hand. Scores come from rasters in one of two layouts:
 
 * ``t1/NAME.tif t2/NAME.tif`` (or the names of the dates' folders, such as ``A/ B/``), one band per
   class, named in the band description; scores in [0,1], or integers with a scale;
 * ``t1/CLASS/NAME.png t2/CLASS/NAME.png``: one mask or score image per class, 0 to 255.
+
+or from ``t1/NAME.npy``. Objects come from ``t1/NAME.json``, ``.npy`` or ``.geojson``, see
+`rscd.segmenters.instance_files`; without them connected components take their place, and without
+scores the objects' own do.
 """
 
 from collections.abc import Sequence
@@ -22,19 +26,22 @@ from rscd.data.images import open_raster, read_label
 from rscd.data.layout import DATE_FOLDERS
 from rscd.geo.labels import distinct
 from rscd.geo.tiles import Box
+from rscd.segmenters import instance_files
+from rscd.segmenters.instances import Instance
 from rscd.segmenters.prompts import PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
-SUFFIXES = (".tif", ".tiff", ".png")
+RASTERS = (".tif", ".tiff", ".png")
+SUFFIXES = (*RASTERS, *instance_files.SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Location of the rasters."""
+    """Location of the files."""
 
     folder: str
     missing: str = "error"
-    """Class without a raster: ``error``, or ``zero`` for "found nowhere"; with ``complement`` an
+    """Class without scores: ``error``, or ``zero`` for "found nowhere"; with ``complement`` an
     unknown background is the complement of the foreground."""
 
 
@@ -49,48 +56,62 @@ def build(options: Options) -> "Precomputed":
         raise UsageError(
             f"expected missing=error, zero or complement, found {options.missing!r}; correct it"
         )
-    return Precomputed(Path(options.folder), options.missing, _date_folders(Path(options.folder)))
+    dates = _date_folders(Path(options.folder))
+    files = (path for date in dates for path in date.rglob("*"))
+    objects = any(instance_files.has_objects(path) for path in files)
+    return Precomputed(Path(options.folder), options.missing, dates, objects)
 
 
 @dataclass(frozen=True)
-class Precomputed:
-    """Reads existing rasters; see the module docstring."""
+class Precomputed(Segmenter):
+    """Reads existing files; see the module docstring."""
 
     folder: Path
     missing: str
     dates: tuple[Path, Path]
     """Folders of t1 and t2."""
+    objects: bool = False
+    """Whether any file holds objects: all of them count, whatever their score."""
 
     @property
     def info(self) -> SegmenterInfo:
         """Whole images, scores unchanged."""
-        return SegmenterInfo("precomputed", gamma=0.5)
+        least = 0.0 if self.objects else 0.5
+        return SegmenterInfo(
+            "precomputed", native_instances=self.objects, gamma=0.5, instance_threshold=least
+        )
 
     def fingerprint(self) -> Provenance:
         """The folder's files by name, size and modification time."""
         files = sorted(path for path in self.folder.rglob("*") if path.suffix in SUFFIXES)
-        listed = [(path.relative_to(self.folder).as_posix(), *_stamp(path)) for path in files]
+        stats = [(path.relative_to(self.folder).as_posix(), path.stat()) for path in files]
+        listed = [(name, found.st_size, found.st_mtime_ns) for name, found in stats]
         return {"folder": str(self.folder), "missing": self.missing, "files": listed}
 
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: reading is fast."""
-        return None
-
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
-        """Read the rasters of each view.
+        """Read the files of each view.
 
         Raises:
-            DataError: if a raster is missing, lacks a class, or is on another grid.
+            DataError: if a file is missing, lacks a class, or is on another grid.
         """
-        return [
-            SemanticPrediction(self.planes(view, prompts), prompts.classes, prompts.n_foreground)
-            for view in views
-        ]
+        found = []
+        for view in views:
+            prob, objects = self._read(view, prompts)
+            found.append(SemanticPrediction(prob, prompts.classes, prompts.n_foreground, objects))
+        return found
 
     def planes(self, view: View, prompts: PromptSet) -> FloatArray:
         """(C,h,w) float32 scores of one view."""
+        return self._read(view, prompts)[0]
+
+    def _read(self, view: View, prompts: PromptSet) -> tuple[FloatArray, list[Instance] | None]:
+        """Scores, and objects if there are any; the objects' scores where there are no others."""
         base = self.dates[0 if view.date == "t1" else 1]
+        objects = instance_files.read_objects(base, view, prompts)
         found = self._bands(base, view) | self._masks(base, view, prompts)
+        found |= instance_files.read_scores(base, view, prompts)
+        if not found and objects is not None:
+            found = instance_files.scores_of(objects, prompts, view.rgb.shape[:2])
         lost = [name for name in prompts.classes if name not in found]
         if lost and (not found or self.missing == "error"):
             raise DataError(
@@ -108,7 +129,7 @@ class Precomputed:
         behind = planes[prompts.n_foreground :]
         if self.missing == "complement" and all(p.name in lost for p in prompts.background):
             behind[:] = 1 - front.max(axis=0)
-        return planes
+        return planes, objects
 
     def _bands(self, base: Path, view: View) -> dict[str, FloatArray]:
         path = _file(base, view.name)
@@ -166,7 +187,7 @@ def _date_folders(folder: Path) -> tuple[Path, Path]:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    files = (folder / f"{name}{suffix}" for suffix in SUFFIXES)
+    files = (folder / f"{name}{suffix}" for suffix in RASTERS)
     return next((path for path in files if path.is_file()), None)
 
 
@@ -192,11 +213,4 @@ def _check_size(path: Path, shape: tuple[int, ...], view: View) -> None:
 
 
 def _cut(plane: NDArray[Any], box: Box | None) -> NDArray[Any]:
-    if box is None:
-        return plane
-    return plane[box.row : box.row + box.height, box.col : box.col + box.width]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    return plane if box is None else plane[box.slices]

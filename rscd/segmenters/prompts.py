@@ -23,7 +23,6 @@ class PromptSet:
     background: tuple[ClassPrompt, ...]
 
     def __post_init__(self) -> None:
-        """Refuse prompts that no segmenter could use."""
         if not self.foreground or not self.background:
             raise UsageError(
                 "expected at least one foreground and one background prompt, found "
@@ -77,18 +76,16 @@ def parse_prompts(foreground: str, background: str) -> PromptSet:
 
 
 def _parse(text: str, option: str) -> tuple[ClassPrompt, ...]:
-    found = tuple(_parse_one(part) for part in text.split(","))
+    found = tuple(
+        ClassPrompt(_clean(name), tuple(_clean(phrase) for phrase in (rest or name).split("|")))
+        for name, _, rest in (part.partition("=") for part in text.split(","))
+    )
     if not all(prompt.name and all(prompt.phrases) for prompt in found):
         raise UsageError(
             f"expected {option} as prompts separated by commas, such as house,building or "
             f"tree=tree|forest, found an empty one in {text!r}; remove or fill it"
         )
     return found
-
-
-def _parse_one(part: str) -> ClassPrompt:
-    name, _, rest = part.partition("=")
-    return ClassPrompt(_clean(name), tuple(_clean(text) for text in (rest or name).split("|")))
 
 
 def _clean(text: str) -> str:

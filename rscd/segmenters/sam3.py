@@ -16,19 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from rscd.base.errors import ModelError, UsageError
+from rscd.base.arguments import check_range
+from rscd.base.errors import ModelError
 from rscd.base.types import Provenance
 from rscd.segmenters.clipseg import best_of, resized
-from rscd.segmenters.hub import (
-    choose_device,
-    choose_dtype,
-    fetch,
-    library_version,
-    load,
-    load_processor,
-    model_type,
-    require_transformers,
-)
+from rscd.segmenters.hub import opened, require_transformers
 from rscd.segmenters.instances import Instance, from_masks
 from rscd.segmenters.prompts import PromptSet, check_lengths
 from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
@@ -43,6 +35,9 @@ CLASSES = {
     "sam3_video": "Sam3Model",  # the published file also contains a tracker, which is not loaded
     "sam3_lite_text": "Sam3LiteTextModel",
 }
+
+THRESHOLDS = ("fuse_threshold", "instance_threshold", "mask_threshold")
+"""Options from 0 to 1."""
 
 CPU_SECONDS = (66.0, 23.0)
 """Seconds per window and per phrase, with random full-size weights, float32, two cores."""
@@ -81,19 +76,10 @@ def build(options: Options) -> "Sam3":
         UsageError: if an option is out of range.
     """
     library = require_transformers("sam3", ("Sam3Model", "Sam3Processor"))
-    for name in ("fuse_threshold", "instance_threshold", "mask_threshold"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise UsageError(f"expected {name} from 0 to 1, found {getattr(options, name)}")
-    if options.prompt_batch < 1:
-        raise UsageError(f"expected prompt_batch of 1 or more, found {options.prompt_batch}")
-    device = choose_device(options.device)
-    snapshot = fetch(options.model, options.revision, alternatives=UNGATED)
-    kind = CLASSES[model_type(snapshot, CLASSES)]
-    require_transformers("sam3", (kind,))
-    dtype = choose_dtype(options.dtype, device)
-    model = load(getattr(library, kind), snapshot, dtype).to(device)
-    processor = load_processor(library.Sam3Processor, snapshot)
-    return Sam3(options, model, processor, snapshot.fingerprint())
+    check_range(options, THRESHOLDS, 0, 1)
+    check_range(options, ["prompt_batch"], 1)
+    parts = opened("sam3", options, library, CLASSES, "Sam3Processor", alternatives=UNGATED)
+    return Sam3(options, *parts)
 
 
 @dataclass
@@ -106,8 +92,7 @@ class Sam3:
     weights: Provenance = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Start with the requested phrases per batch; reduced later if memory is short."""
-        self._prompt_batch = self.options.prompt_batch
+        self._prompt_batch = self.options.prompt_batch  # reduced if memory is short
 
     @property
     def info(self) -> SegmenterInfo:
@@ -118,11 +103,8 @@ class Sam3:
         )
 
     def fingerprint(self) -> Provenance:
-        """Weights, thresholds, dtype and library."""
-        names = ("fuse_threshold", "instance_threshold", "mask_threshold", "use_presence")
-        kept = {name: getattr(self.options, name) for name in names}
-        versions = {name: library_version(name) for name in ("transformers", "torch")}
-        return self.weights | kept | {"dtype": str(self.model.dtype)} | versions
+        """Weights, dtype, library, and how outputs are fused."""
+        return self.weights | {n: getattr(self.options, n) for n in (*THRESHOLDS, "use_presence")}
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
         """Minutes on a CPU for full-size weights."""
@@ -169,7 +151,11 @@ class Sam3:
                 out = self._ask(seen, tokens, slice(start, stop))
                 fused, found = self._fuse(out, view, owners[start:stop], prompts.n_foreground)
             except torch.OutOfMemoryError as error:
-                self._fewer(view, error)
+                if self._prompt_batch == 1:
+                    raise ModelError(_too_little_memory(view)) from error
+                self._prompt_batch = max(1, self._prompt_batch // 2)
+                text = "GPU memory is short: %d phrases per batch from now on"
+                log.warning(text, self._prompt_batch)
                 continue
             maps.append(fused)
             instances += found
@@ -177,12 +163,6 @@ class Sam3:
         scores = resized(torch.cat(maps), view.rgb.shape[:2])
         prob = best_of(scores, owners, len(prompts.classes))
         return SemanticPrediction(prob, prompts.classes, prompts.n_foreground, instances)
-
-    def _fewer(self, view: View, error: Exception) -> None:
-        if self._prompt_batch == 1:
-            raise ModelError(_too_little_memory(view)) from error
-        self._prompt_batch = max(1, self._prompt_batch // 2)
-        log.warning("GPU memory is short: %d phrases per batch from now on", self._prompt_batch)
 
     def _ask(self, seen: Any, tokens: Any, part: slice) -> Any:
         """One image, several phrases: the image's features are repeated for each."""
@@ -220,10 +200,7 @@ class Sam3:
         if len(kept) > CROWDED:
             log.warning(
                 "%s %s: %d objects in one window, of at most %d; use a smaller --tile-size",
-                view.name,
-                view.date,
-                len(kept),
-                len(scores),
+                *(view.name, view.date, len(kept), len(scores)),
             )
         found = []
         for index in kept:  # one at a time: 200 full-size masks would fill the memory

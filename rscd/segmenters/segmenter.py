@@ -74,7 +74,7 @@ class SegmenterInfo:
 
 
 class Segmenter(Protocol):
-    """Protocol of a backend."""
+    """Protocol of a backend, and its base."""
 
     @property
     def info(self) -> SegmenterInfo:
@@ -88,6 +88,7 @@ class Segmenter(Protocol):
 
     def seconds_per_view(self, prompts: PromptSet) -> float | None:
         """Rough time of one window if it is long enough for a warning, else None."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ SEGMENTERS: Mapping[str, Backend] = {
     "buildings": Backend(
         "rscd.segmenters.buildings", "the shipped network: buildings, 0.1 to 1 m, offline"
     ),
-    "precomputed": Backend("rscd.segmenters.precomputed", "rasters made by another program"),
+    "precomputed": Backend(
+        "rscd.segmenters.precomputed", "scores or objects found by another program, in files"
+    ),
     "spectral": Backend(
         "rscd.segmenters.spectral", "colour and texture rules, no weights; demo only"
     ),

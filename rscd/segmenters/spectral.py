@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rscd.base.errors import UsageError
 from rscd.base.types import FloatArray, Provenance
 from rscd.segmenters.prompts import ClassPrompt, PromptSet
-from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
+from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
 
 LENGTHS_M = (3.0, 5.0, 8.0, 12.0, 18.0, 25.0, 33.0)
 """Lengths of the lines of the building index: a roof is brighter than anything at this distance."""
@@ -47,7 +47,7 @@ def build(options: Options) -> "Spectral":
 
 
 @dataclass(frozen=True)
-class Spectral:
+class Spectral(Segmenter):
     """Segmenter that applies the rules."""
 
     options: Options = Options()
@@ -60,10 +60,6 @@ class Spectral:
     def fingerprint(self) -> Provenance:
         """The assumptions."""
         return {"options": asdict(self.options), "rules": 1}
-
-    def seconds_per_view(self, prompts: PromptSet) -> float | None:
-        """None: it takes about a second per million pixels."""
-        return None
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Apply the rules.

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from rscd.base.errors import UsageError
-from rscd.base.types import BoolArray, FloatArray, ShapeHW
+from rscd.base.types import BoolArray, ShapeHW
 from rscd.geo.tiles import Box, Tile
 from rscd.segmenters.instances import Instance
 from rscd.segmenters.overlaps import box_pairs
@@ -102,7 +102,7 @@ def segment(
     tile: int | None = None,
     overlap: int | None = None,
     plan: Sequence[Tile] | None = None,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SemanticPrediction:
     """Segment an image, or the part of one that windows cover, window by window.
 
@@ -114,7 +114,7 @@ def segment(
         tile: side of a window; default that of the backend.
         overlap: pixels shared by neighbours; default likewise.
         plan: the windows, in pixels of the whole image; default all of them.
-        told: progress callback, called with the windows done and their total.
+        progress: progress callback, called with the windows done and their total.
 
     Returns:
         Scores (C,H,W) and instances in coordinates of the view.
@@ -133,26 +133,20 @@ def segment(
         views = [_window(view, one.read) for one in tiles]
         for one, part, found in zip(tiles, views, segmenter.predict(views, prompts), strict=True):
             check_prediction(found, part, prompts)
-            _write_core(prob, one, found.prob)
+            prob[(slice(None), *one.write.slices)] = found.prob[(slice(None), *one.inner)]
             if found.instances is not None:
                 objects.append([_placed(i, one.read) for i in found.instances])
-        told(min(start + info.images_per_call, len(plan)), len(plan))
+        progress(min(start + info.images_per_call, len(plan)), len(plan))
     merged = merge(objects, [one.read for one in plan]) if objects else None
     instances = merged if info.native_instances else None
     return SemanticPrediction(prob, prompts.classes, prompts.n_foreground, instances)
 
 
 def _window(view: View, box: Box) -> View:
-    part = view.rgb[box.row : box.row + box.height, box.col : box.col + box.width]
+    part = view.rgb[box.slices]
     if part.shape == view.rgb.shape:
         return view
     return replace(view, rgb=part, box=box if view.box is None else box.moved(*view.box.corner))
-
-
-def _write_core(prob: FloatArray, tile: Tile, found: FloatArray) -> None:
-    core = tile.write
-    rows, cols = slice(core.row, core.row + core.height), slice(core.col, core.col + core.width)
-    prob[:, rows, cols] = found[(slice(None), *tile.inner)]
 
 
 def _placed(instance: Instance, box: Box) -> Instance:
@@ -195,12 +189,11 @@ def merge(objects: Sequence[Sequence[Instance]], reads: Sequence[Box]) -> list[I
 
 def _agreement(one: Instance, other: Instance, window1: Box, window2: Box) -> float:
     """Shared pixels over the smaller object, both counted only in the zone of two windows."""
-    top, left = max(window1.row, window2.row), max(window1.col, window2.col)
-    bottom = min(window1.row + window1.height, window2.row + window2.height)
-    right = min(window1.col + window1.width, window2.col + window2.width)
-    zone = (left, top, right, bottom)
-    if right <= left or bottom <= top:
+    shared = window1.common(window2)
+    if min(shared.shape_hw) <= 0:
         return 0.0
+    right, bottom = shared.col + shared.width, shared.row + shared.height
+    zone = (shared.col, shared.row, right, bottom)
     masks = [_drawn([instance], zone) for instance in (one, other)]
     smaller = min(int(mask.sum()) for mask in masks)
     return int((masks[0] & masks[1]).sum()) / smaller if smaller else 0.0

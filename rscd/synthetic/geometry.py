@@ -183,7 +183,9 @@ def random_flow(
     """
     draws: dict[str, Callable[[], FloatArray | None]] = {
         "affine": lambda: affine_flow(random_affine(rng, strength), size),
-        "tps": lambda: tps_flow(random_tps(rng, strength), size),
+        "tps": lambda: tps_flow(
+            CONTROL_POINTS.T.ravel() + strength * rng.uniform(-0.35, 0.35, 18), size
+        ),
         "homography": lambda: _random_homography_flow(rng, size, strength),
     }
     for _ in range(200):
@@ -204,11 +206,6 @@ def random_affine(
     stretch = np.diag(1 + strength * rng.uniform(-0.25, 0.25, 2))
     linear = _rotation(turn) @ _rotation(-skew) @ stretch @ _rotation(skew)
     return np.column_stack([linear, strength * rng.uniform(-max_shift, max_shift, 2)])
-
-
-def random_tps(rng: np.random.Generator, strength: float = 1.0) -> NDArray[np.float64]:
-    """Moved control points: the 18 numbers of ``tps_flow``."""
-    return CONTROL_POINTS.T.ravel() + strength * rng.uniform(-0.35, 0.35, 18)
 
 
 def random_homography(

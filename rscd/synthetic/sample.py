@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from affine import Affine
+from shapely import Polygon, box
 
 from rscd.base.begun import Begun
 from rscd.base.errors import OutputError
@@ -97,11 +99,12 @@ def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
     construction, which makes a poor sample. Otherwise the plan with the most kinds of change is
     used.
     """
-    best = _plan(seed, shape_hw)
+    plan = partial(plan_town, change_share=SAMPLE_CHANGE_SHARE, style=SAMPLE_STYLE)
+    best = plan(seed, shape_hw, SAMPLE_GSD_M)
     for attempt in range(1, PLANS_TRIED):
         if _kinds(best) == 2:
             break
-        other = _plan(seed + attempt * 1_000_003, shape_hw)
+        other = plan(seed + attempt * 1_000_003, shape_hw, SAMPLE_GSD_M)
         best = max(best, other, key=_kinds)
     return replace(best, seed=seed)
 
@@ -109,11 +112,6 @@ def sample_town(seed: int, shape_hw: ShapeHW) -> Town:
 def _kinds(town: Town) -> int:
     """Number of kinds of change that the image shows, at most two."""
     return len({b.dates for b in _in_image(town, town.buildings)} - {BOTH})
-
-
-def _plan(seed: int, shape_hw: ShapeHW) -> Town:
-    share = SAMPLE_CHANGE_SHARE
-    return plan_town(seed, shape_hw, SAMPLE_GSD_M, change_share=share, style=SAMPLE_STYLE)
 
 
 def _check_free(paths: dict[str, Path], overwrite: bool) -> None:
@@ -202,12 +200,13 @@ def _write_answers(path: Path, town: Town, pair: TownPair, place: Affine) -> Non
     _write_layer(path, town, place, cells, range(1, len(cells) + 1), changed=changed)
 
 
-def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
-    """The buildings that touch the image."""
-    from shapely.geometry import box
+def _frame(town: Town) -> Polygon:
+    """The outline of the image."""
+    return box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
 
-    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
-    return [b for b in buildings if b.footprint.intersects(frame)]
+
+def _in_image(town: Town, buildings: Sequence[Building]) -> list[Building]:
+    return [b for b in buildings if b.footprint.intersects(_frame(town))]
 
 
 def _write_layer(
@@ -221,9 +220,8 @@ def _write_layer(
     """Polygons of the plan, clipped to the image, as RFC 7946 GeoJSON."""
     import geopandas
     from shapely.affinity import affine_transform
-    from shapely.geometry import box
 
-    frame = box(0, 0, town.shape_hw[1] * town.gsd_m, town.shape_hw[0] * town.gsd_m)
+    frame = _frame(town)
     cut = [
         affine_transform(p.intersection(frame), (1, 0, 0, -1, place.c, place.f)) for p in polygons
     ]

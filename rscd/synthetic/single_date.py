@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 
 from rscd.base.arguments import check_names
 from rscd.base.errors import DataError
-from rscd.base.types import IGNORE, ByteArray
+from rscd.base.types import IGNORE, ByteArray, FloatArray
 from rscd.synthetic.single_date_light import lit, seasoned, shaded
 
 KEPT_GSD_M = 0.4
@@ -41,7 +41,6 @@ BLOCK, BLOCKS = 16, 8
 LEAST_BUILDING_PX = 40
 """Area in stored pixels: smaller buildings are not inserted elsewhere."""
 
-Floats = NDArray[np.float32]
 Split = Literal["train", "val"]
 KEYS = frozenset({"image", "mask", "standing"})
 
@@ -69,7 +68,7 @@ class Tile:
 class View:
     """One date being made: both arrays have the size of the patch."""
 
-    image: Floats  # (S,S,3) in 0..255
+    image: FloatArray  # (S,S,3) in 0..255
     standing: ByteArray  # (S,S) 0, 1, 255
 
     def copy(self) -> "View":
@@ -133,7 +132,6 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
             )
 
     def __len__(self) -> int:
-        """Number of pairs per epoch."""
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -241,11 +239,7 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
             return
 
     def _set_down(
-        self,
-        rng: np.random.Generator,
-        dates: list[View],
-        joined: NDArray[np.bool_],
-        gsd_m: float,
+        self, rng: np.random.Generator, dates: list[View], joined: NDArray[np.bool_], gsd_m: float
     ) -> None:
         """Insert a building from another place, with some of its ground."""
         tiles = self.built[rng.integers(len(self.built))]
@@ -282,12 +276,8 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
             joined[window] |= region > 0
 
     def _seen(
-        self,
-        rng: np.random.Generator,
-        dates: list[View],
-        joined: NDArray[np.bool_],
-        gsd_m: float,
-    ) -> tuple[Floats, ByteArray, ByteArray]:
+        self, rng: np.random.Generator, dates: list[View], joined: NDArray[np.bool_], gsd_m: float
+    ) -> tuple[FloatArray, ByteArray, ByteArray]:
         """Image (2,3,S,S), mask (S,S) and buildings (2,S,S) as seen by two sensors.
 
         A building that appeared is at its position in t2, one that vanished at its position in t1,
@@ -302,15 +292,9 @@ class SingleDatePairs(Dataset[dict[str, Any]]):
         for date, shift, only in zip(dates, shifts, (went, came), strict=True):
             flow = _flow(rng, date.standing == 1, shift)
             labels = np.dstack([date.standing, only, unknown]).astype(np.uint8)
-            columns, rows = flow[..., 0], flow[..., 1]
-            mirror = cv2.BORDER_REFLECT
-            labels = np.asarray(
-                cv2.remap(labels, columns, rows, cv2.INTER_NEAREST, borderMode=mirror), np.uint8
-            )
-            image = np.asarray(
-                cv2.remap(date.image, columns, rows, cv2.INTER_LINEAR, borderMode=mirror),
-                np.float32,
-            )
+            at, mirror = (flow[..., 0], flow[..., 1]), cv2.BORDER_REFLECT
+            labels = np.asarray(cv2.remap(labels, *at, cv2.INTER_NEAREST, borderMode=mirror))
+            image = cv2.remap(date.image, *at, cv2.INTER_LINEAR, borderMode=mirror)
             image = seasoned(rng, np.asarray(image / 255, np.float32))
             image = shaded(rng, image, labels[..., 0] == 1, gsd_m)
             images.append(lit(rng, image))
@@ -339,12 +323,9 @@ def read_tiles(root: Path, split: Split) -> list[list[Tile]]:
     for name, rows in table.groupby("set"):
         held = held_back(str(name), rows)
         chosen = rows[held if split == "val" else ~held]
-        groups.append([_tile(root / str(name), row.name_, row.gsd_m) for row in _named(chosen)])
+        files = zip(chosen["name"], chosen["gsd_m"], strict=True)
+        groups.append([_tile(root / str(name), file, gsd_m) for file, gsd_m in files])
     return groups
-
-
-def _named(rows: pd.DataFrame) -> Any:
-    return rows.rename(columns={"name": "name_"}).itertuples()
 
 
 def held_back(name: str, rows: pd.DataFrame) -> NDArray[np.bool_]:
@@ -383,7 +364,7 @@ def _tile(folder: Path, name: str, gsd_m: float) -> Tile:
 
 
 def _onto(
-    rng: np.random.Generator, source: Floats | NDArray[Any], target: NDArray[Any], scale: float
+    rng: np.random.Generator, source: FloatArray | NDArray[Any], target: NDArray[Any], scale: float
 ) -> NDArray[np.float64]:
     """(2,3) matrix from ``source`` to ``target``: rotated, scaled, possibly mirrored."""
     angle = rng.uniform(0, 2 * np.pi)
@@ -394,7 +375,7 @@ def _onto(
 
 def _warped(
     tile: Tile, matrix: NDArray[np.float64], side: tuple[int, int]
-) -> tuple[Floats, ByteArray]:
+) -> tuple[FloatArray, ByteArray]:
     """Image and buildings under an affine map; beyond its border an image is mirrored."""
     mode = cv2.BORDER_REFLECT_101
     image = cv2.warpAffine(tile.image, matrix, side, flags=cv2.INTER_LINEAR, borderMode=mode)
@@ -403,7 +384,7 @@ def _warped(
 
 
 def _lay(
-    rng: np.random.Generator, date: View, image: Floats, standing: ByteArray, region: ByteArray
+    rng: np.random.Generator, date: View, image: FloatArray, standing: ByteArray, region: ByteArray
 ) -> None:
     """Blend an image into a date within a region, with a soft edge."""
     alpha = _soft(region, rng.uniform(0.3, 1.5))[..., None]
@@ -411,7 +392,7 @@ def _lay(
     date.standing[region > 0] = standing[region > 0]
 
 
-def _matched(rng: np.random.Generator, image: Floats, like: Floats) -> Floats:
+def _matched(rng: np.random.Generator, image: FloatArray, like: FloatArray) -> FloatArray:
     """Shift mean and standard deviation towards those of another image, by a random fraction."""
     share = rng.uniform(0.4, 1.0)
     mean, std = cv2.meanStdDev(image)
@@ -422,7 +403,7 @@ def _matched(rng: np.random.Generator, image: Floats, like: Floats) -> Floats:
     return np.asarray(np.clip(out, 0, 255), np.float32)
 
 
-def _soft(region: ByteArray, sigma: float) -> Floats:
+def _soft(region: ByteArray, sigma: float) -> FloatArray:
     return np.asarray(cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma), np.float32)
 
 
@@ -460,9 +441,8 @@ def _scatter(rng: np.random.Generator, date: View, gsd_m: float) -> None:
     if rng.random() < 0.5:
         things += [(CAR_COLOURS[rng.integers(5)], (1.9, 4.5)) for _ in range(rng.integers(1, 16))]
     if rng.random() < 0.1:
-        things += [(BOX_COLOURS[rng.integers(5)], (2.5, 6.0 * rng.integers(1, 3)))] * int(
-            rng.integers(1, 5)
-        )
+        crate = (BOX_COLOURS[rng.integers(5)], (2.5, 6.0 * rng.integers(1, 3)))
+        things += [crate] * int(rng.integers(1, 5))
     if rng.random() < 0.1:
         things.append((POOL_COLOURS[rng.integers(3)], (rng.uniform(3, 6), rng.uniform(6, 12))))
     if not things:
@@ -487,7 +467,7 @@ def _scatter(rng: np.random.Generator, date: View, gsd_m: float) -> None:
 
 def _flow(
     rng: np.random.Generator, building: NDArray[np.bool_], shift: NDArray[np.float64]
-) -> Floats:
+) -> FloatArray:
     """(S,S,2) x, y source of each pixel; roofs lean, the ground does not."""
     size = len(building)
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float32)

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from rscd.base.types import FloatArray
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def seasoned(rng: np.random.Generator, image: Floats, share: float = 0.4) -> Floats:
+def seasoned(rng: np.random.Generator, image: FloatArray, share: float = 0.4) -> FloatArray:
     """Change the tint of green areas, from bare and brown to lush, with probability ``share``."""
     if rng.random() >= share:
         return image
@@ -21,23 +21,22 @@ def seasoned(rng: np.random.Generator, image: Floats, share: float = 0.4) -> Flo
 
 
 def shaded(
-    rng: np.random.Generator, image: Floats, building: NDArray[np.bool_], gsd_m: float
-) -> Floats:
+    rng: np.random.Generator, image: FloatArray, building: NDArray[np.bool_], gsd_m: float
+) -> FloatArray:
     """Add shadows of buildings, and sometimes of something outside the image."""
     drawn = rng.random()
     if drawn >= 0.45:
         return image
     height, width = building.shape
-    cast: Floats = np.zeros((height, width), np.float32)
+    cast: FloatArray = np.zeros((height, width), np.float32)
     if drawn < 0.35:
         length = rng.uniform(2, 9) / gsd_m
         angle = rng.uniform(0, 2 * np.pi)
         solid = building.astype(np.float32)
         steps = int(length / 2) + 2
         for part in np.linspace(0, length, steps)[1:]:
-            move = np.array(
-                [[1, 0, part * np.cos(angle)], [0, 1, part * np.sin(angle)]], np.float32
-            )
+            along, down = part * np.cos(angle), part * np.sin(angle)
+            move = np.array([[1, 0, along], [0, 1, down]], np.float32)
             moved = np.asarray(cv2.warpAffine(solid, move, (width, height)), np.float32)
             cast = np.maximum(cast, moved)
         cast *= 1 - solid
@@ -51,7 +50,7 @@ def shaded(
     return np.asarray(image * (1 - soft[..., None] * (1 - dark)), np.float32)
 
 
-def lit(rng: np.random.Generator, image: Floats) -> Floats:
+def lit(rng: np.random.Generator, image: FloatArray) -> FloatArray:
     """Light and sensor: gamma, contrast, colour, haze, blur, noise, compression; 0..1 to 0..255."""
     strength = rng.uniform(0.2, 1.0)
 

@@ -102,9 +102,8 @@ class SyntheticPair:
 
     def sample(self, label: Literal["t2", "union"] = "t2") -> dict[str, Tensor]:
         """The pair with the keys of a batch, see ``pair_sample``."""
-        return pair_sample(
-            self.image, self.mask_t2 if label == "t2" else self.union, self.flow, self.valid
-        )
+        mask = self.mask_t2 if label == "t2" else self.union
+        return pair_sample(self.image, mask, self.flow, self.valid)
 
 
 def pair_sample(
@@ -288,9 +287,8 @@ def _layer(thing: _Thing, frame: Frame, background: FloatArray, *, soft: bool) -
     left, top = np.round(offset + scale * thing.box[:2]).astype(int)
     width, height = np.maximum(np.round(scale * thing.box[2:]).astype(int), 2)
     method = cv2.INTER_AREA if width < thing.rgba.shape[2] else cv2.INTER_LINEAR
-    rgba = cv2.resize(
-        thing.rgba.transpose(1, 2, 0), (int(width), int(height)), interpolation=method
-    )
+    size = (int(width), int(height))
+    rgba = cv2.resize(thing.rgba.transpose(1, 2, 0), size, interpolation=method)
     rgba = np.pad(rgba.transpose(2, 0, 1), ((0, 0), (4, 4), (4, 4)), mode="edge")
     inner = np.pad(rgba[3, 4:-4, 4:-4], 4)
     alpha = gaussian_filter(inner, 1.0) if soft else (inner >= 0.5).astype(np.float32)
@@ -312,9 +310,8 @@ def _over(layer: Layer | None, picture: FloatArray) -> FloatArray:
 
 def _covered(alpha: FloatArray, points: Points) -> BoolArray:
     """Where a (1,H,W) alpha is opaque at the points, with holes filled: (h,w) bool."""
-    shown: BoolArray = binary_fill_holes(
-        sample((alpha >= 0.5).astype(np.float32), points)[0] >= 0.5
-    )
+    opaque = sample((alpha >= 0.5).astype(np.float32), points)[0] >= 0.5
+    shown: BoolArray = binary_fill_holes(opaque)
     return shown
 
 

@@ -1,7 +1,6 @@
 """Backgrounds and objects for street pairs: from folders of images, or procedural."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -102,9 +101,8 @@ def _draw_facade(
     left, top, right, base = box
     if right - left < 8 or base - top < 8:
         return
-    wall = (
-        rng.uniform(90, 215) + rng.uniform(-1, 1) * np.array([24, 6, -20]) + rng.uniform(-8, 8, 3)
-    )
+    wall = rng.uniform(90, 215) + rng.uniform(-1, 1) * np.array([24, 6, -20])
+    wall = wall + rng.uniform(-8, 8, 3)
     plaster = fractal_noise(rng, (base - top, right - left), 2)[..., None] * rng.uniform(4, 10)
     picture[top:base, left:right] = wall + plaster
     glass, trim = rng.uniform(30, 90, 3), np.clip(wall * rng.uniform(0.6, 1.3), 0, 255)
@@ -125,15 +123,10 @@ def _draw_tree(rng: np.random.Generator, picture: FloatArray, horizon: int) -> N
     foot_x, foot_y = int(rng.uniform(0, width)), int(horizon + height * rng.uniform(0.05, 0.15))
     centre_y = foot_y - int(2.2 * radius)
     trunk = max(2, radius // 10)
-    _fill(
-        picture,
-        [(foot_x - trunk, foot_y), (foot_x + trunk, foot_y), (foot_x, centre_y)],
-        [70.0, 55.0, 40.0],
-    )
-    rows, columns = (
-        slice(max(centre_y - radius, 0), centre_y + radius),
-        slice(max(foot_x - radius, 0), foot_x + radius),
-    )
+    corners = [(foot_x - trunk, foot_y), (foot_x + trunk, foot_y), (foot_x, centre_y)]
+    _fill(picture, corners, [70.0, 55.0, 40.0])
+    rows = slice(max(centre_y - radius, 0), centre_y + radius)
+    columns = slice(max(foot_x - radius, 0), foot_x + radius)
     y, x = np.mgrid[: picture.shape[0], : picture.shape[1]][:, rows, columns]
     if not x.size:
         return
@@ -141,9 +134,7 @@ def _draw_tree(rng: np.random.Generator, picture: FloatArray, horizon: int) -> N
     crown = np.hypot(x - foot_x, y - centre_y) < radius * (0.8 + 0.15 * leaves)
     shade = 1 + 0.25 * leaves - 0.4 * (y - centre_y) / radius
     green = rng.uniform((45, 75, 25), (85, 125, 55))
-    picture[rows, columns] = np.where(
-        crown[..., None], green * shade[..., None], picture[rows, columns]
-    )
+    np.copyto(picture[rows, columns], green * shade[..., None], "same_kind", crown[..., None])
 
 
 def _fill(picture: FloatArray, corners: list[tuple[int, int]], colour: list[float]) -> None:
@@ -179,10 +170,9 @@ def _outline(rng: np.random.Generator, shape_hw: ShapeHW) -> NDArray[np.uint8]:
             corners = centre + radii * half * np.stack([np.cos(angles), np.sin(angles)], 1)
             cv2.fillPoly(alpha, [corners.astype(np.int32)], 1)
         case "ellipse":
-            axes = (half * rng.uniform(0.7, 1.0, 2)).astype(int).tolist()
-            cv2.ellipse(
-                alpha, centre.astype(int).tolist(), axes, rng.uniform(-20, 20), 0, 360, 1, -1
-            )
+            axes, middle = half * rng.uniform(0.7, 1.0, 2), centre.astype(int).tolist()
+            axes = axes.astype(int).tolist()
+            cv2.ellipse(alpha, middle, axes, rng.uniform(-20, 20), 0, 360, 1, -1)
         case _:
             corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * half * 0.9
             corners = centre + corners * (1 + rng.uniform(-0.12, 0.12, (4, 2)))
@@ -212,20 +202,11 @@ def trimmed(rgba: FloatArray) -> FloatArray:
     return rgba[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-@dataclass(frozen=True)
 class FolderBackgrounds:
-    """Random crops of the images of a folder, resized to the requested size.
+    """Random crops of the 8-bit images (grey or RGB) below a folder, of the requested size."""
 
-    Attributes:
-        files: 8-bit images, grey or RGB; see ``from_folder``.
-    """
-
-    files: tuple[Path, ...]
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> "FolderBackgrounds":
-        """Every image below ``folder``."""
-        return cls(_pictures(folder, IMAGE_SUFFIXES))
+    def __init__(self, folder: str | Path) -> None:
+        self.files = _pictures(Path(folder), IMAGE_SUFFIXES)
 
     def __call__(self, rng: np.random.Generator, shape_hw: ShapeHW) -> FloatArray:
         """One crop: (3,H,W) RGB in 0..255."""
@@ -241,20 +222,11 @@ class FolderBackgrounds:
         return np.ascontiguousarray(np.clip(resized, 0, 255).transpose(2, 0, 1))
 
 
-@dataclass(frozen=True)
 class FolderObjects:
-    """The RGBA images of a folder.
+    """The 8-bit PNG images with alpha below a folder."""
 
-    Attributes:
-        files: 8-bit images with alpha; see ``from_folder``.
-    """
-
-    files: tuple[Path, ...]
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> "FolderObjects":
-        """Every PNG below ``folder``."""
-        return cls(_pictures(folder, {".png"}))
+    def __init__(self, folder: str | Path) -> None:
+        self.files = _pictures(Path(folder), {".png"})
 
     def __call__(self, rng: np.random.Generator) -> FloatArray:
         """One object: (4,h,w), RGB in 0..255 and alpha in 0..1."""

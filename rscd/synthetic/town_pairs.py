@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import shapely
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from rscd.base.arguments import check_names
@@ -33,10 +34,8 @@ from rscd.base.files import digest_of, write_bytes
 from rscd.base.types import ByteArray
 from rscd.base.version import version
 from rscd.data.labels import image_label
+from rscd.data.plotted import Plotted
 from rscd.synthetic.towns import Conditions, Nuisance, Town, TownStyle, plan_town, render_town
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Sample = dict[str, Any]
 Knob = float | Sequence[float]
@@ -53,7 +52,7 @@ STYLE_KNOBS = tuple(field.name for field in fields(TownStyle))
 Values = TypeVar("Values", Conditions, TownStyle)
 
 
-class TownPairs(Dataset[Sample]):
+class TownPairs(Plotted, Dataset[Sample]):
     """Town pairs with their truth, by index; any index from 0 is a town.
 
     A sample has ``keys`` and always ``name`` and ``gsd_m``:
@@ -133,7 +132,6 @@ class TownPairs(Dataset[Sample]):
         self._try_knobs()
 
     def __len__(self) -> int:
-        """Number of towns per epoch; larger indices are valid as well."""
         return self.length
 
     def __getitem__(self, index: int) -> Sample:
@@ -157,16 +155,10 @@ class TownPairs(Dataset[Sample]):
         """The plan of a town, without its images."""
         drawn = TownStyle.draw(self._rng(index, "style"))
         style = _with_knobs(drawn, self.style, self._named_rng(index, "style"))
-        number = int(
-            np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0] >> 1
-        )
-        return plan_town(
-            number,
-            self.shape_hw,
-            self._gsd_m(index),
-            change_share=_draw(self._rng(index, "change_share"), self.change_share),
-            style=style,
-        )
+        state = np.random.SeedSequence((self.seed, index)).generate_state(1, np.uint64)[0]
+        share = _draw(self._rng(index, "change_share"), self.change_share)
+        gsd_m = self._gsd_m(index)
+        return plan_town(int(state >> 1), self.shape_hw, gsd_m, change_share=share, style=style)
 
     def conditions(self, index: int) -> Nuisance:
         """Everything that differs between the two dates of a town besides its buildings."""
@@ -185,12 +177,6 @@ class TownPairs(Dataset[Sample]):
             length, angle = _draw(rng, knobs["shift_px"]), rng.uniform(0, 2 * math.pi)
             pair["shift_px"] = (length * math.cos(angle), length * math.sin(angle))
         return replace(base, t1=dates[0], t2=dates[1], **pair)
-
-    def plot(self, sample: Sample, rgb: Sequence[int] | None = None) -> "Figure":
-        """t1, t2 and mask of one sample side by side; see :func:`rscd.data.plots.plot_samples`."""
-        from rscd.data.plots import plot_samples
-
-        return plot_samples([sample], rgb)
 
     def _gsd_m(self, index: int) -> float:
         gsd_m: float = _draw(self._rng(index, "gsd_m"), self.gsd_m)
@@ -221,18 +207,14 @@ class TownPairs(Dataset[Sample]):
 
     def _tensors(self, index: int, town: Callable[[], Town]) -> Sample:
         image, mask, land_cover = self._pixels(index, town)
-        made: Sample = {}
-        if "image" in self.keys:
-            made["image"] = torch.from_numpy(image.astype(np.float32))
-        if "mask" in self.keys:
-            made["mask"] = torch.from_numpy(mask.astype(np.int64))
-        if "label" in self.keys:
-            made["label"] = torch.tensor(image_label(mask, self.min_change_pixels))
-        if "valid" in self.keys:
-            made["valid"] = torch.ones(mask.shape, dtype=torch.bool)
-        if "land_cover" in self.keys:
-            made["land_cover"] = torch.from_numpy(land_cover.astype(np.int64))
-        return made
+        known: dict[str, Callable[[], Tensor]] = {
+            "image": lambda: torch.from_numpy(image.astype(np.float32)),
+            "mask": lambda: torch.from_numpy(mask.astype(np.int64)),
+            "label": lambda: torch.tensor(image_label(mask, self.min_change_pixels)),
+            "valid": lambda: torch.ones(mask.shape, dtype=torch.bool),
+            "land_cover": lambda: torch.from_numpy(land_cover.astype(np.int64)),
+        }
+        return {key: make() for key, make in known.items() if key in self.keys}
 
     def _pixels(
         self, index: int, town: Callable[[], Town]
@@ -278,9 +260,8 @@ def _checked(knobs: Mapping[str, Any] | None, what: str, known: Sequence[str]) -
 def _check_knobs(given: Mapping[str, Any], what: str, known: Sequence[str]) -> None:
     check_names(given, known, f"town {what}", DataError)
     for name, value in given.items():
-        if isinstance(value, int | float | str) or (
-            isinstance(value, Mapping) and name in ("t1", "t2")
-        ):
+        one_date = isinstance(value, Mapping) and name in ("t1", "t2")
+        if one_date or isinstance(value, int | float | str):
             continue
         if not (isinstance(value, Sequence) and len(value) == 2 and value[0] <= value[1]):
             raise DataError(

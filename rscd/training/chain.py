@@ -1,6 +1,7 @@
 """Chains: several commands as one resumable run.
 
-    folder: runs/kdmsi_whu
+    set: {data: whu}
+    folder: runs/kdmsi_{data}
     stages:
       kd:
         train:
@@ -8,15 +9,24 @@
           data: {...}
       masks:
         pseudolabel:
-          args: [data/whu256]
+          args: ["data/{data}256"]
           checkpoint: "{kd}/best.ckpt"
           split: train
           output: "{masks}"
       detector:
         train: {...}
+      test:
+        evaluate:
+          args: ["data/{data}256"]
+          split: test
+          model: "{detector}/best.ckpt"
+          rows: "{folder}/rows.csv"
+          row: KD-MSI
 
 A stage is any command of ``rscd`` with its options, or a training with its configuration;
-``{NAME}`` in a value is the folder of the stage of that name. Each stage has a folder of its own,
+``{NAME}`` in a value is the folder of the stage of that name, ``{folder}`` that of the chain, and
+the value of that name in ``set``, which ``--set.NAME VALUE`` changes; alone in a value it keeps its
+type. Each stage has a folder of its own,
 which it claims (`rscd.base.claim`); ``done.json`` there says that it is finished, and what is
 finished is not done again.
 """
@@ -45,6 +55,7 @@ CONFIG = "stage.yaml"
 LAST = "last.ckpt"
 """Checkpoint from which an interrupted training run resumes."""
 TRAIN = "train"
+SET, FOLDER = "set", "folder"
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 """Variables by which launchers number the processes of one training."""
 
@@ -115,29 +126,67 @@ def read_chain(path: str | Path, overrides: Sequence[str] = ()) -> list[Stage]:
 
     Args:
         path: YAML.
-        overrides: ``--folder DIR``; ``--STAGE.option value`` for one stage; any other dotted
-            ``--option value`` for all its trainings.
+        overrides: ``--folder DIR``; ``--set.NAME value``; ``--stages A,B`` for some of the stages;
+            ``--STAGE.option value`` for one stage; any other dotted ``--option value`` for all its
+            trainings.
 
     Raises:
         UsageError: for a file that is not a chain, or overrides that match no stage.
     """
     content = _read(Path(path))
-    check_names(content, ("folder", "stages"), str(path))
+    check_names(content, ("folder", "set", "stages"), str(path))
     stages = content.get("stages")
     if not isinstance(stages, dict) or not stages:
         raise UsageError(f"expected folder and stages (by name) in {path}, found no stages")
     for name in stages:
         _check_stage_name(name, path)
-    given = _split(overrides, list(stages))
-    folder = given.pop("", {}).get("folder") or content.get("folder") or "runs/chain"
+    given = _split(overrides, [*stages, SET])
+    values = _values(content.get(SET) or {}, given.pop(SET, {}), path)
+    own = given.pop("", {})
+    folder = own.get("folder") or _filled(content.get("folder"), values) or "runs/chain"
     if not isinstance(folder, str) or "\0" in folder:
         raise UsageError(f"expected the name of a folder in {path}, found folder: {folder!r}")
     root = Path(folder)
-    folders = {name: root / name for name in stages}
+    places = {name: str(root / name) for name in stages}
+    _refuse_shadowed(values, places, path)
+    known = values | places | {FOLDER: folder}
     return [
-        _stage(name, folders, stages[name], given.get(name, {}), given[TRAIN + ":"])
-        for name in stages
+        _stage(name, root / name, known, stages[name], given.get(name, {}), given[TRAIN + ":"])
+        for name in _chosen(own.get("stages"), list(stages), path)
     ]
+
+
+def _values(declared: Any, given: Mapping[str, str], path: str | Path) -> dict[str, Any]:
+    """The values of ``set``, each filled in with those before it."""
+    if not isinstance(declared, dict) or not all(isinstance(name, str) for name in declared):
+        raise UsageError(f"expected values by name under set in {path}, found {declared!r}")
+    check_names(given, tuple(declared), f"--{SET} of {path}")
+    values: dict[str, Any] = {}
+    for name, value in declared.items():
+        text = given.get(name)
+        mine = value if text is None else read_value(f"{SET}.{name}", text)
+        values[name] = _filled(mine, values)
+    return values
+
+
+def _refuse_shadowed(
+    values: Mapping[str, Any], places: Mapping[str, str], path: str | Path
+) -> None:
+    twice = ({*values} & {*places}) | ({*values, *places} & {SET, FOLDER, "stages"})
+    if twice:
+        raise UsageError(
+            f"expected stages and values of set of different names in {path}, and none called "
+            f"{SET}, {FOLDER} or stages, found {min(twice)!r}; rename it"
+        )
+
+
+def _chosen(text: str | None, names: Sequence[str], path: str | Path) -> list[str]:
+    """The stages to run, in the order of the file."""
+    if text is None:
+        return list(names)
+    asked = text.split(",")
+    check_names(asked, tuple(names), f"--stages of {path}")
+    return [name for name in names if name in asked]
 
 
 def run_chain(stages: Sequence[Stage], run: Run) -> None:
@@ -192,14 +241,7 @@ def arguments(stage: Stage) -> list[str]:
 
 
 def _check_stage_name(name: Any, path: str | Path) -> None:
-    text = str(name)
-    if (
-        not isinstance(name, str)
-        or not name
-        or Path(text).name != text
-        or "\0" in text
-        or text == ".."
-    ):
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
         raise UsageError(
             f"expected stages in {path} whose names can be folders, found {name!r}; rename it"
         )
@@ -207,7 +249,8 @@ def _check_stage_name(name: Any, path: str | Path) -> None:
 
 def _stage(
     name: str,
-    folders: Mapping[str, Path],
+    folder: Path,
+    known: Mapping[str, Any],
     given: Any,
     options: Mapping[str, str],
     shared: Mapping[str, str],
@@ -219,15 +262,15 @@ def _stage(
         raise UsageError(f"expected options of {command} in stage {name}, found {settings!r}")
     if not isinstance(command, str):
         raise UsageError(f"expected a command of rscd in stage {name}, found {command!r}")
-    filled = _filled(settings, {key: str(folder) for key, folder in folders.items()})
+    filled = _filled(settings, known)
     if command == TRAIN:
         _check_plain(name, command, filled)
         extra = {**shared, **options}
         line = tuple(part for key, value in extra.items() for part in (f"--{key}", value))
-        return Stage(name, folders[name], command, filled, line)
+        return Stage(name, folder, command, filled, line)
     filled |= {key: read_value(f"{name}.{key}", value) for key, value in options.items()}
     _check_plain(name, command, filled)
-    return Stage(name, folders[name], command, filled)
+    return Stage(name, folder, command, filled)
 
 
 def _check_plain(name: str, command: str, settings: Mapping[Any, Any]) -> None:
@@ -272,26 +315,28 @@ def _split(overrides: Sequence[str], names: Sequence[str]) -> dict[str, dict[str
             found.setdefault(stage, {})[option] = value
         elif option:
             found[TRAIN + ":"][f"{stage}.{option}"] = value
-        elif stage == "folder":
+        elif stage in (FOLDER, "stages"):
             found.setdefault("", {})[stage] = value
         else:
             raise UsageError(
-                f"expected --folder, or dotted options of {', '.join(names)} or of all trainings, "
-                f"found {key}"
+                f"expected --folder, --stages, or dotted options of {', '.join(names)} or of all "
+                f"trainings, found {key}"
             )
     return found
 
 
-def _filled(value: Any, folders: Mapping[str, str]) -> Any:
-    """Replace ``{NAME}`` in a value, at any depth, by the folder of that stage."""
+def _filled(value: Any, known: Mapping[str, Any]) -> Any:
+    """Replace ``{NAME}`` in a value, at any depth; alone in a text it keeps its type."""
     if isinstance(value, str):
-        for name, folder in folders.items():
-            value = value.replace(f"{{{name}}}", folder)
+        for name, own in known.items():
+            if value == f"{{{name}}}":
+                return own
+            value = value.replace(f"{{{name}}}", str(own))
         return value
     if isinstance(value, dict):
-        return {key: _filled(item, folders) for key, item in value.items()}
+        return {key: _filled(item, known) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(item, folders) for item in value]
+        return [_filled(item, known) for item in value]
     return value
 
 

@@ -57,12 +57,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = trainer.global_step
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if due, unless a validation or the end of the epoch comes next."""
         if self._every_n_train_steps < 1:  # a configuration may save by time or by epochs instead
@@ -133,7 +128,8 @@ def check_own(found: Iterable[Path], resumed: str | None) -> None:
     Raises:
         OutputError: if they do not; the message lists the options.
     """
-    others = [path for path in found if not _of_run(path, resumed)]
+    own = None if resumed is None or resumed in WORDS else Path(resumed).resolve().parent
+    others = [p for p in found if resumed not in WORDS and p.resolve().parent != own]
     if others:
         last = next((path for path in others if path.name == LAST), others[0])
         raise OutputError(
@@ -142,12 +138,6 @@ def check_own(found: Iterable[Path], resumed: str | None) -> None:
             f"with --ckpt_path {last}, choose another folder with --trainer.default_root_dir, or "
             "replace them with --overwrite"
         )
-
-
-def _of_run(path: Path, resumed: str | None) -> bool:
-    if resumed is None:
-        return False
-    return resumed in WORDS or Path(resumed).resolve().parent == path.resolve().parent
 
 
 def remove_parts(folders: Iterable[Path]) -> None:

@@ -8,6 +8,7 @@ checkpoints.
 import json
 import logging
 import os
+import textwrap
 import threading
 import traceback
 import warnings
@@ -63,7 +64,6 @@ DESCRIPTION = (
     "Train a detector from one YAML file. Every key can be overridden with dots, such as "
     "--model.lr 1e-4. --ckpt_path resumes an interrupted run."
 )
-
 OVERWRITE = "replace the checkpoints of an earlier run in the run's folder"
 
 PLAIN_DATA = ("model.method_args", "data.streams")
@@ -140,6 +140,11 @@ class WaysOn(Callback):
 
 class TrainingCLI(LightningCLI):
     """Adds callbacks and loggers to every run."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Training alone: a parser for each of the others would take half a second together."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add checkpoints: the best by the declared metric, and the last every few steps."""
@@ -373,7 +378,8 @@ def _explained(error: Exception) -> RscdError:
     kind: type[RscdError] = UsageError
     match error:
         case ArgumentError():
-            text = f"expected a valid configuration, found: {reason}"
+            found = textwrap.shorten(reason, 300, placeholder=" ... (-v tells all)")
+            text = f"expected a valid configuration, found: {found}"
         case UnicodeDecodeError():
             text = f"expected a configuration in UTF-8, found: {reason}"
         case MisconfigurationException():

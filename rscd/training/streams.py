@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -97,14 +98,11 @@ def _item_text(item: Any) -> str:
 
 def uncounted(sample: Sample) -> Sample:
     """The sample with all labels 255 = ignore and no valid pixel."""
-    blank = {k: torch.full_like(v, IGNORE) for k, v in sample.items() if _is_labels(v)}
+    labels = {k: v for k, v in sample.items() if isinstance(v, Tensor) and v.dtype == torch.int64}
+    blank = {k: torch.full_like(v, IGNORE) for k, v in labels.items()}
     if "valid" in sample:
         blank["valid"] = torch.zeros_like(sample["valid"])
     return {**sample, **blank}
-
-
-def _is_labels(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.int64
 
 
 def collate(samples: Sequence[Sample | Failure]) -> tuple[Sample | None, list[Failure]]:
@@ -169,11 +167,8 @@ def pack(tensor: Tensor) -> Tensor | Packed:
         limits = torch.iinfo(narrow)
         if limits.min <= low and high <= limits.max:
             values = tensor.to(narrow)
-            return (
-                Packed(values, tensor.dtype)
-                if torch.equal(values.to(tensor.dtype), tensor)
-                else tensor
-            )
+            exact = torch.equal(values.to(tensor.dtype), tensor)
+            return Packed(values, tensor.dtype) if exact else tensor
     return tensor
 
 
@@ -214,12 +209,10 @@ def order_of(
     if isinstance(dataset, GeoDataset):
         if patch_size is None:
             raise DataError("georeferenced scenes are cut into patches: set patch_size")
-        size = patch_size
         if shuffle:
-            return lambda epoch, turn: random_queries(
-                dataset, size, length, seed=(*seed, epoch, turn)
-            )
-        queries = grid_queries(dataset, size, stride)
+            draw = partial(random_queries, dataset, patch_size, length)
+            return lambda epoch, turn: draw(seed=(*seed, epoch, turn))
+        queries = grid_queries(dataset, patch_size, stride)
         return lambda _epoch, _turn: queries
     if not (patch_size is stride is length is None):
         raise DataError(
@@ -311,7 +304,6 @@ class Turns:
         return iter(self._batches(self.epoch, self.turn)[self.skip :])
 
     def __len__(self) -> int:
-        """Batches of a whole pass."""
         return self._count
 
     def _batches(self, epoch: int, turn: int) -> list[list[Any]]:
@@ -377,7 +369,6 @@ class StreamLoader:
         )
 
     def __len__(self) -> int:
-        """Batches of a whole pass."""
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Sample]:

@@ -73,11 +73,7 @@ class ChangeTask(LightningModule):
         """
         super().__init__()
         self.save_hyperparameters()
-        for name, known in (
-            (method, METHODS),
-            (optimizer, OPTIMIZERS),
-            (schedule, SCHEDULES),
-        ):
+        for name, known in ((method, METHODS), (optimizer, OPTIMIZERS), (schedule, SCHEDULES)):
             if name not in known:
                 raise UsageError(f"expected one of {', '.join(known)}, found {name!r}")
         if not 0 <= lr < float("inf"):
@@ -91,18 +87,10 @@ class ChangeTask(LightningModule):
                 f"expected a halo below half of patch_size {patch_size}, found {halo}: nothing "
                 "would be left of a patch"
             )
-        self._schedule_args = fitted(
-            SCHEDULES[schedule],
-            schedule_args or {},
-            f"schedule_args of {schedule}",
-            without=("step", "total"),
-        )
-        self._optimizer_args = fitted(
-            OPTIMIZERS[optimizer],
-            optimizer_args or {},
-            f"optimizer_args of {optimizer}",
-            without=("params", "lr"),
-        )
+        what, own = f"schedule_args of {schedule}", schedule_args or {}
+        self._schedule_args = fitted(SCHEDULES[schedule], own, what, without=("step", "total"))
+        what, own = f"optimizer_args of {optimizer}", optimizer_args or {}
+        self._optimizer_args = fitted(OPTIMIZERS[optimizer], own, what, without=("params", "lr"))
         _check_plain(card or {})
         self.method = made(METHODS[method], method_args, f"method_args of {method}")
         if channels_last:
@@ -257,11 +245,8 @@ class ChangeTask(LightningModule):
             value = SCHEDULES[h["schedule"]](step, total, **self._schedule_args)
             return warmed_up(value, step, h["warmup_steps"])
 
-        scheduler = LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        steps = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": steps}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card: everything prediction needs besides the weights.
@@ -297,12 +282,9 @@ class ChangeTask(LightningModule):
                 "trainer.gradient_clip_val, and resume from an earlier checkpoint"
             )
 
-    def _split_hashes(self) -> dict[str, str]:
-        trainer = self._trainer
-        return dict(getattr(getattr(trainer, "datamodule", None), "split_hashes", {}))
-
     def card(self) -> Provenance:
         """Plain data about the network, how to tile it, its threshold and its metrics."""
+        data = getattr(self._trainer, "datamodule", None)
         return {
             "format": CARD_FORMAT,
             "method": self.hparams["method"],
@@ -311,7 +293,7 @@ class ChangeTask(LightningModule):
             "halo": self.hparams["halo"],
             "threshold": self.best.get("best_threshold", 0.5),
             "metrics": self.best,
-            "splits": self._split_hashes(),
+            "splits": dict(getattr(data, "split_hashes", {})),
             "versions": {name: version(name) for name in ("rscd", "torch", "lightning")},
             **(self.hparams["card"] or {}),
         }

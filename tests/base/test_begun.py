@@ -1,7 +1,11 @@
 """Outputs of one command that stops between them."""
 
+import os
+import signal
+
 import pytest
 
+import rscd.base.begun
 from rscd.base.begun import Begun
 from rscd.base.errors import OutputError, UsageError
 
@@ -57,3 +61,23 @@ def test_a_note_that_cannot_be_written_is_one_clear_line(tmp_path):
         begun(tmp_path / "file").noted(),
     ):
         raise AssertionError
+
+
+def test_ctrl_c_while_the_note_goes_is_too_late(tmp_path, monkeypatch):
+    """All files are written; without the note the same command would find them in its way."""
+    begun = Begun((tmp_path / "a", tmp_path / "b"), ["a command"])
+
+    def interrupted(path):
+        os.kill(os.getpid(), signal.SIGINT)
+        path.unlink()
+
+    monkeypatch.setattr(rscd.base.begun, "remove_file", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with begun.noted():
+            (tmp_path / "a").write_text("a")
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -278,7 +278,8 @@ def test_a_vrt_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
         b'<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand band="1" dataType="\xe7\x94"/>'
         b"</VRTDataset\xe7>"
     )
-    command = [sys.executable, "-m", "rscd", "evaluate", str(vrt), str(vrt), "-q"]
+    out = str(tmp_path / "c.tif")
+    command = [sys.executable, "-m", "rscd", "predict", str(vrt), str(vrt), "-o", out, "-q"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -1,5 +1,6 @@
 """``rscd evaluate`` from the outside: arguments in; text, JSON, pictures and exit codes out."""
 
+import csv
 import json
 import re
 import shutil
@@ -284,7 +285,7 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory):
+def town(tmp_path_factory, buildings):
     """A town as a folder of one pair of GeoTIFFs, and what ``rscd predict`` writes for it."""
     root = tmp_path_factory.mktemp("town")
     sample = ["sample", "-o", str(root / "s"), "--size", "256,256", "--seed", "5", "-q"]
@@ -295,6 +296,7 @@ def town(tmp_path_factory):
     pair = [str(root / "data" / date / "town.tif") for date in "AB"]
     for name, more in (("own", []), ("all", ["--min-area", "0", "--min-score", "0"])):
         command = ["predict", *pair, "-o", str(root / f"{name}.gpkg"), "-q", *more]
+        command += ["-m", str(buildings)]
         command += ["--no-regularize"]  # pixels are evaluated
         assert main([*command, "-o", str(root / f"{name}.tif")]) == 0
     return root
@@ -321,9 +323,12 @@ def shapes(layer):
 @pytest.mark.parametrize(
     ("name", "more"), [("own", ()), ("all", ("--min-area", 0, "--min-score", 0))]
 )
-def test_objects_are_the_polygons_that_predict_writes(capsys, town, tmp_path, name, more):
+def test_objects_are_the_polygons_that_predict_writes(
+    capsys, town, buildings, tmp_path, name, more
+):
     layer = tmp_path / "errors.gpkg"
-    code, out, _ = run(capsys, town / "data", *more, "--json", "-q", "-o", layer)
+    data = (town / "data", "-m", buildings)
+    code, out, _ = run(capsys, *data, *more, "--json", "-q", "-o", layer)
     assert code == 0
     delivered = geopandas.read_file(town / f"{name}.gpkg")
     report = json.loads(out)
@@ -340,14 +345,15 @@ def test_objects_are_the_polygons_that_predict_writes(capsys, town, tmp_path, na
     assert errors["iou"].notna().sum() == report["objects"]["matched"]
 
 
-def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(capsys, town):
+def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(capsys, town, buildings):
+    data = (town / "data", "-m", buildings)
     own, whole = (
-        json.loads(run(capsys, town / "data", *more, "--json", "-q")[1])
+        json.loads(run(capsys, *data, *more, "--json", "-q")[1])
         for more in ((), ("--min-area", 0, "--min-score", 0))
     )
     assert own["objects"]["predicted"] < whole["objects"]["predicted"]
     assert own["confusion"] == whole["confusion"]
-    _, out, _ = run(capsys, town / "data", "-q")
+    _, out, _ = run(capsys, *data, "-q")
     assert "predicted of at least 14 m2 and score 0.7" in out
 
 
@@ -402,3 +408,27 @@ def test_a_damaged_pair_is_left_out_and_named(capsys, folder, tmp_path):
     code, out, err = run(capsys, tmp_path / "data", "--split", "test", "-m", "cva", "-q")
     assert (code, out) == (1, "")
     assert "pair_0.png: cannot be read" in err.splitlines()[-1]
+
+
+def test_evaluations_fill_the_rows_of_a_table(capsys, folder, tmp_path):
+    rows = tmp_path / "rows.csv"
+    for model in ("cva", "pca-kmeans"):
+        code, out, _ = run(
+            capsys, folder, "--split", "test", "-m", model, "--rows", rows, "--row", model, "-q"
+        )
+        assert code == 0
+    assert out.splitlines()[-1] == str(rows)
+    with rows.open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["row"] for row in found] == ["cva"] * 3 + ["pca-kmeans"] * 3
+    _, out, _ = run(capsys, folder, "--split", "test", "-m", "cva", "--json", "-q")
+    report = json.loads(out)
+    for row, part in zip(
+        found[:3],
+        (report["at_protocol_threshold"], report["metrics"], report["best_threshold_on_this_data"]),
+        strict=True,
+    ):
+        assert float(row["f1_macro"]) == pytest.approx(part["f1_macro"], abs=1e-6)
+    refused(capsys, 2, "expected --rows .* and --row NAME together.*", folder, "--row", "x")
+    refused(capsys, 2, r"expected a file ending in \.csv for --rows.*", folder, "--row", "x",
+            "--rows", "x.json")  # fmt: skip

@@ -12,6 +12,7 @@ from rasterio.features import rasterize
 import rscd
 from rscd.cli import main
 from rscd.geo.grid import apply
+from rscd.labels.from_segmenter import LabelOptions
 from rscd.segmenters import precomputed
 from rscd.segmenters.prompts import parse_prompts
 from rscd.segmenters.segmenter import SEGMENTERS, load_segmenter
@@ -76,6 +77,21 @@ def test_without_change_the_layer_is_there_and_empty(scene):
     events(scene, "-o", scene / "events.geojson", "-o", scene / "events.parquet", "-q")
     assert json.loads((scene / "events.geojson").read_text())["features"] == []
     assert len(geopandas.read_parquet(scene / "events.parquet")) == 0
+
+
+def test_an_object_that_two_prompts_find_is_listed_once_unless_all_are_wanted(scene, capsys):
+    """A stack of masks of another program: the new house twice, one of them a little larger."""
+    masks = np.zeros((2, 64, 64), bool)
+    masks[:, 30:46, 36:52] = True
+    masks[1, 46] = masks[1, 45]
+    for date, found in (("t1", masks[:0]), ("t2", masks)):
+        (scene / "ape" / date / "t1_t2.tif").unlink()
+        np.save(scene / "ape" / date / "t1_t2.npy", found)
+    option = [OPTION, "missing=complement", "--json"]
+    for more, expected in (([], 1), (["--duplicate-iou", "1"], 2)):
+        events(scene, "-o", scene / f"{expected}.gpkg", *option, *more)
+        assert json.loads(capsys.readouterr().out)["appeared"] == expected
+    assert LabelOptions().duplicate_iou == 1
 
 
 def test_small_events_are_left_out_of_the_result_alone(scene, capsys):

@@ -46,11 +46,11 @@ def scene(tmp_path_factory, write_tif, town):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, scene):
+def whole(tmp_path_factory, scene, buildings):
     """Tables of both dates as a run in one piece writes them."""
     folder = tmp_path_factory.mktemp("whole")
     paths = [folder / "b1.gpkg", folder / "b2.parquet"]
-    arguments = [*scene, "-m", "buildings", "-o", folder / "c.gpkg", "--no-regularize", "-q"]
+    arguments = [*scene, "-m", buildings, "-o", folder / "c.gpkg", "--no-regularize", "-q"]
     arguments += ["--objects-t1", paths[0], "--objects-t2", paths[1]]
     assert main(["predict", *map(str, arguments), "--t1-date", "2019-05-01"]) == 0
     return geopandas.read_file(paths[0]), geopandas.read_parquet(paths[1])
@@ -96,11 +96,11 @@ def test_the_table_is_that_of_changes_with_the_date_at_which_it_stands(whole):
     assert whole[1]["t1"].isna().all()
 
 
-def test_layer_style_and_provenance_say_which_date(tmp_path, scene, capsys):
+def test_layer_style_and_provenance_say_which_date(tmp_path, scene, buildings, capsys):
     first, second = tmp_path / "before.gpkg", tmp_path / "after.geojson"
     found = run(
         capsys, "predict", *scene, "-o", tmp_path / "c.tif", "--objects-t1", first, "--objects-t2",
-        second, "--json",
+        second, "--json", "-m", buildings,
     )  # fmt: skip
     assert found[0] == 0
     result = json.loads(found[1])
@@ -117,9 +117,9 @@ def test_layer_style_and_provenance_say_which_date(tmp_path, scene, capsys):
     assert 'value="standing"' in object_qml()
 
 
-def test_exchanged_dates_exchange_the_files(tmp_path, scene, whole):
+def test_exchanged_dates_exchange_the_files(tmp_path, scene, buildings, whole):
     paths = [tmp_path / "b1.fgb", tmp_path / "b2.fgb"]
-    arguments = [*scene[::-1], "-m", "buildings", "-o", tmp_path / "c.gpkg", "--no-regularize"]
+    arguments = [*scene[::-1], "-m", buildings, "-o", tmp_path / "c.gpkg", "--no-regularize"]
     arguments += ["--objects-t1", paths[0], "--objects-t2", paths[1], "-q"]
     assert main(["predict", *map(str, arguments)]) == 0
     rest = ["id", "score", "area_m2", "geometry"]
@@ -128,23 +128,25 @@ def test_exchanged_dates_exchange_the_files(tmp_path, scene, whole):
         assert back[rest].equals(table[rest])
 
 
-def test_tiles_and_threads_change_nothing(tmp_path, scene, whole):
-    paths = [tmp_path / "b1.gpkg", tmp_path / "b2.gpkg"]
-    arguments = [*scene, "-m", "buildings", "-o", tmp_path / "c.gpkg", "--no-regularize"]
-    arguments += ["--objects-t1", paths[0], "--objects-t2", paths[1], "-q"]
-    arguments += ["--tile-size", 112, "--workers", 2]
-    assert main(["predict", *map(str, arguments)]) == 0
-    for path, table in zip(paths, whole, strict=True):
-        found = geopandas.read_file(path)
-        assert found.geometry.equals(table.geometry)
-        assert np.abs(found["score"] - table["score"]).max() < 0.01
+def test_tiles_and_threads_change_nothing(tmp_path, scene):
+    """With the halo of the weights that ship."""
+    tables = []
+    for name, options in (("whole", []), ("tiles", ["--tile-size", 112, "--workers", 2])):
+        paths = [tmp_path / f"{name}{date}.gpkg" for date in (1, 2)]
+        arguments = [*scene, "-m", "buildings", "-o", tmp_path / f"{name}.tif", "-q", *options]
+        arguments += ["--objects-t1", paths[0], "--objects-t2", paths[1], "--no-regularize"]
+        assert main(["predict", *map(str, arguments)]) == 0
+        tables.append([geopandas.read_file(path) for path in paths])
+    for whole, found in zip(*tables, strict=True):
+        assert found.geometry.equals(whole.geometry)
+        assert np.abs(found["score"] - whole["score"]).max() < 0.01
 
 
-def test_right_angles_by_default_and_simplified_on_demand(tmp_path, scene, whole):
+def test_right_angles_by_default_and_simplified_on_demand(tmp_path, scene, buildings, whole):
     counts = []
     for name, option in (("squared", []), ("simple", ["--simplify", "2"])):
         path = tmp_path / f"{name}.gpkg"
-        arguments = [*scene, "-m", "buildings", "-o", tmp_path / f"{name}-c.tif", *option]
+        arguments = [*scene, "-m", buildings, "-o", tmp_path / f"{name}-c.tif", *option]
         assert main(["predict", *map(str, arguments), "--objects-t1", str(path), "-q"]) == 0
         table = geopandas.read_file(path)
         assert len(table) == len(whole[0])
@@ -156,7 +158,7 @@ def test_right_angles_by_default_and_simplified_on_demand(tmp_path, scene, whole
 
 
 def test_nothing_stands_where_a_date_has_no_data_or_nothing_is_asked_for(
-    tmp_path, scene, write_tif, whole
+    tmp_path, scene, write_tif, buildings, whole
 ):
     with rasterio.open(scene[1]) as dataset:
         pixels = dataset.read()
@@ -167,7 +169,7 @@ def test_nothing_stands_where_a_date_has_no_data_or_nothing_is_asked_for(
     cases = ((scene[0], cut, []), (*scene, ["--bbox", box]))
     for number, (t1, t2, option) in enumerate(cases):
         path = tmp_path / f"{number}.gpkg"
-        arguments = [t1, t2, "-m", "buildings", "-o", tmp_path / f"{number}-c.tif", *option]
+        arguments = [t1, t2, "-m", buildings, "-o", tmp_path / f"{number}-c.tif", *option]
         assert main(["predict", *map(str, arguments), "--objects-t1", str(path), "-q"]) == 0
         _, low, right, _ = geopandas.read_file(path).total_bounds
         assert 0 < len(geopandas.read_file(path)) < len(whole[0])
@@ -194,7 +196,7 @@ def test_models_without_building_maps_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_places_and_names_are_checked_as_for_other_outputs(tmp_path, scene, capsys):
+def test_places_and_names_are_checked_as_for_other_outputs(tmp_path, scene, buildings, capsys):
     def refused(pattern, *arguments):
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         for dry in ([], ["--dry-run"]):
@@ -205,7 +207,7 @@ def test_places_and_names_are_checked_as_for_other_outputs(tmp_path, scene, caps
             assert re.fullmatch(rf"rscd: {pattern}\n", err), err
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
-    model = ["-m", "buildings"]
+    model = ["-m", buildings]
     out = [*model, "-o", tmp_path / "c.geojson"]
     refused("expected a file ending in .* for --objects-t2, found .*b.tif", *out,
             "--objects-t2", tmp_path / "b.tif")  # fmt: skip
@@ -226,7 +228,7 @@ def test_places_and_names_are_checked_as_for_other_outputs(tmp_path, scene, caps
     assert len(geopandas.read_file(tmp_path / "b.gpkg")) > 0
 
 
-def test_pictures_of_folders_each_get_their_own(tmp_path, town, capsys):
+def test_pictures_of_folders_each_get_their_own(tmp_path, town, buildings, capsys):
     from PIL import Image
 
     for name, date in zip(("a", "b"), town["image"].numpy().astype(np.uint8), strict=True):
@@ -237,6 +239,7 @@ def test_pictures_of_folders_each_get_their_own(tmp_path, town, capsys):
     out = tmp_path / "out"
     out.mkdir()
     arguments = [tmp_path / "a", tmp_path / "b", "-o", out / "{name}.png", "--gsd", "0.5", "-q"]
+    arguments += ["-m", buildings]
     arguments += ["--objects-t2", out / "{name}-after.gpkg"]
     code, _, err = run(capsys, "predict", *arguments)
     assert (code, err) == (2, err)

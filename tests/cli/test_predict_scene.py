@@ -9,7 +9,7 @@ import pytest
 import rasterio
 import torch
 
-import rscd.inference.network as network_files
+import rscd.inference.weights as network_files
 from rscd.cli import main
 from rscd.inference.network import save_weights
 from rscd.models.scene_compact import scene_compact

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rasterio.crs import CRS
 
 from rscd.base.errors import DataError
 from rscd.data.images import Picture, read_picture, write_picture
-from rscd.data.leaks import check_leaks, content_hash
+from rscd.data.leaks import Leak, LeakReport, check_leaks, content_hash
 from rscd.data.splits import (
     Split,
     block_split,
@@ -209,7 +210,7 @@ def test_blocks_keep_their_distance(rows: int, columns: int, block: int, buffer:
     for a, b in near_pairs(used, buffer * 256, inclusive=False):
         assert buffer == 0 or owner[a] == owner[b]
     if buffer:
-        assert "touching" not in check_leaks(split, tiles).counts
+        assert all(leak.kind != "touching" for leak in check_leaks(split, tiles).leaks)
         without = block_split(tiles, THREE, block * 256, 0, seed)
         assert split["test"] == without["test"]
         # nothing is dropped without need
@@ -262,11 +263,11 @@ def test_leaks_by_place_parent_and_content() -> None:
     names = [tile.name for tile in tiles]
     split = Split({"train": tuple(names[:2]), "test": (names[2], "alone"), "val": (names[3],)}, "")
     report = check_leaks(split, tiles, {names[0]: ("x", "y"), "alone": ("z", "x")})
-    assert report.counts == {"parent": 3, "touching": 2, "content": 1}
+    assert Counter(leak.kind for leak in report.leaks) == {"parent": 3, "touching": 2, "content": 1}
     assert report.checked == ("names", "parents", "touching", "content")
-    assert f"touching: 1 between train and test, first {names[1]} and {names[2]}" in report.text()
+    assert Leak("touching", names[1], names[2], ("train", "test")) in report.leaks
     clean = check_leaks(Split({"train": ("a",), "test": ("b",)}, ""))
-    assert clean.text() == "no leaks (checked: names, parents)"
+    assert clean == LeakReport((), ("names", "parents"))
 
 
 def test_labelled_and_unlabelled_neighbours_are_no_leak() -> None:
@@ -303,4 +304,4 @@ def test_georeferenced_tiles(tmp_path: Path) -> None:
         ("1", "EPSG:32633", (4, -4, 8, 0)),
     ]
     split = Split({"train": ("0",), "test": ("1", "plain")}, "")
-    assert check_leaks(split, tiles).counts == {"touching": 1}
+    assert [leak.kind for leak in check_leaks(split, tiles).leaks] == ["touching"]

@@ -1,6 +1,7 @@
 """Street sets on stand-in trees of the published layouts."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from rscd.base.errors import DataError
 from rscd.data.show import write_sheet
+from rscd.data.splits import Split, labeled_split
 from rscd.data.street import (
     CHANGESIM_COLOURS,
     PCD,
@@ -20,7 +22,13 @@ from rscd.data.street import (
     detect_polarity,
     fold_split,
 )
+from rscd.data.street_base import StreetDataset
 from rscd.data.street_conditions import street_conditions
+
+
+def groups(data: StreetDataset) -> Counter[str]:
+    """Number of samples by group: panoramas, sequences or places."""
+    return Counter(pair.group for pair in data.pairs)
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -58,7 +66,7 @@ def test_changesim(tmp_path: Path) -> None:
     train = ChangeSim(root)
     assert len(train) == 2 * 2 * 3
     assert train.names[:3] == tuple(f"Warehouse_0/Seq_0/{n}" for n in (0, 2, 10))
-    assert len(train.groups) == 4
+    assert len(groups(train)) == 4
     assert len(ChangeSim(root, "test")) == 3
     assert len(ChangeSim(root, "test", sequences=(0, 1))) == 6
     for condition, suffix in (("dusty", "_dust"), ("dark", "_dark")):
@@ -140,9 +148,9 @@ def test_pcd_crops_and_folds(tmp_path: Path) -> None:
     train, test = (PCD(root, split, fold=1) for split in ("train", "test"))  # type: ignore[arg-type]
     assert len(train) == 2 * 4 * 60
     assert len(test) == 2 * 60
-    assert not set(train.groups) & set(test.groups)
-    assert set(test.groups) == {"TSUNAMI/00000001", "GSV/00000001"}
-    assert {len(indices) for indices in test.groups.values()} == {60}
+    assert not set(groups(train)) & set(groups(test))
+    assert set(groups(test)) == {"TSUNAMI/00000001", "GSV/00000001"}
+    assert set(groups(test).values()) == {60}
     assert {name: len(indices) for name, indices in test.subsets.items()} == {
         "TSUNAMI": 60,
         "GSV": 60,
@@ -228,7 +236,7 @@ def test_vl_cmu_cd(tmp_path: Path) -> None:
             save(base / "gt" / f"000_{i:02d}.png", np.eye(12, 16, dtype=np.uint8) * 7)
     data = VLCMUCD(tmp_path / "prepared", "test", keys={"image", "mask", "label"})
     assert len(data) == 2
-    assert list(data.groups) == ["000"]
+    assert list(groups(data)) == ["000"]
     assert data[0]["mask"].sum() == 12
     assert data[0]["label"] == 1
 
@@ -285,7 +293,7 @@ def test_real_street_samples(realdata: Path) -> None:
     street = realdata / "street"
     cmu = VLCMUCD(street / "vl-cmu-cd", "all", keys={"image", "mask", "label"})
     assert len(cmu) == 6
-    assert len(cmu.groups) == 3
+    assert len(groups(cmu)) == 3
     for sample in cmu:
         assert sample["image"].shape == (2, 3, 512, 512)
         assert 0 < sample["mask"].float().mean() < 0.5
@@ -354,3 +362,42 @@ def test_conditions_of_other_layouts(tmp_path: Path) -> None:
         street_conditions(tmp_path / "places", "test")
     assert street_conditions(tmp_path) is None
     assert street_conditions(tmp_path / "none") is None
+
+
+def test_some_of_the_pairs(tmp_path: Path) -> None:
+    root = side_by_side(tmp_path / "cmu" / "train", 20).parent
+    every = VLCMUCD(root).names
+    tenth = VLCMUCD(root, only={"percent": 10}).names
+    assert len(tenth) == 2
+    assert VLCMUCD(root, only={"percent": 20}).names[:2] == tenth
+    assert VLCMUCD(root, only={"percent": 10, "seed": 1}).names != tenth
+    assert VLCMUCD(root, only={"percent": 100}).names == every
+    chosen = VLCMUCD(root, only={"names": ["3", "1"]})
+    assert chosen.names == ("3", "1")
+    assert torch.equal(chosen[1]["image"], VLCMUCD(root)[1]["image"])
+    split = labeled_split(every, 30)
+    split.write(tmp_path / "split.json")
+    file = str(tmp_path / "split.json")
+    part = VLCMUCD(root, only={"split_file": file, "part": "labeled"})
+    assert part.names == split["labeled"]
+    for wrong, message in (
+        ({"names": ["77"]}, "1 of 1 chosen pairs do not exist, first '77'"),
+        ({"split_file": file}, "by split_file and part"),
+        ({"percent": 5, "names": ["1"]}, "give one of them"),
+        ({}, "give one of them"),
+    ):
+        with pytest.raises(DataError, match=message):
+            VLCMUCD(root, only=wrong)
+
+
+def test_listed_pairs_of_both_splits_and_all_conditions(tmp_path: Path) -> None:
+    root = changesim(tmp_path)
+    names = {"labeled": ("Warehouse_0/Seq_1/2", "Warehouse_6/Seq_0_dust/0")}
+    Split(names, "by hand").write(tmp_path / "split.json")
+    found = street_conditions(root, "labeled", split_file=tmp_path / "split.json")
+    assert found is not None
+    assert found.names == names["labeled"]
+    assert found.conditions == {"normal": (0,), "dusty": (1,)}
+    Split({"labeled": ("Warehouse_0/Seq_1/9",)}, "").write(tmp_path / "split.json")
+    with pytest.raises(DataError, match="1 of 1 chosen pairs do not exist"):
+        street_conditions(root, "labeled", split_file=tmp_path / "split.json")

@@ -503,6 +503,22 @@ def test_a_split_gives_what_counting_in_memory_gives(folder):
     assert other.threshold == 0.9
     assert other.counts == count(prob >= np.float32(0.9), true.astype(np.uint8))
     assert other.objects.predicted != report.objects.predicted
+    assert other.probabilities.protocol_counts == report.counts
+    assert pooled_protocol(other) == report.counts
+    head, *lines = other.text().splitlines()[6:]
+    assert head.split() == [
+        *("at", "0.9", "at", "0.5"),
+        *("at", f"{report.probabilities.best_threshold:.3g}", "*"),
+    ]
+    assert float(lines[0].split()[-2]) == pytest.approx(
+        summarise(report.counts)["iou_change"], abs=1e-4
+    )
+    assert other.json()["at_protocol_threshold"]["threshold"] == 0.5
+    assert len(report.text().splitlines()[6].split()) == 5, "the protocol is the chosen one"
+
+
+def pooled_protocol(report):
+    return sum((sample.protocol for sample in report.samples), Counts.none())
 
 
 def test_unlabelled_values_of_a_split(tmp_path):
@@ -592,13 +608,8 @@ def test_a_picture_is_seen_whole_by_networks_that_want_that(tmp_path, method):
         "scene-pretrain": {"network": "scene-compact", "network_args": {"low_size": 64}},
         "supervised": {"network": "tiny"},
     }[method]
-    torch.manual_seed(0)
     halo = 0 if method == "scene-pretrain" else 16
-    task = ChangeTask(method, args, patch_size=64, halo=halo)
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1)
-    trainer.strategy.connect(task)
-    trainer.save_checkpoint(tmp_path / "run.ckpt")
-    model = load_network(tmp_path / "run.ckpt", "cpu", 1)
+    task, model = trained(tmp_path / "run.ckpt", method, args, halo=halo)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (2, 3, 96, 128)).astype(np.float32)
     seen = []
@@ -617,6 +628,42 @@ def test_a_picture_is_seen_whole_by_networks_that_want_that(tmp_path, method):
         predict(open_pair(*paths), [tmp_path / "c.tif"], options, prob=tmp_path / "p.tif")
         with rasterio.open(tmp_path / "p.tif") as raster:
             np.testing.assert_allclose(raster.read(1), prob, atol=1e-6)
+
+
+def trained(path, method, args, patch_size=64, halo=16):
+    """A task, and the network of a checkpoint that training made of it."""
+    torch.manual_seed(0)
+    task = ChangeTask(method, args, patch_size=patch_size, halo=halo)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(path)
+    return task.eval(), load_network(path, "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "patch", "halo", "shape", "passes"),
+    [
+        ("siamese-deeplab", 96, 16, (96, 96), 1),  # its pooling over the image exceeds any halo
+        ("siamese-deeplab", 96, 16, (64, 96), 1),
+        ("siamese-deeplab", 96, 16, (96, 97), 4),
+        ("tiny", 272, 120, (64, 64), 4),  # tiles of an exact network give the same as the whole
+    ],
+)
+def test_a_pair_that_fits_the_patch_is_one_pass_as_in_training(
+    tmp_path, network, patch, halo, shape, passes
+):
+    small = {"encoder": "mobilenet_v2", "output_stride": 32, "weights": None}
+    args = small if network == "siamese-deeplab" else {}
+    given = {"network": network, "network_args": args}
+    task, model = trained(tmp_path / "run.ckpt", "supervised", given, patch_size=patch, halo=halo)
+    image = np.random.default_rng(0).integers(0, 255, (2, 3, *shape)).astype(np.float32)
+    seen = []
+    prob, _ = predict_pair(Watched(model, seen), image, np.ones(shape, bool))
+    assert len(seen) == passes
+    if network == "siamese-deeplab" and passes == 1:
+        with torch.inference_mode():
+            whole = task.method.predict(torch.from_numpy(image)[None])[0, 0].numpy()
+        np.testing.assert_allclose(prob, whole, atol=1e-5)
 
 
 class Watched:

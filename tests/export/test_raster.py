@@ -14,6 +14,7 @@ from rasterio.enums import ColorInterp
 from rscd.base.errors import OutputError, UsageError
 from rscd.export.raster import MASK_COLOURS, write_mask, write_probability
 from rscd.geo.changemap import ChangeMap
+from rscd.geo.tiles import Box
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 PROVENANCE = {"software": "rscd", "t1": {"path": "a.tif"}, "parameters": {"threshold": None}}
@@ -28,8 +29,7 @@ def make(folder, shape=(700, 900), transform=UTM, crs="EPSG:32633", seed=0):
     prob[: height // 8, : width // 8] = np.nan
     change_map = ChangeMap(folder, GeoBox(shape, transform, crs), 0.5, PROVENANCE)
     change_map.prob.create()
-    for strip in change_map.prob.strips():
-        change_map.prob.write(strip, prob[strip.row : strip.row + strip.height])
+    change_map.prob.write(Box(0, 0, *shape), prob)
     change_map.threshold_mask()
     return change_map, prob
 
@@ -78,7 +78,7 @@ def test_a_mask_carries_all_it_needs(tmp_path, change_map):
         "change",
         "no data",
     )
-    np.testing.assert_array_equal(mask, change_map.mask.read_rows(0, 700))
+    np.testing.assert_array_equal(mask, change_map.mask.read(Box(0, 0, *mask.shape)))
     assert set(np.unique(mask)) == {0, 1, 255}
     assert path.with_suffix(".qml").read_text() == "<qgis/>"
 
@@ -195,7 +195,7 @@ def test_a_damaged_scratch_file_leaves_nothing(tmp_path, change_map, monkeypatch
     def broken(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(type(change_map.mask), "read_rows", broken)
+    monkeypatch.setattr(type(change_map.mask), "read", broken)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(OutputError, match="Input/output error"):
         write_mask(change_map, tmp_path / "change.tif", {}, "")

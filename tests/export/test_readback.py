@@ -3,6 +3,7 @@
 import logging
 import os
 import sqlite3
+import struct
 import warnings
 from contextlib import closing
 from functools import partial
@@ -151,6 +152,8 @@ def without(statement):
         "DELETE FROM gpkg_extensions",
         "DELETE FROM gpkg_metadata",
         "UPDATE gpkg_ogr_contents SET feature_count = 39",
+        "UPDATE gpkg_contents SET min_x = NULL",
+        "UPDATE gpkg_contents SET max_y = max_y + 1",
         "UPDATE gpkg_geometry_columns SET srs_id = 4326",
         "PRAGMA application_id = 0",
         "PRAGMA user_version = 0",
@@ -160,6 +163,17 @@ def test_parts_of_a_geopackage_that_are_lost(tmp_path, monkeypatch, statement):
     losing(monkeypatch, without(statement))
     with pytest.raises(OutputError, match="read-back mismatch"):
         write_vector(polygons(), tmp_path / "c.gpkg", provenance={"a": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_member_of_a_geojson_that_is_lost(tmp_path, monkeypatch):
+    def lose(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(line for line in lines if b"resolution" not in line))
+
+    losing(monkeypatch, lose)
+    with pytest.raises(OutputError, match="read-back mismatch in the head"):
+        write_vector(polygons(), tmp_path / "c.geojson", provenance={})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,6 +228,29 @@ def test_bytes_of_a_raster_that_are_lost(tmp_path, monkeypatch, write, name, sha
             with rasterio.open(path, **options) as one, rasterio.open(good, **options) as two:
                 np.testing.assert_array_equal(one.read(), two.read())
                 assert one.tags() == two.tags()
+
+
+@pytest.mark.parametrize("options", [{}, {"BIGTIFF": "YES"}])
+def test_a_directory_at_the_end_of_a_raster(tmp_path, monkeypatch, options):
+    """Every program reads it, but over the network it takes the whole file."""
+    change_map = make(tmp_path / "work", (60, 70))
+    write_mask(change_map, tmp_path / "good.tif", options, "")
+    first, size, entry, kind = (8, 8, 20, "<Q") if options else (4, 2, 12, "<I")
+    copy = raster.copy
+
+    def moving(source, made, **keywords):
+        copy(source, made, **keywords)
+        data = made.read_bytes()
+        (at,) = struct.unpack_from(kind, data, first)
+        entries = int.from_bytes(data[at : at + size], "little") * entry
+        moved = data[at : at + size + entries + struct.calcsize(kind)]
+        end = struct.pack(kind, len(data))
+        made.write_bytes(data[:first] + end + data[first + len(end) :] + moved)
+
+    monkeypatch.setattr(raster, "copy", moving)
+    with pytest.raises(OutputError, match="read-back mismatch in the layout"):
+        write_mask(change_map, tmp_path / "m.tif", options, "")
+    assert not (tmp_path / "m.tif").exists()
 
 
 def test_pixels_of_flow_that_are_lost(tmp_path, monkeypatch):

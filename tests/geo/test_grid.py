@@ -16,7 +16,6 @@ from rscd.geo.grid import (
     apply,
     bounds_text,
     compose,
-    crop_to_pixels,
     crs_name,
     footprint_px,
     grid_text,
@@ -29,6 +28,7 @@ from rscd.geo.grid import (
     transformer_between,
     whole_pixel_offset,
 )
+from rscd.geo.tiles import Box
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 
@@ -190,11 +190,12 @@ def test_a_footprint_that_does_not_exist_in_the_other_crs_is_an_error():
         intersection(grid(), beyond)
 
 
-def test_crop_to_pixels_keeps_pixels_whose_centre_lies_within():
-    assert shape_hw(crop_to_pixels(grid(), (0.4, 0.6, 3.6, 3.4))) == (2, 4)
-    assert crop_to_pixels(grid(), (0.6, 0, 1.4, 40)) is None
-    assert crop_to_pixels(grid(), (100, 0, 140, 40)) is None
-    assert crop_to_pixels(grid(), (-1e9, -1e9, 1e9, 1e9)) == grid()
+def test_pixels_within_a_box_are_those_whose_centre_lies_within():
+    size = shape_hw(grid())
+    assert pixels_within(size, (0.4, 0.6, 3.6, 3.4)) == Box(1, 0, 2, 4)
+    assert pixels_within(size, (0.6, 0, 1.4, 40)) is None
+    assert pixels_within(size, (100, 0, 140, 40)) is None
+    assert pixels_within(size, (-1e9, -1e9, 1e9, 1e9)) == Box(0, 0, *size)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,16 @@ def test_what_stored_values_mean(found, change, unlabelled, nodata, expected):
         assert coding_of("it", "strict", nodata, found) == coding
 
 
+@pytest.mark.parametrize("found", [{0, 127, 255}, {0, 127}, {127}])
+def test_no_data_of_png_masks_is_named_never_guessed(found):
+    with pytest.raises(
+        DataError, match=r"found .*127.*; if 127 is no data, .*\{0: 0, .*127: 255\}"
+    ):
+        coding_of("it", "strict", None, found)
+    coding = coding_of("it", {0: 0, 255: 1, 127: 255}, None, found)
+    assert (set(coding.change), set(coding.unknown)) == ({255}, {127})
+
+
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=30))
 @settings(max_examples=50, deadline=None)
 def test_strict_accepts_exactly_clean_files(values):

@@ -7,9 +7,11 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import uniform_filter
 
 from rscd.geo.measure import Ground
-from rscd.geo.regularize import LARGEST_AREA_ERROR, regularize
+from rscd.geo.polygons import iou
+from rscd.geo.regularize import LARGEST_AREA_ERROR, LEAST_IOU, Square, regularize
 
 
 def outlines(mask):
@@ -49,14 +51,53 @@ def test_buildings_get_their_corners_back(shape, corners, degrees):
     assert found.intersection(true).area / found.union(true).area > 0.92
 
 
+CIRCLE = shapely.Point(40, 40).buffer(20)
+CUT = shapely.box(15, 20, 65, 60).intersection(turned(shapely.box(13, 13, 67, 67), 45))
+
+
+PIXELS = Square(tolerance=1.5, shortest=3)
+"""As for pixels larger than half a metre."""
+
+
+@pytest.mark.parametrize("degrees", [0, 7, 20, 45])
+@pytest.mark.parametrize("shape", [CORNER, CIRCLE, CUT], ids=["corner", "round", "cut corners"])
+def test_no_corner_lies_far_outside(shape, degrees):
+    [before] = drawn(turned(shape, degrees))
+    [after] = regularize(np.array([before]), PIXELS)
+    assert len(after.exterior.coords) - 1 <= 16
+    assert iou(after, before) >= LEAST_IOU
+    corners = shapely.points(shapely.get_coordinates(after))
+    assert shapely.distance(corners, before).max() <= PIXELS.shortest
+
+
+def test_round_outlines_are_simplified():
+    before = drawn(CIRCLE)
+    assert regularize(before, PIXELS)[0].equals(before[0].simplify(PIXELS.tolerance))
+
+
+def noise(seed, blur=4, share=0.5):
+    """Outlines of blobs of any shape, close to each other."""
+    smooth = uniform_filter(np.random.default_rng(seed).random((60, 60)), blur)
+    return outlines(smooth > np.quantile(smooth, share))
+
+
+def village(seed):
+    """Uneven outlines of turned rectangles, close to each other."""
+    rng = np.random.default_rng(seed)
+    houses = [
+        turned(shapely.box(x, y, x + rng.uniform(8, 15), y + rng.uniform(8, 15)), degrees)
+        for x in range(5, 95, 17)
+        for y, degrees in zip(range(5, 95, 17), rng.uniform(0, 90, 6), strict=True)
+    ]
+    mask = rasterio.features.rasterize(houses, (110, 110), dtype="float64")
+    return outlines(uniform_filter(mask + rng.normal(0, 0.3, mask.shape), 3) > 0.5)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(3, 6), st.floats(0.4, 0.6))
 def test_whatever_comes_is_valid_of_about_the_area_and_overlaps_nothing(seed, blur, share):
-    from scipy.ndimage import uniform_filter
-
-    noise = uniform_filter(np.random.default_rng(seed).random((60, 60)), blur)
-    before = outlines(noise > np.quantile(noise, share))
-    after = regularize(before)
+    before = noise(seed, blur, share)
+    after = regularize(before, PIXELS)
     assert len(after) == len(before)
     assert shapely.is_valid(after).all()
     ratio = shapely.area(after) / shapely.area(before)
@@ -67,10 +108,43 @@ def test_whatever_comes_is_valid_of_about_the_area_and_overlaps_nothing(seed, bl
     assert shapely.area(common).sum() == 0
 
 
-def test_what_has_no_right_angles_stays():
-    triangle = shapely.Polygon([(10, 10), (70, 12), (12, 70)])
-    [before] = drawn(triangle)
-    assert regularize(np.array([before], dtype=object))[0].equals(before)
+@pytest.mark.parametrize("seed", range(4))
+def test_an_outline_is_squared_where_that_is_close_and_simplified_elsewhere(seed):
+    before = village(seed)
+    after = regularize(before, PIXELS)
+    simple = shapely.simplify(before, PIXELS.tolerance)
+    unchanged = shapely.equals_exact(after, before) & ~shapely.equals_exact(simple, before)
+    other = ~(shapely.equals_exact(after, simple) | unchanged)
+    assert 0 < other.sum() < len(before)
+    area = shapely.area(before)
+    assert (abs(shapely.area(simple) - area) > LARGEST_AREA_ERROR * area)[unchanged].all()
+    assert (iou(after, before)[other] >= LEAST_IOU).all()
+    for squared, original in zip(after[other], before[other], strict=True):
+        np.testing.assert_allclose(angles(squared), 90, atol=1e-6)
+        corners = shapely.points(shapely.get_coordinates(squared))
+        assert original.distance(corners).max() <= PIXELS.shortest
+
+
+def test_where_right_angles_overlap_both_outlines_are_simplified():
+    shed = turned(shapely.box(70, 40, 100, 70), 20)
+    hall = shapely.box(5, 5, 75, 115).difference(shed.envelope.buffer(1, join_style="mitre"))
+    coarse = Square(tolerance=1.5, shortest=12)
+    before = drawn(hall, shed, size=120)
+    simple = shapely.simplify(before, coarse.tolerance)
+    alone = [regularize(before[i : i + 1], coarse)[0] for i in (0, 1)]
+    assert shapely.intersection(*alone).area > 1
+    assert not shapely.equals_exact(alone, simple).any()
+    for order in ([0, 1], [1, 0]):
+        assert shapely.equals_exact(regularize(before[order], coarse), simple[order]).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_neither_order_nor_chunks_count(seed, monkeypatch):
+    before = village(seed)
+    after = regularize(before, PIXELS)
+    order = np.random.default_rng(seed).permutation(len(before))
+    monkeypatch.setattr("rscd.geo.polygons._CHUNK_POLYGONS", 2)
+    assert shapely.equals_exact(regularize(before[order], PIXELS), after[order]).all()
 
 
 def test_a_courtyard_stays_a_hole():

@@ -38,7 +38,7 @@ def weights(tmp_path_factory):
     args = {"neck_widths": [8, 8, 8, 8], "decoder_widths": [8, 8, 8, 8]}
     network = build_network("semantic-lite", args)
     card = {
-        "halo": 32, "multiple": 16, "patch_size": 192, "threshold": 0.5, "kind_margin": 0.02,
+        "halo": 32, "multiple": 16, "patch_size": 128, "threshold": 0.5, "kind_margin": 0.02,
         "gsd_m": 0.5, "min_area_m2": 2,
     }  # fmt: skip
     path = tmp_path_factory.mktemp("kinds") / "w.safetensors"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import rscd.inference.network as network_files
+import rscd.inference.weights as network_files
 from rscd import Options, open_pair, predict
 from rscd.base.errors import ModelError
 from rscd.base.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX

@@ -25,6 +25,7 @@ from rscd.synthetic.towns import Nuisance, plan_town, render_town
 
 UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 SHAPE = 150, 190
+TWO_SCALES = {"msi": "0.5,1"}
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def probabilities(pair, predictor, folder, tile_size=64):
         change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
         predict_scene(pair, predictor, change_map, journal, tile_size=tile_size)
         seam = measure_seam(pair, predictor, change_map, tile_size)
-        prob = np.array(change_map.prob.read_rows(0, pair.shape_hw[0]))
+        prob = change_map.prob.read(Box(0, 0, *pair.shape_hw))
         journal.remove()
     return prob, seam
 
@@ -170,11 +171,13 @@ def test_tiles_of_a_part_lie_on_the_lattice_of_the_scene(
     np.testing.assert_array_equal(owners, expected)
 
 
-@pytest.mark.parametrize(("gsd_m", "views"), [(0.5, {}), (0.3, {}), (0.5, {"msi": "0.5,1"})])
-def test_the_shipped_network_sees_around_a_part(tmp_path, write_tif, gsd_m, views):
+@pytest.mark.parametrize(
+    ("halo", "gsd_m", "views"), [("own", 0.5, {}), ("small", 0.3, {}), ("small", 0.5, TWO_SCALES)]
+)
+def test_the_shipped_network_sees_around_a_part(tmp_path, write_tif, buildings, halo, gsd_m, views):
     """At its own resolution, at another one, and looking several times."""
     town = render_town(
-        plan_town(7, (256, 320), 0.5, change_share=0.3), Nuisance.draw(np.random.default_rng(7))
+        plan_town(8, (176, 224), 0.5, change_share=0.3), Nuisance.draw(np.random.default_rng(8))
     )
     transform = Affine(gsd_m, 0, 500_000, 0, -gsd_m, 5_000_000)
     pair = ScenePair.open(
@@ -184,12 +187,12 @@ def test_the_shipped_network_sees_around_a_part(tmp_path, write_tif, gsd_m, view
         )
     )
     facts = SceneFacts(3, gsd_m, georeferenced=True, eight_bit=True)
-    model = scene_model("buildings", facts, "cpu", **views)
+    model = scene_model("buildings" if halo == "own" else str(buildings), facts, "cpu", **views)
     predictor = fit_model(pair, model)
-    whole, _ = probabilities(pair, predictor, tmp_path / "run", tile_size=128)
+    whole, _ = probabilities(pair, predictor, tmp_path / "run", tile_size=112)
     assert (whole > 0.35).any()
-    for box in (Box(101, 57, 60, 45), Box(200, 250, 30, 61)):
+    for box in (Box(91, 57, 40, 45), Box(140, 160, 30, 61)):
         part = pair.crop(corners(pair, box), mask=False)
-        found, _ = probabilities(part, predictor, tmp_path / "run", tile_size=128)
+        found, _ = probabilities(part, predictor, tmp_path / "run", tile_size=112)
         expected = whole[box.row : box.row + box.height, box.col : box.col + box.width]
         np.testing.assert_allclose(found, expected, atol=2e-4)

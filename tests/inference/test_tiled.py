@@ -110,8 +110,8 @@ def detect(pair, model, folder, *, tile_size, batch_size=1, workers=0, mapper=ma
             )
             counts = change_map.threshold_mask()
             polygons = change_polygons(change_map.mask.path, change_map.prob.path, pair.ground)
-            height = pair.shape_hw[0]
-            arrays = change_map.prob.read_rows(0, height), change_map.mask.read_rows(0, height)
+            whole = Box(0, 0, *pair.shape_hw)
+            arrays = change_map.prob.read(whole), change_map.mask.read(whole)
             journal.remove()
         return *arrays, counts, polygons
 

@@ -11,8 +11,9 @@ from rscd import Options, open_pair, predict
 from rscd.base.errors import ModelError, UsageError
 from rscd.cli import main
 from rscd.geo.tiles import Box
-from rscd.inference.models import load_model
+from rscd.inference.models import load_model, scene_model
 from rscd.inference.network import load_network, save_weights
+from rscd.inference.shipped import SceneFacts
 from rscd.inference.views import multi_scale, parse_scales
 from rscd.methods.parts.multiscale import PRESETS, Views, msi, tta_logits
 from rscd.models.networks import build_network
@@ -32,7 +33,7 @@ def saved(path, name, args, **card):
 @pytest.fixture
 def scene(tmp_path, write_tif):
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (2, 3, 45, 55))
+    coarse = rng.integers(0, 256, (2, 3, 27, 33))
     dates = np.kron(coarse, np.ones((4, 4))).astype(np.uint8)
     return [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
 
@@ -56,8 +57,8 @@ def test_tiled_equals_whole_where_the_halo_covers_what_the_network_sees(tmp_path
     )  # fmt: skip
     assert model.tiling.exact
     halo = model.tiling.halo
-    image, valid = pair.read(Box(-halo, -halo, 192 + 2 * halo, 256 + 2 * halo))
-    whole = model(image[None], valid[None])[0][halo : halo + 180, halo : halo + 220]
+    image, valid = pair.read(Box(-halo, -halo, 128 + 2 * halo, 192 + 2 * halo))
+    whole = model(image[None], valid[None])[0][halo : halo + 108, halo : halo + 132]
     for tile_size in (64, 512):
         tiled, result = prob_of(scene, tmp_path, tile_size=tile_size, **options)
         np.testing.assert_allclose(tiled, whole, atol=2e-5)
@@ -67,7 +68,7 @@ def test_tiled_equals_whole_where_the_halo_covers_what_the_network_sees(tmp_path
 def test_the_engine_gives_what_the_functions_give(tmp_path, scene):
     weights = saved(tmp_path / "w.safetensors", "siamese-unet", LOCAL)
     network = load_network(weights, "cpu", 1)
-    image, valid = open_pair(*scene).read(Box(0, 0, 128, 192))
+    image, valid = open_pair(*scene).read(Box(0, 0, 64, 128))
     pairs, views = torch.from_numpy(image[None]), Views((0.5, 2.0), multiple=4)
 
     def logits(x):
@@ -86,7 +87,7 @@ def test_the_engine_gives_what_the_functions_give(tmp_path, scene):
 def test_maps_are_averaged_at_the_resolution_of_the_network(tmp_path, scene):
     weights = saved(tmp_path / "cam.safetensors", "cam", CAM)
     network = load_network(weights, "cpu", 1)
-    image, valid = open_pair(*scene).read(Box(0, 0, 128, 128))
+    image, valid = open_pair(*scene).read(Box(0, 0, 64, 128))
     model = multi_scale(network, msi="fast", tta=None, eight_bit=True)
     with torch.inference_mode():
         views = Views(PRESETS["fast"])
@@ -95,14 +96,14 @@ def test_maps_are_averaged_at_the_resolution_of_the_network(tmp_path, scene):
 
 
 def test_seam_is_measured_where_the_network_sees_beyond_the_halo(tmp_path, scene, capsys):
-    pooling = {"encoder": "tu-resnet18", "batch_norm": "normal"}
+    pooling = {"encoder": "mobilenet_v2", "output_stride": 32, "batch_norm": "normal"}
     weights = saved(tmp_path / "w.safetensors", "siamese-deeplab", pooling, halo=16)
     command = ["predict", *map(str, scene), "-m", str(weights), "-o", str(tmp_path / "c.tif")]
-    assert main([*command, "--msi", "1,2", "--tile-size", "128", "--json", "-q"]) == 0
+    assert main([*command, "--msi", "0.5,1", "--tile-size", "64", "--json", "-q"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert 0 < result["seam"]["mean_abs"] <= result["seam"]["max_abs"] < 1
     with rasterio.open(tmp_path / "c.tif") as dataset:
-        assert dataset.read(1).shape == (180, 220)
+        assert dataset.read(1).shape == (108, 132)
 
 
 def test_tiling_grows_with_the_scales(tmp_path):
@@ -125,6 +126,14 @@ def test_card_tells_the_views(tmp_path):
     assert model.card()["views"]["scales"] == [0.5, 1.0, 1.5, 2.0]
     assert "0.5, 1, 1.5, 2" in model.summary
     assert multi_scale(network, msi=None, tta=None, eight_bit=True) is network
+
+
+def test_flips_reach_the_views(tmp_path):
+    weights = saved(tmp_path / "cam.safetensors", "cam", CAM)
+    facts = SceneFacts(3, 0.5, georeferenced=True, eight_bit=True)
+    for flip in ("width", "height"):
+        model = scene_model(str(weights), facts, "cpu", msi="1", flip=flip)
+        assert model.card()["views"]["flip"] == flip
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path, scene):

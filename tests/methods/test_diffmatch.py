@@ -10,7 +10,7 @@ from rscd.base.errors import UsageError
 from rscd.base.types import CARD_FORMAT, CARD_KEY
 from rscd.inference.network import export_weights, load_network
 from rscd.inference.weights import read_tensors
-from rscd.methods.diffmatch import NETWORK, DiffMatch
+from rscd.methods.diffmatch import NETWORK, UNGUIDED, DiffMatch
 from rscd.methods.parts.diffmatch_losses import pseudo_labels
 from rscd.methods.parts.diffmatch_recipe import VARIANTS
 from rscd.methods.registry import METHODS
@@ -125,6 +125,20 @@ def test_every_variant_teaches_all_that_it_may(variant, n):
     assert {p for group in module.parameter_groups(1.0) for p in group["params"]} == {
         p for p in module.parameters() if p.requires_grad
     }
+
+
+@pytest.mark.parametrize("variant", ["supervised", "fixmatch", "unimatch"])
+def test_deeplab_trains_where_nothing_is_guided(variant):
+    torch.manual_seed(0)
+    args = {"encoder": "tu-test_resnet", "fusion": "abs", "batch_norm": "normal"}
+    recipe = {"conf_thresh": 0.0}
+    module = DiffMatch(UNGUIDED, args, variant, recipe, weak=SAME_VIEW)
+    terms, gradients = step(module, streams())
+    assert all(value.isfinite() and value > 0 for value in terms.values())
+    assert all(gradient is not None for gradient in gradients.values())
+    assert ("consistency_f" in terms) == (variant == "unimatch")
+    rates = [group["lr"] for group in module.parameter_groups(0.02)]
+    assert rates == [0.02, 0.2]
 
 
 def test_parts_in_turn_give_the_gradients_of_the_sum():
@@ -368,6 +382,11 @@ def test_overfits_four_pairs_and_beats_the_untrained_network():
     ("options", "message"),
     [
         ({"network": "siamese-unet"}, "network: siamese-mlp, found siamese-unet"),
+        ({"network": UNGUIDED}, "network: siamese-mlp, found siamese-deeplab"),
+        (
+            {"network": "siamese-unet", "variant": "unimatch"},
+            "network: siamese-mlp or siamese-deeplab, found siamese-unet",
+        ),
         ({"variant": "mean-teacher"}, "a variant among"),
         ({"recipe": {"tau": 0.9}}, "found tau"),
         ({"weak": {"size": 3}}, "weak view: expected"),

@@ -9,7 +9,7 @@ from rscd.base.types import Batch
 from rscd.methods.scene import ScenePretrain
 from rscd.models.flow import warp
 
-SIDE, SHIFT, SQUARE = 128, 8, 36
+SIDE, SHIFT, SQUARE = 96, 8, 28
 
 
 def texture(n: int, side: int, random: torch.Generator) -> Tensor:

@@ -206,6 +206,7 @@ def test_terms_can_be_left_out(options: dict[str, Any], missing: set[str]) -> No
         {"distill_change": "soft"},
         {"sim_order": "features"},
         {"sm_axes": "max"},
+        {"sm_squeeze": 0.0},
         {"mask_invalid": False},
         {"mask_flow_loss": True},
         {"photometric": {}},
@@ -215,6 +216,21 @@ def test_terms_can_be_left_out(options: dict[str, Any], missing: set[str]) -> No
 def test_every_option_trains(options: dict[str, Any]) -> None:
     found = method(**options).losses(batches(), 0, 10)
     assert all(torch.isfinite(value) for value in found.values())
+
+
+def test_both_kinds_of_flow_loss_have_the_weight_that_was_asked_for() -> None:
+    mean, total = (
+        method(epe_reduction=kind).losses(batches(), 0, 10) for kind in ("mean", "sum_per_batch")
+    )
+    for name in ("student_flow", "teacher_flow", "distill_flow"):
+        assert total[name] > 10 * mean[name] > 0
+
+
+def test_the_squeeze_reaches_the_smoothness() -> None:
+    little, much = (
+        method(sm_squeeze=squeeze).losses(batches(), 0, 10)["smooth"] for squeeze in (0.01, 0.2)
+    )
+    assert much > 1.2 * little
 
 
 def test_pairs_without_flow_count_for_change_only() -> None:
@@ -304,3 +320,8 @@ def test_unusable_arguments_are_user_errors() -> None:
         Scene(**SMALL, teacher_grad_to_encoder="both")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="epe_reduction"):
         ScenePretrain(**SMALL, epe_reduction="sum")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"sm_squeeze from 0 to below 0\.5, found 0\.5"):
+        Scene(**SMALL, sm_squeeze=0.5)
+    for name in ("distill_change", "sim_order", "sm_axes"):
+        with pytest.raises(UsageError, match=f"{name}: expected one of"):
+            Scene(**SMALL, **{name: "maps"})

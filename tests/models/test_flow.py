@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from rscd.base.errors import UsageError
 from rscd.models.flow import (
-    affine_flow,
     convert_unit,
     flip_flow,
     inside,
@@ -94,22 +93,6 @@ def test_resize_keeps_the_values_and_scale_changes_them() -> None:
     flow = constant_flow(2, -3, 6, 8)
     assert resize(flow, (3, 16))[0, :, 1, 1].tolist() == [2.0, -3.0]
     assert scale_flow(flow, (3, 16))[0, :, 1, 1].tolist() == [4.0, -1.5]
-
-
-def test_affine_flow_of_the_identity_is_zero_and_of_a_shift_constant() -> None:
-    eye = torch.eye(3)[None]
-    assert affine_flow(eye[:, :2], (4, 6)).abs().max() == 0
-    shift = eye.clone()
-    shift[0, :2, 2] = torch.tensor([2.0, -1.0])
-    torch.testing.assert_close(affine_flow(shift, (4, 6)), constant_flow(2, -1, 4, 6))
-
-
-def test_affine_flow_maps_pixels_with_the_matrix() -> None:
-    matrix = torch.tensor([[[0.5, 0.1, 1.0], [-0.2, 1.1, 3.0], [0.001, 0.002, 1.0]]])
-    flow = affine_flow(matrix, (5, 7))
-    point = matrix[0] @ torch.tensor([6.0, 4.0, 1.0])
-    expected = point[:2] / point[2] - torch.tensor([6.0, 4.0])
-    torch.testing.assert_close(flow[0, :, 4, 6], expected)
 
 
 @settings(deadline=None, max_examples=25)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import rscd.inference.network as network_files
+import rscd.inference.weights as network_files
 from rscd.base.errors import ModelError
 from rscd.inference.network import load_network, loaded, save_weights
 from rscd.models.networks import NETWORKS, build_network, bytes_per_pixel, receptive_radius

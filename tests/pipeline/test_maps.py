@@ -124,9 +124,9 @@ class TestARunIsResolvedOnce:
         targets = Targets.of([tmp_path / "c.gpkg"], None, None)
         run = resolve(pair, targets, Options(model="buildings"))
         card = shipped_card()
-        decided = run.options
-        assert (decided.min_area_m2, decided.min_score) == (card["min_area_m2"], card["min_score"])
-        assert decided.regularize is True
+        assert run.outlining["min_area_m2"] == card["min_area_m2"]
+        assert run.min_score == card["min_score"]
+        assert run.outlining["regularize"] is True
         asked = Options(model="buildings", threshold=0.3, simplify_m=1.0, min_area_m2=7.0)
         run = resolve(pair, targets, asked)
         shown = run.provenance["parameters"]

@@ -167,8 +167,8 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_folders_of_backgrounds_and_objects(folders: tuple[Path, Path]) -> None:
-    backgrounds = FolderBackgrounds.from_folder(folders[0])
-    objects = FolderObjects.from_folder(folders[1])
+    backgrounds = FolderBackgrounds(folders[0])
+    objects = FolderObjects(folders[1])
     assert len(backgrounds.files) == 3
     data = SyntheticStreet(
         4, settings=StreetSettings(size=40), backgrounds=backgrounds, objects=objects
@@ -184,24 +184,24 @@ def test_folder_backgrounds_keep_colours_and_aspect(tmp_path: Path) -> None:
     picture = np.zeros((60, 60, 3), np.uint8)
     picture[..., 2] = 200  # red in the order of OpenCV
     cv2.imwrite(str(tmp_path / "red.png"), picture)
-    drawn = FolderBackgrounds.from_folder(tmp_path)(np.random.default_rng(0), (30, 50))
+    drawn = FolderBackgrounds(tmp_path)(np.random.default_rng(0), (30, 50))
     assert drawn.shape == (3, 30, 50)
     np.testing.assert_allclose(drawn.mean((1, 2)), [200, 0, 0], atol=1e-3)
 
 
 def test_folders_that_cannot_serve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found none"):
-        FolderBackgrounds.from_folder(tmp_path)
+        FolderBackgrounds(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     rng = np.random.default_rng(0)
     with pytest.raises(DataError, match=r"broken\.png"):
-        FolderBackgrounds.from_folder(tmp_path)(rng, (8, 8))
+        FolderBackgrounds(tmp_path)(rng, (8, 8))
     cv2.imwrite(str(tmp_path / "broken.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(DataError, match="band"):
-        FolderObjects.from_folder(tmp_path)(rng)
+        FolderObjects(tmp_path)(rng)
     cv2.imwrite(str(tmp_path / "broken.png"), np.zeros((8, 8, 3), np.uint16))
     with pytest.raises(DataError, match="8-bit image, found uint16"):
-        FolderBackgrounds.from_folder(tmp_path)(rng, (8, 8))
+        FolderBackgrounds(tmp_path)(rng, (8, 8))
     with pytest.raises(DataError, match="alpha 0 everywhere"):
         trimmed(np.zeros((4, 5, 5), np.float32))
 

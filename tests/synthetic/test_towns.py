@@ -310,8 +310,8 @@ def test_any_drawn_nuisance_renders(seed, strength):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Conditions(sun_elevation_deg=0), "sun elevation"),
-        (lambda: Conditions(off_nadir_deg=60), "off-nadir"),
+        (lambda: Conditions(sun_elevation_deg=0), "sun_elevation_deg from 5 to 90"),
+        (lambda: Conditions(off_nadir_deg=60), "off_nadir_deg from 0 to 45"),
         (lambda: Conditions(haze=2), "haze from 0 to 1"),
         (lambda: Conditions(noise=-1), "0 or more"),
         (lambda: Conditions(jpeg_quality=101), "jpeg_quality"),

@@ -170,10 +170,13 @@ def test_two_runs_do_not_share_a_chain(chain, monkeypatch):
     ("content", "message"),
     [
         ({"stages": {}}, "found no stages"),
-        ({"stages": {"a": {"train": {}}}, "model": {}}, "expected folder, stages, found model"),
+        (
+            {"stages": {"a": {"train": {}}}, "model": {}},
+            "expected folder, set, stages, found model",
+        ),
         ({"stages": {"a": {"train": {}, "predict": {}}}}, "expected one command for stage a"),
         ({"stages": {"a": {"train": 3}}}, "expected options of train in stage a"),
-        ({"stages": {"a": {"train": {}}}, 5: 1}, "expected folder, stages, found 5"),
+        ({"stages": {"a": {"train": {}}}, 5: 1}, "expected folder, set, stages, found 5"),
         ({"stages": {"a": {"train": {}}}, "folder": "a\0b"}, "the name of a folder"),
         ({"stages": {5: {"train": {}}}}, "names can be folders, found 5; rename"),
         ({"stages": {None: {"train": {}}}}, "names can be folders, found None"),
@@ -224,3 +227,52 @@ def test_files_that_are_no_chains(tmp_path):
 def test_overrides_that_fit_nothing_are_refused(chain, wrong):
     with pytest.raises(UsageError, match="expected --"):
         stages(chain, *wrong)
+
+
+VALUES = {
+    "set": {"data": "levir", "root": "data/{data}256", "n": 3, "own": {"root": "{root}"}},
+    "folder": "runs/{data}",
+    "stages": {
+        "a": {"train": {"model": {"lr": "{n}", "note": "{n} of {data}"}, "data": "{own}"}},
+        "b": {"evaluate": {"args": ["{root}"], "model": "{a}/x.ckpt", "rows": "{folder}/r.csv"}},
+    },
+}
+
+
+def test_values_of_set_are_filled_in_and_keep_their_type(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(VALUES, sort_keys=False))
+    a, b = read_chain(path)
+    assert a.settings == {
+        "model": {"lr": 3, "note": "3 of levir"}, "data": {"root": "data/levir256"},
+    }  # fmt: skip
+    assert arguments(b) == [
+        "evaluate", "data/levir256", "--model", "runs/levir/a/x.ckpt", "--rows", "runs/levir/r.csv",
+    ]  # fmt: skip
+    a, b = read_chain(path, ["--set.data", "whu", "--set.n=0.5", "--set.own", "{root: '{data}'}"])
+    assert a.settings == {"model": {"lr": 0.5, "note": "0.5 of whu"}, "data": {"root": "whu"}}
+    assert str(b.folder) == "runs/whu/b"
+    [b] = read_chain(path, ["--stages", "b", "--folder", "runs/other"])
+    assert b.settings["model"] == "runs/other/a/x.ckpt"
+    for wrong, message in (
+        (["--set.other", "1"], "expected data, root, n, own, found other"),
+        (["--stages", "a,c"], "expected a, b, found c"),
+        (["--set", "1"], "expected --folder, --stages, or dotted"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            read_chain(path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"set": [1]}, "expected values by name under set"),
+        ({"set": {"a": 1}}, "of different names .* found 'a'"),
+        ({"set": {"folder": 1}}, "found 'folder'"),
+    ],
+)
+def test_values_that_shadow_stages_are_refused(tmp_path, more, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(VALUES | more))
+    with pytest.raises(UsageError, match=message):
+        read_chain(path)

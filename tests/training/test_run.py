@@ -1,6 +1,7 @@
 """Runs through the command line: stopped and resumed, on two processes, averaged, logged."""
 
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import rscd.training.run
 from rscd.base.errors import ModelError, OutputError, RscdError, UsageError
 from rscd.base.types import CARD_KEY
 from rscd.inference.weights import write_weights
+from rscd.models.networks import NETWORKS
 from rscd.training.run import begin_with, panel, train, with_deep_dots
 
 pytestmark = pytest.mark.filterwarnings(
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 TOWNS = {"patch_size": 64, "change_share": 0.8}
 
 
-def config(folder, method_args=None, length=12, **trainer):
+def config(folder, method_args=None, length=4, **trainer):
     """A run of the tiny network on towns that come anew in every pass."""
     stream = "rscd.synthetic.town_pairs.TownPairs"
     return {
@@ -48,7 +50,7 @@ def config(folder, method_args=None, length=12, **trainer):
                 "train": {"class_path": stream, "init_args": {"length": length, **TOWNS}},
                 "val": {
                     "class_path": stream,
-                    "init_args": {"length": 4, "seed": 9, "fresh": False, **TOWNS},
+                    "init_args": {"length": 2, "seed": 9, "fresh": False, **TOWNS},
                 },
             },
         },
@@ -123,12 +125,12 @@ class Stop(Callback):
 
 @pytest.mark.slow
 def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypatch):
-    one = write(tmp_path / "whole.yaml", config(tmp_path / "whole", VIEWS))
+    one = write(tmp_path / "whole.yaml", config(tmp_path / "whole", VIEWS, length=6))
     train(["-c", one])
     expected = weights(tmp_path / "whole" / "last.ckpt")
-    for step, error in ((1, RuntimeError), (8, KeyboardInterrupt)):
+    for step, error in ((1, RuntimeError), (5, KeyboardInterrupt)):
         folder = tmp_path / f"{step}"
-        two = write(tmp_path / f"{step}.yaml", config(folder, VIEWS))
+        two = write(tmp_path / f"{step}.yaml", config(folder, VIEWS, length=6))
         with monkeypatch.context() as patch:
             patch.setattr(rscd.training.run, "Panels", lambda at=step, e=error: Stop(at, e("stop")))
             with pytest.raises(RscdError, match=f"resume with --ckpt_path .*{step}/last.ckpt"):
@@ -141,7 +143,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path):
-    path = write(tmp_path / "run.yaml", config(tmp_path / "run", max_epochs=50))
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=12, max_epochs=50))
     last = tmp_path / "run" / "last.ckpt"
     process = rscd_train(path)
     deadline = time.monotonic() + 200
@@ -156,25 +158,29 @@ def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_measure_like_one(tmp_path):
+def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch):
     script = tmp_path / "plain.py"
     script.write_text(PLAIN)
+    monkeypatch.setitem(NETWORKS, "plain", runpy.run_path(str(script))["Plain"])
     found = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        run = config(folder, length=4, max_epochs=2, devices=processes)
+        run = config(folder, devices=processes)
         run["model"] |= {"optimizer": "sgd", "lr": 0.5, "schedule": "constant"}
         run["model"]["method_args"] = {"network": "plain", "network_args": {}}
         run["data"]["batch_size"] = 4 // processes
         run["data"]["streams"]["val"]["init_args"]["length"] = 3  # does not go round
         path = write(tmp_path / f"{processes}.yaml", run)
-        subprocess.run(
-            [sys.executable, str(script), "-c", path],
-            check=True,
-            timeout=300,
-            capture_output=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        if processes == 1:
+            train(["-c", path])
+        else:
+            subprocess.run(
+                [sys.executable, str(script), "-c", path],
+                check=True,
+                timeout=300,
+                capture_output=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         found[processes] = torch.load(folder / "last.ckpt", weights_only=True)
     one, two = found[1], found[2]
     assert one["global_step"] == two["global_step"] == 2
@@ -194,11 +200,13 @@ def test_averaged_weights_are_what_is_kept(tmp_path):
     trained = kept["current_model_state"]
     moved = [k for k, v in kept["state_dict"].items() if not torch.equal(v, trained[k])]
     assert any(name.endswith("weight") for name in moved)
-    assert trainer.global_step == 6
+    assert trainer.global_step == 2
 
 
 def test_clipping_and_accumulation_by_configuration(tmp_path):
-    run = config(tmp_path / "run", max_epochs=1, gradient_clip_val=1e-9, accumulate_grad_batches=3)
+    run = config(
+        tmp_path / "run", length=8, max_epochs=1, gradient_clip_val=1e-9, accumulate_grad_batches=2
+    )
     run["model"] |= {"optimizer": "sgd", "lr": 1.0}
     trainer = train(["-c", write(tmp_path / "run.yaml", run)])
     assert trainer.global_step == 2
@@ -246,10 +254,10 @@ def test_panel_shows_what_it_is_given():
 
 
 def test_a_run_begins_with_trained_weights(tmp_path):
-    first = config(tmp_path / "first", length=4, max_epochs=1)
+    first = config(tmp_path / "first", max_epochs=1)
     train(["-c", write(tmp_path / "first.yaml", first)])
     trained = tmp_path / "first/last.ckpt"
-    again = config(tmp_path / "again", length=4, max_epochs=1) | {"begin": str(trained)}
+    again = config(tmp_path / "again", max_epochs=1) | {"begin": str(trained)}
     again["model"] |= {"lr": 0.0}
     path = write(tmp_path / "again.yaml", again)
     train(["-c", path])
@@ -264,7 +272,7 @@ def test_a_run_begins_with_trained_weights(tmp_path):
 
 
 def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path):
-    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4, max_epochs=1))
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", max_epochs=1))
     train(["-c", path])
     folder = tmp_path / "run"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -278,7 +286,7 @@ def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path):
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
-    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run"))
     with pytest.raises(UsageError, match=r"--begin buildings: .* found those of semantic") as error:
         train(["-c", path, "--begin", "buildings"])
     assert "\n" not in str(error.value)
@@ -322,7 +330,7 @@ def test_runs_that_cannot_be_are_one_line(tmp_path, monkeypatch, options, patter
     torch.save({"state_dict": {}}, "plain.ckpt")
     Path("text.ckpt").write_text("no checkpoint")
     write_weights(Path("w.safetensors"), {"a": torch.zeros(1)}, {})
-    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run"))
     with pytest.raises(RscdError, match=pattern) as error:
         train(["-c", path, *options])
     assert "\n" not in str(error.value)
@@ -336,7 +344,7 @@ def test_a_configuration_that_is_no_text(tmp_path):
 
 def test_a_run_may_do_without_logs(tmp_path):
     trainer = train(
-        ["-c", write(tmp_path / "run.yaml", config(tmp_path / "run", length=4, max_epochs=1)),
+        ["-c", write(tmp_path / "run.yaml", config(tmp_path / "run", max_epochs=1)),
          "--trainer.logger", "false"]
     )  # fmt: skip
     assert trainer.loggers == []
@@ -345,7 +353,7 @@ def test_a_run_may_do_without_logs(tmp_path):
 
 
 def test_dots_reach_into_methods_and_streams(tmp_path):
-    path = write(tmp_path / "run.yaml", config(tmp_path / "run", VIEWS, length=4))
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", VIEWS))
     dots = ["--model.method_args.weak.patch_size=32", "--model.method_args.weak.p_hflip", "0.25"]
     dots += ["--data.streams.train.init_args.length=2", "--trainer.max_epochs=1"]
     train(["-c", path, *dots])

@@ -8,14 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rscd.base.types import FloatArray, Provenance
+from rscd.base.types import Float64Array, FloatArray, Provenance
 from rscd.inference.detectors.pointwise import PointwisePredictor, fitted
 from rscd.inference.detectors.sampling import BUDGET, sample_pixels
 from rscd.inference.predictor import POINTWISE, Block, Tiling
-
-Float64Array = NDArray[np.float64]
 
 SPREAD_FLOOR = 1e-2
 """Least spread of a difference, in standard deviations of its band: where most pixels are equal at
@@ -70,17 +67,13 @@ def _normalise_band(
         # a date that is mostly one value must not collapse to that value
         spread = np.maximum(np.sqrt(variance), SPREAD_FLOOR * whole)
         x, y = (dates - centre[:, None]) / spread[:, None]
-        offset, scale = _median_and_spread(y - x)
+        offset = float(np.median(y - x))
+        scale = max(SPREAD_FLOOR, MAD_TO_SIGMA * float(np.median(np.abs(y - x - offset))))
         weight = (1 + ((y - x - offset) / scale) ** 2) ** -2
         if np.all(np.abs(spread - previous) <= tolerance * spread):
             break
     centre[1] += offset * spread[1]
     return centre, 1 / (spread * scale)
-
-
-def _median_and_spread(values: Float64Array) -> tuple[float, float]:
-    median = float(np.median(values))
-    return median, max(SPREAD_FLOOR, MAD_TO_SIGMA * float(np.median(np.abs(values - median))))
 
 
 @dataclass(frozen=True)

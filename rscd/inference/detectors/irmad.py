@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from rscd.base.errors import SceneError
-from rscd.base.types import Provenance
+from rscd.base.types import Float64Array, Provenance
 from rscd.inference.detectors.moments import CHUNK, weighted_moments
 from rscd.inference.detectors.pointwise import PointwisePredictor, fitted
 from rscd.inference.detectors.sampling import BUDGET, sample_pixels
 from rscd.inference.predictor import POINTWISE, Block, Tiling
-
-Float64Array = NDArray[np.float64]
 
 RANK_TOLERANCE = 1e-10
 """Directions with less than this fraction of the largest variance are ignored (singular bands)."""
@@ -157,19 +155,15 @@ def irmad(pixels: Float64Array, max_iterations: int = 100, tolerance: float = 1e
         if mad.rho.size == 0:
             break
         previous = mad
-        moments = weighted_moments(stacked, _weights(previous, pixels))
+        chunks = [pixels[..., s : s + CHUNK] for s in range(0, pixels.shape[-1], CHUNK)]
+        weights = [no_change_p_value(previous.chi_square(c), previous.rho.size) for c in chunks]
+        moments = weighted_moments(stacked, np.concatenate(weights))
         mad = canonical_differences(*moments, iterative)
         if previous.rho.size != mad.rho.size:  # a band may be constant outside the change
             iterative, final = _corrections(mad.rho.size)
         elif np.all(np.abs(previous.variance - mad.variance) <= tolerance * mad.variance):
             break
     return mad if max_iterations == 1 else replace(mad, variance=mad.variance * final)
-
-
-def _weights(mad: Mad, pixels: Float64Array) -> Float64Array:
-    """(n,) probabilities of no change."""
-    chunks = [pixels[..., s : s + CHUNK] for s in range(0, pixels.shape[-1], CHUNK)]
-    return np.concatenate([no_change_p_value(mad.chi_square(c), mad.rho.size) for c in chunks])
 
 
 def _corrections(n_variates: int) -> tuple[float, float]:
@@ -201,12 +195,8 @@ class Irmad:
 
     def card(self) -> Provenance:
         """Name and parameters; see ``Model``."""
-        return {
-            "name": self.name,
-            "max_iterations": self.max_iterations,
-            "tolerance": self.tolerance,
-            "budget": self.budget,
-        }
+        names = ("name", "max_iterations", "tolerance", "budget")
+        return {name: getattr(self, name) for name in names}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> PointwisePredictor:
         """Estimate the canonical differences and the threshold from a sample of the scene.

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Float64Array = NDArray[np.float64]
+from rscd.base.types import Float64Array
 
 CHUNK = 1 << 15
 

@@ -13,9 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rscd.base.types import BoolArray, FloatArray, Provenance
+from rscd.base.types import BoolArray, Float64Array, FloatArray, Provenance
 from rscd.inference.detectors.cva import Normalisation, normalise
 from rscd.inference.detectors.moments import weighted_moments
 from rscd.inference.detectors.otsu import otsu_threshold
@@ -23,7 +22,6 @@ from rscd.inference.detectors.pointwise import STRIP
 from rscd.inference.detectors.sampling import BUDGET, sample_pixels, usable_pixels
 from rscd.inference.predictor import Block, Tiling
 
-Float64Array = NDArray[np.float64]
 Nested = tuple[tuple[float, ...], ...]
 
 LIMIT = 10.0
@@ -112,12 +110,6 @@ def absolute_difference(image: FloatArray, found: Normalisation) -> FloatArray:
     return difference
 
 
-def principal_axes(features: FloatArray, components: int) -> tuple[Float64Array, Float64Array]:
-    """Mean (K,) and the first axes (components, K) of (K, n) features."""
-    mean, covariance = weighted_moments(features, np.ones(features.shape[1]))
-    return mean, np.linalg.eigh(covariance)[1][:, ::-1][:, :components].T
-
-
 def two_means(points: Float64Array, change: BoolArray) -> BoolArray:
     """Lloyd's k-means with two centres, from an initial guess of the members of the second.
 
@@ -151,7 +143,8 @@ def separate(difference: FloatArray, components: int) -> tuple[Float64Array, flo
         1 at that of change. All zero if there is no change.
     """
     features = difference.reshape(-1, difference.shape[-1])
-    mean, axes = principal_axes(features, components)
+    mean, covariance = weighted_moments(features, np.ones(features.shape[1]))
+    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :components].T
     points = axes @ (features - mean[:, None])
     strength = features.mean(axis=0, dtype=np.float64)
     change = two_means(points, strength > otsu_threshold(strength))
@@ -190,12 +183,7 @@ class PcaKmeans:
 
     def card(self) -> Provenance:
         """Name and parameters; see ``Model``."""
-        return {
-            "name": self.name,
-            "side": self.side,
-            "components": self.components,
-            "budget": self.budget,
-        }
+        return {name: getattr(self, name) for name in ("name", "side", "components", "budget")}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> PcaKmeansPredictor:
         """Find the axes and the clusters on a sample of neighbourhoods.

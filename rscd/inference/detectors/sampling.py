@@ -1,6 +1,6 @@
 """A bounded, reproducible sample of a scene's pixels for global statistics."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,11 @@ BUDGET = 4_000_000
 
 SEED = 0x5EED
 
+Indices = NDArray[np.intp]
+Look = Callable[[Block, BoolArray, Indices, Indices], FloatArray]
 
-def sample_pixels(
-    blocks: Iterable[Block], *, radius: int = 0, budget: int = BUDGET, at_least: int = 1
-) -> FloatArray:
+
+def sample_pixels(blocks: Iterable[Block], *, radius: int = 0, budget: int = BUDGET) -> FloatArray:
     """Draw pixels, or square neighbourhoods, at random from all usable pixels of a scene.
 
     Every pixel gets a random key that depends only on its block and position; pixels whose key is
@@ -30,34 +31,55 @@ def sample_pixels(
         radius: 0 for single pixels; r for neighbourhoods of (2r+1) x (2r+1). An unusable neighbour
             takes the value of the centre.
         budget: most values to keep, over dates, bands and neighbours.
-        at_least: fewest pixels the caller can use.
 
     Returns:
         (2, C, (2r+1)**2, n) float32, samples in row-major order of blocks, then of pixels.
 
     Raises:
-        SceneError: if fewer than ``at_least`` pixels are usable at both dates.
+        SceneError: if no pixel is usable at both dates.
+    """
+
+    def limit(block: Block) -> int:
+        n_bands: int = block.image.shape[1]
+        return max(1, budget // (2 * n_bands * (2 * radius + 1) ** 2))
+
+    def look(block: Block, usable: BoolArray, rows: Indices, cols: Indices) -> FloatArray:
+        return neighbourhoods(block.image, usable, rows, cols, radius)
+
+    return sample(blocks, look, limit)
+
+
+def sample(blocks: Iterable[Block], look: Look, limit: Callable[[Block], int]) -> FloatArray:
+    """Draw what `look` sees at pixels chosen at random, as `sample_pixels` describes.
+
+    Args:
+        blocks: the scene, in row-major order.
+        look: block, its usable pixels, and rows and columns of n of them -> (..., n) values.
+            Not called for a block of which nothing is drawn.
+        limit: most samples to keep, told a block.
+
+    Returns:
+        (..., n) float32.
+
+    Raises:
+        SceneError: if no pixel is usable at both dates.
     """
     kept: list[tuple[NDArray[np.float64], FloatArray]] = []
     rate, total = 1.0, 0
     for block in blocks:
         usable = usable_pixels(block.image, block.valid)
         rows, cols, keys = _candidates(block, usable)
-        limit = max(at_least, budget // (2 * block.image.shape[1] * (2 * radius + 1) ** 2))
         below = np.flatnonzero(keys < rate)
-        while total + below.size > limit:
+        while total + below.size > limit(block):
             rate /= 2
             kept = [(k[k < rate], v[..., k < rate]) for k, v in kept]
             total = sum(k.size for k, _ in kept)
             below = below[keys[below] < rate]
-        values = neighbourhoods(block.image, usable, rows[below], cols[below], radius)
-        kept.append((keys[below], values))
-        total += below.size
-    if total < at_least:
-        raise SceneError(
-            f"needs at least {at_least} pixels usable at both dates, found {total}: "
-            "check nodata and masks"
-        )
+        if below.size:
+            kept.append((keys[below], look(block, usable, rows[below], cols[below])))
+            total += below.size
+    if not total:
+        raise SceneError("expected pixels usable at both dates, found none; check nodata and masks")
     return np.concatenate([values for _, values in kept], axis=-1)
 
 
@@ -69,8 +91,8 @@ def usable_pixels(image: FloatArray, valid: BoolArray) -> BoolArray:
 def neighbourhoods(
     image: FloatArray,
     usable: BoolArray,
-    rows: NDArray[np.intp],
-    cols: NDArray[np.intp],
+    rows: Indices,
+    cols: Indices,
     radius: int,
 ) -> FloatArray:
     """The (2, C, (2r+1)**2, n) values around n pixels; unusable neighbours take the centre's."""
@@ -84,9 +106,7 @@ def neighbourhoods(
     return np.stack(around, axis=2)
 
 
-def _candidates(
-    block: Block, usable: BoolArray
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+def _candidates(block: Block, usable: BoolArray) -> tuple[Indices, Indices, NDArray[np.float64]]:
     """Rows and columns (in the block with its halo) and random keys of the usable core pixels."""
     halo = block.halo
     height, width = usable.shape

@@ -7,27 +7,10 @@ the published numbers, except for two errors in it: the axis of the distance and
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from rscd.base.arguments import fitted
 from rscd.base.errors import UsageError
-
-GUIDED = ("none", "shared", "dual")
-DISTANCES = ("channel", "legacy_last_axis")
-PARTNERS = ("other", "same")
-REDUCTIONS = ("mean_all", "mean_valid", "mean")
-GATES = ("pixelwise", "pixelratio")
-
-CHOICES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
-    {
-        "guidance": GUIDED,
-        "distance": DISTANCES,
-        "cutmix_partner": PARTNERS,
-        "vl_reduction": REDUCTIONS,
-        "gate": GATES,
-        "power": (1, 2),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -65,33 +48,27 @@ class Recipe:
 
     unlabeled: bool = True
     conf_thresh: float = 0.95
-    gate: str = "pixelwise"
+    gate: Literal["pixelwise", "pixelratio"] = "pixelwise"
     strong_views: int = 1
     feature_dropout: float = 0.0
-    guidance: str = "dual"
+    guidance: Literal["none", "shared", "dual"] = "dual"
     guide_dates: bool = True
     vl_on_labeled: bool = True
-    vl_reduction: str = "mean_all"
+    vl_reduction: Literal["mean_all", "mean_valid", "mean"] = "mean_all"
     lambda_vl: float = 0.1
     lambda_c: float = 0.1
     margin: float = 2.0
-    power: int = 2
+    power: Literal[1, 2] = 2
     balance_unlabeled: bool = False
-    distance: str = "channel"
-    cutmix_partner: str = "other"
+    distance: Literal["channel", "legacy_last_axis"] = "channel"
+    cutmix_partner: Literal["other", "same"] = "other"
 
     def __post_init__(self) -> None:
-        """Check names and ranges.
+        """Check ranges; names are checked by their types, see `recipe_of`.
 
         Raises:
             UsageError: for an impossible value.
         """
-        for name, known in CHOICES.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise UsageError(
-                    f"{name}: expected one of {', '.join(map(str, known))}, found {value!r}"
-                )
         if self.strong_views < 1 or not 0 <= self.feature_dropout < 1:
             raise UsageError(
                 "expected strong_views of 1 or more and feature_dropout from 0 to below 1, found "

@@ -10,9 +10,7 @@ RATES = (1, 2, 10, 20)
 
 
 def transfer_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]],
-    pretrained: Callable[[str], bool],
-    lr: float,
+    parameters: Iterable[tuple[str, nn.Parameter]], pretrained: Callable[[str], bool], lr: float
 ) -> list[dict[str, Any]]:
     """Four groups: pretrained parameters get a low rate, new ones a high rate; biases no decay.
 

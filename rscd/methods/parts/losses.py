@@ -49,8 +49,12 @@ def jaccard(logit: Tensor, truth: Tensor, smooth: float = 1.0) -> Tensor:
     return loss(logit[None, None], truth[None, None])  # type: ignore[no-any-return]
 
 
+EDGES = "edges"
+"""Cross-entropy of the pixels close to an edge of the mask alone, see `close_to_edges`."""
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "bce": binary_cross_entropy,
+    EDGES: binary_cross_entropy,
     "ce": binary_cross_entropy,  # the same on the difference of two logits, see `change_logit`
     "focal": focal,
     "dice": dice,
@@ -66,13 +70,30 @@ def mask_loss(
     Args:
         logit: (B,1,H,W) change logits.
         mask: (B,1,H,W) 0 or 1; 255 is ignored.
-        name: of the loss.
+        name: of the loss; ``edges`` ignores whatever is far from an edge of the mask.
         args: its further arguments.
 
     Returns:
         A scalar; 0 (with gradient) if every pixel is ignored.
     """
     used = mask != IGNORE
+    if name == EDGES:
+        used &= close_to_edges(mask)
     if not used.any():
         return logit.sum() * 0
     return LOSSES[name](logit[used].float(), mask[used].float(), **(args or {}))
+
+
+def close_to_edges(mask: Tensor, reach_px: int = 2) -> Tensor:
+    """Pixels not farther than ``reach_px`` from an edge of the change in a mask.
+
+    Args:
+        mask: (B,1,H,W) 0, 1 or 255; 255 counts as no change.
+        reach_px: in pixels, along rows and columns.
+
+    Returns:
+        (B,1,H,W) bool.
+    """
+    change, side = (mask == 1).float(), 2 * reach_px + 1
+    widest = F.max_pool2d(change, side, 1, reach_px)
+    return widest + F.max_pool2d(1 - change, side, 1, reach_px) == 2

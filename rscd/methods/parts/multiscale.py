@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 from rscd.base.types import ShapeHW
 from rscd.geo.tiles import reflect
 from rscd.methods.parts.cam_losses import EPS, activation_map
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 
 LogitMap = Callable[[Tensor], Tensor]
 
@@ -96,11 +96,8 @@ def msi(network: LogitMap, image: Tensor, views: Views = Views()) -> Tensor:
     Returns:
         (B,1,H,W) float32 in (0,1).
     """
-    image, size = _laid_out(image, views)
-    total = image.new_zeros(len(image), 1, *_map_size(image))
-    for maps in _by_scale(network, image, views, lambda logits: logits.sigmoid()):
-        total += resize(torch.stack(maps).mean(0), _hw(total))
-    return _cropped(total / len(views.scales), size)
+    total = _summed(network, image, views, lambda logits: logits.sigmoid(), torch.mean)
+    return total / len(views.scales)
 
 
 def mi(
@@ -119,12 +116,8 @@ def mi(
     Returns:
         (B,1,H,W) float32 in [0,1).
     """
-    image, size = _laid_out(image, views)
-    total = image.new_zeros(len(image), 1, *_map_size(image))
     each: LogitMap = (lambda logits: logits) if relu_after_sum else torch.relu
-    for maps in _by_scale(network, image, views, each):
-        total += resize(torch.stack(maps).sum(0), _hw(total))
-    total = _cropped(total, size).relu()
+    total = _summed(network, image, views, each, torch.sum).relu()
     return total / (total.amax(dim=(1, 2, 3), keepdim=True) + EPS)
 
 
@@ -163,7 +156,7 @@ def tta_logits(network: LogitMap, image: Tensor, views: Views = Views()) -> Tens
     for maps in _by_scale(network, image, views, lambda logits: logits.float()):
         # resized before they are flipped back and summed; both are linear, so the order is
         # irrelevant
-        found = resize(torch.stack(maps).sum(0), _hw(image))
+        found = resize(torch.stack(maps).sum(0), size_of(image))
         total = found if total is None else total + found
     if total is None:
         raise ValueError("expected at least one scale, found none")
@@ -187,7 +180,7 @@ def resize_image(image: Tensor, shape_hw: ShapeHW, *, eight_bit: bool) -> Tensor
     Returns:
         (B,2,C,height,width) float32.
     """
-    if _hw(image) == shape_hw:
+    if size_of(image) == shape_hw:
         return image
     flat = image.flatten(0, 2)
     if not eight_bit:
@@ -204,12 +197,23 @@ def resize_image(image: Tensor, shape_hw: ShapeHW, *, eight_bit: bool) -> Tensor
     return torch.from_numpy(resized).to(image).view(*image.shape[:3], height, width)
 
 
+def _summed(
+    network: LogitMap, image: Tensor, views: Views, each: LogitMap, over_flips: Any
+) -> Tensor:
+    """(B,1,H,W): maps of the flips of a scale joined and resized, summed over scales."""
+    image, size = _laid_out(image, views)
+    total = image.new_zeros(len(image), 1, *_map_size(image))
+    for maps in _by_scale(network, image, views, each):
+        total += resize(over_flips(torch.stack(maps), 0), size_of(total))
+    return _cropped(total, size)
+
+
 def _by_scale(
     network: LogitMap, image: Tensor, views: Views, each: LogitMap
 ) -> Iterator[list[Tensor]]:
     """Per scale, one map (B,K,h,w) per flip, flipped back."""
     for scale in views.scales:
-        shape = scaled_size(_hw(image), scale)
+        shape = scaled_size(size_of(image), scale)
         resized = resize_image(image, shape, eight_bit=views.eight_bit)
         flips = FLIPS[views.flip]
         flipped = torch.cat([resized.flip(axes) if axes else resized for axes in flips])
@@ -228,7 +232,7 @@ def _one_pass(network: LogitMap, image: Tensor, views: Views, each: LogitMap) ->
 
 def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
     """The padded image for all scales, and the size to crop the result to."""
-    size = _hw(image)
+    size = size_of(image)
     if views.geometry == "reference":
         return image, size
     for axis, side in ((-2, size[0]), (-1, size[1])):
@@ -241,12 +245,8 @@ def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
 
 def _map_size(image: Tensor) -> ShapeHW:
     """Size to which maps are resized before they are added: whole cells."""
-    height, width = _hw(image)
+    height, width = size_of(image)
     return -(-height // CELL) * CELL, -(-width // CELL) * CELL
-
-
-def _hw(image: Tensor) -> ShapeHW:
-    return image.shape[-2], image.shape[-1]
 
 
 def _cropped(maps: Tensor, size: ShapeHW) -> Tensor:

@@ -195,9 +195,7 @@ def _noisy(image: Tensor, settings: Photometric, generator: torch.Generator) -> 
     chosen = _chosen(generator, image, settings.p_noise if settings.noise else 0.0)
     sigma = _draw(generator, image, 0.0, settings.noise).view(-1, 1, 1, 1)
     return _on(
-        image,
-        chosen,
-        lambda x, i: x + sigma[i] * torch.randn(x.shape, generator=generator).to(x),
+        image, chosen, lambda x, i: x + sigma[i] * torch.randn(x.shape, generator=generator).to(x)
     )
 
 

@@ -17,7 +17,7 @@ from rscd.base.types import ShapeHW
 from rscd.methods.parts.losses import mask_loss
 from rscd.models.flow import convert_unit, inside, scale_flow, warp
 from rscd.models.logits import change_logit, exact
-from rscd.models.resize import resize
+from rscd.models.resize import resize, size_of
 from rscd.models.scene import Levels
 
 LEVEL_WEIGHTS = (0.32, 0.08, 0.02, 0.01)
@@ -122,11 +122,7 @@ def flow_loss(
         valid: see `valid_targets`; None uses every pixel, as published.
         use_flow: see `end_point_error`.
         weights: of the levels.
-
-    Raises:
-        UsageError: for an unknown reduction.
     """
-    check_choice(reduction, Reduction, "reduction")
     masks: Sequence[Tensor | None] = valid or [None] * len(flows)
     terms = [
         weight * end_point_error(flow, target, reduction, valid=mask, use_flow=use_flow)
@@ -200,11 +196,7 @@ def distill_change_targets(
 
     Returns:
         (B,1,h,w) int64, or float32 in [0,1].
-
-    Raises:
-        UsageError: for another `change`.
     """
-    check_choice(change, Change, "distill_change")
     probs = [change_logit(x).sigmoid() for x in _sources(teacher.change)]
     if change == "soft":
         return [resize(prob, grid) for prob, grid in zip(probs, grids, strict=True)]
@@ -234,30 +226,17 @@ def similarity_levels(
 
     Returns:
         (B,L,h,w) in [0,1]: (1 + cosine) / 2.
-
-    Raises:
-        UsageError: for an unknown order.
     """
-    check_choice(order, Order, "sim_order")
-    grid = _grid(flow)
-    return torch.cat(
-        [
-            _similarity(a.detach(), b.detach(), flow, grid, image_hw, order)
-            for a, b in zip(t1, t2, strict=True)
-        ],
-        dim=1,
-    )
-
-
-def _similarity(
-    t1: Tensor, t2: Tensor, flow: Tensor, grid: ShapeHW, image_hw: ShapeHW, order: Order
-) -> Tensor:
-    if order == "features":
-        t1, t2 = resize(t1, grid), resize(t2, grid)
-    own = _grid(t2)
-    warped = warp(t1, convert_unit(resize(flow, own), image_hw, own))
-    cosine = F.cosine_similarity(warped, t2, dim=1, eps=1e-8).unsqueeze(1)
-    return (1 + resize(cosine, grid)) / 2
+    grid, levels = size_of(flow), []
+    for first, second in zip(t1, t2, strict=True):
+        a, b = first.detach(), second.detach()
+        if order == "features":
+            a, b = resize(a, grid), resize(b, grid)
+        own = size_of(b)
+        warped = warp(a, convert_unit(resize(flow, own), image_hw, own))
+        cosine = F.cosine_similarity(warped, b, dim=1, eps=1e-8).unsqueeze(1)
+        levels.append((1 + resize(cosine, grid)) / 2)
+    return torch.cat(levels, dim=1)
 
 
 def dissimilarity(similarity: Tensor, valid: Tensor) -> Tensor:
@@ -272,7 +251,7 @@ def dissimilarity(similarity: Tensor, valid: Tensor) -> Tensor:
 
 def in_view(flow: Tensor, image_hw: ShapeHW) -> Tensor:
     """Whether the match lies in the frame of t1: (B,1,h,w) bool; flow in pixels of the image."""
-    return inside(convert_unit(flow, image_hw, _grid(flow)))
+    return inside(convert_unit(flow, image_hw, size_of(flow)))
 
 
 def feature_metric_loss(dissimilar: Tensor, logit: Tensor, valid: Tensor) -> Tensor:
@@ -301,11 +280,7 @@ def change_regularisation(dissimilar: Tensor, logit: Tensor) -> Tensor:
 
 
 def edge_smoothness(
-    dissimilar: Tensor,
-    logit: Tensor,
-    edge: Tensor,
-    squeeze: float = SQUEEZE,
-    axes: Axes = "sum",
+    dissimilar: Tensor, logit: Tensor, edge: Tensor, squeeze: float = SQUEEZE, axes: Axes = "sum"
 ) -> Tensor:
     """``l_sm`` (FMA Eq. 5): change has borders where t2 has edges. Gradient only to the logit.
 
@@ -316,12 +291,8 @@ def edge_smoothness(
         squeeze: gradients g become ``squeeze + (1 - 2 squeeze) g``, because the logarithm would
             have no gradient at edges where g is still 0.
         axes: see `Axes`.
-
-    Raises:
-        UsageError: for other axes.
     """
-    check_choice(axes, Axes, "sm_axes")
-    size = _grid(edge)
+    size = size_of(edge)
     prob = resize(logit, size).sigmoid()
     weight = resize(dissimilar.detach(), size)
     across, down = prob.diff(dim=-1).abs(), prob.diff(dim=-2).abs()
@@ -376,11 +347,7 @@ def unsupervised_terms(
 
 def grids_of(maps: Sequence[Tensor]) -> list[ShapeHW]:
     """(height, width) of each map."""
-    return [_grid(x) for x in maps]
-
-
-def _grid(x: Tensor) -> ShapeHW:
-    return x.shape[-2], x.shape[-1]
+    return [size_of(x) for x in maps]
 
 
 def _nearest(labels: Tensor, shape_hw: ShapeHW) -> Tensor:

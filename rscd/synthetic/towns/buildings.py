@@ -39,12 +39,12 @@ def _offset(box: Box, du: float, dv: float) -> tuple[float, float]:
 
 
 def _on(
-    box: Box, du: float, dv: float, half_u: float, half_v: float, rise: float, **look: object
-) -> Box:
+    box: Box, du: float, dv: float, half_u: float, half_v: float, rise: float, material: str,
+    hue: float,
+) -> Box:  # fmt: skip
     """A flat fitting ``rise`` above the roof of ``box`` at (du,dv)."""
     x, y = _offset(box, du, dv)
     shape = "decal" if rise == 0 else "flat"
-    material, hue = str(look["material"]), float(look["hue"])  # type: ignore[arg-type]
     return Box(x, y, box.angle, half_u, half_v, box.z + rise, 0.0, shape, material, hue, 1.0)
 
 
@@ -54,20 +54,13 @@ def _flat_fittings(rng: np.random.Generator, roof: Box) -> list[Box]:
     count = int(min(2 + roof.half_u * roof.half_v / 40, 14) * rng.uniform(0.3, 1.2))
     for _ in range(count):
         half = float(rng.uniform(0.5, 1.6))
-        fittings.append(
-            _on(
-                roof,
-                float(rng.uniform(-0.8, 0.8)) * roof.half_u,
-                float(rng.uniform(-0.7, 0.7)) * roof.half_v,
-                half, half * float(rng.uniform(0.6, 1.4)), float(rng.uniform(0.5, 1.8)),
-                material="fitting", hue=float(rng.random()),
-            )
-        )  # fmt: skip
+        du = float(rng.uniform(-0.8, 0.8)) * roof.half_u
+        dv = float(rng.uniform(-0.7, 0.7)) * roof.half_v
+        depth, rise = half * float(rng.uniform(0.6, 1.4)), float(rng.uniform(0.5, 1.8))
+        fittings.append(_on(roof, du, dv, half, depth, rise, "fitting", float(rng.random())))
     if roof.half_u * roof.half_v > 60 and rng.random() < 0.6:
-        fittings.append(
-            _on(roof, float(rng.uniform(-0.6, 0.6)) * roof.half_u, 0.0, 2.6, 1.9, 2.6,
-                material=roof.material, hue=roof.hue * 0.7)
-        )  # fmt: skip
+        du = float(rng.uniform(-0.6, 0.6)) * roof.half_u
+        fittings.append(_on(roof, du, 0.0, 2.6, 1.9, 2.6, roof.material, roof.hue * 0.7))
     return fittings
 
 
@@ -86,10 +79,8 @@ def _solar(rng: np.random.Generator, roof: Box) -> list[Box]:
     half_u = roof.half_u * float(rng.uniform(0.25, 0.7))
     half_v = roof.half_v * float(rng.uniform(0.2, 0.36))
     room = 0.8 * (roof.half_u - half_u)
-    return [
-        _on(roof, float(rng.uniform(-room, room)), side * roof.half_v * 0.52, half_u, half_v, 0,
-            material="solar", hue=float(rng.random()))
-    ]  # fmt: skip
+    du, dv = float(rng.uniform(-room, room)), side * roof.half_v * 0.52
+    return [_on(roof, du, dv, half_u, half_v, 0, "solar", float(rng.random()))]
 
 
 def _skylights(rng: np.random.Generator, roof: Box) -> list[Box]:
@@ -98,11 +89,10 @@ def _skylights(rng: np.random.Generator, roof: Box) -> list[Box]:
     count = int(2 * roof.half_u / step) - 1
     size = float(rng.uniform(0.5, 1.0))
     return [
-        _on(roof, (i - (count - 1) / 2) * step, side * offset, size, size * 2.2, 0,
-            material="skylight", hue=0.5)
+        _on(roof, (i - (count - 1) / 2) * step, side * offset, size, size * 2.2, 0, "skylight", 0.5)
         for i in range(count)
         for side in (-1.0, 1.0)
-    ]  # fmt: skip
+    ]
 
 
 def _house(
@@ -144,26 +134,17 @@ def _long(
     """A row of terraced houses under one ridge, unit by unit."""
     units = max(round(w / float(rng.uniform(5.5, 7.5))), 1)
     material, hue = str(rng.choice(ROOF_SETS[style.roofs])), float(rng.random())
-    base = Box(
-        x, y, angle, w / 2, d / 2, float(rng.uniform(4.5, 7)), float(rng.uniform(0.5, 0.8)),
-        "gable", material, hue, 1.0,
-    )  # fmt: skip
+    eaves, slope = float(rng.uniform(4.5, 7)), float(rng.uniform(0.5, 0.8))
+    base = Box(x, y, angle, w / 2, d / 2, eaves, slope, "gable", material, hue, 1.0)
     boxes = []
     for i in range(units):
         step = float(rng.normal(0, 0.5))  # facades are slightly offset from each other
         ux, uy = _offset(base, (i - (units - 1) / 2) * w / units, step)
         tone = float(rng.uniform(0.88, 1.12))
         own = min(max(hue + float(rng.normal(0, 0.2)), 0), 1)
-        boxes.append(
-            base._replace(
-                x=ux,
-                y=uy,
-                half_u=w / units / 2 + 0.02,
-                hue=own,
-                tone=tone,
-                z=base.z + float(rng.normal(0, 0.25)),
-            )
-        )  # neighbours overlap slightly, so that there is no gap between units
+        z = base.z + float(rng.normal(0, 0.25))
+        half_u = w / units / 2 + 0.02  # neighbours overlap slightly: no gap between units
+        boxes.append(base._replace(x=ux, y=uy, half_u=half_u, hue=own, tone=tone, z=z))
     return boxes
 
 
@@ -215,10 +196,8 @@ def _hall(
     if w > 30 and rng.random() < 0.5:
         side = 1.0 if rng.random() < 0.5 else -1.0
         ax, ay = _offset(roof, side * (w / 2 + 3.5), float(rng.uniform(-0.3, 0.3)) * d)
-        boxes.append(
-            Box(ax, ay, angle, 4.0, d * float(rng.uniform(0.15, 0.4)), 3.6, 0.0, "flat",
-                "roof_gravel", float(rng.random()), 1.0)
-        )  # fmt: skip
+        half_v, hue = d * float(rng.uniform(0.15, 0.4)), float(rng.random())
+        boxes.append(Box(ax, ay, angle, 4.0, half_v, 3.6, 0.0, "flat", "roof_gravel", hue, 1.0))
     return boxes
 
 
@@ -254,6 +233,5 @@ def draw_building(
     if footprint.geom_type != "Polygon":  # an annexe may touch only a corner
         footprint = max(footprint.geoms, key=lambda part: part.area)
         boxes = [b for b in boxes if footprint.intersects(outline(b))]
-    return Building(
-        building_id, kind, tuple(boxes), footprint, max(ridge_height(b) for b in boxes), dates
-    )
+    height_m = max(ridge_height(b) for b in boxes)
+    return Building(building_id, kind, tuple(boxes), footprint, height_m, dates)

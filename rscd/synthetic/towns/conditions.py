@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from rscd.base.arguments import check_range
 from rscd.base.errors import UsageError
 
 
@@ -46,29 +47,17 @@ class Conditions:
     """Direction in which tall objects lean, clockwise from north."""
 
     def __post_init__(self) -> None:
-        if not 5 <= self.sun_elevation_deg <= 90:
-            raise UsageError(
-                f"expected a sun elevation of 5 to 90 degrees, found {self.sun_elevation_deg}"
-            )
-        if not 0 <= self.off_nadir_deg <= 45:
-            raise UsageError(
-                f"expected an off-nadir angle of 0 to 45 degrees, found {self.off_nadir_deg}"
-            )
-        for name in ("greenness", "leaf_off", "ambient", "cloud_shadow", "haze"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"expected {name} from 0 to 1, found {getattr(self, name)}")
-        if self.noise < 0 or self.blur_px < 0:
-            raise UsageError("expected noise and blur_px of 0 or more")
-        if not 0 <= self.jpeg_quality <= 100:
-            raise UsageError(f"expected jpeg_quality from 0 to 100, found {self.jpeg_quality}")
+        check_range(self, ["sun_elevation_deg"], 5, 90)
+        check_range(self, ["off_nadir_deg"], 0, 45)
+        check_range(self, ["jpeg_quality"], 0, 100)
+        check_range(self, ("greenness", "leaf_off", "ambient", "cloud_shadow", "haze"), 0, 1)
+        check_range(self, ("noise", "blur_px"))
 
     @property
     def lean(self) -> tuple[float, float]:
         """Displacement per metre of height: x to the right, y downwards."""
-        reach, azimuth = (
-            math.tan(math.radians(self.off_nadir_deg)),
-            math.radians(self.view_azimuth_deg),
-        )
+        reach = math.tan(math.radians(self.off_nadir_deg))
+        azimuth = math.radians(self.view_azimuth_deg)
         return reach * math.sin(azimuth), -reach * math.cos(azimuth)
 
     @staticmethod
@@ -126,11 +115,9 @@ class Nuisance:
     """Fraction of trees felled or planted between the dates."""
 
     def __post_init__(self) -> None:
-        for name in ("cars_move", "crop_change", "ground_change", "tree_change"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"expected {name} from 0 to 1, found {getattr(self, name)}")
-        if self.warp_px < 0 or self.warp_wavelength_px < 8:
-            raise UsageError("expected warp_px of 0 or more and warp_wavelength_px of 8 or more")
+        check_range(self, ("cars_move", "crop_change", "ground_change", "tree_change"), 0, 1)
+        check_range(self, ["warp_px"])
+        check_range(self, ["warp_wavelength_px"], 8)
 
     @staticmethod
     def off() -> "Nuisance":

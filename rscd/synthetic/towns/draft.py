@@ -81,6 +81,18 @@ class Draft:
         """Add an area."""
         self.areas.append(self.ground(points, material, dates, layer))
 
+    def add_line(
+        self, points: Points, width: float, material: str, dates: int, layer: int,
+        *, hue: float | None = None, tone: float = 1.0, height: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Add a line; its hue is random unless given."""
+        hue = float(self.rng.random()) if hue is None else hue
+        self.lines.append(Line(points, width, material, hue, tone, dates, layer, height))
+
+    def add_swap(self, before: Area, after: Area, *, crop: bool = False) -> None:
+        """Add ground whose cover may change as a nuisance."""
+        self.swaps.append(Swap(before, after, float(self.rng.random()), crop))
+
     def add_tree(
         self, x: float, y: float, dates: int = BOTH, radius: tuple[float, float] = (1.6, 4.6),
         evergreen: bool | None = None,
@@ -98,12 +110,8 @@ class Draft:
         if not self.fine:
             return
         a, b, c, d, e, f, g = self.rng.random(7)
-        self.spots.append(
-            ParkingSpot(
-                x, y, angle, (a < taken, b < taken), (c, d),
-                (0.8 * (e - 0.5), 0.8 * (f - 0.5)), g, dates,
-            )
-        )  # fmt: skip
+        slip = (0.8 * (e - 0.5), 0.8 * (f - 0.5))
+        self.spots.append(ParkingSpot(x, y, angle, (a < taken, b < taken), (c, d), slip, g, dates))
 
 
 def beyond(draft: Draft, points: Points) -> bool:
@@ -174,9 +182,8 @@ def blob(draft: Draft, u: float, v: float, half_u: float, half_v: float) -> Poin
 def build(draft: Draft, kind: str, place: tuple[float, float, float], size: tuple[float, float],
           dates: int) -> Building | None:  # fmt: skip
     """Add a building unless it is in the river."""
-    building = draw_building(
-        draft.rng, draft.style, kind, place, size, len(draft.buildings) + 1, dates
-    )
+    number = len(draft.buildings) + 1
+    building = draw_building(draft.rng, draft.style, kind, place, size, number, dates)
     if wet(draft, np.asarray(building.footprint.exterior.coords), 3.0):
         return None
     draft.buildings.append(building)

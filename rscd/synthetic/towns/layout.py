@@ -29,13 +29,7 @@ class Warp:
         p = self(np.asarray([[u, v], [u + 1.0, v], [u, v + 1.0]]))
         du, dv = p[1] - p[0], p[2] - p[0]
         angle = math.atan2(du[1], du[0])
-        return (
-            float(p[0, 0]),
-            float(p[0, 1]),
-            angle,
-            math.hypot(du[0], du[1]),
-            math.hypot(dv[0], dv[1]),
-        )
+        return float(p[0, 0]), float(p[0, 1]), angle, math.hypot(*du), math.hypot(*dv)
 
     def reach(self) -> float:
         """Largest displacement, metres."""
@@ -125,6 +119,4 @@ def point_in_uv_bounds(warp: Warp, width_m: float, height_m: float) -> tuple[flo
     u = c * corners[:, 0] + s * corners[:, 1]
     v = -s * corners[:, 0] + c * corners[:, 1]
     pad = warp.reach() + 5
-    return (
-        float(u.min() - pad), float(v.min() - pad), float(u.max() + pad), float(v.max() + pad)
-    )  # fmt: skip
+    return tuple(float(x) for x in (u.min() - pad, v.min() - pad, u.max() + pad, v.max() + pad))

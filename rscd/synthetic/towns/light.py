@@ -21,12 +21,7 @@ def shifted(field: FloatArray, dx: float, dy: float) -> FloatArray:
     """``field`` sampled at (x+dx, y+dy), bilinear, 0 outside."""
     matrix = np.asarray([[1, 0, dx], [0, 1, dy]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    size = field.shape[::-1]
-    return np.asarray(
-        cv2.warpAffine(
-            field, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-        )
-    )
+    return np.asarray(cv2.warpAffine(field, matrix, field.shape[::-1], flags=flags))
 
 
 def cast_shadow(

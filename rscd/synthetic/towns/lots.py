@@ -1,6 +1,8 @@
 """Built-up blocks: gardens and houses, rows, apartments, shops and halls."""
 
+import functools
 import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +23,7 @@ from rscd.synthetic.towns.draft import (
 )
 from rscd.synthetic.towns.layout import Block, Warp, path, rectangle
 from rscd.synthetic.towns.open import add_crate
-from rscd.synthetic.towns.parts import (
-    BOTH,
-    Box,
-    Line,
-    Points,
-    Swap,
-)
+from rscd.synthetic.towns.parts import BOTH, Box, Points
 
 
 @dataclass(frozen=True)
@@ -92,9 +88,7 @@ def _house(draft: Draft, lot: Lot, dates: int) -> None:
     drive_u = u + side * (w / 2 - 1.5)
     drive = path(draft.warp, drive_u, lot.front - lot.inward * 2, drive_u, v)
     material = str(draft.rng.choice(("concrete", "paving", "gravel", "blacktop")))
-    draft.lines.append(
-        Line(drive, draft.between(2.8, 5.5), material, float(draft.rng.random()), 1.0, dates, VERGE)
-    )
+    draft.add_line(drive, draft.between(2.8, 5.5), material, dates, VERGE)
     cx, cy, along, _, _ = draft.warp.at(drive_u, lot.front + lot.inward * min(setback * 0.6, 4))
     draft.add_car(cx, cy, along + math.pi / 2, 0.45, dates)
     back = v + lot.inward * (d / 2 + 2.2)
@@ -107,9 +101,8 @@ def _house(draft: Draft, lot: Lot, dates: int) -> None:
         draft.add_area(blob(draft, u, pool_v, 4.6, 2.9), "paving", dates, WATER)
         draft.add_area(blob(draft, u, pool_v, 3.6, 2.0), "pool", dates, WATER)
     if draft.chance(draft.style.clutter * 0.6):
-        sx, sy, turn, _, _ = draft.warp.at(
-            draft.between(lot.u0 + 2.5, lot.u1 - 2.5), lot.back - lot.inward * 2.6
-        )
+        shed_u = draft.between(lot.u0 + 2.5, lot.u1 - 2.5)
+        sx, sy, turn, _, _ = draft.warp.at(shed_u, lot.back - lot.inward * 2.6)
         size = (draft.between(1.0, 1.8), draft.between(0.9, 1.6))
         hue = float(draft.rng.random())
         shed = Box(sx, sy, turn, *size, 2.1, 0.3, "gable", "crate", hue, 0.9)
@@ -137,9 +130,7 @@ def _fences(draft: Draft, lot: Lot, dates: int) -> None:
     material, width, height = ("hedge", 1.1, 1.6) if hedge else ("fence", 0.3, 1.7)
     start = lot.v(draft.between(0.3, 0.5))
     uv = np.asarray([[lot.u0, start], [lot.u0, lot.back], [lot.u1, lot.back]])
-    draft.lines.append(
-        Line(draft.warp(uv), width, material, float(draft.rng.random()), 1.0, dates, VERGE, height)
-    )
+    draft.add_line(draft.warp(uv), width, material, dates, VERGE, height=height)
 
 
 def fill_houses(draft: Draft, block: Block, inset: float, when: int, change: float) -> None:
@@ -204,10 +195,7 @@ def _long_building(draft: Draft, lot: Lot, dates: int, kind: str) -> None:
 
 def _union(standing: tuple[int, ...]) -> int:
     """The dates at which any building exists."""
-    built = 0
-    for dates in standing:
-        built |= dates
-    return built
+    return functools.reduce(operator.or_, standing, 0)
 
 
 def _vacant(draft: Draft, lot: Lot, when: int, *, works: bool) -> None:
@@ -229,7 +217,7 @@ def _vacant(draft: Draft, lot: Lot, when: int, *, works: bool) -> None:
         slab = rectangle(draft.warp, u - half_u, v - half_v, u + half_u, v + half_v)
         before = before._replace(points=slab, layer=WATER)
         after = draft.ground(slab, draft.pick("concrete", "paving"), when, WATER)
-    draft.swaps.append(Swap(before, after, float(draft.rng.random()), False))
+    draft.add_swap(before, after)
 
 
 def parking(draft: Draft, lot: Lot, start: float, end: float, dates: int) -> None:
@@ -252,8 +240,7 @@ def parking(draft: Draft, lot: Lot, start: float, end: float, dates: int) -> Non
             angle = math.atan2(far[1] - near[1], far[0] - near[0])
             draft.add_car(x, y, angle, taken, dates)
             if draft.fine:
-                bay = np.stack((near, far))
-                draft.lines.append(Line(bay, 0.12, "paint", 0.5, 1.0, dates, MARK))
+                draft.add_line(np.stack((near, far)), 0.12, "paint", dates, MARK, hue=0.5)
 
 
 def fill_large(

@@ -15,34 +15,20 @@ from rscd.base.types import FloatArray
 
 RGB = tuple[int, int, int]
 
-LAND_COVER: Mapping[str, int] = MappingProxyType(
-    {
-        "unknown": 0,
-        "grass": 1,
-        "crop": 2,
-        "tree": 3,
-        "bare": 4,
-        "water": 5,
-        "road": 6,
-        "paved": 7,
-        "building": 8,
-    }
-)
+_COVERS: Mapping[str, RGB] = {
+    "unknown": (0, 0, 0),
+    "grass": (154, 188, 96),
+    "crop": (222, 206, 120),
+    "tree": (52, 110, 60),
+    "bare": (176, 140, 104),
+    "water": (72, 126, 190),
+    "road": (110, 110, 114),
+    "paved": (186, 182, 176),
+    "building": (196, 70, 62),
+}
+LAND_COVER: Mapping[str, int] = MappingProxyType({name: i for i, name in enumerate(_COVERS)})
 """Class name -> value of the land-cover rasters; 0 does not occur."""
-
-LAND_COVER_COLOURS: Mapping[int, RGB] = MappingProxyType(
-    {
-        0: (0, 0, 0),
-        1: (154, 188, 96),
-        2: (222, 206, 120),
-        3: (52, 110, 60),
-        4: (176, 140, 104),
-        5: (72, 126, 190),
-        6: (110, 110, 114),
-        7: (186, 182, 176),
-        8: (196, 70, 62),
-    }
-)
+LAND_COVER_COLOURS: Mapping[int, RGB] = MappingProxyType(dict(enumerate(_COVERS.values())))
 
 
 @dataclass(frozen=True)

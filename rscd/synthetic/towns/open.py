@@ -21,13 +21,7 @@ from rscd.synthetic.towns.draft import (
     wet,
 )
 from rscd.synthetic.towns.layout import Block, path, rectangle
-from rscd.synthetic.towns.parts import (
-    BOTH,
-    Area,
-    Box,
-    Line,
-    Swap,
-)
+from rscd.synthetic.towns.parts import BOTH, Area, Box
 
 
 def fill_field(draft: Draft, block: Block, dates: int = BOTH) -> None:
@@ -37,15 +31,14 @@ def fill_field(draft: Draft, block: Block, dates: int = BOTH) -> None:
     along_u = draft.chance(0.6)
     for left, right in pairwise(cuts):
         outline = rectangle(draft.warp, left, v0, right - 1.2, v1)
-        angle = draft.warp.at((left + right) / 2, (v0 + v1) / 2)[2] + (
-            0 if along_u else math.pi / 2
-        )
+        angle = draft.warp.at((left + right) / 2, (v0 + v1) / 2)[2]
+        angle += 0 if along_u else math.pi / 2
         rows = (angle, draft.between(1.4, 3.5), draft.between(0.0, 0.12))
         crops = ("crop_green", "crop_ripe", "stubble", "plough", "meadow", "crop_green")
         before = draft.ground(outline, str(draft.rng.choice(crops)), dates, rows=rows)
         other = (angle, draft.between(1.4, 3.5), draft.between(0.0, 0.12))
         after = draft.ground(outline, str(draft.rng.choice(crops)), dates, rows=other)
-        draft.swaps.append(Swap(before, after, float(draft.rng.random()), True))
+        draft.add_swap(before, after, crop=True)
         if draft.chance(0.5):
             _tramlines(draft, (left, v0, right, v1), along_u, dates)
         if draft.chance(0.3 * draft.style.tree_cover + 0.1):
@@ -64,7 +57,7 @@ def _tramlines(
             ends = (u0, at + rut, u1, at + rut) if along_u else (at + rut, v0, at + rut, v1)
             points = path(draft.warp, *map(float, ends))
             if not beyond(draft, points) and not wet(draft, points, 1.0):
-                draft.lines.append(Line(points, 0.45, material, 0.4, 0.95, dates, WATER))
+                draft.add_line(points, 0.45, material, dates, WATER, hue=0.4, tone=0.95)
 
 
 def fill_orchard(draft: Draft, block: Block, dates: int = BOTH) -> None:
@@ -105,10 +98,9 @@ def fill_open(draft: Draft, block: Block, dates: int = BOTH, use: str | None = N
         before = draft.ground(rectangle(draft.warp, *full), ground, dates)
         works = str(draft.rng.choice(("soil", "earthwork", "scrub", "meadow")))
         after = draft.ground(rectangle(draft.warp, *full), works, dates)
-        draft.swaps.append(Swap(before, after, float(draft.rng.random()), False))
-        clumps(
-            draft, inner, {"pasture": 0.9, "park": 1.6, "waste": 1.3}[use] * style.tree_cover, dates
-        )
+        draft.add_swap(before, after)
+        cover = {"pasture": 0.9, "park": 1.6, "waste": 1.3}[use] * style.tree_cover
+        clumps(draft, inner, cover, dates)
         if use != "pasture" or draft.chance(0.2):
             _trails(draft, block, dates)
         if use == "park" and draft.chance(0.6):
@@ -124,10 +116,7 @@ def _pond(draft: Draft, block: Block, dates: int) -> None:
     """A lake on a meadow, trees to either side."""
     draft.add_area(rectangle(draft.warp, *block.inner(0)), "meadow", dates)
     u, v = (block.u0 + block.u1) / 2, (block.v0 + block.v1) / 2
-    size = (
-        min(0.34 * (block.u1 - block.u0), draft.between(14, 48)),
-        0.3 * (block.v1 - block.v0),
-    )
+    size = (min(0.34 * (block.u1 - block.u0), draft.between(14, 48)), 0.3 * (block.v1 - block.v0))
     draft.add_area(blob(draft, u, v, size[0] * 1.1, size[1] * 1.12), "scrub", dates, GARDEN)
     draft.add_area(blob(draft, u, v, *size), "water", dates, WATER)
     for left, right in ((block.u0, u - 1.25 * size[0]), (u + 1.25 * size[0], block.u1)):
@@ -162,7 +151,7 @@ def _fleeting_pond(draft: Draft, block: Block, dates: int) -> None:
         draft.ground(outline, draft.pick("soil", "meadow", "scrub", "plough"), dates, WATER),
     ]
     before, after = states if draft.chance(0.5) else states[::-1]
-    draft.swaps.append(Swap(before, after, float(draft.rng.random()), False))
+    draft.add_swap(before, after)
 
 
 def courts(draft: Draft, block: Block, dates: int) -> None:
@@ -174,12 +163,10 @@ def courts(draft: Draft, block: Block, dates: int) -> None:
         at = u + i * (2 * half_u + 1.5)
         outer = rectangle(draft.warp, at - half_u, v - half_v, at + half_u, v + half_v)
         draft.areas.append(Area(outer, "court", hue, 1.0, dates, WATER))
-        inner = np.asarray(
-            [[at - 5.5, v - 11.9], [at + 5.5, v - 11.9], [at + 5.5, v + 11.9], [at - 5.5, v + 11.9],
-             [at - 5.5, v - 11.9]]
-        )  # fmt: skip
         if half_v > 12:
-            draft.lines.append(Line(draft.warp(inner), 0.2, "paint", 0.5, 1.0, dates, MARK))
+            corners = ((-5.5, -11.9), (5.5, -11.9), (5.5, 11.9), (-5.5, 11.9), (-5.5, -11.9))
+            inner = np.asarray([(at + du, v + dv) for du, dv in corners])
+            draft.add_line(draft.warp(inner), 0.2, "paint", dates, MARK, hue=0.5)
 
 
 def farmstead(draft: Draft, block: Block, dates: int) -> None:
@@ -194,7 +181,7 @@ def farmstead(draft: Draft, block: Block, dates: int) -> None:
     draft.add_area(blob(draft, u, v, 20, 15), draft.pick("soil", "gravel", "lawn"), dates, WATER)
     drive = path(draft.warp, u, v, u, block.v0)
     material = draft.pick("gravel", "soil", "paving")
-    draft.lines.append(Line(drive, draft.between(2.6, 4), material, 0.4, 1.0, dates, VERGE))
+    draft.add_line(drive, draft.between(2.6, 4), material, dates, VERGE, hue=0.4)
     x, y, angle, _, _ = draft.warp.at(u, v)
     turn = draft.between(-0.25, 0.25)
     for i in range(int(draft.rng.integers(1, 4))):
@@ -222,11 +209,7 @@ def _trails(draft: Draft, block: Block, dates: int) -> None:
     if beyond(draft, points) or wet(draft, points, 4.0):
         return
     material = str(draft.rng.choice(("gravel", "soil", "paving")))
-    draft.lines.append(
-        Line(
-            points, draft.between(1.2, 3.0), material, float(draft.rng.random()), 1.0, dates, VERGE
-        )
-    )
+    draft.add_line(points, draft.between(1.2, 3.0), material, dates, VERGE)
 
 
 def fill_earthwork(draft: Draft, block: Block, dates: int) -> None:

@@ -3,9 +3,10 @@
 ``dates`` states when an object exists: ``T1``, ``T2`` or ``BOTH`` (bits).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ Points = NDArray[np.float64]
 """(N,2) world coordinates in metres."""
 
 Kind = Literal["appeared", "vanished"]
+Roofs = Literal["tile", "shingle", "slate", "mixed"]
 
 
 class Area(NamedTuple):
@@ -139,7 +141,7 @@ class TownStyle:
     """Fraction of built-up blocks with apartments and shops."""
     industrial: float = 0.15
     """Fraction of built-up blocks with halls."""
-    roofs: Literal["tile", "shingle", "slate", "mixed"] = "mixed"
+    roofs: Roofs = "mixed"
     curvature: float = 0.35
     """0 straight streets, 1 strongly winding."""
     tree_cover: float = 0.5
@@ -168,8 +170,7 @@ class TownStyle:
     @staticmethod
     def draw(rng: np.random.Generator) -> "TownStyle":
         """A random style."""
-        roofs: tuple[Literal["tile", "shingle", "slate", "mixed"], ...]
-        roofs = ("tile", "shingle", "slate", "mixed")
+        roofs: tuple[Roofs, ...] = get_args(Roofs)
         return TownStyle(
             urban=float(rng.beta(2.2, 1.6)),
             dense=float(rng.beta(1.2, 5)),
@@ -187,14 +188,9 @@ class TownStyle:
         )
 
 
-def polygon_bounds(points: Points) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) of some points."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
-def _bounds_table(rows: list[tuple[float, float, float, float]]) -> NDArray[np.float64]:
-    return np.asarray(rows, np.float64).reshape(-1, 4)
+def _grown(points: Points, by: float = 0.0) -> tuple[float, ...]:
+    """(left, top, right, bottom) of some points, enlarged on all sides."""
+    return *(points.min(axis=0) - by), *(points.max(axis=0) + by)
 
 
 @dataclass(frozen=True)
@@ -238,30 +234,22 @@ class Town:
         return max([*heights, 2.0])
 
     @cached_property
-    def area_bounds(self) -> NDArray[np.float64]:
-        """(N,4) bounds of ``areas``; computed once, because every tile asks."""
-        return _bounds_table([polygon_bounds(a.points) for a in self.areas])
+    def bounds(self) -> Mapping[str, NDArray[np.float64]]:
+        """(N,4) bounds by the name of the field; computed once, because every tile asks."""
+        rows = {
+            "areas": [_grown(area.points) for area in self.areas],
+            "lines": [_grown(line.points, line.width / 2 + 1) for line in self.lines],
+            "buildings": [building.footprint.bounds for building in self.buildings],
+            "trees": [
+                (t.x - reach, t.y - reach, t.x + reach, t.y + reach)
+                for t, reach in ((tree, 1.3 * tree.radius) for tree in self.trees)
+            ],
+            "swaps": [_grown(swap.before.points) for swap in self.swaps],
+        }
+        return {kind: np.asarray(table, np.float64).reshape(-1, 4) for kind, table in rows.items()}
 
-    @cached_property
-    def swap_bounds(self) -> NDArray[np.float64]:
-        """(N,4) bounds of ``swaps``."""
-        return _bounds_table([polygon_bounds(s.before.points) for s in self.swaps])
-
-    @cached_property
-    def line_bounds(self) -> NDArray[np.float64]:
-        """(N,4) bounds of ``lines``, including their width."""
-        table = _bounds_table([polygon_bounds(line.points) for line in self.lines])
-        half = np.asarray([line.width / 2 + 1 for line in self.lines]).reshape(-1, 1)
-        return np.asarray(table + half * np.asarray([-1.0, -1.0, 1.0, 1.0]), np.float64)
-
-    @cached_property
-    def building_bounds(self) -> NDArray[np.float64]:
-        """(N,4) bounds of the footprints."""
-        return _bounds_table([b.footprint.bounds for b in self.buildings])
-
-    @cached_property
-    def tree_bounds(self) -> NDArray[np.float64]:
-        """(N,4) bounds of the crowns."""
-        table = np.asarray([(t.x, t.y, t.radius) for t in self.trees], np.float64).reshape(-1, 3)
-        centre, radius = table[:, [0, 1, 0, 1]], 1.3 * table[:, 2:3]
-        return np.asarray(centre + radius * np.asarray([-1.0, -1.0, 1.0, 1.0]), np.float64)
+    def within(self, kind: str, frame: tuple[float, float, float, float]) -> list[Any]:
+        """Objects of one of `bounds` that touch a frame (left, top, right, bottom)."""
+        bounds = self.bounds[kind]
+        touch = (bounds[:, :2] < frame[2:]) & (bounds[:, 2:] > frame[:2])
+        return [getattr(self, kind)[i] for i in np.flatnonzero(touch.all(axis=1))]

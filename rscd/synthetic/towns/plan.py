@@ -3,25 +3,16 @@
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rscd.base.arguments import check_range
 from rscd.base.errors import UsageError
 from rscd.base.types import ShapeHW
-from rscd.synthetic.towns.draft import (
-    MARGIN_M,
-    MARK,
-    STREET,
-    VERGE,
-    WATER,
-    Draft,
-    beyond,
-    plant_at,
-)
+from rscd.synthetic.towns.draft import MARGIN_M, MARK, STREET, VERGE, WATER, Draft, beyond, plant_at
 from rscd.synthetic.towns.layout import (
     Block,
-    Warp,
     draw_rows,
     draw_warp,
     path,
@@ -30,7 +21,7 @@ from rscd.synthetic.towns.layout import (
 )
 from rscd.synthetic.towns.lots import fill_houses, fill_large
 from rscd.synthetic.towns.open import fill_earthwork, fill_open
-from rscd.synthetic.towns.parts import BOTH, T1, T2, Line, Points, Town, TownStyle
+from rscd.synthetic.towns.parts import BOTH, T1, T2, Box, ParkingSpot, Points, Town, TownStyle
 
 
 def check_size(shape_hw: ShapeHW, gsd_m: float, change_share: float) -> None:
@@ -74,77 +65,63 @@ def plan_town(
     check_size(shape_hw, gsd_m, change_share)
     rng = np.random.default_rng(seed)
     style = TownStyle.draw(rng) if style is None else style
-    for name in ("growth", "shrubs", "ponds"):
-        share = getattr(style, name)
-        if share is not None and not 0 <= share <= 1:
-            raise UsageError(f"expected {name} from 0 to 1, found {share}")
-    height_m, width_m = shape_hw[0] * gsd_m, shape_hw[1] * gsd_m
-    draft = Draft(rng, style, draw_warp(rng, style.curvature), frame=(width_m, height_m))
+    shares = ("shrubs", "ponds") if style.growth is None else ("growth", "shrubs", "ponds")
+    check_range(style, shares, 0, 1)
+    frame = shape_hw[1] * gsd_m, shape_hw[0] * gsd_m
+    draft = Draft(rng, style, draw_warp(rng, style.curvature), frame=frame)
     draft.fine, draft.tree_scale = gsd_m <= 2, max(gsd_m / 1.5, 1.0)
     draft.lot_change = change_share / max(2 - change_share, 1)
-    _river(draft, width_m, height_m)
-    blocks = _draw_blocks(draft, width_m, height_m)
+    _river(draft)
+    blocks = _draw_blocks(draft)
     states = {(b.row, b.u0): _block_state(draft, change_share) for b in blocks}
     _fill(draft, blocks, states)
     _streets(draft, blocks, states)
     town = Town(
-        seed,
-        shape_hw,
-        gsd_m,
-        style,
-        tuple(draft.areas),
-        tuple(draft.lines),
-        tuple(draft.buildings),
-        tuple(draft.props),
-        tuple(draft.spots),
-        tuple(draft.trees),
+        seed, shape_hw, gsd_m, style, tuple(draft.areas), tuple(draft.lines),
+        tuple(draft.buildings), tuple(draft.props), tuple(draft.spots), tuple(draft.trees),
         tuple(draft.swaps),
-    )
-    return _crop(town, width_m, height_m)
+    )  # fmt: skip
+    return _crop(town, draft)
 
 
-def _river(draft: Draft, width_m: float, height_m: float) -> None:
+def _river(draft: Draft) -> None:
     if not draft.chance(draft.style.river):
         return
-    length = 1.5 * math.hypot(width_m, height_m) + 200
+    length = 1.5 * math.hypot(*draft.frame) + 200
     t = np.arange(-length / 2, length / 2, 8.0)
     bend = 30 * np.sin(t / draft.between(50, 120)) + 12 * np.sin(t / 23 + 1)
     angle = draft.between(0, math.pi)
     c, s = math.cos(angle), math.sin(angle)
-    centre = draft.rng.uniform(0.2, 0.8, 2) * (width_m, height_m)
+    centre = draft.rng.uniform(0.2, 0.8, 2) * draft.frame
     draft.river = np.stack((c * t - s * bend, s * t + c * bend), 1) + centre
     width = draft.river_width = draft.between(6, 32)
-    draft.lines.append(Line(draft.river, width + 9, "scrub", 0.4, 0.95, BOTH, WATER))
-    draft.lines.append(
-        Line(draft.river, width, "water", float(draft.rng.random()), 1.0, BOTH, WATER)
-    )
+    draft.add_line(draft.river, width + 9, "scrub", BOTH, WATER, hue=0.4, tone=0.95)
+    draft.add_line(draft.river, width, "water", BOTH, WATER)
     for x, y in draft.river[:: max(int(2 / (0.1 + draft.style.tree_cover)), 1)]:
         off = (width / 2 + draft.between(2, 6)) * (1 if draft.chance(0.5) else -1)
         draft.add_tree(float(x - s * off), float(y + c * off), radius=(1.5, 4.5))
 
 
-def _draw_blocks(draft: Draft, width_m: float, height_m: float) -> list[Block]:
+def _draw_blocks(draft: Draft) -> list[Block]:
     """Blocks that touch the image or its margin."""
-    u0, v0, u1, v1 = point_in_uv_bounds(draft.warp, width_m, height_m)
+    u0, v0, u1, v1 = point_in_uv_bounds(draft.warp, *draft.frame)
     m = MARGIN_M
     borders, cuts = draw_rows(draft.rng, draft.style, (u0 - m, v0 - m, u1 + m, v1 + m))
-    blocks = []
-    for row, us in enumerate(cuts):
-        for left, right in pairwise(us):
-            block = Block(left, borders[row], right, borders[row + 1], row)
-            if _near(draft.warp, block, width_m, height_m):
-                blocks.append(block)
-    return blocks
+    blocks = [
+        Block(left, borders[row], right, borders[row + 1], row)
+        for row, us in enumerate(cuts)
+        for left, right in pairwise(us)
+    ]
+    return [block for block in blocks if not beyond(draft, _inside(draft, block))]
 
 
-def _near(warp: Warp, block: Block, width_m: float, height_m: float) -> bool:
+def _inside(draft: Draft, block: Block) -> Points:
+    """World positions of 4 x 4 points of a block."""
     side = np.linspace(0, 1, 4)
     us, vs = np.meshgrid(
         block.u0 + side * (block.u1 - block.u0), block.v0 + side * (block.v1 - block.v0)
     )
-    xy = warp(np.stack((us.ravel(), vs.ravel()), 1))
-    low, high = xy.min(axis=0) - MARGIN_M, xy.max(axis=0) + MARGIN_M
-    return bool(low[0] < width_m and low[1] < height_m and high[0] > 0 and high[1] > 0)
+    return draft.warp(np.stack((us.ravel(), vs.ravel()), 1))
 
 
 def _block_state(draft: Draft, change_share: float) -> tuple[str, int]:
@@ -218,10 +195,9 @@ def _street(draft: Draft, block: Block, side: str, main: bool, when: int, pale: 
     points = path(draft.warp, *_side(block, side))
     width = 9.5 if main else 6.6
     material = "pale_road" if pale and not main else "asphalt"
-    hue = 0.5 if main else 0.3
-    draft.lines.append(Line(points, width + 5.0, "lawn", 0.4, 1.0, when, VERGE))
-    draft.lines.append(Line(points, width + 3.2, "paving", 0.5, 1.0, when, VERGE))
-    draft.lines.append(Line(points, width, material, hue, 1.0, when, STREET))
+    draft.add_line(points, width + 5.0, "lawn", when, VERGE, hue=0.4)
+    draft.add_line(points, width + 3.2, "paving", when, VERGE, hue=0.5)
+    draft.add_line(points, width, material, when, STREET, hue=0.5 if main else 0.3)
     if side not in {"top", "left"}:  # the neighbours draw the other two sides
         return
     if beyond(draft, points) or not draft.fine:
@@ -242,42 +218,35 @@ def _country_road(draft: Draft, block: Block, side: str, when: int) -> None:
     points = path(draft.warp, *_side(block, side))
     hue = float(draft.rng.random())
     if kind < 0.35:
-        draft.lines.append(Line(points, 7.0, "meadow", hue, 1.0, when, VERGE))
-        draft.lines.append(Line(points, draft.between(4.2, 5.6), "asphalt", hue, 1.0, when, VERGE))
+        draft.add_line(points, 7.0, "meadow", when, VERGE, hue=hue)
+        draft.add_line(points, draft.between(4.2, 5.6), "asphalt", when, VERGE, hue=hue)
     elif kind < 0.6:
         material = "gravel" if draft.chance(0.6) else "soil"
-        draft.lines.append(Line(points, draft.between(2.6, 3.6), material, hue, 1.0, when, VERGE))
-        draft.lines.append(Line(points, 0.8, "meadow", hue, 1.0, when, VERGE))
+        draft.add_line(points, draft.between(2.6, 3.6), material, when, VERGE, hue=hue)
+        draft.add_line(points, 0.8, "meadow", when, VERGE, hue=hue)
     if kind > 0.25 and draft.chance(0.7 * draft.style.tree_cover):
-        normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
-        normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
         side_m = draft.between(4, 6) * (1 if draft.chance(0.5) else -1)
-        near = points + normal * side_m + draft.rng.normal(0, 0.6, points.shape)
+        near = points + _normals(points) * side_m + draft.rng.normal(0, 0.6, points.shape)
         plant_at(draft, near[draft.rng.random(len(near)) < 0.8], when, (1.6, 4.2), None)
 
 
 def _wear(draft: Draft, points: Points, width: float, when: int) -> None:
     """Wheel tracks, sealed cracks and mended patches."""
-    normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
-    normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
+    normal = _normals(points)
     for at in (-0.34, -0.16, 0.16, 0.34):
-        track = points + normal * (at * width)
-        draft.lines.append(
-            Line(track, 0.5, "asphalt", 0.12, draft.between(0.92, 1.04), when, STREET)
-        )
+        track, tone = points + normal * (at * width), draft.between(0.92, 1.04)
+        draft.add_line(track, 0.5, "asphalt", when, STREET, hue=0.12, tone=tone)
     for _ in range(int(draft.rng.poisson(len(points) / 14))):
         i = int(draft.rng.integers(len(points) - 1))
         off = normal[i] * draft.between(-0.3, 0.3) * width
-        draft.lines.append(
-            Line(points[i : i + 2] + off, draft.between(0.8, 2.6), draft.pick("seal", "asphalt"),
-                 float(draft.rng.random()), draft.between(0.85, 1.1), when, STREET)
+        draft.add_line(
+            points[i : i + 2] + off, draft.between(0.8, 2.6), draft.pick("seal", "asphalt"), when,
+            STREET, hue=float(draft.rng.random()), tone=draft.between(0.85, 1.1),
         )  # fmt: skip
 
 
 def _street_trees(draft: Draft, points: Points, width: float, when: int) -> None:
-    normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
-    normal /= np.maximum(np.hypot(*normal.T), 1e-6)[:, None]
-    share = draft.between(0.2, 0.7)
+    normal, share = _normals(points), draft.between(0.2, 0.7)
     for side in (-1.0, 1.0):
         near = points + normal * side * (width / 2 + 2.2)
         plant_at(draft, near[draft.rng.random(len(near)) < share], when, (1.0, 3.2), None)
@@ -289,7 +258,7 @@ def _dashes(draft: Draft, points: Points, when: int) -> None:
     for start in np.arange(4.0, length[-1] - 4, 9.0):
         at = np.asarray([start, start + 3.0])
         dash = np.stack([np.interp(at, length, points[:, i]) for i in (0, 1)], 1)
-        draft.lines.append(Line(dash, 0.15, "paint", 0.5, 1.0, when, MARK))
+        draft.add_line(dash, 0.15, "paint", when, MARK, hue=0.5)
 
 
 def _kerb_cars(draft: Draft, points: Points, width: float, when: int) -> None:
@@ -299,36 +268,28 @@ def _kerb_cars(draft: Draft, points: Points, width: float, when: int) -> None:
         if not draft.chance(0.16):
             continue
         angle = math.atan2(steps[i, 1], steps[i, 0])
-        lane = (width / 2 - 1.2 if draft.chance(0.7) else width / 4) * (
-            1 if draft.chance(0.5) else -1
-        )
+        lane = width / 2 - 1.2 if draft.chance(0.7) else width / 4
+        lane *= 1 if draft.chance(0.5) else -1
         x = points[i, 0] - math.sin(angle) * lane
         y = points[i, 1] + math.cos(angle) * lane
         draft.add_car(float(x), float(y), angle, 0.6, when)
 
 
-def _kept(bounds: NDArray[np.float64], width_m: float, height_m: float) -> list[int]:
-    """Indices of the bounds within the margin of the image."""
-    m = MARGIN_M
-    inside = (bounds[:, 0] < width_m + m) & (bounds[:, 1] < height_m + m)
-    inside &= (bounds[:, 2] > -m) & (bounds[:, 3] > -m)
-    return [int(i) for i in np.flatnonzero(inside)]
+def _normals(points: Points) -> Points:
+    """(N,2) unit vectors across a line, to the left."""
+    normal = np.stack((-np.gradient(points[:, 1]), np.gradient(points[:, 0])), 1)
+    return np.asarray(normal / np.maximum(np.hypot(*normal.T), 1e-6)[:, None], np.float64)
 
 
-def _crop(town: Town, width_m: float, height_m: float) -> Town:
+def _crop(town: Town, draft: Draft) -> Town:
     """The same town without anything beyond the margin."""
-    m = MARGIN_M
+    right, bottom = (side + MARGIN_M for side in draft.frame)
+    frame = (-MARGIN_M, -MARGIN_M, right, bottom)
 
-    def near(x: float, y: float) -> bool:
-        return -m < x < width_m + m and -m < y < height_m + m
+    def near(thing: Box | ParkingSpot) -> bool:
+        return -MARGIN_M < thing.x < right and -MARGIN_M < thing.y < bottom
 
-    return replace(
-        town,
-        areas=tuple(town.areas[i] for i in _kept(town.area_bounds, width_m, height_m)),
-        lines=tuple(town.lines[i] for i in _kept(town.line_bounds, width_m, height_m)),
-        swaps=tuple(town.swaps[i] for i in _kept(town.swap_bounds, width_m, height_m)),
-        buildings=tuple(town.buildings[i] for i in _kept(town.building_bounds, width_m, height_m)),
-        trees=tuple(town.trees[i] for i in _kept(town.tree_bounds, width_m, height_m)),
-        props=tuple(p for p in town.props if near(p[0].x, p[0].y)),
-        spots=tuple(s for s in town.spots if near(s.x, s.y)),
-    )
+    kept: dict[str, Any] = {kind: tuple(town.within(kind, frame)) for kind in town.bounds}
+    kept["props"] = tuple(prop for prop in town.props if near(prop[0]))
+    kept["spots"] = tuple(spot for spot in town.spots if near(spot))
+    return replace(town, **kept)

@@ -43,6 +43,13 @@ class Canvas:
     """``ids`` before trees were planted."""
     bare_height: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
+    @property
+    def frame(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in the world, metres."""
+        left, top = self.col * self.res, self.row * self.res
+        height, width = self.ids.shape
+        return left, top, left + width * self.res, top + height * self.res
+
     def number(self, material: str, hue: float, tone: float) -> int:
         """A new number for an object with this look."""
         self.looks.append((material, hue, tone))

@@ -116,9 +116,8 @@ def _burn(town: Town, polygons: list[object]) -> ByteArray:
     if not polygons:
         return np.zeros(town.shape_hw, np.uint8)
     to_world = Affine.scale(town.gsd_m)
-    return np.asarray(
-        rasterize(polygons, town.shape_hw, transform=to_world, dtype="uint8"), np.uint8
-    )
+    burnt = rasterize(polygons, town.shape_hw, transform=to_world, dtype="uint8")
+    return np.asarray(burnt, np.uint8)
 
 
 def _canvas_window(
@@ -228,20 +227,19 @@ def _draw(town: Town, nuisance: Nuisance, date: int, canvas: Canvas, textures: F
     canvas.floor_ids = canvas.ids.copy()
     _draw_built(town, nuisance, date, canvas)
     canvas.bare_ids, canvas.bare_height = canvas.ids.copy(), canvas.height.copy()
-    for i in _seen(town.tree_bounds, canvas):
-        if _grows(town.trees[i], date, nuisance.tree_change):
-            draw_tree(canvas, town.trees[i])
+    for tree in town.within("trees", canvas.frame):
+        if _grows(tree, date, nuisance.tree_change):
+            draw_tree(canvas, tree)
 
 
 def _draw_built(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> None:
-    """Draw cars, sheds and buildings of a date."""
     for spot in town.spots:
         if spot.dates & date:
             draw_car(canvas, spot, date - 1, redraw=spot.draw < nuisance.cars_move)
     boxes = [prop for prop, dates in town.props if dates & date]
-    for i in _seen(town.building_bounds, canvas):
-        if town.buildings[i].dates & date:
-            boxes += town.buildings[i].boxes
+    for building in town.within("buildings", canvas.frame):
+        if building.dates & date:
+            boxes += building.boxes
     for box in boxes:
         draw_box(canvas, box)
 
@@ -255,20 +253,9 @@ def _grows(tree: Tree, date: int, tree_change: float) -> bool:
 
 def _ground(town: Town, nuisance: Nuisance, date: int, canvas: Canvas) -> list[Area | Line]:
     """Areas and lines of a date, in drawing order."""
-    things: list[Area | Line] = [town.areas[i] for i in _seen(town.area_bounds, canvas)]
-    for i in _seen(town.swap_bounds, canvas):
-        swap = town.swaps[i]
+    things: list[Area | Line] = town.within("areas", canvas.frame)
+    for swap in town.within("swaps", canvas.frame):
         share = nuisance.crop_change if swap.crop else nuisance.ground_change
         things.append(swap.after if date == T2 and swap.draw < share else swap.before)
-    things += [town.lines[i] for i in _seen(town.line_bounds, canvas)]
+    things += town.within("lines", canvas.frame)
     return sorted((t for t in things if t.dates & date), key=lambda thing: thing.layer)
-
-
-def _seen(bounds: NDArray[np.float64], canvas: Canvas) -> list[int]:
-    """Indices of the objects whose bounds touch a canvas."""
-    left, top = canvas.col * canvas.res, canvas.row * canvas.res
-    right = left + canvas.ids.shape[1] * canvas.res
-    bottom = top + canvas.ids.shape[0] * canvas.res
-    touch = (bounds[:, 0] < right) & (bounds[:, 1] < bottom)
-    touch &= (bounds[:, 2] > left) & (bounds[:, 3] > top)
-    return [int(i) for i in np.flatnonzero(touch)]

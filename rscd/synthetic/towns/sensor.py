@@ -74,9 +74,8 @@ def light(
     direct = sunlight(canvas.height, canvas.res, sun)
     direct *= 1 - cast_shadow(canvas.height, canvas.res, sun, reach_m)
     if conditions.cloud_shadow:
-        wave = smooth_noise(
-            seed * 8 + 7, canvas.col, canvas.row, canvas.ids.shape, 130 / canvas.res
-        )
+        shape, length = canvas.ids.shape, 130 / canvas.res
+        wave = smooth_noise(seed * 8 + 7, canvas.col, canvas.row, shape, length)
         direct *= 1 - conditions.cloud_shadow * np.clip(1.6 * wave - 0.2, 0, 1)
     direct *= 1 - conditions.ambient
     sky = sky_light(canvas.height, canvas.res) * np.float32(conditions.ambient)

@@ -331,7 +331,7 @@ def test_constant_images_are_no_change(name, second):
 
 @every_detector
 def test_scene_without_usable_pixels_is_an_error(name):
-    with pytest.raises(SceneError, match="usable at both dates, found 0: check nodata"):
+    with pytest.raises(SceneError, match="usable at both dates, found none; check nodata"):
         fit(name, town(), np.zeros((60, 70), bool))
 
 

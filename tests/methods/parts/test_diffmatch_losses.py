@@ -291,8 +291,8 @@ def test_variants_are_what_the_ablation_names():
     [
         ("mixmatch", {}, "a variant among supervised"),
         ("diffmatch", {"lambda": 1}, "found lambda"),
-        ("diffmatch", {"distance": "rows"}, "one of channel, legacy_last_axis"),
-        ("diffmatch", {"gate": "pixelavg"}, "one of pixelwise, pixelratio"),
+        ("diffmatch", {"distance": "rows"}, "'channel' or 'legacy_last_axis' for distance"),
+        ("diffmatch", {"gate": "pixelavg"}, "'pixelwise' or 'pixelratio' for gate"),
         ("diffmatch", {"strong_views": 0}, "strong_views of 1 or more"),
     ],
 )

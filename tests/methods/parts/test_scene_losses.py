@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from rscd.base.errors import UsageError
 from rscd.methods.parts.scene_losses import (
     LEVEL_WEIGHTS,
     change_loss,
@@ -329,15 +328,6 @@ def test_teacher_targets_carry_no_gradient() -> None:
     assert not any(x.requires_grad for x in (*soft, *hard))
     assert torch.equal(hard[3], (change[3] >= 0).long())
     torch.testing.assert_close(soft[3], change[3].sigmoid().detach())
-
-
-def test_unknown_options_are_user_errors() -> None:
-    with pytest.raises(UsageError, match="reduction: expected one of sum_per_batch, mean"):
-        flow_loss([], [], "sum")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="sim_order"):
-        similarity_levels([], [], torch.zeros(1, 2, 4, 4), (16, 16), "maps")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="sm_axes"):
-        edge_smoothness(*[torch.zeros(1, 1, 4, 4)] * 3, axes="x")  # type: ignore[arg-type]
 
 
 def test_mixed_precision_never_meets_an_entropy_of_probabilities(

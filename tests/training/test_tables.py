@@ -1,0 +1,272 @@
+"""One command per published table: chains on stand-ins, and rows against separate computation."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from rscd.cli import main
+from rscd.inference.weights import read_card, read_tensors
+from rscd.models.networks import build_network
+from rscd.synthetic.town_folder import write_town_folder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
+        "ignore:The number of training batches",
+        "ignore:.*does not have many workers",
+        "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
+    ),
+]
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = "tu-mobilenetv3_small_050"
+TINY = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--data.num_workers", "0",
+        "--trainer.log_every_n_steps", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tables") / "set"
+    return write_town_folder(root, {"train": 6, "val": 2, "test": 3}, patch_size=64, seed=3)
+
+
+def rows_in(path):
+    with path.open() as file:
+        return {(r["row"], r["condition"], r["at"]): r for r in csv.DictReader(file)}
+
+
+def pairs(root, split):
+    """(2,3,H,W) float32 and (H,W) bool of each pair, read by Pillow."""
+    for name in (root / "list" / f"{split}.txt").read_text().split():
+        t1, t2, mask = (np.asarray(Image.open(root / f / name)) for f in ("A", "B", "label"))
+        yield np.stack([t1, t2]).transpose(0, 3, 1, 2).astype(np.float32), mask == 255
+
+
+def network_of(path, **more):
+    card = read_card(path)
+    network = build_network(card["network"], card["network_args"] | {"weights": None} | more)
+    network.load_state_dict(read_tensors(path))
+    return network.eval()
+
+
+def counted(guesses, truths):
+    """TP, FP, FN, TN over all pixels."""
+    guess, truth = (np.concatenate([a.ravel() for a in side]) for side in (guesses, truths))
+    return [
+        int(np.sum(guess & truth)), int(np.sum(guess & ~truth)), int(np.sum(~guess & truth)),
+        int(np.sum(~guess & ~truth)),
+    ]  # fmt: skip
+
+
+def check_row(row, guesses, truths):
+    """The published metrics of one row (methods/kdmsi.md, section 6)."""
+    tp, fp, fn, tn = counted(guesses, truths)
+    union, other = tp + fp + fn, tn + fp + fn
+    expected = {
+        "iou_change": tp / union,
+        "miou": (tp / union + tn / other) / 2,
+        "f1_macro": (2 * tp / (tp + union) + 2 * tn / (tn + other)) / 2,
+        "oa": (tp + tn) / (tp + fp + fn + tn),
+        "fp_union": fp / union,
+        "fn_union": fn / union,
+    }
+    assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=2e-6)
+
+
+@torch.inference_mode()
+def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = "model.method_args.network_args"
+    small = [
+        word
+        for stage in ("kd", "cam", "detector", "cam_detector", "supervised")
+        for word in (f"--{stage}.{encoder}.encoder", SMALL, f"--{stage}.data.batch_size", "2")
+    ]
+    small += [
+        word for stage in ("kd", "cam") for word in (f"--{stage}.{encoder}.output_stride", "16")
+    ]
+    small += [
+        word
+        for stage in ("detector", "cam_detector", "supervised")
+        for word in (f"--{stage}.{encoder}.batch_norm", "normal")
+    ]
+    line = ["train", "-c", str(CONFIGS / "kdmsi.yaml"), "--set.root", str(tiles),
+            "--set.weights", "null", "--masks.device", "cpu", *TINY, *small]  # fmt: skip
+    with torch.inference_mode(False):
+        assert main(line) == 0
+    run = tmp_path / "runs" / "kdmsi_levir"
+    rows = rows_in(run / "rows.csv")
+    assert [key[0] for key in rows if key[2] == "protocol"] == [
+        "KD-MSI", "CAM", "Supervised", "teacher map", "student map", "student + MI map",
+        "student + MSI map",
+    ]  # fmt: skip
+    truths = [mask for _, mask in pairs(tiles, "test")]
+    for row, stage in (("KD-MSI", "detector"), ("CAM", "cam_detector"),
+                       ("Supervised", "supervised")):  # fmt: skip
+        network = network_of(run / stage / "best.ckpt")
+        logits = [network(torch.from_numpy(image)[None])["logits"][0] for image, _ in
+                  pairs(tiles, "test")]  # fmt: skip
+        for rule in ("protocol", "model"):
+            found = rows[row, "all", rule]
+            level = float(found["threshold"])
+            probs = [torch.sigmoid(scores[1] - scores[0]).numpy() for scores in logits]
+            check_row(found, [prob >= np.float32(level) for prob in probs], truths)
+        assert rows[row, "all", "protocol"]["threshold"] == "0.5"
+    assert 0 < float(rows["KD-MSI", "all", "model"]["recall"]) < 1, "a row that means something"
+
+    train = list(pairs(tiles, "train"))
+    truths = [mask for _, mask in train]
+    teacher = network_of(run / "export" / "teacher.safetensors")
+    assert (teacher.combination, network_of(run / "kd" / "best.ckpt").combination) == (
+        "abs", "cat",
+    )  # fmt: skip
+    stored = torch.load(run / "kd" / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(v, stored[f"method.teacher.{k}"])
+               for k, v in teacher.state_dict().items())  # fmt: skip
+    student = network_of(run / "kd" / "best.ckpt")
+
+    def peak(grid):
+        raised = F.relu(grid)
+        return F.relu(raised - 1e-5) / (raised.max() + 1e-5)
+
+    for row, network, squash in (("teacher map", teacher, peak),
+                                 ("student map", student, torch.sigmoid)):  # fmt: skip
+        maps = []
+        for image, mask in train:
+            grid = squash(network(torch.from_numpy(image)[None])["cam"])
+            found = F.interpolate(grid, (64, 64), mode="bilinear")[0, 0].numpy()
+            maps.append(found if mask.any() else 0 * found)
+        scores = {}
+        for level in [0.05 * k for k in range(1, 20)]:
+            tp, fp, fn, _ = counted([m >= np.float32(level) for m in maps], truths)
+            scores[round(level, 2)] = tp / max(tp + fp + fn, 1)
+        best = rows[row, "all", "best"]
+        assert float(best["iou_change"]) == pytest.approx(max(scores.values()), abs=1e-4)
+        assert scores[float(best["threshold"])] == pytest.approx(max(scores.values()), abs=1e-4)
+    # the same command does nothing, and leaves the rows alone
+    before = (run / "rows.csv").stat().st_mtime_ns
+    with torch.inference_mode(False):
+        assert main(line) == 0
+    assert (run / "rows.csv").stat().st_mtime_ns == before
+
+
+@torch.inference_mode()
+def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, other = tmp_path / "one", tmp_path / "other"
+    for copy, folder in ((root, tmp_path / "labels"), (other, other)):
+        shutil.copytree(tiles, copy)
+        for layer in ("vl_change", "vl_t1", "vl_t2"):
+            (folder / layer).mkdir(parents=True)
+            for file in (copy / "label").iterdir():
+                Image.fromarray(np.asarray(Image.open(file)) // 255).save(
+                    folder / layer / file.name
+                )
+    assert main(["data", "split", str(root), "--percent", "40"]) == 0
+    shape = "--train.model.method_args.network_args"
+    common = ["train", "-c", str(CONFIGS / "diffmatch.yaml"), "--set.root", str(root),
+              "--set.share", "40", "--set.weights", "null", *TINY, "--train.data.batch_size", "2",
+              f"{shape}.encoder", SMALL, "--train.trainer.max_epochs", "2"]  # fmt: skip
+    away = [
+        "--set.unlabeled",
+        f"{{root: {other}, split: train}}",
+        "--set.name",
+        "cross-domain",
+        "--set.labels",
+        "../labels/",
+    ]
+    with torch.inference_mode(False):
+        assert main([*common, "--set.variant", "supervised"]) == 0
+        assert main([*common, *away]) == 0
+    runs = tmp_path / "runs" / "diffmatch_levir"
+    rows = rows_in(runs / "rows.csv")
+    assert {key[0] for key in rows} == {"supervised_40", "cross-domain"}
+    truths = [mask for _, mask in pairs(root, "test")]
+    for name in ("supervised_40", "cross-domain"):
+        network = network_of(runs / name / "train" / "best.ckpt")
+        logits = [
+            network(torch.from_numpy(image)[None])["logits"][0] for image, _ in pairs(root, "test")
+        ]
+        probs = [torch.softmax(scores, 0)[1].numpy() for scores in logits]
+        for rule in ("protocol", "model", "best"):
+            row = rows[name, "all", rule]
+            check_row(row, [prob >= np.float32(row["threshold"]) for prob in probs], truths)
+
+
+def changesim(root):
+    """Stand-in: warehouses of 12 training pairs and 2 test pairs of each condition."""
+    rng = np.random.default_rng(0)
+    for split, frames, suffixes in (("Train", 12, ("",)), ("Test", 2, ("", "_dust", "_dark"))):
+        for suffix in suffixes:
+            base = root / f"Query_Seq_{split}" / "Warehouse_6" / f"Seq_0{suffix}"
+            for n in range(frames):
+                t1 = rng.integers(0, 120, (64, 64, 3), np.uint8)
+                change = np.zeros((64, 64, 3), np.uint8)
+                change[8 * n % 40 :][:16, 20:50] = (81, 38, 0)
+                t2 = t1 + 100 * (change.any(axis=2, keepdims=True)).astype(np.uint8)
+                for folder, array in (("t0/rgb", t1), ("rgb", t2), ("change_segmentation", change)):
+                    (base / folder).mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(array).save(base / folder / f"{n}.png")
+    return root
+
+
+@torch.inference_mode()
+def test_rows_of_fma_by_condition(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = changesim(tmp_path / "ChangeSim")
+    small = [
+        f"--{prefix}data.streams.{stream}.init_args.settings.size=64"
+        for prefix in ("", "fma.")
+        for stream in ("train", "val")
+    ]
+    first = ["train", "-c", str(CONFIGS / "scene_synthetic.yaml"), *TINY, *small[:2],
+             "--trainer.max_steps", "2", "--data.batch_size", "2",
+             "--model.method_args.network_args.low_size", "64",
+             "--data.streams.train.init_args.count", "4",
+             "--data.streams.val.init_args.count", "4"]  # fmt: skip
+    fma = "--fma.model.method_args"
+    line = ["train", "-c", str(CONFIGS / "scene.yaml"), *TINY, *small[2:],
+            "--set.root", str(root), "--set.size", "64,64", "--set.count", "2",
+            "--set.pretrained", "runs/scene_synthetic/last.ckpt", "--set.percent", "20",
+            "--fma.data.batch_size", "2", "--fma.trainer.precision", "32",
+            f"{fma}.network", "scene-compact", f"{fma}.network_args.low_size", "64",
+            "--fma.model.patch_size", "64", "--fma.data.streams.val.init_args.count", "2",
+            "--fma.data.streams.target.init_args.size", "[64, 64]"]  # fmt: skip
+    with torch.inference_mode(False):
+        assert main(first) == 0
+        assert main(line) == 0
+    runs = tmp_path / "runs" / "scene_ChangeSim"
+    rows = rows_in(runs / "rows.csv")
+    names = ("fma_20", "fma_20, dates exchanged", "SimSaC, synthetic pairs", "fma_20, teacher")
+    assert tuple(dict.fromkeys(key[0] for key in rows)) == names
+    last = runs / "fma_20" / "fma" / "last.ckpt"
+    student, teacher = network_of(last), network_of(runs / "fma_20" / "export/teacher.safetensors")
+    stored = torch.load(last, weights_only=True)["state_dict"]
+    for key, value in teacher.decoder.state_dict().items():
+        assert torch.equal(value, stored[f"method.teacher.{key}"])
+    for key, value in student.encoder.state_dict().items():
+        assert torch.equal(value, teacher.encoder.state_dict()[key])
+    networks = (student, student, network_of(Path("runs/scene_synthetic/last.ckpt")), teacher)
+    for name, network in zip(names, networks, strict=True):
+        for condition, suffix in (("normal", ""), ("dusty", "_dust"), ("dark", "_dark")):
+            base = root / "Query_Seq_Test" / "Warehouse_6" / f"Seq_0{suffix}"
+            probs, truths = [], []
+            for n in range(2):
+                dates = [np.asarray(Image.open(base / f / f"{n}.png")) for f in ("t0/rgb", "rgb")]
+                image = np.stack(dates).transpose(0, 3, 1, 2).astype(np.float32)
+                image = image[::-1].copy() if "exchanged" in name else image
+                found = network(torch.from_numpy(image)[None])["logits"][0, 0]
+                probs.append(torch.sigmoid(found).numpy())
+                colours = np.asarray(Image.open(base / "change_segmentation" / f"{n}.png"))
+                truths.append(colours.any(axis=2))
+            for rule in ("protocol", "model"):
+                row = rows[name, condition, rule]
+                check_row(row, [prob >= np.float32(row["threshold"]) for prob in probs], truths)
+    assert len({rows[name, "all", "model"]["oa"] for name in names}) == len(names)
