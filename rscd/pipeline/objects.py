@@ -23,7 +23,6 @@ from rscd.export.outputs import is_vector
 from rscd.export.style import event_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
-from rscd.geo.dates import days_of
 from rscd.geo.grid import middle
 from rscd.geo.measure import ground_of
 from rscd.geo.scene import ScenePair
@@ -162,11 +161,7 @@ def resolve_events(
     """
     options = options or Options()
     pair = options.sized(pair)
-    t1, t2 = days_of(
-        (options.t1_date, options.t2_date),
-        (pair.t1.date_tag, pair.t2.date_tag),
-        (pair.t1.path, pair.t2.path),
-    )
+    days = options.days(pair)
     targets = Targets.of(outputs)
     rasters = [path for path in targets.outputs if not is_vector(path)]
     if rasters:
@@ -187,7 +182,7 @@ def resolve_events(
         segmenter,
         prompts,
         (rules or LabelOptions(duplicate_iou=DUPLICATE_IOU)).filled(segmenter),
-        {"t1": t1, "t2": t2},
+        days,
         options.min_area_m2 or 0.0,
         options.min_score or 0.0,
         options.layer_options,
