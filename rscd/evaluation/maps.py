@@ -31,7 +31,7 @@ from rscd.evaluation.layers import (
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extremes, pooled
 from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
-from rscd.geo.changemap import RawRaster, binarise
+from rscd.geo.changemap import binarise
 from rscd.geo.grid import grid_text, shape_hw
 from rscd.geo.labels import Values, coding_in, one_band
 from rscd.geo.measure import PixelAreas, ground_of
@@ -325,12 +325,8 @@ def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
     for read in images:
         values, covered = read(box)
         dates.append(np.where(covered, values, 0).astype(np.float32))
-    predicted, true = (_window(raster, box) for raster in (scratch.predicted, scratch.true))
+    predicted, true = (raster.read(box) for raster in (scratch.predicted, scratch.true))
     return Row(np.stack(dates) if dates else None, predicted, true)
-
-
-def _window(raster: RawRaster, box: Box) -> ByteArray:
-    return raster.read(box)
 
 
 def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:

@@ -216,8 +216,7 @@ class ScenePair:
 
     def inside(self, box: Box) -> BoolArray:
         """(h,w) whether each pixel of a box lies in the grid and the area of interest."""
-        height, width = self.shape_hw
-        inside = _within(box.row, box.height, height)[:, None] & _within(box.col, box.width, width)
+        inside = box.within(self.shape_hw)
         if self.aoi is not None and inside.any():
             place = box.moved(self.window.row, self.window.col)
             inside &= geometry_mask(
@@ -258,10 +257,7 @@ class ScenePair:
         rows -= inside.row
         cols -= inside.col
         image = np.ascontiguousarray(image[:, :, rows[:, None], cols])
-        valid = valid[rows[:, None], cols]
-        valid &= _within(box.row, box.height, height)[:, None]
-        valid &= _within(box.col, box.width, width)
-        return image, valid
+        return image, valid[rows[:, None], cols] & box.within((height, width))
 
     def _read_inside(self, box: Box) -> tuple[FloatArray, BoolArray]:
         image = np.empty((2, self.n_bands, *box.shape_hw), np.float32)
@@ -278,11 +274,6 @@ class ScenePair:
 
 def _whole(grid: GeoBox) -> Box:
     return Box(0, 0, *shape_hw(grid))
-
-
-def _within(start: int, length: int, size: int) -> BoolArray:
-    index = np.arange(start, start + length)
-    return (index >= 0) & (index < size)
 
 
 def _check_comparable(t1: Source, t2: Source) -> None:
