@@ -68,7 +68,9 @@ class Block(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B,n_in,h,w) -> (B,n_out,h/stride,w/stride)."""
-        out: Tensor = super().forward(input)
+        out = input
+        for part in self:
+            out = part(out)
         return input + out if self.residual else out
 
 
