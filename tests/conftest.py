@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import settings
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("rscd", deadline=None)  # a busy machine is no failure
+settings.load_profile("rscd")
 
 
 def _folder(variable: str, default: str, what: str) -> Path:
