@@ -46,6 +46,8 @@ MAX_HANDLES = 64
 """Most open datasets per thread; beyond that all are closed and reopened as needed."""
 WARP_TOLERANCE_PX = 1e-3
 """Error tolerance of GDAL's approximate coordinate transformation, in source pixels."""
+WARP_BLOCK_HW = (128, 512)
+"""Rows and columns of the blocks in which GDAL resamples."""
 WARP_MARGIN_PX = 2
 """Pixels around a box that resampling may look at as well."""
 MOST_FETCHED = 64_000_000
@@ -455,30 +457,39 @@ def _read_remote(
     """
     try:
         if offset is None and size_hw in (None, box.shape_hw):
-            _fetch(source, cut(grid, box))
+            _fetch(source, grid, box)
         return _read(source, offset, grid, box, size_hw)
     finally:
         close_handles()
 
 
-def _fetch(source: Source, grid: GeoBox) -> None:
-    """Have GDAL fetch at once what it would piece by piece while it resamples onto a grid."""
-    part = looked_at(source, grid)
+def _fetch(source: Source, grid: GeoBox, box: Box) -> None:
+    """Have GDAL fetch at once what it would piece by piece while it resamples a box of a grid."""
+    part = looked_at(source, grid, box)
     if part is not None and part.height * part.width * len(source.bands) <= MOST_FETCHED:
         window = Window(part.col, part.row, part.width, part.height)
         _dataset(source).read(list(source.bands), window=window)
 
 
-def looked_at(source: Source, grid: GeoBox) -> Box | None:
-    """The pixels of a source that resampling onto a grid looks at; None where nothing tells."""
+def looked_at(source: Source, grid: GeoBox, box: Box) -> Box | None:
+    """The pixels of a source that resampling a box of a grid looks at; None where nothing tells.
+
+    GDAL resamples whole blocks of the result, `WARP_BLOCK_HW`.
+    """
+    (top, bottom), (left, right) = (
+        (start // step * step, min(-(-(start + length) // step) * step, size))
+        for start, length, step, size in zip(
+            box.corner, box.shape_hw, WARP_BLOCK_HW, shape_hw(grid), strict=True
+        )
+    )
     try:
-        left, top, right, bottom = footprint_px(grid, source.grid)
+        x0, y0, x1, y1 = footprint_px(
+            cut(grid, Box(top, left, bottom - top, right - left)), source.grid
+        )
     except GridMismatchError:
         return None
     more = WARP_MARGIN_PX
-    return pixels_within(
-        shape_hw(source.grid), (left - more, top - more, right + more, bottom + more)
-    )
+    return pixels_within(shape_hw(source.grid), (x0 - more, y0 - more, x1 + more, y1 + more))
 
 
 def _read(

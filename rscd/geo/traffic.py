@@ -5,7 +5,6 @@ from itertools import product
 
 from odc.geo.geobox import GeoBox
 
-from rscd.geo.grid import cut
 from rscd.geo.source import Offset, Source, looked_at, open_input, raster_border
 from rscd.geo.tiles import Box
 
@@ -34,7 +33,7 @@ def bytes_of(source: Source, offset: Offset, grid: GeoBox, boxes: Iterable[Box])
         block_h, block_w = dataset.block_shapes[0]
         touched: set[tuple[int, int]] = set()
         for box in boxes:
-            part = looked_at(source, cut(grid, box)) if offset is None else box.moved(*offset[::-1])
+            part = looked_at(source, grid, box) if offset is None else box.moved(*offset[::-1])
             if part is not None:
                 rows = range(part.row // block_h, -(-(part.row + part.height) // block_h))
                 cols = range(part.col // block_w, -(-(part.col + part.width) // block_w))

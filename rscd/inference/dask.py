@@ -205,7 +205,7 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
             name = f"{obj.sha256}{obj.path.suffix}"
             self.weights[name] = obj.path
             return _network, (name, vars(obj))
-        if isinstance(obj, Source) and obj.stamp is not None:
+        if isinstance(obj, Source) and isinstance(obj.stamp, tuple):
             return _source, (vars(obj) | {"path": str(Path(obj.path).absolute())},)
         return super().reducer_override(obj)
 
@@ -226,8 +226,9 @@ def _source(fields: dict[str, Any]) -> Source:
         SceneError: it sees another one or none.
     """
     source, here = Source(**fields), stamp_of(fields["path"])
-    wanted = source.stamp or (0, 0)
-    if here is None or here[1] != wanted[1] or abs(here[0] - wanted[0]) > CLOCK_NS:
+    wanted = source.stamp
+    same = isinstance(here, tuple) and isinstance(wanted, tuple) and here[1] == wanted[1]
+    if not (same and abs(here[0] - wanted[0]) <= CLOCK_NS):
         raise SceneError(
             f"expected {source.path} on worker {get_worker().address} as it is here, found "
             f"{'none' if here is None else 'another file'}; use a folder that all machines share, "

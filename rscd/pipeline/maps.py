@@ -130,7 +130,7 @@ def predict(
 
     Args:
         pair: two dates on one grid.
-        outputs: files to write; the suffix is the format.
+        outputs: files to write, or addresses to upload them to; the suffix is the format.
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
@@ -145,9 +145,11 @@ def predict(
     """
     started = time.monotonic()
     run = resolve(pair, Targets.of(outputs, prob, preview, flow, objects), options)
+    run.targets.prepare()
     files = run.targets.all
     if (past := finished(run.folder, run.identity, files)) is not None:
         log.info("all of it had been written before this run")
+        run.targets.clear()
         return Result(**past)
     try:
         with (
@@ -158,10 +160,11 @@ def predict(
                 run.targets.check_new(journal.published())
             with journal.explaining(files[0]):
                 found = _carry_out(run, journal, mapper, progress)
-            check_unchanged(run.pair, run.provenance)
+                check_unchanged(run.pair, run.provenance)
+                run.targets.send()
             result = Result(
                 **found,
-                outputs=[str(path) for path in files],
+                outputs=run.targets.names,
                 model=run.model.name,
                 alignment=run.pair.alignment,
                 seconds=round(time.monotonic() - started, 3),
@@ -169,14 +172,18 @@ def predict(
             )
             journal.finish(files, asdict(result))
     except (OutputError, RemoteError):  # what was computed is kept
+        if not run.folder.exists():
+            run.targets.clear()
         raise
     except RscdError:
         shutil.rmtree(run.folder, ignore_errors=True)
+        run.targets.clear()
         raise
     except OSError as error:
         raise output_error(files[0], error) from error
     finally:
         close_handles()
+    run.targets.clear()
     return result
 
 

@@ -155,7 +155,8 @@ def server():
     ("code", "said"),
     [(404, "no such file"), (403, "refuses access"), (401, "refuses access"), (500, "try again")],
 )
-def test_answers_of_a_server(server: str, code: int, said: str) -> None:
+def test_answers_of_a_server(server: str, code: int, said: str, monkeypatch) -> None:
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     told = refusal(f"{server}/{code}/a.tif")
     assert said in told
     assert f"HTTP {code}" in told
