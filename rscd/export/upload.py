@@ -81,7 +81,7 @@ def exists(url: str) -> bool:
         OutputError: nothing answers there.
     """
     if _is_web(url):
-        return _answer(url, "HEAD").status_code == 200
+        return bool(_answer(url, "HEAD").status_code == 200)
 
     def ask() -> bool:
         files, name = _store(url)

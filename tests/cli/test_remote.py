@@ -124,7 +124,7 @@ def test_a_run_goes_on_where_the_connection_broke(scene, tmp_path, capsys, monke
     assert predict(scene, *argv, "--json") == 0
     assert json.loads(capsys.readouterr().out)["resumed"]
     whole = tmp_path / "whole.tif"
-    assert predict(scene, "-o", tmp_path / "whole.png", "--prob", whole) == 0
+    assert predict(scene, "-o", tmp_path / "other.png", "--prob", whole) == 0
     with rasterio.open(whole) as one, rasterio.open(tmp_path / "p.tif") as two:
         assert np.array_equal(one.read(), two.read(), equal_nan=True)
 
