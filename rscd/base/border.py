@@ -141,6 +141,33 @@ def system_trouble(error: BaseException) -> tuple[str, str] | None:
 _STATUS = re.compile(r"HTTP (?:response|error) code\D{0,3}(\d{3})", re.IGNORECASE)
 
 
+_SAID = (
+    (
+        re.compile("Range downloading not supported"),
+        (
+            "a server that sends whole files only, not parts of them (HTTP range requests)",
+            "copy the file here first, or put it where ranges are served",
+        ),
+    ),
+    (
+        re.compile(r"specified \w+ does not exist|NoSuchKey|NoSuchBucket"),
+        ("no such file in the object store", "correct the address"),
+    ),
+    (
+        re.compile(r"Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch|Access Key Id you"),
+        ("an object store that refuses access", "check the credentials in the environment"),
+    ),
+    (
+        re.compile(r"configuration options? not defined|^Missing AZURE"),
+        (
+            "no credentials for this object store",
+            "set them in the environment, or AWS_NO_SIGN_REQUEST, GS_NO_SIGN_REQUEST or "
+            "AZURE_NO_SIGN_REQUEST=YES for public files",
+        ),
+    ),
+)
+"""Words of servers, and of GDAL about them: what was found, how to fix it."""
+
 _CUT = re.compile(r"got (\d+) bytes, expected (\d+)")
 """LibTIFF's words where a block is shorter than its file says."""
 
@@ -160,12 +187,7 @@ def _server_trouble(error: BaseException) -> tuple[str, str] | None:
         return f"a server response without the file (HTTP {code})", "try again later"
     if "CURL error" in text:
         return f"no connection to the server ({text})", "check the address and the connection"
-    if "Range downloading not supported" in text:
-        return (
-            "a server that sends whole files only, not parts of them (HTTP range requests)",
-            "copy the file here first, or put it where ranges are served",
-        )
-    return None
+    return next((trouble for words, trouble in _SAID if words.search(text)), None)
 
 
 def _broken_off(error: BaseException | None) -> str | None:

@@ -226,15 +226,20 @@ def _source(fields: dict[str, Any]) -> Source:
         SceneError: it sees another one or none.
     """
     source, here = Source(**fields), stamp_of(fields["path"])
-    wanted = source.stamp
-    same = isinstance(here, tuple) and isinstance(wanted, tuple) and here[1] == wanted[1]
-    if not (same and abs(here[0] - wanted[0]) <= CLOCK_NS):
+    if not _same_file(source.stamp, here):
         raise SceneError(
             f"expected {source.path} on worker {get_worker().address} as it is here, found "
             f"{'none' if here is None else 'another file'}; use a folder that all machines share, "
             "or addresses (https://, /vsis3/...)"
         )
     return source
+
+
+def _same_file(there: object, here: object) -> bool:
+    match there, here:
+        case (int(when), int(size)), (int(other), int(found)):
+            return size == found and abs(when - other) <= CLOCK_NS
+    return False
 
 
 def weights_folder(worker: Worker) -> Path:
