@@ -14,6 +14,7 @@ from rscd.base.types import DateName
 from rscd.export.crs import check_crs
 from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
+from rscd.export.picture import SUFFIX as PICTURE_SUFFIX
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
 from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
@@ -26,13 +27,14 @@ MOST_NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class Targets:
-    """Where polygons, masks, probabilities, preview, flow and the objects of either date go."""
+    """Where polygons, masks, probabilities, preview, flow, dissimilarity and objects go."""
 
     outputs: tuple[Path, ...]
     """Polygons or masks, depending on the suffix."""
     prob: Path | None = None
     preview: Path | None = None
     flow: Path | None = None
+    dissimilarity: Path | None = None
     objects: Mapping[DateName, Path] = field(default_factory=dict)
     """Polygons of what stands at a date, for the dates for which they are wanted."""
 
@@ -44,6 +46,7 @@ class Targets:
         preview: StrPath | None = None,
         flow: StrPath | None = None,
         objects: Mapping[DateName, StrPath | None] | None = None,
+        dissimilarity: StrPath | None = None,
     ) -> "Targets":
         """Build from the names the user gave.
 
@@ -55,6 +58,11 @@ class Targets:
             None if prob is None else of_kind(Path(prob), RASTER_SUFFIXES, "--prob"),
             None if preview is None else of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"),
             None if flow is None else of_kind(Path(flow), RASTER_SUFFIXES, "--flow"),
+            None
+            if dissimilarity is None
+            else of_kind(
+                Path(dissimilarity), (*RASTER_SUFFIXES, PICTURE_SUFFIX), "--dissimilarity"
+            ),
             {
                 date: of_kind(Path(path), VECTOR_SUFFIXES, f"--objects-{date}")
                 for date, path in (objects or {}).items()
@@ -74,7 +82,8 @@ class Targets:
     @property
     def all(self) -> tuple[Path, ...]:
         """Every file; the work folder is named after the first."""
-        extra = (path for path in (self.prob, self.preview, self.flow) if path is not None)
+        more = (self.prob, self.preview, self.flow, self.dissimilarity)
+        extra = (path for path in more if path is not None)
         return (*self.outputs, *extra, *self.objects.values())
 
     @property
@@ -159,7 +168,7 @@ class Targets:
             OutputError: for an existing file of another origin.
         """
         ours = set(mine)
-        styled = (*self.outputs, self.prob, *self.objects.values())
+        styled = (*self.outputs, self.prob, self.dissimilarity, *self.objects.values())
         for path in self.all:
             if str(path.absolute()) not in ours:
                 beside = files_beside(path) if path in styled else []
