@@ -97,15 +97,15 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="OUT",
-        help="picture of samples (.png), or true, false and missed objects (.gpkg .geojson .fgb "
-        ".parquet); may be repeated",
+        help="sheet of samples (.png), or true, false and missed objects (.gpkg .geojson .fgb "
+        ".parquet); repeatable",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument(
         "--threshold",
         type=fraction,
         metavar="0..1",
-        help="probability from which a pixel is change (default: the model's own)",
+        help="least probability of change (default: the model's)",
     )
     parser.add_argument(
         "--change-value",
@@ -187,7 +187,7 @@ def _add_maps(parser: Parser) -> None:
     group.add_argument(
         "--missing-is-no-change",
         action="store_true",
-        help="count labelled pixels without prediction as no change",
+        help="labelled pixels without prediction are no change",
     )
     group.add_argument("--like", metavar="FILE", help="raster whose pixel grid to use")
     group.add_argument(

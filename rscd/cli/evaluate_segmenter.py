@@ -30,7 +30,7 @@ def add_segmenter(parser: Parser) -> None:
     """Declare the arguments that go with ``--segmenter``."""
     rare = add_segmenting(
         parser,
-        "with --segmenter, in place of -m",
+        "change events of a segmenter",
         duplicates="1, all count, as published",
         name=True,
         measured=True,

@@ -37,12 +37,13 @@ def add_segmenting(
         title: of their group.
         duplicates: the default of ``--duplicate-iou`` in words.
         name: whether ``--segmenter`` itself is one of them.
-        measured: whether several gammas are compared; the command then has its own ``--gsd``.
+        measured: whether several gammas are compared, by a command whose main use is another and
+            that has a ``--gsd`` of its own.
 
     Returns:
         The group of the rare ones.
     """
-    group = parser.group(title, use=USE)
+    group = parser.group(title, use=USE, rare=measured)
     if name:
         group.add_argument(
             "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
@@ -68,7 +69,8 @@ def add_segmenting(
         about = f"score of a reliable pixel {own}"
         group.add_argument("--gamma", type=float, metavar="0..1", help=about)
         add_size(group)
-    group = parser.group(f"more {title}", use=USE, rare=True)
+    if not measured:
+        group = parser.group(f"more {title}", use=USE, rare=True)
     group.add_argument(
         "--instance-threshold",
         type=float,
