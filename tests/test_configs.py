@@ -53,11 +53,20 @@ def trainings():
         for stage in read_chain(path):
             if stage.command == "train":
                 yield f"{path.stem}-{stage.name}", copy.deepcopy(stage.settings)
+    head = ["--set.variant", "unimatch", "--set.network", "siamese-deeplab"]
+    other = read_chain(CONFIGS[0].with_name("diffmatch.yaml"), head)[0]
+    yield "diffmatch-deeplab", copy.deepcopy(other.settings)
 
 
 def by_path(class_path):
     module, _, name = class_path.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def datasets_of(config):
+    """All datasets of all streams, joined ones one by one."""
+    for stream in config["data"]["streams"].values():
+        yield from stream.get("datasets", [stream])
 
 
 def on_stand_ins(config):
@@ -74,7 +83,7 @@ def on_stand_ins(config):
         config["model"]["method_args"]["weak"]["patch_size"] = 64
     if "low_size" in network:
         network["low_size"] = 64
-    for stream in config["data"]["streams"].values():
+    for stream in datasets_of(config):
         if stream["class_path"].startswith(("rscd.data.street", "rscd.synthetic.street")):
             settings = stream["init_args"].get("settings", {}) | {"size": 64}
             stream["class_path"] = "rscd.synthetic.street_pairs.SyntheticStreet"
@@ -113,7 +122,7 @@ def different_trainings():
 @pytest.mark.parametrize("config", [pytest.param(c, id=name) for name, c in trainings()])
 def test_trainer_and_streams_know_their_arguments(config):
     assert set(config["trainer"]) <= set(inspect.signature(Trainer.__init__).parameters)
-    for stream in config["data"]["streams"].values():
+    for stream in datasets_of(config):
         known = inspect.signature(by_path(stream["class_path"])).parameters
         assert set(stream["init_args"]) <= set(known), stream
 

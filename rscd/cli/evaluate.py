@@ -2,11 +2,13 @@
 
 import argparse
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.begun import Begun
 from rscd.base.errors import DataError, UsageError
+from rscd.cli import evaluate_segmenter
 from rscd.cli.options import (
     Shown,
     add_bands,
@@ -23,6 +25,7 @@ from rscd.cli.options import (
 )
 from rscd.cli.parser import Parser
 from rscd.cli.scene import add_size
+from rscd.cli.segmenting import USE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from rscd.base.types import Progress
     from rscd.evaluation.dataset import LabelledPairs
     from rscd.evaluation.report import Report
+    from rscd.evaluation.rows import Row
     from rscd.inference.views import ImageMaps
 
     Errors = Callable[[GeoDataFrame], None] | None
@@ -47,6 +51,7 @@ examples:
 MORE = """\
   rscd evaluate levir-cd --split test -m irmad --json
   rscd evaluate ChangeSim -m scene.ckpt --size 520,520   # published numbers are of this size
+  rscd evaluate levir-cd --split test --segmenter buildings --gamma 0.1,0.5,0.8
 
 A folder of image pairs: every pair of the split is predicted as a small scene (training-free
 detectors are fitted to each pair), and the counts of all pairs are pooled. The metrics at the
@@ -54,6 +59,8 @@ model's threshold are followed by those at the best threshold for this same spli
 fair estimate.
 Street sets (ChangeSim, PCD, VL-CMU-CD, or folders with t0/ t1/ mask/) are recognised by layout;
 their conditions (normal, dusty, dark; TSUNAMI, GSV; each folder) are also measured separately.
+With --segmenter, change events: pixel, instance and mixed level are counted at each gamma, on all
+pixels (where one below gamma is no change) and on the reliable ones alone.
 
 A prediction and a truth: rasters or vectors in any CRS, compared on the pixels of the truth raster
 (or of the prediction where the truth is a vector). Labelled pixels that the prediction does not
@@ -77,7 +84,7 @@ def add(commands: Any) -> None:
     parser: Parser = commands.add_parser(
         "evaluate",
         help="measure a model on a labelled split, or a map against a reference",
-        usage="rscd evaluate DIR [--split NAME] [-m MODEL] [options]\n"
+        usage="rscd evaluate DIR [--split NAME] [-m MODEL | --segmenter NAME] [options]\n"
         "       rscd evaluate PREDICTION TRUTH [options]",
         description="Measure how well change is found, in pixels, objects and square metres.",
         epilog=EPILOG,
@@ -92,15 +99,15 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="OUT",
-        help="picture of samples (.png), or true, false and missed objects (.gpkg .geojson .fgb "
-        ".parquet); may be repeated",
+        help="sheet of samples (.png), or true, false and missed objects (.gpkg .geojson .fgb "
+        ".parquet); repeatable",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument(
         "--threshold",
         type=fraction,
         metavar="0..1",
-        help="probability from which a pixel is change (default: the model's own)",
+        help="least probability of change (default: the model's)",
     )
     parser.add_argument(
         "--change-value",
@@ -117,6 +124,7 @@ def add(commands: Any) -> None:
     add_json(parser)
     add_verbosity(parser)
     _add_split(parser)
+    evaluate_segmenter.add_segmenter(parser)
     _add_maps(parser)
     more = parser.group("more outputs", rare=True)
     more.add_argument("--reliability", metavar="FILE.png", help="also write a reliability diagram")
@@ -181,7 +189,7 @@ def _add_maps(parser: Parser) -> None:
     group.add_argument(
         "--missing-is-no-change",
         action="store_true",
-        help="count labelled pixels without prediction as no change",
+        help="labelled pixels without prediction are no change",
     )
     group.add_argument("--like", metavar="FILE", help="raster whose pixel grid to use")
     group.add_argument(
@@ -196,9 +204,14 @@ def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
     _check_rows(args)
     begun = _begun(args)
+    if args.segmenter is not None and args.truth is None:
+        args.parser.refuse_idle(args, USE, FOLDER)
+        _run_segmenter(args)
+        return
     args.parser.refuse_idle(args, FOLDER if args.truth is None else MAPS)
     from rscd.cli.progress import progress_bar
     from rscd.evaluation.judge import write_errors
+    from rscd.evaluation.rows import rows_of
 
     evaluate = _evaluate_split if args.truth is None else _evaluate_maps
     layers: list[str] = _layers(args)
@@ -211,12 +224,29 @@ def run(args: argparse.Namespace) -> None:
         if args.reliability is not None:
             _write_reliability(report, Path(args.reliability))
     lines = [report.text(), *args.output, *filter(None, (args.reliability,))]
-    if args.rows is not None:
-        from rscd.evaluation.rows import add_rows, rows_of, table
-
-        lines += [table(add_rows(Path(args.rows), rows_of(report, args.row))), args.rows]
+    lines += _with_rows(args, partial(rows_of, report))
     Shown(report.json(), lines).emit(as_json=args.json)
     refuse_failed(list(report.failed), len(report.samples) + len(report.failed))
+
+
+def _run_segmenter(args: argparse.Namespace) -> None:
+    """Change events in place of a change map."""
+    from rscd.cli.progress import progress_bar
+
+    with progress_bar(quiet=args.verbosity < 0) as progress:
+        report = evaluate_segmenter.evaluate_segmenter(args, progress)
+    lines = [report.text(), *_with_rows(args, report.rows)]
+    Shown(report.json(), lines).emit(as_json=args.json)
+    refuse_failed(list(report.failed), report.subject["pairs"] + len(report.failed))
+
+
+def _with_rows(args: argparse.Namespace, rows: "Callable[[str], list[Row]]") -> list[str]:
+    """Add rows to the table that ``--rows`` names; the whole table, and its file."""
+    if args.rows is None:
+        return []
+    from rscd.evaluation.rows import add_rows, table
+
+    return [table(add_rows(Path(args.rows), rows(args.row))), args.rows]
 
 
 def _check_rows(args: argparse.Namespace) -> None:
@@ -318,8 +348,6 @@ def _evaluate_maps(args: argparse.Namespace, progress: "Progress", errors: "Erro
     sheets = _sheets(args)
     if args.images is not None and not sheets:
         raise UsageError("expected -o SHEET.png with --images, found none; add it")
-    from functools import partial
-
     from rscd.evaluation.maps import MapOptions, evaluate_maps
 
     options = MapOptions(

@@ -22,7 +22,7 @@ from rscd.cli.options import (
 from rscd.cli.parser import Parser
 from rscd.cli.scene import add_layer_options
 from rscd.cli.segmenting import MORE as SEGMENTERS
-from rscd.cli.segmenting import USE
+from rscd.cli.segmenting import USE, add_delta
 
 if TYPE_CHECKING:
     from rscd.base.types import Provenance
@@ -75,13 +75,7 @@ def add(commands: Any) -> None:
     parser.add_argument("t2", help="of the later date; two folders of rasters do as well")
     group = parser.group("output")
     add_outputs(group, "FILE", ".gpkg, .geojson, .fgb or .parquet")
-    group.add_argument(
-        "--delta",
-        type=not_negative,
-        default=0.0,
-        metavar="IOU",
-        help="IoU sum up to which an object is an event (0)",
-    )
+    add_delta(group)
     add_min_area(group)
     add_json(group)
     add_verbosity(group)

@@ -215,6 +215,11 @@ not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number of 
 fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
+def fractions(text: str) -> tuple[float, ...]:
+    """``0.1,0.5``, as the ``type`` of an argument."""
+    return tuple(float(fraction(part)) for part in text.split(","))
+
+
 def word_or_fraction(option: str, text: str, words: Sequence[str]) -> str | float:
     """One of some words, or a number from 0 to 1.
 

@@ -52,18 +52,19 @@ class Parser(argparse.ArgumentParser):
             self._rare.append(group)
         return group
 
-    def refuse_idle(self, args: argparse.Namespace, use: str) -> None:
+    def refuse_idle(self, args: argparse.Namespace, use: str, *also: str) -> None:
         """Refuse options that would do nothing.
 
         Args:
             args: as parsed.
             use: the one that was asked for, of those of the groups.
+            also: others whose options count in it.
 
         Raises:
             UsageError: an option of another use was given.
         """
         for other, group in self._uses:
-            if other != use:
+            if other not in (use, *also):
                 self.refuse(args, [one.dest for one in group._group_actions], other, use)
 
     def refuse(self, args: argparse.Namespace, names: Iterable[str], use: str, found: str) -> None:

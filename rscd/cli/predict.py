@@ -95,6 +95,11 @@ def _add_more_outputs(parser: Parser) -> None:
     group.add_argument(
         "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
+    group.add_argument(
+        "--dissimilarity",
+        metavar="FILE",
+        help="also write how little the dates look alike along the flow, 0 to 1 (.tif .png)",
+    )
     for date in ("t1", "t2"):
         group.add_argument(
             f"--objects-{date}",
@@ -196,7 +201,8 @@ def _run_pair(
     keep_inputs(folders.outputs_of(args), filter(None, (args.aoi, args.model)))
     objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
-        targets = Targets.of(args.output, args.prob, args.preview, args.flow, objects)
+        extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity)
+        targets = Targets.of(args.output, *extra)
         planned = plan(resolve(pair, targets, options))
         return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
     log.info("result grid: %(grid)s\n  t1 %(t1)s\n  t2 %(t2)s", pair.alignment)
@@ -208,6 +214,7 @@ def _run_pair(
             prob=args.prob,
             preview=args.preview,
             flow=args.flow,
+            dissimilarity=args.dissimilarity,
             objects=objects,
             mapper=mapper,
             progress=progress,

@@ -9,7 +9,13 @@ from rscd.base.errors import UsageError
 from rscd.cli.options import Shown, bands_of, not_negative, refuse_failed
 from rscd.cli.parser import Parser
 from rscd.cli.segmenting import MORE as SEGMENTERS
-from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
+from rscd.cli.segmenting import (
+    add_delta,
+    add_segmenting,
+    label_options,
+    prompts_of,
+    segmenter_of,
+)
 
 if TYPE_CHECKING:
     from rscd.labels.from_segmenter import PairInput
@@ -35,12 +41,12 @@ def add_segmenter(parser: Parser) -> None:
         metavar="0..1",
         help="as --gamma, for vl_t1 and vl_t2 (default: the same)",
     )
+    add_delta(rare)
     rare.add_argument(
-        "--delta",
-        type=not_negative,
-        default=0.0,
-        metavar="IOU",
-        help="IoU sum up to which an object appeared or vanished (default 0)",
+        "--level",
+        choices=("pixel", "instance", "mixed"),
+        default="mixed",
+        help="what vl_change holds: where the semantics differ, whole objects, or both (default)",
     )
     rare.add_argument(
         "--min-area",
@@ -59,7 +65,12 @@ def run_segmenter(args: argparse.Namespace) -> None:
     from rscd.labels.from_segmenter import generate
 
     prompts = prompts_of(args)
-    options = replace(label_options(args), gamma_seg=args.gamma_seg, min_object_m2=args.min_area)
+    options = replace(
+        label_options(args),
+        gamma_seg=args.gamma_seg,
+        min_object_m2=args.min_area,
+        level=args.level,
+    )
     store = Path(args.output) if args.output else Path(args.dataset) / "vl_store"
     pairs = _pairs(args, prompts, store)
     segmenter = segmenter_of(args)

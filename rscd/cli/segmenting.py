@@ -5,7 +5,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import fraction
+from rscd.cli.options import fraction, fractions, not_negative
 from rscd.cli.parser import Parser
 from rscd.cli.scene import add_size
 
@@ -28,7 +28,7 @@ class two phrases."""
 
 
 def add_segmenting(
-    parser: Parser, title: str, *, duplicates: str, name: bool = False
+    parser: Parser, title: str, *, duplicates: str, name: bool = False, measured: bool = False
 ) -> argparse._ArgumentGroup:
     """Arguments that go with ``--segmenter``.
 
@@ -37,11 +37,13 @@ def add_segmenting(
         title: of their group.
         duplicates: the default of ``--duplicate-iou`` in words.
         name: whether ``--segmenter`` itself is one of them.
+        measured: whether several gammas are compared, by a command whose main use is another and
+            that has a ``--gsd`` of its own.
 
     Returns:
         The group of the rare ones.
     """
-    group = parser.group(title, use=USE)
+    group = parser.group(title, use=USE, rare=measured)
     if name:
         group.add_argument(
             "--segmenter", metavar="NAME", help="what finds the objects; see rscd model list"
@@ -59,11 +61,16 @@ def add_segmenting(
     group.add_argument(
         "--background", metavar="A,B", help="what surrounds them (default road,grass,tree,water)"
     )
-    group.add_argument(
-        "--gamma", type=float, metavar="0..1", help="score of a reliable pixel (default: its own)"
-    )
-    add_size(group)
-    group = parser.group(f"more {title}", use=USE, rare=True)
+    own = "(default: its own)"
+    if measured:
+        about = f"scores of a reliable pixel, each measured {own}"
+        group.add_argument("--gamma", type=fractions, metavar="0.1,0.5,0.8", help=about)
+    else:
+        about = f"score of a reliable pixel {own}"
+        group.add_argument("--gamma", type=float, metavar="0..1", help=about)
+        add_size(group)
+    if not measured:
+        group = parser.group(f"more {title}", use=USE, rare=True)
     group.add_argument(
         "--instance-threshold",
         type=float,
@@ -84,6 +91,17 @@ def add_segmenting(
         "--allow-slow-cpu", action="store_true", help="allow a run of hours without a GPU"
     )
     return group
+
+
+def add_delta(group: argparse._ArgumentGroup) -> None:
+    """``--delta``."""
+    group.add_argument(
+        "--delta",
+        type=not_negative,
+        default=0.0,
+        metavar="IOU",
+        help="IoU sum up to which an object appeared or vanished (default 0)",
+    )
 
 
 def prompts_of(args: argparse.Namespace) -> "PromptSet":

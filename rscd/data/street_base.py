@@ -21,7 +21,7 @@ from rscd.data.plotted import Plotted
 from rscd.data.splits import Subset
 
 MASK_FOLDERS = ("mask", "gt", "ground_truth")
-OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow"})
+OWN_KEYS = frozenset({"image", "mask", "label", "classes", "flow", "use_flow"})
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class StreetDataset(Plotted, NonGeoDataset):
     * ``mask`` (1,H,W) int64, 0 or 1, on the grid of t2;
     * ``label`` () int64: 1 if anything changed;
     * ``classes`` (1,H,W) int64 change classes, ChangeSim only;
-    * ``flow`` (2,H,W) zeros with ``use_flow`` () float32 0: these sets have no flow.
+    * ``flow`` (2,H,W) zeros and ``use_flow`` () float32 0: these sets have no flow.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class StreetDataset(Plotted, NonGeoDataset):
                 )
             shape = first.shape_hw
             sample |= self._from_images(first, second)
+        if self.keys & {"flow", "use_flow"}:
+            sample["use_flow"] = torch.tensor(0.0)
         if pair.mask is not None and self.needs_masks:
             sample |= self._from_mask(pair.mask, pair, shape)
         return self.transforms(sample) if self.transforms is not None else sample
@@ -146,7 +148,6 @@ class StreetDataset(Plotted, NonGeoDataset):
             sample["image"] = stack_dates(first, second)
         if "flow" in self.keys:
             sample["flow"] = torch.zeros(2, *first.shape_hw)
-            sample["use_flow"] = torch.tensor(0.0)
         return sample
 
     def _from_mask(self, path: Path, pair: StreetPair, shape: ShapeHW | None) -> Sample:

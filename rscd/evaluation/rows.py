@@ -3,7 +3,8 @@
 A row is named by the user. Every evaluation writes its metrics at three thresholds, because papers
 differ in which they mean: ``protocol`` is the more probable class (0.5), ``model`` the threshold
 chosen on validation, ``best`` the best one for these same pixels (an oracle, as in the map tables
-of KD-MSI). Conditions have rows of their own, except at the oracle.
+of KD-MSI). Conditions have rows of their own, except at the oracle. For change events ``at`` is the
+level and the threshold gamma (`rscd.evaluation.events`).
 """
 
 import csv
@@ -16,7 +17,8 @@ from rscd.base.files import write_whole
 from rscd.evaluation.report import LABELS, PROTOCOL, Report
 from rscd.metrics.pixels import Counts, summarise
 
-COLUMNS = ("row", "condition", "at", "threshold", "pixels", *LABELS)
+TITLES = ("row", "condition", "at", "threshold")
+COLUMNS = (*TITLES, "pixels", *LABELS)
 SHOWN = ("iou_change", "f1_change", "precision", "recall", "f1_macro", "oa", "miou")
 """Metrics of the printed table; the file has all of them."""
 ALL = "all"
@@ -26,7 +28,7 @@ Row = dict[str, str]
 
 
 def rows_of(report: Report, name: str) -> list[Row]:
-    """The rows of one evaluation, metrics as fractions with 6 decimals.
+    """The rows of one evaluation.
 
     Args:
         report: of a split or a map.
@@ -44,16 +46,21 @@ def rows_of(report: Report, name: str) -> list[Row]:
     for condition, counts in report.conditions.items():
         parts.append((condition, "model", report.threshold, counts))
     return [
-        {
-            "row": name,
-            "condition": condition,
-            "at": rule,
-            "threshold": "" if threshold is None else f"{threshold:g}",
-            "pixels": str(sum(counts.true)),
-            **{metric: f"{value:.6f}" for metric, value in summarise(counts).items()},
-        }
+        row_of(name, condition, rule, threshold, counts)
         for condition, rule, threshold, counts in parts
     ]
+
+
+def row_of(name: str, condition: str, at: str, threshold: float | None, counts: Counts) -> Row:
+    """One row, metrics as fractions with 6 decimals; `COLUMNS` in other words."""
+    return {
+        "row": name,
+        "condition": condition,
+        "at": at,
+        "threshold": "" if threshold is None else f"{threshold:g}",
+        "pixels": str(sum(counts.true)),
+        **{metric: f"{value:.6f}" for metric, value in summarise(counts).items()},
+    }
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -99,15 +106,15 @@ def add_rows(path: Path, rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """Rows as text, metrics in percent."""
-    heads = ("row", "condition", "at", *SHOWN)
+    heads = (*TITLES, *SHOWN)
     lines = [
-        (row["row"], row["condition"], row["at"], *(f"{100 * float(row[m]):.2f}" for m in SHOWN))
+        (*(row[name] for name in TITLES), *(f"{100 * float(row[m]):.2f}" for m in SHOWN))
         for row in rows
     ]
     widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
+            cell.ljust(width) if i < len(TITLES) else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in [heads, *lines]

@@ -13,7 +13,7 @@ Maps are (H,W) uint8: 0 no change, 1 change, 255 ignore. Class planes are ordere
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,10 @@ DELTA = 0.0
 
 MAX_NODATA_SHARE = 0.5
 """An event with a larger fraction on nodata of the other date is undecidable."""
+
+Level = Literal["pixel", "instance", "mixed"]
+"""Semantics differ; whole objects appeared or vanished; both say so."""
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 BACKGROUND, FOREGROUND = 0, 1
 """Planes of the concept probabilities."""
@@ -242,6 +246,15 @@ class ChangeLabels:
     valid: BoolArray
     """(H,W): both dates have an image."""
     events: InstanceEvents
+
+    def of(self, level: Level) -> ByteArray:
+        """(H,W) {0,1,255} of one level; 255 where it says nothing.
+
+        The instance level is silent on nodata and undecidable objects alone, whatever gamma is.
+        """
+        if level == "instance":
+            return masked(self.events.mask, self.valid & ~self.events.unknown)
+        return self.pixel if level == "pixel" else self.mixed
 
 
 def change_labels(

@@ -1,7 +1,7 @@
-"""Flow between the dates as a GeoTIFF."""
+"""Flow between the dates, and their dissimilarity along it, as GeoTIFF or picture."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,50 @@ from rscd.base.redact import redacted_data
 from rscd.base.types import FloatArray, Provenance
 from rscd.export.atomic import atomic_folder
 from rscd.export.gdal import heeding_gdal
+from rscd.export.picture import SUFFIX as PICTURE_SUFFIX
+from rscd.export.picture import gray_canvas, write_gray_picture
 from rscd.export.readback import check_blocks, checksum
 from rscd.geo.grid import stored_crs
 from rscd.geo.settings import unplaced
 from rscd.geo.tiles import Box
 
 BLOCK_SIZE = 256
-DESCRIPTIONS = ("dx, pixels, right", "dy, pixels, down")
+FLOW = ("dx, pixels, right", "dy, pixels, down")
+"""Bands of a flow: a pixel p of the file matches position p + flow(p) of t1."""
+DISSIMILARITY = ("dissimilarity, 0 to 1",)
 
 
-def write_flow(
-    grid: GeoBox, pieces: Iterable[tuple[Box, FloatArray]], path: Path, provenance: Provenance
+def write_field(
+    grid: GeoBox,
+    pieces: Iterable[tuple[Box, FloatArray]],
+    path: Path,
+    bands: Sequence[str],
+    provenance: Provenance,
 ) -> None:
-    """Write flow piece by piece: float32, two bands, nodata NaN.
-
-    A pixel p of the file matches position p + flow(p) of t1.
+    """Write a field piece by piece: a GeoTIFF of float32 and nodata NaN, or a grey picture.
 
     Args:
         grid: of the scene.
-        pieces: boxes that cover the grid, and their flow (2,h,w) in pixels of the grid.
-        path: ends in .tif or .tiff.
-        provenance: written into the file's tags.
+        pieces: boxes that cover the grid, and their field (K,h,w) in pixels of the grid.
+        path: ends in .tif, .tiff, or for one band from 0 to 1 in .png: 0 black, 1 white, no data
+            black.
+        bands: descriptions of the K bands.
+        provenance: written into a GeoTIFF's tags.
 
     Raises:
         OutputError: if it cannot be written.
     """
+    if path.suffix.lower() == PICTURE_SUFFIX:
+        grays = gray_canvas((grid.shape[0], grid.shape[1]), path)
+        for box, piece in pieces:
+            grays[box.slices] = np.rint(255 * np.nan_to_num(piece[0]))
+        write_gray_picture(grays, grid, path)
+        return
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "height": grid.shape[0],
         "width": grid.shape[1],
-        "count": 2,
+        "count": len(bands),
         "dtype": "float32",
         "nodata": float("nan"),
         "crs": stored_crs(grid),
@@ -59,13 +73,13 @@ def write_flow(
     made: list[tuple[Box, int]] = []
     with atomic_folder(path) as folder, unplaced(), heeding_gdal():
         with rasterio.open(folder / path.name, "w", **profile) as dataset:
-            for band, text in enumerate(DESCRIPTIONS, 1):
+            for band, text in enumerate(bands, 1):
                 dataset.set_band_description(band, text)
             dataset.update_tags(rscd_provenance=json.dumps(redacted_data(provenance)))
             for box, piece in pieces:
-                flow = np.asarray(piece, np.float32)
-                dataset.write(flow, window=_window(box))
-                made.append((box, checksum(flow)))
+                field = np.asarray(piece, np.float32)
+                dataset.write(field, window=_window(box))
+                made.append((box, checksum(field)))
         _check(folder / path.name, made, provenance)
 
 

@@ -1,13 +1,14 @@
-"""The change mask as a PNG, for pictures without georeferencing."""
+"""The change mask and other grey maps as PNG, for pictures without georeferencing."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
+from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError
 from rscd.base.files import write_bytes, write_text
-from rscd.base.types import IGNORE
+from rscd.base.types import IGNORE, ByteArray, ShapeHW
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.pictures import is_picture, world_file
@@ -34,17 +35,36 @@ def write_mask_picture(change_map: ChangeMap, path: Path) -> None:
     Raises:
         OutputError: if it cannot be written, or the scene is too large for a picture.
     """
-    height, width = change_map.mask.shape_hw
+    canvas = gray_canvas(change_map.mask.shape_hw, path)
+    grays = np.zeros(256, np.uint8)
+    grays[list(GRAYS)] = list(GRAYS.values())
+    canvas[...] = grays[change_map.mask.read(Box(0, 0, *canvas.shape))]
+    write_gray_picture(canvas, change_map.grid, path)
+
+
+def gray_canvas(shape_hw: ShapeHW, path: Path) -> ByteArray:
+    """(H,W) uint8 zeros for a picture.
+
+    Raises:
+        OutputError: if the scene is too large for one.
+    """
+    height, width = shape_hw
     if height * width > MAX_PIXELS:
         raise OutputError(
             f"expected at most {MAX_PIXELS} pixels for {path}, found {width} x {height}; write a "
             ".tif"
         )
-    grays = np.zeros(256, np.uint8)
-    grays[list(GRAYS)] = list(GRAYS.values())
-    _, picture = cv2.imencode(SUFFIX, grays[change_map.mask.read(Box(0, 0, height, width))])
+    return np.zeros((height, width), np.uint8)
+
+
+def write_gray_picture(grays: ByteArray, grid: GeoBox, path: Path) -> None:
+    """Write (H,W) uint8 as PNG, with a world file as `write_mask_picture` says.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    _, picture = cv2.imencode(SUFFIX, grays)
     with atomic_folder(path) as folder:
         write_bytes(folder / path.name, picture.tobytes())
-        grid = change_map.grid
         if not (is_picture(grid) or (grid.crs is None and grid.affine.is_identity)):
             write_text(folder / path.with_suffix(WORLD_SUFFIX).name, world_file(grid.affine))

@@ -16,6 +16,7 @@ from rscd.base.types import DateName
 from rscd.export.crs import check_crs
 from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
+from rscd.export.picture import SUFFIX as PICTURE_SUFFIX
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
 from rscd.export.upload import (
@@ -38,13 +39,14 @@ MOST_NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class Targets:
-    """Where polygons, masks, probabilities, preview, flow and the objects of either date go."""
+    """Where polygons, masks, probabilities, preview, flow, dissimilarity and objects go."""
 
     outputs: tuple[Path, ...]
     """Polygons or masks, depending on the suffix."""
     prob: Path | None = None
     preview: Path | None = None
     flow: Path | None = None
+    dissimilarity: Path | None = None
     objects: Mapping[DateName, Path] = field(default_factory=dict)
     """Polygons of what stands at a date, for the dates for which they are wanted."""
     remote: Mapping[Path, str] = field(default_factory=dict)
@@ -58,13 +60,14 @@ class Targets:
         preview: StrPath | None = None,
         flow: StrPath | None = None,
         objects: Mapping[DateName, StrPath | None] | None = None,
+        dissimilarity: StrPath | None = None,
     ) -> "Targets":
         """Build from the names the user gave: files, or addresses.
 
         Raises:
             UsageError: for no output, one file named twice, or a wrong suffix.
         """
-        given = [*outputs, prob, preview, flow, *(objects or {}).values()]
+        given = [*outputs, prob, preview, flow, dissimilarity, *(objects or {}).values()]
         urls = [url for path in given if path is not None and (url := target_address(path))]
         room, remote = room_for(urls), dict[Path, str]()
 
@@ -85,6 +88,7 @@ class Targets:
             kept(prob, RASTER_SUFFIXES, "--prob"),
             kept(preview, PREVIEW_SUFFIXES, "--preview"),
             kept(flow, RASTER_SUFFIXES, "--flow"),
+            kept(dissimilarity, (*RASTER_SUFFIXES, PICTURE_SUFFIX), "--dissimilarity"),
             {
                 date: of_kind(here(path), VECTOR_SUFFIXES, f"--objects-{date}")
                 for date, path in (objects or {}).items()
@@ -105,7 +109,8 @@ class Targets:
     @property
     def all(self) -> tuple[Path, ...]:
         """Every file; the work folder is named after the first."""
-        extra = (path for path in (self.prob, self.preview, self.flow) if path is not None)
+        more = (self.prob, self.preview, self.flow, self.dissimilarity)
+        extra = (path for path in more if path is not None)
         return (*self.outputs, *extra, *self.objects.values())
 
     @property
@@ -147,7 +152,7 @@ class Targets:
             clear_room(path.parent.parent)
 
     def _beside(self, path: Path) -> list[Path]:
-        styled = (*self.outputs, self.prob, *self.objects.values())
+        styled = (*self.outputs, self.prob, self.dissimilarity, *self.objects.values())
         return files_beside(path) if path in styled else []
 
     def _check_styles(self) -> None:

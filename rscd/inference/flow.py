@@ -1,6 +1,6 @@
-"""Flow of a scene, tile by tile, from a network that predicts flow."""
+"""Flow of a scene, and what remains different along it, from a network that predicts flow."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -16,14 +16,17 @@ from rscd.inference.tiled import scene_tiles
 
 @runtime_checkable
 class FlowModel(Protocol):
-    """A model whose network may predict flow as well."""
+    """A model whose network may predict flow as well; both fields lie on the t2 grid."""
 
     @property
     def tiling(self) -> Tiling:
         """How a scene is tiled for the model."""
 
     def flow(self, image: FloatArray) -> FloatArray | None:
-        """(B,2,C,H,W) raw values -> (B,2,H,W) pixels on the t2 grid, or None without flow."""
+        """(B,2,C,H,W) raw values -> (B,2,H,W) pixels, or None without flow."""
+
+    def dissimilarity(self, image: FloatArray) -> FloatArray | None:
+        """(B,2,C,H,W) raw values -> (B,1,H,W) in [0,1] along the flow, or None without flow."""
 
 
 PROBE_PX = 64
@@ -44,30 +47,34 @@ def check_flow(model: Model, n_bands: int) -> None:
     black = np.zeros((1, 2, n_bands, side, side), np.float32)
     if not isinstance(model, FlowModel) or model.flow(black) is None:
         raise UsageError(
-            f"expected a model with flow for --flow, found {model.name}; train one with method "
-            "scene-pretrain or scene, and drop --msi and --tta"
+            f"expected a model with flow for --flow and --dissimilarity, found {model.name}; train "
+            "one with method scene-pretrain or scene, and drop --msi and --tta"
         )
 
 
-def scene_flow(
-    pair: ScenePair, model: FlowModel, tile_size: int
+def scene_field(
+    pair: ScenePair,
+    field: Callable[[FloatArray], FloatArray | None],
+    tiling: Tiling,
+    tile_size: int,
 ) -> Iterator[tuple[Box, FloatArray]]:
-    """Flow of every tile, NaN where either date is not valid.
+    """A field of every tile, NaN where either date is not valid.
 
     Args:
         pair: two dates on one grid.
-        model: that passed `check_flow`.
+        field: ``flow`` or ``dissimilarity`` of a model that passed `check_flow`.
+        tiling: of the model.
         tile_size: side of a tile; matches outside a tile cannot be found.
 
     Yields:
-        The box of a tile and its flow (2,h,w) in pixels.
+        The box of a tile and its field (K,h,w).
 
     Raises:
-        ModelError: if the flow is not finite where both dates have data.
+        ModelError: if the field is not finite where both dates have data.
     """
-    for tile in scene_tiles(pair, tile_size, model.tiling):
+    for tile in scene_tiles(pair, tile_size, tiling):
         image, valid = pair.context(tile.read)
-        whole = cast(FloatArray, model.flow(image[None]))[0]
+        whole = cast(FloatArray, field(image[None]))[0]
         check_numbers(whole, valid, "the network's flow")
         wanted = valid[tile.inner] & pair.inside(tile.write)
         inner = whole[:, tile.inner[0], tile.inner[1]]

@@ -23,9 +23,11 @@ from rscd.inference.weights import (
     teacher_card,
     write_weights,
 )
+from rscd.methods.parts.scene_losses import dissimilarity_map
 from rscd.models.folding import folded
 from rscd.models.logits import change_logit
 from rscd.models.networks import bands_of, probe_image
+from rscd.models.scene import SceneNetwork
 
 
 def save_weights(
@@ -110,6 +112,18 @@ class Network:
             found = self.outputs(torch.from_numpy(image)).get("flow")
         return None if found is None else found.float().cpu().numpy()
 
+    def dissimilarity(self, image: FloatArray) -> FloatArray | None:
+        """(B,2,C,H,W) raw values -> (B,1,H,W) in [0,1] after alignment, None without flow.
+
+        See `rscd.methods.parts.scene_losses.dissimilarity_map`.
+        """
+        network = self._loaded()
+        if not isinstance(network, SceneNetwork):
+            return None
+        with torch.inference_mode(), border(lambda error: not_run(self.name, error)):
+            found = dissimilarity_map(network, torch.from_numpy(image).to(self.device))
+            return found.float().cpu().numpy()
+
     @property
     def finds_buildings(self) -> bool:
         """Whether its card says how they tell kinds."""
@@ -133,13 +147,18 @@ class Network:
                 f"expected {self.n_bands} bands for {self.name}, found {image.shape[2]}; choose "
                 "them with --bands"
             )
+        network = self._loaded()
+        with border(lambda error: not_run(self.name, error)):
+            found: dict[str, torch.Tensor] = network(image.to(self.device))
+        return found
+
+    def _loaded(self) -> nn.Module:
+        """The network, ready to run in this thread."""
         network = loaded(self.path, self.device, self.sha256)
         # the OpenMP thread count belongs to the calling thread: every worker sets its own
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        with border(lambda error: not_run(self.name, error)):
-            found: dict[str, torch.Tensor] = network(image.to(self.device))
-        return found
+        return network
 
 
 _lock = threading.Lock()

@@ -38,7 +38,14 @@ from rscd.base.version import version
 from rscd.data.images import label_suffix, read_picture, write_picture
 from rscd.data.layout import find_layout
 from rscd.data.scene_files import pair_stem
-from rscd.events.pixels import DELTA, ChangeLabels, change_labels, reliable_shares
+from rscd.events.pixels import (
+    DELTA,
+    LEVELS,
+    ChangeLabels,
+    Level,
+    change_labels,
+    reliable_shares,
+)
 from rscd.geo.grid import pixel_size_m, stored_crs
 from rscd.geo.measure import Ground, PixelAreas, ground_of
 from rscd.geo.scene import ScenePair
@@ -83,6 +90,8 @@ class LabelOptions:
     `rscd.segmenters.instances.DUPLICATE_IOU`."""
     min_object_m2: float = 0.0
     """Objects smaller than this take no part."""
+    level: Level = "mixed"
+    """What ``vl_change`` holds; published: mixed."""
     tile: int | None = None
     overlap: int | None = None
 
@@ -108,6 +117,8 @@ class LabelOptions:
         shares = ("gamma", "gamma_seg", "instance_threshold", "duplicate_iou")
         check_range(filled, shares, 0, 1)
         check_range(filled, ("delta", "min_object_m2"))
+        if filled.level not in LEVELS:
+            raise UsageError(f"expected level {', '.join(LEVELS)}, found {filled.level!r}")
         check_windows(filled.tile, usual if filled.overlap is None else filled.overlap)
         return filled
 
@@ -351,10 +362,7 @@ def _fill(
     for done, pair in enumerate(pairs):
         progress("segmenting", done, len(pairs))
         try:
-            for date in DATES:
-                if not store.is_complete(pair.name, date, pair.sources[date]):
-                    _segment_one(store, segmenter, prompts, pair, date, options)
-                    summary.segmented += 1
+            summary.segmented += segment_missing(store, segmenter, prompts, pair, options)
             _label_one(store, pair, options, totals)
         except UnreadablePair as error:
             summary.failed[pair.name] = str(error)
@@ -364,6 +372,24 @@ def _fill(
         progress("segmenting", done + 1, len(pairs))
     totals.report(summary, options)
     summary.pairs = len(pairs)
+
+
+def segment_missing(
+    store: Store,
+    segmenter: Segmenter,
+    prompts: PromptSet,
+    pair: PairInput,
+    options: LabelOptions,
+) -> int:
+    """Segment the dates of a pair that the store lacks, and return how many they were.
+
+    Raises:
+        UnreadablePair: an image of the pair is damaged.
+    """
+    missing = [d for d in DATES if not store.is_complete(pair.name, d, pair.sources[d])]
+    for date in missing:
+        _segment_one(store, segmenter, prompts, pair, date, options)
+    return len(missing)
 
 
 def fingerprint(
@@ -457,13 +483,20 @@ class _Totals:
     reliable: Any = field(default_factory=lambda: np.zeros(len(GAMMAS) + 1))
     instances: Any = field(default_factory=lambda: np.zeros(2, int))
 
-    def add(self, labels: ChangeLabels, dates: Sequence[SemanticPrediction], gamma: float) -> None:
+    def add(
+        self,
+        labels: ChangeLabels,
+        dates: Sequence[SemanticPrediction],
+        gamma: float,
+        level: Level,
+    ) -> None:
         valid = int(labels.valid.sum())
         if valid:
             self.reliable += valid * reliable_shares(dates[0], dates[1], [*GAMMAS, gamma])
         self.pixels += valid
-        self.changed += int((labels.mixed == 1).sum())
-        self.ignored += int((labels.mixed == 255).sum()) - (labels.valid.size - valid)
+        change = labels.of(level)
+        self.changed += int((change == 1).sum())
+        self.ignored += int((change == IGNORE).sum()) - (labels.valid.size - valid)
         self.instances += [len(labels.events.t1.instances), len(labels.events.t2.instances)]
 
     def report(self, summary: Summary, options: LabelOptions) -> None:
@@ -497,17 +530,22 @@ def _doubts(share: float, first: int, second: int, gamma: float) -> Iterator[str
 
 
 def _label_one(store: Store, pair: PairInput, options: LabelOptions, totals: _Totals) -> None:
-    dates = [store.read(pair.name, date) for date in DATES]
-    grid = store.grid(pair.name, "t1")
+    dates, grid = stored_dates(store, pair)
     labels = labels_of(dates, options, ground_of(grid, pair.gsd_m))
-    totals.add(labels, dates, options.gamma or 0.0)
-    for layer, mask in zip(LAYERS, (labels.mixed, labels.seg1, labels.seg2), strict=True):
+    totals.add(labels, dates, options.gamma or 0.0, options.level)
+    maps = (labels.of(options.level), labels.seg1, labels.seg2)
+    for layer, mask in zip(LAYERS, maps, strict=True):
         path = pair.label_path(layer)
         placed = pair.suffix == ".tif" and not grid.affine.is_identity
         crs, transform = (stored_crs(grid), grid.affine) if placed else (None, None)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_picture(path, mask[None], crs, transform, IGNORE)
+
+
+def stored_dates(store: Store, pair: PairInput) -> tuple[list[SemanticPrediction], GeoBox]:
+    """Both dates of a pair from the store, and their grid."""
+    return [store.read(pair.name, date) for date in DATES], store.grid(pair.name, "t1")
 
 
 def labels_of(

@@ -5,7 +5,7 @@ events are derived from its output. The same index gives the same town with the 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from rscd.base.arguments import made
 from rscd.base.errors import DataError, UsageError
 from rscd.base.types import LAYERS, ByteArray, FloatArray
-from rscd.events.pixels import ChangeLabels, change_labels
+from rscd.events.pixels import ChangeLabels, Level, change_labels
 from rscd.segmenters.fake import FakeSegmenter, Faults
 from rscd.segmenters.prompts import parse_prompts
 from rscd.segmenters.segmenter import View
@@ -54,7 +54,7 @@ class GuidedTowns(Dataset[Sample]):
         *,
         faults: Mapping[str, float] | None = None,
         gamma: float = 0.8,
-        change: Literal["mixed", "pixel"] = "mixed",
+        change: Level = "mixed",
         keys: Sequence[str] = ("image", "mask", *LAYERS),
     ) -> None:
         """Check the parameters; towns are generated on access.
@@ -97,7 +97,7 @@ class GuidedTowns(Dataset[Sample]):
             return sample
         cover = sample["land_cover"].numpy().astype(np.uint8)
         seen = seen_labels(cover, sample["name"], self.faults, self.gamma)
-        change = seen.mixed if self.change == "mixed" else seen.pixel
+        change = seen.of(self.change)
         maps = zip(LAYERS, (change, seen.seg1, seen.seg2), strict=True)
         sample |= {key: torch.from_numpy(value[None].astype(np.int64)) for key, value in maps}
         if "land_cover" not in self.keys:

@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from rscd.base.errors import OutputError, RemoteError, RscdError
 from rscd.base.types import DateName, Progress, silent
 from rscd.export.atomic import output_error
-from rscd.export.flow import write_flow
+from rscd.export.flow import DISSIMILARITY, FLOW, write_field
 from rscd.export.outputs import write_output
 from rscd.export.preview import write_preview
 from rscd.export.raster import write_probability
@@ -29,7 +29,7 @@ from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box
 from rscd.geo.traffic import bytes_of
-from rscd.inference.flow import FlowModel, scene_flow
+from rscd.inference.flow import FlowModel, scene_field
 from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.kinds import MARGIN, Standing, find_standing
 from rscd.inference.near_infrared import warn_of_near_infrared
@@ -122,6 +122,7 @@ def predict(
     prob: str | Path | None = None,
     preview: str | Path | None = None,
     flow: str | Path | None = None,
+    dissimilarity: str | Path | None = None,
     objects: Mapping[DateName, str | Path | None] | None = None,
     mapper: Mapper | None = None,
     progress: Progress = silent,
@@ -135,6 +136,7 @@ def predict(
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
         flow: GeoTIFF for the flow from t2 to t1, of models that give it.
+        dissimilarity: GeoTIFF or PNG of how little the dates look alike along the flow.
         objects: vector files for the buildings that stand at a date, by date, of models that find
             them.
         mapper: how blocks of tiles are carried out; default threads of this process.
@@ -144,7 +146,8 @@ def predict(
         RscdError: anything the user must fix; no new output exists then.
     """
     started = time.monotonic()
-    run = resolve(pair, Targets.of(outputs, prob, preview, flow, objects), options)
+    targets = Targets.of(outputs, prob, preview, flow, objects, dissimilarity)
+    run = resolve(pair, targets, options)
     run.targets.prepare()
     files = run.targets.all
     if (past := finished(run.folder, run.identity, files)) is not None:
@@ -323,9 +326,14 @@ def _export(
             write_probability(change_map, path, run.creation_options, probability_qml())
         elif path == targets.preview:
             write_preview(pair, change_map, path, polygons)
-        elif path == targets.flow:
-            pieces = scene_flow(pair, cast(FlowModel, run.model), tile_size)
-            write_flow(pair.grid, pieces, path, change_map.provenance)
+        elif path in (targets.flow, targets.dissimilarity):
+            # that the model has both was settled by `resolve`
+            model = cast(FlowModel, run.model)
+            field, bands = (
+                (model.flow, FLOW) if path == targets.flow else (model.dissimilarity, DISSIMILARITY)
+            )
+            pieces = scene_field(pair, field, model.tiling, tile_size)
+            write_field(pair.grid, pieces, path, bands, change_map.provenance)
         elif (date := date_of.get(path)) is not None:
             # that the model finds buildings was settled by `resolve`
             stands = cast(Standing, standing)

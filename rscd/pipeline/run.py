@@ -212,7 +212,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         tta=options.tta,
         flip=options.flip,
     )
-    if targets.flow is not None:
+    if targets.flow is not None or targets.dissimilarity is not None:
         check_flow(model, pair.n_bands)
     for date in targets.objects:
         check_finds_buildings(model, f"--objects-{date}")

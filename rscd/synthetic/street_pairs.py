@@ -118,13 +118,15 @@ def pair_sample(
         valid: (H,W).
 
     Returns:
-        ``image``, ``mask`` (1,H,W) int64, ``label`` (), ``flow``, ``valid`` (1,H,W) bool.
+        ``image``, ``mask`` (1,H,W) int64, ``label`` (), ``flow``, ``use_flow`` () float32 1,
+        ``valid`` (1,H,W) bool.
     """
     return {
         "image": torch.from_numpy(image),
         "mask": torch.from_numpy(mask[None].astype(np.int64)),
         "label": torch.tensor(int(mask.any())),
         "flow": torch.from_numpy(flow),
+        "use_flow": torch.tensor(1.0),
         "valid": torch.from_numpy(valid[None]),
     }
 

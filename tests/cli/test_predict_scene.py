@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from scipy.ndimage import shift
 
 import rscd.inference.weights as network_files
 from rscd.cli import main
 from rscd.inference.network import save_weights
+from rscd.inference.weights import read_tensors
 from rscd.models.scene_compact import scene_compact
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -87,6 +89,49 @@ def test_a_pair_of_pictures(weights: Path, tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "overlay.png")).shape[1] > 3 * 100
 
 
+def test_dissimilarity_of_aligned_features(weights: Path, tmp_path: Path) -> None:
+    """FMA, section 3.2, from the network's own features, shifted as its flow says."""
+    paths = [picture(tmp_path / f"{n}.png", n, 64, 64) for n in (1, 2)]
+    tif, png = tmp_path / "unlike.tif", tmp_path / "unlike.png"
+    for out in (tif, png):
+        more = ["-o", str(tmp_path / f"{out.suffix[1:]}-change.tif"), "--dissimilarity", str(out)]
+        predict(*map(str, paths), "-m", str(weights), "-q", *more)
+    with rasterio.open(tif) as dataset:
+        assert dataset.descriptions == ("dissimilarity, 0 to 1",)
+        found = dataset.read(1)
+    grays = cv2.imread(str(png), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(grays, np.rint(255 * found).astype(np.uint8))
+
+    network = scene_compact(**ARGS)  # type: ignore[arg-type]
+    network.load_state_dict(read_tensors(weights))
+    dates = [cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1) for path in paths]
+    image = torch.from_numpy(np.stack(dates).astype(np.float32))[None]
+    with torch.inference_mode():
+        t1, t2 = network.eval().encode(image, all_strides=True)
+    product = torch.ones(1, 1, 16, 16)
+    for a, b in zip(t1.high, t2.high, strict=True):
+        stride = 64 / a.shape[-1]
+        back = (-FLOW_PX[1] / stride, -FLOW_PX[0] / stride)
+        warped = np.stack(
+            [shift(plane, back, order=1, mode="grid-constant") for plane in a[0].numpy()]
+        )
+        other = b[0].numpy()
+        norm = np.linalg.norm(warped, axis=0) * np.linalg.norm(other, axis=0)
+        cosine = (warped * other).sum(axis=0) / np.maximum(norm, 1e-8)
+        small = torch.nn.functional.interpolate(
+            torch.from_numpy(cosine)[None, None].float(), (16, 16), mode="bilinear"
+        )
+        product *= (1 + small) / 2
+    inside = np.zeros((16, 16), bool)
+    inside[1:, :14] = True  # 5 pixels to the right and 3 up of it there still is t1
+    unlike = torch.where(torch.from_numpy(inside), 1 - product, 0.0)
+    expected = torch.nn.functional.interpolate(unlike, (64, 64), mode="bilinear")[0, 0].numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert found.std() > 0.1
+    assert not found[:2].any()
+    assert not found[:, -6:].any()
+
+
 def test_georeferenced_pairs_go_by_tiles(weights: Path, tmp_path: Path, write_tif) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(0)
     paths = []
@@ -155,6 +200,10 @@ def test_what_cannot_be_meant(weights: Path, tmp_path: Path, capsys) -> None:  #
     assert "expected {name} in output names" in error(a, b, "-m", str(weights), "-o", fixed)
     two = str(tmp_path / "b" / "1.png")
     flow = ["--flow", str(tmp_path / "flow.tif")]
+    unlike = ["--dissimilarity", str(tmp_path / "unlike.png")]
+    assert "expected a model with flow" in error(
+        str(one), two, "-m", "cva", "-o", str(tmp_path / "c.tif"), *unlike
+    )
     assert "expected a model with flow" in error(
         str(one), two, "-m", "cva", "-o", str(tmp_path / "c.tif"), *flow
     )

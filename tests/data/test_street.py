@@ -82,6 +82,9 @@ def test_changesim(tmp_path: Path) -> None:
     assert sample["label"] == 1
     assert sample["flow"].shape == (2, 12, 16)
     assert sample["flow"].abs().sum() == sample["use_flow"] == 0
+    known = ChangeSim(root, keys={"image", "use_flow"})[2]
+    assert known.keys() == {"name", "image", "use_flow"}
+    assert known["use_flow"] == 0
 
 
 def test_changesim_unknown_colours(tmp_path: Path, caplog) -> None:

@@ -70,7 +70,7 @@ def test_rows_of_one_name_are_replaced_where_they_stand(tmp_path):
     assert add_rows(path, again) == [*again, *third] == read_rows(path)
     lines = table(read_rows(path)).splitlines()
     assert len(lines) == 15
-    assert lines[1].split()[:5] == ["row", "0", "all", "protocol",
+    assert lines[1].split()[:6] == ["row", "0", "all", "protocol", "0.5",
                                     f"{100 * float(again[0]['iou_change']):.2f}"]  # fmt: skip
 
 

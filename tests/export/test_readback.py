@@ -23,7 +23,7 @@ from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError
 from rscd.export import raster, vector
-from rscd.export.flow import write_flow
+from rscd.export.flow import FLOW, write_field
 from rscd.export.picture import write_mask_picture
 from rscd.export.raster import write_mask, write_probability
 from rscd.export.vector import SUFFIXES, write_vector
@@ -257,13 +257,13 @@ def test_pixels_of_flow_that_are_lost(tmp_path, monkeypatch):
     grid = GeoBox((300, 300), UTM, "EPSG:32633")
     flow = np.random.default_rng(0).random((2, 300, 300), np.float32)
     pieces = [(Box(0, 0, 300, 300), flow)]
-    write_flow(grid, pieces, tmp_path / "good.tif", {"a": (1, 2)})
+    write_field(grid, pieces, tmp_path / "good.tif", FLOW, {"a": (1, 2)})
     written = rasterio.io.DatasetWriter.write
     monkeypatch.setattr(
         rasterio.io.DatasetWriter, "write", lambda d, a, **k: written(d, np.round(a, 2), **k)
     )
     with pytest.raises(OutputError, match="read-back mismatch in pixels"):
-        write_flow(grid, pieces, tmp_path / "flow.tif", {"a": (1, 2)})
+        write_field(grid, pieces, tmp_path / "flow.tif", FLOW, {"a": (1, 2)})
     assert [path.name for path in tmp_path.iterdir()] == ["good.tif"]
 
 

@@ -1,6 +1,7 @@
 """One command per published table: chains on stand-ins, and rows against separate computation."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -200,6 +201,24 @@ def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
             check_row(row, [prob >= np.float32(row["threshold"]) for prob in probs], truths)
 
 
+def test_rows_without_training(tiles, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ["train", "-c", str(CONFIGS / "ceg.yaml"), "--set.root", str(tiles),
+            "--set.segmenter", "spectral", "--set.options", "[]", "--set.gamma", "0.3,0.5",
+            "--stages", "events,pca_kmeans"]  # fmt: skip
+    assert main(line) == 0
+    rows = rows_in(tmp_path / "runs" / "ceg_levir" / "rows.csv")
+    assert [key[1:] for key in rows if key[0] == "CEG"] == [
+        ("all", "pixel"), ("reliable", "pixel"), ("all", "instance"), ("all", "mixed"),
+        ("reliable", "mixed"),
+    ]  # fmt: skip
+    assert {row["pixels"] for row in rows.values() if row["condition"] == "all"} == {
+        str(3 * 64 * 64)
+    }
+    assert rows["PCA-KM", "all", "model"]
+    assert (tmp_path / "runs" / "ceg_levir" / "events" / "claim.json").is_file()
+
+
 def changesim(root):
     """Stand-in: warehouses of 12 training pairs and 2 test pairs of each condition."""
     rng = np.random.default_rng(0)
@@ -215,6 +234,18 @@ def changesim(root):
                     (base / folder).mkdir(parents=True, exist_ok=True)
                     Image.fromarray(array).save(base / folder / f"{n}.png")
     return root
+
+
+def joined(root):
+    """The streams of scene_supervised.yaml at a size for a test."""
+    small = {"count": 2, "seed": 1, "settings": {"size": 64}}
+    target = {"root": str(root), "split": "train", "size": [64, 64], "only": {"percent": 20}}
+    return json.dumps(
+        [
+            {"class_path": "rscd.synthetic.street_pairs.SyntheticStreet", "init_args": small},
+            {"class_path": "rscd.data.street.ChangeSim", "init_args": target},
+        ]
+    )
 
 
 @torch.inference_mode()
@@ -239,12 +270,23 @@ def test_rows_of_fma_by_condition(tmp_path, monkeypatch):
             f"{fma}.network", "scene-compact", f"{fma}.network_args.low_size", "64",
             "--fma.model.patch_size", "64", "--fma.data.streams.val.init_args.count", "2",
             "--fma.data.streams.target.init_args.size", "[64, 64]"]  # fmt: skip
+    own = "--train.model.method_args"
+    labelled = ["train", "-c", str(CONFIGS / "scene_supervised.yaml"), *TINY,
+                "--set.root", str(root), "--set.size", "64,64", "--set.percent", "20",
+                "--set.pretrained", "runs/scene_synthetic/last.ckpt",
+                "--train.data.batch_size", "2", "--train.trainer.precision", "32",
+                f"{own}.network", "scene-compact", f"{own}.network_args.low_size", "64",
+                "--train.model.patch_size", "64", "--train.data.streams.train.datasets",
+                joined(root), "--train.data.streams.val.init_args.count", "2",
+                "--train.data.streams.val.init_args.settings.size=64"]  # fmt: skip
     with torch.inference_mode(False):
         assert main(first) == 0
         assert main(line) == 0
+        assert main(labelled) == 0
     runs = tmp_path / "runs" / "scene_ChangeSim"
     rows = rows_in(runs / "rows.csv")
-    names = ("fma_20", "fma_20, dates exchanged", "SimSaC, synthetic pairs", "fma_20, teacher")
+    names = ("fma_20", "fma_20, dates exchanged", "SimSaC, synthetic pairs", "fma_20, teacher",
+             "SimSaC, synthetic and 20 % of the target")  # fmt: skip
     assert tuple(dict.fromkeys(key[0] for key in rows)) == names
     last = runs / "fma_20" / "fma" / "last.ckpt"
     student, teacher = network_of(last), network_of(runs / "fma_20" / "export/teacher.safetensors")
@@ -253,7 +295,8 @@ def test_rows_of_fma_by_condition(tmp_path, monkeypatch):
         assert torch.equal(value, stored[f"method.teacher.{key}"])
     for key, value in student.encoder.state_dict().items():
         assert torch.equal(value, teacher.encoder.state_dict()[key])
-    networks = (student, student, network_of(Path("runs/scene_synthetic/last.ckpt")), teacher)
+    networks = (student, student, network_of(Path("runs/scene_synthetic/last.ckpt")), teacher,
+                network_of(runs / "simsac_20" / "train" / "last.ckpt"))  # fmt: skip
     for name, network in zip(names, networks, strict=True):
         for condition, suffix in (("normal", ""), ("dusty", "_dust"), ("dark", "_dark")):
             base = root / "Query_Seq_Test" / "Warehouse_6" / f"Seq_0{suffix}"

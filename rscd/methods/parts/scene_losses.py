@@ -18,7 +18,7 @@ from rscd.methods.parts.losses import mask_loss
 from rscd.models.flow import convert_unit, inside, scale_flow, warp
 from rscd.models.logits import change_logit, exact
 from rscd.models.resize import resize, size_of
-from rscd.models.scene import Levels
+from rscd.models.scene import Levels, SceneNetwork, pad_to_multiple
 
 LEVEL_WEIGHTS = (0.32, 0.08, 0.02, 0.01)
 """Loss weights of levels 4, 3, 2, 1, for flow and for change."""
@@ -247,6 +247,25 @@ def dissimilarity(similarity: Tensor, valid: Tensor) -> Tensor:
         valid: (B,1,h,w) bool.
     """
     return torch.where(valid, 1 - similarity.prod(1, keepdim=True), 0.0)
+
+
+def dissimilarity_map(network: SceneNetwork, image: Tensor) -> Tensor:
+    """How little t2 and aligned t1 look alike to the network's own encoder (FMA Fig. 2).
+
+    Args:
+        network: whose flow aligns t1.
+        image: (B,2,C,H,W) raw values of any size.
+
+    Returns:
+        (B,1,H,W) in [0,1]: `dissimilarity`, resized bilinearly; 0 where the match lies outside t1.
+    """
+    padded = pad_to_multiple(image)
+    t1, t2 = network.encode(padded, all_strides=True)
+    flow = network.decoder(t1, t2).flow[-1]
+    similar = similarity_levels(t1.high, t2.high, flow, t2.shape_hw)
+    found = resize(dissimilarity(similar, in_view(flow, t2.shape_hw)), size_of(padded))
+    height, width = size_of(image)
+    return found[..., :height, :width]
 
 
 def in_view(flow: Tensor, image_hw: ShapeHW) -> Tensor:
