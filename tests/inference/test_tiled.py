@@ -227,9 +227,9 @@ def test_processes_give_what_threads_give(tmp_path, write_tif):
     with ProcessPoolExecutor(2, mp_context=spawn) as pool:
         remote = list(bounded_map(pool, 3, work, jobs))
     for here, there in zip(map(work, jobs), remote, strict=True):
-        for (tile, prob), (far_tile, far_prob) in zip(here, there, strict=True):
-            assert tile == far_tile
-            np.testing.assert_array_equal(prob, far_prob)
+        for near, far in zip(here, there, strict=True):
+            assert near.tile == far.tile
+            np.testing.assert_array_equal(near.prob, far.prob)
 
 
 def test_tiles_without_data_never_reach_the_model(tmp_path, write_tif):
