@@ -10,9 +10,11 @@ from rasterio.features import geometry_mask
 
 from rscd import Options, open_pair, predict
 from rscd.geo.polygons import trace
-from rscd.inference.kinds import kind_of, stored
+from rscd.inference.adapted import Adapted, adapted
+from rscd.inference.kinds import finds_buildings, kind_of, stored
 from rscd.inference.network import Network, load_network, save_weights
 from rscd.inference.tiled import scene_tiles
+from rscd.inference.views import multi_scale
 from rscd.models.networks import build_network
 from rscd.pipeline import maps
 
@@ -116,6 +118,27 @@ def test_one_pass_finds_what_a_second_one_would(tmp_path, weights, dates, monkey
     table = geopandas.read_file(tmp_path / "c.gpkg", layer="changes")
     assert table["kind"].tolist() == kind_of(t1, t2, 0.02).tolist()
     assert set(table["kind"]) >= {"appeared", "vanished"}
+
+
+@pytest.mark.parametrize("gsd_m", [0.5, 0.4])
+def test_at_any_resolution_change_is_the_same_with_buildings(weights, gsd_m):
+    model = adapted(load_network(weights, "cpu", 1), 3, gsd_m, eight_bit=True)
+    image = np.random.default_rng(0).integers(0, 200, (1, 2, 3, 80, 80)).astype(np.float32)
+    valid = np.ones((1, 80, 80), bool)
+    assert isinstance(model, Adapted if gsd_m == 0.4 else Network)
+    assert finds_buildings(model)
+    prob, found = model.with_buildings(image, valid)
+    np.testing.assert_array_equal(prob, model(image, valid))
+    assert found.shape == (1, 2, 80, 80)
+    back, exchanged = model.with_buildings(np.ascontiguousarray(image[:, ::-1]), valid)
+    np.testing.assert_array_equal(back, prob)
+    np.testing.assert_array_equal(exchanged[:, ::-1], found)
+
+
+def test_views_find_none(weights):
+    views = multi_scale(load_network(weights, "cpu", 1), msi="1", tta=None, eight_bit=True)
+    for model in (views, adapted(views, 3, 0.4, eight_bit=True)):
+        assert not finds_buildings(model)
 
 
 def test_a_mask_needs_no_buildings(tmp_path, weights, dates, monkeypatch):
