@@ -1,10 +1,10 @@
 """A network for CPUs that starts from ImageNet weights: buildings per date, then change.
 
-The encoder is EfficientNet-Lite0 down to stride 16 (arXiv 1905.11946, without squeeze and
-excitation). A separate top-down path runs on each date, so the maps of a date depend on that date
-alone; a layer derives the buildings of a date from them. Change is decoded from the difference and
-the sum of the maps of both dates and of their building probabilities. Nothing depends on the order
-of dates, and each pixel has a receptive field of known size.
+The encoder is that of `rscd.models.efficientnet`. A separate top-down path runs on each date, so
+the maps of a date depend on that date alone; a layer derives the buildings of a date from them.
+Change is decoded from the difference and the sum of the maps of both dates and of their building
+probabilities. Nothing depends on the order of dates, and each pixel has a receptive field of known
+size.
 
 Maps are upsampled to stride 2, where each pixel predicts the four image pixels it covers.
 """
@@ -12,7 +12,6 @@ Maps are upsampled to stride 2, where each pixel predicts the four image pixels 
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
 from rscd.models.downloads import is_file, load_file_into, load_tensors_into, read_tensors
+from rscd.models.efficientnet import Lite0Encoder
 from rscd.models.inputs import check_image, normalize_layer
 from rscd.models.tiny import InvertedResidual, add_coarse, lateral
 
@@ -45,20 +45,14 @@ def lite_encoder(n_bands: int = 3, weights: str | None = None) -> nn.Module:
     Raises:
         ModelError: for unknown weights, or if they cannot be obtained.
     """
-    import timm
-
-    encoder: Any = timm.create_model(
-        "tf_efficientnet_lite0", features_only=True, out_indices=(0, 1, 2, 3), in_chans=n_bands
-    )
-    encoder.blocks = encoder.blocks[:5]  # stages 5 and 6 have stride 32
+    encoder = Lite0Encoder(n_bands)
     if weights == IMAGENET:
         load_tensors_into(encoder, imagenet_tensors(), IMAGENET)
     elif weights is not None and is_file(weights):
         load_file_into(encoder, weights)
     elif weights is not None:
         raise ModelError(f"expected weights {IMAGENET}, a local file or null, found {weights!r}")
-    made: nn.Module = encoder
-    return made
+    return encoder
 
 
 def imagenet_tensors() -> dict[str, Tensor]:

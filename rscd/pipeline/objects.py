@@ -39,7 +39,7 @@ from rscd.labels.from_segmenter import (
     scene_pair,
     view_of,
 )
-from rscd.pipeline.provenance import describe_pair
+from rscd.pipeline.provenance import check_unchanged, describe_pair
 from rscd.pipeline.run import Options
 from rscd.segmenters.instances import DUPLICATE_IOU, share_inside
 from rscd.segmenters.prompts import PromptSet
@@ -198,6 +198,7 @@ def carry_out(
     """Look, compare and write; see `predict_events`."""
     started = time.monotonic()
     targets, segmenter, prompts = run.targets, run.segmenter, run.prompts
+    targets.prepare()
     view, rules = run.view, run.rules
     check_memory(view.pair, prompts, BOX_ADVICE if rules.tile is not None else CUT_ADVICE)
     source = scene_pair(view.pair, targets.outputs[0].parent)
@@ -224,13 +225,16 @@ def carry_out(
     with run.begun.noted():
         for path in targets.outputs:
             _write(run, table, path, run.provenance)
+        check_unchanged(run.pair, run.provenance)
+        targets.send()
+    targets.clear()
     counted = labels.valid & view.wanted
     objects = [
         int(np.count_nonzero(share_inside(date.instances, view.wanted)))
         for date in (labels.events.t1, labels.events.t2)
     ]
     return EventResult(
-        outputs=[str(path) for path in targets.outputs],
+        outputs=targets.names,
         model=run.model,
         appeared=int((table["kind"] == "appeared").sum()),
         vanished=int((table["kind"] == "vanished").sum()),
