@@ -111,8 +111,8 @@ def predict_pair(
     tiles = model_tiles(pair.shape_hw, side, tiling)
     prob = np.full(valid.shape, np.nan, np.float32)
     for group in batches(tiles, batch_size or tiling.batch_size):
-        for tile, piece in run_block(pair, predictor, group):
-            prob[tile.write.slices] = piece
+        for piece in run_block(pair, predictor, group):
+            prob[piece.tile.write.slices] = piece.prob
     return prob, predictor.threshold
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
 from rscd.inference.detectors.deep import Deep
-from rscd.inference.kinds import BuildingModel
+from rscd.inference.kinds import BuildingModel, finds_buildings
 from rscd.inference.network import Network
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
 from rscd.inference.views import MultiScale
@@ -126,16 +126,18 @@ class Adapted:
     @property
     def finds_buildings(self) -> bool:
         """Whether the network does: one looked through at several scales does not."""
-        return isinstance(self.model, BuildingModel) and self.model.finds_buildings
+        return finds_buildings(self.model)
 
-    def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
-        """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""
+    def with_buildings(self, image: FloatArray, valid: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Change and buildings, of networks that return both; see `rscd.inference.kinds`."""
         model = self.model
         if not isinstance(model, BuildingModel):
             raise ModelError(f"expected a network that finds buildings, found {self.name}")
         seen, shown = self._as_seen(image, valid)
-        prob = model.buildings(shown, seen)
-        return prob if self.scale == 1 else _brought_back(prob, valid)
+        prob, buildings = model.with_buildings(shown, seen)
+        if self.scale == 1:
+            return prob, buildings
+        return _brought_back(prob[:, None], valid)[:, 0], _brought_back(buildings, valid)
 
     def _as_seen(self, image: FloatArray, valid: BoolArray) -> tuple[BoolArray, FloatArray]:
         """(B,h,w) valid and (B,2,C,h,w) values, as input of the network.

@@ -1,27 +1,22 @@
 """Kind of change of each polygon, from a network that also predicts buildings.
 
-A second pass looks at the tiles that hold change and keeps, for each date, how sure the network is
-of a building. Under a polygon both are averaged: where the later date exceeds the earlier one by a
-margin, a building appeared; where it falls short by as much, one vanished; else something stands at
-both dates and changed. Where all that stands is asked for, it looks at every tile.
+The pass that finds change keeps, for each date, how sure the network is of a building. Under a
+polygon both are averaged: where the later date exceeds the earlier one by a margin, a building
+appeared; where it falls short by as much, one vanished; else something stands at both dates and
+changed.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rscd.base.errors import ModelError
-from rscd.base.types import IGNORE, BoolArray, ByteArray, DateName, FloatArray, Progress, silent
-from rscd.geo.changemap import ChangeMap, RawRaster, check_numbers
+from rscd.base.types import IGNORE, BoolArray, ByteArray, DateName, FloatArray
+from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.polygons import Polygons, mean_under
-from rscd.geo.scene import ScenePair
-from rscd.geo.tiles import Tile
-from rscd.inference.predictor import Tiling
-from rscd.inference.tiled import Mapper, scene_tiles
+from rscd.geo.tiles import Box
 
 MARGIN = "kind_margin"
 """Card key of networks whose buildings determine kinds: the margin, from 0 to 1."""
@@ -43,15 +38,25 @@ class BuildingModel(Protocol):
     """A model whose network also predicts buildings."""
 
     @property
-    def tiling(self) -> Tiling:
-        """How a scene is tiled for the model."""
-
-    @property
     def finds_buildings(self) -> bool:
         """Whether its network does; others have the method in vain."""
 
-    def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
-        """(B,2,C,H,W) raw values, (B,H,W) valid -> (B,2,H,W) in [0,1], t1 first."""
+    def with_buildings(self, image: FloatArray, valid: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Predict change, bit for bit as a `Predictor`, and in the same pass buildings.
+
+        Args:
+            image: (B,2,C,H,W) float32 raw values, t1 first. Invalid pixels are 0.
+            valid: (B,H,W) bool, true where both dates can be used.
+
+        Returns:
+            (B,H,W) float32 probability of change and (B,2,H,W) float32 probability of a building
+            at each date, t1 first, both in [0,1].
+        """
+
+
+def finds_buildings(model: Any) -> bool:
+    """Whether a model of any kind says where buildings stand."""
+    return isinstance(model, BuildingModel) and model.finds_buildings
 
 
 def check_finds_buildings(model: Any, option: str) -> None:
@@ -64,7 +69,7 @@ def check_finds_buildings(model: Any, option: str) -> None:
     Raises:
         ModelError: it does not.
     """
-    if not (isinstance(model, BuildingModel) and model.finds_buildings):
+    if not finds_buildings(model):
         raise ModelError(
             f"expected a model that finds the buildings of each date for {option}, such as "
             f"-m buildings without --msi and --tta, found {model.name}; choose one or drop {option}"
@@ -89,6 +94,20 @@ def kind_of(t1: NDArray[np.float64], t2: NDArray[np.float64], margin: float) -> 
     return kinds
 
 
+def stored(prob: FloatArray, wanted: BoolArray) -> ByteArray:
+    """Probabilities as `Standing` stores them.
+
+    Args:
+        prob: (2,h,w) in [0,1]; any value where not wanted.
+        wanted: (h,w).
+
+    Returns:
+        (2,h,w), 0 to `FULL`; 0 where not wanted.
+    """
+    full: FloatArray = np.where(wanted, prob, np.float32(0)) * np.float32(FULL)
+    return np.rint(full).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Standing:
     """How sure a network is of a building at each date, on disk."""
@@ -97,9 +116,39 @@ class Standing:
     t2: RawRaster
     margin: float
 
+    @classmethod
+    def beside(cls, change_map: ChangeMap, margin: float) -> "Standing":
+        """In the folder of a change map; the rasters are not made yet.
+
+        Args:
+            change_map: of the same grid.
+            margin: see `kind_of`.
+        """
+        t1, t2 = (
+            RawRaster(
+                change_map.folder / f"buildings_{date}.img", change_map.prob.shape_hw, "uint8"
+            )
+            for date in ("t1", "t2")
+        )
+        return cls(t1, t2, margin)
+
+    @property
+    def rasters(self) -> tuple[RawRaster, RawRaster]:
+        """Both dates, t1 first."""
+        return self.t1, self.t2
+
+    def write(self, box: Box, values: ByteArray) -> None:
+        """Write a box of both dates: (2,h,w), 0 to `FULL`."""
+        for raster, date in zip(self.rasters, values, strict=True):
+            raster.write(box, date)
+
+    def read(self, box: Box) -> ByteArray:
+        """A box of both dates as (2,h,w), 0 to `FULL`."""
+        return np.stack([raster.read(box) for raster in self.rasters])
+
     def kinds(self, polygons: Polygons) -> NDArray[Any]:
         """(N,) kinds of polygons in pixel coordinates, see `kind_of`."""
-        t1, t2 = (mean_under(polygons, raster.path) / FULL for raster in (self.t1, self.t2))
+        t1, t2 = (mean_under(polygons, raster.path) / FULL for raster in self.rasters)
         return kind_of(t1, t2, self.margin)
 
     def of(self, date: DateName) -> RawRaster:
@@ -124,65 +173,3 @@ class Standing:
             found[change_mask.read(strip) == IGNORE] = IGNORE
             mask.write(strip, found)
         return mask
-
-
-def find_standing(
-    pair: ScenePair,
-    model: object,
-    change_map: ChangeMap,
-    margin: float | None,
-    tile_size: int,
-    mapper: Mapper = map,
-    progress: Progress = silent,
-    *,
-    everywhere: bool = False,
-) -> Standing | None:
-    """Look where buildings stand, in all tiles that hold change.
-
-    Args:
-        pair: two dates on one grid.
-        model: fitted, of any kind.
-        change_map: with its mask; results are stored in its folder.
-        margin: see `Standing`; None: the model does not determine kinds.
-        tile_size: side of a tile.
-        mapper: how tiles are carried out.
-        progress: told after each tile.
-        everywhere: look at all tiles that hold data instead.
-
-    Returns:
-        None for a model that knows no buildings.
-
-    Raises:
-        ModelError: when the model gives no number where both dates have data.
-    """
-    if margin is None or not isinstance(model, BuildingModel) or not model.finds_buildings:
-        return None
-    t1, t2 = (
-        RawRaster(change_map.folder / f"buildings_{date}.img", change_map.mask.shape_hw, "uint8")
-        for date in ("t1", "t2")
-    )
-    standing = Standing(t1, t2, margin)
-    t1.create()
-    t2.create()
-    tiles = scene_tiles(pair, tile_size, model.tiling)
-    wanted = [tile for tile in tiles if _holds(change_map.mask, tile, everywhere=everywhere)]
-    looked: Iterable[tuple[Tile, ByteArray]] = mapper(partial(_look, pair, model), wanted)
-    for done, (tile, stored) in enumerate(looked, 1):
-        t1.write(tile.write, stored[0])
-        t2.write(tile.write, stored[1])
-        progress("buildings", done, len(wanted))
-    return standing
-
-
-def _look(pair: ScenePair, model: BuildingModel, tile: Tile) -> tuple[Tile, ByteArray]:
-    """A tile with its (2,h,w) stored probabilities."""
-    image, valid = pair.context(tile.read)
-    found = model.buildings(image[None], valid[None])[0][:, *tile.inner]
-    check_numbers(found, np.broadcast_to(valid[tile.inner], found.shape), "the model's buildings")
-    return tile, np.rint(np.nan_to_num(found) * FULL).astype(np.uint8)
-
-
-def _holds(mask: RawRaster, tile: Tile, *, everywhere: bool) -> bool:
-    """Whether a tile holds change; or anything at all."""
-    values = mask.read(tile.write)
-    return bool((values != IGNORE if everywhere else values == 1).any())

@@ -102,9 +102,7 @@ class Network:
             ModelError: if the image has other bands than the network.
         """
         with torch.inference_mode():
-            logits = self.outputs(torch.from_numpy(image))["logits"]
-            prob: FloatArray = change_logit(logits.float()).sigmoid()[:, 0].cpu().numpy()
-        return prob
+            return _change(self.outputs(torch.from_numpy(image)))
 
     def flow(self, image: FloatArray) -> FloatArray | None:
         """(B,2,C,H,W) raw values -> (B,2,H,W) flow in pixels, None if the network has none."""
@@ -129,12 +127,11 @@ class Network:
         """Whether its card says how they tell kinds."""
         return MARGIN in read_card(self.path)
 
-    def buildings(self, image: FloatArray, valid: BoolArray) -> FloatArray:
-        """Building probabilities, from networks that return them; see `rscd.inference.kinds`."""
+    def with_buildings(self, image: FloatArray, valid: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Change and buildings, of networks that return both; see `rscd.inference.kinds`."""
         with torch.inference_mode():
-            logits = self.outputs(torch.from_numpy(image))["buildings"]
-            prob: FloatArray = logits.float().sigmoid().cpu().numpy()
-        return prob
+            found = self.outputs(torch.from_numpy(image))
+            return _change(found), found["buildings"].float().sigmoid().cpu().numpy()
 
     def outputs(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """All outputs of the network for (B,2,C,H,W) raw values, on its device.
@@ -159,6 +156,12 @@ class Network:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
         return network
+
+
+def _change(outputs: dict[str, torch.Tensor]) -> FloatArray:
+    """(B,H,W) probability of change from the outputs of a network."""
+    prob: FloatArray = change_logit(outputs["logits"].float()).sigmoid()[:, 0].cpu().numpy()
+    return prob
 
 
 _lock = threading.Lock()

@@ -10,16 +10,17 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 from zlib import crc32
 
 import numpy as np
 
-from rscd.base.types import FloatArray, Progress, ShapeHW, silent
+from rscd.base.types import ByteArray, FloatArray, Progress, ShapeHW, silent
 from rscd.geo.changemap import ChangeMap, check_numbers
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box, Tile, batches, plan_tiles, round_up
 from rscd.inference.journal import Journal
+from rscd.inference.kinds import BuildingModel, Standing, stored
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
 
 BLOCK_SIZE = 512
@@ -102,9 +103,29 @@ def model_tiles(
     return plan_tiles(shape_hw, tile_size, halo, tiling.multiple, window, trim=tiling.exact)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What was found in a tile."""
+
+    tile: Tile
+    prob: FloatArray
+    """(h,w) probability of change; NaN where either date has no data or outside the requested
+    part."""
+    buildings: ByteArray | None
+    """(2,h,w) as `Standing` stores them, 0 where ``prob`` is NaN; None where not looked for."""
+
+    @property
+    def checksum(self) -> int:
+        """Of all its pixels."""
+        prob = crc32(np.ascontiguousarray(self.prob, "<f4").data)
+        if self.buildings is None:
+            return prob
+        return crc32(np.ascontiguousarray(self.buildings).data, prob)
+
+
 def run_block(
-    pair: ScenePair, predictor: Predictor, tiles: list[Tile]
-) -> list[tuple[Tile, FloatArray]]:
+    pair: ScenePair, predictor: Predictor, tiles: list[Tile], *, buildings: bool = False
+) -> list[Piece]:
     """Read, predict and trim one batch of tiles of equal size.
 
     A top-level function with picklable arguments, so that it can run in a thread, a process or on a
@@ -112,31 +133,51 @@ def run_block(
 
     The model sees everything around a tile; only the result is restricted to the area of interest.
 
+    Args:
+        pair: the two dates on one grid.
+        predictor: a fitted model.
+        tiles: of one read shape.
+        buildings: whether to keep the buildings of either date, of a `BuildingModel`.
+
     Returns:
-        Each tile with its (h,w) float32 probabilities, NaN where either date has no data or outside
-        the requested part.
+        What was found in each tile.
 
     Raises:
         ModelError: if the prediction is not finite where both dates have data.
     """
     wanted = [pair.inside(tile.write) for tile in tiles]
-    results = [(tile, np.full(tile.write.shape_hw, np.nan, np.float32)) for tile in tiles]
+    pieces = [
+        Piece(
+            tile,
+            np.full(tile.write.shape_hw, np.nan, np.float32),
+            np.zeros((2, *tile.write.shape_hw), np.uint8) if buildings else None,
+        )
+        for tile in tiles
+    ]
     if not any(area.any() for area in wanted):
-        return results
-    pieces = [pair.context(tile.read) for tile in tiles]
-    image = np.stack([image for image, _ in pieces])
-    valid = np.stack([valid for _, valid in pieces])
-    del pieces
+        return pieces
+    read = [pair.context(tile.read) for tile in tiles]
+    image = np.stack([image for image, _ in read])
+    valid = np.stack([valid for _, valid in read])
+    del read
     wanted = [
         area & usable[tile.inner] for tile, area, usable in zip(tiles, wanted, valid, strict=True)
     ]
     if any(area.any() for area in wanted):
-        prob = predictor(image, valid)
-        for (tile, found), area, tile_prob in zip(results, wanted, prob, strict=True):
-            inner = tile_prob[tile.inner]
+        if buildings:
+            prob, standing = cast(BuildingModel, predictor).with_buildings(image, valid)
+        else:
+            prob, standing = predictor(image, valid), None
+        for number, (piece, area) in enumerate(zip(pieces, wanted, strict=True)):
+            inner = prob[number, *piece.tile.inner]
             check_numbers(inner, area, getattr(predictor, "name", "the model"))
-            found[area] = inner[area]
-    return results
+            piece.prob[area] = inner[area]
+            if piece.buildings is not None and standing is not None:
+                both = standing[number, :, *piece.tile.inner]
+                both_wanted = np.broadcast_to(area, both.shape)
+                check_numbers(both, both_wanted, "the model's buildings")
+                piece.buildings[:] = stored(both, area)
+    return pieces
 
 
 def fit_model(
@@ -196,8 +237,9 @@ def predict_scene(
     batch_size: int = 1,
     mapper: Mapper = map,
     progress: Progress = silent,
+    standing: Standing | None = None,
 ) -> None:
-    """Fill the probability raster of `change_map`, tile by tile.
+    """Fill the probability raster of `change_map`, and those of the buildings, tile by tile.
 
     Tiles that are in the journal and intact on disk are not computed again. Only this process
     writes.
@@ -211,10 +253,12 @@ def predict_scene(
         batch_size: tiles per call of the predictor.
         mapper: how blocks of tiles are executed.
         progress: progress callback, called after each block.
+        standing: where to write the buildings of either date, of a `BuildingModel`; None: nowhere.
     """
-    raster = change_map.prob
-    if not (journal.resumed and raster.restore()):
-        raster.create()
+    rasters = (change_map.prob, *(() if standing is None else standing.rasters))
+    if not (journal.resumed and all(raster.restore() for raster in rasters)):
+        for raster in rasters:
+            raster.create()
         journal.start(tile_size)
     tiling = predictor.tiling
     tiles = scene_tiles(pair, tile_size, tiling)
@@ -222,21 +266,25 @@ def predict_scene(
     todo = [
         tile
         for tile in tiles
-        if tile.index not in done or done[tile.index] != _checksum(raster.read(tile.write))
+        if done.get(tile.index) != _on_disk(tile, change_map, standing).checksum
     ]
     finished = len(tiles) - len(todo)
     progress("change", finished, len(tiles))
-    work = partial(run_block, pair, predictor)
-    for results in mapper(work, batches(todo, batch_size)):
-        for tile, prob in results:
-            raster.write(tile.write, prob)
-        journal.add({tile.index: _checksum(prob) for tile, prob in results})
-        finished += len(results)
+    work = partial(run_block, pair, predictor, buildings=standing is not None)
+    for pieces in mapper(work, batches(todo, batch_size)):
+        for piece in pieces:
+            change_map.prob.write(piece.tile.write, piece.prob)
+            if standing is not None and piece.buildings is not None:
+                standing.write(piece.tile.write, piece.buildings)
+        journal.add({piece.tile.index: piece.checksum for piece in pieces})
+        finished += len(pieces)
         progress("change", finished, len(tiles))
 
 
-def _checksum(prob: FloatArray) -> int:
-    return crc32(np.ascontiguousarray(prob, "<f4").data)
+def _on_disk(tile: Tile, change_map: ChangeMap, standing: Standing | None) -> Piece:
+    """What the rasters hold of a tile."""
+    prob = change_map.prob.read(tile.write)
+    return Piece(tile, prob, None if standing is None else standing.read(tile.write))
 
 
 @dataclass(frozen=True)
@@ -273,9 +321,9 @@ def measure_seam(
     if not jobs:
         return None
     found, wanted = [], []
-    for [(edge, prob)] in mapper(partial(run_block, pair, predictor), jobs):
-        found.append(change_map.prob.read(edge.write).ravel())
-        wanted.append(prob.ravel())
+    for [piece] in mapper(partial(run_block, pair, predictor), jobs):
+        found.append(change_map.prob.read(piece.tile.write).ravel())
+        wanted.append(piece.prob.ravel())
     a, b = np.concatenate(found), np.concatenate(wanted)
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
     if not a.size:

@@ -31,7 +31,7 @@ from rscd.geo.tiles import Box
 from rscd.geo.traffic import bytes_of
 from rscd.inference.flow import FlowModel, scene_field
 from rscd.inference.journal import Journal, finished, open_journal
-from rscd.inference.kinds import MARGIN, Standing, find_standing
+from rscd.inference.kinds import Standing
 from rscd.inference.near_infrared import warn_of_near_infrared
 from rscd.inference.predictor import Predictor
 from rscd.inference.registration import sample_boxes, warn_of_shift
@@ -248,6 +248,8 @@ def _carry_out(
         threshold = predictor.threshold if run.threshold is None else run.threshold
         provenance = run.provenance | {"shift": shift, "threshold": threshold}
         change_map = ChangeMap(journal.folder, pair.grid, threshold, provenance)
+        margin = run.kind_margin
+        standing = None if margin is None else Standing.beside(change_map, margin)
         predict_scene(
             pair,
             predictor,
@@ -257,9 +259,10 @@ def _carry_out(
             batch_size=run.load.batch_size,
             mapper=mapped,
             progress=progress,
+            standing=standing,
         )
         seam = measure_seam(pair, predictor, change_map, tile_size, mapped)
-        written = _export(run, change_map, predictor, journal, tile_size, mapped, progress)
+    written = _export(run, change_map, standing, journal, tile_size, progress)
     return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
 
 
@@ -285,10 +288,9 @@ def _rehearse(run: Run, folder: Path) -> None:
 def _export(
     run: Run,
     change_map: ChangeMap,
-    predictor: Predictor,
+    standing: Standing | None,
     journal: Journal,
     tile_size: int,
-    mapper: Mapper,
     progress: Progress,
 ) -> dict[str, Any]:
     pair, targets = run.pair, run.targets
@@ -296,18 +298,7 @@ def _export(
     changed, valid = change_map.threshold_mask()
     changed_m2 = change_map.changed_area_m2(pair.ground)
     changed_m2 = None if changed_m2 is None else round(changed_m2, 2)
-    polygons = standing = None
-    if targets.has_vectors or targets.objects:
-        standing = find_standing(
-            pair,
-            predictor,
-            change_map,
-            run.card.get(MARGIN),
-            tile_size,
-            mapper,
-            progress,
-            everywhere=bool(targets.objects),
-        )
+    polygons = None
     if targets.has_vectors:
         polygons = change_polygons(
             change_map.mask.path,

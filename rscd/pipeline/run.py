@@ -19,7 +19,13 @@ from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.scene import ScenePair
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import check_flow
-from rscd.inference.kinds import BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL, check_finds_buildings
+from rscd.inference.kinds import (
+    BYTES_PER_PIXEL,
+    MARGIN,
+    MASK_BYTES_PER_PIXEL,
+    check_finds_buildings,
+    finds_buildings,
+)
 from rscd.inference.memory import GDAL_CACHE, Load, fit_load
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import Model, least_object, tile_side
@@ -131,6 +137,8 @@ class Run:
     load: Load
     threshold: float | None
     """None: the model finds it in the scene."""
+    kind_margin: float | None
+    """Least difference of buildings that tells kinds; None: no buildings are looked for."""
     days: Mapping[DateName, str | None]
     """ISO date of each image, None where nothing tells it."""
     min_score: float
@@ -243,6 +251,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         t2_date=days["t2"],
         gsd_m=None,
     )
+    outlined = targets.has_vectors or bool(targets.objects)
     parameters = {k: v for k, v in asdict(decided).items() if k not in WITHOUT_EFFECT}
     return Run(
         pair=pair,
@@ -251,6 +260,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         card=card,
         load=fit_load(load, options.max_memory, pair.n_bands, model.tiling),
         threshold=options.threshold,
+        kind_margin=float(card[MARGIN]) if outlined and finds_buildings(model) else None,
         days=days,
         min_score=min_score,
         outlining={

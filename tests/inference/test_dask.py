@@ -25,6 +25,7 @@ from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box
 from rscd.inference.dask import cluster_mapper, dask_mapper, pack, weights_folder
 from rscd.inference.journal import open_journal
+from rscd.inference.kinds import Standing
 from rscd.inference.network import load_network, save_weights
 from rscd.inference.predictor import Tiling
 from rscd.inference.tiled import predict_scene, scene_blocks
@@ -199,6 +200,23 @@ def fill(pair, predictor, folder, mapper=map, progress=lambda *_: None):
         prob = change_map.prob.read(Box(0, 0, *SHAPE))
         journal.remove()
     return prob
+
+
+def test_buildings_come_with_the_change(tmp_path, pair, buildings, client):
+    network, found = load_network(buildings, "cpu", 1), []
+    for name, mapper in (("here", map), ("there", dask_mapper(client))):
+        with open_journal(tmp_path / name, {}) as journal:
+            change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
+            standing = Standing.beside(change_map, 0.3)
+            predict_scene(
+                pair, network, change_map, journal, tile_size=96, mapper=mapper, standing=standing
+            )
+            found.append(
+                [change_map.prob.read(Box(0, 0, *SHAPE)), standing.read(Box(0, 0, *SHAPE))]
+            )
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    np.testing.assert_array_equal(found[1][1], found[0][1])
+    assert found[0][1].any()
 
 
 @pytest.fixture

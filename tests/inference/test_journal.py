@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from affine import Affine
 from scipy.ndimage import uniform_filter
 
 from rscd.base.errors import OutputError
@@ -476,23 +477,24 @@ def test_a_disk_that_fills_up_during_the_work_says_what_is_kept(
 
 RUN = (sys.executable, "-c", "import sys; from rscd.cli import main; sys.exit(main())")
 SIDE = 200
-TILE = 8
 
 
 @pytest.fixture(scope="module")
 def larger_scene(tmp_path_factory, write_tif):
     folder = tmp_path_factory.mktemp("larger")
     return [
-        str(write_tif(folder / name, pixels))
+        str(write_tif(folder / name, pixels, transform=Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)))
         for name, pixels in zip(("t1.tif", "t2.tif"), town(SIDE), strict=True)
     ]
 
 
-def slow(scene, folder):
+def slow(scene, folder, model, tile):
     """Many tiny tiles: there is time to kill it."""
-    outputs = ["-o", str(folder / "a.gpkg"), "-o", str(folder / "b.tif")]
-    tiles = ["--tile-size", str(TILE), "--workers", "1"]
-    return ["predict", *scene, "-m", "cva", "-q", *tiles, *outputs]
+    names = ["-o", "a.gpkg", "-o", "b.tif"]
+    names += [] if model == "cva" else ["--objects-t1", "t1.gpkg", "--objects-t2", "t2.gpkg"]
+    outputs = [str(folder / name) if "." in name else name for name in names]
+    tiles = ["--tile-size", str(tile), "--workers", "1"]
+    return ["predict", *scene, "-m", model, "-q", *tiles, *outputs]
 
 
 def kill_at(arguments, done, n_bytes):
@@ -510,14 +512,18 @@ def kill_at(arguments, done, n_bytes):
 
 
 @pytest.mark.slow
-def test_a_process_killed_three_times_ends_with_the_same_bytes(larger_scene, tmp_path):
+@pytest.mark.parametrize(("model", "tile"), [("cva", 8), ("buildings", 32)])
+def test_a_process_killed_three_times_ends_with_the_same_bytes(
+    larger_scene, tmp_path, buildings, model, tile
+):
+    model = str(buildings) if model == "buildings" else model
     through, killed = tmp_path / "through", tmp_path / "killed"
     for folder in (through, killed):
         folder.mkdir()
-    assert main(slow(larger_scene, through)) == 0
-    arguments = slow(larger_scene, killed)
+    assert main(slow(larger_scene, through, model, tile)) == 0
+    arguments = slow(larger_scene, killed, model, tile)
     done = killed / ".a.gpkg.rscd" / "done"
-    total = 8 * (-(-SIDE // TILE)) ** 2
+    total = 8 * (-(-SIDE // tile)) ** 2
     progress = []
     for share in (0, 0.2, 0.6):
         assert kill_at(arguments, done, total * share)

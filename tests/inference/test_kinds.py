@@ -3,13 +3,20 @@
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import torch
 from affine import Affine
+from rasterio.features import geometry_mask
 
 from rscd import Options, open_pair, predict
-from rscd.inference.kinds import kind_of
-from rscd.inference.network import save_weights
+from rscd.geo.polygons import trace
+from rscd.inference.adapted import Adapted, adapted
+from rscd.inference.kinds import finds_buildings, kind_of, stored
+from rscd.inference.network import Network, load_network, save_weights
+from rscd.inference.tiled import scene_tiles
+from rscd.inference.views import multi_scale
 from rscd.models.networks import build_network
+from rscd.pipeline import maps
 
 OTHER = {"appeared": "vanished", "vanished": "appeared", "changed": "changed"}
 
@@ -56,11 +63,13 @@ def dates(tmp_path_factory, write_tif):
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("dates")
     found = {}
-    for dtype, step in (("uint8", 1), ("uint16", 257)):
+    kinds = {"uint8": (1, 0.4), "uint16": (257, 0.4), "half a metre": (1, 0.5)}
+    for name, (step, size_m) in kinds.items():
+        dtype = "uint16" if step > 1 else "uint8"
         pixels = rng.integers(1, 200, (2, 3, 40, 48)).repeat(4, 2).repeat(4, 3) * step
-        grid = Affine(0.4, 0, 500_000, 0, -0.4, 5_000_000)
-        found[dtype] = [
-            write_tif(folder / f"{dtype}{i}.tif", date.astype(dtype), transform=grid)
+        grid = Affine(size_m, 0, 500_000, 0, -size_m, 5_000_000)
+        found[name] = [
+            write_tif(folder / f"{name}{i}.tif", date.astype(dtype), transform=grid)
             for i, date in enumerate(pixels)
         ]
     return found
@@ -79,6 +88,70 @@ def test_a_run_tells_kinds_and_exchanged_dates_exchange_them_alone(tmp_path, wei
     assert [OTHER[kind] for kind in forth["kind"]] == back["kind"].tolist()
     rest = ["id", "class", "score", "area_m2", "model", "geometry"]
     assert forth[rest].equals(back[rest])
+
+
+def test_one_pass_finds_what_a_second_one_would(tmp_path, weights, dates, monkeypatch):
+    """The oracle is that second pass: the buildings of each tile, averaged under the pixels."""
+    network = load_network(weights, "cpu", 1)
+    pair = open_pair(*dates["half a metre"])
+    tiles = scene_tiles(pair, 80, network.tiling)
+    seen = []
+    outputs = Network.outputs
+    monkeypatch.setattr(maps, "measure_seam", lambda *_: None)  # which looks again by intention
+    monkeypatch.setattr(Network, "outputs", lambda *given: (seen.append(given), outputs(*given))[1])
+    options = Options(model=str(weights), tile_size=80, regularize=False, min_area_m2=0)
+    predict(pair, [tmp_path / "c.tif", tmp_path / "c.gpkg"], options, prob=tmp_path / "prob.tif")
+    assert len(seen) == len(tiles) == 6
+    standing, change = np.zeros((2, *pair.shape_hw), np.uint8), np.zeros(pair.shape_hw, np.float32)
+    for tile in tiles:
+        image, valid = pair.context(tile.read)
+        with torch.inference_mode():
+            found = outputs(network, torch.from_numpy(image[None]))["buildings"][0].sigmoid()
+        standing[:, *tile.write.slices] = np.rint(found.numpy()[:, *tile.inner] * 255)
+        change[tile.write.slices] = network(image[None], valid[None])[0][tile.inner]
+    with rasterio.open(tmp_path / "prob.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(1), change)
+    outlines = trace(tmp_path / "c.tif")
+    under = [geometry_mask([outline], pair.shape_hw, Affine.identity(), invert=True)
+             for outline in outlines]  # fmt: skip
+    t1, t2 = (np.array([date[mask].mean() for mask in under]) / 255 for date in standing)
+    table = geopandas.read_file(tmp_path / "c.gpkg", layer="changes")
+    assert table["kind"].tolist() == kind_of(t1, t2, 0.02).tolist()
+    assert set(table["kind"]) >= {"appeared", "vanished"}
+
+
+@pytest.mark.parametrize("gsd_m", [0.5, 0.4])
+def test_at_any_resolution_change_is_the_same_with_buildings(weights, gsd_m):
+    model = adapted(load_network(weights, "cpu", 1), 3, gsd_m, eight_bit=True)
+    image = np.random.default_rng(0).integers(0, 200, (1, 2, 3, 80, 80)).astype(np.float32)
+    valid = np.ones((1, 80, 80), bool)
+    assert isinstance(model, Adapted if gsd_m == 0.4 else Network)
+    assert finds_buildings(model)
+    prob, found = model.with_buildings(image, valid)
+    np.testing.assert_array_equal(prob, model(image, valid))
+    assert found.shape == (1, 2, 80, 80)
+    back, exchanged = model.with_buildings(np.ascontiguousarray(image[:, ::-1]), valid)
+    np.testing.assert_array_equal(back, prob)
+    np.testing.assert_array_equal(exchanged[:, ::-1], found)
+
+
+def test_views_find_none(weights):
+    views = multi_scale(load_network(weights, "cpu", 1), msi="1", tta=None, eight_bit=True)
+    for model in (views, adapted(views, 3, 0.4, eight_bit=True)):
+        assert not finds_buildings(model)
+
+
+def test_a_mask_needs_no_buildings(tmp_path, weights, dates, monkeypatch):
+    monkeypatch.setattr(Network, "with_buildings", None)
+    result = predict(open_pair(*dates["uint8"]), [tmp_path / "c.tif"], Options(model=str(weights)))
+    assert result.changed_pixels > 0
+
+
+def test_stored_values_are_rounded_and_only_those_wanted():
+    prob = np.array([[[0, 1, 0.5, np.nan]], [[0.0019, 0.002, 1.0000001, np.inf]]], np.float32)
+    found = stored(prob, np.array([[True, True, True, False]]))
+    assert found.dtype == np.uint8
+    assert found.tolist() == [[[0, 255, 128, 0]], [[0, 1, 255, 0]]]
 
 
 def test_models_that_know_no_kinds_say_changed(tmp_path, dates):

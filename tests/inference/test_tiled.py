@@ -3,17 +3,19 @@
 import multiprocessing
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pytest
+import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
-from rscd.base.errors import SceneError
+from rscd.base.errors import ModelError, SceneError
 from rscd.export.vector import change_polygons
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.grid import compose
@@ -22,6 +24,7 @@ from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.journal import open_journal
+from rscd.inference.kinds import FULL, Standing
 from rscd.inference.predictor import Tiling
 from rscd.inference.tiled import (
     bounded_map,
@@ -217,6 +220,149 @@ def test_a_halo_that_is_too_small_would_show():
     assert np.abs(whole - parts)[:, 17:23].max() > 1e-3
 
 
+@dataclass(frozen=True)
+class Brightness(BoxMean):
+    """Where a date is bright, a building stands; notes how often it is asked."""
+
+    calls: tuple = ()
+    """Lists to which each call appends whether buildings were asked for."""
+
+    finds_buildings = True
+
+    def __call__(self, image, valid):
+        for call in self.calls:
+            call.append(False)
+        return super().__call__(image, valid)
+
+    def with_buildings(self, image, valid):
+        for call in self.calls:
+            call.append(True)
+        bright = image.mean(axis=2, dtype=np.float64) / 255
+        means = np.stack([self.mean(bright[:, date]) for date in (0, 1)], axis=1)
+        return super().__call__(image, valid), means.astype(np.float32)
+
+
+def filled(pair, predictor, folder, *, standing=True, mapper=map, progress=lambda *_: None, **how):
+    """Probabilities and (2,H,W) stored buildings of a scene; its folder stays."""
+    with open_journal(folder, {}) as journal:
+        change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
+        beside = Standing.beside(change_map, 0.3) if standing else None
+        predict_scene(
+            pair, predictor, change_map, journal, standing=beside, mapper=mapper,
+            progress=progress, **{"tile_size": 4096} | how,
+        )  # fmt: skip
+        whole = Box(0, 0, *pair.shape_hw)
+        return change_map.prob.read(whole), beside.read(whole) if standing else None
+
+
+def assert_same_bits(one, other):
+    np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
+
+
+class TestBuildings:
+    @settings(max_examples=12, deadline=None)
+    @given(
+        st.tuples(st.integers(1, 90), st.integers(1, 90)),
+        st.integers(1, 100),
+        st.integers(0, 8),
+        st.sampled_from([1, 4, 16]),
+        st.integers(1, 4),
+        st.integers(0, 2),
+    )
+    def test_they_are_those_of_the_whole_scene_and_change_is_as_without(
+        self, tmp_path_factory, write_tif, shape, tile_size, radius, multiple, batch_size, workers
+    ):
+        folder = tmp_path_factory.mktemp("houses")
+        pair = open_town(folder, write_tif, shape)
+        model = Brightness(radius, multiple)
+        how = {"tile_size": tile_size, "batch_size": batch_size}
+        with thread_mapper(workers) if workers else nullcontext(map) as mapper:
+            prob, found = filled(pair, model, folder / "with", mapper=mapper, **how)
+            alone, nothing = filled(pair, model, folder / "without", standing=False, **how)
+        assert_same_bits(prob, alone)
+        assert nothing is None
+        assert not (folder / "without" / "buildings_t1.img").exists()
+        box = Box(-radius, -radius, shape[0] + 2 * radius, shape[1] + 2 * radius)
+        image, valid = pair.read(box)
+        close_handles()
+        inner = tuple(slice(radius, radius + n) for n in shape)
+        expected = Brightness(radius).with_buildings(image[None], valid[None])[1][0][:, *inner]
+        expected[:, ~valid[inner]] = 0
+        np.testing.assert_allclose(found / FULL, expected, atol=0.5 / FULL + 1e-6)
+
+    def test_nothing_is_kept_outside_an_area_of_interest(self, tmp_path, write_tif):
+        whole = open_town(tmp_path, write_tif, (90, 120))
+        corners = [UTM @ corner for corner in ((30, 20), (110, 40), (50, 85))]
+        part = whole.crop(shapely.Polygon(corners), mask=True)
+        how = {"tile_size": 32, "batch_size": 2}
+        _, everywhere = filled(whole, Brightness(2), tmp_path / "whole", **how)
+        prob, found = filled(part, Brightness(2), tmp_path / "part", **how)
+        window = part.window
+        inside = part.inside(Box(0, 0, *part.shape_hw)) & ~np.isnan(prob)
+        assert 0.2 < inside.mean() < 0.8
+        np.testing.assert_array_equal(found, np.where(inside, everywhere[:, *window.slices], 0))
+
+    def test_they_are_not_looked_for_where_nobody_asks(self, tmp_path, write_tif):
+        calls = []
+        pair = open_town(tmp_path, write_tif, (40, 60))
+        filled(pair, Brightness(0, calls=(calls,)), tmp_path / "a", standing=False, tile_size=20)
+        assert calls == [False] * 6
+        filled(pair, Brightness(0, calls=(calls,)), tmp_path / "b", tile_size=20)
+        assert calls[6:] == [True] * 6
+
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_what_is_no_number_is_refused_where_there_is_data(self, tmp_path, write_tif, inside):
+        pair = open_town(tmp_path, write_tif, (60, 60))
+
+        class Broken(Brightness):
+            def with_buildings(self, image, valid):
+                prob, found = super().with_buildings(image, valid)
+                found[:, 1][valid if inside else ~valid] = np.nan
+                return prob, found
+
+        if inside:
+            with pytest.raises(ModelError, match="expected numbers from the model's buildings"):
+                filled(pair, Broken(0), tmp_path / "work")
+        else:
+            _, found = filled(pair, Broken(0), tmp_path / "work")
+            assert (found[:, :10, :12] == 0).all()
+
+    def test_a_tile_is_done_when_its_buildings_are_intact_too(self, tmp_path, write_tif):
+        pair = open_town(tmp_path, write_tif, (60, 100), holes=False)
+        expected = filled(pair, Brightness(1), tmp_path / "through", tile_size=20)
+        calls, work = [], tmp_path / "work"
+        model = Brightness(1, calls=(calls,))
+
+        def stop(stage, done, total):
+            if done == 7:
+                raise KeyboardInterrupt
+
+        def resumed(**how):
+            calls.clear()
+            found = filled(pair, model, work, tile_size=20, **how)
+            assert_same_bits(found[0], expected[0])
+            if found[1] is not None:
+                assert_same_bits(found[1], expected[1])
+            return len(calls)
+
+        with pytest.raises(KeyboardInterrupt):
+            filled(pair, model, work, tile_size=20, progress=stop)
+        for date in ("t1", "t2"):  # one pixel of the first tile, and of the second
+            with (work / f"buildings_{date}.img").open("r+b") as file:
+                file.seek(100 * 3 + (5 if date == "t1" else 25))
+                value = file.read(1)
+                file.seek(-1, 1)
+                file.write(bytes([value[0] ^ 1]))
+        assert resumed() == 15 - 7 + 2
+        assert resumed() == 0
+        (work / "buildings_t2.img").unlink()
+        assert resumed() == 15
+        # journals with and without buildings are never taken for each other
+        assert resumed(standing=False) == 15
+        assert resumed() == 15
+        assert resumed() == 0
+
+
 def test_processes_give_what_threads_give(tmp_path, write_tif):
     pair = open_town(tmp_path, write_tif, (90, 120), warped=True)
     predictor = fit_model(pair, DETECTORS["irmad"]())
@@ -227,9 +373,9 @@ def test_processes_give_what_threads_give(tmp_path, write_tif):
     with ProcessPoolExecutor(2, mp_context=spawn) as pool:
         remote = list(bounded_map(pool, 3, work, jobs))
     for here, there in zip(map(work, jobs), remote, strict=True):
-        for (tile, prob), (far_tile, far_prob) in zip(here, there, strict=True):
-            assert tile == far_tile
-            np.testing.assert_array_equal(prob, far_prob)
+        for near, far in zip(here, there, strict=True):
+            assert near.tile == far.tile
+            np.testing.assert_array_equal(near.prob, far.prob)
 
 
 def test_tiles_without_data_never_reach_the_model(tmp_path, write_tif):

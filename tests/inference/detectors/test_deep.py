@@ -60,9 +60,8 @@ def in_tiles(model, image, valid, tile_size):
     predictor = fit_model(pair, model)
     tiling, prob = predictor.tiling, np.full(valid.shape, np.nan, np.float32)
     for tile in plan_tiles(valid.shape, tile_size, tiling.halo, tiling.multiple):
-        [(_, piece)] = run_block(pair, predictor, [tile])
-        own = tile.write
-        prob[own.row : own.row + own.height, own.col : own.col + own.width] = piece
+        [piece] = run_block(pair, predictor, [tile])
+        prob[tile.write.slices] = piece.prob
     return prob
 
 
