@@ -14,8 +14,8 @@ from rasterio.windows import Window
 from rscd.base.types import BoolArray
 from rscd.geo.bands import usable_pixels
 from rscd.geo.grid import whole_pixel_offset
-from rscd.geo.settings import beside, unplaced
-from rscd.geo.source import Source, raster_border, warped
+from rscd.geo.settings import beside, raster_border, unplaced
+from rscd.geo.source import Source, warped
 from rscd.geo.tiles import Box
 
 BandReader = Callable[[Box], tuple[NDArray[Any], BoolArray]]
@@ -30,7 +30,7 @@ def opened(source: Source) -> Iterator[Any]:
         SceneError: when it cannot be opened any more.
     """
     with raster_border(source.date, source.path), unplaced(), beside(source.path):
-        dataset = rasterio.open(source.path)
+        dataset = rasterio.open(source.name)
     with dataset:
         yield dataset
 

@@ -2,23 +2,20 @@
 
 import logging
 import os
+import re
 import threading
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
-from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.base.border import border, found_in
 from rscd.base.errors import SceneError, UsageError
 from rscd.base.types import BoolArray
 from rscd.geo.bands import (
@@ -34,8 +31,9 @@ from rscd.geo.bands import (
 )
 from rscd.geo.grid import gdal_crs, shape_hw
 from rscd.geo.pictures import PICTURE
-from rscd.geo.settings import beside, unplaced
+from rscd.geo.settings import beside, is_item, raster_border, unplaced
 from rscd.geo.tiles import Box
+from rscd.geo.vrt import VrtBand, vrt
 
 MAX_BANDS = 16
 MAX_HANDLES = 64
@@ -76,12 +74,24 @@ class Source:
     """What is done to stored values, band by band, to bring them into the units of t1."""
     date_tag: str | None = None
     """The file's TIFFTAG_DATETIME: when the image was made."""
+    opens: str | None = None
+    """What GDAL opens where ``path`` is a STAC item: the XML of a VRT."""
+    gsd_m: float | None = None
+    """Side of a pixel in metres as a STAC item says it."""
+
+    @property
+    def name(self) -> str:
+        """What GDAL opens."""
+        return self.opens or self.path
 
     @property
     def colours(self) -> tuple[str, ...]:
         """Colours of the bands read, empty where the file does not state them."""
         return self.metadata.colours_of(self.bands)
 
+
+BandChoice = tuple[int, ...] | tuple[str, ...]
+"""1-based numbers of bands, or what part of the spectrum they show: STAC's common names."""
 
 Offset = tuple[int, int] | None
 """(columns, rows) from a grid to a source where pixels coincide; None: resampled."""
@@ -101,15 +111,33 @@ def parse_bands(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def inspect(
-    date: str, path: str, bands: tuple[int, ...] | None, src_nodata: float | None
-) -> Source:
-    """Open a raster once and record what is needed to read it.
+def parse_choice(text: str) -> BandChoice:
+    """``"1,2,3"`` -> (1, 2, 3) and ``"red,nir"`` -> ("red", "nir").
+
+    Raises:
+        UsageError: for numbers among names, and see `parse_bands`.
+    """
+    parts = tuple(part.strip().lower() for part in text.split(","))
+    if not all(re.fullmatch(r"[a-z][a-z0-9_.-]*", part) for part in parts):
+        return parse_bands(text)
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"expected every band once, found {text!r}")
+    return parts
+
+
+def inspect(date: str, path: str, bands: BandChoice | None, src_nodata: float | None) -> Source:
+    """Open a raster, or the raster that a STAC item describes, once; record how to read it.
 
     Raises:
         SceneError: for a file that cannot be used as one date of a scene.
     """
-    with unplaced(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
+    item = None
+    if is_item(path):
+        from rscd.geo.stac import item_raster  # other rasters are opened without pystac
+
+        item, bands = item_raster(date, path, bands), None
+    name = path if item is None else item.vrt
+    with unplaced(), raster_border(date, path), beside(path), rasterio.open(name) as dataset:
         if dataset.count == 0:
             subdatasets = ", ".join(dataset.subdatasets[:3])
             raise SceneError(
@@ -117,7 +145,7 @@ def inspect(
                 + (f"; name one of its subdatasets: {subdatasets}" if subdatasets else "")
             )
         metadata = Bands.of(dataset)
-        chosen = bands or metadata.data
+        chosen = metadata.data if bands is None else _numbers(date, path, bands, metadata)
         alpha = None if src_nodata is not None or metadata.alpha in chosen else metadata.alpha
         _check_bands(date, path, dataset.count, chosen)
         stored = (dataset.dtypes[b - 1].replace("complex_int16", "complex64") for b in chosen)
@@ -130,7 +158,7 @@ def inspect(
         return Source(
             date=date,
             path=path,
-            files=tuple(dataset.files),
+            files=tuple(dataset.files) if item is None else item.files,
             grid=_grid_of(date, path, dataset),
             bands=chosen,
             alpha=alpha,
@@ -138,28 +166,12 @@ def inspect(
             has_mask=src_nodata is None and has_own_mask(dataset),
             dtype=dtype,
             palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
-            stamp=stamp_of(path),
+            stamp=stamp_of(path) if item is None else None,
             metadata=metadata,
             date_tag=dataset.tags().get("TIFFTAG_DATETIME"),
+            opens=None if item is None else item.vrt,
+            gsd_m=None if item is None else item.gsd_m,
         )
-
-
-def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
-    """Error handling around libraries that read rasters, including GDAL and PROJ.
-
-    Args:
-        what: name of the raster in the message: ``t1``, ``the truth``.
-        path: of the raster.
-
-    Raises:
-        SceneError: for anything raised inside.
-    """
-
-    def to_error(error: Exception) -> SceneError:
-        found = found_in(path, error, "check it with gdalinfo or copy it again")
-        return SceneError(f"expected a readable raster for {what}, {found}")
-
-    return border(to_error)
 
 
 def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
@@ -213,6 +225,23 @@ def stamp_of(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def _numbers(date: str, path: str, bands: BandChoice, metadata: Bands) -> tuple[int, ...]:
+    """The numbers of bands that are named by number or colour.
+
+    Raises:
+        SceneError: not exactly one band is of a colour.
+    """
+    known = metadata.colours
+    for name in bands:
+        if isinstance(name, str) and known.count(name) != 1:
+            said = ", ".join(colour or "?" for colour in known)
+            raise SceneError(
+                f"expected one band named {name} in {date} {path}, found {said}; give band numbers"
+                ", or tag the bands (gdal_edit.py -colorinterp_N NAME)"
+            )
+    return tuple(known.index(b) + 1 if isinstance(b, str) else b for b in bands)
 
 
 def _check_bands(date: str, path: str, count: int, chosen: tuple[int, ...]) -> None:
@@ -275,12 +304,12 @@ _opening = threading.Lock()
 
 
 def _dataset(source: Source) -> Any:
-    key = (source.path, source.stamp)
+    key = (source.name, source.stamp)
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
         with _opening, unplaced(), beside(source.path):
-            _handles.open[key] = rasterio.open(source.path)
+            _handles.open[key] = rasterio.open(source.name)
     return _handles.open[key]
 
 
@@ -351,17 +380,8 @@ def _picked(source: Source) -> Any:
 def _vrt_of(dataset: Any, source: Source) -> str:
     """XML of a VRT of the bands read; georeferencing comes from `Source.grid`."""
     path = str(Path(source.path).absolute()) if Path(source.path).exists() else dataset.files[0]
-    bands = "".join(
-        f'<VRTRasterBand dataType="{typename_fwd[dtype_rev[dataset.dtypes[band - 1]]]}" '
-        f'band="{number}"><SimpleSource><SourceFilename relativeToVRT="0">{escape(path)}'
-        f"</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
-        for number, band in enumerate(source.bands, 1)
-    )
-    transform = ",".join(map(repr, source.grid.affine.to_gdal()))
-    return (
-        f'<VRTDataset rasterXSize="{dataset.width}" rasterYSize="{dataset.height}">'
-        f"<GeoTransform>{transform}</GeoTransform>{bands}</VRTDataset>"
-    )
+    bands = [VrtBand(source.opens or path, band, dataset.dtypes[band - 1]) for band in source.bands]
+    return vrt(dataset.shape, source.grid.affine, bands)
 
 
 def read_source(source: Source, offset: Offset, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:

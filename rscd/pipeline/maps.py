@@ -139,8 +139,13 @@ def predict(
     Raises:
         RscdError: anything the user must fix; no new output exists then.
     """
-    started = time.monotonic()
     run = resolve(pair, Targets.of(outputs, prob, preview, flow, objects), options)
+    return carry_out(run, mapper=mapper, progress=progress)
+
+
+def carry_out(run: Run, *, mapper: Mapper | None = None, progress: Progress = silent) -> Result:
+    """Find what changed and write it, for a run whose options are resolved; see `predict`."""
+    started = time.monotonic()
     files = run.targets.all
     if (past := finished(run.folder, run.identity, files)) is not None:
         log.info("all of it had been written before this run")
@@ -153,7 +158,7 @@ def predict(
             if not run.overwrite:
                 run.targets.check_new(journal.published())
             with journal.explaining(files[0]):
-                found = _carry_out(run, journal, mapper, progress)
+                found = _compute(run, journal, mapper, progress)
             result = Result(
                 **found,
                 outputs=[str(path) for path in files],
@@ -196,7 +201,7 @@ def plan(run: Run) -> dict[str, Any]:
     }
 
 
-def _carry_out(
+def _compute(
     run: Run, journal: Journal, mapper: Mapper | None, progress: Progress
 ) -> dict[str, Any]:
     """Predict and write; what was found, by the names of `Result`."""

@@ -1,5 +1,6 @@
 """Provenance of a result: plain data that is the same for the same inputs."""
 
+import hashlib
 from pathlib import Path
 
 from rscd.base.files import sha256_of
@@ -26,6 +27,8 @@ def describe_pair(pair: ScenePair) -> Provenance:
 def _describe_source(source: Source) -> Provenance:
     # with the hashes of associated files: sources of a VRT, masks, sidecars
     found = describe_file(source.path)
+    if source.opens is not None:  # what counts of a STAC item; what it refers to comes below
+        found["vrt_sha256"] = hashlib.sha256(source.opens.encode()).hexdigest()
     others = sorted(name for name in source.files if Path(name) != Path(source.path))
     if others:
         found["with"] = [describe_file(name) for name in others]

@@ -17,6 +17,7 @@ from rscd.export.targets import Targets
 from rscd.geo.dates import days_of
 from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.scene import ScenePair
+from rscd.geo.source import BandChoice
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import check_flow
 from rscd.inference.kinds import BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL, check_finds_buildings
@@ -61,7 +62,8 @@ class Options:
     """Whether polygons get right angles where they fit and few vertices elsewhere; None takes what
     the model's card says, unless they are simplified."""
     align: Align = "t1"
-    bands: tuple[int, ...] | None = None
+    bands: BandChoice | None = None
+    """Of both dates, by number or by name."""
     src_nodata: float | None = None
     t1_date: str | None = None
     """ISO date of the earlier image for the column t1; None takes the file's TIFFTAG_DATETIME."""
