@@ -9,7 +9,7 @@ none. Both the fields of STAC 1.1 (``bands``) and those of the eo and raster ext
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pyproj import CRS
 from pystac.utils import make_absolute_href
 from rasterio.enums import ColorInterp
 
-from rscd.base.border import border, reason
+from rscd.base.border import border, found_in
 from rscd.base.errors import SceneError
 from rscd.base.types import ShapeHW
 from rscd.geo.bands import Bands, has_own_mask
@@ -61,6 +61,8 @@ class _Band:
     """1-based."""
     about: Mapping[str, Any]
     """Its fields, with those of the asset where it has none of its own."""
+    shared: Mapping[str, Any]
+    """Those of the asset."""
     measured: bool
     """Whether the asset holds measurements, and not a picture of them."""
 
@@ -121,8 +123,7 @@ def item_raster(
         count = dataset.count
     about = {band.number: band for band in known if band.asset in assets}
     asset = [
-        about.get(n, _Band(first.asset, first.href, n, {}, measured=True))
-        for n in range(1, count + 1)
+        about.get(n, replace(first, number=n, about=first.shared)) for n in range(1, count + 1)
     ]
     if bands is not None:
         wrong = [n for n in bands if not 1 <= int(n) <= count]
@@ -139,30 +140,29 @@ def _item(date: str, path: str) -> tuple[pystac.Item, str, str | None]:
     """The item that a path names, the place from which it names its files, and the asset."""
     file, _, rest = path.partition("#")
 
+    what = f"expected a raster or a STAC item for {date},"
+
     def to_error(error: Exception) -> SceneError:
-        missing = "://" not in file and not Path(file).is_file()
-        found = "no such file" if missing else reason(error)
-        return SceneError(
-            f"expected a STAC item for {date}, found {found}: {file}; check path and file"
-        )
+        return SceneError(f"{what} {found_in(file, error, 'check the address')}")
 
     with border(to_error):
         io = pystac.StacIO.default()
         content = io.json_loads(io.read_text(file))
         key, base = rest, file if "://" in file else str(Path(file).absolute())
-        if content.get("type") == "FeatureCollection":
+        features = content.get("features") or [{}]
+        if content.get("type") == "FeatureCollection" and "assets" in features[0]:
             name, _, key = rest.partition("#")
-            ids = [str(feature.get("id")) for feature in content["features"]]
+            ids = [str(feature.get("id")) for feature in features]
             if ids.count(name) != 1:
-                raise ValueError(
-                    f"a collection of {len(ids)} items, which rscd batch compares; name one "
-                    f"({file}#{ids[0] if ids else 'ITEM'})"
+                raise SceneError(
+                    f"{what} found a collection of {len(ids)} items; name one, such as "
+                    f"{file}#{ids[0]}, or compare all with rscd batch"
                 )
-            content = content["features"][ids.index(name)]
+            content = features[ids.index(name)]
             links = {link.get("rel"): link.get("href") for link in content.get("links", ())}
             base = links.get("self") or base
         if content.get("type") != "Feature" or "assets" not in content:
-            raise ValueError(f"JSON of type {content.get('type')} that is none")
+            raise ValueError(f"JSON of type {content.get('type')}, which is none")
         return pystac.Item.from_dict(content), base, key or None
 
 
@@ -182,7 +182,7 @@ def _bands(item: pystac.Item, base: str) -> list[_Band]:
             parts = [bands[number - 1] for bands in lists if len(bands) >= number]
             about = shared | {k: v for part in parts for k, v in part.items()}
             measured = not roles & NO_DATA_ROLES
-            found.append(_Band(key, href, number, about, measured))
+            found.append(_Band(key, href, number, about, shared, measured))
     return found
 
 
