@@ -132,7 +132,7 @@ def system_trouble(error: BaseException) -> tuple[str, str] | None:
     return None
 
 
-_STATUS = re.compile(r"HTTP (?:response|error) code\D{0,3}(\d{3})", re.IGNORECASE)
+_STATUS = re.compile(r"HTTP (?:response|error)(?: code)?\D{0,3}(\d{3})", re.IGNORECASE)
 
 
 def _server_trouble(error: BaseException) -> tuple[str, str] | None:

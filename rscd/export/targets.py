@@ -20,6 +20,9 @@ from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
 
 StrPath = str | Path
 
+ITEM_SUFFIX = ".json"
+"""Of the STAC item among the outputs."""
+
 MOST_NAME_BYTES = 255
 """Longest file name in bytes on common file systems."""
 
@@ -35,6 +38,8 @@ class Targets:
     flow: Path | None = None
     objects: Mapping[DateName, Path] = field(default_factory=dict)
     """Polygons of what stands at a date, for the dates for which they are wanted."""
+    item: Path | None = None
+    """The STAC item of all these."""
 
     @classmethod
     def of(
@@ -45,13 +50,15 @@ class Targets:
         flow: StrPath | None = None,
         objects: Mapping[DateName, StrPath | None] | None = None,
     ) -> "Targets":
-        """Build from the names the user gave.
+        """Build from the names the user gave; an output ending in `ITEM_SUFFIX` is the STAC item.
 
         Raises:
             UsageError: for no output, one file named twice, or a wrong suffix.
         """
+        paths = [Path(path) for path in outputs]
+        items = [path for path in paths if path.suffix.lower() == ITEM_SUFFIX]
         targets = cls(
-            tuple(Path(path) for path in outputs),
+            tuple(path for path in paths if path not in items),
             None if prob is None else of_kind(Path(prob), RASTER_SUFFIXES, "--prob"),
             None if preview is None else of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"),
             None if flow is None else of_kind(Path(flow), RASTER_SUFFIXES, "--flow"),
@@ -60,22 +67,39 @@ class Targets:
                 for date, path in (objects or {}).items()
                 if path is not None
             },
+            items[0] if items else None,
         )
         if any(not path.name for path in targets.all):
             raise UsageError("expected a file name for each output, found an empty one; name it")
-        if not targets.all:
+        if not targets.files:
+            found = "none" if not items else f"only the STAC item {items[0]}"
             raise UsageError(
-                "expected at least one output, found none; name it with -o change.geojson"
+                f"expected at least one output, found {found}; name it with -o change.geojson"
+            )
+        if len(items) > 1:
+            raise UsageError(
+                f"expected one STAC item, found {items[0]} and {items[1]}; drop one of them"
             )
         _check_different(targets.all)
         targets._check_styles()
         return targets
 
     @property
+    def files(self) -> dict[str, Path]:
+        """Every file but the item, by what it is; the names are those of a STAC item's assets."""
+        found: dict[str, Path] = {}
+        for path in self.outputs:
+            what = "polygons" if is_vector(path) else "mask"
+            more = "" if what not in found else f"_{path.suffix[1:].lower()}"
+            found[what + more if what + more not in found else path.name] = path
+        extra = {"prob": self.prob, "preview": self.preview, "flow": self.flow}
+        found |= {what: path for what, path in extra.items() if path is not None}
+        return found | {f"objects_{date}": path for date, path in self.objects.items()}
+
+    @property
     def all(self) -> tuple[Path, ...]:
-        """Every file; the work folder is named after the first."""
-        extra = (path for path in (self.prob, self.preview, self.flow) if path is not None)
-        return (*self.outputs, *extra, *self.objects.values())
+        """Every file, the item last; the work folder is named after the first."""
+        return (*self.files.values(), *([] if self.item is None else [self.item]))
 
     @property
     def has_vectors(self) -> bool:
@@ -125,7 +149,7 @@ class Targets:
         for path in (*self.outputs, *self.objects.values()):
             check_output(path, has_crs=crs is not None, pixel_coordinates=pixel_coordinates)
         for path in self.all:
-            if path != self.preview:
+            if path not in (self.preview, self.item):
                 check_crs(path, crs, at)
         self.check_places(inputs, scratch_bytes)
 

@@ -143,7 +143,8 @@ def _item(date: str, path: str) -> tuple[pystac.Item, str, str | None]:
     what = f"expected a raster or a STAC item for {date},"
 
     def to_error(error: Exception) -> SceneError:
-        return SceneError(f"{what} {found_in(file, error, 'check the address')}")
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        return SceneError(f"{what} {found_in(file, cause, 'check the address')}")
 
     with border(to_error):
         io = pystac.StacIO.default()

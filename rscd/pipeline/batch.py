@@ -22,7 +22,6 @@ from rscd.base.errors import DataError, OutputError, RscdError
 from rscd.base.files import digest_of, write_verified
 from rscd.base.redact import redacted
 from rscd.base.types import Progress, Provenance, silent
-from rscd.export.stac import result_item, write_item
 from rscd.export.targets import Targets
 from rscd.geo.source import stamp_of
 from rscd.inference.models import load_model
@@ -102,7 +101,11 @@ class Work:
         outputs = [by_name[what] for what in ("polygons", "mask") if what in by_name]
         opened = open_pair(pair.t1, pair.t2, options, pair.area, gsd_m=self.gsd_m)
         targets = Targets.of(outputs, by_name.get("prob"), by_name.get("preview"))
-        return resolve(opened, targets, options)
+        run = resolve(opened, targets, options)
+        if not any(run.days.values()):
+            return run
+        item = item_path(self.folder, pair.id)
+        return replace(run, targets=replace(targets, item=item))
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,6 @@ def compare(work: Work, pair: Pair, mapper: Mapper | None = None, most: float = 
         if math.prod(run.pair.shape_hw) > most:
             return {"status": "large"}
         result = carry_out(run, mapper=mapper)
-        described = _describe(work, pair, run)
     except Exception as error:  # a broken pair never stops the rest, whatever broke it
         with suppress(OSError):
             folder.rmdir()  # if nothing is in it
@@ -329,20 +331,9 @@ def compare(work: Work, pair: Pair, mapper: Mapper | None = None, most: float = 
         "result": asdict(result),
         "hashes": {name: provenance[name].get("sha256") for name in ("t1", "t2", "model")},
         "days": dict(run.days),
-        "item": described,
+        "item": run.targets.item is not None,
         "inputs": _inputs(run, pair),
     }
-
-
-def _describe(work: Work, pair: Pair, run: Run) -> bool:
-    """Write the STAC item of a pair beside its files; not of a pair without dates."""
-    if not any(run.days.values()):
-        return False
-    files = dict(zip(work.writes, work.files(pair), strict=True))
-    path = item_path(work.folder, pair.id)
-    item = result_item(pair.id, run.pair.grid, run.days, files, run.provenance, path.parent)
-    write_item(path, item)
-    return True
 
 
 def compare_there(work: Work, pair: Pair) -> tuple[Line, dict[str, bytes]]:

@@ -20,6 +20,7 @@ from rscd.export.flow import write_flow
 from rscd.export.outputs import write_output
 from rscd.export.preview import write_preview
 from rscd.export.raster import write_probability
+from rscd.export.stac import result_item, write_item
 from rscd.export.style import probability_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
@@ -126,7 +127,7 @@ def predict(
 
     Args:
         pair: two dates on one grid.
-        outputs: files to write; the suffix is the format.
+        outputs: files to write; the suffix is the format, ``.json`` a STAC item of all.
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
@@ -300,6 +301,10 @@ def _export(
         elif path == targets.flow:
             pieces = scene_flow(pair, cast(FlowModel, run.model), tile_size)
             write_flow(pair.grid, pieces, path, change_map.provenance)
+        elif path == targets.item:
+            about = change_map.provenance
+            item = result_item(path.stem, pair.grid, run.days, targets.files, about, path.parent)
+            write_item(path, item)
         elif (date := date_of.get(path)) is not None:
             # that the model finds buildings was settled by `resolve`
             stands = cast(Standing, standing)

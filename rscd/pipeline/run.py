@@ -172,6 +172,11 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         (pair.t1.date_tag, pair.t2.date_tag),
         (pair.t1.path, pair.t2.path),
     )
+    if targets.item is not None and not any(days):
+        raise UsageError(
+            f"expected the date of an image for the STAC item {targets.item}, found none; give "
+            "--t1-date and --t2-date"
+        )
     if (options.min_area_m2 or options.simplify_m) and size_m is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "

@@ -132,7 +132,10 @@ def test_what_stands_over_all(scenes: Path, capsys: Any) -> None:
     items = list(collection.get_items())
     assert [item.id for item in items] == list(IDS)
     for item in items:
-        assert all(Path(asset.get_absolute_href()).is_file() for asset in item.assets.values())
+        files = {key: asset.get_absolute_href() for key, asset in item.assets.items()}
+        assert files.pop("model") == "rscd:cva"
+        assert list(files) == ["polygons"]
+        assert Path(files["polygons"]).is_file()
         assert not [*LocalValidator().item_validator().iter_errors(item.to_dict())]
         west, south, east, north = item.bbox
         assert 14 < west < east < 16
