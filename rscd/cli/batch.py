@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> None:
         plan = {"pairs": len(pairs), "of_this_shard": len(pairs[shard[0] - 1 :: shard[1]])}
         Shown(plan, [f"{name}: {value}" for name, value in plan.items()]).emit(as_json=args.json)
         return
-    with engine(args) as cluster, progress_bar(quiet=args.verbosity < 0) as progress:
+    quiet = args.verbosity < 0
+    with engine(args) as cluster, progress_bar(quiet=quiet, unit="pairs") as progress:
         summary = run_batch(
             pairs,
             work,

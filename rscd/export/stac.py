@@ -77,10 +77,12 @@ def result_item(
     known = [f"{parse_date(day, date)}T00:00:00Z" for date, day in days.items() if day is not None]
     if not known:
         raise UsageError("expected the date of an image for a STAC item, found none")
-    span = {"start_datetime": known[0], "end_datetime": known[-1]} if len(known) == 2 else {}
+    span: dict[str, Any] = {}
+    if len(known) == 2:
+        span = {"start_datetime": known[0], "end_datetime": known[1]}
     place, model = _place(grid), provenance["model"]
     shown = {key: value for key, value in provenance.items() if key != "model"}
-    own = {
+    own: dict[str, Any] = {
         "processing:software": {"rscd": version()},
         "processing:lineage": f"change between {provenance['t1']['path']} and "
         f"{provenance['t2']['path']}",
@@ -112,8 +114,11 @@ def model_item(card: Provenance) -> dict[str, Any]:
         JSON data, with the extensions mlm and file.
     """
     world = shapely.box(-180, -90, 180, 90)
-    always = {"start_datetime": "1900-01-01T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
-    about = {"description": card["summary"]} if card.get("summary") else {}
+    always: dict[str, Any] = {
+        "start_datetime": "1900-01-01T00:00:00Z",
+        "end_datetime": "9999-12-31T23:59:59Z",
+    }
+    about: dict[str, Any] = {"description": card["summary"]} if card.get("summary") else {}
     item = pystac.Item(
         id=str(card["name"]),
         geometry=shapely.geometry.mapping(world),

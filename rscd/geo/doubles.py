@@ -93,7 +93,7 @@ def _one_time(found: Found, first: NDArray[np.intp], second: NDArray[np.intp]) -
     """Whether time spans have more than an instant in common, or are of the same day."""
     start, end = found.start, found.end
     apart: BoolArray = (end[first] <= start[second]) | (end[second] <= start[first])  # NaT: false
-    same = (start[first] == start[second]) & (end[first] == end[second])
+    same: BoolArray = (start[first] == start[second]) & (end[first] == end[second])
     return ~apart | same
 
 

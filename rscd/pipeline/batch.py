@@ -23,6 +23,7 @@ from rscd.base.files import digest_of, write_verified
 from rscd.base.redact import redacted
 from rscd.base.types import Progress, Provenance, silent
 from rscd.export.targets import Targets
+from rscd.geo.settings import is_item
 from rscd.geo.source import stamp_of
 from rscd.inference.models import load_model
 from rscd.inference.tiled import JobLost, Mapper
@@ -229,7 +230,8 @@ def _is_done(work: Work, pair: Pair, record: Record) -> bool:
 
 def _inputs(run: Run, pair: Pair) -> list[str]:
     """Every file that a pair is made from."""
-    return [*sorted(run.pair.files), *([pair.aoi] if isinstance(pair.aoi, str) else [])]
+    named = {name.partition("#")[0] if is_item(name) else name for name in run.pair.files}
+    return [*sorted(named), *([pair.aoi] if isinstance(pair.aoi, str) else [])]
 
 
 def _stamps(files: Iterable[str]) -> dict[str, list[int] | None]:

@@ -353,6 +353,40 @@ def test_pairs_without_place_or_dates(scenes: Path, caplog: pytest.LogCaptureFix
     assert "2 pairs without dates are not in collection.json" in caplog.text
 
 
+def test_a_search_of_a_catalogue(scenes: Path, capsys: Any) -> None:
+    """Bands, dates and places are those of the items."""
+    bands = [{"eo:common_name": name} for name in ("red", "green", "blue")]
+    items = [
+        {
+            "type": "Feature",
+            "stac_version": "1.1.0",
+            "id": f"{name}-{date}",
+            "geometry": None,
+            "properties": {"datetime": f"{day}T00:00:00Z", "grid:code": f"TILE-{name}"},
+            "links": [],
+            "assets": {
+                "image": {"href": f"{name}_{date}.tif", "type": "image/tiff", "bands": bands}
+            },
+        }
+        for name in ("a", "b")
+        for date, day in (("t2", "2020-01-02"), ("t1", "2019-01-02"))
+    ]
+    search = {"type": "FeatureCollection", "features": items}
+    Path("search.json").write_text(json.dumps(search))
+    command = ("batch", "search.json", "-o", "out", "-m", "cva", "-b", "red,blue", "--json")
+    assert main([*command]) == 0
+    capsys.readouterr()
+    runs = pd.read_parquet("out/runs.parquet")
+    assert runs["id"].tolist() == ["a-t1__a-t2", "b-t1__b-t2"]
+    assert runs["t1_date"].tolist() == ["2019-01-02"] * 2
+    assert layer("out/change.gpkg")["pair"].nunique() == 1  # both show one change
+    # what an item says is part of the recipe
+    items[0]["assets"]["image"]["bands"] = [one | {"nodata": 7} for one in bands]
+    Path("search.json").write_text(json.dumps(search))
+    assert main([*command]) == 0
+    assert counts(json.loads(capsys.readouterr().out)) == (1, 1, 0)
+
+
 def test_pairs_of_two_systems_are_joined_in_degrees(scenes: Path) -> None:
     with rasterio.open(scenes / "a_t1.tif") as dataset:
         profile = dataset.profile | {"crs": "EPSG:32634"}
