@@ -45,8 +45,8 @@ MEDIA_TYPES = {
     ".qml": "application/xml",
     ".json": "application/json",
 }
-MASK = {"name": "change", "data_type": "uint8", "nodata": 255}
-PROB = {"name": "probability", "data_type": "float32", "nodata": "nan"}
+MASK: Mapping[str, Any] = {"name": "change", "data_type": "uint8", "nodata": 255}
+PROB: Mapping[str, Any] = {"name": "probability", "data_type": "float32", "nodata": "nan"}
 
 
 def result_item(
@@ -270,8 +270,10 @@ def _asset(what: str, path: Path, beside: Path, size_m: float | None) -> pystac.
     }
     band = {"mask": MASK, "prob": PROB}.get(what.partition("_")[0])
     if band is not None and path.suffix.lower() in (".tif", ".tiff"):
-        size = {} if size_m is None else {"raster:spatial_resolution": round(size_m, 6)}
-        fields["bands"] = [band | size]
+        size: dict[str, Any] = (
+            {} if size_m is None else {"raster:spatial_resolution": round(size_m, 6)}
+        )
+        fields["bands"] = [{**band, **size}]
     return pystac.Asset(
         href=f"./{Path(os.path.relpath(path, beside)).as_posix()}",
         media_type=MEDIA_TYPES.get(path.suffix.lower()),

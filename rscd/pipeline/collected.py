@@ -123,22 +123,20 @@ def _joined(
 ) -> tuple[geopandas.GeoDataFrame, Provenance]:
     """The polygons of all pairs without doubles, and how they came about."""
     layers = [
-        (pair.id, read_layer(folder / pair.id / f"change{suffix}", "polygons in"))
-        for pair, _ in done
+        _read(folder / pair.id / f"change{suffix}", pair.id)
+        for pair, line in done
+        if line["result"]["n_polygons"]
     ]
-    placed = [(name, layer) for name, layer in layers if layer.crs is not None]
+    placed = [(table, crs) for table, crs in layers if crs is not None]
     if len(placed) < len(layers):
         log.warning(
             "%d pairs without georeferencing are not in change%s", len(layers) - len(placed), suffix
         )
-    systems = {CRS(layer.crs) for _, layer in placed}
-    crs = systems.pop() if len(systems) == 1 else LONLAT
+    systems = {text: CRS(text) for _, text in placed}
+    crs = next(iter(systems.values())) if len(systems) == 1 else LONLAT  # also where none changed
     tables = [
-        pd.DataFrame({name: layer[name] for name in TAKEN}).assign(
-            pair=pair, geometry=carried(layer.geometry.to_numpy(), CRS(layer.crs), crs)
-        )
-        for pair, layer in placed
-        if len(layer)
+        table.assign(geometry=carried(table["geometry"].to_numpy(), systems[text], crs))
+        for table, text in placed
     ]
     if tables:
         table = pd.concat(tables, ignore_index=True)
@@ -154,6 +152,14 @@ def _joined(
         "omitted": sum(map(len, tables)) - len(table),
     }
     return feature_table(columns, table["geometry"].to_numpy(), crs), about
+
+
+def _read(path: Path, pair: str) -> tuple[pd.DataFrame, str | None]:
+    """Polygons of a pair and their CRS as text: an object would hold megabytes for each pair."""
+    layer = read_layer(path, "polygons in")
+    table = pd.DataFrame({name: layer[name] for name in TAKEN})
+    crs = None if layer.crs is None else CRS(layer.crs).to_wkt()
+    return table.assign(pair=pair, geometry=layer.geometry.to_numpy()), crs
 
 
 def _kept(table: pd.DataFrame) -> Any:
