@@ -155,10 +155,13 @@ def _joined(
 
 
 def _read(path: Path, pair: str) -> tuple[pd.DataFrame, str | None]:
-    """Polygons of a pair and their CRS as text: an object would hold megabytes for each pair."""
+    """Polygons of a pair, and the text of their CRS.
+
+    Columns are copied: those that GDAL gives share buffers of megabytes, however few the rows.
+    """
     layer = read_layer(path, "polygons in")
-    table = pd.DataFrame({name: layer[name] for name in TAKEN})
-    crs = None if layer.crs is None else CRS(layer.crs).to_wkt()
+    table = pd.DataFrame({name: layer[name].to_numpy(object) for name in TAKEN})
+    crs = None if layer.crs is None else str(layer.crs.srs)
     return table.assign(pair=pair, geometry=layer.geometry.to_numpy()), crs
 
 
