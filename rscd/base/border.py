@@ -138,7 +138,7 @@ def system_trouble(error: BaseException) -> tuple[str, str] | None:
     return None
 
 
-_STATUS = re.compile(r"HTTP (?:response|error) code\D{0,3}(\d{3})", re.IGNORECASE)
+_STATUS = re.compile(r"HTTP (?:response|error)(?: code)?\D{0,3}(\d{3})", re.IGNORECASE)
 
 
 _SAID = (
@@ -323,7 +323,7 @@ def _json(file: Path) -> _Content:
     assets = first.get("assets") if isinstance(first, dict) else None
     if "stac_version" in content or isinstance(assets, dict):
         names = {"Feature": "Item", "FeatureCollection": "ItemCollection"}
-        what = f"a STAC {names.get(str(kind), str(kind))}, which rscd does not read yet,"
+        what = f"a STAC {names.get(str(kind), str(kind))}, which is not read here,"
         return _Content(what, f"give the file of one asset: {_asset(assets, file.parent)}")
     if kind in ("FeatureCollection", "Feature"):
         return _Content("vector data (GeoJSON)", kind="vector")

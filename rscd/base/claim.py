@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, wait_s: float = 0) -> Iterator[None]:
     """Keep other runs out of a folder, for as long as the context lasts.
 
     The system holds the lock for the process: one that was killed keeps nobody out. A folder that
@@ -32,6 +32,7 @@ def alone(folder: Path) -> Iterator[None]:
 
     Args:
         folder: created if missing.
+        wait_s: how long to wait for another run to leave it.
 
     Raises:
         OutputError: another run is there, or the folder cannot be written.
@@ -41,7 +42,7 @@ def alone(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
+        lock = FileLock(path, timeout=wait_s)
         try:
             lock.acquire()
         except Timeout:

@@ -1,23 +1,21 @@
 """Two folders in place of two rasters: every picture with that of the same name."""
 
 import argparse
-import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import RscdError, UsageError
-from rscd.base.files import by_stem, digest_of, natural_key, sha256_of
+from rscd.base.files import digest_of
 from rscd.cli.options import Shown, emit_json, plain_options, refuse_failed
 from rscd.cli.scene import open_scene
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
+    from rscd.pipeline.record import Record
     from rscd.pipeline.run import Options
 
 log = logging.getLogger(__name__)
@@ -40,8 +38,6 @@ WITHOUT_EFFECT = frozenset(
 
 FILES = frozenset({"model", "aoi", "segmenter_option"})
 """Arguments that may name files or folders, whose content decides too."""
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 MORE = """\
 Folders of pictures, such as the frames of two drives, go pair by pair; {name} in what is written
@@ -92,6 +88,8 @@ def _run_folders(
         DataError: at the end, if pairs failed; the message names them.
     """
     from rscd.export.upload import target_address
+    from rscd.pipeline.pairs import of_folders
+    from rscd.pipeline.record import Record
 
     named = outputs_of(args)
     fixed = [path for path in named if NAME not in path]
@@ -106,8 +104,9 @@ def _run_folders(
             f"expected outputs on this machine for folders, found {elsewhere[0]}; write them here "
             "and copy them there"
         )
-    pairs = pairs_of(Path(args.t1), Path(args.t2))
-    finished = Finished.beside(named[0])
+    pairs = of_folders(Path(args.t1), Path(args.t2))
+    beside = Path(named[0].partition(NAME)[0] + NAME).parent
+    finished = Record.open(beside / RECORD, beside)
     results: list[dict[str, Any]] = []
     for number, (t1, t2) in enumerate(pairs, 1):
         log.info("pair %d of %d: %s", number, len(pairs), t1.stem)
@@ -150,7 +149,7 @@ def _of_pair(args: argparse.Namespace, t1: Path, t2: Path) -> argparse.Namespace
 def _run_or_skip(
     one: argparse.Namespace,
     name: str,
-    finished: "Finished",
+    finished: "Record",
     options: "Options",
     run_pair: "Callable[[argparse.Namespace, ScenePair, Options], Shown]",
 ) -> tuple[str, Shown]:
@@ -158,15 +157,16 @@ def _run_or_skip(
     if one.dry_run:
         return "planned", run_pair(one, pair, options)
     outputs = outputs_of(one)
+    files = list(map(Path, outputs))
     recipe = _recipe(one, pair)
     if not one.overwrite:
-        ours = finished.state(name, recipe, outputs)
+        ours = finished.state(name, recipe, files)
         if ours == "whole":
             return "skipped", Shown({"outputs": outputs}, outputs)
         # outputs of an interrupted run of the same recipe may be overwritten
         options = replace(options, overwrite=ours == "part")
     shown = run_pair(one, pair, options)
-    finished.add(name, recipe, outputs)
+    finished.add(name, recipe, finished.hashed(files))
     return "done", shown
 
 
@@ -195,75 +195,3 @@ def _with_content(value: Any) -> Any:
         return value
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return [value, [describe_file(file) for file in files]]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Record of pairs finished by earlier runs, one JSON line each, beside their outputs."""
-
-    path: Path
-    noted: Mapping[str, Mapping[str, Any]]
-    """The latest line for each pair."""
-
-    @classmethod
-    def beside(cls, pattern: str) -> "Finished":
-        """Open the record for output patterns with `NAME`, in their common folder."""
-        path = Path(pattern.partition(NAME)[0] + NAME).parent / RECORD
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return cls(path, {one["name"]: one for one in map(_line, text.splitlines()) if one})
-
-    def state(self, name: str, recipe: str, outputs: Sequence[str]) -> str:
-        """``whole`` or ``part`` of these outputs were made by the recipe; else ``foreign``."""
-        noted = self.noted.get(name)
-        if noted is None or noted["recipe"] != recipe:
-            return "foreign"
-        known: dict[str, str] = noted["outputs"]
-        there = [path for path in _with_provenance(outputs) if path.exists()]
-        if any(known.get(self._key(path)) != sha256_of(path) for path in there):
-            return "foreign"
-        wanted = {self._key(Path(path)) for path in outputs} | known.keys()
-        return "whole" if wanted == {self._key(path) for path in there} else "part"
-
-    def add(self, name: str, recipe: str, outputs: Sequence[str]) -> None:
-        """Record a finished pair."""
-        made = {self._key(p): sha256_of(p) for p in _with_provenance(outputs) if p.exists()}
-        line = json.dumps({"name": name, "recipe": recipe, "outputs": made})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{line}")  # starts a new line, because the last one may be truncated
-
-    def _key(self, path: Path) -> str:
-        return os.path.relpath(path, self.path.parent)
-
-
-def _line(text: str) -> dict[str, Any]:
-    """A line of the record; empty if a killed run left it truncated."""
-    with suppress(ValueError):
-        noted = json.loads(text)
-        if isinstance(noted, dict) and {"name", "recipe", "outputs"} <= noted.keys():
-            return noted
-    return {}
-
-
-def _with_provenance(outputs: Sequence[str]) -> list[Path]:
-    """Outputs and their sidecars, except styles, which users edit."""
-    from rscd.export.outputs import files_beside
-
-    beside = (file for path in outputs for file in files_beside(Path(path)))
-    return [*map(Path, outputs), *(file for file in beside if file.suffix != ".qml")]
-
-
-def pairs_of(t1: Path, t2: Path) -> list[tuple[Path, Path]]:
-    """Images of the same name, sorted with numbers in numeric order.
-
-    Raises:
-        UsageError: for images without a partner, or no images.
-    """
-    first, second = by_stem(t1, SUFFIXES), by_stem(t2, SUFFIXES)
-    alone = sorted(first.keys() ^ second.keys())
-    if alone or not first:
-        found = f"{len(alone)} without a partner, such as {alone[0]}" if alone else "none"
-        raise UsageError(
-            f"expected images with the same names in {t1} and {t2}, found {found}; rename or "
-            "remove images without a partner"
-        )
-    return [(first[name], second[name]) for name in sorted(first, key=natural_key)]

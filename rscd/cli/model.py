@@ -1,10 +1,13 @@
 """``rscd model``: list and show models, and export weights from checkpoints."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import Shown, add_action, add_json, add_verbosity
+from rscd.cli.options import Shown, add_action, add_json, add_verbosity, emit_json
 from rscd.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from rscd.inference.predictor import Model
 
 
 def add(commands: Any) -> None:
@@ -15,6 +18,9 @@ def add(commands: Any) -> None:
     listing.set_defaults(run=run_list)
     showing = add_action(actions, "show", "details of one model")
     showing.add_argument("name", metavar="NAME|FILE")
+    showing.add_argument(
+        "--stac", action="store_true", help="print its STAC item (extension mlm) as JSON"
+    )
     showing.set_defaults(run=run_show)
     exporting = add_action(
         actions, "export", "export a training checkpoint as safetensors, with its card beside it"
@@ -72,6 +78,11 @@ def run_show(args: argparse.Namespace) -> None:
     from rscd.segmenters.segmenter import backend_options, find_backend
 
     prefix, _, segmenter = args.name.partition(":")
+    if args.stac:
+        from rscd.export.stac import model_item
+
+        emit_json(model_item(_described(load_model(args.name))))
+        return
     if prefix == CEG:  # nothing is loaded
         card = {
             "name": args.name,
@@ -81,8 +92,12 @@ def run_show(args: argparse.Namespace) -> None:
         }
     else:
         model = load_model(args.name)
-        card = model.card() | {"summary": model.summary, "tiling": asdict(model.tiling)}
+        card = _described(model) | {"tiling": asdict(model.tiling)}
     Shown(card, [f"{key}: {value}" for key, value in card.items()]).emit(as_json=args.json)
+
+
+def _described(model: "Model") -> dict[str, Any]:
+    return model.card() | {"summary": model.summary}
 
 
 def run_export(args: argparse.Namespace) -> None:

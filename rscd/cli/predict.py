@@ -85,9 +85,9 @@ def add(commands: Any) -> None:
     add_json(group)
     add_verbosity(group)
     _add_more_outputs(parser)
-    _add_detection(parser)
+    add_detection(parser)
     add_scene(parser.group("scene", rare=True))
-    _add_running(parser)
+    add_running(parser)
 
 
 def _add_more_outputs(parser: Parser) -> None:
@@ -109,7 +109,8 @@ def _add_more_outputs(parser: Parser) -> None:
         )
 
 
-def _add_detection(parser: Parser) -> None:
+def add_detection(parser: Parser) -> None:
+    """How change is found."""
     group = parser.group("detection")
     group.add_argument(
         "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: see below"
@@ -140,7 +141,8 @@ def _add_detection(parser: Parser) -> None:
     add_views(rare)
 
 
-def _add_running(parser: Parser) -> None:
+def add_running(parser: Parser) -> None:
+    """Where and how fast it is found."""
     group = parser.group("running", rare=True)
     group.add_argument("--tile-size", type=count, metavar="N", help="side of a tile in pixels")
     group.add_argument("--batch-size", type=count, metavar="N", help="tiles per step")
@@ -164,12 +166,12 @@ def _add_running(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out the command."""
-    options = _options(args)
-    with _engine(args) as mapper:
+    options = predict_options(args)
+    with engine(args) as mapper:
         folders.run_all(args, options, partial(_run_pair, mapper))
 
 
-def _engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
+def engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
     """What carries blocks out, where it is not threads of this process."""
     if args.dask is None or args.dry_run:
         return nullcontext()
@@ -252,7 +254,8 @@ def _log_result(result: Any) -> None:
         )
 
 
-def _options(args: argparse.Namespace) -> "Options":
+def predict_options(args: argparse.Namespace) -> "Options":
+    """What the arguments come to."""
     from rscd.inference.memory import parse_memory
 
     threshold = word_or_fraction("--threshold", args.threshold, ("auto",))

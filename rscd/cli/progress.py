@@ -18,7 +18,7 @@ import rscd.base.types as words
 
 
 @contextmanager
-def progress_bar(*, quiet: bool) -> Iterator[words.Progress]:
+def progress_bar(*, quiet: bool, unit: str = "windows") -> Iterator[words.Progress]:
     """A progress bar per stage with units done, elapsed and remaining time; shown once started."""
     if quiet:
         yield words.silent
@@ -28,7 +28,7 @@ def progress_bar(*, quiet: bool) -> Iterator[words.Progress]:
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("windows"),
+        TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),

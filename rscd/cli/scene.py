@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import add_bands, bands_of, parse_pairs, positive
+from rscd.cli.options import parse_pairs, positive
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -18,15 +18,34 @@ def add_size(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_scene(group: argparse._ArgumentGroup) -> None:
+def add_reading(group: argparse._ArgumentGroup) -> None:
     """How two rasters become a pair."""
-    add_bands(group)
+    group.add_argument(
+        "-b",
+        "--bands",
+        metavar="1,2,3|red,nir",
+        help="bands to use, counted from 1 or by the part of the spectrum that file or item names",
+    )
     group.add_argument(
         "--align",
         choices=("t1", "t2", "none"),
         default="t1",
         help="whose pixel grid carries the result; none: refuse two grids (default t1)",
     )
+    group.add_argument(
+        "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
+    )
+    group.add_argument(
+        "--pixel-coordinates",
+        action="store_true",
+        help="write polygons where the images have no CRS: in the coordinates of a world file, "
+        "else x = column and y = -row, where QGIS shows the picture",
+    )
+
+
+def add_scene(group: argparse._ArgumentGroup) -> None:
+    """How two rasters become a pair, which part of it counts, and of which days they are."""
+    add_reading(group)
     group.add_argument(
         "--bbox",
         metavar="XMIN,YMIN,XMAX,YMAX",
@@ -39,20 +58,11 @@ def add_scene(group: argparse._ArgumentGroup) -> None:
         help="write only what lies inside the polygons of a vector file; likewise",
     )
     group.add_argument(
-        "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
-    )
-    group.add_argument(
         "--t1-date",
         metavar="ISO",
         help="date for column t1, such as 2019-07-14 (default: the file's own, TIFFTAG_DATETIME)",
     )
     group.add_argument("--t2-date", metavar="ISO", help="date for column t2, not before t1")
-    group.add_argument(
-        "--pixel-coordinates",
-        action="store_true",
-        help="write polygons where the images have no CRS: in the coordinates of a world file, "
-        "else x = column and y = -row, where QGIS shows the picture",
-    )
 
 
 def add_layer_options(group: argparse._ArgumentGroup) -> None:
@@ -69,12 +79,13 @@ def scene_options(args: argparse.Namespace, **more: Any) -> "Options":
         UsageError: one that cannot be read.
     """
     from rscd.geo.dates import dates_of
+    from rscd.geo.source import parse_choice
     from rscd.pipeline.run import Options
 
     dates_of((args.t1_date, args.t2_date))  # before images are opened
     return Options(
         align=args.align,
-        bands=bands_of(args),
+        bands=None if args.bands is None else parse_choice(args.bands),
         src_nodata=args.src_nodata,
         t1_date=args.t1_date,
         t2_date=args.t2_date,

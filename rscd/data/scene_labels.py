@@ -23,7 +23,8 @@ from rscd.geo.grid import check_same_world, shape_hw
 from rscd.geo.labels import Coding, MaskRule, coding_in, one_band
 from rscd.geo.onto import opened, raster_on
 from rscd.geo.pictures import PICTURE, is_picture, on_picture
-from rscd.geo.source import Source, inspect, raster_border
+from rscd.geo.settings import raster_border
+from rscd.geo.source import Source, inspect
 from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried, exist, is_vector, polygonal, read_layer
 

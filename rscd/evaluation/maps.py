@@ -36,7 +36,8 @@ from rscd.geo.grid import grid_text, shape_hw
 from rscd.geo.labels import Values, coding_in, one_band
 from rscd.geo.measure import PixelAreas, ground_of
 from rscd.geo.onto import BandReader, opened, raster_on
-from rscd.geo.source import Source, raster_border
+from rscd.geo.settings import raster_border
+from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE

@@ -33,6 +33,9 @@ from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
 
 StrPath = str | Path
 
+ITEM_SUFFIX = ".json"
+"""Of the STAC item among the outputs."""
+
 MOST_NAME_BYTES = 255
 """Longest file name in bytes on common file systems."""
 
@@ -51,6 +54,8 @@ class Targets:
     """Polygons of what stands at a date, for the dates for which they are wanted."""
     remote: Mapping[Path, str] = field(default_factory=dict)
     """Where files go that are only written here; see `rscd.export.upload`."""
+    item: Path | None = None
+    """The STAC item of all these."""
 
     @classmethod
     def of(
@@ -63,6 +68,8 @@ class Targets:
         dissimilarity: StrPath | None = None,
     ) -> "Targets":
         """Build from the names the user gave: files, or addresses.
+
+        An output ending in `ITEM_SUFFIX` is the STAC item.
 
         Raises:
             UsageError: for no output, one file named twice, or a wrong suffix.
@@ -83,8 +90,9 @@ class Targets:
         def kept(path: StrPath | None, suffixes: Sequence[str], option: str) -> Path | None:
             return None if path is None else of_kind(here(path), suffixes, option)
 
+        items = [path for path in outputs if Path(path).suffix.lower() == ITEM_SUFFIX]
         targets = cls(
-            tuple(map(here, outputs)),
+            tuple(here(path) for path in outputs if path not in items),
             kept(prob, RASTER_SUFFIXES, "--prob"),
             kept(preview, PREVIEW_SUFFIXES, "--preview"),
             kept(flow, RASTER_SUFFIXES, "--flow"),
@@ -95,23 +103,40 @@ class Targets:
                 if path is not None
             },
             remote,
+            here(items[0]) if items else None,
         )
         if any(not path.name for path in targets.all):
             raise UsageError("expected a file name for each output, found an empty one; name it")
-        if not targets.all:
+        if not targets.files:
+            found = "none" if not items else f"only the STAC item {items[0]}"
             raise UsageError(
-                "expected at least one output, found none; name it with -o change.geojson"
+                f"expected at least one output, found {found}; name it with -o change.geojson"
+            )
+        if len(items) > 1:
+            raise UsageError(
+                f"expected one STAC item, found {items[0]} and {items[1]}; drop one of them"
             )
         _check_different(targets.all)
         targets._check_styles()
         return targets
 
     @property
+    def files(self) -> dict[str, Path]:
+        """Every file but the item, by what it is; the names are those of a STAC item's assets."""
+        found: dict[str, Path] = {}
+        for path in self.outputs:
+            what = "polygons" if is_vector(path) else "mask"
+            more = "" if what not in found else f"_{path.suffix[1:].lower()}"
+            found[what + more if what + more not in found else path.name] = path
+        extra = {"prob": self.prob, "preview": self.preview, "flow": self.flow}
+        extra["dissimilarity"] = self.dissimilarity
+        found |= {what: path for what, path in extra.items() if path is not None}
+        return found | {f"objects_{date}": path for date, path in self.objects.items()}
+
+    @property
     def all(self) -> tuple[Path, ...]:
-        """Every file; the work folder is named after the first."""
-        more = (self.prob, self.preview, self.flow, self.dissimilarity)
-        extra = (path for path in more if path is not None)
-        return (*self.outputs, *extra, *self.objects.values())
+        """Every file, the item last; the work folder is named after the first."""
+        return (*self.files.values(), *([] if self.item is None else [self.item]))
 
     @property
     def has_vectors(self) -> bool:
@@ -198,7 +223,7 @@ class Targets:
         for path in (*self.outputs, *self.objects.values()):
             check_output(path, has_crs=crs is not None, pixel_coordinates=pixel_coordinates)
         for path in self.all:
-            if path != self.preview:
+            if path not in (self.preview, self.item):
                 check_crs(path, crs, at)
         self.check_places(inputs, scratch_bytes)
 

@@ -12,13 +12,12 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
-from rscd.base.place import gdal_name
 from rscd.base.types import BoolArray
 from rscd.geo.bands import usable_pixels
 from rscd.geo.grid import whole_pixel_offset
 from rscd.geo.remote import persistently
-from rscd.geo.settings import input_files, unplaced
-from rscd.geo.source import Source, close_handles, raster_border, warped
+from rscd.geo.settings import input_files, raster_border, unplaced
+from rscd.geo.source import Source, close_handles, warped
 from rscd.geo.tiles import Box
 
 BandReader = Callable[[Box], tuple[NDArray[Any], BoolArray]]
@@ -35,7 +34,7 @@ def opened(source: Source) -> Iterator[Any]:
     where = source.remote or source.path
     with input_files(where):
         with raster_border(source.date, where), unplaced():
-            dataset = rasterio.open(gdal_name(source.path))
+            dataset = rasterio.open(source.name)
         with dataset:
             yield dataset
 

@@ -18,6 +18,7 @@ from rscd.geo.grid import (
     cut,
     grid_text,
     intersection,
+    is_georeferenced,
     pixel_size_m,
     pixels_within,
     shape_hw,
@@ -25,7 +26,7 @@ from rscd.geo.grid import (
 )
 from rscd.geo.measure import Ground, ground_of
 from rscd.geo.pictures import is_picture
-from rscd.geo.source import Offset, Source, comparable, inspect, read_source
+from rscd.geo.source import BandChoice, Offset, Source, comparable, inspect, read_source
 from rscd.geo.tiles import Box, reflect
 
 
@@ -83,7 +84,7 @@ class ScenePair:
         t2: str | Path,
         *,
         align: Align = "t1",
-        bands: tuple[int, ...] | None = None,
+        bands: BandChoice | None = None,
         src_nodata: float | None = None,
         gsd_m: float | None = None,
     ) -> "ScenePair":
@@ -91,14 +92,14 @@ class ScenePair:
 
         Args:
             t1: the earlier date: any raster GDAL opens (path, VRT, ``https://``, ``s3://``,
-                ``gs://``, ``az://``, ``/vsi...``).
+                ``gs://``, ``az://``, ``/vsi...``), or a STAC item, see `rscd.geo.stac`.
             t2: the later date.
             align: the date whose grid the result uses; the other date is resampled (bilinear) onto
                 it where its pixels do not coincide. ``none`` accepts only equal grids.
-            bands: 1-based band numbers, the same for both dates; default all but alpha, red, green
-                and blue first where both files say which they are.
+            bands: 1-based numbers or common names, the same for both dates; default all but alpha,
+                red, green and blue first where both files say which they are.
             src_nodata: value that means "no data" in both files, instead of what they declare.
-            gsd_m: see `sized`.
+            gsd_m: see `sized`; None takes what STAC items say of images without georeferencing.
 
         Raises:
             UsageError: see `sized`.
@@ -127,6 +128,8 @@ class ScenePair:
             _check_equal_grids(first, second)
         scene = intersection(anchor.grid, other.grid)
         offsets = whole_pixel_offset(scene, first.grid), whole_pixel_offset(scene, second.grid)
+        if gsd_m is None and first.gsd_m == second.gsd_m and not is_georeferenced(scene):
+            gsd_m = first.gsd_m
         return cls(first, second, scene, *offsets, _whole(scene)).sized(gsd_m)
 
     @property

@@ -1,4 +1,4 @@
-"""GDAL settings: of files to which the user's own must not apply, and of remote files.
+"""How rasters are opened: errors of GDAL, and its settings for own and for remote files.
 
 A setting meant for the user's data (``GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR`` for a bucket) would
 hide the header of a scratch file or the world file of a local picture. For remote files the user's
@@ -16,6 +16,8 @@ from rasterio.env import get_gdal_config
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import DummySession
 
+from rscd.base.border import border, found_in
+from rscd.base.errors import RemoteError, SceneError
 from rscd.base.place import is_file_name, is_remote
 
 _WITH_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE"}
@@ -65,3 +67,31 @@ def input_files(path: str | Path) -> AbstractContextManager[Any]:
 def unplaced() -> AbstractContextManager[Any]:
     """Context in which rasters without georeferencing are no news."""
     return warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning)
+
+
+def is_item(path: str) -> bool:
+    """Whether a path or address names a STAC item, or one in a collection of them, by its suffix.
+
+    ``item.json``, ``item.json#asset``, ``items.json#item``, ``items.json#item#asset``.
+    """
+    file = path.partition("#")[0].partition("?")[0]
+    return Path(file).suffix.lower() in (".json", ".geojson")
+
+
+def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
+    """Error handling around libraries that read rasters, including GDAL and PROJ.
+
+    Args:
+        what: name of the raster in the message: ``t1``, ``the truth``.
+        path: of the raster.
+
+    Raises:
+        SceneError: for anything raised inside; `RemoteError` where the raster is remote.
+    """
+
+    def to_error(error: Exception) -> SceneError:
+        found = found_in(path, error, "check it with gdalinfo or copy it again")
+        kind = RemoteError if is_remote(path) else SceneError
+        return kind(f"expected a readable raster for {what}, {found}")
+
+    return border(to_error)

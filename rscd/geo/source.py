@@ -2,26 +2,24 @@
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
-from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.base.border import border, found_in
-from rscd.base.errors import GridMismatchError, RemoteError, SceneError, UsageError
+from rscd.base.errors import GridMismatchError, SceneError, UsageError
 from rscd.base.place import gdal_name, is_remote, named
 from rscd.base.types import BoolArray, ShapeHW
 from rscd.geo.bands import (
@@ -38,8 +36,9 @@ from rscd.geo.bands import (
 from rscd.geo.grid import cut, footprint_px, gdal_crs, pixels_within, shape_hw
 from rscd.geo.pictures import PICTURE
 from rscd.geo.remote import check_heedful, expect, look, persistently
-from rscd.geo.settings import input_files, unplaced
+from rscd.geo.settings import input_files, is_item, raster_border, unplaced
 from rscd.geo.tiles import Box
+from rscd.geo.vrt import VrtBand, vrt
 
 MAX_BANDS = 16
 MAX_HANDLES = 64
@@ -87,6 +86,15 @@ class Source:
     """What is done to stored values, band by band, to bring them into the units of t1."""
     date_tag: str | None = None
     """The file's TIFFTAG_DATETIME: when the image was made."""
+    opens: str | None = None
+    """What GDAL opens where ``path`` is a STAC item: the XML of a VRT."""
+    gsd_m: float | None = None
+    """Side of a pixel in metres as a STAC item says it."""
+
+    @property
+    def name(self) -> str:
+        """What GDAL opens."""
+        return self.opens or gdal_name(self.path)
 
     @property
     def colours(self) -> tuple[str, ...]:
@@ -98,6 +106,9 @@ class Source:
         """A file that is read over a network, if any is."""
         return next(filter(is_remote, (self.path, *self.files)), None)
 
+
+BandChoice = tuple[int, ...] | tuple[str, ...]
+"""1-based numbers of bands, or what part of the spectrum they show: STAC's common names."""
 
 Offset = tuple[int, int] | None
 """(columns, rows) from a grid to a source where pixels coincide; None: resampled."""
@@ -117,10 +128,24 @@ def parse_bands(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
+def parse_choice(text: str) -> BandChoice:
+    """``"1,2,3"`` -> (1, 2, 3) and ``"red,nir"`` -> ("red", "nir").
+
+    Raises:
+        UsageError: for numbers among names, and see `parse_bands`.
+    """
+    parts = tuple(part.strip().lower() for part in text.split(","))
+    if not all(re.fullmatch(r"[a-z][a-z0-9_.-]*", part) for part in parts):
+        return parse_bands(text)
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"expected every band once, found {text!r}")
+    return parts
+
+
 def inspect(
-    date: str, path: str | Path, bands: tuple[int, ...] | None, src_nodata: float | None
+    date: str, path: str | Path, bands: BandChoice | None, src_nodata: float | None
 ) -> Source:
-    """Open a raster once and record what is needed to read it.
+    """Open a raster, or the raster that a STAC item describes, once; record how to read it.
 
     Args:
         date: name of the raster in messages.
@@ -131,9 +156,14 @@ def inspect(
     Raises:
         SceneError: for a file that cannot be used as one date of a scene.
     """
-    path = named(path)
-    stamp = stamp_of(path)
-    with unplaced(), raster_border(date, path), open_input(path, stamp) as dataset:
+    path, item = named(path), None
+    if is_item(path):
+        from rscd.geo.stac import item_raster  # other rasters are opened without pystac
+
+        item, bands = item_raster(date, path, bands), None
+    stamp = stamp_of(path) if item is None else None
+    name = path if item is None else item.vrt
+    with unplaced(), raster_border(date, path), open_input(name, stamp) as dataset:
         if dataset.count == 0:
             subdatasets = ", ".join(dataset.subdatasets[:3])
             raise SceneError(
@@ -141,7 +171,7 @@ def inspect(
                 + (f"; name one of its subdatasets: {subdatasets}" if subdatasets else "")
             )
         metadata = Bands.of(dataset)
-        chosen = bands or metadata.data
+        chosen = metadata.data if bands is None else _numbers(date, path, bands, metadata)
         alpha = None if src_nodata is not None or metadata.alpha in chosen else metadata.alpha
         _check_bands(date, path, dataset.count, chosen)
         stored = (dataset.dtypes[b - 1].replace("complex_int16", "complex64") for b in chosen)
@@ -153,7 +183,7 @@ def inspect(
             )
         # to list what lies beside a remote file takes some fifty requests
         listed = not is_remote(path) or dataset.driver == "VRT"
-        files = tuple(dataset.files) if listed else (path,)
+        files = item.files if item is not None else tuple(dataset.files) if listed else (path,)
         check_heedful(date, path, dataset.driver, files)
         for file in files:
             if is_remote(file) and gdal_name(file) != gdal_name(path):
@@ -172,6 +202,8 @@ def inspect(
             stamp=stamp,
             metadata=metadata,
             date_tag=dataset.tags().get("TIFFTAG_DATETIME"),
+            opens=None if item is None else item.vrt,
+            gsd_m=None if item is None else item.gsd_m,
         )
 
 
@@ -180,32 +212,13 @@ def open_input(path: str, stamp: object) -> Iterator[Any]:
     """An input as GDAL's dataset, wherever it is.
 
     Args:
-        path: see `inspect`.
+        path: see `inspect`; or the XML of a VRT.
         stamp: of `stamp_of`; of a remote file, no other version is read.
     """
-    if is_remote(path):
+    if is_remote(path) and not path.startswith("<"):  # the XML of a VRT has no version
         expect(path, stamp)
     with input_files(path), rasterio.open(gdal_name(path)) as dataset:
         yield dataset
-
-
-def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
-    """Error handling around libraries that read rasters, including GDAL and PROJ.
-
-    Args:
-        what: name of the raster in the message: ``t1``, ``the truth``.
-        path: of the raster.
-
-    Raises:
-        SceneError: for anything raised inside; `RemoteError` where the raster is remote.
-    """
-
-    def to_error(error: Exception) -> SceneError:
-        found = found_in(path, error, "check it with gdalinfo or copy it again")
-        kind = RemoteError if is_remote(path) else SceneError
-        return kind(f"expected a readable raster for {what}, {found}")
-
-    return border(to_error)
 
 
 def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
@@ -261,6 +274,23 @@ def stamp_of(path: str) -> tuple[int, int] | str | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
+
+
+def _numbers(date: str, path: str, bands: BandChoice, metadata: Bands) -> tuple[int, ...]:
+    """The numbers of bands that are named by number or colour.
+
+    Raises:
+        SceneError: not exactly one band is of a colour.
+    """
+    known = metadata.colours
+    for name in bands:
+        if isinstance(name, str) and known.count(name) != 1:
+            said = ", ".join(colour or "?" for colour in known)
+            raise SceneError(
+                f"expected one band named {name} in {date} {path}, found {said}; give band numbers"
+                ", or tag the bands (gdal_edit.py -colorinterp_N NAME)"
+            )
+    return tuple(known.index(b) + 1 if isinstance(b, str) else b for b in bands)
 
 
 def _check_bands(date: str, path: str, count: int, chosen: tuple[int, ...]) -> None:
@@ -323,14 +353,14 @@ _opening = threading.Lock()
 
 
 def _dataset(source: Source) -> Any:
-    key = (source.path, source.stamp)
+    key = (source.name, source.stamp)
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
-        if is_remote(source.path):
+        if source.opens is None and is_remote(source.path):
             expect(source.path, source.stamp)
-        with _opening, unplaced(), input_files(source.path):
-            _handles.open[key] = rasterio.open(gdal_name(source.path))
+        with _opening, unplaced(), input_files(source.remote or source.path):
+            _handles.open[key] = rasterio.open(source.name)
     return _handles.open[key]
 
 
@@ -402,17 +432,8 @@ def _vrt_of(dataset: Any, source: Source) -> str:
     """XML of a VRT of the bands read; georeferencing comes from `Source.grid`."""
     path = gdal_name(source.path)
     path = str(Path(path).absolute()) if Path(path).exists() else path
-    bands = "".join(
-        f'<VRTRasterBand dataType="{typename_fwd[dtype_rev[dataset.dtypes[band - 1]]]}" '
-        f'band="{number}"><SimpleSource><SourceFilename relativeToVRT="0">{escape(path)}'
-        f"</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
-        for number, band in enumerate(source.bands, 1)
-    )
-    transform = ",".join(map(repr, source.grid.affine.to_gdal()))
-    return (
-        f'<VRTDataset rasterXSize="{dataset.width}" rasterYSize="{dataset.height}">'
-        f"<GeoTransform>{transform}</GeoTransform>{bands}</VRTDataset>"
-    )
+    bands = [VrtBand(source.opens or path, band, dataset.dtypes[band - 1]) for band in source.bands]
+    return vrt(dataset.shape, source.grid.affine, bands)
 
 
 def read_source(

@@ -24,6 +24,7 @@ COLUMNS: Mapping[str, Any] = {
     "t1": DAY,
     "t2": DAY,
     "model": "string",
+    "pair": "string",
 }
 """Types by name; a table holds some of them."""
 

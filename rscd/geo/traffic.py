@@ -5,7 +5,8 @@ from itertools import product
 
 from odc.geo.geobox import GeoBox
 
-from rscd.geo.source import Offset, Source, looked_at, open_input, raster_border
+from rscd.geo.settings import raster_border
+from rscd.geo.source import Offset, Source, looked_at, open_input
 from rscd.geo.tiles import Box
 
 
@@ -24,6 +25,8 @@ def bytes_of(source: Source, offset: Offset, grid: GeoBox, boxes: Iterable[Box])
     Raises:
         SceneError: if the file cannot be opened any more.
     """
+    if source.opens is not None:
+        return None
     with (
         raster_border(source.date, source.path),
         open_input(source.path, source.stamp) as dataset,

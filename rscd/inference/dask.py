@@ -37,7 +37,7 @@ from rscd.base.version import version
 from rscd.geo.source import Source, stamp_of
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.memory import GDAL_CACHE
-from rscd.inference.tiled import Mapper, bounded_map
+from rscd.inference.tiled import JobLost, Mapper, bounded_map
 
 PER_THREAD = 2
 """Blocks in flight per thread of the cluster: one computed, one waiting or on its way back."""
@@ -119,7 +119,7 @@ def _mapped(client: Client, function: Callable[[T], R], jobs: Iterable[T], /) ->
         pool = _Workers(client, client.submit(Work, version(), packed, pure=False))
         yield from bounded_map(pool, in_flight, function, jobs)
     except (KilledWorker, CancelledError, CommClosedError) as error:
-        raise RscdError(
+        raise (JobLost if isinstance(error, KilledWorker) else RscdError)(
             f"expected the cluster to carry out every block, found: {reason(error)}; see the logs "
             "of the workers (memory?), and repeat the command: it resumes"
         ) from error

@@ -15,6 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
+from rscd.base.errors import RscdError
 from rscd.base.types import ByteArray, FloatArray, Progress, ShapeHW, silent
 from rscd.geo.changemap import ChangeMap, check_numbers
 from rscd.geo.scene import ScenePair
@@ -38,6 +39,10 @@ class Mapper(Protocol):
 
     def __call__(self, function: Callable[[T], R], jobs: Iterable[T], /) -> Iterator[R]:
         """Yield ``function(job)`` for each job, in order."""
+
+
+class JobLost(RscdError):
+    """A job that a mapper could not carry out, while it may carry out others."""
 
 
 def bounded_map(

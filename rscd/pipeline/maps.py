@@ -20,6 +20,7 @@ from rscd.export.flow import DISSIMILARITY, FLOW, write_field
 from rscd.export.outputs import write_output
 from rscd.export.preview import write_preview
 from rscd.export.raster import write_probability
+from rscd.export.stac import result_item, write_item
 from rscd.export.style import probability_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
@@ -131,7 +132,8 @@ def predict(
 
     Args:
         pair: two dates on one grid.
-        outputs: files to write, or addresses to upload them to; the suffix is the format.
+        outputs: files to write, or addresses to upload them to; the suffix is the format, ``.json``
+            a STAC item of all.
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
@@ -145,9 +147,13 @@ def predict(
     Raises:
         RscdError: anything the user must fix; no new output exists then.
     """
-    started = time.monotonic()
     targets = Targets.of(outputs, prob, preview, flow, objects, dissimilarity)
-    run = resolve(pair, targets, options)
+    return carry_out(resolve(pair, targets, options), mapper=mapper, progress=progress)
+
+
+def carry_out(run: Run, *, mapper: Mapper | None = None, progress: Progress = silent) -> Result:
+    """Find what changed and write it, for a run whose options are resolved; see `predict`."""
+    started = time.monotonic()
     run.targets.prepare()
     files = run.targets.all
     if (past := finished(run.folder, run.identity, files)) is not None:
@@ -162,7 +168,7 @@ def predict(
             if not run.overwrite:
                 run.targets.check_new(journal.published())
             with journal.explaining(files[0]):
-                found = _carry_out(run, journal, mapper, progress)
+                found = _compute(run, journal, mapper, progress)
                 check_unchanged(run.pair, run.provenance)
                 run.targets.send()
             result = Result(
@@ -230,7 +236,7 @@ def _read_bytes(run: Run) -> dict[str, int | None]:
     return {source.date: bytes_of(source, offset, pair.scene, boxes) for source, offset in dates}
 
 
-def _carry_out(
+def _compute(
     run: Run, journal: Journal, mapper: Mapper | None, progress: Progress
 ) -> dict[str, Any]:
     """Predict and write; what was found, by the names of `Result`."""
@@ -325,6 +331,10 @@ def _export(
             )
             pieces = scene_field(pair, field, model.tiling, tile_size)
             write_field(pair.grid, pieces, path, bands, change_map.provenance)
+        elif path == targets.item:
+            about = change_map.provenance
+            item = result_item(path.stem, pair.grid, run.days, targets.files, about, path.parent)
+            write_item(path, item)
         elif (date := date_of.get(path)) is not None:
             # that the model finds buildings was settled by `resolve`
             stands = cast(Standing, standing)

@@ -1,5 +1,6 @@
 """Provenance of a result: plain data that is the same for the same inputs."""
 
+import hashlib
 from pathlib import Path
 
 from rscd.base.errors import RemoteError
@@ -29,6 +30,8 @@ def describe_pair(pair: ScenePair) -> Provenance:
 def _describe_source(source: Source) -> Provenance:
     # with the hashes of associated files: sources of a VRT, masks, sidecars
     found = describe_file(source.path)
+    if source.opens is not None:  # what counts of a STAC item; what it refers to comes below
+        found["vrt_sha256"] = hashlib.sha256(source.opens.encode()).hexdigest()
     own = gdal_name(source.path)
     others = sorted(name for name in source.files if Path(gdal_name(name)) != Path(own))
     if others:

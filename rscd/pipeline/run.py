@@ -17,6 +17,7 @@ from rscd.export.targets import Targets
 from rscd.geo.dates import days_of
 from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.scene import ScenePair
+from rscd.geo.source import BandChoice
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import check_flow
 from rscd.inference.kinds import (
@@ -67,7 +68,8 @@ class Options:
     """Whether polygons get right angles where they fit and few vertices elsewhere; None takes what
     the model's card says, unless they are simplified."""
     align: Align = "t1"
-    bands: tuple[int, ...] | None = None
+    bands: BandChoice | None = None
+    """Of both dates, by number or by name."""
     src_nodata: float | None = None
     t1_date: str | None = None
     """ISO date of the earlier image for the column t1; None takes the file's TIFFTAG_DATETIME."""
@@ -187,6 +189,11 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     pair = options.sized(pair)
     place, size_m = middle(pair.grid), pair.pixel_size_m
     days = options.days(pair)
+    if targets.item is not None and not any(days):
+        raise UsageError(
+            f"expected the date of an image for the STAC item {targets.item}, found none; give "
+            "--t1-date and --t2-date"
+        )
     if (options.min_area_m2 or options.simplify_m) and size_m is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "

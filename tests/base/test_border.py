@@ -60,7 +60,7 @@ CONTENTS = {
     ),
     "collection": (
         json.dumps({"type": "Collection", "stac_version": "1.0.0"}).encode(),
-        "STAC Collection, which rscd does not read yet",
+        "STAC Collection, which is not read here",
     ),
     "features": (
         json.dumps({"type": "FeatureCollection", "features": []}).encode(),
