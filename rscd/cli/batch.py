@@ -26,12 +26,13 @@ WRITES = ("polygons", "mask", "prob", "preview")
 EPILOG = """\
 examples:
   rscd batch pairs.csv -o changes/                  # columns t1, t2; id, aoi, t1_date, t2_date
-  rscd batch day1/ day2/ -o changes/ --write polygons,mask
   rscd batch search.json -o changes/ -b red,green,blue,nir    # a STAC ItemCollection
   rscd batch pairs.csv -o changes/ --shard 3/20     # the third of 20 processes
 """
 
 MORE = """\
+Two folders hold images of the same names; two ItemCollections, items of the same places.
+
 The same command again does what is missing or failed, and what images replaced meanwhile change;
 other settings need another folder, or --overwrite. In OUT_DIR: runs.parquet, a line per pair;
 change.gpkg (or .parquet), the polygons of all pairs, where pairs overlap without doubles; a folder
@@ -52,8 +53,7 @@ def add(commands: Any) -> None:
         "batch",
         help="find what changed in many pairs of rasters",
         usage="rscd batch PAIRS -o OUT_DIR [-m MODEL] [options]",
-        description="Find what changed in many pairs of rasters. What an earlier run finished is "
-        "not done again, and a pair that fails does not stop the others.",
+        description="Find what changed in many pairs of rasters; one that fails stops no other.",
         epilog=EPILOG,
         more=MORE,
     )
@@ -62,8 +62,7 @@ def add(commands: Any) -> None:
         "pairs",
         nargs="+",
         metavar="PAIRS",
-        help="table (.csv, .parquet) or STAC ItemCollection (.json); or two folders of images of "
-        "the same names, or two ItemCollections",
+        help="table (.csv, .parquet), STAC ItemCollection (.json), two folders or collections",
     )
     group = parser.group("output")
     group.add_argument(

@@ -214,9 +214,9 @@ def _is_done(work: Work, pair: Pair, record: Record) -> bool:
     if line is None or line["status"] != "done":
         return False
     files = work.written(pair, item=line["item"])
-    if line["pair"] == pair.plain() and line["stamps"] == _stamps([*line["stamps"]]):
-        return True
     try:
+        if line["pair"] == pair.plain() and line["stamps"] == _stamps([*line["stamps"]]):
+            return True
         run = work.resolve(pair, overwrite=True)
         same = record.state(pair.id, digest_of(run.provenance), files) == "whole"
     except (RscdError, OSError):

@@ -189,7 +189,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     pair = options.sized(pair)
     place, size_m = middle(pair.grid), pair.pixel_size_m
     days = options.days(pair)
-    if targets.item is not None and not any(days):
+    if targets.item is not None and not any(days.values()):
         raise UsageError(
             f"expected the date of an image for the STAC item {targets.item}, found none; give "
             "--t1-date and --t2-date"

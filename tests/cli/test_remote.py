@@ -132,14 +132,14 @@ def test_a_run_goes_on_where_the_connection_broke(scene, tmp_path, capsys, monke
 def test_a_file_replaced_while_it_is_read_is_noticed(
     scene, tmp_path, capsys, monkeypatch, write_tif
 ) -> None:
-    carry_out = maps._carry_out
+    carry_out = maps._compute
 
     def replaced(*args):
         found = carry_out(*args)
         write_tif(scene.folder / "t2.tif", np.zeros((3, SIDE, SIDE), np.uint8), **COG)
         return found
 
-    monkeypatch.setattr(maps, "_carry_out", replaced)
+    monkeypatch.setattr(maps, "_compute", replaced)
     assert predict(scene, "-o", "memory://r/c.tif") == 1
     assert "found another version on the server; repeat" in capsys.readouterr().err
     assert not fsspec.filesystem("memory").exists("/r/c.tif")
