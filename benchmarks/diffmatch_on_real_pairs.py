@@ -1,16 +1,17 @@
 """What unlabelled real pairs bring beside a few labelled ones: DiffMatch and its baselines.
 
-    python benchmarks/diffmatch_on_real_pairs.py DATA OUT [--seeds 0 1 2] [--steps 150]
+    python benchmarks/diffmatch_on_real_pairs.py DATA OUT [--seeds 0 1 2] [--steps 100]
     python benchmarks/diffmatch_on_real_pairs.py DATA OUT --summary
 
 DATA holds the sets of ``train_on_real_pairs.py``, brought to about 0.5 m, and folders of pairs in
 ``unlabelled``. Of each set's training pairs a seed labels a few (``--labelled`` of those with
 change, and as many without); the others, without their masks, and the pairs of ``unlabelled`` are
-the many. The encoder is EfficientNet-Lite0 with ImageNet weights. Guidance are the change events
+the many. The encoder is EfficientNet-Lite0 with ImageNet weights; all rows of a seed begin with one
+network, trained for ``--start-steps`` on the labelled pairs alone. Guidance are the change events
 of a segmenter, kept in OUT. No pair is left to validate on: the last weights count, and scores are
-at the published threshold, 0.5, and at the best of the test pairs themselves (as published:
-``best``). Test pairs also show what pseudo labels are worth: which share of the changed and of the
-unchanged pixels passes the confidence threshold, and how much of that is right.
+at the published threshold, 0.5, and at the best of the test pairs themselves (``best``, which the
+papers report). Test pairs also show what pseudo labels are worth: which share of the changed and of
+the unchanged pixels passes the confidence threshold, and how much of that is right.
 
 One JSON line per training in OUT/results.jsonl; a training whose line is there is not run again,
 and ``--summary`` prints mean and deviation over the seeds.
@@ -20,6 +21,7 @@ import argparse
 import json
 import time
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -77,7 +79,8 @@ class Patches(Dataset[Sample]):
         wanted = random.random() < self.changed
         for _ in range(50 if wanted else 1):
             window = self._window(random)
-            if (window.get("mask", window["vl_change"]) == 1).float().mean() > 0.01:
+            change = window.get("mask", window.get("vl_change"))
+            if not wanted or (change == 1).float().mean() > 0.01:
                 break
         return window
 
@@ -108,24 +111,23 @@ def guided(sample: Sample, segmenter: Any) -> Sample:
     return sample | layers
 
 
-def gathered(args: argparse.Namespace) -> tuple[dict[str, list[Sample]], list[Sample]]:
-    """Training pairs with masks by set, and pairs without; both with guidance, kept in OUT."""
+def gathered(
+    args: argparse.Namespace, *, guidance: bool
+) -> tuple[dict[str, list[Sample]], list[Sample]]:
+    """Training pairs with masks by set, and pairs without; with guidance, kept in OUT, if asked."""
+    masked = {
+        name: PairFolder(args.out / "pairs" / name, "train", keys={"image", "mask"})
+        for name in SETS
+    }
+    places = sorted((args.data / "unlabelled").iterdir())
+    bare = [PairFolder(place, keys={"image"}) for place in places]
+    if not guidance:
+        return {name: list(data) for name, data in masked.items()}, [s for d in bare for s in d]
     kept = args.out / f"guided_{args.segmenter}.pt"
     if not kept.exists():
         segmenter = load_segmenter(args.segmenter, {})
-        masked = {
-            name: PairFolder(args.out / "pairs" / name, "train", keys={"image", "mask"})
-            for name in SETS
-        }
-        places = sorted((args.data / "unlabelled").iterdir())
-        bare = [PairFolder(place, keys={"image"}) for place in places]
-        torch.save(
-            (
-                {name: [guided(s, segmenter) for s in data] for name, data in masked.items()},
-                [guided(sample, segmenter) for data in bare for sample in data],
-            ),
-            kept,
-        )
+        of_masked = {name: [guided(s, segmenter) for s in data] for name, data in masked.items()}
+        torch.save((of_masked, [guided(s, segmenter) for data in bare for s in data]), kept)
     return torch.load(kept, weights_only=False)  # type: ignore[no-any-return]
 
 
@@ -145,9 +147,9 @@ def divided(
 
 def trained(
     labelled: Sequence[Sample], unlabelled: Sequence[Sample], seed: int, args: argparse.Namespace,
-    row: Mapping[str, Any],
+    row: Mapping[str, Any], state: Mapping[str, torch.Tensor] | None = None,
 ) -> ChangeTask:  # fmt: skip
-    """One training."""
+    """One training; `state` is the network it begins with."""
     seed_everything(seed, verbose=False)
     task = ChangeTask(
         method="diffmatch",
@@ -168,6 +170,8 @@ def trained(
         schedule="poly-lagged",
     )
     task.method.to(memory_format=torch.channels_last)
+    if state is not None:
+        task.method.network.load_state_dict(state)
     length = row["steps"] * args.batch
     streams = {
         "labeled": Patches(labelled, length, args.side, seed, row["changed"]),
@@ -187,6 +191,24 @@ def trained(
     trainer.fit(task, data)
     task.method.eval()
     return task
+
+
+def begin(
+    labelled: Sequence[Sample], seed: int, args: argparse.Namespace, row: Mapping[str, Any]
+) -> Mapping[str, torch.Tensor] | None:
+    """The network all rows of a seed begin with: trained on the labelled pairs alone, kept in OUT.
+
+    Without it pseudo labels of the first steps are those of a network that knows nothing.
+    """
+    if not args.start_steps:
+        return None
+    first = dict(row) | {"variant": "supervised", "steps": args.start_steps, "recipe": {}}
+    first |= {"changed_unlabelled": 0.0, "width": args.width, "weights": args.weights}
+    name = f"{seed}_{zlib.crc32(json.dumps(first, sort_keys=True).encode()):08x}"
+    kept = args.out / f"start_{name}.pt"
+    if not kept.exists():
+        torch.save(trained(labelled, [], seed, args, first).method.network.state_dict(), kept)
+    return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]
 
 
 def probability(task: ChangeTask, image: torch.Tensor) -> torch.Tensor:
@@ -292,7 +314,8 @@ def main() -> None:
     parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
     parser.add_argument("--width", type=int, default=64, help="of the head")
     parser.add_argument("--lr", type=float, default=0.02, help="published")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--start-steps", type=int, default=100, help="on labelled pairs, before")
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--summary", action="store_true", help="only print what the file says")
@@ -305,20 +328,23 @@ def main() -> None:
         print(summary(lines))
         return
     prepare(args.data, args.out)
-    masked, bare = gathered(args)
+    guidance = args.changed_unlabelled > 0 or any(VARIANTS[v].layers for v in args.variants)
+    masked, bare = gathered(args, guidance=guidance)
     everything = [sample for samples in masked.values() for sample in samples]
     about = {"labelled": len(everything), "unlabelled": len(bare)}
-    print(json.dumps(about | {"guidance": labels_quality(everything), **machine("torch")}))
+    quality = {"guidance": labels_quality(everything)} if guidance else {}
+    print(json.dumps(about | quality | machine("torch")))
     for seed in args.seeds:
         few, many = divided(masked, args.labelled, seed)
         many = [{k: v for k, v in sample.items() if k != "mask"} for sample in many] + bare
         for variant in args.variants:
-            names = ("steps", "side", "lr", "labelled", "changed", "changed_unlabelled", "recipe")
+            names = ("start_steps", "steps", "side", "batch", "lr", "labelled", "changed")
+            names += ("changed_unlabelled", "recipe")
             row = {"variant": variant, **{name: getattr(args, name) for name in names}}
             if any(line["seed"] == seed and line["row"] == row for line in lines):
                 continue
             started = time.process_time()
-            task = trained(few, many, seed, args, row)
+            task = trained(few, many, seed, args, row, begin(few, seed, args, row))
             sure = args.recipe.get("conf_thresh", VARIANTS[variant].conf_thresh)
             line = {
                 "seed": seed,
