@@ -203,7 +203,7 @@ def begin(
     if not args.start_steps:
         return None
     first = dict(row) | {"variant": "supervised", "steps": args.start_steps, "recipe": {}}
-    first |= {"changed_unlabelled": 0.0, "width": args.width, "weights": args.weights}
+    first["changed_unlabelled"] = 0.0
     name = f"{seed}_{zlib.crc32(json.dumps(first, sort_keys=True).encode()):08x}"
     kept = args.out / f"start_{name}.pt"
     if not kept.exists():
@@ -270,10 +270,13 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         rows.setdefault(json.dumps(line["row"], sort_keys=True), []).append(line["test"])
     names = (*SHOWN, "best")
+    if not lines:
+        return "nothing measured yet"
+    keys = [k for k in lines[0]["row"] if len({str(line["row"].get(k)) for line in lines}) > 1]
     cells = []
     for text, tests in rows.items():
         row = json.loads(text)
-        said = [f"{k} {v}" for k, v in row.items() if k != "variant" and v]
+        said = [f"{key} {row.get(key)}" for key in keys if key != "variant"]
         values = [_spread([test[name] for test in tests]) for name in names]
         values += [
             "{:.0f}, {:.0f}".format(
@@ -339,7 +342,7 @@ def main() -> None:
         many = [{k: v for k, v in sample.items() if k != "mask"} for sample in many] + bare
         for variant in args.variants:
             names = ("start_steps", "steps", "side", "batch", "lr", "labelled", "changed")
-            names += ("changed_unlabelled", "recipe")
+            names += ("changed_unlabelled", "recipe", "encoder", "weights", "width", "segmenter")
             row = {"variant": variant, **{name: getattr(args, name) for name in names}}
             if any(line["seed"] == seed and line["row"] == row for line in lines):
                 continue
