@@ -29,7 +29,7 @@ from rscd.geo.polygons import mean_under, trace
 from rscd.geo.tiles import Box
 from rscd.inference.kinds import MARGIN, kind_of
 from rscd.inference.network import Network, load_network
-from rscd.inference.shipped import SHIPPED, load_shipped
+from rscd.inference.shipped import SHIPPED, shipped_weights
 from rscd.synthetic.town_pairs import TownPairs
 
 SEED = 9173
@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("--towns", type=int, default=60)
     parser.add_argument("--model", default=SHIPPED)
     options = parser.parse_args()
-    shipped = options.model == SHIPPED
-    model = load_shipped("cpu", 1) if shipped else load_network(Path(options.model), "cpu", 1)
+    path = shipped_weights() if options.model == SHIPPED else Path(options.model)
+    model = load_network(path, "cpu", 1)
     found, objects = [], Counter[str]()
     for sample in towns(options.towns):
         change, standing = maps(model, sample["image"])

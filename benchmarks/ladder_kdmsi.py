@@ -72,7 +72,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=120, help="for validation, and for test")
     parser.add_argument("--encoder", default=LITE)
     parser.add_argument("--depth", type=int, default=4, help="stages of the encoder")
-    parser.add_argument("--output-stride", type=int, default=8, help="of the encoder")
     parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
     parser.add_argument("--teacher", default="abs")
     parser.add_argument("--student", default="cat")
@@ -244,7 +243,6 @@ def one_seed(args: argparse.Namespace, seed: int, results: Results) -> None:
     network = {
         "encoder": args.encoder,
         "depth": args.depth,
-        "output_stride": args.output_stride,
         "weights": args.weights or None,
         "combination": args.student,
         "mean": [MEAN] * 3,

@@ -48,7 +48,7 @@ OF_TOWNS = {"mean": [110, 110, 100], "std": [50, 50, 50]}
 NETWORKS: dict[str, dict[str, Any]] = {
     "tiny": {"network_args": OF_TOWNS, "patch_size": 512, "halo": 64},
     "semantic": {"network_args": OF_TOWNS, "patch_size": 512, "halo": 144},
-    "semantic-lite": {"network_args": {}, "patch_size": 1280, "halo": 272},
+    "semantic-lite": {"network_args": {}, "patch_size": 1280, "halo": 192},
 }
 
 

@@ -1,10 +1,14 @@
 """Folders of outside data; tests that need them skip with a reason when they are absent."""
 
+import json
 import logging
 import os
+import subprocess
 import sys
+import urllib.request
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,15 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import settings
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("rscd", deadline=None)  # a busy machine is no failure
+settings.load_profile("rscd")
 
 
 def _folder(variable: str, default: str, what: str) -> Path:
@@ -74,6 +82,46 @@ def write_tif() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@dataclass(frozen=True)
+class Web:
+    """A server on this machine and the folder it serves; see ``tests/web_server.py``."""
+
+    folder: Path
+    base: str
+
+    def at(self, name: str, mode: str = "ok") -> str:
+        """Address of a file, or of one to be."""
+        return f"{self.base}/{mode}/{self.folder.name}/{name}"
+
+    def asked(self, name: str = "") -> list[dict[str, Any]]:
+        """What was asked for of files with this in their names, since this was last called."""
+        keys = ("method", "path", "range", "status", "bytes", "authorization")
+        with urllib.request.urlopen(f"{self.base}/log") as answer:
+            lines = [dict(zip(keys, line, strict=True)) for line in json.load(answer)]
+        return [line for line in lines if name in line["path"]]
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """In a process of its own: GDAL may wait for it while it keeps other threads from running."""
+    folder = tmp_path_factory.mktemp("served")
+    command = [sys.executable, str(Path(__file__).with_name("web_server.py")), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        yield Web(folder, f"http://127.0.0.1:{server.stdout.readline().strip()}")
+        server.kill()
+
+
+@pytest.fixture
+def web(_server: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
+    """`Web` with a folder of its own: GDAL remembers addresses for the life of the process."""
+    folder = _server.folder / tmp_path.name
+    folder.mkdir()
+    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")
+    _server.asked()
+    return Web(folder, _server.base)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from rscd.base.errors import RscdError
+from rscd.base.place import is_file_name, is_remote
 
 HEAD_BYTES = 4096
 """Bytes read from the start of a file to identify its format."""
@@ -91,6 +92,11 @@ def found_in(path: str | Path, error: BaseException, advice: str, wanted: Wanted
     outside = system_trouble(error) or _server_trouble(error)
     if outside is not None:
         return f"found {outside[0]}: {name}; {outside[1]}"
+    if is_remote(path) and (part := _broken_off(error)) is not None:
+        return (
+            f"found a connection that broke off ({part} of a block came): {name}; repeat the "
+            "command, and check the file if this stays"
+        )
     content = _content(str(path))
     if content is None or content.kind == wanted:
         return f"found damage or an unknown format in {name} ({reason(error)}); {advice}"
@@ -135,6 +141,37 @@ def system_trouble(error: BaseException) -> tuple[str, str] | None:
 _STATUS = re.compile(r"HTTP (?:response|error) code\D{0,3}(\d{3})", re.IGNORECASE)
 
 
+_SAID = (
+    (
+        re.compile("Range downloading not supported"),
+        (
+            "a server that sends whole files only, not parts of them (HTTP range requests)",
+            "copy the file here first, or put it where ranges are served",
+        ),
+    ),
+    (
+        re.compile(r"specified \w+ does not exist|NoSuchKey|NoSuchBucket"),
+        ("no such file in the object store", "correct the address"),
+    ),
+    (
+        re.compile(r"Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch|Access Key Id you"),
+        ("an object store that refuses access", "check the credentials in the environment"),
+    ),
+    (
+        re.compile(r"configuration options? not defined|^Missing AZURE"),
+        (
+            "no credentials for this object store",
+            "set them in the environment, or AWS_NO_SIGN_REQUEST, GS_NO_SIGN_REQUEST or "
+            "AZURE_NO_SIGN_REQUEST=YES for public files",
+        ),
+    ),
+)
+"""Words of servers, and of GDAL about them: what was found, how to fix it."""
+
+_CUT = re.compile(r"got (\d+) bytes, expected (\d+)")
+"""LibTIFF's words where a block is shorter than its file says."""
+
+
 def _server_trouble(error: BaseException) -> tuple[str, str] | None:
     text = reason(error)
     status = _STATUS.search(text)
@@ -150,6 +187,15 @@ def _server_trouble(error: BaseException) -> tuple[str, str] | None:
         return f"a server response without the file (HTTP {code})", "try again later"
     if "CURL error" in text:
         return f"no connection to the server ({text})", "check the address and the connection"
+    return next((trouble for words, trouble in _SAID if words.search(text)), None)
+
+
+def _broken_off(error: BaseException | None) -> str | None:
+    """How much of an answer arrived, where a remote file is known to have been cut short."""
+    while error is not None:
+        if (cut := _CUT.search(str(error))) is not None:
+            return f"{cut[1]} of {cut[2]} bytes"
+        error = error.__cause__
     return None
 
 
@@ -166,7 +212,7 @@ class _Content:
 
 def _content(path: str) -> _Content | None:
     """What a path points to, judged by its first bytes."""
-    if "://" in path or path.startswith("/vsi"):
+    if not is_file_name(path):
         return None
     file = Path(path)
     try:
@@ -297,4 +343,4 @@ def _asset(assets: Any, folder: Path) -> str:
     if not usable:
         return "HREF"
     href: str = min(usable, key=rank)["href"]
-    return href if "://" in href else str(folder / href)
+    return href if not is_file_name(href) else str(folder / href)

@@ -7,7 +7,8 @@ secrets: query strings and passwords are removed from URLs.
     ├── Interrupted        a training run stopped by the user (exit code 130)
     ├── UsageError         the command line or a function's arguments (exit code 2)
     ├── SceneError         a raster that cannot be used (also ValueError)
-    │   └── GridMismatchError  two scenes that do not share a grid
+    │   ├── GridMismatchError  two scenes that do not share a grid
+    │   └── RemoteError        a raster that could not be fetched; what was computed is kept
     ├── DataError          a dataset, label or split that cannot be used (also ValueError)
     ├── ModelError         a model name, weights file or checkpoint (also ValueError)
     └── OutputError        a location that cannot be written (also OSError)
@@ -43,6 +44,10 @@ class SceneError(RscdError, ValueError):
 
 class GridMismatchError(SceneError):
     """Two rasters that do not share a pixel grid, or do not overlap."""
+
+
+class RemoteError(SceneError):
+    """A raster that could not be fetched; trying again later may help."""
 
 
 class DataError(RscdError, ValueError):

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from rscd.base.border import system_trouble
 from rscd.base.errors import RscdError
+from rscd.base.heap import keep_freed_memory
 from rscd.base.redact import redacted
 from rscd.base.version import version
 from rscd.cli import data, evaluate, events, model, predict, pseudolabel, sample, train
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in notes:
         log.warning("%s", note)
     own_proj_database()
+    if getattr(args, "max_memory", None) is None:
+        keep_freed_memory()  # a process with a limit gives back what it can
     try:
         with quiet_callbacks():
             args.run(args)

@@ -9,11 +9,13 @@ from rscd.base.begun import Begun
 from rscd.base.errors import DataError, UsageError
 from rscd.cli.options import (
     Shown,
+    add_bands,
     add_device,
     add_json,
     add_least,
     add_verbosity,
     add_views,
+    bands_of,
     fraction,
     plain_options,
     refuse_failed,
@@ -137,7 +139,7 @@ def _add_split(parser: Parser) -> None:
         metavar="NAME|FILE",
         help="see rscd model list; default: as in rscd predict",
     )
-    group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+    add_bands(group)
     group.add_argument(
         "--size", type=size_hw, metavar="H,W", help="resize the pictures of a street set"
     )
@@ -294,7 +296,6 @@ def _labelled_pairs(
     from rscd.data.street_conditions import street_conditions
     from rscd.evaluation.dataset import labelled_folder
     from rscd.geo.labels import Values
-    from rscd.geo.source import parse_bands
 
     street = street_conditions(args.source, args.split, args.size, args.split_file)
     if street is not None:
@@ -303,9 +304,8 @@ def _labelled_pairs(
         return street, street.conditions if len(street.parts) > 1 else {}
     args.parser.refuse(args, ("size",), "a street set", args.source)
     rule = Values(args.change_value, args.unlabelled)
-    bands = None if args.bands is None else parse_bands(args.bands)
     return labelled_folder(
-        args.source, args.split, rule, bands, args.split_file, gated=args.gate
+        args.source, args.split, rule, bands_of(args), args.split_file, gated=args.gate
     ), {}
 
 

@@ -91,12 +91,20 @@ def _run_folders(
             not suit the first pair.
         DataError: at the end, if pairs failed; the message names them.
     """
+    from rscd.export.upload import target_address
+
     named = outputs_of(args)
     fixed = [path for path in named if NAME not in path]
     if fixed:
         raise UsageError(
             f"expected {NAME} in output names for folders, found {fixed[0]}; give, for example, "
             f"'out/{NAME}{Path(fixed[0]).suffix}'"
+        )
+    elsewhere = [path for path in named if target_address(path) is not None]
+    if elsewhere:
+        raise UsageError(
+            f"expected outputs on this machine for folders, found {elsewhere[0]}; write them here "
+            "and copy them there"
         )
     pairs = pairs_of(Path(args.t1), Path(args.t2))
     finished = Finished.beside(named[0])

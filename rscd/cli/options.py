@@ -84,6 +84,22 @@ def add_min_area(group: argparse._ArgumentGroup, more: str = "") -> None:
     )
 
 
+def add_bands(parser: argparse._ActionsContainer) -> None:
+    """``--bands``, which `bands_of` reads."""
+    parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+
+
+def bands_of(args: argparse.Namespace) -> tuple[int, ...] | None:
+    """Numbers of the bands to use; None: all.
+
+    Raises:
+        UsageError: for other text.
+    """
+    from rscd.geo.source import parse_bands
+
+    return None if args.bands is None else parse_bands(args.bands)
+
+
 def add_json(parser: argparse._ActionsContainer) -> None:
     """``--json``."""
     parser.add_argument(

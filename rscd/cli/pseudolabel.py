@@ -12,6 +12,7 @@ from rscd.base.version import version
 from rscd.cli import pseudolabel_segmenter
 from rscd.cli.options import (
     Shown,
+    add_bands,
     add_device,
     add_json,
     add_verbosity,
@@ -82,7 +83,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--split", metavar="NAME", help="default: all pairs; of a configuration: train"
     )
-    parser.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+    add_bands(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace masks of another run")
     add_json(parser)
     add_verbosity(parser)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import Shown, not_negative, refuse_failed
+from rscd.cli.options import Shown, bands_of, not_negative, refuse_failed
 from rscd.cli.parser import Parser
 from rscd.cli.segmenting import MORE as SEGMENTERS
 from rscd.cli.segmenting import add_segmenting, label_options, prompts_of, segmenter_of
@@ -92,11 +92,10 @@ def run_segmenter(args: argparse.Namespace) -> None:
 
 def _pairs(args: argparse.Namespace, prompts: "PromptSet", store: "Path") -> "list[PairInput]":
     from rscd.geo.scene import ScenePair
-    from rscd.geo.source import parse_bands
     from rscd.labels.from_segmenter import folder_pairs, scene_pair
     from rscd.pipeline.objects import check_memory
 
-    bands = None if args.bands is None else parse_bands(args.bands)
+    bands = bands_of(args)
     if args.t2 is None:
         out = Path(args.output) if args.output else None
         return folder_pairs(Path(args.dataset), out, args.split, bands, args.gsd)

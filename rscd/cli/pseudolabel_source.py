@@ -2,16 +2,17 @@
 
 import argparse
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from rscd.base.border import border, reason
 from rscd.base.errors import UsageError
 from rscd.base.types import Progress, Provenance
+from rscd.cli.options import bands_of
 
 if TYPE_CHECKING:
     from rscd.data.folder import PairFolder
@@ -23,40 +24,47 @@ if TYPE_CHECKING:
 CONFIGS = (".yaml", ".yml")
 
 
-class Source(Protocol):
+class Source(ABC):
     """Pairs that get masks, and those that a threshold is chosen from."""
 
-    @property
-    def data(self) -> "Samples":
-        """The pairs, with ``image``, ``valid`` and, unless all are predicted, ``label``."""
-        ...
+    data: "Samples"
+    """The pairs, with ``image``, ``valid`` and, unless all are predicted, ``label``."""
 
     @property
+    @abstractmethod
     def eight_bit(self) -> bool:
         """Whether the images have 8-bit values."""
-        ...
 
+    @property
+    @abstractmethod
+    def folders(self) -> list[Path]:
+        """Folders for the masks."""
+
+    @abstractmethod
     def recipe(self) -> Provenance:
-        """What decides the masks besides the options."""
-        ...
+        """What decides the masks besides the options; images of single pairs are noted apart."""
 
+    @abstractmethod
     def labelled(self, rule: str) -> "tuple[Samples, str]":
         """The pairs that ``val`` or ``train_oracle`` chooses a threshold from, and their hash."""
-        ...
 
-    def held(
-        self, recipe: Provenance, *, overwrite: bool
-    ) -> Any:  # a context manager of what an earlier run noted
+    @contextmanager
+    def held(self, recipe: Provenance, *, overwrite: bool) -> Iterator[Provenance | None]:
         """Keep other runs out; see `rscd.labels.from_checkpoint.prepare`."""
-        ...
+        from rscd.labels.from_checkpoint import prepare
+
+        with prepare(self.folders, recipe, overwrite=overwrite) as earlier:
+            yield earlier
 
     def note(self, run: Provenance) -> None:
         """Write what makes the masks beside them."""
-        ...
+        from rscd.labels.from_checkpoint import note
 
+        note(self.folders, run)
+
+    @abstractmethod
     def write(self, maps: "ChangeMaps", threshold: float, progress: Progress) -> "Summary":
         """Write the missing masks."""
-        ...
 
 
 def source_of(args: argparse.Namespace, network: "Network") -> Source:
@@ -87,7 +95,7 @@ def source_of(args: argparse.Namespace, network: "Network") -> Source:
 
 
 @dataclass
-class OfFolder:
+class OfFolder(Source):
     """Pairs of a folder; masks beside the dates or in a folder like it."""
 
     args: argparse.Namespace
@@ -108,8 +116,15 @@ class OfFolder:
             raise UsageError("expected one of -o and --name, found both; drop one")
         return Path(self.args.output)
 
+    @property
+    def folders(self) -> list[Path]:
+        """See `Source`."""
+        from rscd.labels.from_checkpoint import mask_folders
+
+        return mask_folders(self.data, self.place)
+
     def recipe(self) -> Provenance:
-        """See `Source`; images of single pairs are noted apart."""
+        """See `Source`."""
         from rscd.data.splits import Split
 
         return {
@@ -132,18 +147,18 @@ class OfFolder:
     @contextmanager
     def held(self, recipe: Provenance, *, overwrite: bool) -> Iterator[Provenance | None]:
         """See `Source`."""
-        from rscd.labels.from_checkpoint import drop_outdated, prepare
+        from rscd.labels.from_checkpoint import drop_outdated
 
-        with prepare(self.data, self.place, recipe, overwrite=overwrite) as earlier:
+        with super().held(recipe, overwrite=overwrite) as earlier:
             if earlier is not None:
                 drop_outdated(self.data, self.place, earlier.get("images"))
             yield earlier
 
     def note(self, run: Provenance) -> None:
         """See `Source`."""
-        from rscd.labels.from_checkpoint import images_of, note
+        from rscd.labels.from_checkpoint import images_of
 
-        note(self.data, self.place, run | {"images": images_of(self.data)})
+        super().note(run | {"images": images_of(self.data)})
 
     def write(self, maps: "ChangeMaps", threshold: float, progress: Progress) -> "Summary":
         """See `Source`."""
@@ -153,7 +168,7 @@ class OfFolder:
 
 
 @dataclass
-class OfScenes:
+class OfScenes(Source):
     """Patches of georeferenced scenes; one mask per scene in a folder."""
 
     args: argparse.Namespace
@@ -165,12 +180,12 @@ class OfScenes:
         """See `Source`."""
         return bool(self.data.dataset.eight_bit)
 
-    @cached_property
-    def folder(self) -> Path:
-        """Folder for the masks."""
+    @property
+    def folders(self) -> list[Path]:
+        """See `Source`."""
         if self.args.output is None or self.args.name is not None:
             raise UsageError("expected -o FOLDER for masks of scenes, and no --name; correct both")
-        return Path(self.args.output)
+        return [Path(self.args.output)]
 
     def recipe(self) -> Provenance:
         """See `Source`."""
@@ -194,50 +209,32 @@ class OfScenes:
         name = self.args.val_split if rule == "val" else self.args.split or "train"
         return _labelled(self.streams, name)
 
-    @contextmanager
-    def held(self, recipe: Provenance, *, overwrite: bool) -> Iterator[Provenance | None]:
-        """See `Source`."""
-        from rscd.labels.from_checkpoint import prepare_folders
-
-        with prepare_folders([self.folder], recipe, overwrite=overwrite) as earlier:
-            yield earlier
-
-    def note(self, run: Provenance) -> None:
-        """See `Source`."""
-        from rscd.labels.from_checkpoint import note_in
-
-        note_in([self.folder], run)
-
     def write(self, maps: "ChangeMaps", threshold: float, progress: Progress) -> "Summary":
         """See `Source`."""
         from rscd.labels.of_scenes import write_scene_masks
 
-        return write_scene_masks(self.data, maps, threshold, self.folder, progress=progress)
+        return write_scene_masks(self.data, maps, threshold, *self.folders, progress=progress)
 
 
 def _two_rasters(args: argparse.Namespace, network: "Network", keys: set[str]) -> "InOrder":
     from rscd.data.samplers import InOrder, grid_queries
     from rscd.data.scenes import Scene, ScenePairs
-    from rscd.geo.source import parse_bands
 
     if args.split is not None or (args.labels is None and not args.no_gate):
         raise UsageError(
             "expected --labels FILE (polygons or a table with changed yes or no) or --no-gate, and "
             "no --split with two rasters; correct the options"
         )
-    bands = None if args.bands is None else parse_bands(args.bands)
     scene = Scene(args.dataset, args.t2, answers=None if args.no_gate else args.labels)
-    scenes = ScenePairs(scene, keys=keys, bands=bands)
+    scenes = ScenePairs(scene, keys=keys, bands=bands_of(args))
     return InOrder(scenes, grid_queries(scenes, network.card()["patch_size"]))
 
 
 def _folder(args: argparse.Namespace, split: str | None, keys: set[str]) -> "PairFolder":
     from rscd.data.folder import PairFolder
-    from rscd.geo.source import parse_bands
 
-    bands = None if args.bands is None else parse_bands(args.bands)
     labels = args.labels if "label" in keys else None
-    return PairFolder(args.dataset, split, keys=keys, labels=labels, bands=bands)
+    return PairFolder(args.dataset, split, keys=keys, labels=labels, bands=bands_of(args))
 
 
 def _streams(path: Path) -> "ChangeDataModule":

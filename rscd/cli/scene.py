@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
-from rscd.cli.options import parse_pairs, positive
+from rscd.cli.options import add_bands, bands_of, parse_pairs, positive
 
 if TYPE_CHECKING:
     from rscd.geo.scene import ScenePair
@@ -20,7 +20,7 @@ def add_size(group: argparse._ArgumentGroup) -> None:
 
 def add_scene(group: argparse._ArgumentGroup) -> None:
     """How two rasters become a pair."""
-    group.add_argument("-b", "--bands", metavar="1,2,3", help="bands to use, counted from 1")
+    add_bands(group)
     group.add_argument(
         "--align",
         choices=("t1", "t2", "none"),
@@ -69,13 +69,12 @@ def scene_options(args: argparse.Namespace, **more: Any) -> "Options":
         UsageError: one that cannot be read.
     """
     from rscd.geo.dates import dates_of
-    from rscd.geo.source import parse_bands
     from rscd.pipeline.run import Options
 
     dates_of((args.t1_date, args.t2_date))  # before images are opened
     return Options(
         align=args.align,
-        bands=None if args.bands is None else parse_bands(args.bands),
+        bands=bands_of(args),
         src_nodata=args.src_nodata,
         t1_date=args.t1_date,
         t2_date=args.t2_date,

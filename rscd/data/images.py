@@ -46,7 +46,7 @@ from rscd.geo.labels import (
     needs_values,
     read_stored,
 )
-from rscd.geo.settings import beside
+from rscd.geo.settings import input_files
 
 PLAIN_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt"})
@@ -96,7 +96,7 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
         with warnings.catch_warnings():
             # pixel coordinates are allowed here, so a missing transform needs no warning
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with beside(str(path)):
+            with input_files(path):
                 dataset = rasterio.open(path)
         with dataset:
             yield dataset

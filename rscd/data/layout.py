@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rscd.base.errors import DataError
+from rscd.base.files import by_stem
 from rscd.data.images import IMAGE_SUFFIXES
 
 # A name is meaningful only with its partner: `t1` is the first date beside `t2`, and the
@@ -215,12 +216,13 @@ def _pair_dir(base: Path, folders: Folders | None) -> PairDir | None:
 
 def _read_dirs(base: Path, t1: Path, t2: Path, mask: Path | None) -> PairDir:
     names = (t1.name, t2.name, mask.name if mask else "")
-    return PairDir(base, names, _images(t1), _images(t2), _images(mask) if mask else {})
+    files = [by_stem(folder, IMAGE_SUFFIXES) if folder else {} for folder in (t1, t2, mask)]
+    return PairDir(base, names, *files)
 
 
 def _suffixed(base: Path) -> PairDir | None:
     """``NAME_A.tif NAME_B.tif NAME_label.tif`` side by side in one folder."""
-    files = _images(base)
+    files = by_stem(base, IMAGE_SUFFIXES)
     for first, second in DATE_FOLDERS:
         t1, t2 = _ending(files, first), _ending(files, second)
         if t1 and t1.keys() & t2.keys():
@@ -233,19 +235,6 @@ def _suffixed(base: Path) -> PairDir | None:
 def _ending(files: Mapping[str, Path], word: str) -> dict[str, Path]:
     tail = f"_{word}"
     return {n[: -len(tail)]: p for n, p in files.items() if n.lower().endswith(tail) and n != tail}
-
-
-def _images(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in found:
-            raise DataError(
-                f"{folder}: {found[path.stem].name} and {path.name} have the same name; remove one"
-            )
-        found[path.stem] = path
-    return found
 
 
 def _children(folder: Path) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from pyproj import CRS
 
 from rscd.data.images import Picture
 from rscd.data.splits import Split
-from rscd.data.tiles import Tile, near_pairs, parent_of
+from rscd.data.tiles import Tile, parent_of, touching_pairs
 from rscd.geo.vectors import carried
 
 
@@ -93,7 +93,6 @@ def check_leaks(
     split: Split,
     tiles: Sequence[Tile] = (),
     hashes: Mapping[str, Sequence[str]] | None = None,
-    distance: float = 0.0,
 ) -> LeakReport:
     """Find pairs of different parts that share pixels, borders or parents.
 
@@ -104,7 +103,6 @@ def check_leaks(
         split: the parts.
         tiles: locations of the pairs, if known.
         hashes: content hashes of each date by name; None skips the comparison of pixels.
-        distance: largest distance that counts as touching, in the units of the boxes.
     """
     roles = dict.fromkeys(("labeled", "unlabeled"), "train")
     owner = {
@@ -116,7 +114,7 @@ def check_leaks(
     placed = [tile for tile in tiles if tile.name in owner]
     leaks = _shared("parent", {name: [parent_of(name)] for name in owner}, owner) + [
         Leak("touching", a, b, (owner[a], owner[b]))
-        for a, b in near_pairs(placed, distance)
+        for a, b in touching_pairs(placed)
         if owner[a] != owner[b]
     ]
     if hashes is not None:

@@ -8,9 +8,7 @@ from typing import Any
 from rscd.base.errors import DataError
 from rscd.base.files import appearing, write_bytes, writing
 from rscd.data.folder import PairFolder
-from rscd.data.layout import Folders
 from rscd.data.plots import plot_samples
-from rscd.geo.labels import MaskRule
 
 
 def show(
@@ -19,10 +17,6 @@ def show(
     *,
     n: int = 8,
     split: str | None = None,
-    names: Sequence[str] | None = None,
-    folders: Folders | None = None,
-    mask_values: MaskRule = "strict",
-    rgb: Sequence[int] | None = None,
 ) -> Path:
     """Write a PNG with one row per pair: t1, t2 and, if there is one, the mask.
 
@@ -31,10 +25,6 @@ def show(
         out_png: file to write; it appears by rename.
         n: maximum number of pairs, spread evenly over the folder.
         split: only this split.
-        names: only these pairs.
-        folders: explicit folder names of t1, t2 and mask.
-        mask_values: how stored label values are read.
-        rgb: 1-based bands shown as red, green and blue; default the first three.
 
     Returns:
         The path of the PNG.
@@ -45,9 +35,7 @@ def show(
     """
     if n < 1:
         raise DataError(f"n is {n}; a contact sheet shows at least one pair")
-    data = PairFolder(
-        folder, split, names=names, folders=folders, mask_values=mask_values, bands=rgb
-    )
+    data = PairFolder(folder, split)
     return write_sheet([data[i] for i in spread(len(data), n)], out_png)
 
 

@@ -17,7 +17,6 @@ from typing import Literal
 from rscd.base.errors import DataError
 from rscd.base.files import digest_of, write_whole
 from rscd.data.layout import read_names
-from rscd.data.tiles import Tile, near_pairs
 
 FORMAT = "rscd-split/1"
 Shares = Mapping[str, float | int]
@@ -298,56 +297,3 @@ def group_split(
         parts[part].extend(groups[key])
     done = {part: tuple(sorted(found)) for part, found in parts.items()}
     return Split(done, f"groups kept together, seed {seed}")
-
-
-def block_split(
-    tiles: Sequence[Tile], shares: Shares, block: float, buffer: float = 0.0, seed: int = 0
-) -> Split:
-    """Spatial blocks of one big scene, with unused tiles between the parts.
-
-    A tile belongs to the block that contains its upper-left corner. Whole blocks are assigned to
-    parts. Then tiles closer than ``buffer`` to a tile of another part are removed, from the earlier
-    part of ``shares`` (put ``train`` first and ``test`` last, so that test tiles are kept). With
-    buffer 0, tiles that touch or overlap across parts are kept.
-
-    Args:
-        tiles: with boxes in one coordinate system per scene.
-        shares: see :data:`Shares`; counts of tiles before the buffer.
-        block: side of the square blocks, in the units of the boxes (pixels or metres).
-        buffer: least distance between tiles of different parts, in the same units.
-        seed: of the assignment.
-
-    Returns:
-        The parts, and a part ``buffer`` of removed tiles if there are any.
-
-    Raises:
-        DataError: if block is not positive or buffer negative.
-    """
-    if block <= 0 or buffer < 0:
-        raise DataError(f"block {block:g} must be positive and buffer {buffer:g} not negative")
-    by_name = {tile.name: tile for tile in tiles}
-
-    def block_of(name: str) -> str:
-        left, bottom, right, top = by_name[name].box
-        column, row = (int(min(ends) // block) for ends in ((left, right), (bottom, top)))
-        return f"{by_name[name].scene}/{column}/{row}"
-
-    dealt = group_split(list(by_name), block_of, shares, seed)
-    rank = {name: i for i, names in enumerate(dealt.parts.values()) for name in names}
-    dropped = _dropped(tiles, rank, buffer) if buffer > 0 else set()
-    parts = {p: tuple(n for n in names if n not in dropped) for p, names in dealt.parts.items()}
-    if dropped:
-        parts["buffer"] = tuple(sorted(dropped))
-    return Split(parts, f"blocks of {block:g}, buffer {buffer:g}, seed {seed}")
-
-
-def _dropped(tiles: Sequence[Tile], rank: Mapping[str, int], buffer: float) -> set[str]:
-    dropped: set[str] = set()
-    near = near_pairs(tiles, buffer, inclusive=False)
-    # from the last part backwards, because a removed tile must not remove others
-    for later in sorted(set(rank.values()), reverse=True):
-        for a, b in near:
-            first, second = (a, b) if rank[a] < rank[b] else (b, a)
-            if rank[second] == later and rank[first] < later and second not in dropped:
-                dropped.add(first)
-    return dropped

@@ -109,26 +109,18 @@ def _named(name: str, patch: int) -> Tile | None:
     return Tile(name, tile.scene, tile.box) if tile is not None else None
 
 
-def near_pairs(
-    tiles: Sequence[Tile], distance: float, inclusive: bool = True
-) -> list[tuple[str, str]]:
-    """Names of tiles of one scene within a distance of each other, each pair once.
-
-    Distance 0 finds tiles that touch (including at a corner) or overlap.
+def touching_pairs(tiles: Sequence[Tile]) -> list[tuple[str, str]]:
+    """Names of tiles of one scene that touch (also at a corner) or overlap, each pair once.
 
     Args:
         tiles: boxes of one scene in one coordinate system.
-        distance: in the units of the boxes.
-        inclusive: whether exactly this distance counts.
     """
     pairs: list[tuple[str, str]] = []
     for scene in sorted({tile.scene for tile in tiles}):
         here = [tile for tile in tiles if tile.scene == scene]
         boxes = shapely.box(*np.array([tile.box for tile in here], float).T)
-        first, second = shapely.STRtree(boxes).query(boxes, predicate="dwithin", distance=distance)
+        first, second = shapely.STRtree(boxes).query(boxes, predicate="dwithin", distance=0.0)
         keep = first < second
-        if not inclusive:
-            keep &= shapely.distance(boxes[first], boxes[second]) < distance
         pairs += [
             (here[i].name, here[j].name) for i, j in zip(first[keep], second[keep], strict=True)
         ]

@@ -78,15 +78,12 @@ class MemoryPair:
     def read(self, box: Box) -> tuple[FloatArray, BoolArray]:
         """Raw values and validity of a box; beyond the edges reflected and invalid."""
         height, width = self.shape_hw
-        rows = np.arange(box.row, box.row + box.height)
-        cols = np.arange(box.col, box.col + box.width)
         place = (
             reflect(box.row, box.row + box.height, height)[:, None],
             reflect(box.col, box.col + box.width, width),
         )
-        inside = ((rows >= 0) & (rows < height))[:, None] & ((cols >= 0) & (cols < width))
         image = np.ascontiguousarray(self.image[:, :, place[0], place[1]])
-        return image, self.valid[place] & inside
+        return image, self.valid[place] & box.within(self.shape_hw)
 
 
 def predict_pair(
@@ -128,7 +125,19 @@ def labelled_folder(
     *,
     gated: bool = False,
 ) -> PairFolder:
-    """The pairs of a split, or of a part of a split file, to evaluate; see `Split.open`."""
+    """The pairs of a split, or of a part of a split file, to evaluate.
+
+    Args:
+        root: a folder of image pairs with masks.
+        split: one split; None for all pairs.
+        mask_values: how stored labels are read.
+        bands: 1-based bands to use.
+        split_file: a `rscd.data.splits.Split` on disk, of which ``split`` names a part.
+        gated: whether image-level labels are needed.
+
+    Raises:
+        DataError: if there is no such folder, split or masks.
+    """
     return PairFolder(
         root,
         split,
@@ -204,32 +213,6 @@ class Split:
     KD-MSI; samples then have the key ``label``."""
     exchanged: bool = False
     """Whether the model sees t2 first; truth and grid stay those of t2."""
-
-    @classmethod
-    def open(
-        cls,
-        root: str | Path,
-        split: str | None,
-        model: Model,
-        *,
-        threshold: float | None = None,
-        mask_values: MaskRule = "strict",
-        bands: Sequence[int] | None = None,
-    ) -> "Split":
-        """Find the pairs.
-
-        Args:
-            root: a folder of image pairs with masks.
-            split: one split; None for all pairs.
-            model: the model to evaluate.
-            threshold: probability at or above which a pixel is change; default the model's own.
-            mask_values: how stored labels are read.
-            bands: 1-based bands to use.
-
-        Raises:
-            DataError: if there is no such folder, split or masks.
-        """
-        return cls(labelled_folder(root, split, mask_values, bands), model, threshold)
 
     def predict(self, index: int) -> tuple[dict[str, Any], FloatArray, float]:
         """One sample, its (H,W) probabilities and the threshold used."""

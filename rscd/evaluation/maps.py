@@ -31,7 +31,7 @@ from rscd.evaluation.layers import (
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extremes, pooled
 from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
-from rscd.geo.changemap import RawRaster, binarise
+from rscd.geo.changemap import binarise
 from rscd.geo.grid import grid_text, shape_hw
 from rscd.geo.labels import Values, coding_in, one_band
 from rscd.geo.measure import PixelAreas, ground_of
@@ -175,7 +175,7 @@ def _prediction_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Itera
     with raster_on(source, grid) as read:
         if np.issubdtype(np.dtype(source.dtype), np.floating) and options.predicted_values is None:
             stated = options.threshold
-            threshold = _own_threshold(source.path) if stated is None else stated
+            threshold = _own_threshold(source) if stated is None else stated
             yield _Predicted(_probabilities(source, read), threshold)
             return
         if options.threshold is not None:
@@ -186,17 +186,17 @@ def _prediction_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Itera
         yield _Predicted(_classes(source, read, Values(options.predicted_values)), None)
 
 
-def _own_threshold(path: str) -> float:
+def _own_threshold(source: Source) -> float:
     """The threshold that `rscd predict` stored in a raster, else `DEFAULT_THRESHOLD`."""
 
     def to_error(error: Exception) -> DataError:
         return DataError(
-            f"expected the threshold that rscd predict stored in {shown(path)}, found damage "
-            f"({reason(error)}); give --threshold"
+            f"expected the threshold that rscd predict stored in {shown(source.path)}, found "
+            f"damage ({reason(error)}); give --threshold"
         )
 
     with border(to_error):
-        with rasterio.open(path) as dataset:
+        with opened(source) as dataset:
             text = dataset.tags().get("rscd_provenance", "{}")
         threshold = float(json.loads(text).get("threshold", DEFAULT_THRESHOLD))
         if not 0 <= threshold <= 1:
@@ -325,12 +325,8 @@ def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
     for read in images:
         values, covered = read(box)
         dates.append(np.where(covered, values, 0).astype(np.float32))
-    predicted, true = (_window(raster, box) for raster in (scratch.predicted, scratch.true))
+    predicted, true = (raster.read(box) for raster in (scratch.predicted, scratch.true))
     return Row(np.stack(dates) if dates else None, predicted, true)
-
-
-def _window(raster: RawRaster, box: Box) -> ByteArray:
-    return raster.read(box)
 
 
 def _subject(prediction: str | Path, truth: str | Path, grid: GeoBox) -> dict[str, Any]:

@@ -254,7 +254,6 @@ def change_labels(
     duplicate_iou: float | None = None,
     instance_threshold: float = 0.0,
     counts: Callable[[Instance], bool] | None = None,
-    max_nodata_share: float = MAX_NODATA_SHARE,
 ) -> ChangeLabels:
     """Pixel, instance and mixed level of two segmented dates on one grid.
 
@@ -270,7 +269,6 @@ def change_labels(
             are the connected components of its foreground with at least this probability; ``gamma``
             takes the reliable part alone.
         counts: says of an instance whether it takes part; default all that have a pixel.
-        max_nodata_share: see `instance_events`.
 
     Raises:
         DataError: if the dates differ in shape or prompts.
@@ -294,13 +292,7 @@ def change_labels(
         for date, concepts, seen in ((first, concepts1, valid1), (second, concepts2, valid2))
     )
     events = instance_events(
-        instances1,
-        instances2,
-        shape_hw,
-        delta=delta,
-        valid1=valid1,
-        valid2=valid2,
-        max_nodata_share=max_nodata_share,
+        instances1, instances2, shape_hw, delta=delta, valid1=valid1, valid2=valid2
     )
     both = reliable(concepts1, gamma, valid) & reliable(concepts2, gamma, valid)
     flips = pixel_events(concepts1, concepts2) * valid

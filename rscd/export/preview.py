@@ -11,7 +11,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rscd.base.files import write_bytes
-from rscd.base.types import CHANGE_RGB, ByteArray, FloatArray
+from rscd.base.types import CHANGE_RGB, ByteArray, FloatArray, ShapeHW
 from rscd.export.atomic import atomic_folder
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
@@ -42,7 +42,8 @@ def write_preview(
         OutputError: if it cannot be written.
     """
     step = -(-max(pair.shape_hw) // PANEL_PX)
-    image, mask = _thinned(pair, change_map, step)
+    mask = _thinned(change_map, pair.shape_hw, step)
+    image, _ = pair.thumbnail((mask.shape[0], mask.shape[1]))
     t1, t2 = (_display(date) for date in image)
     outlined = t2.copy()
     if polygons is None:
@@ -71,23 +72,14 @@ def _rings(polygons: geopandas.GeoDataFrame, transform: Affine) -> Sequence[NDAr
     return found
 
 
-def _thinned(pair: ScenePair, change_map: ChangeMap, step: int) -> tuple[FloatArray, ByteArray]:
-    """Every k-th pixel of the scene (2,C,h,w) and of the mask (h,w), read in strips of rows."""
-    height, width = pair.shape_hw
-    images, masks = [], []
+def _thinned(change_map: ChangeMap, shape_hw: ShapeHW, step: int) -> ByteArray:
+    """Every k-th pixel of the mask (h,w), read in strips of rows."""
+    height, width = shape_hw
+    masks = []
     for row in range(0, height, 256 * step):
         rows = min(256 * step, height - row)
-        strips = (
-            [
-                pair.read(Box(r, 0, 1, width))[0][:, :, :, ::step]
-                for r in range(row, row + rows, step)
-            ]
-            if step > 1
-            else [pair.read(Box(row, 0, rows, width))[0]]
-        )
-        images.extend(strips)
         masks.append(change_map.mask.read(Box(row, 0, rows, width))[::step, ::step])
-    return np.concatenate(images, axis=2), np.concatenate(masks)
+    return np.concatenate(masks)
 
 
 def _display(date: FloatArray) -> ByteArray:

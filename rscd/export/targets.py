@@ -9,13 +9,25 @@ from typing import Any
 
 from rscd.base.border import shown
 from rscd.base.errors import OutputError, UsageError
-from rscd.base.files import sidecars
+from rscd.base.files import sidecars, writing
+from rscd.base.place import gdal_name, is_remote, local_file, named
+from rscd.base.redact import redacted
 from rscd.base.types import DateName
 from rscd.export.crs import check_crs
 from rscd.export.database import require_free
 from rscd.export.outputs import RASTER_SUFFIXES, check_output, files_beside, is_vector
 from rscd.export.preview import SUFFIXES as PREVIEW_SUFFIXES
 from rscd.export.style import is_own_style
+from rscd.export.upload import (
+    clear_room,
+    exists,
+    make_room,
+    name_at,
+    room_for,
+    sibling,
+    target_address,
+    upload,
+)
 from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
 
 StrPath = str | Path
@@ -35,6 +47,8 @@ class Targets:
     flow: Path | None = None
     objects: Mapping[DateName, Path] = field(default_factory=dict)
     """Polygons of what stands at a date, for the dates for which they are wanted."""
+    remote: Mapping[Path, str] = field(default_factory=dict)
+    """Where files go that are only written here; see `rscd.export.upload`."""
 
     @classmethod
     def of(
@@ -45,21 +59,38 @@ class Targets:
         flow: StrPath | None = None,
         objects: Mapping[DateName, StrPath | None] | None = None,
     ) -> "Targets":
-        """Build from the names the user gave.
+        """Build from the names the user gave: files, or addresses.
 
         Raises:
             UsageError: for no output, one file named twice, or a wrong suffix.
         """
+        given = [*outputs, prob, preview, flow, *(objects or {}).values()]
+        urls = [url for path in given if path is not None and (url := target_address(path))]
+        room, remote = room_for(urls), dict[Path, str]()
+
+        def here(path: StrPath) -> Path:
+            url = target_address(path)
+            if url is None:
+                return local_file(path) or Path(path)
+            # files of one name may go to several places
+            local = room / str(urls.index(url)) / name_at(url)
+            remote[local] = url
+            return local
+
+        def kept(path: StrPath | None, suffixes: Sequence[str], option: str) -> Path | None:
+            return None if path is None else of_kind(here(path), suffixes, option)
+
         targets = cls(
-            tuple(Path(path) for path in outputs),
-            None if prob is None else of_kind(Path(prob), RASTER_SUFFIXES, "--prob"),
-            None if preview is None else of_kind(Path(preview), PREVIEW_SUFFIXES, "--preview"),
-            None if flow is None else of_kind(Path(flow), RASTER_SUFFIXES, "--flow"),
+            tuple(map(here, outputs)),
+            kept(prob, RASTER_SUFFIXES, "--prob"),
+            kept(preview, PREVIEW_SUFFIXES, "--preview"),
+            kept(flow, RASTER_SUFFIXES, "--flow"),
             {
-                date: of_kind(Path(path), VECTOR_SUFFIXES, f"--objects-{date}")
+                date: of_kind(here(path), VECTOR_SUFFIXES, f"--objects-{date}")
                 for date, path in (objects or {}).items()
                 if path is not None
             },
+            remote,
         )
         if any(not path.name for path in targets.all):
             raise UsageError("expected a file name for each output, found an empty one; name it")
@@ -81,6 +112,43 @@ class Targets:
     def has_vectors(self) -> bool:
         """Whether any output contains polygons."""
         return any(is_vector(path) for path in self.outputs)
+
+    @property
+    def names(self) -> list[str]:
+        """Every file by the name the user gave."""
+        return [self.remote.get(path, str(path)) for path in self.all]
+
+    def prepare(self) -> None:
+        """Make the folders where files wait for their upload.
+
+        Raises:
+            OutputError: it cannot be done.
+        """
+        for path in self.remote:
+            with writing(path):
+                make_room(path.parent.parent)
+                path.parent.mkdir(exist_ok=True)
+
+    def send(self) -> None:
+        """Upload what goes elsewhere: what lies beside a file first, the file itself last.
+
+        Raises:
+            OutputError: it cannot be done; the files stay here, and the same run goes on from them.
+        """
+        for path, url in self.remote.items():
+            for file in (*self._beside(path), path):
+                goal = url if file == path else sibling(url, file.name)
+                if goal is not None and file.is_file():
+                    upload(file, goal)
+
+    def clear(self) -> None:
+        """Delete what was written here to be uploaded."""
+        for path in self.remote:
+            clear_room(path.parent.parent)
+
+    def _beside(self, path: Path) -> list[Path]:
+        styled = (*self.outputs, self.prob, *self.objects.values())
+        return files_beside(path) if path in styled else []
 
     def _check_styles(self) -> None:
         # polygons and mask share a style; probabilities and objects have their own
@@ -139,14 +207,23 @@ class Targets:
         Raises:
             OutputError: otherwise.
         """
-        _check_places(self.all, inputs)
+        read = {gdal_name(path) for path in inputs if is_remote(path)}
+        for url in self.remote.values():
+            if gdal_name(url) in read:
+                raise OutputError(
+                    f"expected an output beside the inputs, found the input {url} itself; choose "
+                    "another name"
+                )
+        _check_places([path for path in self.all if path not in self.remote], inputs)
         # outputs are compressed copies of the scratch rasters, so the same size again is a safe
         # limit
-        need, free = 2 * scratch_bytes, shutil.disk_usage(self.all[0].parent).free
+        first = self.all[0]
+        disk = first.parent if first not in self.remote else first.parents[2]
+        need, free = 2 * scratch_bytes, shutil.disk_usage(disk).free
         if free < need:
             raise OutputError(
-                f"expected {need / 1e6:.0f} MB of free disk beside {self.all[0]}, found "
-                f"{free / 1e6:.0f} MB; free some space or write elsewhere"
+                f"expected {need / 1e6:.0f} MB of free disk in {disk}, found {free / 1e6:.0f} MB; "
+                "free some space or write elsewhere (TMPDIR, for outputs that are uploaded)"
             )
 
     def check_new(self, mine: Iterable[str]) -> None:
@@ -159,11 +236,14 @@ class Targets:
             OutputError: for an existing file of another origin.
         """
         ours = set(mine)
-        styled = (*self.outputs, self.prob, *self.objects.values())
         for path in self.all:
-            if str(path.absolute()) not in ours:
-                beside = files_beside(path) if path in styled else []
-                _check_new(path, (file for file in beside if not is_own_style(file)))
+            if str(path.absolute()) in ours:
+                continue
+            if path in self.remote:
+                _check_new_there(self.remote[path], self._beside(path))
+            else:
+                beside = (file for file in self._beside(path) if not is_own_style(file))
+                _check_new(path, beside)
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwrite: bool) -> None:
@@ -230,6 +310,16 @@ def _check_new(path: Path, beside: Iterable[Path] = ()) -> None:
         )
 
 
+def _check_new_there(url: str, beside: Iterable[Path]) -> None:
+    # styles are left out: whether one is ours is not known without fetching it
+    others = (sibling(url, file.name) for file in beside if file.suffix != ".qml")
+    for goal in (url, *filter(None, others)):
+        if exists(goal):
+            raise OutputError(
+                f"expected a new file, found {redacted(goal)} already there; add --overwrite"
+            )
+
+
 def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
     """The path, if it ends in one of the suffixes.
 
@@ -244,6 +334,11 @@ def of_kind(path: Path, suffixes: Sequence[str], option: str) -> Path:
 
 
 def _check_folder(path: Path) -> None:
+    if target_address(path) is not None:
+        raise OutputError(
+            f"expected a file of this machine for an output of this command, found {named(path)}; "
+            "write it here and copy it there"
+        )
     try:
         str(path).encode()
     except UnicodeEncodeError:  # most libraries refuse it

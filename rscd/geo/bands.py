@@ -175,9 +175,9 @@ def usable_pixels(
     """
     found: BoolArray | None = None
     if alpha is not None:
-        found = dataset.read(alpha, window=window) != 0
+        found = dataset.read(alpha, window=window, out_shape=values.shape[1:]) != 0
     elif own_mask:
-        found = dataset.read_masks(1, window=window) != 0
+        found = dataset.read_masks(1, window=window, out_shape=values.shape[1:]) != 0
     elif nodata is not None and not np.isnan(nodata):
         found = (values != nodata).any(axis=0)
     return found

@@ -204,12 +204,12 @@ def _one_of(values: NDArray[Any], wanted: frozenset[float]) -> BoolArray:
     return found
 
 
-def some_values(values: Iterable[float], most: int = 8) -> str:
+def some_values(values: Iterable[float]) -> str:
     """The smallest of some values, for messages."""
     found = sorted({float(value) for value in values})
     if len(found) > MOST_CLASSES:
         return f"more than {MOST_CLASSES} distinct values"
-    return ", ".join(f"{v:g}" for v in found[:most]) + (", ..." if len(found) > most else "")
+    return ", ".join(f"{v:g}" for v in found[:8]) + (", ..." if len(found) > 8 else "")
 
 
 def one_band(what: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from rscd.base.place import gdal_name
 from rscd.base.types import BoolArray
 from rscd.geo.bands import usable_pixels
 from rscd.geo.grid import whole_pixel_offset
-from rscd.geo.settings import beside, unplaced
-from rscd.geo.source import Source, raster_border, warped
+from rscd.geo.remote import persistently
+from rscd.geo.settings import input_files, unplaced
+from rscd.geo.source import Source, close_handles, raster_border, warped
 from rscd.geo.tiles import Box
 
 BandReader = Callable[[Box], tuple[NDArray[Any], BoolArray]]
@@ -29,10 +32,12 @@ def opened(source: Source) -> Iterator[Any]:
     Raises:
         SceneError: when it cannot be opened any more.
     """
-    with raster_border(source.date, source.path), unplaced(), beside(source.path):
-        dataset = rasterio.open(source.path)
-    with dataset:
-        yield dataset
+    where = source.remote or source.path
+    with input_files(where):
+        with raster_border(source.date, where), unplaced():
+            dataset = rasterio.open(gdal_name(source.path))
+        with dataset:
+            yield dataset
 
 
 @contextmanager
@@ -51,6 +56,28 @@ def raster_on(
     Raises:
         SceneError: when the file turns out to be damaged.
     """
+    if source.remote is not None:
+        yield partial(_read_remote, source, source.remote, grid, resampling)
+        return
+    with _raster_on(source, grid, resampling) as read:
+        yield read
+
+
+def _read_remote(
+    source: Source, remote: str, grid: GeoBox, resampling: Resampling, box: Box
+) -> tuple[NDArray[Any], BoolArray]:
+    """A box of a raster that is opened anew, see `rscd.geo.source`."""
+
+    def read() -> tuple[NDArray[Any], BoolArray]:
+        with _raster_on(source, grid, resampling) as at:
+            return at(box)
+
+    with raster_border(source.date, remote), input_files(remote):
+        return persistently((source.path, *source.files), read, close_handles)
+
+
+@contextmanager
+def _raster_on(source: Source, grid: GeoBox, resampling: Resampling) -> Iterator[BandReader]:
     offset = whole_pixel_offset(grid, source.grid)
     with ExitStack() as stack:
         dataset = stack.enter_context(opened(source))
@@ -60,7 +87,7 @@ def raster_on(
             stack.enter_context(onto)
 
         def read(box: Box) -> tuple[NDArray[Any], BoolArray]:
-            with raster_border(source.date, source.path), unplaced():
+            with raster_border(source.date, source.remote or source.path), unplaced():
                 if offset is None:
                     window = Window(box.col, box.row, box.width, box.height)
                     values = onto.read(list(source.bands), window=window)

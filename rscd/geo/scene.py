@@ -90,7 +90,8 @@ class ScenePair:
         """Inspect two rasters and plan how to read them on one grid.
 
         Args:
-            t1: the earlier date: any raster GDAL opens (path, VRT, URL).
+            t1: the earlier date: any raster GDAL opens (path, VRT, ``https://``, ``s3://``,
+                ``gs://``, ``az://``, ``/vsi...``).
             t2: the later date.
             align: the date whose grid the result uses; the other date is resampled (bilinear) onto
                 it where its pixels do not coincide. ``none`` accepts only equal grids.
@@ -105,8 +106,8 @@ class ScenePair:
             GridMismatchError: no common area, a CRS on one side only, or ``align="none"`` with
                 two grids.
         """
-        first = inspect("t1", str(t1), bands, src_nodata)
-        second = inspect("t2", str(t2), bands, src_nodata)
+        first = inspect("t1", t1, bands, src_nodata)
+        second = inspect("t2", t2, bands, src_nodata)
         if len(first.bands) != len(second.bands):
             raise SceneError(
                 f"expected the same bands at both dates, found {len(first.bands)} in {t1} and "
@@ -216,8 +217,7 @@ class ScenePair:
 
     def inside(self, box: Box) -> BoolArray:
         """(h,w) whether each pixel of a box lies in the grid and the area of interest."""
-        height, width = self.shape_hw
-        inside = _within(box.row, box.height, height)[:, None] & _within(box.col, box.width, width)
+        inside = box.within(self.shape_hw)
         if self.aoi is not None and inside.any():
             place = box.moved(self.window.row, self.window.col)
             inside &= geometry_mask(
@@ -258,16 +258,31 @@ class ScenePair:
         rows -= inside.row
         cols -= inside.col
         image = np.ascontiguousarray(image[:, :, rows[:, None], cols])
-        valid = valid[rows[:, None], cols]
-        valid &= _within(box.row, box.height, height)[:, None]
-        valid &= _within(box.col, box.width, width)
-        return image, valid
+        return image, valid[rows[:, None], cols] & box.within((height, width))
 
-    def _read_inside(self, box: Box) -> tuple[FloatArray, BoolArray]:
-        image = np.empty((2, self.n_bands, *box.shape_hw), np.float32)
-        valid = np.ones(box.shape_hw, bool)
+    def thumbnail(self, size_hw: ShapeHW) -> tuple[FloatArray, BoolArray]:
+        """The requested part of the scene in fewer pixels, from overviews where there are any.
+
+        Args:
+            size_hw: rows and columns.
+
+        Returns:
+            image: (2,C,h,w) float32, as of `context`.
+            valid: (h,w) bool, true where both dates can be used.
+
+        Raises:
+            SceneError: if a file turns out to be damaged.
+        """
+        return self._read_inside(self.window, size_hw)
+
+    def _read_inside(
+        self, box: Box, size_hw: ShapeHW | None = None
+    ) -> tuple[FloatArray, BoolArray]:
+        size_hw = size_hw or box.shape_hw
+        image = np.empty((2, self.n_bands, *size_hw), np.float32)
+        valid = np.ones(size_hw, bool)
         for date, source, offset in ((0, self.t1, self.offset_t1), (1, self.t2, self.offset_t2)):
-            values, usable = read_source(source, offset, self.scene, box)
+            values, usable = read_source(source, offset, self.scene, box, size_hw)
             image[date] = values
             valid &= usable
         np.logical_and(valid, np.isfinite(image).all(axis=(0, 1)), out=valid)
@@ -278,11 +293,6 @@ class ScenePair:
 
 def _whole(grid: GeoBox) -> Box:
     return Box(0, 0, *shape_hw(grid))
-
-
-def _within(start: int, length: int, size: int) -> BoolArray:
-    index = np.arange(start, start + length)
-    return (index >= 0) & (index < size)
 
 
 def _check_comparable(t1: Source, t2: Source) -> None:

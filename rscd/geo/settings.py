@@ -1,18 +1,46 @@
-"""GDAL settings for files to which the user's own settings must not apply.
+"""GDAL settings: of files to which the user's own must not apply, and of remote files.
 
 A setting meant for the user's data (``GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR`` for a bucket) would
-hide the header of a scratch file or the world file of a local picture.
+hide the header of a scratch file or the world file of a local picture. For remote files the user's
+settings count, whether they come from the environment, a configuration file or `rasterio.Env`; what
+is not set is set here. Credentials are never touched.
 """
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import rasterio
+from rasterio.env import get_gdal_config
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.session import DummySession
+
+from rscd.base.place import is_file_name, is_remote
 
 _WITH_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE"}
 _OWN = {**_WITH_SIDECARS, "GDAL_GEOREF_SOURCES": "PAM,INTERNAL,TABFILE,WORLDFILE"}
+
+REMOTE_CACHE = 64 << 20
+"""Bytes of remote files kept in memory, as they came: tiles share blocks with their neighbours."""
+
+RETRIES = 4
+RETRY_S = 0.5
+"""Seconds before the first retry; each further one waits longer."""
+
+_REMOTE = {
+    # masks and metadata beside a file are asked for by name: no listing of a whole bucket
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    "GDAL_HTTP_MAX_RETRY": RETRIES,
+    "GDAL_HTTP_RETRY_DELAY": RETRY_S,
+    "GDAL_HTTP_CONNECTTIMEOUT": 30,
+    # a minute without a byte is a connection that is gone
+    "GDAL_HTTP_LOW_SPEED_TIME": 60,
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
+    # ranges asked for side by side bypass the cache, so that every thread would fetch its own
+    "GDAL_HTTP_MULTIRANGE": "SERIAL",
+    "CPL_VSIL_CURL_CACHE_SIZE": REMOTE_CACHE,
+}
 
 
 def own_files() -> AbstractContextManager[Any]:
@@ -21,13 +49,17 @@ def own_files() -> AbstractContextManager[Any]:
     return env
 
 
-def beside(path: str) -> AbstractContextManager[Any]:
-    """Context for opening an input, in which GDAL finds the sidecar files of a local file.
+def input_files(path: str | Path) -> AbstractContextManager[Any]:
+    """Context for opening and reading an input.
 
-    For URLs and GDAL's virtual file systems the user's setting applies.
+    GDAL finds the sidecar files of a local file. Of a remote file, ranges are asked for, with
+    retries; GDAL's other virtual file systems are left to the user's settings.
     """
-    remote = "://" in path or path.startswith("/vsi")
-    return nullcontext() if remote else rasterio.Env(**_WITH_SIDECARS)
+    if is_remote(path):
+        left = {name: value for name, value in _REMOTE.items() if get_gdal_config(name) is None}
+        env: AbstractContextManager[Any] = rasterio.Env(session=DummySession(), **left)
+        return env
+    return rasterio.Env(**_WITH_SIDECARS) if is_file_name(path) else nullcontext()
 
 
 def unplaced() -> AbstractContextManager[Any]:

@@ -3,8 +3,10 @@
 import logging
 import os
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -19,8 +21,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from rscd.base.border import border, found_in
-from rscd.base.errors import SceneError, UsageError
-from rscd.base.types import BoolArray
+from rscd.base.errors import GridMismatchError, RemoteError, SceneError, UsageError
+from rscd.base.place import gdal_name, is_remote, named
+from rscd.base.types import BoolArray, ShapeHW
 from rscd.geo.bands import (
     Bands,
     Conversion,
@@ -32,9 +35,10 @@ from rscd.geo.bands import (
     units_text,
     usable_pixels,
 )
-from rscd.geo.grid import gdal_crs, shape_hw
+from rscd.geo.grid import cut, footprint_px, gdal_crs, pixels_within, shape_hw
 from rscd.geo.pictures import PICTURE
-from rscd.geo.settings import beside, unplaced
+from rscd.geo.remote import check_heedful, expect, look, persistently
+from rscd.geo.settings import input_files, unplaced
 from rscd.geo.tiles import Box
 
 MAX_BANDS = 16
@@ -42,6 +46,12 @@ MAX_HANDLES = 64
 """Most open datasets per thread; beyond that all are closed and reopened as needed."""
 WARP_TOLERANCE_PX = 1e-3
 """Error tolerance of GDAL's approximate coordinate transformation, in source pixels."""
+WARP_BLOCK_HW = (128, 512)
+"""Rows and columns of the blocks in which GDAL resamples."""
+WARP_MARGIN_PX = 2
+"""Pixels around a box that resampling may look at as well."""
+MOST_FETCHED = 64_000_000
+"""Values; of more at once the box of a source that is fetched before it is resampled is not."""
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +78,9 @@ class Source:
     """Type of the values after conversion by ``into``."""
     palette: bool
     """Whether values are indices into a colour table."""
-    stamp: tuple[int, int] | None
-    """Modification time in ns and size of the file, None for URLs; a replaced file is reopened."""
+    stamp: tuple[int, int] | str | None
+    """Modification time in ns and size of the file, or its version where it is remote (see
+    `rscd.geo.remote.Version`); a replaced file is reopened."""
     metadata: Bands
     """Metadata of all bands of the file."""
     into: Conversion | None = None
@@ -81,6 +92,11 @@ class Source:
     def colours(self) -> tuple[str, ...]:
         """Colours of the bands read, empty where the file does not state them."""
         return self.metadata.colours_of(self.bands)
+
+    @property
+    def remote(self) -> str | None:
+        """A file that is read over a network, if any is."""
+        return next(filter(is_remote, (self.path, *self.files)), None)
 
 
 Offset = tuple[int, int] | None
@@ -102,14 +118,22 @@ def parse_bands(text: str) -> tuple[int, ...]:
 
 
 def inspect(
-    date: str, path: str, bands: tuple[int, ...] | None, src_nodata: float | None
+    date: str, path: str | Path, bands: tuple[int, ...] | None, src_nodata: float | None
 ) -> Source:
     """Open a raster once and record what is needed to read it.
+
+    Args:
+        date: name of the raster in messages.
+        path: file, address (``https://``, ``s3://``, ``gs://``, ``az://``) or GDAL's own name.
+        bands: 1-based numbers; None: all but alpha.
+        src_nodata: instead of what the file declares.
 
     Raises:
         SceneError: for a file that cannot be used as one date of a scene.
     """
-    with unplaced(), raster_border(date, path), beside(path), rasterio.open(path) as dataset:
+    path = named(path)
+    stamp = stamp_of(path)
+    with unplaced(), raster_border(date, path), open_input(path, stamp) as dataset:
         if dataset.count == 0:
             subdatasets = ", ".join(dataset.subdatasets[:3])
             raise SceneError(
@@ -127,10 +151,17 @@ def inspect(
                 f"expected real pixel values in {date} {path}, found {dtype}; write amplitude or "
                 "power first (gdal_translate with a derived band, or the SAR toolbox it came from)"
             )
+        # to list what lies beside a remote file takes some fifty requests
+        listed = not is_remote(path) or dataset.driver == "VRT"
+        files = tuple(dataset.files) if listed else (path,)
+        check_heedful(date, path, dataset.driver, files)
+        for file in files:
+            if is_remote(file) and gdal_name(file) != gdal_name(path):
+                expect(file, stamp_of(file))
         return Source(
             date=date,
             path=path,
-            files=tuple(dataset.files),
+            files=files,
             grid=_grid_of(date, path, dataset),
             bands=chosen,
             alpha=alpha,
@@ -138,10 +169,24 @@ def inspect(
             has_mask=src_nodata is None and has_own_mask(dataset),
             dtype=dtype,
             palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
-            stamp=stamp_of(path),
+            stamp=stamp,
             metadata=metadata,
             date_tag=dataset.tags().get("TIFFTAG_DATETIME"),
         )
+
+
+@contextmanager
+def open_input(path: str, stamp: object) -> Iterator[Any]:
+    """An input as GDAL's dataset, wherever it is.
+
+    Args:
+        path: see `inspect`.
+        stamp: of `stamp_of`; of a remote file, no other version is read.
+    """
+    if is_remote(path):
+        expect(path, stamp)
+    with input_files(path), rasterio.open(gdal_name(path)) as dataset:
+        yield dataset
 
 
 def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
@@ -152,12 +197,13 @@ def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
         path: of the raster.
 
     Raises:
-        SceneError: for anything raised inside.
+        SceneError: for anything raised inside; `RemoteError` where the raster is remote.
     """
 
     def to_error(error: Exception) -> SceneError:
         found = found_in(path, error, "check it with gdalinfo or copy it again")
-        return SceneError(f"expected a readable raster for {what}, {found}")
+        kind = RemoteError if is_remote(path) else SceneError
+        return kind(f"expected a readable raster for {what}, {found}")
 
     return border(to_error)
 
@@ -206,8 +252,10 @@ def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
     return t1, t2
 
 
-def stamp_of(path: str) -> tuple[int, int] | None:
-    """Modification time in ns and size of a file; None where there is none, such as for URLs."""
+def stamp_of(path: str) -> tuple[int, int] | str | None:
+    """Modification time in ns and size of a file, or the version of a remote one; None without."""
+    if is_remote(path):
+        return look(path).stamp
     try:
         found = Path(path).stat()
     except OSError:
@@ -279,8 +327,10 @@ def _dataset(source: Source) -> Any:
     if key not in _handles.open:
         if len(_handles.open) >= MAX_HANDLES:
             close_handles()
-        with _opening, unplaced(), beside(source.path):
-            _handles.open[key] = rasterio.open(source.path)
+        if is_remote(source.path):
+            expect(source.path, source.stamp)
+        with _opening, unplaced(), input_files(source.path):
+            _handles.open[key] = rasterio.open(gdal_name(source.path))
     return _handles.open[key]
 
 
@@ -350,7 +400,8 @@ def _picked(source: Source) -> Any:
 
 def _vrt_of(dataset: Any, source: Source) -> str:
     """XML of a VRT of the bands read; georeferencing comes from `Source.grid`."""
-    path = str(Path(source.path).absolute()) if Path(source.path).exists() else dataset.files[0]
+    path = gdal_name(source.path)
+    path = str(Path(path).absolute()) if Path(path).exists() else path
     bands = "".join(
         f'<VRTRasterBand dataType="{typename_fwd[dtype_rev[dataset.dtypes[band - 1]]]}" '
         f'band="{number}"><SimpleSource><SourceFilename relativeToVRT="0">{escape(path)}'
@@ -364,7 +415,9 @@ def _vrt_of(dataset: Any, source: Source) -> str:
     )
 
 
-def read_source(source: Source, offset: Offset, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
+def read_source(
+    source: Source, offset: Offset, grid: GeoBox, box: Box, size_hw: ShapeHW | None = None
+) -> tuple[Any, BoolArray]:
     """Raw values of a box of a grid, and where they are valid.
 
     Args:
@@ -372,28 +425,88 @@ def read_source(source: Source, offset: Offset, grid: GeoBox, box: Box) -> tuple
         offset: how it is brought onto the grid.
         grid: of the pair.
         box: within the grid.
+        size_hw: fewer rows and columns for the same box, from overviews where there are any.
 
     Returns:
         (C,h,w) values in the file's type, or float32 after unit conversion; (h,w) bool.
 
     Raises:
-        SceneError: if the file turns out to be damaged.
+        SceneError: if the file turns out to be damaged; `RemoteError` if it could not be fetched.
     """
-    with raster_border(source.date, source.path):
-        values, usable = _read(source, offset, grid, box)
+    remote = source.remote
+    with raster_border(source.date, remote or source.path):
+        if remote is None:
+            values, usable = _read(source, offset, grid, box, size_hw)
+        else:
+            with input_files(remote):
+                values, usable = persistently(
+                    (source.path, *source.files),
+                    partial(_read_remote, source, offset, grid, box, size_hw),
+                    close_handles,
+                )
     return converted(values, source.into), usable
 
 
-def _read(source: Source, offset: Offset, grid: GeoBox, box: Box) -> tuple[Any, BoolArray]:
+def _read_remote(
+    source: Source, offset: Offset, grid: GeoBox, box: Box, size_hw: ShapeHW | None
+) -> tuple[Any, BoolArray]:
+    """As `_read`, with datasets opened anew, of which GDAL reads no further than it is asked to.
+
+    A dataset that stays open is taken to be read from front to back: what lies behind the wanted
+    blocks is fetched as well, up to twice as much. What was fetched stays in memory either way.
+    """
+    try:
+        if offset is None and size_hw in (None, box.shape_hw):
+            _fetch(source, grid, box)
+        return _read(source, offset, grid, box, size_hw)
+    finally:
+        close_handles()
+
+
+def _fetch(source: Source, grid: GeoBox, box: Box) -> None:
+    """Have GDAL fetch at once what it would piece by piece while it resamples a box of a grid."""
+    part = looked_at(source, grid, box)
+    if part is not None and part.height * part.width * len(source.bands) <= MOST_FETCHED:
+        window = Window(part.col, part.row, part.width, part.height)
+        _dataset(source).read(list(source.bands), window=window)
+
+
+def looked_at(source: Source, grid: GeoBox, box: Box) -> Box | None:
+    """The pixels of a source that resampling a box of a grid looks at; None where nothing tells.
+
+    GDAL resamples whole blocks of the result, `WARP_BLOCK_HW`.
+    """
+    (top, bottom), (left, right) = (
+        (start // step * step, min(-(-(start + length) // step) * step, size))
+        for start, length, step, size in zip(
+            box.corner, box.shape_hw, WARP_BLOCK_HW, shape_hw(grid), strict=True
+        )
+    )
+    try:
+        x0, y0, x1, y1 = footprint_px(
+            cut(grid, Box(top, left, bottom - top, right - left)), source.grid
+        )
+    except GridMismatchError:
+        return None
+    more = WARP_MARGIN_PX
+    return pixels_within(shape_hw(source.grid), (x0 - more, y0 - more, x1 + more, y1 + more))
+
+
+def _read(
+    source: Source, offset: Offset, grid: GeoBox, box: Box, size_hw: ShapeHW | None
+) -> tuple[Any, BoolArray]:
+    size_hw = size_hw or box.shape_hw
     if offset is None:
         dataset = _warped(source, grid)
         window = Window(box.col, box.row, box.width, box.height)
         bands = range(1, dataset.count) if _needs_picking(source) else source.bands
-        values = dataset.read([*bands, source.alpha or dataset.count], window=window)
+        wanted = [*bands, source.alpha or dataset.count]
+        values = dataset.read(wanted, window=window, out_shape=(len(wanted), *size_hw))
         return values[:-1], values[-1] != 0
     dataset = _dataset(source)
     window = Window(box.col + offset[0], box.row + offset[1], box.width, box.height)
-    values = dataset.read(list(source.bands), window=window)
+    shape = (len(source.bands), *size_hw)
+    values = dataset.read(list(source.bands), window=window, out_shape=shape)
     usable = usable_pixels(
         dataset,
         values,
@@ -402,4 +515,4 @@ def _read(source: Source, offset: Offset, grid: GeoBox, box: Box) -> tuple[Any, 
         own_mask=source.has_mask,
         window=window,
     )
-    return values, np.ones(box.shape_hw, bool) if usable is None else usable
+    return values, np.ones(size_hw, bool) if usable is None else usable

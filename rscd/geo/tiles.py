@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from rscd.base.types import ShapeHW
+from rscd.base.types import BoolArray, ShapeHW
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ class Box:
     def moved(self, rows: int, cols: int) -> "Box":
         """The box shifted down by rows and right by columns."""
         return Box(self.row + rows, self.col + cols, self.height, self.width)
+
+    def within(self, shape_hw: ShapeHW) -> BoolArray:
+        """(h,w) which of its pixels lie in an array of this size."""
+        rows = np.arange(self.row, self.row + self.height)[:, None]
+        cols = np.arange(self.col, self.col + self.width)
+        return (rows >= 0) & (rows < shape_hw[0]) & (cols >= 0) & (cols < shape_hw[1])
 
     def common(self, other: "Box") -> "Box":
         """The intersection of two boxes; of zero height or width if they do not meet."""

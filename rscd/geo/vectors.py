@@ -21,6 +21,7 @@ from pyproj import CRS
 from rscd.base.border import border, found_in
 from rscd.base.errors import DataError
 from rscd.base.files import give_name, linked
+from rscd.base.place import gdal_name, is_file_name, named
 from rscd.base.types import BoolArray, Bounds
 from rscd.geo.grid import transformer_between
 from rscd.geo.wkb import from_wkb, unknown
@@ -81,7 +82,7 @@ def is_vector(path: str | Path) -> bool:
 
 def _name(path: str | Path) -> str:
     """Path in lower case without anything that follows its suffix."""
-    file = str(path).partition(LAYER_WORD)[0]
+    file = named(path).partition(LAYER_WORD)[0]
     return (file.partition("?")[0] if "://" in file else file).lower().rstrip("/")
 
 
@@ -93,11 +94,11 @@ def gdal_path(path: str | Path) -> Iterator[str]:
     the name. Such a file and its sidecars are made available under another name by symbolic links.
 
     Args:
-        path: local file, URL or GDAL's virtual path; the last two are unchanged.
+        path: local file, URL or GDAL's virtual path; of the last two as GDAL names them.
     """
-    file = str(path)
-    if _is_remote(file) or not set(file) & set("!;#?"):
-        yield file
+    file = named(path)
+    if not is_file_name(file) or not set(file) & set("!;#?"):
+        yield gdal_name(file)
         return
     real = Path(file).absolute()
     with tempfile.TemporaryDirectory(prefix="rscd-") as scratch:
@@ -111,10 +112,6 @@ def gdal_path(path: str | Path) -> Iterator[str]:
             if not (folder / plain).exists():
                 give_name(real, folder / plain)
         yield str(folder / plain)
-
-
-def _is_remote(file: str) -> bool:
-    return file.startswith("/vsi") or "://" in file
 
 
 def read_layer(
@@ -149,8 +146,8 @@ def read_layer(
     Raises:
         DataError: if there is no such file or layer, there are several layers, or it is unreadable.
     """
-    file, _, named = str(path).partition(LAYER_WORD)
-    if not (_is_remote(file) or Path(file).exists()):
+    file, _, asked = named(path).partition(LAYER_WORD)
+    if is_file_name(file) and not Path(file).exists():
         raise DataError(f"expected {what} {file}, found no such file; check the path")
     with vector_border(what, file):
         if _is_parquet(file):
@@ -160,7 +157,7 @@ def read_layer(
             renamed = {Path(link).stem: Path(file).stem} if link != file else {}
             names = [str(name) for name, kind in _layers(link) if kind is not None]
             shown = [renamed.get(name, name) for name in names]
-            chosen = names[shown.index(_layer(file, what, shown, layer or named or None, choose))]
+            chosen = names[shown.index(_layer(file, what, shown, layer or asked or None, choose))]
             frame = _of_gdal(link, chosen, columns, where, within)
         _warn_rounded(file, frame)
         return frame
@@ -360,7 +357,7 @@ def _decoded(frame: Any) -> Any:
 def _is_parquet(file: str) -> bool:
     if _name(file).endswith(PARQUET_SUFFIXES):
         return True
-    if _is_remote(file) or not Path(file).is_file():
+    if not (is_file_name(file) and Path(file).is_file()):
         return False
     with Path(file).open("rb") as opened:
         return opened.read(4) == b"PAR1"

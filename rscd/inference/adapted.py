@@ -18,10 +18,12 @@ from torch import Tensor
 
 from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
+from rscd.inference.detectors.deep import Deep
 from rscd.inference.kinds import BuildingModel
 from rscd.inference.network import Network
 from rscd.inference.predictor import Block, Model, Predictor, Tiling
 from rscd.inference.views import MultiScale
+from rscd.models.frozen import N_BANDS
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small integers, so that tiles of a usable size fit both grids. This
@@ -171,7 +173,9 @@ def adapted(
     """Adapt a model to a scene.
 
     Args:
-        model: whose card may name the resolution it was trained at, ``gsd_m``.
+        model: a network whose card names the resolution it was trained at, ``gsd_m``; or a
+            detector on frozen features, which takes 8-bit values of three bands, or one, at the
+            scene's resolution.
         n_bands: of the scene.
         gsd_m: pixel size of the scene in metres; None assumes that of the network.
         eight_bit: whether both dates have 8-bit values.
@@ -180,30 +184,15 @@ def adapted(
     Returns:
         The model itself if there is nothing to adapt, or nothing is known about it.
     """
-    own = model.card().get("gsd_m")
-    if own is None or not isinstance(model, Network | MultiScale):
+    if isinstance(model, Deep):
+        wanted, scale = 1 if n_bands == 1 else N_BANDS, Fraction(1)
+    elif isinstance(model, Network | MultiScale) and "gsd_m" in (card := model.card()):
+        wanted, scale = model.n_bands, scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
+    else:
         return model
-    scale = scale_between(gsd_m or own, own)
-    if scale == 1 and eight_bit and n_bands == model.n_bands:
+    if scale == 1 and eight_bit and n_bands == wanted:
         return model
-    return Adapted(model, model.n_bands, scale, eight_bit, one_type)
-
-
-def brought_to_eight_bit(
-    model: Model, n_bands: int, *, eight_bit: bool, one_type: bool = True
-) -> Model:
-    """A model for 8-bit values of three bands, or one, for a scene at its own resolution.
-
-    Args:
-        model: takes images of three bands or one.
-        n_bands: of the scene; of four or more the first three are taken.
-        eight_bit: whether both dates have 8-bit values.
-        one_type: whether both dates are stored in one type.
-    """
-    wanted = 1 if n_bands == 1 else 3
-    if eight_bit and n_bands == wanted:
-        return model
-    return Adapted(model, wanted, Fraction(1), eight_bit, one_type)
+    return Adapted(model, wanted, scale, eight_bit, one_type)
 
 
 def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:

@@ -205,7 +205,7 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
             name = f"{obj.sha256}{obj.path.suffix}"
             self.weights[name] = obj.path
             return _network, (name, vars(obj))
-        if isinstance(obj, Source) and obj.stamp is not None:
+        if isinstance(obj, Source) and isinstance(obj.stamp, tuple):
             return _source, (vars(obj) | {"path": str(Path(obj.path).absolute())},)
         return super().reducer_override(obj)
 
@@ -226,14 +226,20 @@ def _source(fields: dict[str, Any]) -> Source:
         SceneError: it sees another one or none.
     """
     source, here = Source(**fields), stamp_of(fields["path"])
-    wanted = source.stamp or (0, 0)
-    if here is None or here[1] != wanted[1] or abs(here[0] - wanted[0]) > CLOCK_NS:
+    if not _same_file(source.stamp, here):
         raise SceneError(
             f"expected {source.path} on worker {get_worker().address} as it is here, found "
             f"{'none' if here is None else 'another file'}; use a folder that all machines share, "
             "or addresses (https://, /vsis3/...)"
         )
     return source
+
+
+def _same_file(there: object, here: object) -> bool:
+    match there, here:
+        case (int(when), int(size)), (int(other), int(found)):
+            return size == found and abs(when - other) <= CLOCK_NS
+    return False
 
 
 def weights_folder(worker: Worker) -> Path:

@@ -1,6 +1,7 @@
 """Models by name or file, adapted to a scene."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from rscd.base.errors import ModelError
@@ -9,10 +10,9 @@ from rscd.inference.detectors.registry import (
     DEFAULT_DETECTOR,
     DETECTORS,
     ONE_BAND_DETECTOR,
-    DeepName,
 )
 from rscd.inference.predictor import Model
-from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, load_shipped
+from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, shipped_weights
 
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
 
@@ -56,18 +56,18 @@ def scene_model(
             *(name, ONE_BAND_DETECTOR),
         )
     model = load_model(name, device, threads)
-    if msi is not None or tta is not None:
-        from rscd.inference.views import multi_scale  # imports torch
-
-        model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit, flip=flip)
-    if name in DETECTORS:
+    if name in DETECTORS and msi is tta is None:
         return model
-    from rscd.inference.adapted import adapted, brought_to_eight_bit  # imports torch
+    from rscd.inference.adapted import adapted  # both import torch
+    from rscd.inference.views import multi_scale
 
-    values = {"eight_bit": scene.eight_bit, "one_type": scene.one_type}
-    if DeepName.of(name) is not None:
-        return brought_to_eight_bit(model, scene.n_bands, **values)
-    return adapted(model, scene.n_bands, scene.gsd_m, **values)
+    return adapted(
+        multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit, flip=flip),
+        scene.n_bands,
+        scene.gsd_m,
+        eight_bit=scene.eight_bit,
+        one_type=scene.one_type,
+    )
 
 
 def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
@@ -81,20 +81,11 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
     Raises:
         ModelError: for an unknown name.
     """
-    if name == SHIPPED:
-        return load_shipped(device, threads)
-    if name in DETECTORS:
-        return DETECTORS[name]()
-    deep = DeepName.of(name)
-    if deep is not None:
-        from rscd.inference.detectors.deep import load_deep  # imports torch
-
-        return load_deep(deep, device, threads)
-    if Path(name).suffix in WEIGHTS_SUFFIXES:
-        from rscd.inference.network import load_network
-
-        return load_network(Path(name), device, threads)
-    if name.partition(":")[0] == CEG:
+    prefix = name.partition(":")[0]
+    for kind in (name, f"{prefix}:", Path(name).suffix):
+        if kind in LOADERS:
+            return LOADERS[kind](name, device, threads)
+    if prefix == CEG:
         raise ModelError(
             f"expected a model that gives a map of change, found {name!r}, which finds whole "
             "objects; use rscd events T1 T2 --segmenter NAME -o events.gpkg, or in Python "
@@ -104,6 +95,32 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
         f"expected a model among {', '.join(model_names())} or a weights file "
         f"({', '.join(WEIGHTS_SUFFIXES)}), found {name!r}; see rscd model list"
     )
+
+
+def _detector(name: str, device: str, threads: int) -> Model:
+    return DETECTORS[name]()
+
+
+def _deep(name: str, device: str, threads: int) -> Model:
+    from rscd.inference.detectors.deep import load_deep  # imports torch
+
+    return load_deep(name, device, threads)
+
+
+def _network(name: str, device: str, threads: int) -> Model:
+    from rscd.inference.network import load_network  # imports torch
+
+    return load_network(shipped_weights() if name == SHIPPED else Path(name), device, threads)
+
+
+LOADERS: dict[str, Callable[[str, str, int], Model]] = {
+    SHIPPED: _network,
+    **dict.fromkeys(DETECTORS, _detector),
+    **dict.fromkeys((f"{kind}:" for kind in DEEP_DETECTORS), _deep),
+    **dict.fromkeys(WEIGHTS_SUFFIXES, _network),
+}
+"""What loads a model of a name, device and number of threads: by the whole name, the kind before
+its colon, or its suffix."""
 
 
 def model_names() -> list[str]:

@@ -23,8 +23,9 @@ from rscd.inference.weights import (
     teacher_card,
     write_weights,
 )
+from rscd.models.folding import folded
 from rscd.models.logits import change_logit
-from rscd.models.networks import bands_of
+from rscd.models.networks import bands_of, probe_image
 
 
 def save_weights(
@@ -164,7 +165,11 @@ def loaded(path: Path, device: str, sha256: str) -> nn.Module:
                     f"expected {path} as it was when it was opened, found another file in its "
                     "place; open it again"
                 )
-            network = read_network(path, read_card(path)).to(device)
+            card = read_card(path)
+            network = read_network(path, card)
+            probe = probe_image(network, bands_of(card["network"], card["network_args"]))
+            with border(lambda error: not_run(card["network"], error)):
+                network = folded(network, probe).to(device)
             if device == "cpu":  # avoids copies in oneDNN: a quarter less time for a ResNet-18
                 network = network.to(memory_format=torch.channels_last)
             _networks[path, device] = sha256, network

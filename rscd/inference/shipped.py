@@ -4,15 +4,11 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rscd.base.errors import ModelError
 from rscd.base.files import sha256_of
 from rscd.base.types import Provenance
 from rscd.inference.detectors.registry import DEFAULT_DETECTOR, ONE_BAND_DETECTOR
-
-if TYPE_CHECKING:
-    from rscd.inference.network import Network
 
 SHIPPED = "buildings"
 """Its name for ``-m``; the files are ``rscd/weights/buildings.*``."""
@@ -74,8 +70,8 @@ def shipped_card() -> Provenance:
     return card
 
 
-def load_shipped(device: str, threads: int) -> "Network":
-    """The shipped network.
+def shipped_weights() -> Path:
+    """Path of the weights file, whose content is checked.
 
     Raises:
         ModelError: if the file is not the released one.
@@ -87,6 +83,4 @@ def load_shipped(device: str, threads: int) -> "Network":
             f"expected the weights that ship with rscd in {path}, found others ({found[:12]}); "
             "install rscd again"
         )
-    from rscd.inference.network import load_network
-
-    return load_network(path, device, threads)
+    return path

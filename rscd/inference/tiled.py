@@ -158,6 +158,23 @@ def fit_model(
     return model.fit(Passes(counted), height * width)
 
 
+def needs_statistics(model: Model) -> bool:
+    """Whether a model makes a pass over the whole scene before it predicts; nothing is read."""
+
+    def asked() -> Iterator[Block]:
+        raise _AskedForBlocksError
+
+    try:
+        model.fit(Passes(asked), 1)
+    except _AskedForBlocksError:
+        return True
+    return False
+
+
+class _AskedForBlocksError(Exception):
+    """A model began its pass."""
+
+
 @dataclass(frozen=True)
 class Passes:
     """The blocks of a scene: each iteration is another pass over it."""

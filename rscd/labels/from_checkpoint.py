@@ -97,13 +97,12 @@ def positive_maps(
 
 @contextmanager
 def prepare(
-    data: PairFolder, name: str | Path, recipe: Provenance, *, overwrite: bool = False
+    folders: Sequence[Path], recipe: Provenance, *, overwrite: bool = False
 ) -> Iterator[Provenance | None]:
     """Hold the folders for masks, and see whether a run with the same recipe began there.
 
     Args:
-        data: whose pairs get masks.
-        name: of the folder beside the dates, or the path of a folder elsewhere.
+        folders: for masks, such as `mask_folders`.
         recipe: plain data that determines the masks.
         overwrite: delete masks of another recipe.
 
@@ -111,19 +110,9 @@ def prepare(
         What an earlier run of this recipe noted; None where there was none.
 
     Raises:
-        UsageError: where `name` is none.
         OutputError: where masks of another recipe lie, or another run is writing.
         DataError: where the notes of an earlier run are damaged.
     """
-    with prepare_folders(_folders(data, name), recipe, overwrite=overwrite) as earlier:
-        yield earlier
-
-
-@contextmanager
-def prepare_folders(
-    folders: Sequence[Path], recipe: Provenance, *, overwrite: bool = False
-) -> Iterator[Provenance | None]:
-    """See `prepare`."""
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(alone(folder))
@@ -140,7 +129,7 @@ def prepare_folders(
         same = (run for run in noted.values() if run is not None and run.get("recipe") == recipe)
         earlier = next(same, None)
         if earlier is not None:  # a run killed while it noted this left folders without
-            note_in([folder for folder in folders if noted[folder] != earlier], earlier)
+            note([folder for folder in folders if noted[folder] != earlier], earlier)
         yield earlier
 
 
@@ -149,13 +138,8 @@ def _made(folder: Path) -> list[Path]:
     return [*masks, folder / RUN] if masks else masks
 
 
-def note(data: PairFolder, name: str | Path, run: Provenance) -> None:
+def note(folders: Sequence[Path], run: Provenance) -> None:
     """Write what made the masks beside them."""
-    note_in(_folders(data, name), run)
-
-
-def note_in(folders: Sequence[Path], run: Provenance) -> None:
-    """See `note`."""
     text = json.dumps(run, indent=2, sort_keys=True) + "\n"
     for folder in folders:
         with writing(folder / RUN):
@@ -178,7 +162,7 @@ def drop_outdated(data: PairFolder, name: str | Path, before: object) -> None:
 
     Args:
         data: with the images as they are.
-        name: see `prepare`.
+        name: see `mask_folders`.
         before: `images_of` them when the masks were made; masks of others go.
     """
     known = before if isinstance(before, Mapping) else {}
@@ -212,7 +196,7 @@ def write_pseudo_masks(
             empty masks without prediction (section 4.3).
         make_map: the model.
         threshold: change is strictly above it, in float32 (section 4.4).
-        name: see `prepare`.
+        name: see `mask_folders`.
         progress: progress callback, called after each pair.
     """
     written = predicted = changed = usable = 0
@@ -234,7 +218,7 @@ def write_pseudo_masks(
             changed += int(np.count_nonzero(mask == 1))
             usable += int(np.count_nonzero(mask != IGNORE))
         progress("masks", index + 1, len(data))
-    folders = [str(folder) for folder in _folders(data, name)]
+    folders = [str(folder) for folder in mask_folders(data, name)]
     share = changed / usable if usable else 0.0
     return Summary(folders, len(data), written, predicted, share, failed)
 
@@ -263,7 +247,16 @@ def _map_of(sample: Mapping[str, Any], make_map: ChangeMaps) -> FloatArray:
     return found
 
 
-def _folders(data: PairFolder, name: str | Path) -> list[Path]:
+def mask_folders(data: PairFolder, name: str | Path) -> list[Path]:
+    """Folders for the masks of pairs, one beside each folder of a date.
+
+    Args:
+        data: whose pairs get masks.
+        name: of the folder beside the dates, or the path of a folder elsewhere.
+
+    Raises:
+        UsageError: where `name` is none.
+    """
     if isinstance(name, str) and (Path(name).name != name or name in ("", ".", "..")):
         raise UsageError(f"expected the name of a folder beside the dates, found {name!r}")
     return list(dict.fromkeys(_folder(data, files.base, name) for files in data.files))

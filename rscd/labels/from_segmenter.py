@@ -235,9 +235,9 @@ def _read_files(
     return DateImage(rgb, picture.valid, grid, limits)
 
 
-def scene_pair(pair: ScenePair, out: Path, name: str | None = None) -> PairInput:
+def scene_pair(pair: ScenePair, out: Path) -> PairInput:
     """Two rasters on one grid as one pair, named after their stems; read whole when needed."""
-    name = name or pair_stem(pair.t1.path, pair.t2.path)
+    name = pair_stem(pair.t1.path, pair.t2.path)
     where = {"grid": pair.alignment["grid"], "bands": [list(pair.t1.bands), list(pair.t2.bands)]}
     return PairInput(
         name=name,

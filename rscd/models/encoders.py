@@ -109,12 +109,14 @@ def _torchgeo(
 
 
 def _lite(n_bands: int, weights: str | None, depth: int, output_stride: int) -> Backbone:
-    depth, stride = min(depth, len(ENCODER_WIDTHS)), min(output_stride, 16)
+    if output_stride < 16:
+        raise ModelError(f"expected output_stride 16 or 32 for {LITE}, found {output_stride}")
+    depth = min(depth, len(ENCODER_WIDTHS))
     scaled = (MEAN,) * n_bands, (DEVIATION,) * n_bands
     return Backbone(
-        WithImage(lite_encoder(n_bands, weights, depth, stride)),
+        WithImage(lite_encoder(n_bands, weights, depth)),
         (n_bands, *ENCODER_WIDTHS[:depth]),
-        min(2**depth, stride),
+        2**depth,
         any_size=False,
         statistics=raw_statistics(n_bands) if weights is None else scaled,
     )

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,21 @@ def frozen_encoder(name: str | None = None, file: str | None = None) -> FrozenEn
         return FrozenEncoder(IMAGENET, lite_encoder(N_BANDS, IMAGENET), normalize, levels, side=224)
     import timm
 
-    check_timm_name(name)
-    with border(lambda error: _unusable(name, error)):
-        levels, options = _levels(name)
+    if not timm.is_model(name.partition(".")[0]):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        like = f" such as {', '.join(near)}" if near else ""
+        raise ModelError(f"expected an encoder of timm{like}, found {name!r}; correct the name")
     pretrained = file is None
-    with (
-        border(lambda error: _unusable(name, error)),
-        downloading(f"of {name}", "the model hub huggingface.co", f"name a file, {name}@FILE"),
-    ):
-        made: Any = timm.create_model(
-            name, pretrained=pretrained, features_only=True, out_indices=levels.outputs, **options
-        )
+    with border(partial(_unusable, name)):
+        levels, options = _levels(name)
+        with downloading(f"of {name}", "the model hub huggingface.co", f"name a file, {name}@FILE"):
+            made: Any = timm.create_model(
+                name,
+                pretrained=pretrained,
+                features_only=True,
+                out_indices=levels.outputs,
+                **options,
+            )
     config = made.pretrained_cfg
     if file is not None:
         _load_file(made, file)
@@ -98,20 +103,6 @@ def frozen_encoder(name: str | None = None, file: str | None = None) -> FrozenEn
     tag = config.get("tag") if pretrained else None
     full = f"{name}.{tag}" if tag and "." not in name else name
     return FrozenEncoder(full, made, normalize, levels, side)
-
-
-def check_timm_name(name: str) -> None:
-    """Refuse what timm does not have.
-
-    Raises:
-        ModelError: naming similar encoders.
-    """
-    import timm
-
-    if not timm.is_model(name.partition(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
-        like = f" such as {', '.join(near)}" if near else ""
-        raise ModelError(f"expected an encoder of timm{like}, found {name!r}; correct the name")
 
 
 def _levels(name: str) -> tuple[Levels, dict[str, Any]]:

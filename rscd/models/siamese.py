@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch.nn.functional as F
-from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
@@ -186,6 +184,9 @@ def siamese_unet(
         mean: per band, subtracted from raw values; default: expected by the weights, else 0.
         std: per band; default: expected by the weights, else 1.
     """
+    from segmentation_models_pytorch.base import SegmentationHead  # seconds to import
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
     depth = len(decoder_channels)
     backbone = build_encoder(encoder, n_bands=n_bands, weights=weights, depth=depth)
     return Siamese(

@@ -10,8 +10,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
-from torchvision.models.vgg import cfgs, make_layers
 
 from rscd.base.types import ShapeHW
 from rscd.models.correlation import map_to_flow
@@ -62,6 +60,9 @@ class VggPyramid(SceneEncoder):
         Raises:
             ModelError: for weights that cannot be obtained.
         """
+        from torchvision.models import VGG16_Weights  # seconds to import
+        from torchvision.models.vgg import cfgs, make_layers
+
         super().__init__()
         layers = make_layers(cfgs["D"], batch_norm=False)[: VGG_CUTS[-1]]
         if n_bands != 3:

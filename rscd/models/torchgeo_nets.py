@@ -138,7 +138,7 @@ class TorchGeoNetwork(nn.Module):
     """Adapter from one of TorchGeo's networks to our input and output."""
 
     def __init__(
-        self, *, normalize: nn.Module, network: nn.Module, n_bands: int, multiple: int
+        self, normalize: nn.Module, network: nn.Module, n_bands: int, multiple: int
     ) -> None:
         """Wrap a network that takes (B,2,C,H,W)."""
         super().__init__()
@@ -210,12 +210,8 @@ def _fc_siam(kind: str) -> Callable[..., TorchGeoNetwork]:
         if file:
             load_file_into(network.encoder, str(weights))
         default = imagenet_statistics(n_bands) if weights == "imagenet" else raw_statistics(n_bands)
-        return TorchGeoNetwork(
-            normalize=normalize_layer(n_bands, mean, std, default),
-            network=network,
-            n_bands=n_bands,
-            multiple=2**depth,
-        )
+        normalize = normalize_layer(n_bands, mean, std, default)
+        return TorchGeoNetwork(normalize, network, n_bands, multiple=2**depth)
 
     return build
 
@@ -261,12 +257,9 @@ def change_vit(
             pretrained=weights is not None,
         )
     default = raw_statistics(n_bands) if weights is None else imagenet_statistics(n_bands)
-    return TorchGeoNetwork(
-        normalize=normalize_layer(n_bands, mean, std, default),
-        network=network,
-        n_bands=n_bands,
-        multiple=int(network.encoder.patch_embed.patch_size[0]),
-    )
+    normalize = normalize_layer(n_bands, mean, std, default)
+    multiple = int(network.encoder.patch_embed.patch_size[0])
+    return TorchGeoNetwork(normalize, network, n_bands, multiple)
 
 
 def btc(
@@ -300,12 +293,8 @@ def btc(
     if weights is not None:
         _load_cityscapes(network.encoder, backbone)
     default = (0.0,) * n_bands, (BTC_RANGE,) * n_bands
-    return TorchGeoNetwork(
-        normalize=normalize_layer(n_bands, mean, std, default),
-        network=StackedDates(network, n_bands),
-        n_bands=n_bands,
-        multiple=32,
-    )
+    normalize = normalize_layer(n_bands, mean, std, default)
+    return TorchGeoNetwork(normalize, StackedDates(network, n_bands), n_bands, multiple=32)
 
 
 def _load_cityscapes(encoder: Any, backbone: str) -> None:

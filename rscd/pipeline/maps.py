@@ -13,7 +13,7 @@ from typing import Any, cast
 import rasterio
 from odc.geo.geobox import GeoBox
 
-from rscd.base.errors import OutputError, RscdError
+from rscd.base.errors import OutputError, RemoteError, RscdError
 from rscd.base.types import DateName, Progress, silent
 from rscd.export.atomic import output_error
 from rscd.export.flow import write_flow
@@ -27,20 +27,24 @@ from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
+from rscd.geo.tiles import Box
+from rscd.geo.traffic import bytes_of
 from rscd.inference.flow import FlowModel, scene_flow
 from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.kinds import MARGIN, Standing, find_standing
 from rscd.inference.near_infrared import warn_of_near_infrared
 from rscd.inference.predictor import Predictor
-from rscd.inference.registration import warn_of_shift
+from rscd.inference.registration import sample_boxes, warn_of_shift
 from rscd.inference.tiled import (
     Mapper,
     fit_model,
     measure_seam,
+    needs_statistics,
     predict_scene,
     scene_tiles,
     thread_mapper,
 )
+from rscd.pipeline.provenance import check_unchanged
 from rscd.pipeline.run import DEFAULTS, Options, Run, resolve
 from rscd.pipeline.standing import object_polygons, write_objects
 
@@ -126,7 +130,7 @@ def predict(
 
     Args:
         pair: two dates on one grid.
-        outputs: files to write; the suffix is the format.
+        outputs: files to write, or addresses to upload them to; the suffix is the format.
         options: see `Options`.
         prob: GeoTIFF for the probabilities.
         preview: picture (.png, .jpg) of t1, t2 and the change outlined.
@@ -141,9 +145,11 @@ def predict(
     """
     started = time.monotonic()
     run = resolve(pair, Targets.of(outputs, prob, preview, flow, objects), options)
+    run.targets.prepare()
     files = run.targets.all
     if (past := finished(run.folder, run.identity, files)) is not None:
         log.info("all of it had been written before this run")
+        run.targets.clear()
         return Result(**past)
     try:
         with (
@@ -154,32 +160,39 @@ def predict(
                 run.targets.check_new(journal.published())
             with journal.explaining(files[0]):
                 found = _carry_out(run, journal, mapper, progress)
+                check_unchanged(run.pair, run.provenance)
+                run.targets.send()
             result = Result(
                 **found,
-                outputs=[str(path) for path in files],
+                outputs=run.targets.names,
                 model=run.model.name,
                 alignment=run.pair.alignment,
                 seconds=round(time.monotonic() - started, 3),
                 resumed=journal.resumed,
             )
             journal.finish(files, asdict(result))
-    except OutputError:
+    except (OutputError, RemoteError):  # what was computed is kept
+        if not run.folder.exists():
+            run.targets.clear()
         raise
     except RscdError:
         shutil.rmtree(run.folder, ignore_errors=True)
+        run.targets.clear()
         raise
     except OSError as error:
         raise output_error(files[0], error) from error
     finally:
         close_handles()
+    run.targets.clear()
     return result
 
 
 def plan(run: Run) -> dict[str, Any]:
     """What a run would do, without reading a pixel: plain data, see ``--dry-run``.
 
-    ``size`` is (width, height) in pixels, ``memory_bytes`` an estimate in addition to what the
-    process uses already.
+    ``size`` is (width, height) in pixels, ``read_bytes`` what is fetched of each file if it is
+    remote (None where its format does not tell), ``memory_bytes`` an estimate in addition to what
+    the process uses already.
     """
     height, width = run.pair.shape_hw
     load, tiling = run.load, run.model.tiling
@@ -191,9 +204,27 @@ def plan(run: Run) -> dict[str, Any]:
         "tile_size": load.tile_size,
         "batch_size": load.batch_size,
         "workers": load.workers,
+        "read_bytes": _read_bytes(run),
         "scratch_bytes": run.scratch_bytes,
         "memory_bytes": load.nbytes(run.pair.n_bands, tiling),
     }
+
+
+def _read_bytes(run: Run) -> dict[str, int | None]:
+    """Size of the blocks of either file that a run looks at, each counted once."""
+    pair, tiling = run.pair, run.model.tiling
+    height, width = pair.whole.shape_hw
+    row, col = pair.window.corner
+    scene = Box(0, 0, height, width)
+    if needs_statistics(run.model):
+        boxes = [scene]
+    else:
+        tiles = scene_tiles(pair, run.load.tile_size, tiling)
+        looked = (tile for tile in tiles if pair.inside(tile.write).any())
+        boxes = [tile.read.moved(row, col).common(scene) for tile in looked]
+        boxes += [] if tiling.whole_pictures else sample_boxes((height, width))
+    dates = ((pair.t1, pair.offset_t1), (pair.t2, pair.offset_t2))
+    return {source.date: bytes_of(source, offset, pair.scene, boxes) for source, offset in dates}
 
 
 def _carry_out(

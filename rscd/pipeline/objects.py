@@ -23,7 +23,6 @@ from rscd.export.outputs import is_vector
 from rscd.export.style import event_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
-from rscd.geo.dates import days_of
 from rscd.geo.grid import middle
 from rscd.geo.measure import ground_of
 from rscd.geo.scene import ScenePair
@@ -40,7 +39,7 @@ from rscd.labels.from_segmenter import (
     scene_pair,
     view_of,
 )
-from rscd.pipeline.provenance import describe_pair
+from rscd.pipeline.provenance import check_unchanged, describe_pair
 from rscd.pipeline.run import Options
 from rscd.segmenters.instances import DUPLICATE_IOU, share_inside
 from rscd.segmenters.prompts import PromptSet
@@ -162,11 +161,7 @@ def resolve_events(
     """
     options = options or Options()
     pair = options.sized(pair)
-    t1, t2 = days_of(
-        (options.t1_date, options.t2_date),
-        (pair.t1.date_tag, pair.t2.date_tag),
-        (pair.t1.path, pair.t2.path),
-    )
+    days = options.days(pair)
     targets = Targets.of(outputs)
     rasters = [path for path in targets.outputs if not is_vector(path)]
     if rasters:
@@ -187,7 +182,7 @@ def resolve_events(
         segmenter,
         prompts,
         (rules or LabelOptions(duplicate_iou=DUPLICATE_IOU)).filled(segmenter),
-        {"t1": t1, "t2": t2},
+        days,
         options.min_area_m2 or 0.0,
         options.min_score or 0.0,
         options.layer_options,
@@ -203,6 +198,7 @@ def carry_out(
     """Look, compare and write; see `predict_events`."""
     started = time.monotonic()
     targets, segmenter, prompts = run.targets, run.segmenter, run.prompts
+    targets.prepare()
     view, rules = run.view, run.rules
     check_memory(view.pair, prompts, BOX_ADVICE if rules.tile is not None else CUT_ADVICE)
     source = scene_pair(view.pair, targets.outputs[0].parent)
@@ -229,13 +225,16 @@ def carry_out(
     with run.begun.noted():
         for path in targets.outputs:
             _write(run, table, path, run.provenance)
+        check_unchanged(run.pair, run.provenance)
+        targets.send()
+    targets.clear()
     counted = labels.valid & view.wanted
     objects = [
         int(np.count_nonzero(share_inside(date.instances, view.wanted)))
         for date in (labels.events.t1, labels.events.t2)
     ]
     return EventResult(
-        outputs=[str(path) for path in targets.outputs],
+        outputs=targets.names,
         model=run.model,
         appeared=int((table["kind"] == "appeared").sum()),
         vanished=int((table["kind"] == "vanished").sum()),

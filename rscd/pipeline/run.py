@@ -102,6 +102,19 @@ class Options:
             )
         return pair.sized(self.gsd_m)
 
+    def days(self, pair: ScenePair) -> dict[DateName, str | None]:
+        """ISO date of each image, None where nothing tells it.
+
+        Raises:
+            UsageError: see `rscd.geo.dates.days_of`.
+        """
+        t1, t2 = days_of(
+            (self.t1_date, self.t2_date),
+            (pair.t1.date_tag, pair.t2.date_tag),
+            (pair.t1.path, pair.t2.path),
+        )
+        return {"t1": t1, "t2": t2}
+
 
 DEFAULTS = Options()
 
@@ -165,11 +178,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     """
     pair = options.sized(pair)
     place, size_m = middle(pair.grid), pair.pixel_size_m
-    days = days_of(
-        (options.t1_date, options.t2_date),
-        (pair.t1.date_tag, pair.t2.date_tag),
-        (pair.t1.path, pair.t2.path),
-    )
+    days = options.days(pair)
     if (options.min_area_m2 or options.simplify_m) and size_m is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "
@@ -230,8 +239,8 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         min_area_m2=min_area_m2,
         min_score=min_score,
         regularize=regularize,
-        t1_date=days[0],
-        t2_date=days[1],
+        t1_date=days["t1"],
+        t2_date=days["t2"],
         gsd_m=None,
     )
     parameters = {k: v for k, v in asdict(decided).items() if k not in WITHOUT_EFFECT}
@@ -242,7 +251,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         card=card,
         load=fit_load(load, options.max_memory, pair.n_bands, model.tiling),
         threshold=options.threshold,
-        days={"t1": days[0], "t2": days[1]},
+        days=days,
         min_score=min_score,
         outlining={
             "ground": pair.ground,

@@ -42,11 +42,12 @@ def build(options: Options) -> "Buildings":
         ModelError: if they are not the released ones, or do not predict buildings.
         UsageError: for an invalid pixel size.
     """
-    from rscd.inference.shipped import load_shipped
+    from rscd.inference.network import load_network
+    from rscd.inference.shipped import shipped_weights
 
     if not options.gsd_m > 0:
         raise UsageError(f"expected gsd_m= in metres above 0, found {options.gsd_m}; correct it")
-    return Buildings(options, load_shipped(options.device, 1))
+    return Buildings(options, load_network(shipped_weights(), options.device, 1))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.errors import RasterioIOError
 
 from rscd.base.border import border, found_in, reason, shown
 from rscd.base.errors import DataError, ModelError, SceneError
@@ -155,10 +156,25 @@ def server():
     ("code", "said"),
     [(404, "no such file"), (403, "refuses access"), (401, "refuses access"), (500, "try again")],
 )
-def test_answers_of_a_server(server: str, code: int, said: str) -> None:
+def test_answers_of_a_server(server: str, code: int, said: str, monkeypatch) -> None:
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     told = refusal(f"{server}/{code}/a.tif")
     assert said in told
     assert f"HTTP {code}" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("The specified key does not exist.", "no such file in the object store: s3://b/a.tif"),
+        ("Access Denied", "refuses access: s3://b/a.tif; check the credentials"),
+        ("AWS_ACCESS_KEY_ID configuration option not defined", "no credentials for this object"),
+        ("GS_OAUTH2 or GS_NO_SIGN_REQUEST=YES configuration options not defined", "no credentials"),
+        ("Missing AZURE_STORAGE_ACCOUNT+(...)", "no credentials"),
+    ],
+)
+def test_words_of_object_stores(words: str, said: str) -> None:
+    assert said in found_in("s3://b/a.tif", RasterioIOError(words), "copy it again")
 
 
 def test_a_server_that_is_not_there() -> None:

@@ -47,7 +47,6 @@ def test_sheet(tmp_path: Path) -> None:
 def test_any_number_of_bands(tmp_path: Path, bands: int) -> None:
     root = folder(tmp_path / "data", 1, bands, masks=False)
     assert size(show(root, tmp_path / "sheet.png"))
-    assert size(show(root, tmp_path / "gray.png", rgb=[bands]))
 
 
 def test_colours() -> None:

@@ -17,7 +17,6 @@ from rscd.data.images import Picture, read_picture, write_picture
 from rscd.data.leaks import Leak, LeakReport, check_leaks, content_hash
 from rscd.data.splits import (
     Split,
-    block_split,
     group_split,
     labeled_split,
     part_counts,
@@ -25,7 +24,7 @@ from rscd.data.splits import (
     random_split,
     read_split,
 )
-from rscd.data.tiles import Tile, find_tiles, near_pairs, parent_of, tile_from_name
+from rscd.data.tiles import Tile, find_tiles, parent_of, tile_from_name, touching_pairs
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -195,38 +194,6 @@ def test_groups_by_count() -> None:
     assert split.counts == {"train": 8, "test": 4}
 
 
-THREE = {"train": 0.5, "val": 0.2, "test": 0.3}
-FEW = st.integers(2, 9)
-
-
-@given(FEW, FEW, st.integers(1, 3), st.integers(0, 2), st.integers(0, 3))
-@settings(max_examples=40, deadline=None)
-def test_blocks_keep_their_distance(rows: int, columns: int, block: int, buffer: int, seed: int):
-    tiles = grid(rows, columns)
-    split = block_split(tiles, THREE, block * 256, buffer * 256, seed)
-    assert sum(split.counts.values()) == len(tiles)
-    used = [t for t in tiles if t.name not in split.parts.get("buffer", ())]
-    owner = {name: part for part, names in split.parts.items() for name in names}
-    for a, b in near_pairs(used, buffer * 256, inclusive=False):
-        assert buffer == 0 or owner[a] == owner[b]
-    if buffer:
-        assert all(leak.kind != "touching" for leak in check_leaks(split, tiles).leaks)
-        without = block_split(tiles, THREE, block * 256, 0, seed)
-        assert split["test"] == without["test"]
-        # nothing is dropped without need
-        for name in split.parts.get("buffer", ()):
-            near = near_pairs(tiles, buffer * 256, inclusive=False)
-            partners = {b if a == name else a for a, b in near if name in (a, b)}
-            kept = {owner[p] for p in partners} - {"buffer"}
-            first = next(p for p, names in without.parts.items() if name in names)
-            assert kept - {first}
-
-
-def test_blocks_need_sizes() -> None:
-    with pytest.raises(DataError, match="block 0 must be positive"):
-        block_split(grid(2, 2), SHARES, 0)
-
-
 @pytest.mark.parametrize(
     ("name", "scene", "box"),
     [
@@ -251,11 +218,9 @@ def test_names_that_say_nothing() -> None:
 
 def test_touching() -> None:
     tiles = grid(1, 3) + grid(1, 1, scene="other")
-    assert near_pairs(tiles, 0) == [("s_r0_c0", "s_r0_c1"), ("s_r0_c1", "s_r0_c2")]
-    assert near_pairs(tiles, 0, inclusive=False) == []
-    assert len(near_pairs(tiles, 256)) == 3
+    assert touching_pairs(tiles) == [("s_r0_c0", "s_r0_c1"), ("s_r0_c1", "s_r0_c2")]
     corner = [Tile("a", "s", (0, 0, 1, 1)), Tile("b", "s", (1, 1, 2, 2))]
-    assert near_pairs(corner, 0) == [("a", "b")]
+    assert touching_pairs(corner) == [("a", "b")]
 
 
 def test_leaks_by_place_parent_and_content() -> None:

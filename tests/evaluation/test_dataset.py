@@ -29,7 +29,13 @@ from rscd.base.errors import (
     SceneError,
     UsageError,
 )
-from rscd.evaluation.dataset import MemoryPair, Split, evaluate_split, predict_pair
+from rscd.evaluation.dataset import (
+    MemoryPair,
+    Split,
+    evaluate_split,
+    labelled_folder,
+    predict_pair,
+)
 from rscd.evaluation.judge import Judged, only_counted
 from rscd.evaluation.maps import MapOptions, evaluate_maps
 from rscd.evaluation.report import Sample, confusion, extremes
@@ -482,7 +488,7 @@ def folder(tmp_path):
 
 
 def test_a_split_gives_what_counting_in_memory_gives(folder):
-    report = evaluate_split(Split.open(folder, "test", Reading()))
+    report = evaluate_split(Split(labelled_folder(folder, "test"), Reading(), None))
     prob, true = (
         np.concatenate([a.ravel() for a in side])
         for side in zip(
@@ -499,7 +505,7 @@ def test_a_split_gives_what_counting_in_memory_gives(folder):
     assert report.probabilities.ece == pytest.approx(own.calibration_error())
     assert report.probabilities.best_counts == own.counts(own.best_threshold())
     assert [s.name for s in report.samples] == ["0", "1", "2"]
-    other = evaluate_split(Split.open(folder, "test", Reading(), threshold=0.9))
+    other = evaluate_split(Split(labelled_folder(folder, "test"), Reading(), 0.9))
     assert other.threshold == 0.9
     assert other.counts == count(prob >= np.float32(0.9), true.astype(np.uint8))
     assert other.objects.predicted != report.objects.predicted
@@ -526,15 +532,15 @@ def test_unlabelled_values_of_a_split(tmp_path):
     label[:10] = 127
     root = write_pairs(tmp_path / "d", [(t1, t2, label)])
     with pytest.raises(DataError, match="found 0, 127, 255"):
-        evaluate_split(Split.open(root, "test", Reading()))
+        evaluate_split(Split(labelled_folder(root, "test"), Reading(), None))
     for rule in (Values(unlabelled=(127,)), Values((255,), (127,))):
-        report = evaluate_split(Split.open(root, "test", Reading(), mask_values=rule))
+        report = evaluate_split(Split(labelled_folder(root, "test", rule), Reading(), None))
         assert report.pixels.unlabelled == 500
         assert report.pixels.counted == 1500
         assert report.counts == count(t2[10:, :, 2] >= 127.5, label[10:] // 255)
     everything = Values(unlabelled=(0, 127, 255))
     with pytest.raises(DataError, match=r"expected labelled pixels in .*, found none in 1 pairs"):
-        evaluate_split(Split.open(root, "test", Reading(), mask_values=everything))
+        evaluate_split(Split(labelled_folder(root, "test", everything), Reading(), None))
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -580,10 +586,10 @@ def test_errors_name_the_pair(folder):
             raise SceneError("no")
 
     with pytest.raises(SceneError, match="pair 0: no"):
-        evaluate_split(Split.open(folder, "test", Failing()))
+        evaluate_split(Split(labelled_folder(folder, "test"), Failing(), None))
     (folder / "test" / "label" / "1.png").unlink()
     with pytest.raises(RscdError, match="pair '1' has no mask file"):
-        Split.open(folder, "test", Reading())
+        Split(labelled_folder(folder, "test"), Reading(), None)
 
 
 @pytest.mark.realdata

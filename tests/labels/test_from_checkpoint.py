@@ -12,7 +12,7 @@ from rscd.base.errors import OutputError
 from rscd.base.types import silent
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_label_values, write_picture
-from rscd.labels.from_checkpoint import note, prepare, write_pseudo_masks
+from rscd.labels.from_checkpoint import mask_folders, note, prepare, write_pseudo_masks
 
 SIDE = 16
 
@@ -34,7 +34,7 @@ def test_change_is_strictly_above_the_threshold_in_float32(
     at = np.float32(threshold)
     values = np.array([np.nextafter(at, 0), at, np.nextafter(at, 1)], np.float32)
     prob = np.resize(values, (SIDE, SIDE))
-    with prepare(data, "pseudo", {}):
+    with prepare(mask_folders(data, "pseudo"), {}):
         write_pseudo_masks(data, lambda image: prob, threshold, "pseudo", progress=silent)
     mask = read_label_values(tmp_path / "pseudo" / "p0.png")
     np.testing.assert_array_equal(mask, prob > at)
@@ -52,7 +52,7 @@ def test_a_damaged_pair_stops_nothing_and_gets_its_mask_when_mended(tmp_path: Pa
         maps.append(image)
         return np.full((SIDE, SIDE), 0.9, np.float32)
 
-    with prepare(data, "pseudo", {"a": 1}) as earlier:
+    with prepare(mask_folders(data, "pseudo"), {"a": 1}) as earlier:
         assert earlier is None
     found = write_pseudo_masks(data, some_map, 0.5, "pseudo", progress=silent)
     assert (found.written, found.pairs, len(maps)) == (2, 3, 2)
@@ -75,7 +75,7 @@ def test_masks_of_georeferenced_dates_lie_where_the_dates_lie(
     data = PairFolder(tmp_path, keys={"image", "valid"})
     prob = np.eye(SIDE, dtype=np.float32)
     for written in (1, 0):  # the second time it is there
-        with prepare(data, "pseudo", {}):
+        with prepare(mask_folders(data, "pseudo"), {}):
             found = write_pseudo_masks(data, lambda image: prob, 0.5, "pseudo", progress=silent)
         assert found.written == written
     with (
@@ -87,7 +87,7 @@ def test_masks_of_georeferenced_dates_lie_where_the_dates_lie(
         np.testing.assert_array_equal(mask.read(1), expected)
     read = PairFolder(tmp_path, keys={"mask"}, mask_from="pseudo")[0]["mask"]
     np.testing.assert_array_equal(read[0], expected)
-    with prepare(data, "pseudo", {"other": 1}, overwrite=True):
+    with prepare(mask_folders(data, "pseudo"), {"other": 1}, overwrite=True):
         assert not (tmp_path / "pseudo" / "p.tif").exists()
 
 
@@ -96,20 +96,20 @@ def test_folders_that_a_killed_run_left_without_a_note_get_it(tmp_path: Path) ->
         pairs(tmp_path / part)
     data = PairFolder(tmp_path, keys={"image", "valid"})
     run = {"recipe": {"a": 1}, "found": {}}
-    with prepare(data, "pseudo", {"a": 1}):
-        note(data, "pseudo", run)
+    with prepare(mask_folders(data, "pseudo"), {"a": 1}):
+        note(mask_folders(data, "pseudo"), run)
     lost = tmp_path / "val" / "pseudo" / "run.json"
     lost.unlink()
-    with prepare(data, "pseudo", {"a": 1}) as earlier:
+    with prepare(mask_folders(data, "pseudo"), {"a": 1}) as earlier:
         assert earlier == run
     assert lost.exists()
 
 
 def test_a_threshold_of_another_recipe_is_not_taken(tmp_path: Path) -> None:
     data = PairFolder(pairs(tmp_path), keys={"image", "valid"})
-    with prepare(data, "pseudo", {"a": 1}):
-        note(data, "pseudo", {"recipe": {"a": 1}, "found": {}})
-    with prepare(data, "pseudo", {"a": 2}) as earlier:  # no mask was written
+    with prepare(mask_folders(data, "pseudo"), {"a": 1}):
+        note(mask_folders(data, "pseudo"), {"recipe": {"a": 1}, "found": {}})
+    with prepare(mask_folders(data, "pseudo"), {"a": 2}) as earlier:  # no mask was written
         assert earlier is None
 
 
@@ -119,16 +119,16 @@ def test_masks_of_version_0_1_are_resumed_by_the_same_recipe_alone(
 ) -> None:
     data = PairFolder(pairs(tmp_path), keys={"image", "valid"})
     run = {"recipe": {"a": 1}, "found": {}}
-    with prepare(data, "pseudo", {"a": 1}):
-        note(data, "pseudo", run)
+    with prepare(mask_folders(data, "pseudo"), {"a": 1}):
+        note(mask_folders(data, "pseudo"), run)
         shutil.copy(tmp_path / "A" / "p0.png", tmp_path / "pseudo" / "p0.png")
     (tmp_path / "pseudo" / "claim.json").unlink()
     if recipe == {"a": 1}:
-        with prepare(data, "pseudo", recipe) as earlier:
+        with prepare(mask_folders(data, "pseudo"), recipe) as earlier:
             assert earlier == run
     else:
         with pytest.raises(OutputError, match="found other a; give --overwrite"):
-            prepare(data, "pseudo", recipe).__enter__()
-        with prepare(data, "pseudo", recipe, overwrite=True) as earlier:
+            prepare(mask_folders(data, "pseudo"), recipe).__enter__()
+        with prepare(mask_folders(data, "pseudo"), recipe, overwrite=True) as earlier:
             assert earlier is None
         assert [path.name for path in (tmp_path / "pseudo").iterdir()] == ["claim.json"]

@@ -188,7 +188,8 @@ def test_weights_go_through_a_file(name, tmp_path, monkeypatch):
     with torch.inference_mode():
         expected = network(image)["logits"]
         found = loaded(path, "cpu", model.sha256)(image)["logits"]
-    torch.testing.assert_close(found, expected)
+    # batch norms are folded, which rounds differently
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     prob = model(image.numpy(), np.ones((2, 64, 64), dtype=bool))
     assert prob.shape == (2, 64, 64)
     np.testing.assert_allclose(prob, logit(expected).sigmoid()[:, 0], atol=1e-3)

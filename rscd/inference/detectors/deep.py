@@ -35,7 +35,7 @@ from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.geo.tiles import round_up
 from rscd.inference.detectors.otsu import otsu_threshold
-from rscd.inference.detectors.registry import DEEP_DETECTORS, DeepName
+from rscd.inference.detectors.registry import DEEP_DETECTORS
 from rscd.inference.detectors.sampling import BUDGET, Indices, sample, usable_pixels
 from rscd.inference.network import device_of
 from rscd.inference.predictor import Block, Tiling
@@ -86,7 +86,10 @@ class Deep:
     ``change_prob = d / (d + tau)`` for a change vector of length d: one half at the threshold.
     """
 
-    asked: DeepName
+    asked: str
+    """``KIND[:ENCODER[@FILE]]``, as given with ``-m``."""
+    kind: str
+    """One of `DEEP_DETECTORS`."""
     name: str
     encoder: str
     """With the tag of its weights."""
@@ -107,11 +110,11 @@ class Deep:
     @property
     def summary(self) -> str:
         """One line for ``rscd model list``."""
-        return DEEP_DETECTORS[self.asked.kind]
+        return DEEP_DETECTORS[self.kind]
 
     def card(self) -> Provenance:
         """Name, encoder, hash of its tensors, and parameters; see ``Model``."""
-        own = {"share": SHARE, "parts": PARTS} if self.asked.kind == "dcva" else {}
+        own = {"share": SHARE, "parts": PARTS} if self.kind == "dcva" else {}
         return {"name": self.name, "encoder": self.encoder, "sha256": self.sha256, **own}
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Deep":
@@ -128,7 +131,7 @@ class Deep:
 
         most = max(1, NUMBERS // (2 * sum(self.sizes)))
         seen = sample(blocks, look, lambda _: most)
-        return replace(self, change=change_of(seen, self.sizes, self.asked.kind))
+        return replace(self, change=change_of(seen, self.sizes, self.kind))
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``. Invalid pixels get 0.
@@ -283,11 +286,18 @@ class Vectors(nn.Module):
         return {"logits": squared_length(vectors, self.strides, image.shape[-2:])[:, None]}
 
 
-def load_deep(asked: DeepName, device: str = "auto", threads: int = 1) -> Deep:
+def parse_deep(asked: str) -> tuple[str, str | None, str | None]:
+    """``KIND[:ENCODER[@FILE]]`` -> one of `DEEP_DETECTORS`, and what `frozen_encoder` takes."""
+    kind, _, encoder = asked.partition(":")
+    name, _, file = encoder.partition("@")
+    return kind, name or None, file or None
+
+
+def load_deep(asked: str, device: str = "auto", threads: int = 1) -> Deep:
     """A detector with its encoder loaded and measured.
 
     Args:
-        asked: kind, encoder and file.
+        asked: see `parse_deep`.
         device: ``auto`` uses a GPU if there is one.
         threads: cores a call may use.
 
@@ -296,15 +306,17 @@ def load_deep(asked: DeepName, device: str = "auto", threads: int = 1) -> Deep:
     """
     device = device_of(device)
     vectors, digest = _ready(asked, device)
-    encoder = vectors.encoder
-    name = asked.kind if asked.encoder is None else f"{asked.kind}:{encoder.name}"
+    kind, given, _ = parse_deep(asked)
+    encoder = vectors.encoder.name
+    name = kind if given is None else f"{kind}:{encoder}"
     with border(lambda error: not_run(name, error)), torch.inference_mode():
-        side = 2 * encoder.multiple
+        side = 2 * vectors.multiple
         maps = vectors.maps(torch.zeros(2, N_BANDS, side, side, device=device))
     return Deep(
         asked=asked,
+        kind=kind,
         name=name,
-        encoder=encoder.name,
+        encoder=encoder,
         sha256=digest,
         device=device,
         threads=threads,
@@ -315,7 +327,7 @@ def load_deep(asked: DeepName, device: str = "auto", threads: int = 1) -> Deep:
 
 
 @cache  # seconds
-def _tiling(asked: DeepName, device: str) -> Tiling:
+def _tiling(asked: str, device: str) -> Tiling:
     """Halo and exactness, as the encoder is found to behave."""
     vectors, _ = _ready(asked, device)
     encoder, multiple = vectors.encoder, vectors.multiple
@@ -358,14 +370,15 @@ def _agree(vectors: Vectors, halo: int) -> bool:
 
 
 _lock = threading.Lock()
-_held: dict[tuple[DeepName, str], tuple[Vectors, str]] = {}
+_held: dict[tuple[str, str], tuple[Vectors, str]] = {}
 
 
-def _ready(asked: DeepName, device: str) -> tuple[Vectors, str]:
+def _ready(asked: str, device: str) -> tuple[Vectors, str]:
     """The encoder and the hash of its tensors; cached, one per process."""
     with _lock:
         if (asked, device) not in _held:
-            vectors = Vectors(frozen_encoder(asked.encoder, asked.file), asked.kind).to(device)
+            kind, encoder, file = parse_deep(asked)
+            vectors = Vectors(frozen_encoder(encoder, file), kind).to(device)
             digest = sha256()
             for name, tensor in vectors.state_dict().items():
                 digest.update(name.encode() + tensor.cpu().numpy().tobytes())

@@ -1,7 +1,6 @@
 """The detectors that need no training, only statistics of the scene itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rscd.inference.detectors.cva import Cva
 from rscd.inference.detectors.irmad import Irmad
@@ -44,24 +43,3 @@ DEEP_DETECTORS = {
     ),
 }
 """Detectors on frozen features by name, with their summaries (`rscd.inference.detectors.deep`)."""
-
-
-@dataclass(frozen=True)
-class DeepName:
-    """What ``-m KIND[:ENCODER[@FILE]]`` asks for."""
-
-    kind: str
-    """One of `DEEP_DETECTORS`."""
-    encoder: str | None = None
-    """A name of timm; None: ImageNet's EfficientNet-Lite0, which needs no download."""
-    file: str | None = None
-    """A local file of its tensors."""
-
-    @classmethod
-    def of(cls, name: str) -> "DeepName | None":
-        """Read a model's name; None if it names another kind of model."""
-        kind, _, encoder = name.partition(":")
-        if kind not in DEEP_DETECTORS:
-            return None
-        timm_name, _, file = encoder.partition("@")
-        return cls(kind, timm_name or None, file or None)

@@ -6,22 +6,21 @@ from torch import Tensor
 EPS = 1e-5
 
 
-def activation_map(logits: Tensor, eps: float = EPS) -> Tensor:
+def activation_map(logits: Tensor) -> Tensor:
     """Class activation map, Eq. (1) as computed: relu(relu(G) - eps) / (max relu(G) + eps).
 
     The maximum is taken over each map separately. A map without a positive value, or whose peak is
-    at most `eps`, gives 0 everywhere.
+    at most eps = `EPS`, gives 0 everywhere.
 
     Args:
         logits: (B,1,h,w) map G before pooling.
-        eps: of numerator and denominator.
 
     Returns:
         (B,1,h,w) in [0,1).
     """
     positive = logits.relu()
     peak = positive.amax(dim=(2, 3), keepdim=True)
-    return (positive - eps).relu() / (peak + eps)
+    return (positive - EPS).relu() / (peak + EPS)
 
 
 def distillation_target(teacher: Tensor, label: Tensor) -> Tensor:

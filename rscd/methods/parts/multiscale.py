@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from rscd.base.types import ShapeHW
-from rscd.geo.tiles import reflect
+from rscd.geo.tiles import reflect, round_up
 from rscd.methods.parts.cam_losses import EPS, activation_map
 from rscd.models.resize import resize, size_of
 
@@ -236,7 +236,7 @@ def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
     if views.geometry == "reference":
         return image, size
     for axis, side in ((-2, size[0]), (-1, size[1])):
-        padded = -(-side // views.grid) * views.grid
+        padded = round_up(side, views.grid)
         if padded != side:
             places = torch.from_numpy(reflect(0, padded, side)).to(image.device)
             image = image.index_select(axis, places)
@@ -246,7 +246,7 @@ def _laid_out(image: Tensor, views: Views) -> tuple[Tensor, ShapeHW]:
 def _map_size(image: Tensor) -> ShapeHW:
     """Size to which maps are resized before they are added: whole cells."""
     height, width = size_of(image)
-    return -(-height // CELL) * CELL, -(-width // CELL) * CELL
+    return round_up(height, CELL), round_up(width, CELL)
 
 
 def _cropped(maps: Tensor, size: ShapeHW) -> Tensor:

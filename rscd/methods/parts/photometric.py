@@ -98,7 +98,6 @@ def photometric_view(
     generator: torch.Generator,
     *,
     value_range: ValueRange,
-    shared: bool = False,
 ) -> Batch:
     """Change the values of ``image``, never its geometry; all other entries are unchanged.
 
@@ -107,7 +106,6 @@ def photometric_view(
         settings: the operations, such as ``STRONG`` or ``STREET``.
         generator: random generator.
         value_range: (black, white) of the raw values.
-        shared: one draw for both dates instead of one per date.
 
     Returns:
         The batch with a new ``image`` in the same range.
@@ -121,12 +119,7 @@ def photometric_view(
             f"value_range expects (black, white) with black < white, found {low, high}"
         )
     image = (batch["image"] - low) / (high - low)
-    start = generator.get_state()
-    dates = []
-    for date in image.unbind(1):
-        if shared:
-            generator.set_state(start)
-        dates.append(_photometric(date, settings, generator))
+    dates = [_photometric(date, settings, generator) for date in image.unbind(1)]
     changed = torch.stack(dates, 1) * (high - low) + low
     return cast(Batch, dict(batch) | {"image": changed})
 

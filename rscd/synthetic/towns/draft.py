@@ -130,8 +130,7 @@ def wet(draft: Draft, points: Points, margin: float) -> bool:
 
 
 def plant(draft: Draft, box: tuple[float, float, float, float], spacing: float, share: float,
-          dates: int = BOTH, radius: tuple[float, float] = (1.8, 4.4),
-          evergreen: bool | None = None) -> None:  # fmt: skip
+          dates: int = BOTH, radius: tuple[float, float] = (1.8, 4.4)) -> None:  # fmt: skip
     """Plant trees on a jittered grid over a (u,v) rectangle; ``share`` of the cells get one."""
     u0, v0, u1, v1 = box
     if u1 <= u0 or v1 <= v0:
@@ -142,7 +141,7 @@ def plant(draft: Draft, box: tuple[float, float, float, float], spacing: float, 
     uv = np.stack((us.ravel(), vs.ravel()), 1)
     uv = uv[draft.rng.random(len(uv)) < share]
     uv = uv + draft.rng.uniform(-0.45, 0.45, uv.shape) * spacing
-    plant_at(draft, draft.warp(uv), dates, radius, evergreen)
+    plant_at(draft, draft.warp(uv), dates, radius, None)
 
 
 def plant_at(

@@ -72,15 +72,14 @@ def fill_orchard(draft: Draft, block: Block, dates: int = BOTH) -> None:
         plant_at(draft, places, dates, (radius * 0.85, radius * 1.1), False)
 
 
-def fill_open(draft: Draft, block: Block, dates: int = BOTH, use: str | None = None) -> None:
+def fill_open(draft: Draft, block: Block, dates: int = BOTH) -> None:
     """A block without buildings: field, orchard, wood, pasture, park, pond or waste land."""
     style = draft.style
-    if use is None:
-        weights = np.asarray(
-            [style.field, 0.08 * style.field, style.wood, 0.35, 0.12, 0.04, 0.10 + 0.1 * style.arid]
-        )
-        uses = ("field", "orchard", "wood", "pasture", "park", "pond", "waste")
-        use = str(draft.rng.choice(uses, p=weights / weights.sum()))
+    weights = np.asarray(
+        [style.field, 0.08 * style.field, style.wood, 0.35, 0.12, 0.04, 0.10 + 0.1 * style.arid]
+    )
+    uses = ("field", "orchard", "wood", "pasture", "park", "pond", "waste")
+    use = str(draft.rng.choice(uses, p=weights / weights.sum()))
     inner = block.inner(2)
     full = block.inner(0)
     if use == "field":

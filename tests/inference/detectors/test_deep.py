@@ -15,9 +15,10 @@ from scipy import ndimage
 from rscd.base.errors import ModelError, UsageError
 from rscd.evaluation.dataset import MemoryPair, predict_pair
 from rscd.geo.tiles import plan_tiles
-from rscd.inference.detectors.deep import change_of, squared_length, varying
+from rscd.inference.detectors import deep
+from rscd.inference.detectors.deep import change_of, parse_deep, squared_length, varying
 from rscd.inference.detectors.otsu import otsu_threshold
-from rscd.inference.detectors.registry import DEEP_DETECTORS, DeepName
+from rscd.inference.detectors.registry import DEEP_DETECTORS
 from rscd.inference.models import load_model, scene_model
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, run_block
@@ -68,20 +69,27 @@ def in_tiles(model, image, valid, tile_size):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("dcva", DeepName("dcva")),
-        ("features:resnet50", DeepName("features", "resnet50")),
+        ("dcva", ("dcva", None, None)),
+        ("features:resnet50", ("features", "resnet50", None)),
         (
             "features:vit_small_patch14_dinov2.lvd142m",
-            DeepName("features", "vit_small_patch14_dinov2.lvd142m"),
+            ("features", "vit_small_patch14_dinov2.lvd142m", None),
         ),
-        ("dcva:resnet18@w/r18.pth", DeepName("dcva", "resnet18", "w/r18.pth")),
-        ("irmad", None),
-        ("cva:resnet50", None),
-        ("runs/dcva.ckpt", None),
+        ("dcva:resnet18@w/r18.ckpt", ("dcva", "resnet18", "w/r18.ckpt")),
     ],
 )
-def test_names(name, expected):
-    assert DeepName.of(name) == expected
+def test_names(monkeypatch, name, expected):
+    monkeypatch.setattr(deep, "load_deep", lambda asked, *_: parse_deep(asked))
+    assert load_model(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("cva:resnet50", "expected a model among"), ("runs/dcva.ckpt", "expected a checkpoint")],
+)
+def test_names_of_other_models(name, message):
+    with pytest.raises(ModelError, match=message):
+        load_model(name)
 
 
 def test_the_features_that_vary_most_in_some_part_are_chosen():

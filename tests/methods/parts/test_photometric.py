@@ -48,15 +48,11 @@ def test_photometry_is_equivariant_to_the_value_range() -> None:
     torch.testing.assert_close(first["image"] * 40, second["image"], atol=1.0, rtol=1e-3)
 
 
-def test_dates_get_their_own_draw_unless_shared() -> None:
+def test_dates_get_their_own_draw() -> None:
     image = smooth_batch(4)["image"][:, :1].expand(-1, 2, -1, -1, -1)
     batch = Batch(image=image)
     own = photometric_view(batch, EVERYTHING, view_generator(0), value_range=(0, 255))["image"]
     assert not torch.allclose(own[:, 0], own[:, 1])
-    one = photometric_view(batch, EVERYTHING, view_generator(0), value_range=(0, 255), shared=True)[
-        "image"
-    ]
-    assert torch.equal(one[:, 0], one[:, 1])
 
 
 def test_nothing_chosen_is_the_identity_even_beyond_the_range() -> None:

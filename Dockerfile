@@ -1,0 +1,32 @@
+# syntax=docker/dockerfile:1
+# rscd on processors alone:  docker build -t rscd .
+# From another index of torch: docker build --build-arg TORCH_INDEX=https://... -t rscd .
+
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim-bookworm AS build
+# torch from PyPI brings several GB of CUDA, which nothing here would use
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# before the sources: this layer stays while they change
+# hadolint ignore=DL3013
+RUN python -m venv --without-pip /opt/rscd \
+    && pip --python /opt/rscd/bin/python install --index-url "${TORCH_INDEX}" torch torchvision
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY LICENSES LICENSES
+COPY rscd rscd
+# hadolint ignore=DL3013
+RUN pip --python /opt/rscd/bin/python install '.[cluster,s3]'
+
+FROM python:${PYTHON}-slim-bookworm
+LABEL org.opencontainers.image.title="rscd" \
+      org.opencontainers.image.description="What changed between two images of one place" \
+      org.opencontainers.image.licenses="MIT"
+COPY --from=build /opt/rscd /opt/rscd
+ENV PATH=/opt/rscd/bin:$PATH
+RUN useradd --create-home --uid 1000 rscd
+USER 1000
+WORKDIR /work
+ENTRYPOINT ["rscd"]
+CMD ["--help"]

@@ -1,0 +1,67 @@
+"""Folding of batch norms, against the networks as they were trained."""
+
+import pytest
+import torch
+from torch import nn
+
+from rscd.models.folding import folded
+from rscd.models.networks import build_network, probe_image
+
+
+def trained(name, **args):
+    """A network whose batch norms have statistics of their own."""
+    torch.manual_seed(0)
+    network = build_network(name, args)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+                module.weight.normal_(1, 0.2)
+                module.bias.normal_()
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("semantic-lite", {}),
+        ("tiny", {}),
+        ("siamese-unet", {"n_bands": 3, "encoder": "resnet18", "weights": None}),
+    ],
+)
+@torch.inference_mode()
+def test_outputs_stay_and_batch_norms_go(name, args):
+    network = trained(name, **args)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    light = folded(network, probe_image(network, 3))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in light.modules())
+    image = 50 * torch.rand(1, 2, 3, 96, 96)
+    before, now = network(image), light(image)
+    assert before.keys() == now.keys()
+    for key, value in before.items():
+        torch.testing.assert_close(now[key], value, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+class Crossed(nn.Module):
+    """Declares a norm after a convolution that it does not follow."""
+
+    multiple = 1
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, image):
+        return {"logits": self.conv(self.norm(image.flatten(1, 2)))}
+
+
+def test_a_network_of_another_order_stays_as_it_is():
+    torch.manual_seed(0)
+    network = Crossed()
+    network.norm.running_mean.fill_(2)
+    network.norm.running_var.fill_(3)
+    network.eval()
+    assert folded(network, probe_image(network, 3)) is network
