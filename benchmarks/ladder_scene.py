@@ -64,12 +64,6 @@ ROWS: dict[str, dict[str, Any]] = {
 """Rows of the tables; all also learn from labelled pairs."""
 
 
-def encoder_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the encoder."""
-    parser.add_argument("--encoder", default=LITE, help="'compact' for the network's own")
-    parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
-
-
 def source() -> StreetSettings:
     """Settings of the labelled domain."""
     return StreetSettings(size=SIZE, strength=0.4)
@@ -290,7 +284,8 @@ def main() -> None:
     parser.add_argument("--pretrain-pairs", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=96, help="to train on, in each domain")
     parser.add_argument("--lr", type=float, default=5e-4)
-    encoder_options(parser)
+    parser.add_argument("--encoder", default=LITE, help="'compact' for the network's own")
+    parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
     parser.add_argument("--only", nargs="+", choices=["no flow", "pretrained", *ROWS])
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw what there is")
