@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from pretrain_encoder import MEAN, STD
 
 from rscd.cli import run_command
 from rscd.data.folder import PairFolder
@@ -37,6 +36,8 @@ from rscd.inference.views import ImageMaps
 from rscd.labels.from_checkpoint import labelled_maps
 from rscd.methods.parts.multiscale import PRESETS, Views
 from rscd.metrics.pixels import count, summarise
+from rscd.models.lite_encoder import DEVIATION, IMAGENET, MEAN
+from rscd.models.smp_encoders import LITE
 from rscd.synthetic.town_folder import write_town_folder
 from rscd.training.chain import read_chain, run_chain
 from rscd.training.task import ChangeTask
@@ -69,9 +70,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nuisance", type=float, default=0.3)
     parser.add_argument("--pairs", type=int, default=600, help="for training")
     parser.add_argument("--held-out", type=int, default=120, help="for validation, and for test")
-    parser.add_argument("--encoder", default="tu-test_resnet")
-    parser.add_argument("--depth", type=int, default=3, help="stages of the encoder")
-    parser.add_argument("--weights", help="of the encoder, see pretrain_encoder.py; default random")
+    parser.add_argument("--encoder", default=LITE)
+    parser.add_argument("--depth", type=int, default=4, help="stages of the encoder")
+    parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
     parser.add_argument("--teacher", default="abs")
     parser.add_argument("--student", default="cat")
     parser.add_argument("--epochs", type=int, default=10)
@@ -242,10 +243,10 @@ def one_seed(args: argparse.Namespace, seed: int, results: Results) -> None:
     network = {
         "encoder": args.encoder,
         "depth": args.depth,
-        "weights": args.weights,
+        "weights": args.weights or None,
         "combination": args.student,
-        "mean": list(MEAN),
-        "std": list(STD),
+        "mean": [MEAN] * 3,
+        "std": [DEVIATION] * 3,
     }
     kd = {"network": "cam", "network_args": network, "teacher": args.teacher}
     run = carry_out(folder, "kd", "train", training(args, seed, root, "kdmsi", kd, args.epochs))

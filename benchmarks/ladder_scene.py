@@ -5,7 +5,8 @@
 
 A labelled synthetic domain and an unlabelled target domain with another look: other backgrounds,
 colours and a stronger shift of the viewpoint; the target is also tested in the dark. As in the
-paper every run starts from one pretrained network; a seed decides the pairs and the chance of the
+paper every run starts from one pretrained network, whose encoder (EfficientNet-Lite0) starts from
+ImageNet; a seed decides the pairs and the chance of the
 second stage. Results are appended line by line, and what a file already holds is not run again, so
 an interrupted ladder goes on. ``--show`` prints mean and deviation per row. Also measured:
 end-point error against no flow at all, exchanged dates, and F1 for viewpoint shifts from 0 to 64
@@ -27,13 +28,25 @@ from torch import Tensor
 from rscd.base.types import Batch
 from rscd.methods.scene import Scene, ScenePretrain
 from rscd.methods.supervised import Supervised
+from rscd.models.lite_encoder import DEVIATION, IMAGENET, MEAN
+from rscd.models.smp_encoders import LITE
 from rscd.synthetic.street_pairs import StreetSettings, SyntheticStreet
 
 SIZE = 96
 BATCH, PRETRAIN_BATCH = 4, 8
 PRETRAIN_SEED = 77
 SHIFTS = (0, 8, 16, 32, 64)
-NETWORK = {"network": "scene-compact", "network_args": {"low_size": SIZE}}
+
+
+def network_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of a method: its network."""
+    encoder = {"encoder": args.encoder, "encoder_weights": args.weights or None}
+    statistics = {"mean": [MEAN] * 3, "std": [DEVIATION] * 3} if args.weights else {}
+    return {
+        "network": "scene-compact",
+        "network_args": {"low_size": SIZE, **encoder, **statistics},
+    }
+
 
 OFF = {"unsup_weight": 0.0, "distill_weight": 0.0}
 ROWS: dict[str, dict[str, Any]] = {
@@ -191,7 +204,7 @@ def runs(args: argparse.Namespace, done: set[tuple[int, str]]) -> Iterator[dict[
                 continue
             started = time.perf_counter()
             torch.manual_seed(seed)
-            method = Scene(**NETWORK, **ROWS.get(row, OFF))  # type: ignore[arg-type]
+            method = Scene(**network_of(args), **ROWS.get(row, OFF))
             method.network.load_state_dict(state)
             if method.teacher is not None:
                 method.teacher.load_state_dict(method.network.decoder.state_dict())
@@ -204,7 +217,8 @@ def runs(args: argparse.Namespace, done: set[tuple[int, str]]) -> Iterator[dict[
 
 def first_stage(name: str, method: Any, args: argparse.Namespace) -> dict[str, Tensor]:
     """Tensors of a network after training on labelled pairs; kept beside the results."""
-    kept = args.results.with_name(f"{name}_{args.pretrain_pairs}_{args.pretrain_steps}.pt")
+    settings = [args.pretrain_pairs, args.pretrain_steps, args.encoder, Path(args.weights).name]
+    kept = args.results.with_name("_".join(map(str, [name, *settings])) + ".pt")
     if not kept.exists():
         data = {"train": gathered(source(), args.pretrain_pairs, PRETRAIN_SEED)}
         trained(method, data, args.pretrain_steps, 2e-3, PRETRAIN_SEED, PRETRAIN_BATCH)
@@ -215,7 +229,7 @@ def first_stage(name: str, method: Any, args: argparse.Namespace) -> dict[str, T
 def pretrained(args: argparse.Namespace) -> dict[str, Tensor]:
     """The network that every row starts from."""
     torch.manual_seed(PRETRAIN_SEED)
-    method = ScenePretrain(**NETWORK, epe_reduction="mean")  # type: ignore[arg-type]
+    method = ScenePretrain(**network_of(args), epe_reduction="mean")
     return first_stage("pretrained", method, args)
 
 
@@ -270,6 +284,8 @@ def main() -> None:
     parser.add_argument("--pretrain-pairs", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=96, help="to train on, in each domain")
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--encoder", default=LITE, help="'compact' for the network's own")
+    parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
     parser.add_argument("--only", nargs="+", choices=["no flow", "pretrained", *ROWS])
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw what there is")
@@ -283,9 +299,10 @@ def main() -> None:
         show(lines)
     if args.show or args.plot is not None:
         return
-    names = ("steps", "pretrain_steps", "pretrain_pairs", "pairs", "lr")
+    names = ("steps", "pretrain_steps", "pretrain_pairs", "pairs", "lr", "encoder", "weights")
     settings = {name: getattr(args, name) for name in names}
-    for found in runs(args, {(line["seed"], line["row"]) for line in lines}):
+    done = {(line["seed"], line["row"]) for line in lines if line["settings"] == settings}
+    for found in runs(args, done):
         line = json.dumps(found | {"settings": settings, "machine": machine("torch")})
         with args.results.open("a") as file:
             file.write(line + "\n")

@@ -21,7 +21,7 @@ import cv2
 import ladder_scene
 import numpy as np
 import torch
-from ladder_scene import NETWORK, SIZE, change_f1, rows_of, trained
+from ladder_scene import SIZE, change_f1, network_of, rows_of, trained
 from machine import machine
 from torch import Tensor
 
@@ -29,6 +29,8 @@ from rscd.base.types import Batch
 from rscd.data.street import VLCMUCD
 from rscd.methods.scene import Scene
 from rscd.models.flow import warp
+from rscd.models.lite_encoder import IMAGENET
+from rscd.models.smp_encoders import LITE
 
 VIEWS = ("close", "offset")
 
@@ -63,7 +65,7 @@ def second_stage(
 ) -> torch.nn.Module:
     """The student after semi-supervised training."""
     torch.manual_seed(seed)
-    method = Scene(**NETWORK, lambda1=args.lambda1)  # type: ignore[arg-type]
+    method = Scene(**network_of(args), lambda1=args.lambda1)
     method.network.load_state_dict(state)
     assert method.teacher is not None
     method.teacher.load_state_dict(method.network.decoder.state_dict())
@@ -94,6 +96,8 @@ def main() -> None:
     parser.add_argument("--pretrain-pairs", type=int, default=1000)
     parser.add_argument("--pairs", type=int, default=96)
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--encoder", default=LITE, help="'compact' for the network's own")
+    parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
     parser.add_argument("--lambda1", type=float, default=0.01, help="published for streets")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -106,7 +110,7 @@ def main() -> None:
     for seed in args.seeds:
         source = ladder_scene.domains(seed, args.pairs)["train"]
         state = ladder_scene.pretrained(args)
-        start = Scene(**NETWORK).network  # type: ignore[arg-type]
+        start = Scene(**network_of(args)).network
         start.load_state_dict(state)
         stages = {
             "synthetic alone": start,

@@ -5,6 +5,9 @@
     tg-NAME                      of TorchGeo (``tg-resnet50``, ``tg-swin_v2_b``); weights are its
                                  names, e.g. ``SENTINEL2_ALL_MOCO``, also multispectral ones
     resnet50-s16                 torchvision's ResNet-50 with output stride 16 and no dilation
+    lite0                        EfficientNet-Lite0 without the stages of stride 32; its weights
+                                 ``efficientnet-lite0-imagenet`` come with rscd[imagenet] instead of
+                                 a download
 
 Each also accepts the path of a local file of tensors as `weights`; None means random weights.
 """
@@ -17,7 +20,8 @@ from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
 from rscd.models.downloads import downloading, is_file, load_file_into
-from rscd.models.smp_encoders import STRIDE_16, check_smp_names, drop_unused
+from rscd.models.lite_encoder import DEVIATION, ENCODER_WIDTHS, MEAN, lite_encoder
+from rscd.models.smp_encoders import LITE, STRIDE_16, check_smp_names, drop_unused
 from rscd.models.statistics import Statistics, imagenet_statistics, raw_statistics
 
 
@@ -55,6 +59,8 @@ def build_encoder(
     published = None if is_file(weights) else weights
     if name == STRIDE_16:
         backbone = _resnet50_s16(n_bands, published)
+    elif name == LITE:
+        backbone = _lite(n_bands, published, depth, output_stride)
     elif name.startswith("tg-"):
         backbone = _torchgeo(name.removeprefix("tg-"), n_bands, published, depth, output_stride)
     else:
@@ -100,6 +106,32 @@ def _torchgeo(
         raise ModelError(f"expected depth 5 for TorchGeo's encoders, found {depth}")
     module, statistics = torchgeo_encoder(name, n_bands, weights, output_stride)
     return Backbone(module, module.channels, output_stride, any_size=False, statistics=statistics)
+
+
+def _lite(n_bands: int, weights: str | None, depth: int, output_stride: int) -> Backbone:
+    if output_stride < 16:
+        raise ModelError(f"expected output_stride 16 or 32 for {LITE}, found {output_stride}")
+    depth = min(depth, len(ENCODER_WIDTHS))
+    scaled = (MEAN,) * n_bands, (DEVIATION,) * n_bands
+    return Backbone(
+        WithImage(lite_encoder(n_bands, weights, depth)),
+        (n_bands, *ENCODER_WIDTHS[:depth]),
+        2**depth,
+        any_size=False,
+        statistics=raw_statistics(n_bands) if weights is None else scaled,
+    )
+
+
+class WithImage(nn.Module):
+    """An encoder of timm whose first map is the image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B,C,H,W) -> the image and the maps of strides 2, 4, ..."""
+        return [image, *self.model(image)]
 
 
 def _resnet50_s16(n_bands: int, weights: str | None) -> Backbone:

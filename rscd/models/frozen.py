@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rscd.base.border import border, reason
 from rscd.base.errors import ModelError
 from rscd.models.downloads import downloading, load_tensors_into, read_tensors
-from rscd.models.lite import DEVIATION, IMAGENET, MEAN, lite_encoder
+from rscd.models.lite_encoder import DEVIATION, IMAGENET, MEAN, lite_encoder
 from rscd.models.normalize import Normalize
 
 N_BANDS = 3

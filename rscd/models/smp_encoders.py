@@ -6,6 +6,7 @@ from torch import nn
 from rscd.base.errors import ModelError
 
 STRIDE_16 = "resnet50-s16"
+LITE = "lite0"
 
 
 def check_smp_names(name: str, weights: str | None) -> None:
@@ -21,7 +22,7 @@ def check_smp_names(name: str, weights: str | None) -> None:
     if name not in encoders and not (name.startswith("tu-") and is_model(timm_name)):
         raise ModelError(
             f"expected an encoder of segmentation-models-pytorch, 'tu-' and one of timm, 'tg-' and "
-            f"one of TorchGeo, or {STRIDE_16!r}, found {name!r}"
+            f"one of TorchGeo, {STRIDE_16!r} or {LITE!r}, found {name!r}"
         )
     known = () if name.startswith("tu-") else tuple(encoders[name]["pretrained_settings"])
     if weights is not None and weights not in (known or ("imagenet",)):

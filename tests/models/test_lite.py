@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rscd.base.errors import ModelError
-from rscd.models import lite
-from rscd.models.lite import IMAGENET, lite_encoder
+from rscd.models.encoders import build_encoder
+from rscd.models.lite_encoder import ENCODER_WIDTHS, IMAGENET, lite_encoder
 from rscd.models.networks import build_network, receptive_radius
 
 
@@ -96,6 +96,26 @@ def test_imagenet_weights_are_taken_up_by_order(monkeypatch, tmp_path):
     torch.testing.assert_close(four, mean.expand(-1, 4, -1, -1) * 3 / 4)
 
 
+def test_it_is_an_encoder_by_name(monkeypatch, tmp_path):
+    torch.save(published(), tmp_path / "lite.pth")
+    installed(monkeypatch, tmp_path / "lite.pth")
+    found = build_encoder("lite0", n_bands=3, weights=IMAGENET)
+    assert found.statistics == ((127.0,) * 3, (128.0,) * 3)
+    torch.testing.assert_close(
+        found.module.model.state_dict(), lite_encoder(weights=IMAGENET).state_dict()
+    )
+    for depth, strides in ((5, [1, 2, 4, 8, 16]), (2, [1, 2, 4])):
+        made = build_encoder("lite0", n_bands=4, depth=depth)
+        maps = made.module(torch.zeros(2, 4, 32, 32))
+        assert [32 // x.shape[-1] for x in maps] == strides
+        assert tuple(x.shape[1] for x in maps) == made.channels
+        assert made.multiple == strides[-1]
+        sum(x.sum() for x in maps).backward()  # no part that is never trained
+        assert all(p.grad is not None for p in made.module.parameters())
+    with pytest.raises(ModelError, match="expected output_stride 16 or 32 for lite0, found 8"):
+        build_encoder("lite0", n_bands=3, output_stride=8)
+
+
 def test_other_tensors_than_the_network_s_are_refused(monkeypatch, tmp_path):
     wrong = published()
     wrong["_other.0"] = torch.zeros(32, 3, 5, 5)
@@ -122,7 +142,7 @@ def test_the_package_of_weights_is_what_it_is_taken_for():
     image = torch.zeros(1, 3, 64, 64)
     with torch.inference_mode():
         maps = encoder(image)
-    assert [x.shape[1] for x in maps] == list(lite.ENCODER_WIDTHS)
+    assert [x.shape[1] for x in maps] == list(ENCODER_WIDTHS)
     assert [64 // x.shape[2] for x in maps] == [2, 4, 8, 16]
     # statistics of batch norms that were trained: none is at its beginning
     assert not torch.equal(encoder.bn1.running_mean, torch.zeros(32))
