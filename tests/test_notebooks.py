@@ -40,7 +40,7 @@ def shown_by(notebook):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_shows_what_it_was_committed_with(path, tmp_path, client):
+def test_notebook_runs_and_shows_what_it_was_committed_with(path, tmp_path_factory, client):
     """A notebook is committed without outputs, or with all of them, at a modest size."""
     notebook = nbformat.read(path, as_version=4)
     kept = shown_by(notebook)
@@ -48,7 +48,9 @@ def test_notebook_runs_and_shows_what_it_was_committed_with(path, tmp_path, clie
     for long, short in SHORTER.get(path.stem, {}).items():
         (cell,) = (c for c in notebook.cells if c.cell_type == "code" and long in c.source)
         cell.source = cell.source.replace(long, short)
-    begin = [new_code_cell("%reset -f"), new_code_cell(f"%cd -q {tmp_path}")]
+    # not tmp_path, which is gone before the kernel leaves it
+    folder = tmp_path_factory.mktemp(path.stem)
+    begin = [new_code_cell("%reset -f"), new_code_cell(f"%cd -q {folder}")]
     client.nb = new_notebook(cells=[*begin, *notebook.cells])
     client.execute(cleanup_kc=False)
     assert not any(kept) or shown_by(notebook) == kept

@@ -476,7 +476,7 @@ def test_missing_datasets_say_what_was_looked_for(tmp_path: Path) -> None:
 def test_one_name_in_two_formats(tmp_path: Path) -> None:
     make(tmp_path)
     save(tmp_path / "A" / "p0.tif", pixels(0))
-    with pytest.raises(DataError, match=r"p0\.png and p0\.tif have the same name"):
+    with pytest.raises(DataError, match=r"one file of each name, found p0\.png and p0\.tif"):
         PairFolder(tmp_path)
 
 

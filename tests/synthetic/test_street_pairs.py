@@ -103,6 +103,7 @@ def test_samples_speak_the_words_of_a_batch() -> None:
         "label": ((2,), torch.int64),
         "flow": ((2, 2, 64, 64), torch.float32),
         "valid": ((2, 1, 64, 64), torch.bool),
+        "use_flow": ((2,), torch.float32),
     }
     assert 0 <= batch["image"].min() < batch["image"].max() <= 255
     with pytest.raises(IndexError):

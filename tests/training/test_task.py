@@ -325,7 +325,8 @@ def test_a_method_says_itself_what_its_checkpoint_must(tmp_path, method):
     if method != "cam":  # which predicts by its activation map: `rscd pseudolabel --maps cam`
         expected = task.eval().method.predict(image)[:, 0].detach().numpy()
         found = trained(image.numpy(), np.ones((1, 64, 64), bool))
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        # batch norms are folded, which rounds differently
+        np.testing.assert_allclose(found, expected, atol=1e-4)
     if method.startswith("scene"):
         exported = export_weights(tmp_path / "run.ckpt", tmp_path / "out.safetensors")
         assert exported["whole_pictures"]
