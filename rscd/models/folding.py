@@ -33,15 +33,11 @@ def folded(network: nn.Module, probe: Tensor) -> nn.Module:
                 and norm.running_var is not None
             ):
                 setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, after, _what_remains(norm))
+                # timm's norms end with dropout and an activation, which stay
+                setattr(parent, after, nn.Sequential(*norm.children()))
     with torch.inference_mode():
         before, now = network(probe), light(probe)
     return light if all(_agree(before[name], now[name]) for name in before) else network
-
-
-def _what_remains(norm: nn.BatchNorm2d) -> nn.Module:
-    """What a batch norm does beside normalizing: timm's end with dropout and an activation."""
-    return nn.Sequential(*(norm.get_submodule(name) for name, _ in norm.named_children()))
 
 
 def _agree(before: object, now: object) -> bool:
