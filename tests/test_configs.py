@@ -82,7 +82,7 @@ def smaller(method_args):
     method_args["network"] = SMALLER.get(method_args["network"], method_args["network"])
     args = method_args["network_args"]
     if method_args["network"] in ("siamese-mlp", "siamese-deeplab", "cam"):
-        args |= {"encoder": "tu-mobilenetv3_small_050"}
+        args |= {"encoder": "tu-test_resnet"}
         args.pop("depth", None)
     if method_args["network"] == "cam":
         args["output_stride"] = 16
