@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.rscd-installed
+# one thread per process, else parallel tests wait for each other; modules are compiled once, not by
+# every process that a test starts, even where the environment says otherwise
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .PHONY: help setup demo test lint docs format clean
 
@@ -27,7 +30,7 @@ demo: setup  ## synthetic scene pair -> change polygons and a picture
 	@echo "truth:    demo/truth.geojson"
 
 test: lint  ## lint, types and the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal
 
 lint: setup  ## style and types only
 	@$(BIN)/ruff check .
