@@ -40,6 +40,9 @@ ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
 )
 """(kind, RGB) of the objects of an evaluation, as in its pixel picture."""
 
+REFERENCE_WORDS = ("change", "no change", "unsure")
+"""What an interpreter answers at a point; the form of QGIS offers these."""
+
 MASK_COLOUR: Colour = CHANGE_RGB
 """RGB of changed pixels."""
 
@@ -92,6 +95,46 @@ def error_qml() -> str:
     return _by_kind(ERROR_COLOURS)
 
 
+def point_qml() -> str:
+    """Style and form of points to interpret.
+
+    Returns:
+        QML text: circles with a hole, white once they are answered and magenta before, so that the
+        map's own opinion is not to be seen; a form whose ``reference`` offers `REFERENCE_WORDS`
+        and which hides what the map says.
+    """
+    hidden = ("stratum", "map", "pixel_m2", "stratum_pixels", "stratum_m2", "stratum_points")
+    offered = "".join(
+        f'<Option type="Map"><Option type="QString" name="{word}" value="{word}"/></Option>'
+        for word in REFERENCE_WORDS
+    )
+    value_map = f'<Option type="Map"><Option type="List" name="map">{offered}</Option></Option>'
+    widgets = {
+        "reference": f'<editWidget type="ValueMap"><config>{value_map}</config></editWidget>',
+        "note": '<editWidget type="TextEdit"><config><Option/></config></editWidget>',
+    }
+    unseen = '<editWidget type="Hidden"><config><Option/></config></editWidget>'
+    widgets |= dict.fromkeys(hidden, unseen)
+    fields = "".join(f'<field name="{name}">{own}</field>\n' for name, own in widgets.items())
+    locked = "".join(f'<field name="{name}" editable="0"/>\n' for name in ("id", *hidden))
+    asked = "&quot;reference&quot; is null or &quot;reference&quot; = ''"
+    rules = "".join(
+        f'<rule key="{index}" filter="{text}" symbol="{index}" label="{label}"/>\n'
+        for index, (text, label) in enumerate(((asked, "to answer"), ("ELSE", "answered")))
+    )
+    symbols = _marker("0", CHANGE_RGB) + _marker("1", (255, 255, 255))
+    return _document(
+        '<renderer-v2 type="RuleRenderer" symbollevels="0" enableorderby="0" forceraster="0">\n'
+        f'<rules key="points">\n{rules}</rules>\n<symbols>\n{symbols}</symbols>\n'
+        "</renderer-v2>\n"
+        f"<fieldConfiguration>\n{fields}</fieldConfiguration>\n"
+        f"<editable>\n{locked}</editable>\n"
+        "<editorlayout>generatedlayout</editorlayout>\n"
+        "<layerGeometryType>0</layerGeometryType>\n",
+        "Symbology|Labeling|Fields|Forms",
+    )
+
+
 def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
     categories = "".join(
         f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
@@ -127,10 +170,10 @@ def probability_qml() -> str:
     )
 
 
-def _document(body: str) -> str:
+def _document(body: str, categories: str = "Symbology|Labeling") -> str:
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-        '<qgis version="3.22.0" styleCategories="Symbology|Labeling" labelsEnabled="0">\n'
+        f'<qgis version="3.22.0" styleCategories="{categories}" labelsEnabled="0">\n'
         f"{body}</qgis>\n"
     )
 
@@ -198,11 +241,35 @@ def _fill_symbol(name: str, colour: Colour) -> str:
     )
 
 
+def _marker(name: str, colour: Colour) -> str:
+    """A circle that leaves its middle free."""
+    red, green, blue = colour
+    options = {
+        "name": "circle",
+        "color": "0,0,0,0",
+        "outline_color": f"{red},{green},{blue},255",
+        "outline_style": "solid",
+        "outline_width": str(_OUTLINE_MM),
+        "outline_width_unit": "MM",
+        "size": "5",
+        "size_unit": "MM",
+    }
+    pairs = "".join(
+        f'<Option type="QString" name={quoteattr(key)} value={quoteattr(value)}/>'
+        for key, value in options.items()
+    )
+    return (
+        f'<symbol type="marker" name="{name}" alpha="1" clip_to_extent="1" force_rhr="0">'
+        '<layer class="SimpleMarker" enabled="1" locked="0" pass="0">'
+        f'<Option type="Map">{pairs}</Option></layer></symbol>\n'
+    )
+
+
 def _hex(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def is_own_style(path: Path) -> bool:
     """Whether a file is a generated style, which may be replaced without losing the user's work."""
-    own = (change_qml(), event_qml(), error_qml(), probability_qml())
+    own = (change_qml(), event_qml(), error_qml(), probability_qml(), point_qml())
     return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own

@@ -176,7 +176,8 @@ def write_vector(
     and renamed, the file itself last; existing files are replaced.
 
     Args:
-        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole.
+        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole. Of
+            points all geometries must be points.
         path: Target.
         provenance: JSON data on how the result was made.
         layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
@@ -306,6 +307,8 @@ def _write_package(
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
     """The single geometry type of a layer: MultiPolygon if any geometry has several parts."""
+    if len(polygons) and bool((polygons.geometry.geom_type == "Point").all()):
+        return {"geometry_type": "Point", "promote_to_multi": False}
     several = bool((polygons.geometry.geom_type == "MultiPolygon").any())
     return {"geometry_type": "MultiPolygon" if several else "Polygon", "promote_to_multi": several}
 
