@@ -33,6 +33,14 @@ KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
 )
 """(kind, RGB) of change events: appeared is magenta, vanished cyan."""
 
+STATUS_COLOURS: tuple[tuple[str, Colour], ...] = (
+    ("unreviewed", (255, 200, 0)),
+    ("accepted", CHANGE_RGB),
+    ("rejected", (0, 190, 255)),
+    ("unsure", (255, 255, 255)),
+)
+"""(status, RGB) of reviewed polygons: what is left to do in yellow, change in magenta."""
+
 ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
     ("true", (255, 255, 255)),
     ("false", (230, 56, 41)),
@@ -92,14 +100,58 @@ def error_qml() -> str:
     return _by_kind(ERROR_COLOURS)
 
 
+def review_qml() -> str:
+    """Style and form of a reviewed layer: polygons coloured by ``status`` (`STATUS_COLOURS`).
+
+    The change mask beside it keeps its style, as in `change_qml`.
+
+    Returns:
+        QML text: as `event_qml`; in the form and the attribute table ``status`` is chosen from a
+        list, and a change of a polygon notes the time, in milliseconds since 1970: a QGIS
+        expression has no way to write it in UTC.
+    """
+    words = "".join(
+        f'<Option type="Map"><Option type="QString" name="{status}" value="{status}"/></Option>'
+        for status, _ in STATUS_COLOURS
+    )
+    fields = "".join(
+        _field(name, widget, config)
+        for name, widget, config in (
+            ("status", "ValueMap", f'<Option type="List" name="map">{words}</Option>'),
+            ("note", "TextEdit", '<Option type="bool" name="IsMultiline" value="true"/>'),
+            ("time", "Hidden", ""),
+        )
+    )
+    form = (
+        f"<fieldConfiguration>{fields}</fieldConfiguration>\n"
+        '<defaults><default field="time" expression="to_string(epoch(now()))" applyOnUpdate="1"/>'
+        '<default field="status" expression="\'unreviewed\'" applyOnUpdate="0"/></defaults>\n'
+    )
+    return _document(
+        _mask_pipe() + _categorized("status", STATUS_COLOURS) + form, more="|Fields|Forms"
+    )
+
+
+def _field(name: str, widget: str, config: str) -> str:
+    return (
+        f'<field name="{name}"><editWidget type="{widget}"><config><Option type="Map">{config}'
+        "</Option></config></editWidget></field>\n"
+    )
+
+
 def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
+    return _document(_categorized("kind", colours))
+
+
+def _categorized(column: str, colours: tuple[tuple[str, Colour], ...]) -> str:
     categories = "".join(
         f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
         for index, (kind, _) in enumerate(colours)
     )
-    return _document(
-        '<renderer-v2 type="categorizedSymbol" attr="kind" symbollevels="0" enableorderby="0" '
-        f'forceraster="0">\n<categories>\n{categories}</categories>\n'
+    return (
+        f'<renderer-v2 type="categorizedSymbol" attr="{column}" symbollevels="0" '
+        'enableorderby="0" forceraster="0">\n'
+        f"<categories>\n{categories}</categories>\n"
         f"{_fill_symbols(colours)}</renderer-v2>\n"
         "<layerGeometryType>2</layerGeometryType>\n"
     )
@@ -127,10 +179,10 @@ def probability_qml() -> str:
     )
 
 
-def _document(body: str) -> str:
+def _document(body: str, more: str = "") -> str:
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-        '<qgis version="3.22.0" styleCategories="Symbology|Labeling" labelsEnabled="0">\n'
+        f'<qgis version="3.22.0" styleCategories="Symbology|Labeling{more}" labelsEnabled="0">\n'
         f"{body}</qgis>\n"
     )
 
@@ -204,5 +256,11 @@ def _hex(colour: Colour) -> str:
 
 def is_own_style(path: Path) -> bool:
     """Whether a file is a generated style, which may be replaced without losing the user's work."""
-    own = (change_qml(), event_qml(), error_qml(), probability_qml())
-    return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own
+    if path.suffix != ".qml" or not path.is_file():
+        return False
+    return is_own_qml(path.read_text("utf-8", "replace"))
+
+
+def is_own_qml(text: str) -> bool:
+    """Whether a style is one that this module makes."""
+    return text in (change_qml(), event_qml(), error_qml(), probability_qml(), review_qml())
