@@ -28,6 +28,7 @@ from rscd.cli import (
     model,
     predict,
     pseudolabel,
+    review,
     sample,
     sample_points,
     train,
@@ -39,6 +40,7 @@ from rscd.cli.renamed import in_new_words
 COMMANDS = (
     predict,
     batch,
+    review,
     train,
     pseudolabel,
     evaluate,

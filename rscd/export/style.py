@@ -33,6 +33,14 @@ KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
 )
 """(kind, RGB) of change events: appeared is magenta, vanished cyan."""
 
+STATUS_COLOURS: tuple[tuple[str, Colour], ...] = (
+    ("unreviewed", (255, 200, 0)),
+    ("accepted", CHANGE_RGB),
+    ("rejected", (0, 190, 255)),
+    ("unsure", (255, 255, 255)),
+)
+"""(status, RGB) of reviewed polygons: what is left to do in yellow, change in magenta."""
+
 ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
     ("true", (255, 255, 255)),
     ("false", (230, 56, 41)),
@@ -104,19 +112,9 @@ def point_qml() -> str:
         and which hides what the map says.
     """
     hidden = ("stratum", "map", "pixel_m2", "stratum_pixels", "stratum_m2", "stratum_points")
-    offered = "".join(
-        f'<Option type="Map"><Option type="QString" name="{word}" value="{word}"/></Option>'
-        for word in REFERENCE_WORDS
-    )
-    value_map = f'<Option type="Map"><Option type="List" name="map">{offered}</Option></Option>'
-    widgets = {
-        "reference": f'<editWidget type="ValueMap"><config>{value_map}</config></editWidget>',
-        "note": '<editWidget type="TextEdit"><config><Option/></config></editWidget>',
-    }
-    unseen = '<editWidget type="Hidden"><config><Option/></config></editWidget>'
-    widgets |= dict.fromkeys(hidden, unseen)
-    fields = "".join(f'<field name="{name}">{own}</field>\n' for name, own in widgets.items())
-    locked = "".join(f'<field name="{name}" editable="0"/>\n' for name in ("id", *hidden))
+    fields = _field("reference", *_choice(REFERENCE_WORDS)) + _field("note", *_LINES)
+    fields += "".join(_field(name, *_HIDDEN) for name in hidden)
+    locked = "".join(f'<field name="{name}" editable="0"/>' for name in ("id", *hidden))
     asked = "&quot;reference&quot; is null or &quot;reference&quot; = ''"
     rules = "".join(
         f'<rule key="{index}" filter="{text}" symbol="{index}" label="{label}"/>\n'
@@ -127,22 +125,74 @@ def point_qml() -> str:
         '<renderer-v2 type="RuleRenderer" symbollevels="0" enableorderby="0" forceraster="0">\n'
         f'<rules key="points">\n{rules}</rules>\n<symbols>\n{symbols}</symbols>\n'
         "</renderer-v2>\n"
-        f"<fieldConfiguration>\n{fields}</fieldConfiguration>\n"
-        f"<editable>\n{locked}</editable>\n"
-        "<editorlayout>generatedlayout</editorlayout>\n"
+        f"<fieldConfiguration>{fields}</fieldConfiguration>\n<editable>{locked}</editable>\n"
         "<layerGeometryType>0</layerGeometryType>\n",
-        "Symbology|Labeling|Fields|Forms",
+        more=FORMS,
+    )
+
+
+def review_qml() -> str:
+    """Style and form of a reviewed layer: polygons coloured by ``status`` (`STATUS_COLOURS`).
+
+    The change mask beside it keeps its style, as in `change_qml`.
+
+    Returns:
+        QML text: as `event_qml`; in the form and the attribute table ``status`` is chosen from a
+        list, and a change of a polygon notes the time, in milliseconds since 1970: a QGIS
+        expression has no way to write it in UTC.
+    """
+    fields = "".join(
+        _field(name, *widget)
+        for name, widget in (
+            ("status", _choice(status for status, _ in STATUS_COLOURS)),
+            ("note", _LINES),
+            ("time", _HIDDEN),
+        )
+    )
+    form = (
+        f"<fieldConfiguration>{fields}</fieldConfiguration>\n"
+        '<defaults><default field="time" expression="to_string(epoch(now()))" applyOnUpdate="1"/>'
+        '<default field="status" expression="\'unreviewed\'" applyOnUpdate="0"/></defaults>\n'
+    )
+    return _document(_mask_pipe() + _categorized("status", STATUS_COLOURS) + form, more=FORMS)
+
+
+FORMS = "|Fields|Forms"
+"""More of what a style may hold."""
+
+_LINES = ("TextEdit", '<Option type="bool" name="IsMultiline" value="true"/>')
+_HIDDEN = ("Hidden", "")
+
+
+def _choice(words: Iterable[str]) -> tuple[str, str]:
+    """Widget and its configuration, to choose one of some words."""
+    offered = "".join(
+        f'<Option type="Map"><Option type="QString" name="{word}" value="{word}"/></Option>'
+        for word in words
+    )
+    return "ValueMap", f'<Option type="List" name="map">{offered}</Option>'
+
+
+def _field(name: str, widget: str, config: str) -> str:
+    return (
+        f'<field name="{name}"><editWidget type="{widget}"><config><Option type="Map">{config}'
+        "</Option></config></editWidget></field>\n"
     )
 
 
 def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
+    return _document(_categorized("kind", colours))
+
+
+def _categorized(column: str, colours: tuple[tuple[str, Colour], ...]) -> str:
     categories = "".join(
         f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
         for index, (kind, _) in enumerate(colours)
     )
-    return _document(
-        '<renderer-v2 type="categorizedSymbol" attr="kind" symbollevels="0" enableorderby="0" '
-        f'forceraster="0">\n<categories>\n{categories}</categories>\n'
+    return (
+        f'<renderer-v2 type="categorizedSymbol" attr="{column}" symbollevels="0" '
+        'enableorderby="0" forceraster="0">\n'
+        f"<categories>\n{categories}</categories>\n"
         f"{_fill_symbols(colours)}</renderer-v2>\n"
         "<layerGeometryType>2</layerGeometryType>\n"
     )
@@ -170,10 +220,10 @@ def probability_qml() -> str:
     )
 
 
-def _document(body: str, categories: str = "Symbology|Labeling") -> str:
+def _document(body: str, more: str = "") -> str:
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-        f'<qgis version="3.22.0" styleCategories="{categories}" labelsEnabled="0">\n'
+        f'<qgis version="3.22.0" styleCategories="Symbology|Labeling{more}" labelsEnabled="0">\n'
         f"{body}</qgis>\n"
     )
 
@@ -271,5 +321,18 @@ def _hex(colour: Colour) -> str:
 
 def is_own_style(path: Path) -> bool:
     """Whether a file is a generated style, which may be replaced without losing the user's work."""
-    own = (change_qml(), event_qml(), error_qml(), probability_qml(), point_qml())
-    return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own
+    if path.suffix != ".qml" or not path.is_file():
+        return False
+    return is_own_qml(path.read_text("utf-8", "replace"))
+
+
+def is_own_qml(text: str) -> bool:
+    """Whether a style is one that this module makes."""
+    return text in (
+        change_qml(),
+        event_qml(),
+        error_qml(),
+        point_qml(),
+        probability_qml(),
+        review_qml(),
+    )
