@@ -23,19 +23,36 @@ from rscd.cli import (
     batch,
     config,
     data,
+    estimate,
     evaluate,
     events,
     model,
     predict,
     pseudolabel,
+    review,
     sample,
+    sample_points,
     train,
 )
 from rscd.cli.parser import Parser, say
 from rscd.cli.proj import own_proj_database
 from rscd.cli.renamed import in_new_words
 
-COMMANDS = (predict, batch, train, pseudolabel, evaluate, events, sample, data, config, model)
+COMMANDS = (
+    predict,
+    batch,
+    review,
+    train,
+    pseudolabel,
+    evaluate,
+    sample_points,
+    estimate,
+    events,
+    sample,
+    data,
+    config,
+    model,
+)
 
 log = logging.getLogger("rscd")
 

@@ -479,7 +479,7 @@ def test_long_edges_follow_the_ground(tmp_path):
 def test_tiny_polygons_stay_valid_in_seven_decimals(lon, lat, pixels):
     size = 3e-7 * np.array([pixels, 1])
     ell = shapely.box(lon, lat, *(np.array([lon, lat]) + size))
-    geometry = vector._lonlat(table([ell], "EPSG:4326"))
+    geometry = vector.lonlat_outlines(table([ell], "EPSG:4326"))
     assert shapely.is_valid(geometry).all()
     assert not shapely.is_empty(geometry).any()
 
