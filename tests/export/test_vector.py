@@ -7,7 +7,6 @@ import resource
 import sqlite3
 import time
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import geopandas
 import numpy as np
