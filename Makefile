@@ -6,7 +6,7 @@ STAMP := .venv/.rscd-installed
 # every process that a test starts, even where the environment says otherwise
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-.PHONY: help setup demo test quick lint format clean
+.PHONY: help setup demo test quick lint docs format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -44,6 +44,11 @@ lint: setup  ## style and types only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -n 2
+
+docs: setup  ## the documentation site: build/site/index.html
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site:     build/site/index.html"
 
 format: setup  ## rewrite files in the project's style
 	@$(BIN)/ruff check --fix .

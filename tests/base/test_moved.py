@@ -52,6 +52,7 @@ def test_every_old_name_can_be_imported():
         assert import_module(f"rscd.{old}") is import_module(f"rscd.{new}"), old
     from rscd.data.towns.plan import plan_town
     from rscd.pseudo import events
+
     from rscd.synthetic.towns import plan
 
     assert plan_town is plan.plan_town

@@ -7,7 +7,6 @@ import resource
 import sqlite3
 import time
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -218,6 +217,26 @@ def test_no_file_holds_the_date_of_today(tmp_path, found, suffix):
     path = tmp_path / f"change{suffix}"
     write_vector(found, path, provenance=PROVENANCE)
     assert time.strftime("%Y-%m-%d").encode() not in path.read_bytes()
+
+
+def test_geopackages_of_two_threads_do_not_touch_each_other(tmp_path, found, monkeypatch):
+    """One thread writes its package while another is between GDAL and the style."""
+    write_vector(found, tmp_path / "alone.gpkg", provenance=PROVENANCE)
+    write_ogr, nested = vector._write_ogr, []
+
+    def interrupted(polygons, where, *args, **keywords):
+        if not nested:  # what another thread does at this moment
+            nested.append(where)
+            write_vector(found, tmp_path / "other.gpkg", provenance=PROVENANCE)
+        write_ogr(polygons, where, *args, **keywords)
+
+    monkeypatch.setattr(vector, "_write_ogr", interrupted)
+    monkeypatch.setattr(pyogrio, "set_gdal_config_options", None)  # holds for the whole process
+    write_vector(found, tmp_path / "one.gpkg", provenance=PROVENANCE)
+    alone, other, one = (
+        (tmp_path / f"{name}.gpkg").read_bytes() for name in ("alone", "other", "one")
+    )
+    assert one == other == alone
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -459,7 +478,7 @@ def test_long_edges_follow_the_ground(tmp_path):
 def test_tiny_polygons_stay_valid_in_seven_decimals(lon, lat, pixels):
     size = 3e-7 * np.array([pixels, 1])
     ell = shapely.box(lon, lat, *(np.array([lon, lat]) + size))
-    geometry = vector._lonlat(table([ell], "EPSG:4326"))
+    geometry = vector.lonlat_outlines(table([ell], "EPSG:4326"))
     assert shapely.is_valid(geometry).all()
     assert not shapely.is_empty(geometry).any()
 

@@ -81,7 +81,8 @@ class TestOptions:
             "from importlib import import_module\n"
             f"for module in {modules!r}:\n"
             "    import_module(module)\n"
-            "    print(*(f'{n} by {module}' for n in ('torch', 'transformers') if n in sys.modules))"
+            "    heavy = {'torch', 'transformers'} & set(sys.modules)\n"
+            "    print(*(f'{name} by {module}' for name in heavy))"
         )
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
         assert done.stdout.split() == []
