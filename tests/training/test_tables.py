@@ -176,7 +176,8 @@ def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
     common = ["train", "-c", str(CONFIGS / "diffmatch.yaml"), "--set.root", str(root),
               "--set.share", "40", "--set.weights", "null", *TINY, "--train.data.batch_size", "2",
               f"{shape}.encoder", SMALL, "--train.trainer.max_epochs", "2",
-              "--train.model.method_args.weak.patch_size", "64"]  # fmt: skip
+              "--train.model.method_args.weak.patch_size", "64",
+              "--train.model.halo", "0"]  # fmt: skip
     away = [
         "--set.unlabeled",
         f"{{root: {other}, split: train}}",
