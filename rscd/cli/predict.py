@@ -179,13 +179,8 @@ def engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
         raise UsageError(
             "expected --workers without --dask, found both; a cluster has its own threads"
         )
-    try:
-        from rscd.inference.dask import cluster_mapper
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"expected Dask for --dask, found no package {error.name}; install it with: pip "
-            'install "rscd[cluster]"'
-        ) from error
+    from rscd.inference.dask import cluster_mapper
+
     return cluster_mapper(args.dask)
 
 
