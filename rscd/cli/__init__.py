@@ -27,6 +27,7 @@ from rscd.cli import (
     model,
     predict,
     pseudolabel,
+    report,
     review,
     sample,
     train,
@@ -35,7 +36,19 @@ from rscd.cli.parser import Parser, say
 from rscd.cli.proj import own_proj_database
 from rscd.cli.renamed import in_new_words
 
-COMMANDS = (predict, batch, review, train, pseudolabel, evaluate, events, sample, data, model)
+COMMANDS = (
+    predict,
+    batch,
+    report,
+    review,
+    train,
+    pseudolabel,
+    evaluate,
+    events,
+    sample,
+    data,
+    model,
+)
 
 log = logging.getLogger("rscd")
 
