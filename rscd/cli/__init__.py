@@ -21,7 +21,9 @@ from rscd.base.redact import redacted
 from rscd.base.version import version
 from rscd.cli import (
     batch,
+    config,
     data,
+    estimate,
     evaluate,
     events,
     model,
@@ -30,6 +32,7 @@ from rscd.cli import (
     report,
     review,
     sample,
+    sample_points,
     train,
 )
 from rscd.cli.parser import Parser, say
@@ -44,9 +47,12 @@ COMMANDS = (
     train,
     pseudolabel,
     evaluate,
+    sample_points,
+    estimate,
     events,
     sample,
     data,
+    config,
     model,
 )
 

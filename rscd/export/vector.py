@@ -176,7 +176,8 @@ def write_vector(
     and renamed, the file itself last; existing files are replaced.
 
     Args:
-        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole.
+        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole. Of
+            points all geometries must be points.
         path: Target.
         provenance: JSON data on how the result was made.
         layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
@@ -305,14 +306,13 @@ def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     keywords = _one_type(polygons)
     _write_package(polygons, path, job, keywords)
-    with closing(sqlite3.connect(path)) as package, package:
-        _embed_style(package, job)
+    with closing(sqlite3.connect(path)) as package:
+        _finish(package, job)
     empty = BytesIO()
     _write_package(polygons[:0], empty, job, keywords)
     with closing(sqlite3.connect(":memory:")) as package:
         package.deserialize(empty.getvalue())
-        with package:
-            _embed_style(package, job)
+        _finish(package, job)
         check_geopackage(path, package, len(polygons), job.layer)
         check_layer(path, polygons, job.layer, _EXACT)
 
@@ -320,20 +320,29 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
 def _write_package(
     polygons: geopandas.GeoDataFrame, where: Path | BytesIO, job: _Job, keywords: dict[str, Any]
 ) -> None:
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
-    try:
-        # On the layer: for metadata of the whole file GDAL writes an .aux.xml whenever it is read.
-        metadata = {PROVENANCE_KEY: job.provenance}
-        # GDAL before 3.7, and therefore QGIS 3.22, warns of versions above 1.3.
-        version = {"VERSION": "1.3"}
-        _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    # On the layer: for metadata of the whole file GDAL writes an .aux.xml whenever it is read.
+    metadata = {PROVENANCE_KEY: job.provenance}
+    # GDAL before 3.7, and therefore QGIS 3.22, warns of versions above 1.3.
+    version = {"VERSION": "1.3"}
+    _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
+
+
+def _finish(package: sqlite3.Connection, job: _Job) -> None:
+    """Date a GeoPackage that GDAL wrote and add the style to it.
+
+    GDAL's own setting for the date holds for the whole process, in which other threads may write.
+    """
+    package.execute("PRAGMA secure_delete = ON")  # nothing stays of the date before
+    with package:
+        package.execute("UPDATE gpkg_contents SET last_change = ?", (_GPKG_DATE,))
+        package.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (_GPKG_DATE,))
+        _embed_style(package, job)
 
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
     """The single geometry type of a layer: MultiPolygon if any geometry has several parts."""
+    if len(polygons) and bool((polygons.geometry.geom_type == "Point").all()):
+        return {"geometry_type": "Point", "promote_to_multi": False}
     several = bool((polygons.geometry.geom_type == "MultiPolygon").any())
     return {"geometry_type": "MultiPolygon" if several else "Polygon", "promote_to_multi": several}
 
