@@ -30,6 +30,7 @@ from rscd.cli import (
     model,
     predict,
     pseudolabel,
+    report,
     review,
     sample,
     sample_points,
@@ -42,6 +43,7 @@ from rscd.cli.renamed import in_new_words
 COMMANDS = (
     predict,
     batch,
+    report,
     review,
     train,
     pseudolabel,

@@ -4,6 +4,7 @@ import argparse
 import logging
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
@@ -22,6 +23,7 @@ from rscd.cli.options import (
     word_or_fraction,
 )
 from rscd.cli.parser import Parser
+from rscd.cli.report import report
 from rscd.cli.scene import (
     add_layer_options,
     add_scene,
@@ -81,6 +83,11 @@ def add(commands: Any) -> None:
     group.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
     group.add_argument(
         "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
+    )
+    group.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="also write a page on which the polygons of an output are reviewed; see rscd report",
     )
     add_json(group)
     add_verbosity(group)
@@ -187,7 +194,7 @@ def engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
 def _run_pair(
     mapper: "Mapper | None", args: argparse.Namespace, pair: "ScenePair", options: "Options"
 ) -> Shown:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import Targets, keep_inputs
@@ -196,6 +203,7 @@ def _run_pair(
 
     # images are checked later
     keep_inputs(folders.outputs_of(args), filter(None, (args.aoi, args.model)))
+    reviewed = _reviewed(args)
     objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
         extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity)
@@ -218,7 +226,37 @@ def _run_pair(
         )
     if not args.json:
         _log_result(result)
+    if reviewed is not None and result.n_polygons:
+        report(
+            reviewed,
+            Path(args.report),
+            t1=args.t1,
+            t2=args.t2,
+            overwrite=True,  # `_reviewed` settled whether it may be replaced
+            quiet=args.verbosity < 0,
+        )
+        result = replace(result, outputs=[*result.outputs, args.report])
+    elif reviewed is not None:
+        log.warning("nothing changed: there is nothing to review, and no %s", args.report)
     return Shown(asdict(result), result.outputs)
+
+
+def _reviewed(args: argparse.Namespace) -> Path | None:
+    """The output whose polygons the report shows, checked before any work; None without report."""
+    if args.report is None:
+        return None
+    from rscd.base.place import is_file_name
+    from rscd.export.outputs import is_vector
+    from rscd.review.page import check_page
+
+    layers = [Path(path) for path in args.output if is_file_name(path) and is_vector(Path(path))]
+    if not layers:
+        raise UsageError(
+            "expected polygons of this machine among the outputs for --report, found "
+            f"{', '.join(args.output)}; add -o change.gpkg"
+        )
+    check_page(Path(args.report), overwrite=args.overwrite)
+    return layers[0]
 
 
 def _log_result(result: Any) -> None:
