@@ -139,6 +139,13 @@ def add_detection(parser: Parser) -> None:
     add_size(group)
     rare = parser.group("more on detection", rare=True)
     rare.add_argument(
+        "--register",
+        choices=("off", "shift", "local"),
+        default="off",
+        help="move the other date onto that of --align by one estimated shift, or by a smooth "
+        "field of shifts, as it is resampled (default off: a shift is only warned of)",
+    )
+    rare.add_argument(
         "--simplify",
         type=not_negative,
         default=0.0,
@@ -299,6 +306,7 @@ def predict_options(args: argparse.Namespace) -> "Options":
         tta=args.tta,
         flip=args.flip,
         threshold=None if isinstance(threshold, str) else threshold,
+        register=args.register,
         simplify_m=args.simplify,
         regularize=args.regularize,
         tile_size=args.tile_size,
