@@ -271,7 +271,7 @@ def _points_of(path: str | Path) -> geopandas.GeoDataFrame:
 def _answers(frame: geopandas.GeoDataFrame, path: str | Path) -> NDArray[np.object_]:
     """(n,) one of `REFERENCE_WORDS`, or empty."""
     texts = frame[REFERENCE].astype("string").fillna("").str.strip().str.lower()
-    found = texts.str.replace("[-_ ]+", " ", regex=True).to_numpy(object)
+    found: NDArray[np.object_] = texts.str.replace("[-_ ]+", " ", regex=True).to_numpy(object)
     strange = sorted({str(word) for word in found} - {*REFERENCE_WORDS, ""})
     if strange:
         raise DataError(
