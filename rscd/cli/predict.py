@@ -131,6 +131,17 @@ def add_detection(parser: Parser) -> None:
     own = "(default: the model's own"
     add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
     group.add_argument(
+        "--max-false-alarms",
+        metavar="10%%|5/km2",
+        help="choose --min-score so that no more of the polygons written (or per square kilometre) "
+        "are false, as --calibration shows",
+    )
+    group.add_argument(
+        "--calibration",
+        metavar="LAYER",
+        help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
+    )
+    group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
         help="polygons of few corners, right-angled where that fits, or of pixel edges (default: "
@@ -294,13 +305,37 @@ def _log_result(result: Any) -> None:
         )
 
 
+def _within_budget(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that keep a budget of false alarms; none where none was given."""
+    if (args.max_false_alarms is None) != (args.calibration is None):
+        raise UsageError(
+            "expected --max-false-alarms and --calibration REVIEWED.gpkg together, found one; add "
+            "the other"
+        )
+    if args.max_false_alarms is None:
+        return {}
+    from rscd.evaluation.budget import choose_least_score
+    from rscd.metrics.budget import Budget
+
+    budget = Budget.parse(args.max_false_alarms)
+    if args.min_score is not None:
+        raise UsageError(
+            "expected --min-score or --max-false-alarms, found both; drop one: the other chooses it"
+        )
+    chosen = choose_least_score(args.calibration, budget)
+    log.info("%s", chosen.guarantee)
+    return {"min_score": chosen.min_score, "budget": chosen.record}
+
+
 def predict_options(args: argparse.Namespace) -> "Options":
     """What the arguments come to."""
     from rscd.inference.memory import parse_memory
 
     threshold = word_or_fraction("--threshold", args.threshold, ("auto",))
+    chosen = _within_budget(args)
     return scene_options(
         args,
+        **chosen,
         model=args.model,
         msi=args.msi,
         tta=args.tta,
