@@ -84,11 +84,6 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
     )
-    group.add_argument(
-        "--report",
-        metavar="FILE.html",
-        help="also write a page on which the polygons of an output are reviewed; see rscd report",
-    )
     add_json(group)
     add_verbosity(group)
     _add_more_outputs(parser)
@@ -99,6 +94,11 @@ def add(commands: Any) -> None:
 
 def _add_more_outputs(parser: Parser) -> None:
     group = parser.group("more outputs", rare=True)
+    group.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="also write a page on which the polygons of an output are reviewed; see rscd report",
+    )
     group.add_argument(
         "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
@@ -131,17 +131,6 @@ def add_detection(parser: Parser) -> None:
     own = "(default: the model's own"
     add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
     group.add_argument(
-        "--max-false-alarms",
-        metavar="10%%|5/km2",
-        help="choose --min-score so that no more of the polygons written (or per square kilometre) "
-        "are false, as --calibration shows",
-    )
-    group.add_argument(
-        "--calibration",
-        metavar="LAYER",
-        help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
-    )
-    group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
         help="polygons of few corners, right-angled where that fits, or of pixel edges (default: "
@@ -149,6 +138,17 @@ def add_detection(parser: Parser) -> None:
     )
     add_size(group)
     rare = parser.group("more on detection", rare=True)
+    rare.add_argument(
+        "--max-false-alarms",
+        metavar="SHARE",
+        help="10%%, or 5/km2: choose --min-score so that no more of the polygons written (or per "
+        "square kilometre) are false, as --calibration shows",
+    )
+    rare.add_argument(
+        "--calibration",
+        metavar="LAYER",
+        help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
+    )
     rare.add_argument(
         "--register",
         choices=("off", "shift", "local"),
