@@ -21,6 +21,7 @@ from rscd.base.redact import redacted
 from rscd.base.version import version
 from rscd.cli import (
     batch,
+    config,
     data,
     estimate,
     evaluate,
@@ -49,6 +50,7 @@ COMMANDS = (
     events,
     sample,
     data,
+    config,
     model,
 )
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
 import rasterio
-import torch
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
@@ -30,7 +29,6 @@ from rscd.evaluation.layers import (
     polygons_on,
 )
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extremes, pooled
-from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
 from rscd.geo.changemap import binarise
 from rscd.geo.grid import grid_text, shape_hw
@@ -41,7 +39,11 @@ from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
-from rscd.metrics.pixels import ChangeMetrics, count
+from rscd.metrics.pixels import count
+
+if TYPE_CHECKING:  # torch and matplotlib, without which classes are compared
+    from rscd.evaluation.sheet import Row
+    from rscd.metrics.probabilities import ChangeMetrics
 
 SQUARE_PX = 256
 """Side of the squares in which a map is read and which a sheet shows."""
@@ -75,7 +77,7 @@ def evaluate_maps(
     options: MapOptions = MapOptions(),
     *,
     images: tuple[str, str] | None = None,
-    sheet: Callable[[Sequence[tuple[str, Sample, Row]]], None] | None = None,
+    sheet: "Callable[[Sequence[tuple[str, Sample, Row]]], None] | None" = None,
     errors: Callable[[geopandas.GeoDataFrame], None] | None = None,
     progress: Progress = silent,
 ) -> Report:
@@ -222,7 +224,8 @@ def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArr
 @dataclass
 class _Tally:
     threshold: float | None
-    metrics: ChangeMetrics
+    metrics: "ChangeMetrics | None"
+    """None for classes."""
     samples: list[Sample]
     pixel_areas: PixelAreas
     area_m2: dict[str, float]
@@ -231,9 +234,13 @@ class _Tally:
 
     @classmethod
     def empty(cls, threshold: float | None, grid: GeoBox) -> "_Tally":
-        at = DEFAULT_THRESHOLD if threshold is None else threshold
         areas = ground_of(grid).pixel_areas_m2(shape_hw(grid))
-        return cls(threshold, ChangeMetrics(at), [], areas, defaultdict(float))
+        metrics = None
+        if threshold is not None:
+            from rscd.metrics.probabilities import ChangeMetrics
+
+            metrics = ChangeMetrics(threshold)
+        return cls(threshold, metrics, [], areas, defaultdict(float))
 
     def add(
         self,
@@ -256,7 +263,9 @@ class _Tally:
         else:
             self.without_prediction += int(np.count_nonzero(missing))
         classes, true = only_counted(classes, true)
-        if self.threshold is not None:
+        if self.metrics is not None:
+            import torch
+
             prob = np.nan_to_num(predicted.astype(np.float32))
             self.metrics.update(torch.from_numpy(prob), torch.from_numpy(true))
         name = f"row {box.row}, column {box.col}"
@@ -283,7 +292,7 @@ class _Tally:
             pixels=Pixels(counted, self.unlabelled, self.without_prediction),
             objects=scratch.objects(),
             samples=self.samples,
-            probabilities=None if self.threshold is None else Probabilities.of(self.metrics),
+            probabilities=None if self.metrics is None else Probabilities.of(self.metrics),
             area_m2=_areas(self.area_m2),
         )
 
@@ -309,7 +318,9 @@ def _images_on(images: tuple[str, str] | None, grid: GeoBox) -> Iterator[list[Ba
         yield readers
 
 
-def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
+def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> "Row":
+    from rscd.evaluation.sheet import Row
+
     dates = []
     for read in images:
         values, covered = read(box)

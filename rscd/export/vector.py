@@ -276,14 +276,13 @@ def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     keywords = _one_type(polygons)
     _write_package(polygons, path, job, keywords)
-    with closing(sqlite3.connect(path)) as package, package:
-        _embed_style(package, job)
+    with closing(sqlite3.connect(path)) as package:
+        _finish(package, job)
     empty = BytesIO()
     _write_package(polygons[:0], empty, job, keywords)
     with closing(sqlite3.connect(":memory:")) as package:
         package.deserialize(empty.getvalue())
-        with package:
-            _embed_style(package, job)
+        _finish(package, job)
         check_geopackage(path, package, len(polygons), job.layer)
         check_layer(path, polygons, job.layer, _EXACT)
 
@@ -291,16 +290,23 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
 def _write_package(
     polygons: geopandas.GeoDataFrame, where: Path | BytesIO, job: _Job, keywords: dict[str, Any]
 ) -> None:
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
-    try:
-        # On the layer: for metadata of the whole file GDAL writes an .aux.xml whenever it is read.
-        metadata = {PROVENANCE_KEY: job.provenance}
-        # GDAL before 3.7, and therefore QGIS 3.22, warns of versions above 1.3.
-        version = {"VERSION": "1.3"}
-        _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    # On the layer: for metadata of the whole file GDAL writes an .aux.xml whenever it is read.
+    metadata = {PROVENANCE_KEY: job.provenance}
+    # GDAL before 3.7, and therefore QGIS 3.22, warns of versions above 1.3.
+    version = {"VERSION": "1.3"}
+    _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
+
+
+def _finish(package: sqlite3.Connection, job: _Job) -> None:
+    """Date a GeoPackage that GDAL wrote and add the style to it.
+
+    GDAL's own setting for the date holds for the whole process, in which other threads may write.
+    """
+    package.execute("PRAGMA secure_delete = ON")  # nothing stays of the date before
+    with package:
+        package.execute("UPDATE gpkg_contents SET last_change = ?", (_GPKG_DATE,))
+        package.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (_GPKG_DATE,))
+        _embed_style(package, job)
 
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rscd.export.targets import Targets
 from rscd.geo.dates import days_of
 from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.scene import ScenePair
+from rscd.geo.settings import remote_cache
 from rscd.geo.source import BandChoice
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import check_flow
@@ -254,6 +255,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         batch_size=options.batch_size or model.tiling.batch_size,
         workers=workers,
         gdal_cache=GDAL_CACHE,
+        remote_cache=remote_cache(pair.files),
     )
     regularize = options.regularize
     if regularize is None:

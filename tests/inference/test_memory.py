@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -82,6 +83,19 @@ def test_batches_shrink_first_and_tiles_last(monkeypatch):
     assert sizes[1][0] < 8
     assert sizes[1][2] == 1024
     assert sizes[3][:2] == (1, 1)
+
+
+def test_remote_files_in_memory_count(monkeypatch):
+    with_room(monkeypatch, 200 << 20)
+    remote = replace(ASKED, remote_cache=300 << 20)
+    assert remote.nbytes(3, POINTWISE) - ASKED.nbytes(3, POINTWISE) == 300 << 20
+    limit = 700 << 20
+    here, there = (fit_load(load, limit, 3, POINTWISE) for load in (ASKED, remote))
+    assert there.nbytes(3, POINTWISE) <= limit - (200 << 20)
+    assert (there.workers, there.tile_size) < (here.workers, here.tile_size)
+    with pytest.raises(UsageError, match="expected --max-memory of at least"):
+        fit_load(remote, 560 << 20, 3, POINTWISE)
+    assert fit_load(ASKED, 560 << 20, 3, POINTWISE)
 
 
 def test_small_tiles_asked_for_stay(monkeypatch):
