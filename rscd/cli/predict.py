@@ -124,17 +124,6 @@ def add_detection(parser: Parser) -> None:
     own = "(default: the model's own"
     add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
     group.add_argument(
-        "--max-false-alarms",
-        metavar="10%%|5/km2",
-        help="choose --min-score so that no more of the polygons written (or per square kilometre) "
-        "are false, as --calibration shows",
-    )
-    group.add_argument(
-        "--calibration",
-        metavar="LAYER",
-        help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
-    )
-    group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
         help="polygons of few corners, right-angled where that fits, or of pixel edges (default: "
@@ -142,6 +131,17 @@ def add_detection(parser: Parser) -> None:
     )
     add_size(group)
     rare = parser.group("more on detection", rare=True)
+    rare.add_argument(
+        "--max-false-alarms",
+        metavar="10%%|5/km2",
+        help="choose --min-score so that no more of the polygons written (or per square kilometre) "
+        "are false, as --calibration shows",
+    )
+    rare.add_argument(
+        "--calibration",
+        metavar="LAYER",
+        help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
+    )
     rare.add_argument(
         "--simplify",
         type=not_negative,
