@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 NAME = "{name}"
 STATES = ("done", "skipped", "failed")
 RECORD = ".rscd-folders.jsonl"
-EXTRA = ("prob", "preview", "flow", "dissimilarity", "objects_t1", "objects_t2")
+EXTRA = ("prob", "preview", "report", "flow", "dissimilarity", "objects_t1", "objects_t2")
 """Arguments that name one more output each, of commands that have them."""
 
 WITHOUT_EFFECT = frozenset(

@@ -4,6 +4,7 @@ import argparse
 import logging
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
@@ -22,6 +23,7 @@ from rscd.cli.options import (
     word_or_fraction,
 )
 from rscd.cli.parser import Parser
+from rscd.cli.report import report
 from rscd.cli.scene import (
     add_layer_options,
     add_scene,
@@ -93,6 +95,11 @@ def add(commands: Any) -> None:
 def _add_more_outputs(parser: Parser) -> None:
     group = parser.group("more outputs", rare=True)
     group.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="also write a page on which the polygons of an output are reviewed; see rscd report",
+    )
+    group.add_argument(
         "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
     group.add_argument(
@@ -133,14 +140,21 @@ def add_detection(parser: Parser) -> None:
     rare = parser.group("more on detection", rare=True)
     rare.add_argument(
         "--max-false-alarms",
-        metavar="10%%|5/km2",
-        help="choose --min-score so that no more of the polygons written (or per square kilometre) "
-        "are false, as --calibration shows",
+        metavar="SHARE",
+        help="10%%, or 5/km2: choose --min-score so that no more of the polygons written (or per "
+        "square kilometre) are false, as --calibration shows",
     )
     rare.add_argument(
         "--calibration",
         metavar="LAYER",
         help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
+    )
+    rare.add_argument(
+        "--register",
+        choices=("off", "shift", "local"),
+        default="off",
+        help="move the other date onto that of --align by one estimated shift, or by a smooth "
+        "field of shifts, as it is resampled (default off: a shift is only warned of)",
     )
     rare.add_argument(
         "--simplify",
@@ -190,20 +204,15 @@ def engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
         raise UsageError(
             "expected --workers without --dask, found both; a cluster has its own threads"
         )
-    try:
-        from rscd.inference.dask import cluster_mapper
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"expected Dask for --dask, found no package {error.name}; install it with: pip "
-            'install "rscd[cluster]"'
-        ) from error
+    from rscd.inference.dask import cluster_mapper
+
     return cluster_mapper(args.dask)
 
 
 def _run_pair(
     mapper: "Mapper | None", args: argparse.Namespace, pair: "ScenePair", options: "Options"
 ) -> Shown:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import Targets, keep_inputs
@@ -212,6 +221,7 @@ def _run_pair(
 
     # images are checked later
     keep_inputs(folders.outputs_of(args), filter(None, (args.aoi, args.model)))
+    reviewed = _reviewed(args)
     objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
         extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity)
@@ -234,7 +244,37 @@ def _run_pair(
         )
     if not args.json:
         _log_result(result)
+    if reviewed is not None and result.n_polygons:
+        report(
+            reviewed,
+            Path(args.report),
+            t1=args.t1,
+            t2=args.t2,
+            overwrite=True,  # `_reviewed` settled whether it may be replaced
+            quiet=args.verbosity < 0,
+        )
+        result = replace(result, outputs=[*result.outputs, args.report])
+    elif reviewed is not None:
+        log.warning("nothing changed: there is nothing to review, and no %s", args.report)
     return Shown(asdict(result), result.outputs)
+
+
+def _reviewed(args: argparse.Namespace) -> Path | None:
+    """The output whose polygons the report shows, checked before any work; None without report."""
+    if args.report is None:
+        return None
+    from rscd.base.place import is_file_name
+    from rscd.export.outputs import is_vector
+    from rscd.review.page import check_page
+
+    layers = [Path(path) for path in args.output if is_file_name(path) and is_vector(Path(path))]
+    if not layers:
+        raise UsageError(
+            "expected polygons of this machine among the outputs for --report, found "
+            f"{', '.join(args.output)}; add -o change.gpkg"
+        )
+    check_page(Path(args.report), overwrite=args.overwrite)
+    return layers[0]
 
 
 def _log_result(result: Any) -> None:
@@ -301,6 +341,7 @@ def predict_options(args: argparse.Namespace) -> "Options":
         tta=args.tta,
         flip=args.flip,
         threshold=None if isinstance(threshold, str) else threshold,
+        register=args.register,
         simplify_m=args.simplify,
         regularize=args.regularize,
         tile_size=args.tile_size,

@@ -114,7 +114,13 @@ def _named(scene: Scene) -> Scene:
             f"expected t1 and t2 of a scene, found {scene.t1 or scene.t2 or 'none'}; name both, or "
             "review: LAYER, which names them"
         )
-    found = rasters_of(scene.review, read_provenance(Path(scene.review)))
+    provenance = read_provenance(Path(scene.review))
+    found = rasters_of(scene.review, provenance)
+    if (provenance.get("parameters") or {}).get("register", "off") != "off":
+        log.warning(
+            "%s was made with --register; here t2 is read as it is, beside t1 by its own position",
+            scene.review,
+        )
     name = scene.name or Path(scene.review).stem
     return replace(scene, t1=found["t1"], t2=found["t2"], name=name)
 
