@@ -39,7 +39,7 @@ from rscd.pipeline.provenance import describe_pair
 MAX_WORKERS = 8
 """More threads than this wait for the disk and for each other."""
 
-CALIBRATED = ("threshold", "msi", "tta", "flip", "bands")
+CALIBRATED = ("threshold", "msi", "tta", "flip", "bands", "register")
 """Options on which scores depend: a least score chosen with others means nothing."""
 
 WITHOUT_EFFECT = ("tile_size", "batch_size", "workers", "device", "max_memory", "overwrite")
@@ -333,7 +333,12 @@ def _check_calibrated(options: Options, card: Provenance, min_area_m2: float) ->
     assert options.budget is not None
     before, own = options.budget["parameters"], asdict(options) | {"min_area_m2": min_area_m2}
     now = json.loads(json.dumps(redacted_data(own), default=str))
-    different = [name for name in (*CALIBRATED, "min_area_m2") if before.get(name) != now.get(name)]
+    usual = asdict(DEFAULTS)  # of options that the layer's version did not have
+    different = [
+        name
+        for name in (*CALIBRATED, "min_area_m2")
+        if before.get(name, usual[name]) != now.get(name)
+    ]
     if options.budget["model"] != json.loads(json.dumps(redacted_data(card))):
         different.insert(0, "model")
     if different:
