@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -79,9 +80,11 @@ def export_graph(source: Path, target: Path, *, teacher: bool = False) -> Proven
     side = max(2 * step, 64 // step * step)
     with _quiet(), border(lambda error: _not_exported(card["network"], target, error)):
         program = traced(graph, n_bands, side, step)
-        write = _onnx if target.suffix == ONNX_SUFFIX else _program
+        write = as_onnx if target.suffix == ONNX_SUFFIX else as_program
         content, run = write(program, graph, card)
-        _check(graph, run, n_bands, side, step)
+        apart = largest_difference(graph, run, n_bands, side, step)
+        if not apart <= TOLERANCE:
+            raise ValueError(f"probabilities {apart:.1g} apart")
     with writing(target):
         write_verified(target, content)
     return card
@@ -111,7 +114,12 @@ Run = Callable[[Tensor], "list[Tensor]"]
 """An image -> the outputs of what was written."""
 
 
-def _onnx(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:
+def as_onnx(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:
+    """An ONNX file with a card, and what it is to run it.
+
+    Raises:
+        ModelError: a package is missing; and what the exporter of torch raises.
+    """
     try:
         import onnx
         import onnxruntime
@@ -137,7 +145,8 @@ def _onnx(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:
     return content, run
 
 
-def _program(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:
+def as_program(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:
+    """An exported program of torch with a card, and what it is to run it."""
     file = io.BytesIO()
     extra: Mapping[str, Any] = {CARD_KEY: json.dumps(card, sort_keys=True)}
     torch.export.save(program, file, extra_files=dict(extra))
@@ -150,17 +159,17 @@ def _program(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:
     return file.getvalue(), run
 
 
-def _check(graph: Graph, run: Run, n_bands: int, side: int, step: int) -> None:
-    """Raise what `_not_exported` explains where results differ, at a size that was not traced."""
+def largest_difference(graph: Graph, run: Run, n_bands: int, side: int, step: int) -> float:
+    """Of a probability, for images of sizes that were not traced."""
+    apart = [0.0]
     generator = torch.Generator().manual_seed(0)
     for batch, height, width in ((1, side + step, side), (2, side, side + 2 * step)):
         image = torch.rand(batch, 2, n_bands, height, width, generator=generator) * 255
         with torch.no_grad():
             wanted = graph(image)
         for ours, theirs in zip(wanted, run(image), strict=True):
-            apart = float((ours - theirs).abs().max())
-            if not apart <= TOLERANCE:
-                raise ValueError(f"probabilities {apart:.1g} apart")
+            apart.append(float((ours - theirs).abs().max()))
+    return float(np.max(apart))  # NaN, if one is
 
 
 def _not_exported(name: str, target: Path, error: Exception) -> ModelError:
