@@ -26,6 +26,7 @@ ROOMS = (
     "labels",
     "export",
     "pipeline",
+    "review",
     "training",
     "evaluation",
     "cli",
@@ -43,6 +44,7 @@ STRANGERS: dict[str, set[str]] = {
     "labels": {"models", "metrics", "methods", "inference"},
     "export": set(ROOMS[2:11]),
     "pipeline": {"models", "metrics", "methods", "synthetic"},
+    "review": set(ROOMS[2:11]),
 }
 """Rooms below that a room does not use all the same."""
 
@@ -57,7 +59,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 """Libraries that a single place knows of."""
 
-TORCH_FREE = ("geo", "export")
+TORCH_FREE = ("geo", "export", "review")
 """Layers that never see a tensor."""
 
 
@@ -167,6 +169,7 @@ def test_torch_is_not_needed_without_networks() -> None:
     modules = [
         *modules_of("geo"),
         *modules_of("export"),
+        *modules_of("review"),
         "rscd.pipeline.maps",
         "rscd.inference.tiled",
     ]

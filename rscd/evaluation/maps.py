@@ -24,6 +24,7 @@ from rscd.evaluation.layers import (
     Reader,
     check_overlap,
     check_probability,
+    classes_of,
     open_source,
     polygons_on,
 )
@@ -31,10 +32,9 @@ from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extrem
 from rscd.export.atomic import output_error
 from rscd.geo.changemap import binarise
 from rscd.geo.grid import grid_text, shape_hw
-from rscd.geo.labels import Values, coding_in, one_band
+from rscd.geo.labels import Values, one_band
 from rscd.geo.measure import PixelAreas, ground_of
 from rscd.geo.onto import BandReader, opened, raster_on
-from rscd.geo.settings import raster_border
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
@@ -152,7 +152,7 @@ def _truth_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[R
     source = open_source("the truth", path)
     check_overlap(source, grid)
     with raster_on(source, grid) as read:
-        yield _classes(source, read, Values(options.change_values, options.unlabelled))
+        yield classes_of(source, read, Values(options.change_values, options.unlabelled))
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _prediction_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Itera
                 f"expected a raster of probabilities for --threshold, found classes in {path}; "
                 "drop the option or give the raster of rscd predict --prob"
             )
-        yield _Predicted(_classes(source, read, Values(options.predicted_values)), None)
+        yield _Predicted(classes_of(source, read, Values(options.predicted_values)), None)
 
 
 def _own_threshold(source: Source) -> float:
@@ -205,18 +205,6 @@ def _own_threshold(source: Source) -> float:
         if not 0 <= threshold <= 1:
             raise ValueError(f"{threshold} instead of 0 to 1")
         return threshold
-
-
-def _classes(source: Source, read: BandReader, rule: Values) -> Reader:
-    what = f"{source.date} {source.path}"
-    with opened(source) as dataset, raster_border(source.date, source.path):
-        coding = coding_in(what, dataset, rule)
-
-    def classes(box: Box) -> ByteArray:
-        values, covered = read(box)
-        return coding.decode(one_band(what, values), covered)
-
-    return classes
 
 
 def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArray]:

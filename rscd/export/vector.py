@@ -38,7 +38,7 @@ from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.table import feature_table
-from rscd.geo.vectors import cut_edges, gdal_path
+from rscd.geo.vectors import PARQUET_SUFFIXES, cut_edges, gdal_path, vector_border
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,8 @@ def write_vector(
     and renamed, the file itself last; existing files are replaced.
 
     Args:
-        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole.
+        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole. Of
+            points all geometries must be points.
         path: Target.
         provenance: JSON data on how the result was made.
         layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
@@ -217,6 +218,34 @@ def write_vector(
         made.replace(staging / path.name)
 
 
+def read_provenance(path: Path, layer: str | None = None) -> Provenance:
+    """What `write_vector` stored on how a layer was made; empty where nothing is stored.
+
+    Args:
+        path: a vector file of any program.
+        layer: name of the layer; None: the only one.
+
+    Raises:
+        DataError: what is stored is no JSON object.
+    """
+    suffix = path.suffix.lower()
+    with vector_border("provenance in", path):
+        if suffix in PARQUET_SUFFIXES:
+            stored = pyarrow.parquet.read_schema(path).metadata or {}
+            text = stored.get(PROVENANCE_KEY.encode(), b"{}").decode()
+        elif suffix == ".gpkg":
+            with gdal_path(path) as link:
+                stored = pyogrio.read_info(link, layer=layer)["layer_metadata"] or {}
+            text = stored.get(PROVENANCE_KEY, "{}")
+        else:
+            beside = path.with_name(f"{path.name}.json")
+            text = beside.read_text(encoding="utf-8") if beside.is_file() else "{}"
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError(f"{type(found).__name__} instead of an object as its provenance")
+        return found
+
+
 def _fitted(
     polygons: geopandas.GeoDataFrame, path: Path, form: "_Format"
 ) -> geopandas.GeoDataFrame:
@@ -253,7 +282,7 @@ def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     options = {}
     decimals: int | None = _DECIMALS
     if polygons.crs is not None:
-        polygons = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
+        polygons = polygons.set_geometry(lonlat_outlines(polygons), crs="OGC:CRS84")
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
     if "COORDINATE_PRECISION" in job.options:
         decimals = None  # makes the driver repair geometries that rounding makes invalid
@@ -312,6 +341,8 @@ def _finish(package: sqlite3.Connection, job: _Job) -> None:
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
     """The single geometry type of a layer: MultiPolygon if any geometry has several parts."""
+    if len(polygons) and bool((polygons.geometry.geom_type == "Point").all()):
+        return {"geometry_type": "Point", "promote_to_multi": False}
     several = bool((polygons.geometry.geom_type == "MultiPolygon").any())
     return {"geometry_type": "MultiPolygon" if several else "Polygon", "promote_to_multi": several}
 
@@ -391,8 +422,18 @@ def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     require_as_written(same, "the table")
 
 
-def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
-    """Geometries as RFC 7946 requires: degrees, 7 decimals, cut at +-180."""
+def lonlat_outlines(polygons: geopandas.GeoDataFrame) -> Polygons:
+    """Geometries as RFC 7946 requires, but for the direction of their rings.
+
+    Args:
+        polygons: in a CRS on the Earth.
+
+    Returns:
+        (N,) polygons and multipolygons in degrees on WGS 84 of 7 decimals, cut at +-180.
+
+    Raises:
+        OutputError: a polygon lies around a pole.
+    """
     crs = polygons.crs
     geometry = polygons.geometry.to_numpy()
     if not crs.is_geographic:

@@ -21,13 +21,13 @@ from rscd.models.networks import (
     receptive_radius,
 )
 
-LIGHT = {"encoder": "tu-resnet18", "width": 16}
+LIGHT = {"encoder": "tu-test_resnet", "width": 16}
 UNET = {"encoder": "resnet18", "decoder_channels": [32, 16, 8]}
 SMALL = {
     "siamese-unet": UNET,
     "siamese-mlp": LIGHT,
-    "siamese-deeplab": {"encoder": "tu-resnet18", "batch_norm": "normal"},
-    "cam": {"encoder": "tu-resnet18", "combination": "abs"},
+    "siamese-deeplab": {"encoder": "tu-test_resnet", "batch_norm": "normal"},
+    "cam": {"encoder": "tu-test_resnet", "combination": "abs"},
     "simsac": {"low_size": 64},
     "scene-compact": {"low_size": 64},
     "fc-siam-diff": UNET,
