@@ -19,12 +19,23 @@ from rscd.base.errors import RscdError
 from rscd.base.heap import keep_freed_memory
 from rscd.base.redact import redacted
 from rscd.base.version import version
-from rscd.cli import batch, data, evaluate, events, model, predict, pseudolabel, sample, train
+from rscd.cli import (
+    batch,
+    data,
+    doctor,
+    evaluate,
+    events,
+    model,
+    predict,
+    pseudolabel,
+    sample,
+    train,
+)
 from rscd.cli.parser import Parser, say
 from rscd.cli.proj import own_proj_database
 from rscd.cli.renamed import in_new_words
 
-COMMANDS = (predict, batch, train, pseudolabel, evaluate, events, sample, data, model)
+COMMANDS = (predict, doctor, batch, train, pseudolabel, evaluate, events, sample, data, model)
 
 log = logging.getLogger("rscd")
 
