@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
@@ -71,6 +71,9 @@ class Options:
     align: Align = "t1"
     register: Register = "off"
     """How one date is moved onto the other before they are compared, see `rscd.geo.register`."""
+    misreg: float | Literal["auto"] | None = None
+    """Pixels by which a date is moved to see which polygons that takes away, see
+    `rscd.inference.misreg`; ``auto``: by the estimated error of the registration; None: not."""
     bands: BandChoice | None = None
     """Of both dates, by number or by name."""
     src_nodata: float | None = None
@@ -249,6 +252,15 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     )
     if targets.flow is not None or targets.dissimilarity is not None:
         check_flow(model, pair.n_bands)
+    if options.misreg is not None and not targets.has_vectors:
+        raise UsageError(
+            "expected polygons among the outputs for --misreg, found none; add -o change.gpkg"
+        )
+    if options.misreg is not None and model.tiling.whole_pictures:
+        raise UsageError(
+            f"expected no --misreg with {model.name}, which finds the flow between the dates "
+            "itself, found it; drop it"
+        )
     if options.register != "off" and model.tiling.whole_pictures:
         raise UsageError(
             f"expected --register off with {model.name}, which finds the flow between the dates "
