@@ -45,6 +45,9 @@ from rscd.pipeline.run import Options, Run, resolve
 SMALL_PX = 256
 """Side of the window that is timed, and of that in a scene in which no others fit."""
 
+MOST_HALO_PX = 16
+"""Around it; what a network looks at beyond is added to its time."""
+
 EXIT_CODES: dict[Level, int] = {"stops": 1, "doubt": 3, "note": 0}
 
 
@@ -295,17 +298,20 @@ def _seconds(run: Run) -> float | None:
     side = min(SMALL_PX, height, width)
     multiple = run.model.tiling.multiple
     side = max(multiple, side // multiple * multiple)
+    halo = min(run.model.tiling.halo, MOST_HALO_PX)
     box = Box((height - side) // 2, (width - side) // 2, side, side)
     started = time.monotonic()
-    image, valid = run.pair.context(box)
+    image, valid = run.pair.context(box.grown(halo))
     try:
-        predictor = run.model.fit([Block(0, image, valid, 0)], side * side)
+        predictor = run.model.fit([Block(0, image, valid, halo)], side * side)
+        if halo % multiple:
+            image, valid = run.pair.context(box)
         predictor(image[None], valid[None])
     except RscdError:
         return None
     spent = time.monotonic() - started
-    tile, halo = run.load.tile_size, run.model.tiling.halo
-    wasted = ((min(tile, max(height, width)) + 2 * halo) / min(tile, max(height, width))) ** 2
+    tile = min(run.load.tile_size, max(height, width))
+    wasted = (1 + 2 * run.model.tiling.halo / tile) ** 2
     return round(spent * wasted * height * width / side**2, 1)
 
 
