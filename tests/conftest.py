@@ -37,9 +37,28 @@ def _folder(variable: str, default: str, what: str) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Golden:
+    """Arrays of the reference implementations: all of them, or the small ones of a bare clone."""
+
+    folder: Path
+
+    def files(self, pattern: str) -> list[Path]:
+        found = sorted(self.folder.glob(pattern))
+        if not found and self.folder == SMALL_GOLDEN:
+            pytest.skip(f"no {pattern} among the arrays of the clone; set RSCD_GOLDEN")
+        assert found, f"no {pattern} in {self.folder}"
+        return found
+
+
+SMALL_GOLDEN = Path(__file__).with_name("golden")
+
+
 @pytest.fixture(scope="session")
-def golden() -> Path:
-    return _folder("RSCD_GOLDEN", "golden", "golden arrays")
+def golden() -> Golden:
+    given = os.environ.get("RSCD_GOLDEN")
+    usual = ROOT.parent / "shared" / "golden"
+    return Golden(Path(given) if given else usual if usual.is_dir() else SMALL_GOLDEN)
 
 
 @pytest.fixture(scope="session")
