@@ -175,7 +175,6 @@ def test_sixteen_times_the_scene_takes_no_more_memory(tmp_path):
     )
     assert large - small < 40 << 20  # probabilities of the whole scene take 64 MB
     assert large < 420e6
-    print("PEAKS", small, large)
 
 
 @needs_proc
