@@ -30,8 +30,9 @@ SCRIPTS = ("data", "store", "map", "list", "stats", "draw", "main")
 SUFFIX = ".html"
 MAX_SIZE = 50_000_000
 """Bytes of the page, unless asked otherwise."""
-THUMBS_SHARE = 0.5
-"""Fraction of the room for pictures that thumbnails may take."""
+THUMBS_SHARE, MOST_THUMBS_SHARE = 0.5, 0.85
+"""Fractions of the room for pictures that thumbnails should take, and may where the smallest need
+more."""
 
 _DECIMALS = 1  # of display pixels, in which the page draws
 
@@ -103,7 +104,7 @@ def write_report(
     data = page_data(layer, view, shapes)
     nothing = Pictures(Levels(0, 0), {}, {})
     room = max_size - len(page_html(data, nothing).encode())
-    thumbs = _thumbs(layer, view, shapes, int(THUMBS_SHARE * room), progress)
+    thumbs = _thumbs(layer, view, shapes, room, progress)
     room -= len(_json(thumbs))
     found = embedded_tiles(view, room - 1000, progress) if room > 0 else None
     if found is None:
@@ -119,14 +120,15 @@ def write_report(
 
 
 def _thumbs(
-    layer: ChangeLayer, view: View, shapes: Any, budget: int, progress: Progress
+    layer: ChangeLayer, view: View, shapes: Any, room: int, progress: Progress
 ) -> dict[str, tuple[str, str]]:
     """Thumbnails by id, those of the best scores first where not all fit."""
-    if budget <= 0:
+    if room <= 0:
         return {}
     scores = _numbers(layer, "score")
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
-    found = embedded_thumbs(view, shapes[order], budget, progress)
+    usual, most = int(THUMBS_SHARE * room), int(MOST_THUMBS_SHARE * room)
+    found = embedded_thumbs(view, shapes[order], usual, most, progress)
     ids = layer.table["id"].to_numpy()[order]
     return {str(i): pair for i, pair in zip(ids, found, strict=True) if pair is not None}
 
