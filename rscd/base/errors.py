@@ -22,8 +22,15 @@ class RscdError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: object, fault: str = "") -> None:
+        """As an exception.
+
+        Args:
+            args: the message.
+            fault: name of what is wrong with a pair, as ``rscd doctor`` lists it.
+        """
         super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
+        self.fault = fault
 
 
 class Interrupted(RscdError):

@@ -36,7 +36,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Arguments that do not affect the result; t1 and t2 are identified by their content."""
 
-FILES = frozenset({"model", "aoi", "segmenter_option"})
+FILES = frozenset({"model", "aoi", "calibration", "segmenter_option"})
 """Arguments that may name files or folders, whose content decides too."""
 
 MORE = """\

@@ -84,11 +84,6 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--preview", metavar="FILE.png", help="also write a picture: t1, t2, change outlined"
     )
-    group.add_argument(
-        "--report",
-        metavar="FILE.html",
-        help="also write a page on which the polygons of an output are reviewed; see rscd report",
-    )
     add_json(group)
     add_verbosity(group)
     _add_more_outputs(parser)
@@ -99,6 +94,11 @@ def add(commands: Any) -> None:
 
 def _add_more_outputs(parser: Parser) -> None:
     group = parser.group("more outputs", rare=True)
+    group.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="also write a page on which the polygons of an output are reviewed; see rscd report",
+    )
     group.add_argument(
         "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
@@ -138,6 +138,24 @@ def add_detection(parser: Parser) -> None:
     )
     add_size(group)
     rare = parser.group("more on detection", rare=True)
+    rare.add_argument(
+        "--max-false-alarms",
+        metavar="SHARE",
+        help="10%%, or 5/km2: choose --min-score so that no more of the polygons written (or per "
+        "square kilometre) are false, as --calibration shows",
+    )
+    rare.add_argument(
+        "--calibration",
+        metavar="LAYER",
+        help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
+    )
+    rare.add_argument(
+        "--register",
+        choices=("off", "shift", "local"),
+        default="off",
+        help="move the other date onto that of --align by one estimated shift, or by a smooth "
+        "field of shifts, as it is resampled (default off: a shift is only warned of)",
+    )
     rare.add_argument(
         "--simplify",
         type=not_negative,
@@ -186,13 +204,8 @@ def engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
         raise UsageError(
             "expected --workers without --dask, found both; a cluster has its own threads"
         )
-    try:
-        from rscd.inference.dask import cluster_mapper
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"expected Dask for --dask, found no package {error.name}; install it with: pip "
-            'install "rscd[cluster]"'
-        ) from error
+    from rscd.inference.dask import cluster_mapper
+
     return cluster_mapper(args.dask)
 
 
@@ -292,18 +305,43 @@ def _log_result(result: Any) -> None:
         )
 
 
+def _within_budget(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that keep a budget of false alarms; none where none was given."""
+    if (args.max_false_alarms is None) != (args.calibration is None):
+        raise UsageError(
+            "expected --max-false-alarms and --calibration REVIEWED.gpkg together, found one; add "
+            "the other"
+        )
+    if args.max_false_alarms is None:
+        return {}
+    from rscd.evaluation.budget import choose_least_score
+    from rscd.metrics.budget import Budget
+
+    budget = Budget.parse(args.max_false_alarms)
+    if args.min_score is not None:
+        raise UsageError(
+            "expected --min-score or --max-false-alarms, found both; drop one: the other chooses it"
+        )
+    chosen = choose_least_score(args.calibration, budget)
+    log.info("%s", chosen.guarantee)
+    return {"min_score": chosen.min_score, "budget": chosen.record}
+
+
 def predict_options(args: argparse.Namespace) -> "Options":
     """What the arguments come to."""
     from rscd.inference.memory import parse_memory
 
     threshold = word_or_fraction("--threshold", args.threshold, ("auto",))
+    chosen = _within_budget(args)
     return scene_options(
         args,
+        **chosen,
         model=args.model,
         msi=args.msi,
         tta=args.tta,
         flip=args.flip,
         threshold=None if isinstance(threshold, str) else threshold,
+        register=args.register,
         simplify_m=args.simplify,
         regularize=args.regularize,
         tile_size=args.tile_size,

@@ -20,6 +20,7 @@ from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import write_verified, writing
 from rscd.base.types import Progress, silent
 from rscd.export.style import KIND_COLOURS, PICTURE, SCORE_CLASSES
+from rscd.review.choose import ORDER
 from rscd.review.decisions import MEMBER, VERSION, outline_data
 from rscd.review.layer import ChangeLayer, outlines
 from rscd.review.tiles import TILE_PX, Levels, both_dates, embedded_thumbs, embedded_tiles
@@ -186,7 +187,7 @@ def _day(layer: ChangeLayer, date: str) -> str | None:
 def _features(layer: ChangeLayer, shapes: Any) -> list[dict[str, Any]]:
     """The polygons with what is known of each, in the order of the layer."""
     table = layer.table
-    scores, areas = (_numbers(layer, name) for name in ("score", "area_m2"))
+    scores, areas, turns = (_numbers(layer, name) for name in ("score", "area_m2", ORDER))
     texts = {
         name: table[name].astype(object).to_list() if name in table else [None] * len(table)
         for name in ("kind", "class", "status", "note", "reviewer", "time")
@@ -196,6 +197,7 @@ def _features(layer: ChangeLayer, shapes: Any) -> list[dict[str, Any]]:
             "id": int(number),
             "score": _number(scores[row]),
             "area": _number(areas[row]),
+            "turn": _number(turns[row]),
             "edited": bool(edited),
             **{name: _plain(values[row]) for name, values in texts.items()},
             "outline": _rings(shape),

@@ -22,6 +22,7 @@ from rscd.base.place import is_file_name
 from rscd.base.types import ByteArray, Float64Array, Provenance, ShapeHW
 from rscd.export.stretch import SHOWN_BANDS, Stretch
 from rscd.geo.grid import apply, check_same_world, compose, grid_text, shape_hw
+from rscd.geo.register import register
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import is_item
 from rscd.geo.tiles import Box
@@ -127,7 +128,7 @@ def open_view(layer: ChangeLayer, t1: str | None = None, t2: str | None = None) 
         raise DataError(f"expected polygons to review in {layer.path}, found none")
     about = inputs_of(layer.provenance)
     paths = [_raster(layer, date, about.get(date), own) for date, own in (("t1", t1), ("t2", t2))]
-    pair = _open_pair(paths, layer.provenance, about)
+    pair = _registered(_open_pair(paths, layer.provenance, about), layer.provenance)
     check_same_world("change polygons", layer.path, layer.table.crs, pair.grid.crs)
     view = View(pair, _stretches(pair), _scale(pair))
     bounds = shapely.total_bounds(view.to_display(layer.table.geometry.to_numpy(), layer.table.crs))
@@ -220,6 +221,19 @@ def _open_pair(
     if pair.t1.bands == pair.t2.bands and _first(pair.t1.bands) != pair.t1.bands:
         return ScenePair.open(t1, t2, bands=_first(pair.t1.bands), **options)
     return pair
+
+
+def _registered(pair: ScenePair, provenance: Provenance) -> ScenePair:
+    """The pair with a date moved as it was when the dates were compared."""
+    moved = provenance.get("registration")
+    if not moved:
+        return pair
+    if moved["register"] == "local":  # what it was bent by is not stored
+        found, _ = register(pair, "local", (provenance.get("parameters") or {}).get("align", "t1"))
+        return found
+    if moved["cols"] == moved["rows"] == 0:
+        return pair
+    return pair.registered(moved["moved"], (moved["cols"], moved["rows"]))
 
 
 def _first(bands: tuple[int, ...]) -> tuple[int, ...]:

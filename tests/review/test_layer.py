@@ -14,7 +14,8 @@ from geopandas.testing import assert_geodataframe_equal
 from rscd.base.errors import DataError
 from rscd.cli import main
 from rscd.export.style import review_qml
-from rscd.export.vector import SUFFIXES, read_provenance
+from rscd.export.vector import SUFFIXES
+from rscd.geo.origin import read_provenance
 from rscd.geo.reviewed import COLUMNS, read_reviewed
 from rscd.geo.vectors import read_layer
 from rscd.review.decisions import Decision, Review, read_review, write_review

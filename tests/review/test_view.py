@@ -100,6 +100,26 @@ def test_only_the_part_that_was_searched_is_shown(make_scene):
     assert np.round(shapely.bounds(shapes)[0]).tolist() == [20, 20, 40, 40]
 
 
+def test_a_date_that_was_moved_is_shown_moved(make_scene):
+    path = make_scene(name="change.geojson")
+    plain = open_view(read_change_layer(path)).read(Box(0, 0, 100, 200), (100, 200))
+    note = path.with_name("change.geojson.json")
+    about = json.loads(note.read_text())
+    about["registration"] = {"register": "shift", "moved": "t2", "cols": 3.0, "rows": -2.0}
+    note.write_text(json.dumps(about))
+    moved = open_view(read_change_layer(path)).read(Box(0, 0, 100, 200), (100, 200))
+    inside = np.s_[10:90, 10:190]
+    meant = (plain[0][inside], plain[1][8:88, 13:193])
+    for found, wanted in zip((moved[0][inside], moved[1][inside]), meant, strict=True):
+        apart = np.abs(found.astype(int) - wanted)
+        assert np.median(apart) <= 2, "the stretch differs by a little"
+        assert apart.mean() < 4
+    about["registration"] |= {"cols": 0.0, "rows": 0.0}
+    note.write_text(json.dumps(about))
+    same = open_view(read_change_layer(path)).read(Box(0, 0, 100, 200), (100, 200))
+    assert np.array_equal(same, plain)
+
+
 def test_rasters_are_found_beside_the_layer(make_scene, tmp_path, monkeypatch):
     path = make_scene()
     moved = tmp_path / "elsewhere"
