@@ -74,10 +74,20 @@ def rasters_of(layer: str | Path, provenance: Provenance) -> Mapping[DateName, s
             f"expected the rasters of both dates in the provenance of {path}, found none; give a "
             "layer that rscd predict wrote, or name t1 and t2"
         )
-    return {date: _raster(path, date, about) for date, about in named.items()}
+    return {date: raster_of(path, date, about) for date, about in named.items()}
 
 
-def _raster(layer: Path, date: str, about: Provenance) -> str:
+def raster_of(layer: Path, date: str, about: Provenance) -> str:
+    """Where one of these rasters is; see `rasters_of`.
+
+    Args:
+        layer: file of the layer.
+        date: for messages.
+        about: what the provenance says of the raster.
+
+    Raises:
+        SceneError: it is gone, or is another file now.
+    """
     name = about["path"]
     if not is_file_name(name):
         return str(name)  # on a server, or one of GDAL's own names

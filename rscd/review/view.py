@@ -16,12 +16,13 @@ import shapely
 from affine import Affine
 from pyproj import CRS
 
-from rscd.base.border import shown
 from rscd.base.errors import DataError, SceneError
 from rscd.base.place import is_file_name
 from rscd.base.types import ByteArray, Float64Array, Provenance, ShapeHW
 from rscd.export.stretch import SHOWN_BANDS, Stretch
 from rscd.geo.grid import apply, check_same_world, compose, grid_text, shape_hw
+from rscd.geo.origin import raster_of
+from rscd.geo.register import register
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import is_item
 from rscd.geo.tiles import Box
@@ -127,7 +128,7 @@ def open_view(layer: ChangeLayer, t1: str | None = None, t2: str | None = None) 
         raise DataError(f"expected polygons to review in {layer.path}, found none")
     about = inputs_of(layer.provenance)
     paths = [_raster(layer, date, about.get(date), own) for date, own in (("t1", t1), ("t2", t2))]
-    pair = _open_pair(paths, layer.provenance, about)
+    pair = _registered(_open_pair(paths, layer.provenance, about), layer.provenance)
     check_same_world("change polygons", layer.path, layer.table.crs, pair.grid.crs)
     view = View(pair, _stretches(pair), _scale(pair))
     bounds = shapely.total_bounds(view.to_display(layer.table.geometry.to_numpy(), layer.table.crs))
@@ -158,7 +159,7 @@ def _common(view: View, bounds: Any) -> Box | None:
 
 
 def _raster(layer: ChangeLayer, date: str, about: Provenance | None, own: str | None) -> str:
-    """Path of a raster: as given, or as the layer names it, seen from here or from the layer."""
+    """Path of a raster: as given, or as the layer names it."""
     if own is not None:
         if about is not None and not _same_file(own, about):
             log.warning("%s %s is not the file that %s was made from", date, own, layer.path)
@@ -168,30 +169,13 @@ def _raster(layer: ChangeLayer, date: str, about: Provenance | None, own: str | 
             f"expected the rasters of both dates in the provenance of {layer.path}, found none; "
             "give them with --t1 and --t2"
         )
-    name = str(about["path"])
-    if not is_file_name(name):
-        if not _same_file(name, about):
-            raise _replaced(layer, date, name)
-        return name
-    places = list(dict.fromkeys([Path(name), layer.path.parent / name]))
-    places += [layer.path.parent / Path(name).name]
-    there = [place for place in places if place.exists()]
-    for place in there:
-        if _same_file(place, about):
-            return str(place)
-    if there:
-        raise _replaced(layer, date, str(there[0]))
-    raise SceneError(
-        f"expected {date} {shown(name)}, which {layer.path} was made from, found no such file from "
-        f"here nor beside the layer; say where it is with --{date}"
-    )
-
-
-def _replaced(layer: ChangeLayer, date: str, path: str) -> SceneError:
-    return SceneError(
-        f"expected {date} {shown(path)} as it was when {layer.path} was made, found that it "
-        f"changed since; predict again, or name the right file with --{date}"
-    )
+    path = raster_of(layer.path, date, about)
+    if not is_file_name(path) and not _same_file(path, about):
+        raise SceneError(
+            f"expected {date} {path} as it was when {layer.path} was made, found that it changed "
+            f"since; predict again, or name the right file with --{date}"
+        )
+    return path
 
 
 def _same_file(path: str | Path, about: Provenance) -> bool:
@@ -220,6 +204,19 @@ def _open_pair(
     if pair.t1.bands == pair.t2.bands and _first(pair.t1.bands) != pair.t1.bands:
         return ScenePair.open(t1, t2, bands=_first(pair.t1.bands), **options)
     return pair
+
+
+def _registered(pair: ScenePair, provenance: Provenance) -> ScenePair:
+    """The pair with a date moved as it was when the dates were compared."""
+    moved = provenance.get("registration")
+    if not moved:
+        return pair
+    if moved["register"] == "local":  # what it was bent by is not stored
+        found, _ = register(pair, "local", (provenance.get("parameters") or {}).get("align", "t1"))
+        return found
+    if moved["cols"] == moved["rows"] == 0:
+        return pair
+    return pair.registered(moved["moved"], (moved["cols"], moved["rows"]))
 
 
 def _first(bands: tuple[int, ...]) -> tuple[int, ...]:
