@@ -22,6 +22,7 @@ from rscd.base.place import is_file_name
 from rscd.base.types import ByteArray, Float64Array, Provenance, ShapeHW
 from rscd.export.stretch import SHOWN_BANDS, Stretch
 from rscd.geo.grid import apply, check_same_world, compose, grid_text, shape_hw
+from rscd.geo.origin import find_raster
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import is_item
 from rscd.geo.tiles import Box
@@ -173,18 +174,7 @@ def _raster(layer: ChangeLayer, date: str, about: Provenance | None, own: str | 
         if not _same_file(name, about):
             raise _replaced(layer, date, name)
         return name
-    places = list(dict.fromkeys([Path(name), layer.path.parent / name]))
-    places += [layer.path.parent / Path(name).name]
-    there = [place for place in places if place.exists()]
-    for place in there:
-        if _same_file(place, about):
-            return str(place)
-    if there:
-        raise _replaced(layer, date, str(there[0]))
-    raise SceneError(
-        f"expected {date} {shown(name)}, which {layer.path} was made from, found no such file from "
-        f"here nor beside the layer; say where it is with --{date}"
-    )
+    return find_raster(layer.path, date, about, f"with --{date}")
 
 
 def _replaced(layer: ChangeLayer, date: str, path: str) -> SceneError:
