@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import shapely
 
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import write_verified, writing
 from rscd.base.types import Progress, silent
-from rscd.export.style import KIND_COLOURS, SCORE_CLASSES
+from rscd.export.style import KIND_COLOURS, PICTURE, SCORE_CLASSES
 from rscd.review.decisions import MEMBER, VERSION, outline_data
 from rscd.review.layer import ChangeLayer, outlines
-from rscd.review.tiles import TILE_PX, Levels, embedded_thumbs, embedded_tiles
+from rscd.review.tiles import TILE_PX, Levels, both_dates, embedded_thumbs, embedded_tiles
 from rscd.review.view import View
 
 SCRIPTS = ("data", "store", "map", "list", "stats", "draw", "main")
@@ -29,8 +30,9 @@ SCRIPTS = ("data", "store", "map", "list", "stats", "draw", "main")
 SUFFIX = ".html"
 MAX_SIZE = 50_000_000
 """Bytes of the page, unless asked otherwise."""
-THUMBS_SHARE = 0.5
-"""Fraction of the room for pictures that thumbnails may take."""
+THUMBS_SHARE, MOST_THUMBS_SHARE = 0.5, 0.85
+"""Fractions of the room for pictures that thumbnails should take, and may where the smallest need
+more."""
 
 _DECIMALS = 1  # of display pixels, in which the page draws
 
@@ -102,7 +104,7 @@ def write_report(
     data = page_data(layer, view, shapes)
     nothing = Pictures(Levels(0, 0), {}, {})
     room = max_size - len(page_html(data, nothing).encode())
-    thumbs = _thumbs(layer, view, shapes, int(THUMBS_SHARE * room), progress)
+    thumbs = _thumbs(layer, view, shapes, room, progress)
     room -= len(_json(thumbs))
     found = embedded_tiles(view, room - 1000, progress) if room > 0 else None
     if found is None:
@@ -118,14 +120,15 @@ def write_report(
 
 
 def _thumbs(
-    layer: ChangeLayer, view: View, shapes: Any, budget: int, progress: Progress
+    layer: ChangeLayer, view: View, shapes: Any, room: int, progress: Progress
 ) -> dict[str, tuple[str, str]]:
     """Thumbnails by id, those of the best scores first where not all fit."""
-    if budget <= 0:
+    if room <= 0:
         return {}
     scores = _numbers(layer, "score")
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
-    found = embedded_thumbs(view, shapes[order], budget, progress)
+    usual, most = int(THUMBS_SHARE * room), int(MOST_THUMBS_SHARE * room)
+    found = embedded_thumbs(view, shapes[order], usual, most, progress)
     ids = layer.table["id"].to_numpy()[order]
     return {str(i): pair for i, pair in zip(ids, found, strict=True) if pair is not None}
 
@@ -136,6 +139,14 @@ def _numbers(layer: ChangeLayer, name: str) -> Any:
         return np.full(len(layer.table), np.nan)
     values = pd.to_numeric(layer.table[name].astype(object), errors="coerce")
     return values.to_numpy(np.float64, na_value=np.nan)
+
+
+def with_pictures(layer: ChangeLayer, view: View) -> ChangeLayer:
+    """A layer with a column of pictures before and after, which a GeoPackage can hold."""
+    shapes = view.to_display(layer.table.geometry.to_numpy(), layer.table.crs)
+    made = [both_dates(view, shape) for shape in shapes]
+    column = pd.Series(made, index=layer.table.index, dtype=pd.ArrowDtype(pa.binary()))
+    return replace(layer, table=layer.table.assign(**{PICTURE: column}))
 
 
 def page_data(layer: ChangeLayer, view: View, shapes: Any) -> dict[str, Any]:

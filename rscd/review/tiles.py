@@ -25,6 +25,8 @@ BLOCK = 4
 """Tiles per side of what is read at once: one tile of the coarsest of three levels."""
 SAMPLES = 6
 """Blocks from which the size of a level is estimated."""
+SPARE = 1.1
+"""A level that is estimated to be larger by more than this is not tried."""
 BLANK = (32, 32, 32)
 """Beyond the scene, as the background of the map."""
 
@@ -167,7 +169,7 @@ def _tiles_within(
     if len(blocks) > 2 * SAMPLES:
         some = [blocks[(2 * i + 1) * len(blocks) // (2 * SAMPLES)] for i in range(SAMPLES)]
         sizes = [sum(len(text_of(c)) for _, c in _block_tiles(view, levels, *at)) for at in some]
-        if float(np.mean(sizes)) * len(blocks) > 1.5 * budget:  # so far beyond that none need try
+        if float(np.mean(sizes)) * len(blocks) > SPARE * budget:
             return None
     found: dict[str, str] = {}
     left = budget
@@ -213,6 +215,11 @@ def thumbnail(view: View, outline: Any, side: int) -> tuple[ByteArray, ByteArray
     return pictures[0], pictures[1]
 
 
+def both_dates(view: View, outline: Any) -> bytes:
+    """A polygon before and after, side by side, as JPEG."""
+    return encoded(np.hstack(thumbnail(view, outline, THUMB_SIDES[0])), ".jpg")
+
+
 def _surroundings(outline: Any, shape_hw: ShapeHW) -> Box:
     """A square around a polygon, moved and cut to lie within the scene."""
     x0, y0, x1, y1 = outline.bounds
@@ -227,14 +234,15 @@ def _surroundings(outline: Any, shape_hw: ShapeHW) -> Box:
 
 
 def embedded_thumbs(
-    view: View, outlines: Sequence[Any], budget: int, progress: Progress = silent
+    view: View, outlines: Sequence[Any], budget: int, most: int, progress: Progress = silent
 ) -> list[tuple[str, str] | None]:
     """Thumbnails of all polygons, smaller where many have to fit.
 
     Args:
         view: the scene.
         outlines: (N,) in display pixels, the most important first.
-        budget: characters that all may take in the page.
+        budget: characters that all should take in the page, which settles their size.
+        most: characters that all may take, if the smallest need more.
         progress: progress callback.
 
     Returns:
@@ -245,7 +253,7 @@ def embedded_thumbs(
         THUMB_SIDES[-1],
     )
     found: list[tuple[str, str] | None] = []
-    left = budget
+    left = most
     for done, outline in enumerate(outlines):
         progress("thumbnails", done, len(outlines))
         before, after = (text_of(encoded(one)) for one in thumbnail(view, outline, side))
