@@ -11,6 +11,7 @@ secrets: query strings and passwords are removed from URLs.
     │   └── RemoteError        a raster that could not be fetched; what was computed is kept
     ├── DataError          a dataset, label or split that cannot be used (also ValueError)
     ├── ModelError         a model name, weights file or checkpoint (also ValueError)
+    ├── DoubtfulError      a pair whose result should not be trusted (exit code 3)
     └── OutputError        a location that cannot be written (also OSError)
 """
 
@@ -63,6 +64,12 @@ class DataError(RscdError, ValueError):
 
 class ModelError(RscdError, ValueError):
     """A model name, weights file or checkpoint that cannot be used."""
+
+
+class DoubtfulError(RscdError):
+    """A pair that can be compared, with a result that should not be trusted."""
+
+    exit_code = 3
 
 
 class OutputError(RscdError, OSError):

@@ -24,6 +24,7 @@ from rscd.cli import (
     batch,
     config,
     data,
+    doctor,
     estimate,
     evaluate,
     events,
@@ -42,6 +43,7 @@ from rscd.cli.renamed import in_new_words
 
 COMMANDS = (
     predict,
+    doctor,
     batch,
     report,
     review,

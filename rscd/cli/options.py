@@ -216,6 +216,11 @@ fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 inner_fraction = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1")
 
 
+def auto_or_pixels(text: str) -> float | str:
+    """``auto`` or a number above 0, as the ``type`` of an argument."""
+    return text if text == "auto" else float(positive(text))
+
+
 def fractions(text: str) -> tuple[float, ...]:
     """``0.1,0.5``, as the ``type`` of an argument."""
     return tuple(float(fraction(part)) for part in text.split(","))

@@ -17,6 +17,7 @@ from rscd.cli.options import (
     add_outputs,
     add_verbosity,
     add_views,
+    auto_or_pixels,
     count,
     not_negative,
     parse_pairs,
@@ -107,6 +108,16 @@ def _add_more_outputs(parser: Parser) -> None:
         metavar="FILE",
         help="also write how little the dates look alike along the flow, 0 to 1 (.tif .png)",
     )
+    group.add_argument(
+        "--misreg",
+        nargs="?",
+        const="auto",
+        type=auto_or_pixels,
+        metavar="PIXELS",
+        help="a column misreg of polygons: the fraction that is no change any more when one date "
+        "is moved by so many pixels (default: the estimated error); eight passes over the tiles "
+        "with polygons",
+    )
     for date in ("t1", "t2"):
         group.add_argument(
             f"--objects-{date}",
@@ -129,7 +140,7 @@ def add_detection(parser: Parser) -> None:
         help="probability from which a pixel is change (auto: the model's own rule)",
     )
     own = "(default: the model's own"
-    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
+    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with --threshold)")
     group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
@@ -342,6 +353,7 @@ def predict_options(args: argparse.Namespace) -> "Options":
         flip=args.flip,
         threshold=None if isinstance(threshold, str) else threshold,
         register=args.register,
+        misreg=getattr(args, "misreg", None),
         simplify_m=args.simplify,
         regularize=args.regularize,
         tile_size=args.tile_size,

@@ -102,10 +102,11 @@ def open_scene(args: argparse.Namespace, options: "Options") -> "ScenePair":
     """The pair of rasters that a command names."""
     from rscd.pipeline.maps import open_pair
 
-    return open_pair(args.t1, args.t2, options, _area(args), gsd_m=args.gsd)
+    return open_pair(args.t1, args.t2, options, area_of(args), gsd_m=args.gsd)
 
 
-def _area(args: argparse.Namespace) -> Any:
+def area_of(args: argparse.Namespace) -> Any:
+    """The area of interest that a command names; None: all."""
     from rscd.geo.area import Area
 
     if args.bbox is not None and args.aoi is not None:

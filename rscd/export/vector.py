@@ -74,6 +74,7 @@ def change_polygons(
     kind: str = "changed",
     kinds_of: Callable[[Polygons], Any] | None = None,
     full: float = 1.0,
+    measures: Mapping[str, Callable[[Polygons], Any]] | None = None,
 ) -> geopandas.GeoDataFrame:
     """Vectorise a change mask on disk, scored and measured.
 
@@ -93,6 +94,8 @@ def change_polygons(
         kind: One of `KINDS`.
         kinds_of: Gives the kinds of polygons in pixel coordinates, (N,), instead of ``kind``.
         full: Stored value of probability 1.
+        measures: Further columns before ``t1``, by name: each gives (N,) values of polygons in
+            pixel coordinates.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
@@ -131,6 +134,7 @@ def change_polygons(
         "class": class_name,
         "score": scores,
         "area_m2": areas,
+        **{name: measure(polygons) for name, measure in (measures or {}).items()},
         "t1": days[0],
         "t2": days[1],
         "model": model,

@@ -20,6 +20,8 @@ BLOCK_PX = 16
 """Side of the blocks in which clouds are looked for."""
 FINE_PX, COARSE_PX, COARSER_PX = 0.8, 1.6, 3.2
 """Between the first two lies what blur takes away, between the others what it leaves."""
+LEAST_COLOUR = 0.05
+"""Least spread of a band beside what all bands share; that of a picture in grey is noise."""
 MOST_BANDS = 4
 """First bands of which every order is tried."""
 LEAST_PIXELS = 1000
@@ -36,6 +38,8 @@ class Sample:
     """Of either date: energy of the finest structures relative to coarser ones; NaN if blank."""
     veiled: tuple[float, float]
     """Fraction of the blocks of either date that are bright and even where the other is not."""
+    flat: tuple[float, float]
+    """Fraction of the blocks of either date all of whose pixels are equal."""
     valid: float
     """Fraction of the pixels."""
 
@@ -63,6 +67,13 @@ class Appearance:
     """Median over the windows."""
     veiled: tuple[float, float]
     """Fraction of the scene that clouds or haze may cover."""
+    flat: tuple[float, float]
+    """Fraction of the scene that is filled with one value: nodata that the file does not declare,
+    as a rule."""
+    fill: tuple[float, float]
+    """The value that most such pixels have."""
+    filled: tuple[float, float]
+    """Fraction of the pixels that have it in all bands."""
     order: tuple[int, ...] | None
     """Order of the first bands of t2 in which they go with those of t1; None: nothing tells."""
     likeness: float
@@ -100,6 +111,7 @@ def sample(image: FloatArray, valid: BoolArray) -> Sample:
         values=kept[:, :, ::thin],
         sharpness=(_sharpness(gray[0], valid), _sharpness(gray[1], valid)),
         veiled=_veiled(image, valid),
+        flat=_flat(image, valid),
         valid=float(valid.mean()),
     )
 
@@ -130,6 +142,27 @@ def _veiled(image: FloatArray, valid: BoolArray) -> tuple[float, float]:
     cloud &= level > 1.5 * np.median(level[::-1], axis=(1, 2))[:, None, None]
     alone = cloud & ~cloud[::-1] & (rough[::-1] > 1.5 * rough)
     return float(alone[0].mean()), float(alone[1].mean())
+
+
+def _flat(image: FloatArray, valid: BoolArray) -> tuple[float, float]:
+    height, width = (size // BLOCK_PX for size in valid.shape)
+    if not height * width or not valid.all():
+        return 0.0, 0.0
+    cut = image[..., : height * BLOCK_PX, : width * BLOCK_PX]
+    blocks = cut.reshape(*image.shape[:2], height, BLOCK_PX, width, BLOCK_PX)
+    even = (blocks.max(axis=(3, 5)) == blocks.min(axis=(3, 5))).all(axis=1)
+    return float(even[0].mean()), float(even[1].mean())
+
+
+def _fill(values: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
+    """The most frequent value among pixels whose bands are equal, and how frequent it is."""
+    fills, shares = [], []
+    for date in values:
+        equal = date[0][(date == date[0]).all(axis=0)]
+        found, counts = np.unique(equal, return_counts=True)
+        fills.append(float(found[np.argmax(counts)]) if len(found) else float("nan"))
+        shares.append(counts.max(initial=0) / date.shape[1])
+    return {"fill": _pair(fills), "filled": _pair(shares)}
 
 
 def appearance(
@@ -166,6 +199,8 @@ def appearance(
         plant=_plants(together, near_infrared),
         sharpness=_pair(np.median(known, axis=0)) if len(known) else (np.nan, np.nan),
         veiled=_pair(np.mean([one.veiled for one in samples], axis=0)),
+        flat=_pair(np.mean([one.flat for one in samples], axis=0)),
+        **_fill(together),
         order=band_order(together),
         likeness=_likeness(together),
         same=bool((together[0] == together[1]).all()),
@@ -219,7 +254,10 @@ def band_order(values: NDArray[np.float64]) -> tuple[int, ...] | None:
         return None
     own = own / spread
     own = own - own.mean(axis=1, keepdims=True)
-    own = own / np.maximum(own.std(axis=2, keepdims=True), 1e-9)
+    colour = own.std(axis=2, keepdims=True)
+    if (colour < LEAST_COLOUR).any():
+        return None
+    own = own / colour
     together = own[0] @ own[1].T / own.shape[2]
     usual = tuple(range(n))
     scores = {

@@ -163,7 +163,7 @@ def estimate_field(pair: ScenePair, shift: Shift) -> Field:
     """
     height, width = pair.whole.shape_hw
     boxes = field_boxes((height, width))
-    found = [_local_shift(look, shift) for look in looks(pair, boxes)]
+    found = [window_shift(look, shift) for look in looks(pair, boxes)]
     clear = [place for place, one in enumerate(found) if one is not None]
     if len(clear) < max(LEAST_POINTS, LEAST_SHARE * len(boxes)):
         raise _unclear(f"a clear shift in {len(clear)} of {len(boxes)} windows")
@@ -191,7 +191,7 @@ def field_boxes(shape_hw: ShapeHW) -> list[Box]:
     return sample_boxes(shape_hw, side, LOCAL_PER_SIDE)
 
 
-def _local_shift(window: Look, shift: Shift) -> tuple[float, float] | None:
+def window_shift(window: Look, shift: Shift) -> tuple[float, float] | None:
     """Columns and rows of one window, near that of the scene; None if it is not clear."""
     cols, rows = round(shift.cols), round(shift.rows)
     cross = window.cross(cols, rows)

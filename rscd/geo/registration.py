@@ -242,8 +242,7 @@ def looks(pair: ScenePair, boxes: Iterable[Box]) -> Iterator[Look]:
 
 def widened(box: Box) -> Box:
     """A window with what is read around it."""
-    row, col = box.corner
-    return Box(row - REACH_PX, col - REACH_PX, box.height + 2 * REACH_PX, box.width + 2 * REACH_PX)
+    return box.grown(REACH_PX)
 
 
 def sample_windows(pair: ScenePair) -> Iterator[tuple[FloatArray, BoolArray]]:

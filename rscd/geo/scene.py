@@ -153,6 +153,17 @@ class ScenePair:
             gsd_m = first.gsd_m
         return cls(first, second, scene, *offsets, _whole(scene)).sized(gsd_m)
 
+    def nudged(self, date: DateName, by_px: tuple[float, float]) -> "ScenePair":
+        """The pair with the content of one date moved further.
+
+        Args:
+            date: which.
+            by_px: columns to the left and rows upwards, in pixels of the grid.
+        """
+        source, move = (self.t1, self.move_t1) if date == "t1" else (self.t2, self.move_t2)
+        cols, rows = self._move_px(move)
+        return self.registered(date, (cols + by_px[0], rows + by_px[1]), source.ties)
+
     @property
     def shape_hw(self) -> ShapeHW:
         """(height, width) of the grid in pixels."""

@@ -4,8 +4,9 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
+from rscd.geo.polygons import Polygons
 from rscd.geo.register import field_boxes
 from rscd.geo.registration import sample_boxes, warn_of_shift, widened
 from rscd.geo.scene import ScenePair
@@ -33,6 +35,7 @@ from rscd.geo.traffic import bytes_of
 from rscd.inference.flow import FlowModel, scene_field
 from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.kinds import Standing
+from rscd.inference.misreg import misreg_reach, misregistration
 from rscd.inference.near_infrared import warn_of_near_infrared
 from rscd.inference.predictor import Predictor
 from rscd.inference.tiled import (
@@ -269,6 +272,10 @@ def _compute(
         mapped = threads if mapper is None else mapper
         threshold = predictor.threshold if run.threshold is None else run.threshold
         provenance = run.provenance | {"shift": shift, "threshold": threshold}
+        reach_px = None
+        if run.parameters["misreg"] is not None:
+            reach_px = misreg_reach(run.parameters["misreg"], measured)
+            provenance |= {"misreg_px": reach_px}
         change_map = ChangeMap(journal.folder, pair.grid, threshold, provenance)
         margin = run.kind_margin
         standing = None if margin is None else Standing.beside(change_map, margin)
@@ -284,7 +291,22 @@ def _compute(
             standing=standing,
         )
         seam = measure_seam(pair, predictor, change_map, tile_size, mapped)
-    written = _export(run, change_map, standing, journal, tile_size, progress)
+        measures: dict[str, Callable[[Polygons], Any]] = {}
+        if reach_px is not None:
+            moved: DateName = "t1" if run.parameters["align"] == "t2" else "t2"
+            measures["misreg"] = partial(
+                misregistration,
+                pair,
+                predictor,
+                change_map,
+                date=moved,
+                reach_px=reach_px,
+                tile_size=tile_size,
+                batch_size=run.load.batch_size,
+                mapper=mapped,
+                progress=progress,
+            )
+        written = _export(run, change_map, standing, journal, tile_size, progress, measures)
     return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
 
 
@@ -314,6 +336,7 @@ def _export(
     journal: Journal,
     tile_size: int,
     progress: Progress,
+    measures: Mapping[str, Callable[[Polygons], Any]],
 ) -> dict[str, Any]:
     pair, targets = run.pair, run.targets
     progress("writing", 0, len(targets.all))
@@ -329,6 +352,7 @@ def _export(
             t1=run.days["t1"],
             t2=run.days["t2"],
             kinds_of=None if standing is None else standing.kinds,
+            measures=measures,
             **run.outlining,
         )
     date_of = {path: date for date, path in targets.objects.items()}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
@@ -76,6 +76,9 @@ class Options:
     align: Align = "t1"
     register: Register = "off"
     """How one date is moved onto the other before they are compared, see `rscd.geo.register`."""
+    misreg: float | Literal["auto"] | None = None
+    """Pixels by which a date is moved to see which polygons that takes away, see
+    `rscd.inference.misreg`; ``auto``: by the estimated error of the registration; None: not."""
     bands: BandChoice | None = None
     """Of both dates, by number or by name."""
     src_nodata: float | None = None
@@ -208,6 +211,32 @@ def registered(run: Run) -> Run:
     return replace(run, pair=pair, registration=registration)
 
 
+def _check_model(model: Model, targets: Targets, options: Options, n_bands: int) -> None:
+    """Refuse what the model cannot do.
+
+    Raises:
+        RscdError: naming the option.
+    """
+    if targets.flow is not None or targets.dissimilarity is not None:
+        check_flow(model, n_bands)
+    if options.misreg is not None and not targets.has_vectors:
+        raise UsageError(
+            "expected polygons among the outputs for --misreg, found none; add -o change.gpkg"
+        )
+    if options.misreg is not None and model.tiling.whole_pictures:
+        raise UsageError(
+            f"expected no --misreg with {model.name}, which finds the flow between the dates "
+            "itself, found it; drop it"
+        )
+    if options.register != "off" and model.tiling.whole_pictures:
+        raise UsageError(
+            f"expected --register off with {model.name}, which finds the flow between the dates "
+            f"itself, found {options.register}; drop it"
+        )
+    for date in targets.objects:
+        check_finds_buildings(model, f"--objects-{date}")
+
+
 def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     """Decide all that a run does before it reads a pixel.
 
@@ -255,15 +284,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         tta=options.tta,
         flip=options.flip,
     )
-    if targets.flow is not None or targets.dissimilarity is not None:
-        check_flow(model, pair.n_bands)
-    if options.register != "off" and model.tiling.whole_pictures:
-        raise UsageError(
-            f"expected --register off with {model.name}, which finds the flow between the dates "
-            f"itself, found {options.register}; drop it"
-        )
-    for date in targets.objects:
-        check_finds_buildings(model, f"--objects-{date}")
+    _check_model(model, targets, options, pair.n_bands)
     card = model.card()
     min_area_m2, min_score = least_object(
         card,
