@@ -21,7 +21,7 @@ from rscd.base.place import is_file_name
 from rscd.base.types import ByteArray, Float64Array, Provenance, ShapeHW
 from rscd.export.stretch import SHOWN_BANDS, Stretch
 from rscd.geo.grid import apply, check_same_world, compose, grid_text, shape_hw
-from rscd.geo.origin import raster_of
+from rscd.geo.origin import find_raster
 from rscd.geo.register import register
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import is_item
@@ -169,13 +169,19 @@ def _raster(layer: ChangeLayer, date: str, about: Provenance | None, own: str | 
             f"expected the rasters of both dates in the provenance of {layer.path}, found none; "
             "give them with --t1 and --t2"
         )
-    path = raster_of(layer.path, date, about)
-    if not is_file_name(path) and not _same_file(path, about):
-        raise SceneError(
-            f"expected {date} {path} as it was when {layer.path} was made, found that it changed "
-            f"since; predict again, or name the right file with --{date}"
-        )
-    return path
+    name = str(about["path"])
+    if not is_file_name(name):
+        if not _same_file(name, about):
+            raise _replaced(layer, date, name)
+        return name
+    return find_raster(layer.path, date, about, f"with --{date}")
+
+
+def _replaced(layer: ChangeLayer, date: str, path: str) -> SceneError:
+    return SceneError(
+        f"expected {date} {shown(path)} as it was when {layer.path} was made, found that it "
+        f"changed since; predict again, or name the right file with --{date}"
+    )
 
 
 def _same_file(path: str | Path, about: Provenance) -> bool:
