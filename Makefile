@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.rscd-installed
+# one thread per process, else parallel tests wait for each other; modules are compiled once, not by
+# every process that a test starts, even where the environment says otherwise
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test quick lint docs format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -27,12 +30,25 @@ demo: setup  ## synthetic scene pair -> change polygons and a picture
 	@echo "truth:    demo/truth.geojson"
 
 test: lint  ## lint, types and the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal
+
+# no training and no processes: what a change breaks first
+QUICK := tests/test_layers.py tests/test_exports.py tests/base tests/geo tests/metrics \
+  tests/evaluation/test_layers.py tests/cli/test_parser.py tests/cli/test_predict.py
+
+quick: setup  ## style and the tests of a minute
+	@$(BIN)/ruff check .
+	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal -m "not slow and not realdata" $(QUICK)
 
 lint: setup  ## style and types only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -n 2
+
+docs: setup  ## the documentation site: build/site/index.html
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site:     build/site/index.html"
 
 format: setup  ## rewrite files in the project's style
 	@$(BIN)/ruff check --fix .

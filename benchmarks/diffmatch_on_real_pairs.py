@@ -41,7 +41,8 @@ from rscd.data.folder import PairFolder
 from rscd.geo.measure import ground_of
 from rscd.labels.from_segmenter import LabelOptions, labels_of
 from rscd.methods.parts.diffmatch_recipe import VARIANTS
-from rscd.metrics.pixels import ChangeMetrics, count, summarise
+from rscd.metrics.pixels import count, summarise
+from rscd.metrics.probabilities import ChangeMetrics
 from rscd.models.lite_encoder import IMAGENET
 from rscd.models.smp_encoders import LITE
 from rscd.segmenters.prompts import BACKGROUND, FOREGROUND, parse_prompts

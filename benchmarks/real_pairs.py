@@ -26,7 +26,8 @@ from rscd.evaluation.dataset import facts, labelled_folder, predict_pair
 from rscd.evaluation.report import Probabilities
 from rscd.inference.models import scene_model
 from rscd.inference.predictor import Model
-from rscd.metrics.pixels import ChangeMetrics, count
+from rscd.metrics.pixels import count
+from rscd.metrics.probabilities import ChangeMetrics
 
 SETS = {"levir-cd": 0.5, "levir-cd-grid": 0.5, "fotbcd-binary": 0.2, "fotbcd-instances": 0.2}
 """Real sets and the metres of their pixels."""

@@ -63,7 +63,7 @@ def main() -> None:
         images = [str(town / f"scene_{date}.tif") for date in ("t1", "t2")]
         out = str(folder / "change.geojson")
         line = [*RSCD, "predict", *images, "-m", "buildings", "-o", out, "--overwrite", "-q"]
-        start_up = [sys.executable, "-c", "import rscd.pipeline, rscd.inference.network"]
+        start_up = [sys.executable, "-c", "import rscd.pipeline.maps, rscd.inference.network"]
         for _ in range(options.repeat):
             for way, settings in WAYS.items():
                 found[way].append(run(line, **settings))

@@ -1,7 +1,10 @@
 """Folders of outside data; tests that need them skip with a reason when they are absent."""
 
+import gc
 import json
 import logging
+import multiprocessing
+import multiprocessing.process
 import os
 import subprocess
 import sys
@@ -132,26 +135,59 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_sessionstart() -> None:
+    """What a file holds after a power cut is nothing that a test can see: none waits for the disk.
+
+    Tests of the disk's own failures replace it again.
+    """
+    os.fsync = lambda _: None  # type: ignore[assignment]
+
+
+def pytest_collection_finish() -> None:
+    """What libraries hold stays for good: nothing of it has to be looked at for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup() -> None:
     """Networks that are built alike see equally far: measured once, not whenever one is saved."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("rscd.inference.") and hasattr(module, "receptive_radius"):
-            measure = module.receptive_radius
-            module.receptive_radius = getattr(measure, "once", None) or _once(measure)
+        if name.startswith("rscd.inference."):
+            for measured in ("receptive_radius", "bytes_per_pixel"):
+                measure = getattr(module, measured, None)
+                if measure is not None and not hasattr(measure, "once"):
+                    setattr(module, measured, _once(measure))
 
 
 def _once(measure: Callable[..., int | None]) -> Callable[..., int | None]:
-    def once(network: Any, n_bands: int, size: int | None = None) -> int | None:
-        key = repr(network), n_bands, size
-        if key not in _radii:
-            _radii[key] = measure(network, n_bands, size)
-        return _radii[key]
+    def once(network: Any, *rest: Any) -> int | None:
+        key = measure.__name__, repr(network), rest
+        if key not in _measured:
+            _measured[key] = measure(network, *rest)
+        return _measured[key]
 
-    once.once = once
+    once.once = True
     return once
 
 
-_radii: dict[Any, int | None] = {}
+_measured: dict[Any, int | None] = {}
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., multiprocessing.process.BaseProcess]:
+    """``forked(function, *args)``: a process that runs it, to wait for or to kill.
+
+    It is forked from a process that has nothing but imported what takes seconds to import.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rscd.pipeline.maps", "rscd.training.run"])
+
+    def start(function: Callable[..., Any], *args: Any) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=function, args=args)
+        process.start()
+        return process
+
+    return start
 
 
 @pytest.fixture(autouse=True)

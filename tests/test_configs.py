@@ -12,10 +12,12 @@ from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
 
 from rscd.cli import build_parser
+from rscd.methods.registry import METHODS
 from rscd.training.chain import arguments, is_chain, read_chain
 from rscd.training.run import train
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SMALLER = {"simsac": "scene-compact"}
 
 
 class Noise(Dataset):
@@ -69,18 +71,37 @@ def datasets_of(config):
         yield from stream.get("datasets", [stream])
 
 
+def without_weights(method_args):
+    """Nothing is downloaded in a test."""
+    if "weights" in method_args["network_args"]:
+        method_args["network_args"]["weights"] = None
+
+
+def smaller(method_args):
+    """A network that is quick to train in place of one of seconds per step."""
+    method_args["network"] = SMALLER.get(method_args["network"], method_args["network"])
+    args = method_args["network_args"]
+    if method_args["network"] in ("siamese-mlp", "siamese-deeplab", "cam"):
+        args |= {"encoder": "tu-test_resnet"}
+        args.pop("depth", None)
+    if method_args["network"] == "cam":
+        args["output_stride"] = 16
+    if method_args["network"] == "siamese-deeplab":
+        args["batch_norm"] = "normal"
+
+
 def on_stand_ins(config):
     """The same training on tiny synthetic data."""
     config = copy.deepcopy(config)
     config["trainer"]["default_root_dir"] = "run"
     for key in ("check_val_every_n_epoch", "precision"):  # bfloat16 is slow without hardware for it
         config["trainer"].pop(key, None)
+    without_weights(config["model"]["method_args"])
     network = config["model"]["method_args"]["network_args"]
     bands = network.get("n_bands", 3)
-    if "weights" in network:
-        network["weights"] = None  # nothing is downloaded in a test
-    if "weak" in config["model"]["method_args"]:
-        config["model"]["method_args"]["weak"]["patch_size"] = 64
+    smaller(config["model"]["method_args"])
+    if config["model"]["method"] == "diffmatch" or "weak" in config["model"]["method_args"]:
+        config["model"]["method_args"].setdefault("weak", {})["patch_size"] = 64
     if "low_size" in network:
         network["low_size"] = 64
     for stream in datasets_of(config):
@@ -127,6 +148,16 @@ def test_trainer_and_streams_know_their_arguments(config):
         assert set(stream["init_args"]) <= set(known), stream
 
 
+@pytest.mark.parametrize("config", [pytest.param(c, id=name) for name, c in trainings()])
+def test_the_method_can_be_built(config):
+    """In full size, but without memory for the weights."""
+    model = config["model"]
+    without_weights(model["method_args"])
+    with torch.device("meta"):
+        method = METHODS[model["method"]](**model["method_args"])
+    assert method.network_name == model["method_args"]["network"]
+
+
 @pytest.mark.parametrize("config", list(different_trainings()))
 @pytest.mark.filterwarnings(
     "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
@@ -139,6 +170,7 @@ def test_one_step(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("run.yaml").write_text(yaml.safe_dump(config))
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    limits += ["--trainer.num_sanity_val_steps=0"]
     trainer = train(["-c", "run.yaml", "--trainer.accelerator=cpu", *limits])
     assert trainer.global_step == 1
     assert {"best.ckpt", "last.ckpt", "config.yaml", "metrics.csv"} <= {

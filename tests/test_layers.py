@@ -26,6 +26,7 @@ ROOMS = (
     "labels",
     "export",
     "pipeline",
+    "review",
     "training",
     "evaluation",
     "cli",
@@ -43,6 +44,7 @@ STRANGERS: dict[str, set[str]] = {
     "labels": {"models", "metrics", "methods", "inference"},
     "export": set(ROOMS[2:11]),
     "pipeline": {"models", "metrics", "methods", "synthetic"},
+    "review": set(ROOMS[2:11]),
 }
 """Rooms below that a room does not use all the same."""
 
@@ -57,7 +59,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 """Libraries that a single place knows of."""
 
-TORCH_FREE = ("geo", "export")
+TORCH_FREE = ("geo", "export", "review")
 """Layers that never see a tensor."""
 
 
@@ -167,11 +169,57 @@ def test_torch_is_not_needed_without_networks() -> None:
     modules = [
         *modules_of("geo"),
         *modules_of("export"),
+        *modules_of("review"),
         "rscd.pipeline.maps",
         "rscd.inference.tiled",
     ]
     loaded = loaded_after(f"import {', '.join(modules)}", ("torch", "torchgeo", "lightning"))
     assert loaded == []
+
+
+AT_START = {
+    "rscd.inference.network": {"torchvision", "timm", "segmentation_models_pytorch", "lightning"},
+    "rscd.pipeline.maps": {"torch", "torchmetrics", "pystac", "requests", "fsspec"},
+    "rscd.pipeline.batch": {"torch", "torchmetrics", "requests", "fsspec", "cloudpickle"},
+    "rscd.evaluation.maps": {"torch", "torchmetrics", "matplotlib", "pystac", "rscd.pipeline"},
+    "rscd.events.footprints": {"torch", "torchmetrics", "matplotlib", "pystac"},
+}
+"""What a command needs first, and what must not be imported with it."""
+
+
+def at_start(path: Path) -> Iterator[str]:
+    """Full dotted names of what a file imports when it is imported itself."""
+
+    def statements(block: list[ast.stmt]) -> Iterator[ast.stmt]:
+        for node in block:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                continue
+            yield node
+            for name in ("body", "orelse", "handlers", "finalbody"):
+                if not isinstance(node, ast.FunctionDef | ast.Lambda):
+                    yield from statements(getattr(node, name, []))
+
+    for node in statements(ast.parse(path.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("first", AT_START)
+def test_what_is_slow_to_import_is_not_needed_at_the_start(first: str) -> None:
+    known = {"rscd." + name_of(p).removesuffix(".py").replace("/", "."): p for p in files()}
+    found, left = dict[str, str](), [first]
+    while left:
+        module = left.pop()
+        for name in at_start(known.get(module) or known[f"{module}.__init__"]):
+            if name not in found:
+                found[name] = module
+                left += [name] if name in known or f"{name}.__init__" in known else []
+    wrong = {name: found[name] for name in sorted(found.keys() & AT_START[first])}
+    assert not wrong
+    assert found.keys() & {"numpy", "torch"}  # the walk gets somewhere
 
 
 def test_the_command_line_starts_light() -> None:

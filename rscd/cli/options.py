@@ -213,6 +213,7 @@ whole = _number(int, lambda value: value >= 0, "a whole number of 0 or more")
 positive = _number(float, lambda value: 0 < value < math.inf, "a number above 0")
 not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number of 0 or more")
 fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+inner_fraction = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1")
 
 
 def auto_or_pixels(text: str) -> float | str:

@@ -83,19 +83,19 @@ def scene_options(args: argparse.Namespace, **more: Any) -> "Options":
     from rscd.pipeline.run import Options
 
     dates_of((args.t1_date, args.t2_date))  # before images are opened
-    return Options(
-        align=args.align,
-        bands=None if args.bands is None else parse_choice(args.bands),
-        src_nodata=args.src_nodata,
-        t1_date=args.t1_date,
-        t2_date=args.t2_date,
-        pixel_coordinates=args.pixel_coordinates,
-        min_area_m2=args.min_area,
-        min_score=args.min_score,
-        overwrite=args.overwrite,
-        layer_options=parse_pairs("--lco", args.lco),
-        **more,
-    )
+    own: dict[str, Any] = {
+        "align": args.align,
+        "bands": None if args.bands is None else parse_choice(args.bands),
+        "src_nodata": args.src_nodata,
+        "t1_date": args.t1_date,
+        "t2_date": args.t2_date,
+        "pixel_coordinates": args.pixel_coordinates,
+        "min_area_m2": args.min_area,
+        "min_score": args.min_score,
+        "overwrite": args.overwrite,
+        "layer_options": parse_pairs("--lco", args.lco),
+    }
+    return Options(**own | more)
 
 
 def open_scene(args: argparse.Namespace, options: "Options") -> "ScenePair":

@@ -1,6 +1,7 @@
 """``rscd train``: one training run from a YAML file, or a chain of stages."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rscd.cli.options import add_verbosity
@@ -13,7 +14,8 @@ can be given here with dots. A file with stages: is a chain of such runs.
 
 EPILOG = """\
 configuration:
-  -c, --config FILE.yaml   the run; see configs/ for one per method and data set
+  -c, --config FILE.yaml   the run; a bare NAME means a configuration that comes with
+                           rscd (rscd config list)
   --print_config           print it with every default and stop
   --begin WEIGHTS          weights that the network begins with: FILE.safetensors,
                            FILE.ckpt, or buildings, which ships with rscd
@@ -30,10 +32,12 @@ often given:
   --data.batch_size N, --data.num_workers N
 
 examples:
-  rscd train -c configs/supervised_town.yaml
-  rscd train -c configs/supervised_tiles.yaml --model.lr 1e-4 --trainer.max_steps 2000
-  rscd train -c configs/finetune_buildings.yaml --begin buildings
+  rscd train -c supervised_town
+  rscd train -c supervised_tiles --model.lr 1e-4 --trainer.max_steps 2000
+  rscd config copy finetune_buildings -o mine.yaml && rscd train -c mine.yaml
 """
+
+CONFIG = ("-c", "--config")
 
 
 def add(commands: Any) -> None:
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     from rscd.base.errors import Interrupted
     from rscd.training.chain import is_chain, read_chain, run_chain
 
-    match args.rest:
+    match list(_with_files(args.rest)):
         case ["-c" | "--config", path, *overrides] if is_chain(path):
             try:
                 run_chain(read_chain(path, overrides), args.run_command)
@@ -68,3 +72,17 @@ def run(args: argparse.Namespace) -> None:
             from rscd.training.run import train
 
             train(["--help" if word == "--help-all" else word for word in rest])
+
+
+def _with_files(rest: Sequence[str]) -> Iterator[str]:
+    """The words, with files in place of the names of configurations."""
+    from rscd.training.configurations import find
+
+    for before, word in zip(["", *rest], rest, strict=False):
+        option, equals, value = word.partition("=")
+        if before in CONFIG:
+            yield str(find(word))
+        elif equals and option in CONFIG:
+            yield f"{option}={find(value)}"
+        else:
+            yield word

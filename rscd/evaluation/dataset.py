@@ -40,7 +40,8 @@ from rscd.inference.predictor import Model, least_object, tile_side
 from rscd.inference.shipped import SceneFacts
 from rscd.inference.tiled import fit_model, model_tiles, run_block
 from rscd.metrics.objects import ObjectCounts
-from rscd.metrics.pixels import ChangeMetrics, Counts, count
+from rscd.metrics.pixels import Counts, count
+from rscd.metrics.probabilities import ChangeMetrics
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,10 @@ from rscd.geo.grid import (
     pixels_within,
     shape_hw,
 )
+from rscd.geo.labels import Values, coding_in, one_band
+from rscd.geo.onto import BandReader, opened
 from rscd.geo.pictures import is_picture
+from rscd.geo.settings import raster_border
 from rscd.geo.source import Source, inspect
 from rscd.geo.tiles import Box
 
@@ -64,6 +67,28 @@ def check_overlap(source: Source, grid: GeoBox) -> None:
             f"covers columns and rows {bounds_text(box)} of a grid of {grid_text(grid)}; check the "
             "files and their CRS"
         )
+
+
+def classes_of(source: Source, read: BandReader, rule: Values) -> Reader:
+    """Read a raster of classes as 0 no change, 1 change and 255 unknown.
+
+    Args:
+        source: of `open_source`.
+        read: of `rscd.geo.onto.raster_on` for this source.
+        rule: which stored values mean what.
+
+    Raises:
+        DataError: for values without a clear meaning, here or when a box is read.
+    """
+    what = f"{source.date} {source.path}"
+    with opened(source) as dataset, raster_border(source.date, source.path):
+        coding = coding_in(what, dataset, rule)
+
+    def classes(box: Box) -> ByteArray:
+        values, covered = read(box)
+        return coding.decode(one_band(what, values), covered)
+
+    return classes
 
 
 def polygons_on(role: str, path: str | Path, grid: GeoBox) -> Reader:

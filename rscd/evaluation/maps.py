@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas
 import numpy as np
 import rasterio
-import torch
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 
@@ -25,23 +24,26 @@ from rscd.evaluation.layers import (
     Reader,
     check_overlap,
     check_probability,
+    classes_of,
     open_source,
     polygons_on,
 )
 from rscd.evaluation.report import Pixels, Probabilities, Report, Sample, extremes, pooled
-from rscd.evaluation.sheet import Row
 from rscd.export.atomic import output_error
 from rscd.geo.changemap import binarise
 from rscd.geo.grid import grid_text, shape_hw
-from rscd.geo.labels import Values, coding_in, one_band
+from rscd.geo.labels import Values, one_band
 from rscd.geo.measure import PixelAreas, ground_of
 from rscd.geo.onto import BandReader, opened, raster_on
-from rscd.geo.settings import raster_border
 from rscd.geo.source import Source
 from rscd.geo.tiles import Box, plan_tiles
 from rscd.geo.vectors import is_vector
 from rscd.inference.memory import GDAL_CACHE
-from rscd.metrics.pixels import ChangeMetrics, count
+from rscd.metrics.pixels import count
+
+if TYPE_CHECKING:  # torch and matplotlib, without which classes are compared
+    from rscd.evaluation.sheet import Row
+    from rscd.metrics.probabilities import ChangeMetrics
 
 SQUARE_PX = 256
 """Side of the squares in which a map is read and which a sheet shows."""
@@ -75,7 +77,7 @@ def evaluate_maps(
     options: MapOptions = MapOptions(),
     *,
     images: tuple[str, str] | None = None,
-    sheet: Callable[[Sequence[tuple[str, Sample, Row]]], None] | None = None,
+    sheet: "Callable[[Sequence[tuple[str, Sample, Row]]], None] | None" = None,
     errors: Callable[[geopandas.GeoDataFrame], None] | None = None,
     progress: Progress = silent,
 ) -> Report:
@@ -150,7 +152,7 @@ def _truth_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Iterator[R
     source = open_source("the truth", path)
     check_overlap(source, grid)
     with raster_on(source, grid) as read:
-        yield _classes(source, read, Values(options.change_values, options.unlabelled))
+        yield classes_of(source, read, Values(options.change_values, options.unlabelled))
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def _prediction_on(path: str | Path, grid: GeoBox, options: MapOptions) -> Itera
                 f"expected a raster of probabilities for --threshold, found classes in {path}; "
                 "drop the option or give the raster of rscd predict --prob"
             )
-        yield _Predicted(_classes(source, read, Values(options.predicted_values)), None)
+        yield _Predicted(classes_of(source, read, Values(options.predicted_values)), None)
 
 
 def _own_threshold(source: Source) -> float:
@@ -205,18 +207,6 @@ def _own_threshold(source: Source) -> float:
         return threshold
 
 
-def _classes(source: Source, read: BandReader, rule: Values) -> Reader:
-    what = f"{source.date} {source.path}"
-    with opened(source) as dataset, raster_border(source.date, source.path):
-        coding = coding_in(what, dataset, rule)
-
-    def classes(box: Box) -> ByteArray:
-        values, covered = read(box)
-        return coding.decode(one_band(what, values), covered)
-
-    return classes
-
-
 def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArray]:
     def probabilities(box: Box) -> FloatArray:
         values, covered = read(box)
@@ -234,7 +224,8 @@ def _probabilities(source: Source, read: BandReader) -> Callable[[Box], FloatArr
 @dataclass
 class _Tally:
     threshold: float | None
-    metrics: ChangeMetrics
+    metrics: "ChangeMetrics | None"
+    """None for classes."""
     samples: list[Sample]
     pixel_areas: PixelAreas
     area_m2: dict[str, float]
@@ -243,9 +234,13 @@ class _Tally:
 
     @classmethod
     def empty(cls, threshold: float | None, grid: GeoBox) -> "_Tally":
-        at = DEFAULT_THRESHOLD if threshold is None else threshold
         areas = ground_of(grid).pixel_areas_m2(shape_hw(grid))
-        return cls(threshold, ChangeMetrics(at), [], areas, defaultdict(float))
+        metrics = None
+        if threshold is not None:
+            from rscd.metrics.probabilities import ChangeMetrics
+
+            metrics = ChangeMetrics(threshold)
+        return cls(threshold, metrics, [], areas, defaultdict(float))
 
     def add(
         self,
@@ -268,7 +263,9 @@ class _Tally:
         else:
             self.without_prediction += int(np.count_nonzero(missing))
         classes, true = only_counted(classes, true)
-        if self.threshold is not None:
+        if self.metrics is not None:
+            import torch
+
             prob = np.nan_to_num(predicted.astype(np.float32))
             self.metrics.update(torch.from_numpy(prob), torch.from_numpy(true))
         name = f"row {box.row}, column {box.col}"
@@ -295,7 +292,7 @@ class _Tally:
             pixels=Pixels(counted, self.unlabelled, self.without_prediction),
             objects=scratch.objects(),
             samples=self.samples,
-            probabilities=None if self.threshold is None else Probabilities.of(self.metrics),
+            probabilities=None if self.metrics is None else Probabilities.of(self.metrics),
             area_m2=_areas(self.area_m2),
         )
 
@@ -321,7 +318,9 @@ def _images_on(images: tuple[str, str] | None, grid: GeoBox) -> Iterator[list[Ba
         yield readers
 
 
-def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> Row:
+def _row(box: Box, scratch: Scratch, images: Sequence[BandReader]) -> "Row":
+    from rscd.evaluation.sheet import Row
+
     dates = []
     for read in images:
         values, covered = read(box)

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rscd.metrics.objects import OBJECT_IOU, ObjectCounts, summarise_objects
-from rscd.metrics.pixels import MONITOR, ChangeMetrics, Counts, summarise
+from rscd.metrics.pixels import MONITOR, Counts, summarise
+
+if TYPE_CHECKING:
+    from rscd.metrics.probabilities import ChangeMetrics
 
 LABELS = {
     "iou_change": "IoU of change",
@@ -84,7 +87,7 @@ class Probabilities:
     """At `PROTOCOL`."""
 
     @classmethod
-    def of(cls, metrics: ChangeMetrics) -> "Probabilities":
+    def of(cls, metrics: "ChangeMetrics") -> "Probabilities":
         """From the state of a pooled metric."""
         best = metrics.best_threshold()
         bins = tuple(tuple(float(v) for v in row) for row in metrics.reliability())

@@ -33,12 +33,23 @@ KIND_COLOURS: tuple[tuple[str, Colour], ...] = (
 )
 """(kind, RGB) of change events: appeared is magenta, vanished cyan."""
 
+STATUS_COLOURS: tuple[tuple[str, Colour], ...] = (
+    ("unreviewed", (255, 200, 0)),
+    ("accepted", CHANGE_RGB),
+    ("rejected", (0, 190, 255)),
+    ("unsure", (255, 255, 255)),
+)
+"""(status, RGB) of reviewed polygons: what is left to do in yellow, change in magenta."""
+
 ERROR_COLOURS: tuple[tuple[str, Colour], ...] = (
     ("true", (255, 255, 255)),
     ("false", (230, 56, 41)),
     ("missed", (51, 140, 255)),
 )
 """(kind, RGB) of the objects of an evaluation, as in its pixel picture."""
+
+REFERENCE_WORDS = ("change", "no change", "unsure")
+"""What an interpreter answers at a point; the form of QGIS offers these."""
 
 MASK_COLOUR: Colour = CHANGE_RGB
 """RGB of changed pixels."""
@@ -92,14 +103,96 @@ def error_qml() -> str:
     return _by_kind(ERROR_COLOURS)
 
 
+def point_qml() -> str:
+    """Style and form of points to interpret.
+
+    Returns:
+        QML text: circles with a hole, white once they are answered and magenta before, so that the
+        map's own opinion is not to be seen; a form whose ``reference`` offers `REFERENCE_WORDS`
+        and which hides what the map says.
+    """
+    hidden = ("stratum", "map", "pixel_m2", "stratum_pixels", "stratum_m2", "stratum_points")
+    fields = _field("reference", *_choice(REFERENCE_WORDS)) + _field("note", *_LINES)
+    fields += "".join(_field(name, *_HIDDEN) for name in hidden)
+    locked = "".join(f'<field name="{name}" editable="0"/>' for name in ("id", *hidden))
+    asked = "&quot;reference&quot; is null or &quot;reference&quot; = ''"
+    rules = "".join(
+        f'<rule key="{index}" filter="{text}" symbol="{index}" label="{label}"/>\n'
+        for index, (text, label) in enumerate(((asked, "to answer"), ("ELSE", "answered")))
+    )
+    symbols = _marker("0", CHANGE_RGB) + _marker("1", (255, 255, 255))
+    return _document(
+        '<renderer-v2 type="RuleRenderer" symbollevels="0" enableorderby="0" forceraster="0">\n'
+        f'<rules key="points">\n{rules}</rules>\n<symbols>\n{symbols}</symbols>\n'
+        "</renderer-v2>\n"
+        f"<fieldConfiguration>{fields}</fieldConfiguration>\n<editable>{locked}</editable>\n"
+        "<layerGeometryType>0</layerGeometryType>\n",
+        more=FORMS,
+    )
+
+
+def review_qml() -> str:
+    """Style and form of a reviewed layer: polygons coloured by ``status`` (`STATUS_COLOURS`).
+
+    The change mask beside it keeps its style, as in `change_qml`.
+
+    Returns:
+        QML text: as `event_qml`; in the form and the attribute table ``status`` is chosen from a
+        list, and a change of a polygon notes the time, in milliseconds since 1970: a QGIS
+        expression has no way to write it in UTC.
+    """
+    fields = "".join(
+        _field(name, *widget)
+        for name, widget in (
+            ("status", _choice(status for status, _ in STATUS_COLOURS)),
+            ("note", _LINES),
+            ("time", _HIDDEN),
+        )
+    )
+    form = (
+        f"<fieldConfiguration>{fields}</fieldConfiguration>\n"
+        '<defaults><default field="time" expression="to_string(epoch(now()))" applyOnUpdate="1"/>'
+        '<default field="status" expression="\'unreviewed\'" applyOnUpdate="0"/></defaults>\n'
+    )
+    return _document(_mask_pipe() + _categorized("status", STATUS_COLOURS) + form, more=FORMS)
+
+
+FORMS = "|Fields|Forms"
+"""More of what a style may hold."""
+
+_LINES = ("TextEdit", '<Option type="bool" name="IsMultiline" value="true"/>')
+_HIDDEN = ("Hidden", "")
+
+
+def _choice(words: Iterable[str]) -> tuple[str, str]:
+    """Widget and its configuration, to choose one of some words."""
+    offered = "".join(
+        f'<Option type="Map"><Option type="QString" name="{word}" value="{word}"/></Option>'
+        for word in words
+    )
+    return "ValueMap", f'<Option type="List" name="map">{offered}</Option>'
+
+
+def _field(name: str, widget: str, config: str) -> str:
+    return (
+        f'<field name="{name}"><editWidget type="{widget}"><config><Option type="Map">{config}'
+        "</Option></config></editWidget></field>\n"
+    )
+
+
 def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
+    return _document(_categorized("kind", colours))
+
+
+def _categorized(column: str, colours: tuple[tuple[str, Colour], ...]) -> str:
     categories = "".join(
         f'<category value="{kind}" label="{kind}" symbol="{index}" render="true"/>\n'
         for index, (kind, _) in enumerate(colours)
     )
-    return _document(
-        '<renderer-v2 type="categorizedSymbol" attr="kind" symbollevels="0" enableorderby="0" '
-        f'forceraster="0">\n<categories>\n{categories}</categories>\n'
+    return (
+        f'<renderer-v2 type="categorizedSymbol" attr="{column}" symbollevels="0" '
+        'enableorderby="0" forceraster="0">\n'
+        f"<categories>\n{categories}</categories>\n"
         f"{_fill_symbols(colours)}</renderer-v2>\n"
         "<layerGeometryType>2</layerGeometryType>\n"
     )
@@ -127,10 +220,10 @@ def probability_qml() -> str:
     )
 
 
-def _document(body: str) -> str:
+def _document(body: str, more: str = "") -> str:
     return (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-        '<qgis version="3.22.0" styleCategories="Symbology|Labeling" labelsEnabled="0">\n'
+        f'<qgis version="3.22.0" styleCategories="Symbology|Labeling{more}" labelsEnabled="0">\n'
         f"{body}</qgis>\n"
     )
 
@@ -198,11 +291,48 @@ def _fill_symbol(name: str, colour: Colour) -> str:
     )
 
 
+def _marker(name: str, colour: Colour) -> str:
+    """A circle that leaves its middle free."""
+    red, green, blue = colour
+    options = {
+        "name": "circle",
+        "color": "0,0,0,0",
+        "outline_color": f"{red},{green},{blue},255",
+        "outline_style": "solid",
+        "outline_width": str(_OUTLINE_MM),
+        "outline_width_unit": "MM",
+        "size": "5",
+        "size_unit": "MM",
+    }
+    pairs = "".join(
+        f'<Option type="QString" name={quoteattr(key)} value={quoteattr(value)}/>'
+        for key, value in options.items()
+    )
+    return (
+        f'<symbol type="marker" name="{name}" alpha="1" clip_to_extent="1" force_rhr="0">'
+        '<layer class="SimpleMarker" enabled="1" locked="0" pass="0">'
+        f'<Option type="Map">{pairs}</Option></layer></symbol>\n'
+    )
+
+
 def _hex(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def is_own_style(path: Path) -> bool:
     """Whether a file is a generated style, which may be replaced without losing the user's work."""
-    own = (change_qml(), event_qml(), error_qml(), probability_qml())
-    return path.suffix == ".qml" and path.is_file() and path.read_text("utf-8", "replace") in own
+    if path.suffix != ".qml" or not path.is_file():
+        return False
+    return is_own_qml(path.read_text("utf-8", "replace"))
+
+
+def is_own_qml(text: str) -> bool:
+    """Whether a style is one that this module makes."""
+    return text in (
+        change_qml(),
+        event_qml(),
+        error_qml(),
+        point_qml(),
+        probability_qml(),
+        review_qml(),
+    )

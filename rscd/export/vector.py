@@ -36,6 +36,7 @@ from rscd.export.style import change_qml
 from rscd.geo.columns import distinct_names, for_ogr
 from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
+from rscd.geo.origin import PROVENANCE_KEY
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.table import feature_table
 from rscd.geo.vectors import cut_edges, gdal_path
@@ -49,9 +50,6 @@ KINDS = ("appeared", "vanished", "changed", STANDING)
 
 LAYER = "changes"
 """Name of the layer of changes in formats that name layers."""
-
-PROVENANCE_KEY = "provenance"
-"""Metadata key of the provenance (JSON text) in GeoPackage and GeoParquet."""
 
 _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
@@ -180,7 +178,8 @@ def write_vector(
     and renamed, the file itself last; existing files are replaced.
 
     Args:
-        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole.
+        polygons: Table of `change_polygons`, or one like it; multipolygons are kept whole. Of
+            points all geometries must be points.
         path: Target.
         provenance: JSON data on how the result was made.
         layer_options: Creation options of the GDAL driver; for ``.parquet`` COMPRESSION and
@@ -257,7 +256,7 @@ def _write_geojson(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     options = {}
     decimals: int | None = _DECIMALS
     if polygons.crs is not None:
-        polygons = polygons.set_geometry(_lonlat(polygons), crs="OGC:CRS84")
+        polygons = polygons.set_geometry(lonlat_outlines(polygons), crs="OGC:CRS84")
         options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_DECIMALS)}
     if "COORDINATE_PRECISION" in job.options:
         decimals = None  # makes the driver repair geometries that rounding makes invalid
@@ -281,14 +280,13 @@ def _write_flatgeobuf(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
 def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> None:
     keywords = _one_type(polygons)
     _write_package(polygons, path, job, keywords)
-    with closing(sqlite3.connect(path)) as package, package:
-        _embed_style(package, job)
+    with closing(sqlite3.connect(path)) as package:
+        _finish(package, job)
     empty = BytesIO()
     _write_package(polygons[:0], empty, job, keywords)
     with closing(sqlite3.connect(":memory:")) as package:
         package.deserialize(empty.getvalue())
-        with package:
-            _embed_style(package, job)
+        _finish(package, job)
         check_geopackage(path, package, len(polygons), job.layer)
         check_layer(path, polygons, job.layer, _EXACT)
 
@@ -296,20 +294,29 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
 def _write_package(
     polygons: geopandas.GeoDataFrame, where: Path | BytesIO, job: _Job, keywords: dict[str, Any]
 ) -> None:
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _GPKG_DATE})
-    try:
-        # On the layer: for metadata of the whole file GDAL writes an .aux.xml whenever it is read.
-        metadata = {PROVENANCE_KEY: job.provenance}
-        # GDAL before 3.7, and therefore QGIS 3.22, warns of versions above 1.3.
-        version = {"VERSION": "1.3"}
-        _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+    # On the layer: for metadata of the whole file GDAL writes an .aux.xml whenever it is read.
+    metadata = {PROVENANCE_KEY: job.provenance}
+    # GDAL before 3.7, and therefore QGIS 3.22, warns of versions above 1.3.
+    version = {"VERSION": "1.3"}
+    _write_ogr(polygons, where, job, "GPKG", version, layer_metadata=metadata, **keywords)
+
+
+def _finish(package: sqlite3.Connection, job: _Job) -> None:
+    """Date a GeoPackage that GDAL wrote and add the style to it.
+
+    GDAL's own setting for the date holds for the whole process, in which other threads may write.
+    """
+    package.execute("PRAGMA secure_delete = ON")  # nothing stays of the date before
+    with package:
+        package.execute("UPDATE gpkg_contents SET last_change = ?", (_GPKG_DATE,))
+        package.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (_GPKG_DATE,))
+        _embed_style(package, job)
 
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
     """The single geometry type of a layer: MultiPolygon if any geometry has several parts."""
+    if len(polygons) and bool((polygons.geometry.geom_type == "Point").all()):
+        return {"geometry_type": "Point", "promote_to_multi": False}
     several = bool((polygons.geometry.geom_type == "MultiPolygon").any())
     return {"geometry_type": "MultiPolygon" if several else "Polygon", "promote_to_multi": several}
 
@@ -389,8 +396,18 @@ def _write_parquet(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -> N
     require_as_written(same, "the table")
 
 
-def _lonlat(polygons: geopandas.GeoDataFrame) -> Polygons:
-    """Geometries as RFC 7946 requires: degrees, 7 decimals, cut at +-180."""
+def lonlat_outlines(polygons: geopandas.GeoDataFrame) -> Polygons:
+    """Geometries as RFC 7946 requires, but for the direction of their rings.
+
+    Args:
+        polygons: in a CRS on the Earth.
+
+    Returns:
+        (N,) polygons and multipolygons in degrees on WGS 84 of 7 decimals, cut at +-180.
+
+    Raises:
+        OutputError: a polygon lies around a pole.
+    """
     crs = polygons.crs
     geometry = polygons.geometry.to_numpy()
     if not crs.is_geographic:

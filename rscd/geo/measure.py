@@ -256,17 +256,37 @@ class PixelAreas:
         value = _shares(self.rows, row, height) @ self.nodes
         return float((weight * value).sum())
 
+    def at(self, rows: NDArray[np.int64], cols: NDArray[np.int64]) -> Array:
+        """Areas of single pixels.
+
+        Args:
+            rows: (N,) in the grid.
+            cols: (N,) likewise.
+
+        Returns:
+            (N,) square metres; NaN where unknown.
+        """
+        areas: Array = np.zeros(len(rows))
+        for row, of_row in zip(*_between(self.rows, rows), strict=True):
+            for col, of_col in zip(*_between(self.cols, cols), strict=True):
+                areas += of_row * of_col * self.nodes[row, col]
+        return areas
+
 
 def _shares(nodes: NDArray[np.intp], start: int, length: int) -> csr_array:
     """(length, N) linear interpolation weight of each node at positions from `start` on."""
-    place = np.arange(start, start + length)
+    columns, values = _between(nodes, np.arange(start, start + length))
+    ends = 2 * np.arange(length + 1)
+    return csr_array((values.T.ravel(), columns.T.ravel(), ends), shape=(length, len(nodes)))
+
+
+def _between(nodes: NDArray[np.intp], place: NDArray[np.int64]) -> tuple[NDArray[np.intp], Array]:
+    """(2,P) the nodes before and after each position, and their linear interpolation weights."""
     if len(nodes) == 1:
-        return csr_array(np.ones((length, 1)))
+        return np.zeros((2, len(place)), np.intp), np.tile([[1.0], [0.0]], len(place))
     right = np.clip(np.searchsorted(nodes, place, side="right"), 1, len(nodes) - 1)
     share = (place - nodes[right - 1]) / (nodes[right] - nodes[right - 1])
-    values = np.column_stack([1 - share, share]).ravel()
-    columns = np.column_stack([right - 1, right]).ravel()
-    return csr_array((values, columns, 2 * np.arange(length + 1)), shape=(length, len(nodes)))
+    return np.stack([right - 1, right]), np.stack([1 - share, share])
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ is not set is set here. Credentials are never touched.
 """
 
 import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ def input_files(path: str | Path) -> AbstractContextManager[Any]:
         env: AbstractContextManager[Any] = rasterio.Env(session=DummySession(), **left)
         return env
     return rasterio.Env(**_WITH_SIDECARS) if is_file_name(path) else nullcontext()
+
+
+def remote_cache(files: Iterable[str]) -> int:
+    """Bytes of memory that GDAL may fill with remote files, of all files that a run reads."""
+    if not any(map(is_remote, files)):
+        return 0
+    own = str(get_gdal_config("CPL_VSIL_CURL_CACHE_SIZE"))  # of the user
+    return int(own) if own.isdigit() else REMOTE_CACHE
 
 
 def unplaced() -> AbstractContextManager[Any]:

@@ -29,6 +29,8 @@ class Load:
     workers: int
     gdal_cache: int
     """Bytes of GDAL's block cache."""
+    remote_cache: int = 0
+    """Bytes of remote files that GDAL keeps, see `rscd.geo.settings.remote_cache`."""
 
     def nbytes(self, n_bands: int, tiling: Tiling) -> int:
         """Estimate in addition to what the process uses already."""
@@ -36,7 +38,7 @@ class Load:
         # raw values as read, as float32 and stacked, at both dates; the model's own; validity
         per_pixel = 2 * n_bands * (4 + 4 + 4) + tiling.bytes_per_pixel + 8
         stages = (tiling.fit_bytes, pixels * per_pixel * self.workers, RESULTS)
-        return max(stages) + self.gdal_cache
+        return max(stages) + self.gdal_cache + self.remote_cache
 
 
 def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Load:
@@ -57,7 +59,7 @@ def fit_load(load: Load, limit: int | None, n_bands: int, tiling: Tiling) -> Loa
         return load
     asked = load
     room = limit - psutil.Process().memory_info().rss - MARGIN
-    cache = max(8 << 20, min(load.gdal_cache, (room - RESULTS) // 4))
+    cache = max(8 << 20, min(load.gdal_cache, (room - load.remote_cache - RESULTS) // 4))
     load = replace(load, gdal_cache=cache)
     while load.nbytes(n_bands, tiling) > room:
         if load.batch_size > 1:

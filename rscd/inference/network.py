@@ -23,7 +23,7 @@ from rscd.inference.weights import (
     teacher_card,
     write_weights,
 )
-from rscd.methods.parts.scene_losses import dissimilarity_map
+from rscd.methods.parts.alikeness import dissimilarity_map
 from rscd.models.folding import folded
 from rscd.models.logits import change_logit
 from rscd.models.networks import bands_of, probe_image
@@ -113,7 +113,7 @@ class Network:
     def dissimilarity(self, image: FloatArray) -> FloatArray | None:
         """(B,2,C,H,W) raw values -> (B,1,H,W) in [0,1] after alignment, None without flow.
 
-        See `rscd.methods.parts.scene_losses.dissimilarity_map`.
+        See `rscd.methods.parts.alikeness.dissimilarity_map`.
         """
         network = self._loaded()
         if not isinstance(network, SceneNetwork):

@@ -23,6 +23,7 @@ from rscd.base.arguments import made
 from rscd.base.errors import UsageError
 from rscd.base.types import Batch, Provenance
 from rscd.methods.base import InParts, Method, Terms
+from rscd.methods.parts.alikeness import Order, dissimilarity, in_view, similarity_levels
 from rscd.methods.parts.draws import view_generator
 from rscd.methods.parts.edges import canny_edges
 from rscd.methods.parts.photometric import STREET, Photometric, ValueRange, photometric_view
@@ -30,19 +31,15 @@ from rscd.methods.parts.scene_losses import (
     SQUEEZE,
     Axes,
     Change,
-    Order,
     Reduction,
     change_loss,
     check_choice,
-    dissimilarity,
     distill_change_targets,
     distill_flow_targets,
     flow_loss,
     flow_targets,
     grids_of,
-    in_view,
     mask_targets,
-    similarity_levels,
     unsupervised_terms,
     valid_targets,
 )
@@ -200,7 +197,7 @@ class Scene(InParts, ScenePretrain):
             separate_decoders: False uses one decoder as teacher and student (Table 4 of FMA); its
                 supervised loss then counts once.
             distill_change: see `rscd.methods.parts.scene_losses.Change`.
-            sim_order: see `rscd.methods.parts.scene_losses.Order`.
+            sim_order: see `rscd.methods.parts.alikeness.Order`.
             sm_axes: see `rscd.methods.parts.scene_losses.Axes`.
             sm_squeeze: of `rscd.methods.parts.scene_losses.edge_smoothness`, from 0, the paper's
                 formula as printed, to below one half.

@@ -18,6 +18,8 @@ from rscd.models.normalize import Normalize
 N_BANDS = 3
 FINEST, COARSEST = 4, 16
 """Strides of the maps in use: finer ones show texture, coarser ones whole scenes."""
+LITE = "efficientnet-lite0"
+"""Name of the default encoder with weights of a file."""
 DEPTHS = 3
 """Maps of an encoder that keeps one stride, evenly spaced among its blocks."""
 
@@ -69,7 +71,8 @@ def frozen_encoder(name: str | None = None, file: str | None = None) -> FrozenEn
         name: of timm, with or without the tag of its weights (``resnet50``,
             ``vit_small_patch14_dinov2.lvd142m``); None: ImageNet's EfficientNet-Lite0, which needs
             no download.
-        file: local file of its tensors by timm's names (.safetensors, .pth) instead of a download.
+        file: local file of its tensors by timm's names (.safetensors, .pth), instead of a download
+            or of ImageNet's.
 
     Raises:
         ModelError: for an unknown name, one without maps, or weights that cannot be obtained.
@@ -77,7 +80,11 @@ def frozen_encoder(name: str | None = None, file: str | None = None) -> FrozenEn
     if name is None:
         normalize = Normalize((MEAN,) * N_BANDS, (DEVIATION,) * N_BANDS)
         levels = Levels((4, 8, 16), (1, 2, 3), first=1)
-        return FrozenEncoder(IMAGENET, lite_encoder(N_BANDS, IMAGENET), normalize, levels, side=224)
+        encoder = lite_encoder(N_BANDS, IMAGENET if file is None else None)
+        if file is not None:
+            _load_file(encoder, file)
+        own = IMAGENET if file is None else LITE
+        return FrozenEncoder(own, encoder, normalize, levels, side=224)
     import timm
 
     if not timm.is_model(name.partition(".")[0]):

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from rscd.export.flow import DISSIMILARITY, FLOW, write_field
 from rscd.export.outputs import write_output
 from rscd.export.preview import write_preview
 from rscd.export.raster import write_probability
-from rscd.export.stac import result_item, write_item
 from rscd.export.style import probability_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
@@ -268,9 +266,10 @@ def _compute(
     warn_of_near_infrared(pair, run.card)
     if journal.resumed:
         log.info("resuming the interrupted run in %s", journal.folder)
-    threads = thread_mapper(run.load.workers) if mapper is None else nullcontext(mapper)
-    with threads as mapped:
-        predictor: Predictor = fit_model(pair, run.model, mapped, progress)
+    with thread_mapper(run.load.workers) as threads:
+        # statistics are gathered here: pixels that others read would have to travel
+        predictor: Predictor = fit_model(pair, run.model, threads, progress)
+        mapped = threads if mapper is None else mapper
         threshold = predictor.threshold if run.threshold is None else run.threshold
         provenance = run.provenance | {"shift": shift, "threshold": threshold}
         reach_px = None
@@ -373,6 +372,8 @@ def _export(
             pieces = scene_field(pair, field, model.tiling, tile_size)
             write_field(pair.grid, pieces, path, bands, change_map.provenance)
         elif path == targets.item:
+            from rscd.export.stac import result_item, write_item  # imports pystac
+
             about = change_map.provenance
             item = result_item(path.stem, pair.grid, run.days, targets.files, about, path.parent)
             write_item(path, item)

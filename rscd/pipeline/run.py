@@ -1,6 +1,7 @@
 """A run, resolved once: what pair, targets and options come to."""
 
 import hashlib
+import json
 import logging
 import math
 import warnings
@@ -18,6 +19,7 @@ from rscd.geo.dates import days_of
 from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.register import Register, register
 from rscd.geo.scene import ScenePair
+from rscd.geo.settings import remote_cache
 from rscd.geo.source import BandChoice
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import check_flow
@@ -36,6 +38,9 @@ from rscd.pipeline.provenance import describe_pair
 
 MAX_WORKERS = 8
 """More threads than this wait for the disk and for each other."""
+
+CALIBRATED = ("threshold", "msi", "tta", "flip", "bands")
+"""Options on which scores depend: a least score chosen with others means nothing."""
 
 WITHOUT_EFFECT = ("tile_size", "batch_size", "workers", "device", "max_memory", "overwrite")
 """Options that do not change the result."""
@@ -92,6 +97,9 @@ class Options:
     max_memory: int | None = None
     """Bytes."""
     overwrite: bool = False
+    budget: Provenance | None = None
+    """How ``min_score`` was chosen for a budget of false alarms, see `rscd.evaluation.budget`: for
+    one model with some of these options, which must be those of the run."""
     creation_options: Mapping[str, str] = field(default_factory=dict)
     layer_options: Mapping[str, str] = field(default_factory=dict)
 
@@ -203,6 +211,24 @@ def registered(run: Run) -> Run:
     return replace(run, pair=pair, registration=registration)
 
 
+def _check_moves(options: Options, targets: Targets, model: Model) -> None:
+    """Options that move one date suit the model and the outputs."""
+    if options.misreg is not None and not targets.has_vectors:
+        raise UsageError(
+            "expected polygons among the outputs for --misreg, found none; add -o change.gpkg"
+        )
+    given = [
+        f"--{name}"
+        for name, asked in (("register", options.register != "off"), ("misreg", options.misreg))
+        if asked
+    ]
+    if given and model.tiling.whole_pictures:
+        raise UsageError(
+            f"expected no {' and '.join(given)} with {model.name}, which finds the flow between "
+            "the dates itself, found it; drop it"
+        )
+
+
 def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     """Decide all that a run does before it reads a pixel.
 
@@ -252,20 +278,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     )
     if targets.flow is not None or targets.dissimilarity is not None:
         check_flow(model, pair.n_bands)
-    if options.misreg is not None and not targets.has_vectors:
-        raise UsageError(
-            "expected polygons among the outputs for --misreg, found none; add -o change.gpkg"
-        )
-    if options.misreg is not None and model.tiling.whole_pictures:
-        raise UsageError(
-            f"expected no --misreg with {model.name}, which finds the flow between the dates "
-            "itself, found it; drop it"
-        )
-    if options.register != "off" and model.tiling.whole_pictures:
-        raise UsageError(
-            f"expected --register off with {model.name}, which finds the flow between the dates "
-            f"itself, found {options.register}; drop it"
-        )
+    _check_moves(options, targets, model)
     for date in targets.objects:
         check_finds_buildings(model, f"--objects-{date}")
     card = model.card()
@@ -277,11 +290,14 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         min_score=options.min_score,
     )
     usual = tile_side(model.tiling, pair.whole.shape_hw, picture=pair.grid.crs is None)
+    if options.budget is not None:
+        _check_calibrated(options, card, min_area_m2)
     load = Load(
         tile_size=options.tile_size or usual,
         batch_size=options.batch_size or model.tiling.batch_size,
         workers=workers,
         gdal_cache=GDAL_CACHE,
+        remote_cache=remote_cache(pair.files),
     )
     regularize = options.regularize
     if regularize is None:
@@ -297,6 +313,8 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     )
     outlined = targets.has_vectors or bool(targets.objects)
     parameters = {k: v for k, v in asdict(decided).items() if k not in WITHOUT_EFFECT}
+    if options.budget is None:  # results of before have no such key
+        del parameters["budget"]
     return Run(
         pair=pair,
         targets=targets,
@@ -321,3 +339,23 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         tile_size=options.tile_size,
         parameters=parameters | {"gsd_m": pair.gsd_m},
     )
+
+
+def _check_calibrated(options: Options, card: Provenance, min_area_m2: float) -> None:
+    """Refuse a least score that was chosen for another model or other options.
+
+    Raises:
+        UsageError: one differs; it is named.
+    """
+    assert options.budget is not None
+    before, own = options.budget["parameters"], asdict(options) | {"min_area_m2": min_area_m2}
+    now = json.loads(json.dumps(redacted_data(own), default=str))
+    different = [name for name in (*CALIBRATED, "min_area_m2") if before.get(name) != now.get(name)]
+    if options.budget["model"] != json.loads(json.dumps(redacted_data(card))):
+        different.insert(0, "model")
+    if different:
+        path = options.budget["calibration"]["path"]
+        raise UsageError(
+            f"expected the model and options with which {path} was made, found other "
+            f"{', '.join(different)}; give the same ones, or calibrate with a layer made with these"
+        )

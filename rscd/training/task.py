@@ -18,7 +18,7 @@ from rscd.base.types import CARD_FORMAT, CARD_KEY, Batch, Provenance
 from rscd.base.version import version
 from rscd.methods.parts.schedules import SCHEDULES, warmed_up
 from rscd.methods.registry import METHODS
-from rscd.metrics.pixels import ChangeMetrics
+from rscd.metrics.probabilities import ChangeMetrics
 from rscd.models.finite import all_finite, non_finite
 
 log = logging.getLogger(__name__)

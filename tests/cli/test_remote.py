@@ -71,7 +71,11 @@ def test_the_result_is_that_of_the_files_here(scene, tmp_path, capsys) -> None:
 def test_no_more_is_fetched_than_is_said_before(scene, tmp_path, capsys) -> None:
     out = ["-o", tmp_path / "c.tif", "--bbox", "500000,4999000,501000,5000000", "--json"]
     assert predict(scene, *out, "--dry-run") == 0
-    said = json.loads(capsys.readouterr().out)["read_bytes"]
+    plan = json.loads(capsys.readouterr().out)
+    said = plan["read_bytes"]
+    local = [*map(str, (scene.folder / "t1.tif", scene.folder / "t2.tif", *out)), "--dry-run"]
+    assert main(["predict", *local, "-m", "cva"]) == 0
+    assert plan["memory_bytes"] - json.loads(capsys.readouterr().out)["memory_bytes"] == 64 << 20
     for date in ("t1", "t2"):
         blocks = (scene.folder / f"{date}.tif").stat().st_size
         assert 0.6 * blocks < said[date] < blocks  # cva looks at the whole scene

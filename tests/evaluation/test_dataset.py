@@ -50,7 +50,8 @@ from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.network import load_network
 from rscd.inference.predictor import Tiling
 from rscd.metrics.objects import ObjectCounts
-from rscd.metrics.pixels import ChangeMetrics, Counts, count, summarise
+from rscd.metrics.pixels import Counts, count, summarise
+from rscd.metrics.probabilities import ChangeMetrics
 from rscd.pipeline import Options, open_pair, predict
 from rscd.training.task import ChangeTask
 

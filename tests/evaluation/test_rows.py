@@ -8,7 +8,8 @@ from rscd.base.errors import DataError
 from rscd.evaluation.report import Pixels, Probabilities, Report
 from rscd.evaluation.rows import add_rows, read_rows, rows_of, table
 from rscd.metrics.objects import ObjectCounts
-from rscd.metrics.pixels import ChangeMetrics, count
+from rscd.metrics.pixels import count
+from rscd.metrics.probabilities import ChangeMetrics
 
 
 def report(seed=0, threshold=0.3):

@@ -3,12 +3,10 @@
 import datetime
 import hashlib
 import json
+import resource
 import sqlite3
-import subprocess
-import sys
 import time
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -221,6 +219,26 @@ def test_no_file_holds_the_date_of_today(tmp_path, found, suffix):
     assert time.strftime("%Y-%m-%d").encode() not in path.read_bytes()
 
 
+def test_geopackages_of_two_threads_do_not_touch_each_other(tmp_path, found, monkeypatch):
+    """One thread writes its package while another is between GDAL and the style."""
+    write_vector(found, tmp_path / "alone.gpkg", provenance=PROVENANCE)
+    write_ogr, nested = vector._write_ogr, []
+
+    def interrupted(polygons, where, *args, **keywords):
+        if not nested:  # what another thread does at this moment
+            nested.append(where)
+            write_vector(found, tmp_path / "other.gpkg", provenance=PROVENANCE)
+        write_ogr(polygons, where, *args, **keywords)
+
+    monkeypatch.setattr(vector, "_write_ogr", interrupted)
+    monkeypatch.setattr(pyogrio, "set_gdal_config_options", None)  # holds for the whole process
+    write_vector(found, tmp_path / "one.gpkg", provenance=PROVENANCE)
+    alone, other, one = (
+        (tmp_path / f"{name}.gpkg").read_bytes() for name in ("alone", "other", "one")
+    )
+    assert one == other == alone
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_empty_results_are_valid_layers(tmp_path, found, suffix):
     path = tmp_path / f"change{suffix}"
@@ -326,23 +344,6 @@ def test_missing_folder(tmp_path, found):
             write_vector(found, tmp_path / "none" / f"change{suffix}", provenance={})
 
 
-FULL_DISK = """
-import pathlib, resource, sys
-sys.path.insert(0, sys.argv[1])
-from test_vector import many
-from rscd.base.errors import OutputError
-from rscd.export.vector import write_vector
-path, missing = pathlib.Path(sys.argv[2]), int(sys.argv[3])
-limit = path.stat().st_size - missing
-path.write_text("old")
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    write_vector(many(), path, provenance={})
-except OutputError as error:
-    print(error)
-"""
-
-
 def many():
     return table([shapely.box(i, 0, i + 1, 1).segmentize(0.1) for i in range(1000)], 32631)
 
@@ -350,19 +351,21 @@ def many():
 @pytest.mark.parametrize("missing", [1, 200_000])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, suffix, missing):
-    """A limit on file size stands in for the full disk; it needs a process of its own."""
+    """A limit on file size stands in for the full disk."""
     path = tmp_path / f"change{suffix}"
     write_vector(many(), path, provenance={})
-    missing = min(missing, path.stat().st_size // 2)
+    limit = path.stat().st_size - min(missing, path.stat().st_size // 2)
     for sidecar in vector_files(path)[:-1]:
         sidecar.unlink()
-    arguments = [str(Path(__file__).parent), str(path), str(missing)]
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, *arguments],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    assert "expected to write" in done.stdout, done.stderr
-    assert done.stdout.count("\n") == 1
+    path.write_text("old")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        with pytest.raises(OutputError, match="expected to write") as error:
+            write_vector(many(), path, provenance={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert "\n" not in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.read_text() == "old"
 
@@ -475,7 +478,7 @@ def test_long_edges_follow_the_ground(tmp_path):
 def test_tiny_polygons_stay_valid_in_seven_decimals(lon, lat, pixels):
     size = 3e-7 * np.array([pixels, 1])
     ell = shapely.box(lon, lat, *(np.array([lon, lat]) + size))
-    geometry = vector._lonlat(table([ell], "EPSG:4326"))
+    geometry = vector.lonlat_outlines(table([ell], "EPSG:4326"))
     assert shapely.is_valid(geometry).all()
     assert not shapely.is_empty(geometry).any()
 

@@ -52,3 +52,15 @@ def test_the_pixels_of_a_huge_grid_are_not_held():
     areas = Ground("EPSG:32633", Affine(0.1, 0, 5e5, 0, -0.1, 5e6)).pixel_areas_m2((10**6, 10**6))
     assert areas.nodes.nbytes < 20e6
     assert areas.total(np.ones((1, 10**6), bool), 5) == pytest.approx(1e4, rel=2e-3)
+
+
+@pytest.mark.parametrize(("crs", "transform", "shape"), [*GRIDS, (None, Affine.identity(), (4, 3))])
+def test_single_pixels_add_up_to_all(crs, transform, shape):
+    areas = Ground(crs, transform, 2 if crs is None else None).pixel_areas_m2(shape)
+    rows, cols = np.divmod(np.arange(0, shape[0] * shape[1], 7), shape[1])
+    mask = np.zeros(shape, bool)
+    mask[rows, cols] = True
+    assert areas.at(rows, cols).sum() == pytest.approx(areas.total(mask), rel=1e-9)
+    one = np.ones((1, 1), bool)
+    row, col = int(rows[-1]), int(cols[-1])
+    assert areas.at(rows, cols)[-1] == pytest.approx(areas.total(one, row, col), rel=1e-9)

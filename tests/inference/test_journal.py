@@ -497,24 +497,24 @@ def slow(scene, folder, model, tile):
     return ["predict", *scene, "-m", model, "-q", *tiles, *outputs]
 
 
-def kill_at(arguments, done, n_bytes):
-    """Start, wait until the journal holds so many bytes, kill; whether it came to that."""
-    process = subprocess.Popen([*RUN, *arguments])
+def kill_at(process, done, n_bytes):
+    """Wait until the journal holds so many bytes, kill; whether it came to that."""
     deadline = time.monotonic() + 60
     try:
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.exitcode is None and time.monotonic() < deadline:
             if done.exists() and done.stat().st_size >= n_bytes:
                 break
             time.sleep(0.001)
     finally:
         process.kill()
-    return process.wait() == -signal.SIGKILL
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "tile"), [("cva", 8), ("buildings", 32)])
 def test_a_process_killed_three_times_ends_with_the_same_bytes(
-    larger_scene, tmp_path, buildings, model, tile
+    larger_scene, tmp_path, buildings, model, tile, forked
 ):
     model = str(buildings) if model == "buildings" else model
     through, killed = tmp_path / "through", tmp_path / "killed"
@@ -526,7 +526,7 @@ def test_a_process_killed_three_times_ends_with_the_same_bytes(
     total = 8 * (-(-SIDE // tile)) ** 2
     progress = []
     for share in (0, 0.2, 0.6):
-        assert kill_at(arguments, done, total * share)
+        assert kill_at(forked(main, arguments), done, total * share)
         assert [path.name for path in killed.iterdir()] == [".a.gpkg.rscd"]
         progress.append(done.stat().st_size)
     assert progress == sorted(progress)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -84,6 +85,19 @@ def test_batches_shrink_first_and_tiles_last(monkeypatch):
     assert sizes[3][:2] == (1, 1)
 
 
+def test_remote_files_in_memory_count(monkeypatch):
+    with_room(monkeypatch, 200 << 20)
+    remote = replace(ASKED, remote_cache=300 << 20)
+    assert remote.nbytes(3, POINTWISE) - ASKED.nbytes(3, POINTWISE) == 300 << 20
+    limit = 700 << 20
+    here, there = (fit_load(load, limit, 3, POINTWISE) for load in (ASKED, remote))
+    assert there.nbytes(3, POINTWISE) <= limit - (200 << 20)
+    assert (there.workers, there.tile_size) < (here.workers, here.tile_size)
+    with pytest.raises(UsageError, match="expected --max-memory of at least"):
+        fit_load(remote, 560 << 20, 3, POINTWISE)
+    assert fit_load(ASKED, 560 << 20, 3, POINTWISE)
+
+
 def test_small_tiles_asked_for_stay(monkeypatch):
     with_room(monkeypatch, 100 << 20)
     small = Load(tile_size=16, batch_size=1, workers=1, gdal_cache=GDAL_CACHE)
@@ -157,7 +171,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/sel
 @pytest.mark.slow
 def test_sixteen_times_the_scene_takes_no_more_memory(tmp_path):
     small, large = (
-        peak_bytes(tmp_path, side, "-m", "cva", "--max-memory", "420MB") for side in (1500, 6000)
+        peak_bytes(tmp_path, side, "-m", "cva", "--max-memory", "420MB") for side in (1100, 4400)
     )
     assert large - small < 60 << 20
     assert large < 420e6

@@ -19,7 +19,7 @@ from rscd.methods.parts.multiscale import PRESETS, Views, msi, tta_logits
 from rscd.models.networks import build_network
 
 LOCAL = {"encoder": "resnet18", "decoder_channels": [8, 4], "mean": [100.0] * 3, "std": [50.0] * 3}
-CAM = {"encoder": "tu-resnet18", "output_stride": 16, "combination": "cat"}
+CAM = {"encoder": "tu-test_resnet", "output_stride": 16, "combination": "cat"}
 
 
 def saved(path, name, args, **card):

@@ -9,7 +9,7 @@ from rscd.methods.kdmsi import KdMsi
 from rscd.methods.registry import METHODS
 from rscd.models.networks import build_network
 
-CAM = {"encoder": "tu-mobilenetv3_small_050", "output_stride": 16}
+CAM = {"encoder": "tu-test_resnet", "output_stride": 16}
 ARGS = {
     "supervised": ("tiny", {}),
     "detector": ("tiny", {}),
@@ -17,7 +17,7 @@ ARGS = {
     "building-change-mixed": ("semantic-lite", {}),
     "cam": ("cam", CAM | {"combination": "minus"}),
     "kdmsi": ("cam", CAM | {"combination": "minus"}),
-    "diffmatch": ("siamese-mlp", {"encoder": "tu-mobilenetv3_small_050"}),
+    "diffmatch": ("siamese-mlp", {"encoder": "tu-test_resnet"}),
     "scene-pretrain": ("scene-compact", {"low_size": 64}),
     "scene": ("scene-compact", {"low_size": 64}),
 }

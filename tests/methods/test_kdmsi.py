@@ -26,7 +26,7 @@ from rscd.models.encoders import Backbone
 from rscd.models.fusion import FUSIONS
 from rscd.models.normalize import Normalize
 
-SMALL = {"encoder": "tu-resnet18", "output_stride": 16, "combination": "cat"}
+SMALL = {"encoder": "tu-test_resnet", "output_stride": 16, "combination": "cat"}
 
 
 def kdmsi(student="cat", **args):

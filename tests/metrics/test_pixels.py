@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rscd.metrics.pixels import MODE, MONITOR, THRESHOLDS, ChangeMetrics, Counts, count, summarise
+from rscd.metrics.pixels import MODE, MONITOR, THRESHOLDS, Counts, count, summarise
+from rscd.metrics.probabilities import ChangeMetrics
 
 
 def test_worked_example():

@@ -10,7 +10,7 @@ from rscd.base.errors import ModelError
 from rscd.models.cam import COMBINATIONS
 from rscd.models.networks import build_network
 
-SMALL = {"encoder": "tu-resnet18", "output_stride": 16}
+SMALL = {"encoder": "tu-test_resnet", "output_stride": 16}
 
 
 def canonical(name):

@@ -55,6 +55,20 @@ def test_the_default_needs_no_download():
     assert maps[-1].std() > 0.1  # random weights give less
 
 
+def test_the_default_encoder_takes_weights_of_a_file(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "own.safetensors"
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    save_file(whole.state_dict(), path)
+    encoder = frozen_encoder(file=str(path))
+    assert encoder.name == "efficientnet-lite0"
+    image = 255 * torch.rand(1, 3, 64, 64)
+    indices = [1, 2, 3]
+    expected = whole.forward_intermediates((image - 127) / 128, indices=indices)[1]
+    for found, wanted in zip(encoder(image), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_errors_say_what_to_do(weights, tmp_path):
     with pytest.raises(ModelError, match=r"of timm such as resnet50.*'resnet5'"):
         frozen_encoder("resnet5")

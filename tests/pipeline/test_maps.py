@@ -187,3 +187,19 @@ class TestSettingsOfTheUser:
         assert (tmp_path / "t1.tif.msk").exists()
         result = predict(open_pair(t1, t2), [tmp_path / "a.tif"], QUICK)
         assert result.valid_pixels == 60 * 130
+
+
+def test_pixels_of_a_scene_do_not_pass_through_a_mapper(tmp_path, write_tif):
+    """Statistics are gathered in this process, which reads what they need itself."""
+    carried = []
+
+    def noting(function, jobs):
+        for job in jobs:
+            carried.append(function.func.__name__)
+            yield function(job)
+
+    pair = open_pair(*write_change(tmp_path, write_tif))
+    predict(pair, [tmp_path / "here.tif"], QUICK)
+    predict(pair, [tmp_path / "there.tif"], QUICK, mapper=noting)
+    assert set(carried) == {"run_block"}
+    assert (tmp_path / "there.tif").read_bytes() == (tmp_path / "here.tif").read_bytes()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
 )
 
-ENCODER = {"encoder": "tu-mobilenetv3_small_050", "output_stride": 16}
+ENCODER = {"encoder": "tu-test_resnet", "output_stride": 16}
 
 
 def stage(method, root, network, network_args, epochs, **masks):

@@ -3,8 +3,6 @@
 import ast
 import logging
 import multiprocessing
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -172,14 +170,10 @@ def test_no_worker_survives_a_run(root: Path, tmp_path: Path) -> None:
 
 
 DDP = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import torch.distributed as dist
+sys.path.insert(0, tests)
 from lightning.pytorch import Trainer
 from test_module import Task, data, folder
 
-root, out = Path(sys.argv[2]), Path(sys.argv[3])
 task = Task()
 trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=2, logger=False,
                   enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
@@ -192,13 +186,10 @@ text = "\\n".join([*lines, f"counted {task.counted}", f"val {task.val_names}"])
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_samples(root: Path, tmp_path: Path) -> None:
-    script = tmp_path / "ddp.py"
-    script.write_text(DDP)
-    arguments = [sys.executable, "-W", "ignore", str(script), str(Path(__file__).parent),
-                 str(root), str(tmp_path)]  # fmt: skip
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_share_the_samples(
+    root: Path, tmp_path: Path, on_two_processes: Callable[..., None]
+) -> None:
+    on_two_processes(DDP, tests=str(Path(__file__).parent), root=root, out=tmp_path)
     ranks = [(tmp_path / f"rank{rank}.txt").read_text().splitlines() for rank in (0, 1)]
     steps = [[ast.literal_eval(line.split("|")[0]) for line in r if "|" in line] for r in ranks]
     assert len(steps[0]) == len(steps[1]) == 2  # 7 pairs, 2 processes, batches of 2, 2 epochs

@@ -1,9 +1,6 @@
 """Runs through the command line: stopped and resumed, on two processes, averaged, logged."""
 
-import os
-import runpy
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 import rscd.training.run
 from rscd.base.errors import ModelError, OutputError, RscdError, UsageError
 from rscd.base.types import CARD_KEY
+from rscd.cli import main
 from rscd.inference.weights import write_weights
 from rscd.models.networks import NETWORKS
 from rscd.training.run import begin_with, panel, train, with_deep_dots
@@ -59,13 +57,12 @@ def config(folder, method_args=None, length=4, **trainer):
 
 VIEWS = {
     "network": "siamese-mlp",  # has dropout
-    "network_args": {"encoder": "tu-mobilenetv3_small_050", "std": [50.0] * 3},
+    "network_args": {"encoder": "tu-test_resnet", "std": [50.0] * 3},
     "weak": {"patch_size": 64, "rot90": True},
     "photometric": {"p_jitter": 0.8, "brightness": 0.3, "p_blur": 0.5},
 }
 
 PLAIN = """
-import sys
 from torch import nn
 from rscd.models.networks import NETWORKS
 from rscd.training.run import train
@@ -81,8 +78,7 @@ class Plain(nn.Module):
         return {"logits": self.layers(image.flatten(1, 2) / 100)}
 
 NETWORKS["plain"] = Plain
-if __name__ == "__main__":
-    train(sys.argv[1:])
+train(["-c", path])
 """
 """A network without batch statistics: cutting a batch in two makes no difference to it."""
 
@@ -100,16 +96,6 @@ def assert_equal(a, b):
     assert a.keys() == b.keys()
     for name, value in a.items():
         assert torch.equal(value, b[name]), name
-
-
-def rscd_train(path):
-    """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "rscd", "train", "-c", path],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 class Stop(Callback):
@@ -142,15 +128,16 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path):
+def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path, forked):
     path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=12, max_epochs=50))
     last = tmp_path / "run" / "last.ckpt"
-    process = rscd_train(path)
+    process = forked(main, ["train", "-c", path])
     deadline = time.monotonic() + 200
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    assert process.wait(60) != 0
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     stopped = torch.load(last, weights_only=True)["global_step"]
     limits = ["--trainer.max_epochs", str(stopped // 6 + 1), "--trainer.max_steps", "-1"]
     trainer = train(["-c", path, "--ckpt_path", str(last), *limits])
@@ -158,29 +145,17 @@ def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch):
-    script = tmp_path / "plain.py"
-    script.write_text(PLAIN)
-    monkeypatch.setitem(NETWORKS, "plain", runpy.run_path(str(script))["Plain"])
+def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch, on_two_processes):
+    monkeypatch.setitem(NETWORKS, "plain", None)  # and no longer after the test
     found = {}
-    for processes in (1, 2):
+    for processes, begin in ((1, lambda code, **names: exec(code, names)), (2, on_two_processes)):
         folder = tmp_path / str(processes)
         run = config(folder, devices=processes)
         run["model"] |= {"optimizer": "sgd", "lr": 0.5, "schedule": "constant"}
         run["model"]["method_args"] = {"network": "plain", "network_args": {}}
         run["data"]["batch_size"] = 4 // processes
         run["data"]["streams"]["val"]["init_args"]["length"] = 3  # does not go round
-        path = write(tmp_path / f"{processes}.yaml", run)
-        if processes == 1:
-            train(["-c", path])
-        else:
-            subprocess.run(
-                [sys.executable, str(script), "-c", path],
-                check=True,
-                timeout=300,
-                capture_output=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+        begin(PLAIN, path=write(tmp_path / f"{processes}.yaml", run))
         found[processes] = torch.load(folder / "last.ckpt", weights_only=True)
     one, two = found[1], found[2]
     assert one["global_step"] == two["global_step"] == 2

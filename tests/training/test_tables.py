@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMALL = "tu-mobilenetv3_small_050"
+SMALL = "tu-test_resnet"
 TINY = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--data.num_workers", "0",
         "--trainer.log_every_n_steps", "1"]  # fmt: skip
 

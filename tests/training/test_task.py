@@ -288,7 +288,7 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path):
         module.validation_step({k: v[None] for k, v in pairs()[0].items()}, 0)
 
 
-CAM = {"encoder": "tu-mobilenetv3_small_050", "output_stride": 16, "combination": "minus"}
+CAM = {"encoder": "tu-test_resnet", "output_stride": 16, "combination": "minus"}
 SCENE = {"network": "scene-compact", "network_args": {"low_size": 64}}
 SMALLEST: dict[str, dict] = {
     "supervised": {"network": "tiny", "network_args": {"n_bands": 4}},
@@ -299,7 +299,7 @@ SMALLEST: dict[str, dict] = {
     "kdmsi": {"network": "cam", "network_args": CAM, "teacher": "cat"},
     "diffmatch": {
         "network": "siamese-mlp",
-        "network_args": {"encoder": "tu-mobilenetv3_small_050"},
+        "network_args": {"encoder": "tu-test_resnet"},
     },
     "scene-pretrain": SCENE,
     "scene": SCENE,
@@ -357,10 +357,10 @@ def test_values_of_another_type_are_one_line(wrong, message):
 
 CAM = {
     "network": "cam",
-    "network_args": {"encoder": "tu-mobilenetv3_small_050", "combination": "minus"},
+    "network_args": {"encoder": "tu-test_resnet", "combination": "minus"},
 }
 COMPACT = {"network": "scene-compact", "network_args": {"low_size": 64}}
-MLP = {"network": "siamese-mlp", "network_args": {"encoder": "tu-mobilenetv3_small_050"}}
+MLP = {"network": "siamese-mlp", "network_args": {"encoder": "tu-test_resnet"}}
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class Deep:
     """
 
     asked: str
-    """``KIND[:ENCODER[@FILE]]``, as given with ``-m``."""
+    """As given with ``-m``, see `parse_deep`."""
     kind: str
     """One of `DEEP_DETECTORS`."""
     name: str
@@ -287,9 +287,17 @@ class Vectors(nn.Module):
 
 
 def parse_deep(asked: str) -> tuple[str, str | None, str | None]:
-    """``KIND[:ENCODER[@FILE]]`` -> one of `DEEP_DETECTORS`, and what `frozen_encoder` takes."""
+    """``KIND[:[ENCODER][@FILE]]`` -> one of `DEEP_DETECTORS`, and what `frozen_encoder` takes.
+
+    Raises:
+        ModelError: no file after ``@``.
+    """
     kind, _, encoder = asked.partition(":")
-    name, _, file = encoder.partition("@")
+    name, at, file = encoder.partition("@")
+    if at and not file:
+        raise ModelError(
+            f"expected a file of weights after @ in {asked!r}, found none; name one, or drop @"
+        )
     return kind, name or None, file or None
 
 
@@ -306,9 +314,9 @@ def load_deep(asked: str, device: str = "auto", threads: int = 1) -> Deep:
     """
     device = device_of(device)
     vectors, digest = _ready(asked, device)
-    kind, given, _ = parse_deep(asked)
+    kind, given, file = parse_deep(asked)
     encoder = vectors.encoder.name
-    name = kind if given is None else f"{kind}:{encoder}"
+    name = kind if given is file is None else f"{kind}:{encoder}"
     with border(lambda error: not_run(name, error)), torch.inference_mode():
         side = 2 * vectors.multiple
         maps = vectors.maps(torch.zeros(2, N_BANDS, side, side, device=device))

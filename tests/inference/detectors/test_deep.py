@@ -75,6 +75,7 @@ def in_tiles(model, image, valid, tile_size):
             ("features", "vit_small_patch14_dinov2.lvd142m", None),
         ),
         ("dcva:resnet18@w/r18.ckpt", ("dcva", "resnet18", "w/r18.ckpt")),
+        ("features:@lite0.pth", ("features", None, "lite0.pth")),
     ],
 )
 def test_names(monkeypatch, name, expected):
@@ -84,7 +85,13 @@ def test_names(monkeypatch, name, expected):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("cva:resnet50", "expected a model among"), ("runs/dcva.ckpt", "expected a checkpoint")],
+    [
+        ("cva:resnet50", "expected a model among"),
+        ("runs/dcva.ckpt", "expected a checkpoint"),
+        ("dcva:resnet50@", "expected a file of weights after @"),
+        ("features:@", "expected a file of weights after @"),
+        ("dcva:@none.safetensors", "found none at none.safetensors"),
+    ],
 )
 def test_names_of_other_models(name, message):
     with pytest.raises(ModelError, match=message):

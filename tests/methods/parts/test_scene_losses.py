@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from rscd.methods.parts.alikeness import dissimilarity, in_view, similarity_levels
 from rscd.methods.parts.scene_losses import (
     LEVEL_WEIGHTS,
     change_loss,
     change_regularisation,
-    dissimilarity,
     distill_change_targets,
     distill_flow_targets,
     edge_smoothness,
@@ -22,9 +22,7 @@ from rscd.methods.parts.scene_losses import (
     flow_loss,
     flow_targets,
     grids_of,
-    in_view,
     mask_targets,
-    similarity_levels,
     soft_focal,
     unsupervised_terms,
     valid_targets,

@@ -1,0 +1,1 @@
+"""Review of a change layer: the page, its pictures, and the decisions that come out of it."""
