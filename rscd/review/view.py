@@ -16,6 +16,7 @@ import shapely
 from affine import Affine
 from pyproj import CRS
 
+from rscd.base.border import shown
 from rscd.base.errors import DataError, SceneError
 from rscd.base.place import is_file_name
 from rscd.base.types import ByteArray, Float64Array, Provenance, ShapeHW
