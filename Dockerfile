@@ -11,7 +11,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # before the sources: this layer stays while they change
 # hadolint ignore=DL3013
 RUN python -m venv --without-pip /opt/rscd \
-    && pip --python /opt/rscd/bin/python install --index-url "${TORCH_INDEX}" torch torchvision
+    && pip --python /opt/rscd/bin/python install --index-url "${TORCH_INDEX}" torch
 WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY LICENSES LICENSES

@@ -6,7 +6,7 @@ STAMP := .venv/.rscd-installed
 # every process that a test starts, even where the environment says otherwise
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-.PHONY: help setup demo test lint docs format clean
+.PHONY: help setup demo test quick lint docs format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -31,6 +31,14 @@ demo: setup  ## synthetic scene pair -> change polygons and a picture
 
 test: lint  ## lint, types and the whole test suite
 	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal
+
+# no training and no processes: what a change breaks first
+QUICK := tests/test_layers.py tests/test_exports.py tests/base tests/geo tests/metrics \
+  tests/evaluation/test_layers.py tests/cli/test_parser.py tests/cli/test_predict.py
+
+quick: setup  ## style and the tests of a minute
+	@$(BIN)/ruff check .
+	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal -m "not slow and not realdata" $(QUICK)
 
 lint: setup  ## style and types only
 	@$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from rscd.base.errors import RscdError
+from rscd.base.extras import missing_extra
 from rscd.base.place import is_file_name, is_remote
 
 HEAD_BYTES = 4096
@@ -60,7 +61,7 @@ def border(to_error: ToError) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:  # nothing is wrong with what is read
             raise
-        raise to_error(error) from error
+        raise missing_extra(error) or to_error(error) from error
 
 
 def reason(error: BaseException) -> str:

@@ -11,6 +11,7 @@ secrets: query strings and passwords are removed from URLs.
     │   └── RemoteError        a raster that could not be fetched; what was computed is kept
     ├── DataError          a dataset, label or split that cannot be used (also ValueError)
     ├── ModelError         a model name, weights file or checkpoint (also ValueError)
+    ├── DoubtfulError      a pair whose result should not be trusted (exit code 3)
     └── OutputError        a location that cannot be written (also OSError)
 """
 
@@ -22,8 +23,15 @@ class RscdError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *args: object) -> None:
+    def __init__(self, *args: object, fault: str = "") -> None:
+        """As an exception.
+
+        Args:
+            args: the message.
+            fault: name of what is wrong with a pair, as ``rscd doctor`` lists it.
+        """
         super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
+        self.fault = fault
 
 
 class Interrupted(RscdError):
@@ -56,6 +64,12 @@ class DataError(RscdError, ValueError):
 
 class ModelError(RscdError, ValueError):
     """A model name, weights file or checkpoint that cannot be used."""
+
+
+class DoubtfulError(RscdError):
+    """A pair that can be compared, with a result that should not be trusted."""
+
+    exit_code = 3
 
 
 class OutputError(RscdError, OSError):

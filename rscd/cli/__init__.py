@@ -16,6 +16,7 @@ from types import TracebackType
 
 from rscd.base.border import system_trouble
 from rscd.base.errors import RscdError
+from rscd.base.extras import missing_extra
 from rscd.base.heap import keep_freed_memory
 from rscd.base.redact import redacted
 from rscd.base.version import version
@@ -23,12 +24,14 @@ from rscd.cli import (
     batch,
     config,
     data,
+    doctor,
     estimate,
     evaluate,
     events,
     model,
     predict,
     pseudolabel,
+    report,
     review,
     sample,
     sample_points,
@@ -40,7 +43,9 @@ from rscd.cli.renamed import in_new_words
 
 COMMANDS = (
     predict,
+    doctor,
     batch,
+    report,
     review,
     train,
     pseudolabel,
@@ -153,6 +158,9 @@ def _failed(error: Exception, *, verbose: bool) -> int:
     if isinstance(error, RscdError):
         say(error)
         return error.exit_code
+    if (missing := missing_extra(error)) is not None:
+        say(missing)
+        return missing.exit_code
     trouble = system_trouble(error)
     if isinstance(error, MemoryError):
         say(

@@ -26,7 +26,6 @@ WRITES = ("polygons", "mask", "prob", "preview")
 EPILOG = """\
 examples:
   rscd batch pairs.csv -o changes/                  # columns t1, t2; id, aoi, t1_date, t2_date
-  rscd batch search.json -o changes/ -b red,green,blue,nir    # a STAC ItemCollection
   rscd batch pairs.csv -o changes/ --shard 3/20     # the third of 20 processes
 """
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 NAME = "{name}"
 STATES = ("done", "skipped", "failed")
 RECORD = ".rscd-folders.jsonl"
-EXTRA = ("prob", "preview", "flow", "dissimilarity", "objects_t1", "objects_t2")
+EXTRA = ("prob", "preview", "report", "flow", "dissimilarity", "objects_t1", "objects_t2")
 """Arguments that name one more output each, of commands that have them."""
 
 WITHOUT_EFFECT = frozenset(
@@ -36,7 +36,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Arguments that do not affect the result; t1 and t2 are identified by their content."""
 
-FILES = frozenset({"model", "aoi", "segmenter_option"})
+FILES = frozenset({"model", "aoi", "calibration", "segmenter_option"})
 """Arguments that may name files or folders, whose content decides too."""
 
 MORE = """\

@@ -70,7 +70,7 @@ def add_least(group: argparse._ArgumentGroup, area: str, score: str) -> None:
         "--min-score",
         type=fraction,
         metavar="0..1",
-        help=f"leave out polygons whose pixels have a lower mean probability{score}",
+        help=f"leave out polygons of a lower mean probability{score}",
     )
 
 
@@ -214,6 +214,11 @@ positive = _number(float, lambda value: 0 < value < math.inf, "a number above 0"
 not_negative = _number(float, lambda value: 0 <= value < math.inf, "a number of 0 or more")
 fraction = _number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 inner_fraction = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1")
+
+
+def auto_or_pixels(text: str) -> float | str:
+    """``auto`` or a number above 0, as the ``type`` of an argument."""
+    return text if text == "auto" else float(positive(text))
 
 
 def fractions(text: str) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ import argparse
 import logging
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import UsageError
@@ -16,12 +17,14 @@ from rscd.cli.options import (
     add_outputs,
     add_verbosity,
     add_views,
+    auto_or_pixels,
     count,
     not_negative,
     parse_pairs,
     word_or_fraction,
 )
 from rscd.cli.parser import Parser
+from rscd.cli.report import report
 from rscd.cli.scene import (
     add_layer_options,
     add_scene,
@@ -93,12 +96,27 @@ def add(commands: Any) -> None:
 def _add_more_outputs(parser: Parser) -> None:
     group = parser.group("more outputs", rare=True)
     group.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="also write a page on which the polygons of an output are reviewed; see rscd report",
+    )
+    group.add_argument(
         "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
     group.add_argument(
         "--dissimilarity",
         metavar="FILE",
         help="also write how little the dates look alike along the flow, 0 to 1 (.tif .png)",
+    )
+    group.add_argument(
+        "--misreg",
+        nargs="?",
+        const="auto",
+        type=auto_or_pixels,
+        metavar="PIXELS",
+        help="a column misreg of polygons: the fraction that is no change any more when one date "
+        "is moved by so many pixels (default: the estimated error); eight passes over the tiles "
+        "with polygons",
     )
     for date in ("t1", "t2"):
         group.add_argument(
@@ -119,10 +137,10 @@ def add_detection(parser: Parser) -> None:
         "--threshold",
         default="auto",
         metavar="auto|0..1",
-        help="probability from which a pixel is change (auto: the model's own rule)",
+        help="least probability of change (auto: the model's rule)",
     )
     own = "(default: the model's own"
-    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
+    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with --threshold)")
     group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,
@@ -131,6 +149,24 @@ def add_detection(parser: Parser) -> None:
     )
     add_size(group)
     rare = parser.group("more on detection", rare=True)
+    rare.add_argument(
+        "--max-false-alarms",
+        metavar="SHARE",
+        help="10%%, or 5/km2: choose --min-score so that no more of the polygons written (or per "
+        "square kilometre) are false, as --calibration shows",
+    )
+    rare.add_argument(
+        "--calibration",
+        metavar="LAYER",
+        help="reviewed polygons of the same model, all or at random, for --max-false-alarms",
+    )
+    rare.add_argument(
+        "--register",
+        choices=("off", "shift", "local"),
+        default="off",
+        help="move the other date onto that of --align by one estimated shift, or by a smooth "
+        "field of shifts, as it is resampled (default off: a shift is only warned of)",
+    )
     rare.add_argument(
         "--simplify",
         type=not_negative,
@@ -179,20 +215,15 @@ def engine(args: argparse.Namespace) -> "AbstractContextManager[Mapper | None]":
         raise UsageError(
             "expected --workers without --dask, found both; a cluster has its own threads"
         )
-    try:
-        from rscd.inference.dask import cluster_mapper
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"expected Dask for --dask, found no package {error.name}; install it with: pip "
-            'install "rscd[cluster]"'
-        ) from error
+    from rscd.inference.dask import cluster_mapper
+
     return cluster_mapper(args.dask)
 
 
 def _run_pair(
     mapper: "Mapper | None", args: argparse.Namespace, pair: "ScenePair", options: "Options"
 ) -> Shown:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from rscd.cli.progress import progress_bar
     from rscd.export.targets import Targets, keep_inputs
@@ -201,6 +232,7 @@ def _run_pair(
 
     # images are checked later
     keep_inputs(folders.outputs_of(args), filter(None, (args.aoi, args.model)))
+    reviewed = _reviewed(args)
     objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
         extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity)
@@ -223,7 +255,37 @@ def _run_pair(
         )
     if not args.json:
         _log_result(result)
+    if reviewed is not None and result.n_polygons:
+        report(
+            reviewed,
+            Path(args.report),
+            t1=args.t1,
+            t2=args.t2,
+            overwrite=True,  # `_reviewed` settled whether it may be replaced
+            quiet=args.verbosity < 0,
+        )
+        result = replace(result, outputs=[*result.outputs, args.report])
+    elif reviewed is not None:
+        log.warning("nothing changed: there is nothing to review, and no %s", args.report)
     return Shown(asdict(result), result.outputs)
+
+
+def _reviewed(args: argparse.Namespace) -> Path | None:
+    """The output whose polygons the report shows, checked before any work; None without report."""
+    if args.report is None:
+        return None
+    from rscd.base.place import is_file_name
+    from rscd.export.outputs import is_vector
+    from rscd.review.page import check_page
+
+    layers = [Path(path) for path in args.output if is_file_name(path) and is_vector(Path(path))]
+    if not layers:
+        raise UsageError(
+            "expected polygons of this machine among the outputs for --report, found "
+            f"{', '.join(args.output)}; add -o change.gpkg"
+        )
+    check_page(Path(args.report), overwrite=args.overwrite)
+    return layers[0]
 
 
 def _log_result(result: Any) -> None:
@@ -254,18 +316,44 @@ def _log_result(result: Any) -> None:
         )
 
 
+def _within_budget(args: argparse.Namespace) -> dict[str, Any]:
+    """Options that keep a budget of false alarms; none where none was given."""
+    if (args.max_false_alarms is None) != (args.calibration is None):
+        raise UsageError(
+            "expected --max-false-alarms and --calibration REVIEWED.gpkg together, found one; add "
+            "the other"
+        )
+    if args.max_false_alarms is None:
+        return {}
+    from rscd.evaluation.budget import choose_least_score
+    from rscd.metrics.budget import Budget
+
+    budget = Budget.parse(args.max_false_alarms)
+    if args.min_score is not None:
+        raise UsageError(
+            "expected --min-score or --max-false-alarms, found both; drop one: the other chooses it"
+        )
+    chosen = choose_least_score(args.calibration, budget)
+    log.info("%s", chosen.guarantee)
+    return {"min_score": chosen.min_score, "budget": chosen.record}
+
+
 def predict_options(args: argparse.Namespace) -> "Options":
     """What the arguments come to."""
     from rscd.inference.memory import parse_memory
 
     threshold = word_or_fraction("--threshold", args.threshold, ("auto",))
+    chosen = _within_budget(args)
     return scene_options(
         args,
+        **chosen,
         model=args.model,
         msi=args.msi,
         tta=args.tta,
         flip=args.flip,
         threshold=None if isinstance(threshold, str) else threshold,
+        register=args.register,
+        misreg=getattr(args, "misreg", None),
         simplify_m=args.simplify,
         regularize=args.regularize,
         tile_size=args.tile_size,

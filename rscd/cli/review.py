@@ -4,9 +4,10 @@ import argparse
 import logging
 from typing import Any
 
-from rscd.base.errors import OutputError
-from rscd.cli.options import Shown, add_action, add_json, add_verbosity
+from rscd.base.errors import OutputError, UsageError
+from rscd.cli.options import Shown, add_action, add_json, add_verbosity, count, whole
 from rscd.cli.parser import Parser
+from rscd.cli.report import add_rasters
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ def add(commands: Any) -> None:
         "review", help="put decisions about polygons into a layer, or get them out"
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    for declare in (_add_apply, _add_export):
+    for declare in (_add_apply, _add_export, _add_next):
         declare(actions)
 
 
@@ -40,6 +41,12 @@ def _add_apply(actions: Any) -> None:
         "-o", "--output", metavar="OUT", help="file to write (default: LAYER itself)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="also store each polygon before and after, for the map tip of QGIS (.gpkg)",
+    )
+    add_rasters(parser)
     add_json(parser)
     add_verbosity(parser)
 
@@ -56,18 +63,79 @@ def _add_export(actions: Any) -> None:
     add_verbosity(parser)
 
 
+def _add_next(actions: Any) -> None:
+    parser = add_action(actions, "next", "say which polygons to review next, in order")
+    parser.set_defaults(run=run_next)
+    parser.add_argument("layer", metavar="LAYER", help="change polygons, reviewed in part or not")
+    parser.add_argument("-n", type=count, default=20, metavar="N", help="polygons (default 20)")
+    parser.add_argument(
+        "--by",
+        choices=("gain", "random"),
+        default="gain",
+        help="gain (default): uncertain ones that differ from each other, to train on; random: "
+        "for rscd estimate and --max-false-alarms",
+    )
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of random (default 0)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="also write the layer, which may be LAYER itself, with the columns review_order and "
+        "review_by",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    add_json(parser)
+    add_verbosity(parser)
+
+
+def run_next(args: argparse.Namespace) -> None:
+    """Ids of the polygons to review next, one a line."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from rscd.export.style import review_qml
+    from rscd.review.choose import choose_next, with_order
+    from rscd.review.layer import check_target, read_change_layer, write_layer
+
+    layer = read_change_layer(args.layer)
+    target = None if args.output is None else Path(args.output)
+    if target is not None:
+        check_target(layer, target, overwrite=args.overwrite)
+    chosen = choose_next(layer.table, args.n, args.by, args.seed)
+    if target is not None:
+        table = with_order(layer.table, chosen, args.by)
+        write_layer(replace(layer, table=table), target, review_qml())
+    if len(chosen) < args.n:
+        log.warning("only %d polygons are not reviewed", len(chosen))
+    ids = [int(number) for number in layer.table["id"].iloc[chosen]]
+    data = {"ids": ids, "by": args.by, "output": args.output}
+    Shown(data, list(map(str, ids))).emit(as_json=args.json)
+
+
 def run_apply(args: argparse.Namespace) -> None:
     """Decisions into the layer."""
     from pathlib import Path
 
+    import rasterio
+
     from rscd.export.style import review_qml
+    from rscd.inference.memory import GDAL_CACHE
     from rscd.review.decisions import counts_of
     from rscd.review.layer import check_target, read_change_layer, with_reviews, write_layer
+    from rscd.review.page import with_pictures
+    from rscd.review.view import open_view
 
     layer = read_change_layer(args.layer)
     target = layer.path if args.output is None else Path(args.output)
+    if args.pictures and target.suffix.lower() != ".gpkg":
+        raise UsageError(f"expected a .gpkg for --pictures, found {target}; name one with -o")
+    if not args.pictures and (args.t1 or args.t2):
+        raise UsageError("expected --t1 and --t2 only with --pictures, found them without; drop it")
     check_target(layer, target, overwrite=args.overwrite)
     layer, found = with_reviews(layer, [Path(path) for path in args.reviews])
+    if args.pictures:
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
+            layer = with_pictures(layer, open_view(layer, args.t1, args.t2))
     write_layer(layer, target, review_qml())
     counts = counts_of(layer.table)
     log.info("%s", ", ".join(f"{count} {status}" for status, count in counts.items()))

@@ -83,29 +83,30 @@ def scene_options(args: argparse.Namespace, **more: Any) -> "Options":
     from rscd.pipeline.run import Options
 
     dates_of((args.t1_date, args.t2_date))  # before images are opened
-    return Options(
-        align=args.align,
-        bands=None if args.bands is None else parse_choice(args.bands),
-        src_nodata=args.src_nodata,
-        t1_date=args.t1_date,
-        t2_date=args.t2_date,
-        pixel_coordinates=args.pixel_coordinates,
-        min_area_m2=args.min_area,
-        min_score=args.min_score,
-        overwrite=args.overwrite,
-        layer_options=parse_pairs("--lco", args.lco),
-        **more,
-    )
+    own: dict[str, Any] = {
+        "align": args.align,
+        "bands": None if args.bands is None else parse_choice(args.bands),
+        "src_nodata": args.src_nodata,
+        "t1_date": args.t1_date,
+        "t2_date": args.t2_date,
+        "pixel_coordinates": args.pixel_coordinates,
+        "min_area_m2": args.min_area,
+        "min_score": args.min_score,
+        "overwrite": args.overwrite,
+        "layer_options": parse_pairs("--lco", args.lco),
+    }
+    return Options(**own | more)
 
 
 def open_scene(args: argparse.Namespace, options: "Options") -> "ScenePair":
     """The pair of rasters that a command names."""
     from rscd.pipeline.maps import open_pair
 
-    return open_pair(args.t1, args.t2, options, _area(args), gsd_m=args.gsd)
+    return open_pair(args.t1, args.t2, options, area_of(args), gsd_m=args.gsd)
 
 
-def _area(args: argparse.Namespace) -> Any:
+def area_of(args: argparse.Namespace) -> Any:
+    """The area of interest that a command names; None: all."""
     from rscd.geo.area import Area
 
     if args.bbox is not None and args.aoi is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rscd.base.files import write_bytes
 from rscd.base.types import CHANGE_RGB, ByteArray, FloatArray, ShapeHW
 from rscd.export.atomic import atomic_folder
+from rscd.export.stretch import Stretch
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
@@ -83,11 +84,5 @@ def _thinned(change_map: ChangeMap, shape_hw: ShapeHW, step: int) -> ByteArray:
 
 
 def _display(date: FloatArray) -> ByteArray:
-    """(C,h,w) raw values -> (h,w,3) uint8, each band stretched from its 2nd to 98th percentile."""
-    bands = date[:3] if len(date) >= 3 else np.repeat(date[:1], 3, axis=0)
-    used = (bands != 0).any(axis=0)
-    if not used.any():
-        return np.zeros((*bands.shape[1:], 3), np.uint8)
-    low, high = np.percentile(bands[:, used], [2, 98], axis=1)[:, :, None, None]
-    scaled = (bands - low) / np.maximum(high - low, 1e-6) * 255
-    return np.ascontiguousarray(np.clip(scaled, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    """(C,h,w) raw values -> (h,w,3) uint8."""
+    return Stretch.of(date).apply(date)

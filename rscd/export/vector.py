@@ -36,9 +36,10 @@ from rscd.export.style import change_qml
 from rscd.geo.columns import distinct_names, for_ogr
 from rscd.geo.dates import dates_of
 from rscd.geo.measure import Ground
+from rscd.geo.origin import PROVENANCE_KEY
 from rscd.geo.polygons import Polygons, mean_under, to_world, trace
 from rscd.geo.table import feature_table
-from rscd.geo.vectors import PARQUET_SUFFIXES, cut_edges, gdal_path, vector_border
+from rscd.geo.vectors import cut_edges, gdal_path
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,6 @@ KINDS = ("appeared", "vanished", "changed", STANDING)
 
 LAYER = "changes"
 """Name of the layer of changes in formats that name layers."""
-
-PROVENANCE_KEY = "provenance"
-"""Metadata key of the provenance (JSON text) in GeoPackage and GeoParquet."""
 
 _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
@@ -76,6 +74,7 @@ def change_polygons(
     kind: str = "changed",
     kinds_of: Callable[[Polygons], Any] | None = None,
     full: float = 1.0,
+    measures: Mapping[str, Callable[[Polygons], Any]] | None = None,
 ) -> geopandas.GeoDataFrame:
     """Vectorise a change mask on disk, scored and measured.
 
@@ -95,6 +94,8 @@ def change_polygons(
         kind: One of `KINDS`.
         kinds_of: Gives the kinds of polygons in pixel coordinates, (N,), instead of ``kind``.
         full: Stored value of probability 1.
+        measures: Further columns before ``t1``, by name: each gives (N,) values of polygons in
+            pixel coordinates.
 
     Returns:
         One row per 4-connected region, ordered by first pixel: ``id`` (from 1), ``kind``,
@@ -133,6 +134,7 @@ def change_polygons(
         "class": class_name,
         "score": scores,
         "area_m2": areas,
+        **{name: measure(polygons) for name, measure in (measures or {}).items()},
         "t1": days[0],
         "t2": days[1],
         "model": model,
@@ -216,34 +218,6 @@ def write_vector(
         with gdal_path(made) as plain:
             form.write(polygons, Path(plain), job)
         made.replace(staging / path.name)
-
-
-def read_provenance(path: Path, layer: str | None = None) -> Provenance:
-    """What `write_vector` stored on how a layer was made; empty where nothing is stored.
-
-    Args:
-        path: a vector file of any program.
-        layer: name of the layer; None: the only one.
-
-    Raises:
-        DataError: what is stored is no JSON object.
-    """
-    suffix = path.suffix.lower()
-    with vector_border("provenance in", path):
-        if suffix in PARQUET_SUFFIXES:
-            stored = pyarrow.parquet.read_schema(path).metadata or {}
-            text = stored.get(PROVENANCE_KEY.encode(), b"{}").decode()
-        elif suffix == ".gpkg":
-            with gdal_path(path) as link:
-                stored = pyogrio.read_info(link, layer=layer)["layer_metadata"] or {}
-            text = stored.get(PROVENANCE_KEY, "{}")
-        else:
-            beside = path.with_name(f"{path.name}.json")
-            text = beside.read_text(encoding="utf-8") if beside.is_file() else "{}"
-        found = json.loads(text)
-        if not isinstance(found, dict):
-            raise ValueError(f"{type(found).__name__} instead of an object as its provenance")
-        return found
 
 
 def _fitted(

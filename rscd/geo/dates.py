@@ -90,7 +90,8 @@ def dates_of(
         where = [" (its TIFFTAG_DATETIME)" if text is None else "" for text in given]
         raise UsageError(
             f"expected t1 no later than t2, found {t1}{where[0]} and {t2}{where[1]}; swap the "
-            "images, or correct the dates with --t1-date and --t2-date"
+            "images, or correct the dates with --t1-date and --t2-date",
+            fault="dates-reversed",
         )
     return t1, t2
 
@@ -117,6 +118,7 @@ def days_of(
             log.warning(
                 "%s: its TIFFTAG_DATETIME %r is no date, column %s stays empty; give --%s-date",
                 *(path, tag, date, date),
+                extra={"fault": "date-tag"},
             )
         found.append(str(day) if text is None and day else text)
     if taken := [

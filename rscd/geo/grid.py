@@ -96,7 +96,8 @@ def footprint_px(source: GeoBox, onto: GeoBox) -> Bounds:
     if not inside.any():
         raise GridMismatchError(
             f"expected two scenes of one place, found a footprint in {crs_name(source.crs)} that "
-            f"does not exist in {crs_name(onto.crs)}; check the CRS of both files"
+            f"does not exist in {crs_name(onto.crs)}; check the CRS of both files",
+            fault="no-overlap",
         )
     x, y = x[inside], y[inside]
     if source.crs != onto.crs and CRS(onto.crs).is_geographic:
@@ -211,7 +212,8 @@ def intersection(anchor: GeoBox, other: GeoBox) -> GeoBox:
             "expected two scenes that overlap, found none: "
             f"t1 covers {bounds_text(_bounds_of(anchor, (0, 0, anchor.shape[1], anchor.shape[0])))}"
             f" and t2 {bounds_text(_bounds_of(anchor, box))} "
-            f"(left, bottom, right, top in {crs_name(anchor.crs)}); check the files and their CRS"
+            f"(left, bottom, right, top in {crs_name(anchor.crs)}); check the files and their CRS",
+            fault="no-overlap",
         )
     return cut(anchor, part)
 

@@ -10,7 +10,7 @@ from rasterio.features import geometry_mask
 from shapely.geometry.base import BaseGeometry
 
 from rscd.base.errors import GridMismatchError, SceneError
-from rscd.base.types import Align, BoolArray, FloatArray, ShapeHW
+from rscd.base.types import Align, BoolArray, DateName, FloatArray, ShapeHW
 from rscd.geo.grid import (
     apply,
     compose,
@@ -26,8 +26,11 @@ from rscd.geo.grid import (
 )
 from rscd.geo.measure import Ground, ground_of
 from rscd.geo.pictures import is_picture
-from rscd.geo.source import BandChoice, Offset, Source, comparable, inspect, read_source
+from rscd.geo.source import BandChoice, Offset, Source, Tie, comparable, inspect, read_source
 from rscd.geo.tiles import Box, reflect
+
+Move = tuple[float, float]
+"""x and y, or columns and rows."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,22 @@ class ScenePair:
     """Area of interest in the grid's CRS; pixels whose centre lies outside are not valid."""
     gsd_m: float | None = None
     """Side of a pixel in metres as stated, for images without georeferencing; see `sized`."""
+    move_t1: Move = (0.0, 0.0)
+    """Where the content of ``t1`` lies, relative to where its file says: x and y in units of the
+    grid's CRS; see `registered`."""
+    move_t2: Move = (0.0, 0.0)
+    """The same of ``t2``."""
+
+    @property
+    def places(self) -> tuple[tuple[Source, Offset, GeoBox], ...]:
+        """How each date is read: from a source, with an offset, on a grid.
+
+        The grid is ``scene`` as it lies in the coordinates of that date.
+        """
+        return (
+            (self.t1, self.offset_t1, _moved(self.scene, self.move_t1)),
+            (self.t2, self.offset_t2, _moved(self.scene, self.move_t2)),
+        )
 
     @property
     def grid(self) -> GeoBox:
@@ -112,14 +131,16 @@ class ScenePair:
         if len(first.bands) != len(second.bands):
             raise SceneError(
                 f"expected the same bands at both dates, found {len(first.bands)} in {t1} and "
-                f"{len(second.bands)} in {t2}; choose common ones with --bands 1,2,3"
+                f"{len(second.bands)} in {t2}; choose common ones with --bands 1,2,3",
+                fault="band-count",
             )
         for source in (first, second):
             if source.palette:
                 raise SceneError(
                     f"expected measured values in {source.date} {source.path}, found numbers of a "
                     f"colour table; write the colours first: gdal_translate -expand rgb "
-                    f"{source.path} out.tif"
+                    f"{source.path} out.tif",
+                    fault="palette",
                 )
         _check_comparable(first, second)
         first, second = comparable(first, second, named=bands is not None)
@@ -131,6 +152,17 @@ class ScenePair:
         if gsd_m is None and first.gsd_m == second.gsd_m and not is_georeferenced(scene):
             gsd_m = first.gsd_m
         return cls(first, second, scene, *offsets, _whole(scene)).sized(gsd_m)
+
+    def nudged(self, date: DateName, by_px: tuple[float, float]) -> "ScenePair":
+        """The pair with the content of one date moved further.
+
+        Args:
+            date: which.
+            by_px: columns to the left and rows upwards, in pixels of the grid.
+        """
+        source, move = (self.t1, self.move_t1) if date == "t1" else (self.t2, self.move_t2)
+        cols, rows = self._move_px(move)
+        return self.registered(date, (cols + by_px[0], rows + by_px[1]), source.ties)
 
     @property
     def shape_hw(self) -> ShapeHW:
@@ -147,9 +179,13 @@ class ScenePair:
         """Description of how both dates were brought onto one grid."""
         return {
             "grid": grid_text(self.grid),
-            "t1": _placement(self.offset_t1, self.t1, self.window),
-            "t2": _placement(self.offset_t2, self.t2, self.window),
+            "t1": _placement(self.offset_t1, self.t1, self.window, self._move_px(self.move_t1)),
+            "t2": _placement(self.offset_t2, self.t2, self.window, self._move_px(self.move_t2)),
         }
+
+    def _move_px(self, move: Move) -> Move:
+        a, b, _, d, e, _ = (~self.scene.affine)[:6]
+        return a * move[0] + b * move[1], d * move[0] + e * move[1]
 
     def sized(self, gsd_m: float | None) -> "ScenePair":
         """The pair with a stated pixel size, for images without georeferencing.
@@ -166,7 +202,30 @@ class ScenePair:
 
     def resampled(self, grid: GeoBox) -> "ScenePair":
         """The whole pair on another grid; both dates are resampled from their files."""
-        return ScenePair(self.t1, self.t2, grid, None, None, _whole(grid))
+        moves = self.move_t1, self.move_t2
+        return ScenePair(self.t1, self.t2, grid, None, None, _whole(grid), None, None, *moves)
+
+    def registered(
+        self, date: DateName, shift_px: tuple[float, float], ties: tuple[Tie, ...] = ()
+    ) -> "ScenePair":
+        """The pair with the content of one date moved, as it is read; the grid stays.
+
+        Where that date no longer covers the grid, its pixels are not valid.
+
+        Args:
+            date: which is moved.
+            shift_px: columns and rows by which its content lies to the right of and below that of
+                the other date, in pixels of the grid.
+            ties: what is left of a shift that is not the same everywhere, see `Source.ties`.
+        """
+        a, b, _, d, e, _ = self.scene.affine[:6]
+        cols, rows = shift_px
+        move = a * cols + b * rows, d * cols + e * rows
+        if date == "t1":
+            source = replace(self.t1, ties=ties)
+            return replace(self, t1=source, offset_t1=None, move_t1=move)
+        source = replace(self.t2, ties=ties)
+        return replace(self, t2=source, offset_t2=None, move_t2=move)
 
     def crop(self, geometry: BaseGeometry, *, mask: bool) -> "ScenePair":
         """The pair over the bounding box of a geometry in the grid's CRS.
@@ -284,8 +343,8 @@ class ScenePair:
         size_hw = size_hw or box.shape_hw
         image = np.empty((2, self.n_bands, *size_hw), np.float32)
         valid = np.ones(size_hw, bool)
-        for date, source, offset in ((0, self.t1, self.offset_t1), (1, self.t2, self.offset_t2)):
-            values, usable = read_source(source, offset, self.scene, box, size_hw)
+        for date, (source, offset, grid) in enumerate(self.places):
+            values, usable = read_source(source, offset, grid, box, size_hw)
             image[date] = values
             valid &= usable
         np.logical_and(valid, np.isfinite(image).all(axis=(0, 1)), out=valid)
@@ -304,14 +363,16 @@ def _check_comparable(t1: Source, t2: Source) -> None:
         raise GridMismatchError(
             f"expected a CRS in both files or in none, found {crs_name(with_crs.grid.crs)} in "
             f"{with_crs.path} and none in {without.path}; assign it: gdal_edit.py -a_srs "
-            f"{crs_name(with_crs.grid.crs)} {without.path}"
+            f"{crs_name(with_crs.grid.crs)} {without.path}",
+            fault="missing-crs",
         )
     both_pixels = is_picture(t1.grid) and is_picture(t2.grid)
     if both_pixels and t1.grid.shape != t2.grid.shape:
         raise GridMismatchError(
             "expected two images of one size where there is no georeferencing, found "
             f"{t1.grid.shape[1]} x {t1.grid.shape[0]} and {t2.grid.shape[1]} x "
-            f"{t2.grid.shape[0]} pixels; resize or crop one"
+            f"{t2.grid.shape[0]} pixels; resize or crop one",
+            fault="picture-sizes",
         )
 
 
@@ -324,14 +385,24 @@ def _check_equal_grids(t1: Source, t2: Source) -> None:
         shift = f", its corner at column {corner.c:.2f}, row {corner.f:.2f} of t1"
     raise GridMismatchError(
         f"expected one grid with --align none, found t1 with {grid_text(t1.grid)} and t2 with "
-        f"{grid_text(t2.grid)}{shift}; use --align t1 or --align t2"
+        f"{grid_text(t2.grid)}{shift}; use --align t1 or --align t2",
+        fault="two-grids",
     )
 
 
-def _placement(offset: Offset, source: Source, window: Box) -> str:
+def _moved(grid: GeoBox, move: Move) -> GeoBox:
+    if move == (0.0, 0.0):
+        return grid
+    return GeoBox(grid.shape, compose(Affine.translation(*move), grid.affine), grid.crs)
+
+
+def _placement(offset: Offset, source: Source, window: Box, move_px: Move) -> str:
     """Description of how a window of the scene is read from a source."""
     if offset is None:
-        return f"resampled (bilinear) from {grid_text(source.grid)}"
+        cols, rows = move_px
+        where = f", moved by ({-cols:.2f}, {-rows:.2f}) pixels" if any(move_px) else ""
+        bent = " and bent" if source.ties else ""
+        return f"resampled (bilinear) from {grid_text(source.grid)}{where}{bent}"
     col, row = offset[0] + window.col, offset[1] + window.row
     if Box(row, col, *window.shape_hw) == _whole(source.grid):
         return "read as it is"

@@ -101,6 +101,6 @@ def raster_border(what: str, path: str | Path) -> AbstractContextManager[None]:
     def to_error(error: Exception) -> SceneError:
         found = found_in(path, error, "check it with gdalinfo or copy it again")
         kind = RemoteError if is_remote(path) else SceneError
-        return kind(f"expected a readable raster for {what}, {found}")
+        return kind(f"expected a readable raster for {what}, {found}", fault="unreadable")
 
     return border(to_error)

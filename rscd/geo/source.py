@@ -1,6 +1,7 @@
 """Sources: metadata of one raster on disk, and how its pixels are read onto a grid."""
 
 import logging
+import math
 import os
 import re
 import threading
@@ -33,18 +34,20 @@ from rscd.geo.bands import (
     units_text,
     usable_pixels,
 )
-from rscd.geo.grid import cut, footprint_px, gdal_crs, pixels_within, shape_hw
+from rscd.geo.grid import apply, cut, footprint_px, gdal_crs, pixels_within, shape_hw
 from rscd.geo.pictures import PICTURE
 from rscd.geo.remote import check_heedful, expect, look, persistently
 from rscd.geo.settings import input_files, is_item, raster_border, unplaced
 from rscd.geo.tiles import Box
-from rscd.geo.vrt import VrtBand, vrt
+from rscd.geo.vrt import VrtBand, bent_vrt, vrt
 
 MAX_BANDS = 16
 MAX_HANDLES = 64
 """Most open datasets per thread; beyond that all are closed and reopened as needed."""
 WARP_TOLERANCE_PX = 1e-3
 """Error tolerance of GDAL's approximate coordinate transformation, in source pixels."""
+BEND_TOLERANCE_PX = 0.01
+"""The same where it is bent, which costs far more."""
 WARP_BLOCK_HW = (128, 512)
 """Rows and columns of the blocks in which GDAL resamples."""
 WARP_MARGIN_PX = 2
@@ -53,6 +56,9 @@ MOST_FETCHED = 64_000_000
 """Values; of more at once the box of a source that is fetched before it is resampled is not."""
 
 log = logging.getLogger(__name__)
+
+Tie = tuple[float, float, float, float]
+"""Column and row in a file, x and y in its CRS."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Source:
     """What GDAL opens where ``path`` is a STAC item: the XML of a VRT."""
     gsd_m: float | None = None
     """Side of a pixel in metres as a STAC item says it."""
+    ties: tuple[Tie, ...] = ()
+    """Points where its content lies elsewhere than ``grid`` says, between which it is bent as a
+    thin plate is; none: nowhere."""
 
     @property
     def name(self) -> str:
@@ -179,7 +188,8 @@ def inspect(
         if "complex" in dtype:
             raise SceneError(
                 f"expected real pixel values in {date} {path}, found {dtype}; write amplitude or "
-                "power first (gdal_translate with a derived band, or the SAR toolbox it came from)"
+                "power first (gdal_translate with a derived band, or the SAR toolbox it came from)",
+                fault="complex-values",
             )
         # to list what lies beside a remote file takes some fifty requests
         listed = not is_remote(path) or dataset.driver == "VRT"
@@ -249,7 +259,7 @@ def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
                 log.info("%s: red, green and blue first, as its bands %s", source.date, text)
         t1, t2 = (replace(s, bands=b) for s, b in zip((t1, t2), orders, strict=True))
     if problem := order_problem(t1.metadata, t2.metadata, (t1.bands, t2.bands)):
-        log.warning("%s", problem)
+        log.warning("%s", problem, extra={"fault": "band-order"})
     units = [[source.metadata.units[band - 1] for band in source.bands] for source in (t1, t2)]
     into = conversion(*units)
     if into is not None:
@@ -260,6 +270,7 @@ def comparable(t1: Source, t2: Source, *, named: bool) -> tuple[Source, Source]:
             "the dates declare different units: t1 %s, t2 %s; t2 is converted to those of t1 "
             "(correct a file that is wrong: gdal_edit.py -scale S -offset O)",
             *map(units_text, units),
+            extra={"fault": "units"},
         )
         t2 = replace(t2, into=into, dtype=t1.dtype)
     return t1, t2
@@ -313,13 +324,15 @@ def _grid_of(date: str, path: str, dataset: Any) -> GeoBox:
         kind = "ground control points" if dataset.gcps[0] else "rational polynomial coefficients"
         raise SceneError(
             f"expected a raster on a regular grid for {date}, found only {kind} in {path}; "
-            f"rectify it first: gdalwarp {'-tps' if dataset.gcps[0] else '-rpc'} {path} out.tif"
+            f"rectify it first: gdalwarp {'-tps' if dataset.gcps[0] else '-rpc'} {path} out.tif",
+            fault="not-rectified",
         )
     values = (*dataset.transform[:6], dataset.transform.determinant)
     if dataset.transform.is_degenerate or not np.isfinite(values).all():
         raise SceneError(
             f"expected pixels with an area in {date} {path}, found a degenerate transform "
-            f"{tuple(dataset.transform)[:6]}; repair its georeferencing (gdal_edit.py -a_ullr)"
+            f"{tuple(dataset.transform)[:6]}; repair its georeferencing (gdal_edit.py -a_ullr)",
+            fault="degenerate-transform",
         )
     crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
     transform = PICTURE if identity and crs is None else dataset.transform
@@ -366,6 +379,9 @@ def _dataset(source: Source) -> Any:
 
 def _warped(source: Source, grid: GeoBox) -> Any:
     key = (source, grid)
+    if key not in _handles.open and source.ties:
+        with unplaced():
+            _handles.open[key] = rasterio.open(_bent(source, grid))
     if key not in _handles.open:
         dataset = _picked(source) if _needs_picking(source) else _dataset(source)
         options: dict[str, Any] = {"UNIFIED_SRC_NODATA": "YES"}
@@ -373,6 +389,34 @@ def _warped(source: Source, grid: GeoBox) -> Any:
             options |= {"src_nodata": source.nodata}
         _handles.open[key] = warped(dataset, source, grid, Resampling.bilinear, **options)
     return _handles.open[key]
+
+
+def _bent(source: Source, grid: GeoBox) -> str:
+    """XML of a VRT in which a source lies on a grid, bent between its ties.
+
+    GDAL's warper bends between points on the ground, but not through rasterio's `WarpedVRT`.
+    """
+    dataset = _picked(source) if _needs_picking(source) else _dataset(source)
+    picked = _needs_picking(source)
+    shown = list(range(1, len(source.bands) + 1)) if picked else list(source.bands)
+    alpha = None if picked else source.alpha
+    return bent_vrt(
+        _vrt_of(_dataset(source), source) if picked else source.name,
+        [(band, dataset.dtypes[band - 1]) for band in shown],
+        shape_hw(grid),
+        grid.affine,
+        source.ties,
+        wkts=None if source.grid.crs == grid.crs else (_wkt(source.grid), _wkt(grid)),
+        nodata=source.nodata if alpha is None else None,
+        alpha=alpha,
+        block_hw=WARP_BLOCK_HW,
+        tolerance_px=BEND_TOLERANCE_PX,
+    )
+
+
+def _wkt(grid: GeoBox) -> str:
+    wkt: str = gdal_crs(grid).to_wkt()
+    return wkt
 
 
 def warped(
@@ -509,8 +553,17 @@ def looked_at(source: Source, grid: GeoBox, box: Box) -> Box | None:
         )
     except GridMismatchError:
         return None
-    more = WARP_MARGIN_PX
+    more = WARP_MARGIN_PX + bend_px(source)
     return pixels_within(shape_hw(source.grid), (x0 - more, y0 - more, x1 + more, y1 + more))
+
+
+def bend_px(source: Source) -> int:
+    """Pixels by which the content of a source lies elsewhere than its grid says, at most."""
+    if not source.ties:
+        return 0
+    col, row, x, y = np.array(source.ties).T
+    there = apply(~source.grid.affine, x, y)
+    return math.ceil(float(np.hypot(there[0] - col, there[1] - row).max()))
 
 
 def _read(
@@ -520,8 +573,9 @@ def _read(
     if offset is None:
         dataset = _warped(source, grid)
         window = Window(box.col, box.row, box.width, box.height)
-        bands = range(1, dataset.count) if _needs_picking(source) else source.bands
-        wanted = [*bands, source.alpha or dataset.count]
+        own = _needs_picking(source) or source.ties
+        bands = range(1, len(source.bands) + 1) if own else source.bands
+        wanted = [*bands, dataset.count if own else source.alpha or dataset.count]
         values = dataset.read(wanted, window=window, out_shape=(len(wanted), *size_hw))
         return values[:-1], values[-1] != 0
     dataset = _dataset(source)

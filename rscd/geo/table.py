@@ -15,6 +15,7 @@ COLUMNS: Mapping[str, Any] = {
     "class": "string",
     "name": "string",
     "score": "float64",
+    "misreg": "float64",
     "iou": "float64",
     "iou_sum": "float64",
     "area_m2": "float64",
@@ -28,7 +29,7 @@ COLUMNS: Mapping[str, Any] = {
 }
 """Types by name; a table holds some of them."""
 
-DECIMALS: Mapping[str, int] = {"score": 4, "iou": 4, "iou_sum": 6, "area_m2": 4}
+DECIMALS: Mapping[str, int] = {"score": 4, "misreg": 4, "iou": 4, "iou_sum": 6, "area_m2": 4}
 
 
 def feature_table(

@@ -42,6 +42,10 @@ class Box:
         """The box shifted down by rows and right by columns."""
         return Box(self.row + rows, self.col + cols, self.height, self.width)
 
+    def grown(self, by: int) -> "Box":
+        """The box with so many more pixels on every side."""
+        return Box(self.row - by, self.col - by, self.height + 2 * by, self.width + 2 * by)
+
     def within(self, shape_hw: ShapeHW) -> BoolArray:
         """(h,w) which of its pixels lie in an array of this size."""
         rows = np.arange(self.row, self.row + self.height)[:, None]

@@ -70,6 +70,80 @@ def vrt(
     )
 
 
+def bent_vrt(
+    path: str,
+    bands: Sequence[tuple[int, str]],
+    shape_hw: ShapeHW,
+    transform: Affine,
+    ties: Sequence[tuple[float, float, float, float]],
+    *,
+    wkts: tuple[str, str] | None,
+    nodata: float | None,
+    alpha: int | None,
+    block_hw: ShapeHW,
+    tolerance_px: float,
+) -> str:
+    """XML of a VRT of a raster that is bent between points on the ground (a thin plate).
+
+    Args:
+        path: of the raster, or the XML of a VRT.
+        bands: number in that raster and type of each.
+        shape_hw: of the VRT, in whose last band stands where there is data.
+        transform: of the VRT.
+        ties: column and row in the raster, x and y in its CRS, of each point.
+        wkts: the CRSs of the raster and of the VRT; None where they are the same.
+        nodata: a pixel with this value in every band holds no data.
+        alpha: number of the raster's alpha band.
+        block_hw: in which it is computed.
+        tolerance_px: error of the approximate transformation.
+    """
+    kinds = [typename_fwd[dtype_rev[dtype]] for _, dtype in bands]
+    layers = [
+        f'<VRTRasterBand dataType="{kind}" band="{number}" subClass="VRTWarpedRasterBand"/>'
+        for number, kind in enumerate(kinds, 1)
+    ]
+    last = len(bands) + 1
+    layers.append(
+        f'<VRTRasterBand dataType="{kinds[0]}" band="{last}" subClass="VRTWarpedRasterBand">'
+        "<ColorInterp>Alpha</ColorInterp></VRTRasterBand>"
+    )
+    numbers, inverse = (",".join(map(repr, t.to_gdal())) for t in (transform, ~transform))
+    points = "".join(
+        f'<GCP Id="" Pixel="{col!r}" Line="{row!r}" X="{x!r}" Y="{y!r}"/>'
+        for col, row, x, y in ties
+    )
+    carried = ""
+    if wkts is not None:
+        source, target = map(escape, wkts)
+        carried = (
+            "<ReprojectTransformer><ReprojectionTransformer>"
+            f"<SourceSRS>{source}</SourceSRS><TargetSRS>{target}</TargetSRS>"
+            "</ReprojectionTransformer></ReprojectTransformer>"
+        )
+    empty = "" if nodata is None else f"<SrcNoDataReal>{nodata!r}</SrcNoDataReal>"
+    mapped = "".join(
+        f'<BandMapping src="{band}" dst="{number}">{empty}</BandMapping>'
+        for number, (band, _) in enumerate(bands, 1)
+    )
+    alphas = "" if alpha is None else f"<SrcAlphaBand>{alpha}</SrcAlphaBand>"
+    return (
+        f'<VRTDataset rasterXSize="{shape_hw[1]}" rasterYSize="{shape_hw[0]}" '
+        f'subClass="VRTWarpedDataset"><GeoTransform>{numbers}</GeoTransform>{"".join(layers)}'
+        f"<BlockXSize>{block_hw[1]}</BlockXSize><BlockYSize>{block_hw[0]}</BlockYSize>"
+        "<GDALWarpOptions><ResampleAlg>Bilinear</ResampleAlg>"
+        '<Option name="INIT_DEST">0</Option><Option name="UNIFIED_SRC_NODATA">YES</Option>'
+        f'<SourceDataset relativeToVRT="0">{escape(path)}</SourceDataset>'
+        f"<Transformer><ApproxTransformer><MaxError>{tolerance_px!r}</MaxError>"
+        "<BaseTransformer><GenImgProjTransformer><SrcTPSTransformer><TPSTransformer>"
+        f"<Reversed>0</Reversed><GCPList>{points}</GCPList></TPSTransformer></SrcTPSTransformer>"
+        f"{carried}<DstGeoTransform>{numbers}</DstGeoTransform>"
+        f"<DstInvGeoTransform>{inverse}</DstInvGeoTransform></GenImgProjTransformer>"
+        "</BaseTransformer></ApproxTransformer></Transformer>"
+        f"<BandList>{mapped}</BandList>{alphas}<DstAlphaBand>{last}</DstAlphaBand>"
+        "</GDALWarpOptions></VRTDataset>"
+    )
+
+
 def _band(band: VrtBand, number: int) -> str:
     known = [
         f"<Description>{escape(band.name)}</Description>" if band.name else "",

@@ -56,6 +56,7 @@ def scene_model(
         log.warning(
             "%s needs two bands or more and finds little in the one of these images; take -m %s",
             *(name, ONE_BAND_DETECTOR),
+            extra={"fault": "one-band"},
         )
     model = load_model(name, device, threads)
     if msi is not None or tta is not None:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rscd.base.types import BoolArray, FloatArray, Provenance
+from rscd.geo.registration import sample_windows
 from rscd.geo.scene import ScenePair
-from rscd.inference.registration import sample_windows
 
 TRUE_COLOUR = "red, green and blue"
 """What the card of a network says under ``bands`` that expects these, in this order."""
@@ -106,6 +106,7 @@ def warn_of_near_infrared(pair: ScenePair, card: Provenance) -> bool:
             reason,
             card.get("name", "the network"),
             TRUE_COLOUR,
+            extra={"fault": "near-infrared"},
         )
     return reason is not None
 

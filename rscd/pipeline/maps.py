@@ -4,8 +4,9 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,9 @@ from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
 from rscd.geo.changemap import ChangeMap
+from rscd.geo.polygons import Polygons
+from rscd.geo.register import field_boxes
+from rscd.geo.registration import sample_boxes, warn_of_shift, widened
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box
@@ -31,9 +35,9 @@ from rscd.geo.traffic import bytes_of
 from rscd.inference.flow import FlowModel, scene_field
 from rscd.inference.journal import Journal, finished, open_journal
 from rscd.inference.kinds import Standing
+from rscd.inference.misreg import misreg_reach, misregistration
 from rscd.inference.near_infrared import warn_of_near_infrared
 from rscd.inference.predictor import Predictor
-from rscd.inference.registration import sample_boxes, warn_of_shift
 from rscd.inference.tiled import (
     Mapper,
     fit_model,
@@ -44,7 +48,7 @@ from rscd.inference.tiled import (
     thread_mapper,
 )
 from rscd.pipeline.provenance import check_unchanged
-from rscd.pipeline.run import DEFAULTS, Options, Run, resolve
+from rscd.pipeline.run import DEFAULTS, Options, Run, registered, resolve
 from rscd.pipeline.standing import object_polygons, write_objects
 
 log = logging.getLogger(__name__)
@@ -71,8 +75,8 @@ class Result:
     threshold: float
     alignment: dict[str, str]
     shift: dict[str, float] | None
-    """Shift of t2 relative to t1 in pixels, see `rscd.inference.registration.Shift`; None if it
-    cannot be determined."""
+    """Shift of t2 relative to t1 in pixels as they were compared, see
+    `rscd.geo.registration.Shift`; None if it cannot be determined."""
     seam: dict[str, float] | None
     """Error at tile edges, see `rscd.inference.tiled.Seam`; None if there is none."""
     seconds: float
@@ -80,6 +84,9 @@ class Result:
     objects_t1: int | None = None
     """Buildings written that stand at t1; None when they were not asked for."""
     objects_t2: int | None = None
+    registration: dict[str, Any] | None = None
+    """How one date was moved before, see `rscd.geo.register.register`; None: it was not asked
+    for."""
 
 
 def open_pair(
@@ -152,6 +159,7 @@ def predict(
 def carry_out(run: Run, *, mapper: Mapper | None = None, progress: Progress = silent) -> Result:
     """Find what changed and write it, for a run whose options are resolved; see `predict`."""
     started = time.monotonic()
+    run = _registered(run)
     run.targets.prepare()
     files = run.targets.all
     if (past := finished(run.folder, run.identity, files)) is not None:
@@ -174,6 +182,7 @@ def carry_out(run: Run, *, mapper: Mapper | None = None, progress: Progress = si
                 outputs=run.targets.names,
                 model=run.model.name,
                 alignment=run.pair.alignment,
+                registration=run.registration,
                 seconds=round(time.monotonic() - started, 3),
                 resumed=journal.resumed,
             )
@@ -194,6 +203,13 @@ def carry_out(run: Run, *, mapper: Mapper | None = None, progress: Progress = si
     return result
 
 
+def _registered(run: Run) -> Run:
+    try:
+        return registered(run)
+    finally:
+        close_handles()
+
+
 def plan(run: Run) -> dict[str, Any]:
     """What a run would do, without reading a pixel: plain data, see ``--dry-run``.
 
@@ -206,6 +222,7 @@ def plan(run: Run) -> dict[str, Any]:
     return {
         "model": run.model.name,
         "alignment": run.pair.alignment,
+        "register": run.parameters["register"],
         "size": (width, height),
         "tiles": len(scene_tiles(run.pair, load.tile_size, tiling)),
         "tile_size": load.tile_size,
@@ -229,9 +246,12 @@ def _read_bytes(run: Run) -> dict[str, int | None]:
         tiles = scene_tiles(pair, run.load.tile_size, tiling)
         looked = (tile for tile in tiles if pair.inside(tile.write).any())
         boxes = [tile.read.moved(row, col).common(scene) for tile in looked]
-        boxes += [] if tiling.whole_pictures else sample_boxes((height, width))
-    dates = ((pair.t1, pair.offset_t1), (pair.t2, pair.offset_t2))
-    return {source.date: bytes_of(source, offset, pair.scene, boxes) for source, offset in dates}
+        sampled = [] if tiling.whole_pictures else sample_boxes((height, width))
+        sampled += field_boxes((height, width)) if run.parameters["register"] == "local" else []
+        boxes += [widened(box).common(scene) for box in sampled]
+    return {
+        source.date: bytes_of(source, offset, grid, boxes) for source, offset, grid in pair.places
+    }
 
 
 def _compute(
@@ -252,6 +272,10 @@ def _compute(
         mapped = threads if mapper is None else mapper
         threshold = predictor.threshold if run.threshold is None else run.threshold
         provenance = run.provenance | {"shift": shift, "threshold": threshold}
+        reach_px = None
+        if run.parameters["misreg"] is not None:
+            reach_px = misreg_reach(run.parameters["misreg"], measured)
+            provenance |= {"misreg_px": reach_px}
         change_map = ChangeMap(journal.folder, pair.grid, threshold, provenance)
         margin = run.kind_margin
         standing = None if margin is None else Standing.beside(change_map, margin)
@@ -267,7 +291,22 @@ def _compute(
             standing=standing,
         )
         seam = measure_seam(pair, predictor, change_map, tile_size, mapped)
-    written = _export(run, change_map, standing, journal, tile_size, progress)
+        measures: dict[str, Callable[[Polygons], Any]] = {}
+        if reach_px is not None:
+            moved: DateName = "t1" if run.parameters["align"] == "t2" else "t2"
+            measures["misreg"] = partial(
+                misregistration,
+                pair,
+                predictor,
+                change_map,
+                date=moved,
+                reach_px=reach_px,
+                tile_size=tile_size,
+                batch_size=run.load.batch_size,
+                mapper=mapped,
+                progress=progress,
+            )
+        written = _export(run, change_map, standing, journal, tile_size, progress, measures)
     return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
 
 
@@ -297,6 +336,7 @@ def _export(
     journal: Journal,
     tile_size: int,
     progress: Progress,
+    measures: Mapping[str, Callable[[Polygons], Any]],
 ) -> dict[str, Any]:
     pair, targets = run.pair, run.targets
     progress("writing", 0, len(targets.all))
@@ -312,6 +352,7 @@ def _export(
             t1=run.days["t1"],
             t2=run.days["t2"],
             kinds_of=None if standing is None else standing.kinds,
+            measures=measures,
             **run.outlining,
         )
     date_of = {path: date for date, path in targets.objects.items()}

@@ -25,11 +25,11 @@ from rscd.export.targets import Targets
 from rscd.export.vector import write_vector
 from rscd.geo.grid import middle
 from rscd.geo.measure import ground_of
+from rscd.geo.registration import warn_of_shift
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box, Tile
 from rscd.inference.models import CEG
-from rscd.inference.registration import warn_of_shift
 from rscd.labels.from_segmenter import (
     DATES,
     LabelOptions,
@@ -206,7 +206,7 @@ def carry_out(
     _rehearse(run)
     found = []
     try:
-        warn_of_shift(run.pair)
+        warn_of_shift(run.pair, "register the images first, for example with AROSICS")
         for date in DATES:
             image = source.read(date)
             shown = view_of(image, source.name, date, source.gsd_m)

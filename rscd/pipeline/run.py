@@ -1,6 +1,7 @@
 """A run, resolved once: what pair, targets and options come to."""
 
 import hashlib
+import json
 import logging
 import math
 import warnings
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
@@ -16,6 +17,7 @@ from rscd.base.types import Align, DateName, Provenance
 from rscd.export.targets import Targets
 from rscd.geo.dates import days_of
 from rscd.geo.grid import is_georeferenced, middle
+from rscd.geo.register import Register, register
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import remote_cache
 from rscd.geo.source import BandChoice
@@ -36,6 +38,9 @@ from rscd.pipeline.provenance import describe_pair
 
 MAX_WORKERS = 8
 """More threads than this wait for the disk and for each other."""
+
+CALIBRATED = ("threshold", "msi", "tta", "flip", "bands", "register")
+"""Options on which scores depend: a least score chosen with others means nothing."""
 
 WITHOUT_EFFECT = ("tile_size", "batch_size", "workers", "device", "max_memory", "overwrite")
 """Options that do not change the result."""
@@ -69,6 +74,11 @@ class Options:
     """Whether polygons get right angles where they fit and few vertices elsewhere; None takes what
     the model's card says, unless they are simplified."""
     align: Align = "t1"
+    register: Register = "off"
+    """How one date is moved onto the other before they are compared, see `rscd.geo.register`."""
+    misreg: float | Literal["auto"] | None = None
+    """Pixels by which a date is moved to see which polygons that takes away, see
+    `rscd.inference.misreg`; ``auto``: by the estimated error of the registration; None: not."""
     bands: BandChoice | None = None
     """Of both dates, by number or by name."""
     src_nodata: float | None = None
@@ -87,6 +97,9 @@ class Options:
     max_memory: int | None = None
     """Bytes."""
     overwrite: bool = False
+    budget: Provenance | None = None
+    """How ``min_score`` was chosen for a budget of false alarms, see `rscd.evaluation.budget`: for
+    one model with some of these options, which must be those of the run."""
     creation_options: Mapping[str, str] = field(default_factory=dict)
     layer_options: Mapping[str, str] = field(default_factory=dict)
 
@@ -156,6 +169,8 @@ class Run:
     """As asked for; that of the run is in ``load``."""
     parameters: Provenance
     """The options that affect the result, decided as far as they are without reading a pixel."""
+    registration: Provenance | None = None
+    """How one date was moved, see `registered`."""
 
     @property
     def folder(self) -> Path:
@@ -167,11 +182,16 @@ class Run:
     def provenance(self) -> Provenance:
         """What the result is made from and how; the inputs are read for their checksums."""
         aoi = self.pair.aoi
-        return describe_pair(self.pair) | {
-            "aoi": None if aoi is None else hashlib.sha256(aoi.wkb).hexdigest(),
-            "model": redacted_data(self.card),
-            "parameters": redacted_data(self.parameters),
-        }
+        moved = {} if self.registration is None else {"registration": self.registration}
+        return (
+            describe_pair(self.pair)
+            | moved
+            | {
+                "aoi": None if aoi is None else hashlib.sha256(aoi.wkb).hexdigest(),
+                "model": redacted_data(self.card),
+                "parameters": redacted_data(self.parameters),
+            }
+        )
 
     @property
     def identity(self) -> Provenance:
@@ -179,6 +199,42 @@ class Run:
         marks = [mark(self.pair.t1.path), mark(self.pair.t2.path)]
         hidden = {"links": marks} if any(marks) else {}
         return self.provenance | {"tile_size": self.tile_size} | hidden
+
+
+def registered(run: Run) -> Run:
+    """The run with one date moved onto the other, as its options ask for; reads some windows.
+
+    Raises:
+        SceneError: see `rscd.geo.register.register`.
+    """
+    pair, registration = register(run.pair, run.parameters["register"], run.parameters["align"])
+    return replace(run, pair=pair, registration=registration)
+
+
+def _check_model(model: Model, targets: Targets, options: Options, n_bands: int) -> None:
+    """Refuse what the model cannot do.
+
+    Raises:
+        RscdError: naming the option.
+    """
+    if targets.flow is not None or targets.dissimilarity is not None:
+        check_flow(model, n_bands)
+    if options.misreg is not None and not targets.has_vectors:
+        raise UsageError(
+            "expected polygons among the outputs for --misreg, found none; add -o change.gpkg"
+        )
+    given = [
+        f"--{name}"
+        for name, asked in (("register", options.register != "off"), ("misreg", options.misreg))
+        if asked
+    ]
+    if given and model.tiling.whole_pictures:
+        raise UsageError(
+            f"expected no {' and '.join(given)} with {model.name}, which finds the flow between "
+            "the dates itself, found it; drop it"
+        )
+    for date in targets.objects:
+        check_finds_buildings(model, f"--objects-{date}")
 
 
 def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
@@ -228,10 +284,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         tta=options.tta,
         flip=options.flip,
     )
-    if targets.flow is not None or targets.dissimilarity is not None:
-        check_flow(model, pair.n_bands)
-    for date in targets.objects:
-        check_finds_buildings(model, f"--objects-{date}")
+    _check_model(model, targets, options, pair.n_bands)
     card = model.card()
     min_area_m2, min_score = least_object(
         card,
@@ -241,6 +294,8 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         min_score=options.min_score,
     )
     usual = tile_side(model.tiling, pair.whole.shape_hw, picture=pair.grid.crs is None)
+    if options.budget is not None:
+        _check_calibrated(options, card, min_area_m2)
     load = Load(
         tile_size=options.tile_size or usual,
         batch_size=options.batch_size or model.tiling.batch_size,
@@ -262,6 +317,8 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     )
     outlined = targets.has_vectors or bool(targets.objects)
     parameters = {k: v for k, v in asdict(decided).items() if k not in WITHOUT_EFFECT}
+    if options.budget is None:  # results of before have no such key
+        del parameters["budget"]
     return Run(
         pair=pair,
         targets=targets,
@@ -286,3 +343,28 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         tile_size=options.tile_size,
         parameters=parameters | {"gsd_m": pair.gsd_m},
     )
+
+
+def _check_calibrated(options: Options, card: Provenance, min_area_m2: float) -> None:
+    """Refuse a least score that was chosen for another model or other options.
+
+    Raises:
+        UsageError: one differs; it is named.
+    """
+    assert options.budget is not None
+    before, own = options.budget["parameters"], asdict(options) | {"min_area_m2": min_area_m2}
+    now = json.loads(json.dumps(redacted_data(own), default=str))
+    usual = asdict(DEFAULTS)  # of options that the layer's version did not have
+    different = [
+        name
+        for name in (*CALIBRATED, "min_area_m2")
+        if before.get(name, usual[name]) != now.get(name)
+    ]
+    if options.budget["model"] != json.loads(json.dumps(redacted_data(card))):
+        different.insert(0, "model")
+    if different:
+        path = options.budget["calibration"]["path"]
+        raise UsageError(
+            f"expected the model and options with which {path} was made, found other "
+            f"{', '.join(different)}; give the same ones, or calibrate with a layer made with these"
+        )

@@ -16,9 +16,10 @@ from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import digest_of, sha256_of
 from rscd.base.types import Provenance
 from rscd.export.style import is_own_qml
-from rscd.export.vector import LAYER, SUFFIXES, lonlat_outlines, read_provenance, write_vector
+from rscd.export.vector import LAYER, SUFFIXES, lonlat_outlines, write_vector
 from rscd.geo.grid import crs_name
 from rscd.geo.measure import Ground
+from rscd.geo.origin import read_provenance
 from rscd.geo.reviewed import checked_review
 from rscd.geo.vectors import LAYER_WORD, PARQUET_SUFFIXES, carried, gdal_path, read_layer
 from rscd.review.decisions import (

@@ -112,3 +112,8 @@ def test_tiles_and_boxes_are_values():
     assert Box(1, 2, 3, 4) == Box(1, 2, 3, 4)
     assert Box(1, 2, 3, 4).shape_hw == (3, 4)
     assert len({Tile(0, Box(0, 0, 1, 1), Box(0, 0, 1, 1))} | set(plan_tiles((1, 1), 1))) == 1
+
+
+def test_a_grown_box_has_more_on_every_side():
+    assert Box(5, 3, 10, 20).grown(4) == Box(1, -1, 18, 28)
+    assert Box(5, 3, 10, 20).grown(4).grown(-4) == Box(5, 3, 10, 20)

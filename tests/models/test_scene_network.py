@@ -74,10 +74,10 @@ def grids(levels: Levels) -> list[tuple[int, ...]]:
     return [tuple(x.shape[-2:]) for x in levels.flow]
 
 
-@pytest.mark.slow
-def test_grids_of_images_of_520(full: SceneNetwork) -> None:
-    with torch.inference_mode():
-        t1, t2 = full.eval().encode(pairs(520, 520), all_strides=True)
+def test_grids_of_images_of_520() -> None:
+    with torch.inference_mode(), torch.device("meta"):  # shapes without values
+        full = simsac().eval()
+        t1, t2 = full.encode(torch.empty(1, 2, 3, 520, 520), all_strides=True)
         assert [x.shape[-1] for x in t1.high] == [260, 130, 65, 32]
         assert grids(full.decoder(t1, t2)) == [(16, 16), (32, 32), (65, 65), (130, 130)]
 

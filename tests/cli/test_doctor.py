@@ -1,0 +1,82 @@
+"""``rscd doctor``: what is printed, and exit codes."""
+
+import importlib.util
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from rscd.cli import build_parser, main
+from rscd.geo.source import close_handles
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "doctor.py"
+SPEC = importlib.util.spec_from_file_location("benchmark_doctor_cli", BENCHMARK)
+injected = sys.modules[SPEC.name] = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(injected)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return injected.good_pair(3, 320)
+
+
+@pytest.fixture
+def doctor(pair, tmp_path, monkeypatch, capsys):
+    """The exit code, stdout and stderr for a pair with a fault."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(kind, *more):
+        scenes = injected.FAULTS[kind](*pair) if kind else pair
+        for number, scene in enumerate(scenes, 1):
+            scene.write(Path(f"t{number}.tif"))
+        code = main(["doctor", "t1.tif", "t2.tif", "-m", "cva", *more])
+        close_handles()
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_a_good_pair(doctor):
+    code, out, err = doctor(None)
+    assert code == 0
+    assert "nothing is wrong that could be seen" in out
+    assert "320 x 320 px of 0.5 m, EPSG:32633" in out
+    assert err == ""
+
+
+def test_a_doubtful_pair(doctor):
+    code, out, err = doctor("large-shift")
+    assert code == 3
+    assert "doubt  large-shift: t2 seems to be shifted" in out
+    assert "mend: --register shift" in out
+    assert err == "rscd: expected a pair to be trusted, found large-shift; see above\n"
+    words = shlex.split(out.splitlines()[-1])
+    args = build_parser().parse_args(words[1:])
+    assert (args.register, args.model) == ("shift", "cva")
+
+
+def test_a_pair_that_stops_predict(doctor):
+    code, out, err = doctor("missing-crs")
+    assert code == 1
+    assert "stops  missing-crs: expected a CRS in both files" in out
+    assert err.count("\n") == 1
+    assert "rscd predict would" not in out
+    assert main(["predict", "t1.tif", "t2.tif", "-m", "cva", "-o", "a.tif"]) == 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [(None, 0), ("shift", 0), ("haze", 3), ("palette", 1)])
+def test_json(doctor, kind, code):
+    found, out, _ = doctor(kind, "--json", "-q")
+    data = json.loads(out)
+    assert found == data["exit_code"] == code
+    assert [one["kind"] for one in data["findings"]] == ([kind] if kind else [])
+    assert sorted(p.name for p in Path.cwd().iterdir()) == ["t1.tif", "t2.tif"]
+
+
+def test_wrong_usage(doctor):
+    code, _, err = doctor(None, "--gsd", "3")
+    assert code == 2
+    assert "--gsd" in err

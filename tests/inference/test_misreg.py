@@ -1,0 +1,108 @@
+"""Slivers of a wrong registration vanish when a date is moved; real change stays."""
+
+import geopandas
+import numpy as np
+import pytest
+from affine import Affine
+from scipy import ndimage
+
+from rscd import Options, open_pair, predict
+from rscd.base.errors import UsageError
+from rscd.geo.registration import Shift
+from rscd.geo.source import close_handles
+from rscd.inference.misreg import misreg_reach
+
+SIDE = 160
+HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
+CVA = {"model": "cva"}
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    close_handles()
+
+
+@pytest.fixture
+def pair(tmp_path, write_tif):
+    """Bright roofs on textured ground; at t2 one more, and the others two pixels to the right."""
+    rng = np.random.default_rng(0)
+    ground = ndimage.gaussian_filter(rng.normal(0, 20, (3, SIDE, SIDE)), (0, 4, 4)) * 2 + 90
+    t1, t2 = ground.copy(), ground + rng.normal(0, 1, ground.shape)
+    for row, col in ((20, 20), (20, 90), (90, 20)):
+        t1[:, row : row + 30, col : col + 30] = 220
+        t2[:, row : row + 30, col + 2 : col + 32] = 220
+    t2[:, 95:125, 95:125] = 220
+    return [
+        write_tif(tmp_path / f"{name}.tif", np.clip(date, 0, 255).astype(np.uint8),
+                  transform=HALF_METRE)
+        for name, date in (("t1", t1), ("t2", t2))
+    ]  # fmt: skip
+
+
+def table(pair, path, **options):
+    predict(open_pair(*pair), [path], Options(**CVA, **options))
+    return geopandas.read_file(path)
+
+
+def test_slivers_go_and_change_stays(tmp_path, pair):
+    found = table(pair, tmp_path / "a.fgb", misreg=2.0, min_area_m2=8)
+    real = found.area > 150
+    assert real.sum() == 1
+    assert len(found) == 7
+
+    assert (found.misreg[real] < 0.25).all()
+    assert (found.misreg[~real] > 0.8).all()
+
+
+def test_a_column_only_where_it_is_asked_for(tmp_path, pair):
+    with_it = table(pair, tmp_path / "a.fgb", misreg="auto")
+    without = table(pair, tmp_path / "b.fgb")
+    assert list(with_it.columns.drop("misreg")) == list(without.columns)
+    assert with_it.geometry.geom_equals(without.geometry).all()
+    assert with_it.misreg.between(0, 1).all()
+
+
+def test_tiles_and_threads_do_not_matter(tmp_path, pair):
+    tables = [
+        (tmp_path / name, options)
+        for name, options in (
+            ("a.geojson", {"tile_size": 64, "workers": 2}),
+            ("b.geojson", {"tile_size": 1024, "workers": 1}),
+        )
+    ]
+    for path, options in tables:
+        table(pair, path, misreg=1.5, **options)
+    first, second = (path.read_text() for path, _ in tables)
+    assert first.replace('"a"', '"b"') == second
+
+
+def test_the_date_that_is_not_on_its_grid_is_moved(tmp_path, pair):
+    found = table(pair, tmp_path / "a.fgb", misreg=2.0, align="t2", min_area_m2=8)
+    real = found.area > 150
+    assert real.sum() == 1
+    assert (found.misreg[~real] > 0.8).all()
+    assert (found.misreg[real] < 0.25).all()
+
+
+def test_how_far_is_what_the_estimate_leaves_open():
+    def left(cols, error):
+        return Shift(cols, 0.0, windows=9, agreeing=9, error=error)
+
+    assert misreg_reach(2.5, None) == 2.5
+    assert misreg_reach("auto", None) == 1.0
+    assert misreg_reach("auto", left(0.1, 0.05)) == 1.0
+    assert misreg_reach("auto", left(1.2, 0.4)) == 2.0
+    assert misreg_reach("auto", left(9.0, 0.4)) == 4.0
+
+
+def test_it_needs_polygons(tmp_path, pair):
+    with pytest.raises(UsageError, match="expected polygons among the outputs for --misreg"):
+        predict(open_pair(*pair), [tmp_path / "a.tif"], Options(**CVA, misreg=1.0))
+
+
+def test_nothing_changed(tmp_path, pair):
+    predict(open_pair(pair[0], pair[0]), [tmp_path / "a.fgb"], Options(model="cva", misreg="auto"))
+    found = geopandas.read_file(tmp_path / "a.fgb")
+    assert "misreg" in found
+    assert len(found) == 0

@@ -1,0 +1,213 @@
+"""Every fault is put into a good pair, and named; a good pair has none."""
+
+import importlib.util
+import json
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from rscd import Options, open_pair
+from rscd.base.errors import RscdError, UsageError
+from rscd.geo.source import close_handles
+from rscd.inference.detectors.registry import DETECTORS
+from rscd.inference.near_infrared import TRUE_COLOUR
+from rscd.pipeline import doctor as examined
+from rscd.pipeline.doctor import diagnose, measure
+from rscd.pipeline.faults import KINDS
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "doctor.py"
+SIDE = 448
+CVA = Options(model="cva")
+CVA_MODEL = DETECTORS["cva"]
+
+
+def _benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_doctor", BENCHMARK)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+injected = _benchmark()
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    close_handles()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return injected.good_pair(3, SIDE)
+
+
+def written(pair, folder):
+    return [scene.write(folder / f"t{number}.tif") for number, scene in enumerate(pair, 1)]
+
+
+def kinds(report):
+    return {one.kind for one in report.findings}
+
+
+def test_a_good_pair_has_no_finding(pair, tmp_path):
+    paths = written(pair, tmp_path)
+    before = sorted(tmp_path.iterdir())
+    report = diagnose(*paths, CVA)
+    assert report.findings == ()
+    assert report.exit_code == 0
+    assert sorted(tmp_path.iterdir()) == before  # nothing is written
+    assert report.between["shift"]["cols"] == pytest.approx(0, abs=0.3)
+    assert report.predict["model"] == "cva"
+    assert report.predict["memory_bytes"] > 0
+    assert report.command.startswith("rscd predict")
+    assert "--register" not in report.command
+    assert json.loads(json.dumps(report.data))["exit_code"] == 0
+
+
+@pytest.mark.parametrize("kind", injected.FAULTS)
+def test_a_fault_is_named(pair, tmp_path, kind):
+    report = injected.examine(injected.FAULTS[kind](*pair), tmp_path)
+    assert kinds(report) == {kind}
+    [found] = report.findings
+    assert found.level == KINDS[kind][0]
+    assert report.exit_code == {"stops": 1, "doubt": 3, "note": 0}[found.level]
+    assert (report.predict is None) == (found.level == "stops")
+    if found.mend.startswith("--"):
+        assert found.mend in report.command
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in injected.FAULTS if KINDS[kind][0] == "stops" and kind != "unreadable"]
+)
+def test_it_says_what_predict_says(pair, tmp_path, kind):
+    scenes = injected.FAULTS[kind](*pair)
+    report = injected.examine(scenes, tmp_path)
+    with pytest.raises(RscdError) as raised:
+        CVA.days(open_pair(tmp_path / "t1.tif", tmp_path / "t2.tif", CVA))
+    assert report.findings[0].text == str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["shift", "large-shift", "distortion", "undeclared-nodata"])
+def test_what_it_advises_helps(pair, tmp_path, kind):
+    from rscd.geo.register import register
+
+    report = injected.examine(injected.FAULTS[kind](*pair), tmp_path)
+    [found] = report.findings
+    option, value = found.mend.split()
+    options = Options(model="cva", src_nodata=float(value) if option == "--src-nodata" else None)
+    opened = open_pair(tmp_path / "t1.tif", tmp_path / "t2.tif", options)
+    if option == "--register":
+        opened, _ = register(opened, value, "t1")
+    again = measure(opened)
+    assert set() == {one.kind for one in examined.faults_of_pixels(opened, again)} & {kind}
+    close_handles()
+
+
+def test_faults_that_depend_on_options_and_model(pair, tmp_path):
+    t1, t2 = pair
+    moved = replace(t2, profile={"transform": injected.HALF_METRE @ Affine.translation(0.4, 0)})
+    paths = written((t1, moved), tmp_path)
+    assert kinds(diagnose(*paths, Options(model="cva", align="none"))) == {"two-grids"}
+    paths = written((replace(t1, image=t1.image[:1]), replace(t2, image=t2.image[:1])), tmp_path)
+    assert kinds(diagnose(*paths, Options(model="irmad"))) == {"one-band"}
+    apart = replace(
+        t2, profile={"transform": injected.HALF_METRE @ Affine.translation(SIDE - 30, 0)}
+    )
+    assert "small-overlap" in kinds(diagnose(*written((t1, apart), tmp_path), CVA))
+    flat = replace(t2, profile={"transform": Affine(1, 0, 5, 0, 0, 5)})
+    assert kinds(diagnose(*written((t1, flat), tmp_path), CVA)) == {"degenerate-transform"}
+
+
+def test_near_infrared_is_named_as_predict_warns_of_it(pair, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(CVA_MODEL, "card", lambda self: {"name": "cva", "bands": TRUE_COLOUR})
+    tagged = [replace(scene, colours=("nir", "red", "green")) for scene in pair]
+    report = diagnose(*written(tagged, tmp_path), CVA)
+    assert kinds(report) == {"near-infrared"}
+    assert report.exit_code == 3
+    assert "near infrared" in report.findings[0].text
+    assert not caplog.text  # said once, in the report
+
+
+def test_every_kind_is_tested():
+    elsewhere = {"near-infrared", "one-band", "two-grids", "small-overlap", "degenerate-transform"}
+    assert set(KINDS) == set(injected.FAULTS) | elsewhere
+
+
+def test_wrong_usage_is_no_finding(pair, tmp_path):
+    paths = written(pair, tmp_path)
+    with pytest.raises(UsageError, match="--gsd"):
+        diagnose(*paths, CVA, gsd_m=3.0)
+
+
+def test_a_file_that_is_missing_and_one_that_is_not(pair, tmp_path):
+    path, _ = written(pair, tmp_path)
+    report = diagnose(path, tmp_path / "none.tif", CVA)
+    assert kinds(report) == {"unreadable"}
+    assert report.dates["t1"]["dtype"] == ["uint8"]
+    assert report.dates["t2"] is None
+
+
+def test_of_a_large_scene_few_pixels_are_read(tmp_path, write_tif, monkeypatch):
+    """A raster of a hundred million pixels of which nothing but a corner is stored."""
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "width": 10_000, "height": 10_000}
+    profile |= {"tiled": True, "sparse_ok": True, "crs": "EPSG:32633"}
+    for name in ("t1", "t2"):
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", transform=injected.HALF_METRE, **profile
+        ) as dataset:
+            corner = np.random.default_rng(0).integers(1, 255, (3, 256, 256)).astype(np.uint8)
+            dataset.write(corner, window=((0, 256), (0, 256)))
+    pair = open_pair(tmp_path / "t1.tif", tmp_path / "t2.tif", CVA)
+    read = []
+    whole = type(pair).context
+    monkeypatch.setattr(
+        type(pair), "context", lambda self, box: (read.append(box), whole(self, box))[1]
+    )
+    measure(pair)
+    assert sum(box.height * box.width for box in read) < 1_600_000
+
+
+def test_other_loggers_and_handlers_are_as_before(pair, tmp_path):
+    logger = logging.getLogger("rscd")
+    handler = logging.NullHandler()
+    logger.handlers = [handler]
+    logger.setLevel(logging.ERROR)
+    diagnose(tmp_path / "a.tif", tmp_path / "b.tif", CVA)
+    assert logger.handlers == [handler]
+    assert logger.level == logging.ERROR
+    assert logger.propagate
+
+
+def test_addresses_are_looked_at_as_files_are(pair, web):
+    for number, scene in enumerate(pair, 1):
+        scene.write(web.folder / f"t{number}.tif")
+    report = diagnose(web.at("t1.tif"), web.at("t2.tif"), CVA)
+    assert report.findings == ()
+    gone = diagnose(web.at("t1.tif"), web.at("none.tif"), CVA)
+    assert gone.exit_code == 1
+
+
+@pytest.mark.realdata
+def test_real_pairs_that_are_fine_are_not_doubted(realdata):
+    geotiffs = realdata / "geotiff"
+    pairs = [
+        *((a, a.with_name(a.name.replace("_A", "_B"))) for a in geotiffs.glob("fotbcd/*_A.tif")),
+        (geotiffs / "landsat-taizhou/A_2000TM.tif", geotiffs / "landsat-taizhou/B_2003TM.tif"),
+    ]
+    for t1, t2 in pairs:
+        report = diagnose(t1, t2, CVA)
+        assert report.exit_code == 0
+        assert kinds(report) <= ({"shift"} if "val_142" in t1.name else set())
+
+
+def test_the_page_lists_every_kind():
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    for kind, (level, about) in KINDS.items():
+        assert f"| `{kind}` | {level} | {about} |" in page
