@@ -1,6 +1,6 @@
 """How many false polygons `--misreg` tells from true ones, where dates do not fit and roofs lean.
 
-    python benchmarks/misreg.py [--towns 6] [--model buildings] [--picture misreg.png]
+    python benchmarks/misreg.py [--towns 8] [--model irmad] [--picture misreg.png]
 
 Synthetic towns seen obliquely from two directions, t2 shifted by one pixel besides. A polygon is
 true if at least a third of it is change. Prints a Markdown table: for limits of `misreg`, and for
@@ -41,10 +41,10 @@ class Found:
     score: NDArray[np.float64]
 
 
-def town(seed: int, side: int) -> TownPair:
+def town(seed: int, side: int, strength: float) -> TownPair:
     """A town whose roofs lean by other angles at the dates."""
     rng = np.random.default_rng(500 + seed)
-    drawn = Nuisance.draw(rng, 0.6)
+    drawn = Nuisance.draw(rng, strength)
     dates = {
         date: replace(
             getattr(drawn, date),
@@ -111,15 +111,16 @@ def picture(made: TownPair, table: geopandas.GeoDataFrame, path: Path) -> None:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--towns", type=int, default=6)
-    parser.add_argument("--side", type=int, default=512)
-    parser.add_argument("--model", default="buildings")
+    parser.add_argument("--towns", type=int, default=8)
+    parser.add_argument("--side", type=int, default=448)
+    parser.add_argument("--model", default="irmad")
+    parser.add_argument("--strength", type=float, default=0.15, help="of light, season, sensor")
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     logging.getLogger("rscd").setLevel(logging.ERROR)
     tables, truths, seconds = [], [], 0.0
     for seed in range(options.towns):
-        made = town(seed, options.side)
+        made = town(seed, options.side, options.strength)
         with tempfile.TemporaryDirectory() as folder:
             table, spent = examined(made, options.model, Path(folder))
         seconds += spent
@@ -140,8 +141,10 @@ def main() -> None:
         kept = found.misreg < limit
         share = kept[true].mean()
         score = np.quantile(found.score[true], 1 - share, method="lower")
-        removed = 100 * (~kept[false]).mean()
-        instead = 100 * (found.score[false] < score).mean()
+        removed, instead = (
+            100 * float(gone.mean()) if false.any() else float("nan")
+            for gone in (~kept[false], found.score[false] < score)
+        )
         print(f"| {limit} | {100 * share:.0f} % | {removed:.0f} % | {instead:.0f} % |")
 
 

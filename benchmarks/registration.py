@@ -1,6 +1,6 @@
 """How well shifts between the dates are estimated, and what registration is worth.
 
-    python benchmarks/registration.py [--scenes 40] [--side 512]
+    python benchmarks/registration.py [--scenes 20] [--side 512]
     python benchmarks/registration.py --f1 [--towns 6] [--models irmad buildings]
 
 Scenes are synthetic towns with other light, season and sensor at the dates, a fifth of the
@@ -10,7 +10,10 @@ registration.
 """
 
 import argparse
+import json
 import logging
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +38,9 @@ SHIFTS_PX = (0.0, 0.5, 1.0, 2.0, 4.0)
 Estimate = tuple[float, float] | None
 
 
-def town(seed: int, side: int, shift_px: tuple[float, float]) -> TownPair:
+def town(seed: int, side: int, shift_px: tuple[float, float], strength: float = 1.0) -> TownPair:
     """Two dates of a town, t2 shifted."""
-    drawn = Nuisance.draw(np.random.default_rng(1000 + seed))
+    drawn = Nuisance.draw(np.random.default_rng(1000 + seed), strength)
     upright = {date: replace(getattr(drawn, date), off_nadir_deg=0.0) for date in ("t1", "t2")}
     nuisance = replace(drawn, shift_px=shift_px, warp_px=0.0, **upright)
     return render_town(plan_town(seed, (side, side), 0.5, change_share=0.2), nuisance)
@@ -59,12 +62,6 @@ def ours(pair: ScenePair) -> Estimate:
     """`rscd.geo.registration`."""
     found = estimate_shift(pair)
     return None if found is None else (found.cols, found.rows)
-
-
-def whole_pixels(pair: ScenePair) -> Estimate:
-    """The same without its second step."""
-    found = ours(pair)
-    return None if found is None else (float(round(found[0])), float(round(found[1])))
 
 
 def _median(pair: ScenePair, one: Callable[[Any, Any], tuple[float, float]]) -> Estimate:
@@ -95,43 +92,87 @@ def skimage(pair: ScenePair) -> Estimate:
     return _median(pair, one)
 
 
+AROSICS = """
+import contextlib, json, sys, time, warnings
+warnings.simplefilter("ignore")
+from osgeo import gdal
+
+@contextlib.contextmanager
+def config_options(options, thread_local=True):
+    for name, value in options.items():
+        gdal.SetConfigOption(name, value)
+    yield
+
+if not hasattr(gdal, "config_options"):  # GDAL before 3.8
+    gdal.config_options = config_options
+    gdal.Dataset.__enter__ = lambda self: self
+    gdal.Dataset.__exit__ = lambda self, *_: None
+from arosics import COREG
+
+shifts, started = [], time.process_time()
+for scene in range(int(sys.argv[2])):
+    paths = [f"{sys.argv[1]}/{scene}/{date}.tif" for date in ("t1", "t2")]
+    try:
+        found = COREG(*paths, max_shift=15, ws=(256, 256), q=True, CPUs=1)
+        found.calculate_spatial_shifts()
+        moved = found.coreg_info["corrected_shifts_px"]
+        shifts.append((-moved["x"], -moved["y"]))
+    except RuntimeError:  # no match
+        shifts.append(None)
+print(json.dumps({"shifts": shifts, "seconds": time.process_time() - started}))
+"""
+
 ESTIMATORS: dict[str, Callable[[ScenePair], Estimate]] = {
     "rscd": ours,
-    "rscd, whole pixels": whole_pixels,
     "OpenCV phaseCorrelate, grey": opencv,
     "scikit-image, grey": skimage,
 }
 
 
-def errors(scenes: int, side: int) -> None:
+def errors(scenes: int, side: int, arosics: str | None) -> None:
     """The error of each estimator."""
     rng = np.random.default_rng(0)
     missed: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
     unknown = dict.fromkeys(ESTIMATORS, 0)
     spent = dict.fromkeys(ESTIMATORS, 0.0)
+    kept = Path(tempfile.mkdtemp())
+    shifts = []
     for seed in range(scenes):
         length = float(np.exp(rng.uniform(np.log(0.1), np.log(12))))
         angle = rng.uniform(0, 2 * np.pi)
         shift = length * float(np.cos(angle)), length * float(np.sin(angle))
-        with tempfile.TemporaryDirectory() as folder:
-            pair = open_pair(*written(town(seed, side, shift).image, Path(folder)))
-            for name, estimate in list(ESTIMATORS.items()):
-                started = time.process_time()
-                try:
-                    found = estimate(pair)
-                except ModuleNotFoundError as error:
-                    print(f"{name}: no package {error.name}, left out")
-                    del ESTIMATORS[name]
-                    continue
-                spent[name] += time.process_time() - started
-                if found is None:
-                    unknown[name] += 1
-                else:
-                    missed[name].append(float(np.hypot(*np.subtract(found, shift))))
-            close_handles()
+        shifts.append(shift)
+        folder = kept / str(seed)
+        folder.mkdir()
+        pair = open_pair(*written(town(seed, side, shift).image, folder))
+        for name, estimate in list(ESTIMATORS.items()):
+            started = time.process_time()
+            try:
+                found = estimate(pair)
+            except ModuleNotFoundError as error:
+                print(f"{name}: no package {error.name}, left out")
+                del ESTIMATORS[name]
+                continue
+            spent[name] += time.process_time() - started
+            if found is None:
+                unknown[name] += 1
+            else:
+                missed[name].append(float(np.hypot(*np.subtract(found, shift))))
+        close_handles()
     print("| estimator | median | 90 % | largest | below 0.15 px | not known | cpu s |")
     print("|---|---|---|---|---|---|---|")
-    for name in ESTIMATORS:
+    names = list(ESTIMATORS)
+    if arosics is not None:
+        name = "AROSICS COREG, one window of 256"
+        code = ["-c", AROSICS, str(kept), str(scenes)]
+        done = subprocess.run([arosics, *code], check=True, stdout=subprocess.PIPE, text=True)
+        told = json.loads(done.stdout.splitlines()[-1])
+        known = [(at, shift) for at, shift in zip(told["shifts"], shifts, strict=True) if at]
+        missed[name] = [float(np.hypot(*np.subtract(*one))) for one in known]
+        unknown[name], spent[name] = scenes - len(known), told["seconds"]
+        names.append(name)
+    shutil.rmtree(kept)
+    for name in names:
         far = np.array(missed[name])
         numbers = [np.median(far), np.quantile(far, 0.9), far.max()]
         row = " | ".join(f"{number:.2f}" for number in numbers)
@@ -140,19 +181,22 @@ def errors(scenes: int, side: int) -> None:
         print(f"| {name} | {row} | {100 * share:.0f} % | {unknown[name]} | {each:.2f} |")
 
 
-def scores(towns: int, side: int, models: list[str]) -> None:
+def scores(towns: int, side: int, models: list[str], modes: list[str], strength: float) -> None:
     """F1 by shift, with and without registration."""
     print("| model | register | " + " | ".join(f"{shift:g} px" for shift in SHIFTS_PX) + " |")
     print("|---|---|" + "---|" * len(SHIFTS_PX))
     for model in models:
-        for mode in ("off", "shift", "local"):
-            found = [f"{_f1(towns, side, shift, model, mode):.2f}" for shift in SHIFTS_PX]
+        for mode in modes:
+            found = [
+                f"{_f1(_made(towns, side, shift, strength), model, mode):.2f}"
+                for shift in SHIFTS_PX
+            ]
             print(f"| {model} | {mode} | " + " | ".join(found) + " |", flush=True)
 
 
-def _f1(towns: int, side: int, shift_px: float, model: str, mode: Any) -> float:
+def _f1(pairs: Iterator[tuple[NDArray[Any], NDArray[Any]]], model: str, mode: Any) -> float:
     counts = np.zeros(3)
-    for made, truth in _made(towns, side, shift_px):
+    for made, truth in pairs:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             pair = open_pair(*written(made, folder))
@@ -167,28 +211,33 @@ def _f1(towns: int, side: int, shift_px: float, model: str, mode: Any) -> float:
     return float(2 * hit / (2 * hit + false + lost))
 
 
-def _made(towns: int, side: int, shift_px: float) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _made(
+    towns: int, side: int, shift_px: float, strength: float
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     for seed in range(towns):
         angle = 2.4 * seed + 0.7
         shift = shift_px * float(np.cos(angle)), shift_px * float(np.sin(angle))
-        sample = town(seed, side, shift)
-        yield sample.image, np.asarray(sample.mask)
+        sample = town(seed, side, shift, strength)
+        yield sample.image, np.squeeze(sample.mask)
 
 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=40)
+    parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--f1", action="store_true")
     parser.add_argument("--towns", type=int, default=6)
     parser.add_argument("--models", nargs="+", default=["irmad", "buildings"])
+    parser.add_argument("--strength", type=float, default=1.0, help="of light, season, sensor")
+    parser.add_argument("--arosics", metavar="PYTHON", help="an interpreter that has AROSICS")
+    parser.add_argument("--modes", nargs="+", default=["off", "shift", "local"])
     options = parser.parse_args()
     logging.getLogger("rscd").setLevel(logging.ERROR)
     if options.f1:
-        scores(options.towns, options.side, options.models)
+        scores(options.towns, options.side, options.models, options.modes, options.strength)
     else:
-        errors(options.scenes, options.side)
+        errors(options.scenes, options.side, options.arosics)
 
 
 if __name__ == "__main__":

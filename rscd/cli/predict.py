@@ -137,7 +137,7 @@ def add_detection(parser: Parser) -> None:
         "--threshold",
         default="auto",
         metavar="auto|0..1",
-        help="probability from which a pixel is change (auto: the model's own rule)",
+        help="least probability of change (auto: the model's rule)",
     )
     own = "(default: the model's own"
     add_least(group, f"; rasters keep them {own})", f" {own}; 0 with --threshold)")

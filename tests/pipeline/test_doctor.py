@@ -205,3 +205,9 @@ def test_real_pairs_that_are_fine_are_not_doubted(realdata):
         report = diagnose(t1, t2, CVA)
         assert report.exit_code == 0
         assert kinds(report) <= ({"shift"} if "val_142" in t1.name else set())
+
+
+def test_the_page_lists_every_kind():
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
+    for kind, (level, about) in KINDS.items():
+        assert f"| `{kind}` | {level} | {about} |" in page
