@@ -179,6 +179,8 @@ def test_torch_is_not_needed_without_networks() -> None:
 
 AT_START = {
     "rscd.inference.network": {"torchvision", "timm", "segmentation_models_pytorch", "lightning"},
+    "rscd.inference.onnx_network": {"torch", "onnx", "scipy"},
+    "rscd.inference.models": {"torch", "onnxruntime"},
     "rscd.pipeline.maps": {"torch", "torchmetrics", "pystac", "requests", "fsspec"},
     "rscd.pipeline.batch": {"torch", "torchmetrics", "requests", "fsspec", "cloudpickle"},
     "rscd.evaluation.maps": {"torch", "torchmetrics", "matplotlib", "pystac", "rscd.pipeline"},

@@ -19,6 +19,8 @@ EXTRA_OF = {
         "train",
     ),
     **dict.fromkeys(("cloudpickle", "dask", "distributed"), "cluster"),
+    "onnxruntime": "onnx",
+    **dict.fromkeys(("onnx", "onnxscript"), "export"),
     "s3fs": "s3",
 }
 """Packages that a plain installation lacks, and the extra that brings each."""

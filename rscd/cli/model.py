@@ -23,10 +23,16 @@ def add(commands: Any) -> None:
     )
     showing.set_defaults(run=run_show)
     exporting = add_action(
-        actions, "export", "export a training checkpoint as safetensors, with its card beside it"
+        actions, "export", "write a network as safetensors, as an ONNX model, or for torch.export"
     )
-    exporting.add_argument("checkpoint", metavar="RUN.ckpt")
-    exporting.add_argument("-o", "--output", required=True, metavar="WEIGHTS.safetensors")
+    exporting.add_argument("source", metavar="NAME|FILE", help="checkpoint, weights or buildings")
+    exporting.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help=".safetensors (its card is also written beside it), .onnx or .pt2",
+    )
     exporting.add_argument(
         "--teacher",
         action="store_true",
@@ -101,14 +107,19 @@ def _described(model: "Model") -> dict[str, Any]:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    """Write the weights."""
+    """Write the network."""
     from pathlib import Path
 
     from rscd.base.errors import UsageError
-    from rscd.inference.network import export_weights
+    from rscd.inference.shipped import weights_path
 
     target = Path(args.output)
-    if target.suffix != ".safetensors":
-        raise UsageError(f"expected -o ending in .safetensors, found {target}")
-    card = export_weights(Path(args.checkpoint), target, teacher=args.teacher)
+    source = weights_path(args.source)
+    if target.suffix == ".safetensors":
+        from rscd.inference.network import export_weights as write
+    elif target.suffix in (".onnx", ".pt2"):
+        from rscd.inference.graphs import export_graph as write
+    else:
+        raise UsageError(f"expected -o ending in .safetensors, .onnx or .pt2, found {target}")
+    card = write(source, target, teacher=args.teacher)
     Shown(card, [str(target)]).emit(as_json=args.json)

@@ -70,7 +70,7 @@ def add_least(group: argparse._ArgumentGroup, area: str, score: str) -> None:
         "--min-score",
         type=fraction,
         metavar="0..1",
-        help=f"leave out polygons whose pixels have a lower mean probability{score}",
+        help=f"leave out polygons of a lower mean probability{score}",
     )
 
 

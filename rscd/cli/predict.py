@@ -140,7 +140,7 @@ def add_detection(parser: Parser) -> None:
         help="least probability of change (auto: the model's rule)",
     )
     own = "(default: the model's own"
-    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with another --threshold)")
+    add_least(group, f"; rasters keep them {own})", f" {own}; 0 with --threshold)")
     group.add_argument(
         "--regularize",
         action=argparse.BooleanOptionalAction,

@@ -34,12 +34,7 @@ def add(commands: Any) -> None:
     parser.add_argument("layer", metavar="LAYER", help="change polygons, such as change.gpkg")
     parser.add_argument("-o", "--output", metavar="REPORT.html", help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    for date in ("t1", "t2"):
-        parser.add_argument(
-            f"--{date}",
-            metavar="RASTER",
-            help=f"raster of {date} (default: the one the layer was made from)",
-        )
+    add_rasters(parser)
     parser.add_argument(
         "--max-size",
         metavar="50MB",
@@ -55,6 +50,16 @@ def add(commands: Any) -> None:
     )
     add_json(parser)
     add_verbosity(parser)
+
+
+def add_rasters(parser: Parser) -> None:
+    """``--t1`` and ``--t2``."""
+    for date in ("t1", "t2"):
+        parser.add_argument(
+            f"--{date}",
+            metavar="RASTER",
+            help=f"raster of {date} (default: the one the layer was made from)",
+        )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -90,8 +95,10 @@ def report(
     """Write the page of a layer."""
     from dataclasses import asdict
 
+    import rasterio
+
     from rscd.cli.progress import progress_bar
-    from rscd.inference.memory import parse_memory
+    from rscd.inference.memory import GDAL_CACHE, parse_memory
     from rscd.review.layer import read_change_layer
     from rscd.review.page import MAX_SIZE, check_page, write_report
     from rscd.review.view import open_view
@@ -99,8 +106,8 @@ def report(
     check_page(target, overwrite=overwrite)
     most = MAX_SIZE if max_size is None else parse_memory(max_size)
     read = read_change_layer(layer)
-    view = open_view(read, t1, t2)
-    with progress_bar(quiet=quiet) as progress:
+    with progress_bar(quiet=quiet) as progress, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
+        view = open_view(read, t1, t2)
         made = write_report(read, view, target, max_size=most, progress=progress)
     log.info(
         "%d polygons, %.1f MB, a map of every %s",
@@ -118,7 +125,10 @@ def report(
 
 
 def _serve(args: argparse.Namespace) -> None:
+    import rasterio
+
     from rscd.cli.options import emit
+    from rscd.inference.memory import GDAL_CACHE
     from rscd.review.layer import read_change_layer
     from rscd.review.serve import PORT, page_server
     from rscd.review.view import open_view
@@ -126,8 +136,9 @@ def _serve(args: argparse.Namespace) -> None:
     if args.output is not None or args.max_size is not None:
         raise UsageError("expected --serve without -o and --max-size, found both; drop one")
     read = read_change_layer(args.layer)
-    view = open_view(read, args.t1, args.t2)
-    with page_server(read, view, PORT if args.port is None else args.port) as (address, wait):
-        log.info("open this address in a browser; Ctrl-C ends the server")
-        emit(address)
-        wait()
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
+        view = open_view(read, args.t1, args.t2)
+        with page_server(read, view, PORT if args.port is None else args.port) as (address, wait):
+            log.info("open this address in a browser; Ctrl-C ends the server")
+            emit(address)
+            wait()

@@ -4,9 +4,10 @@ import argparse
 import logging
 from typing import Any
 
-from rscd.base.errors import OutputError
+from rscd.base.errors import OutputError, UsageError
 from rscd.cli.options import Shown, add_action, add_json, add_verbosity, count, whole
 from rscd.cli.parser import Parser
+from rscd.cli.report import add_rasters
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,12 @@ def _add_apply(actions: Any) -> None:
         "-o", "--output", metavar="OUT", help="file to write (default: LAYER itself)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
+    parser.add_argument(
+        "--pictures",
+        action="store_true",
+        help="also store each polygon before and after, for the map tip of QGIS (.gpkg)",
+    )
+    add_rasters(parser)
     add_json(parser)
     add_verbosity(parser)
 
@@ -109,14 +116,26 @@ def run_apply(args: argparse.Namespace) -> None:
     """Decisions into the layer."""
     from pathlib import Path
 
+    import rasterio
+
     from rscd.export.style import review_qml
+    from rscd.inference.memory import GDAL_CACHE
     from rscd.review.decisions import counts_of
     from rscd.review.layer import check_target, read_change_layer, with_reviews, write_layer
+    from rscd.review.page import with_pictures
+    from rscd.review.view import open_view
 
     layer = read_change_layer(args.layer)
     target = layer.path if args.output is None else Path(args.output)
+    if args.pictures and target.suffix.lower() != ".gpkg":
+        raise UsageError(f"expected a .gpkg for --pictures, found {target}; name one with -o")
+    if not args.pictures and (args.t1 or args.t2):
+        raise UsageError("expected --t1 and --t2 only with --pictures, found them without; drop it")
     check_target(layer, target, overwrite=args.overwrite)
     layer, found = with_reviews(layer, [Path(path) for path in args.reviews])
+    if args.pictures:
+        with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
+            layer = with_pictures(layer, open_view(layer, args.t1, args.t2))
     write_layer(layer, target, review_qml())
     counts = counts_of(layer.table)
     log.info("%s", ", ".join(f"{count} {status}" for status, count in counts.items()))

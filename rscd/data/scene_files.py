@@ -13,6 +13,7 @@ from rscd.base.redact import redacted
 from rscd.base.types import LAYERS
 from rscd.data.images import IMAGE_SUFFIXES
 from rscd.geo.grid import intersection
+from rscd.geo.origin import rasters_of, read_provenance
 from rscd.geo.source import inspect
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ class Scene:
     folders, their rasters are paired by name, or else by location.
     """
 
-    t1: str
-    t2: str
+    t1: str = ""
+    t2: str = ""
+    """May be left out with ``review``, whose layer names both."""
     labels: str | None = None
     """Change between the dates: polygons (GeoPackage, GeoJSON, ...) or a raster, in any CRS."""
     buildings: tuple[str, str] | None = None
@@ -43,6 +45,9 @@ class Scene:
     """Whether anything changed, place by place: polygons with an attribute ``changed``, or a table
     (.csv); see `rscd.data.answers`. Patches are then drawn from these places, and ``label`` is the
     answer, not counted from a mask."""
+    review: str | None = None
+    """Instead of labels and answers: a reviewed change layer, see `rscd.data.review_labels`.
+    Patches with ``mask`` or ``label`` are drawn around its decided polygons."""
     layers: dict[str, str] | str | None = None
     """Further labels by key, such as ``vl_change``: rasters or polygons in any CRS; or the folder
     that ``rscd pseudolabel T1 T2 -o FOLDER`` filled."""
@@ -80,6 +85,7 @@ def expand(scene: Scene) -> list[Scene]:
     Raises:
         DataError: if only one date is a folder, a folder is empty, or nothing overlaps.
     """
+    scene = _named(scene)
     folders = [Path(path).is_dir() for path in (scene.t1, scene.t2)]
     if not any(folders):
         return [scene]
@@ -92,6 +98,31 @@ def expand(scene: Scene) -> list[Scene]:
     if first.keys() == second.keys():
         return [_part(scene, name, first[name], second[name]) for name in first]
     return _by_place(scene, first, second)
+
+
+def _named(scene: Scene) -> Scene:
+    """The scene with its rasters, which a reviewed layer may name."""
+    if scene.review is not None and (scene.labels, scene.buildings, scene.answers) != (None,) * 3:
+        raise DataError(
+            f"{scene.review}: expected review alone, found labels, buildings or answers as well; "
+            "give them as another scene"
+        )
+    if scene.t1 and scene.t2:
+        return scene
+    if scene.t1 or scene.t2 or scene.review is None:
+        raise DataError(
+            f"expected t1 and t2 of a scene, found {scene.t1 or scene.t2 or 'none'}; name both, or "
+            "review: LAYER, which names them"
+        )
+    provenance = read_provenance(Path(scene.review))
+    found = rasters_of(scene.review, provenance)
+    if (provenance.get("parameters") or {}).get("register", "off") != "off":
+        log.warning(
+            "%s was made with --register; here t2 is read as it is, beside t1 by its own position",
+            scene.review,
+        )
+    name = scene.name or Path(scene.review).stem
+    return replace(scene, t1=found["t1"], t2=found["t2"], name=name)
 
 
 def _rasters(folder: str) -> dict[str, str]:

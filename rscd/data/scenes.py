@@ -23,6 +23,7 @@ from rscd.data.answers import Answer, answers_in, open_answers
 from rscd.data.labels import image_label
 from rscd.data.leaks import Ground
 from rscd.data.plotted import Plotted
+from rscd.data.review_labels import LoadedReview, ReviewLabels
 from rscd.data.scene_files import Scene, expand
 from rscd.data.scene_labels import (
     BuildingDifference,
@@ -66,6 +67,8 @@ class Placed:
     area: LabelLayer | None
     answer: Answer | None = None
     """The answered place that patches are drawn from; None: the scene."""
+    focus: Any = None
+    """Another place that patches are drawn from; all around it is valid."""
 
     @property
     def name(self) -> str:
@@ -77,6 +80,8 @@ class Placed:
         """What patches are drawn from, in the CRS of the grid: place, area or whole scene."""
         if self.answer is not None:
             return self.answer.place
+        if self.focus is not None:
+            return self.focus
         whole = shapely.box(*bounds_of(self.pair.grid))
         if not isinstance(self.area, LoadedPolygons):
             return whole
@@ -257,13 +262,17 @@ class ScenePairs(Plotted, GeoDataset):
     def _opened(self, scene: Scene, pair: ScenePair) -> tuple[Layers, Any, LabelLayer | None]:
         """Layers, answers and area of a scene, opened but not yet read."""
         layers: Layers = {}
+        area = None if scene.area is None else Polygons(scene.area, role="area")
+        for key in sorted(self.keys - KEYS):
+            layers[key] = open_layer(scene.layer_paths()[key], pair.t1.grid, self._rules[1])
+        if scene.review is not None and self.keys & {"mask", "label"}:
+            review = ReviewLabels(scene.review)
+            return layers | ({"mask": review} if "mask" in self.keys else {}), review, area
         by_answer = "label" in self.keys and scene.answers is not None
         if "mask" in self.keys or ("label" in self.keys and not by_answer):
             layers["mask"] = _change_layer(scene, pair, self._rules[0])
-        for key in sorted(self.keys - KEYS):
-            layers[key] = open_layer(scene.layer_paths()[key], pair.t1.grid, self._rules[1])
         answers = open_answers(scene.answers or "", pair.grid, scene.title) if by_answer else None
-        return layers, answers, None if scene.area is None else Polygons(scene.area, role="area")
+        return layers, answers, area
 
     def _check_bands(self) -> None:
         counts = {pair.n_bands for pair in self._pairs}
@@ -295,7 +304,8 @@ class ScenePairs(Plotted, GeoDataset):
             for place in _placed(scene, pair, *opened)
         ]
         if not found:
-            asked = self.scenes[0].answers or self.scenes[0].area
+            first = self.scenes[0]
+            asked = first.answers or first.review or first.area
             raise DataError(
                 f"expected places in the scenes to draw patches from, found none of {asked} there; "
                 "check its CRS and what is answered"
@@ -471,7 +481,7 @@ _NO_LAYER = (
 
 def _keys_of(scene: Scene) -> frozenset[str]:
     """Keys that the files of a scene can give."""
-    masks = scene.labels is not None or scene.buildings is not None
+    masks = any(own is not None for own in (scene.labels, scene.buildings, scene.review))
     keys = {"image", "valid", *scene.layer_paths()} | ({"mask"} if masks else set())
     return frozenset(keys | ({"label"} if masks or scene.answers is not None else set()))
 
@@ -498,10 +508,20 @@ def _placed(
     here = {key: layer.within(bounds, crs) for key, layer in layers.items()}
     area = None if area is None else area.within(bounds, crs)
     whole = Placed(scene, pair, here, area)
+    if isinstance(answers, ReviewLabels):
+        return _reviewed(whole, answers.within(bounds, crs))
     if answers is not None:
         found = answers_in(answers.within(bounds, crs), pair.grid, area)
         return [replace(whole, answer=answer) for answer in found]
     return [] if whole.ground.is_empty else [whole]
+
+
+def _reviewed(whole: Placed, review: LoadedReview) -> list[Placed]:
+    """The surroundings of each decided polygon; answered ones where no mask is wanted."""
+    grid, ground = whole.pair.grid, whole.ground
+    if "mask" in whole.layers:
+        return [replace(whole, focus=place) for place in review.places(grid, ground)]
+    return [replace(whole, answer=answer) for answer in review.answers(grid, ground)]
 
 
 def _check_whole(placed: Placed, box: Box) -> None:

@@ -8,7 +8,7 @@ styles both, and each layer reads its own part.
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 from rscd.base.types import CHANGE_RGB
 
@@ -60,6 +60,15 @@ PROBABILITY_RAMP: tuple[tuple[float, Colour, int], ...] = (
 )
 """(probability, RGB, alpha) to interpolate between: the colours of polygons, more opaque for higher
 probabilities."""
+
+PICTURE = "picture"
+"""Column of a reviewed layer with a JPEG of each polygon before and after, where it has one."""
+
+_MAP_TIP = (
+    f"[% coalesce('<img src=\"data:image/jpeg;base64,' || "
+    f"to_base64(attribute($currentfeature, '{PICTURE}')) || '\">', '') %]"
+    '<div>#[% "id" %] [% coalesce("kind", \'\') %] [% "status" %]</div>'
+)
 
 _FILL_ALPHA = 40  # of 255: the imagery below stays visible
 _OUTLINE_MM = 0.5
@@ -139,7 +148,7 @@ def review_qml() -> str:
     Returns:
         QML text: as `event_qml`; in the form and the attribute table ``status`` is chosen from a
         list, and a change of a polygon notes the time, in milliseconds since 1970: a QGIS
-        expression has no way to write it in UTC.
+        expression has no way to write it in UTC. The map tip shows `PICTURE`.
     """
     fields = "".join(
         _field(name, *widget)
@@ -153,6 +162,7 @@ def review_qml() -> str:
         f"<fieldConfiguration>{fields}</fieldConfiguration>\n"
         '<defaults><default field="time" expression="to_string(epoch(now()))" applyOnUpdate="1"/>'
         '<default field="status" expression="\'unreviewed\'" applyOnUpdate="0"/></defaults>\n'
+        f'<mapTip enabled="1">{escape(_MAP_TIP)}</mapTip>\n'
     )
     return _document(_mask_pipe() + _categorized("status", STATUS_COLOURS) + form, more=FORMS)
 

@@ -12,18 +12,12 @@ from fractions import Fraction
 from typing import cast
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from rscd.base.errors import ModelError
-from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
-from rscd.inference.detectors.deep import Deep
+from rscd.base.types import BoolArray, FloatArray, Provenance
+from rscd.geo.resample import resampled
 from rscd.inference.kinds import BuildingModel, finds_buildings
-from rscd.inference.network import Network
-from rscd.inference.predictor import Block, Model, Predictor, Tiling
-from rscd.inference.views import MultiScale
-from rscd.models.frozen import N_BANDS
+from rscd.inference.predictor import Block, Model, Particular, Predictor, Tiling
 
 LARGEST_DENOMINATOR = 8
 """Scales are fractions of small integers, so that tiles of a usable size fit both grids. This
@@ -159,9 +153,8 @@ class Adapted:
             return valid, shown
         height, width = valid.shape[1:]
         inner = int(height * self.scale), int(width * self.scale)
-        planes = torch.from_numpy(shown).flatten(1, 2)
-        seen = resized(torch.from_numpy(valid)[:, None].float(), inner)[:, 0] > 0
-        return seen.numpy(), resized(planes, inner).view(-1, 2, self.n_bands, *inner).numpy()
+        seen = resampled(valid.astype(np.float32), inner) > 0
+        return seen, resampled(shown, inner)
 
     @property
     def _predictor(self) -> Predictor:
@@ -186,15 +179,14 @@ def adapted(
     Returns:
         The model itself if there is nothing to adapt, or nothing is known about it.
     """
-    if isinstance(model, Deep):
-        wanted, scale = 1 if n_bands == 1 else N_BANDS, Fraction(1)
-    elif isinstance(model, Network | MultiScale) and "gsd_m" in (card := model.card()):
-        wanted, scale = model.n_bands, scale_between(gsd_m or card["gsd_m"], card["gsd_m"])
-    else:
+    expected = model.expects(n_bands) if isinstance(model, Particular) else None
+    if expected is None:
         return model
-    if scale == 1 and eight_bit and n_bands == wanted:
+    own = expected.gsd_m
+    scale = Fraction(1) if own is None else scale_between(gsd_m or own, own)
+    if scale == 1 and eight_bit and n_bands == expected.n_bands:
         return model
-    return Adapted(model, wanted, scale, eight_bit, one_type)
+    return Adapted(model, expected.n_bands, scale, eight_bit, one_type)
 
 
 def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:
@@ -208,15 +200,9 @@ def scale_between(gsd_m: float, network_gsd_m: float) -> Fraction:
     return Fraction(wanted).limit_denominator(LARGEST_DENOMINATOR)
 
 
-def resized(planes: Tensor, shape_hw: ShapeHW) -> Tensor:
-    """(B,C,H,W) -> (B,C,h,w), bilinear, antialiased where it shrinks."""
-    return F.interpolate(planes, shape_hw, mode="bilinear", antialias=True)
-
-
 def _brought_back(prob: FloatArray, valid: BoolArray) -> FloatArray:
     """(B,K,h,w) resampled from the network's grid to the scene's, that of ``valid`` (B,H,W)."""
-    back: FloatArray = resized(torch.from_numpy(prob), valid.shape[1:]).numpy()
-    return back
+    return resampled(prob, valid.shape[1:])
 
 
 def to_eight_bit(image: FloatArray, brightest: float) -> FloatArray:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from rscd.base.border import border, reason, shown
 from rscd.base.errors import ModelError
-from rscd.base.types import Provenance
+from rscd.base.types import CARD_FORMAT, Provenance
 
 MOST_PIXELS = 8192
 """Longest side of a patch."""
@@ -70,6 +70,28 @@ def _numbers(value: JsonValue) -> list[float]:
     if isinstance(value, list):
         return [number for item in value for number in _numbers(item)]
     return [value] if isinstance(value, int | float) else []
+
+
+def card_in(content: Any, path: Path) -> Provenance:
+    """The card found in a file, checked.
+
+    Args:
+        content: plain data; None where the file has none.
+        path: of the file, for messages.
+
+    Raises:
+        ModelError: there is none, or one of another format, or with unusable fields.
+    """
+    if content is None:
+        raise ModelError(
+            f"expected weights written by rscd, found a file without its card: {shown(path)}"
+        )
+    if isinstance(content, dict) and content.get("format") != CARD_FORMAT:
+        raise ModelError(
+            f"expected weights of format {CARD_FORMAT}, found {content.get('format')} in "
+            f"{shown(path)}; update rscd"
+        )
+    return checked_card(content, path)
 
 
 def checked_card(content: Any, path: Path) -> Provenance:

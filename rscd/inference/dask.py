@@ -36,6 +36,7 @@ from rscd.base.files import appearing
 from rscd.base.version import version
 from rscd.geo.source import Source, stamp_of
 from rscd.inference.cores import network_threads, usable_cores
+from rscd.inference.file_model import FileModel
 from rscd.inference.memory import GDAL_CACHE
 from rscd.inference.tiled import JobLost, Mapper, bounded_map
 
@@ -198,25 +199,20 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
         self.weights: dict[str, Path] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        # torch is loaded here, where a model was made, but not in a scheduler
-        from rscd.inference.network import Network
-
-        if isinstance(obj, Network):
+        if isinstance(obj, FileModel):
             name = f"{obj.sha256}{obj.path.suffix}"
             self.weights[name] = obj.path
-            return _network, (name, vars(obj))
+            return _network, (type(obj), name, vars(obj))
         if isinstance(obj, Source) and isinstance(obj.stamp, tuple):
             return _source, (vars(obj) | {"path": str(Path(obj.path).absolute())},)
         return super().reducer_override(obj)
 
 
-def _network(name: str, fields: dict[str, Any]) -> Any:
+def _network(kind: type[FileModel], name: str, fields: dict[str, Any]) -> FileModel:
     """A network with the weights file that a worker was given."""
-    from rscd.inference.network import Network
-
     worker = get_worker()
     threads = network_threads(worker.state.nthreads)
-    return Network(**fields | {"path": weights_folder(worker) / name, "threads": threads})
+    return kind(**fields | {"path": weights_folder(worker) / name, "threads": threads})
 
 
 def _source(fields: dict[str, Any]) -> Source:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rscd.base.errors import ModelError
+from rscd.inference.adapted import adapted
 from rscd.inference.detectors.registry import (
     DEEP_DETECTORS,
     DEFAULT_DETECTOR,
@@ -12,9 +13,10 @@ from rscd.inference.detectors.registry import (
     ONE_BAND_DETECTOR,
 )
 from rscd.inference.predictor import Model
-from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, shipped_weights
+from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, weights_path
 
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
+ONNX_SUFFIX = ".onnx"
 
 CEG = "ceg"
 """Prefix of segmenters (``ceg:NAME``), which find objects and give no map of probabilities:
@@ -57,13 +59,12 @@ def scene_model(
             extra={"fault": "one-band"},
         )
     model = load_model(name, device, threads)
-    if name in DETECTORS and msi is tta is None:
-        return model
-    from rscd.inference.adapted import adapted  # both import torch
-    from rscd.inference.views import multi_scale
+    if msi is not None or tta is not None:
+        from rscd.inference.views import multi_scale  # imports torch
 
+        model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit, flip=flip)
     return adapted(
-        multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit, flip=flip),
+        model,
         scene.n_bands,
         scene.gsd_m,
         eight_bit=scene.eight_bit,
@@ -94,7 +95,7 @@ def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
         )
     raise ModelError(
         f"expected a model among {', '.join(model_names())} or a weights file "
-        f"({', '.join(WEIGHTS_SUFFIXES)}), found {name!r}; see rscd model list"
+        f"({', '.join((*WEIGHTS_SUFFIXES, ONNX_SUFFIX))}), found {name!r}; see rscd model list"
     )
 
 
@@ -111,7 +112,13 @@ def _deep(name: str, device: str, threads: int) -> Model:
 def _network(name: str, device: str, threads: int) -> Model:
     from rscd.inference.network import load_network  # imports torch
 
-    return load_network(shipped_weights() if name == SHIPPED else Path(name), device, threads)
+    return load_network(weights_path(name), device, threads)
+
+
+def _onnx(name: str, device: str, threads: int) -> Model:
+    from rscd.inference.onnx_network import load_onnx
+
+    return load_onnx(Path(name), device, threads)
 
 
 LOADERS: dict[str, Callable[[str, str, int], Model]] = {
@@ -119,6 +126,7 @@ LOADERS: dict[str, Callable[[str, str, int], Model]] = {
     **dict.fromkeys(DETECTORS, _detector),
     **dict.fromkeys((f"{kind}:" for kind in DEEP_DETECTORS), _deep),
     **dict.fromkeys(WEIGHTS_SUFFIXES, _network),
+    ONNX_SUFFIX: _onnx,
 }
 """What loads a model of a name, device and number of threads: by the whole name, the kind before
 its colon, or its suffix."""

@@ -2,8 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,8 +11,7 @@ from rscd.base.border import border
 from rscd.base.errors import ModelError
 from rscd.base.files import sha256_of, write_whole
 from rscd.base.types import BoolArray, FloatArray, Provenance
-from rscd.inference.kinds import MARGIN
-from rscd.inference.predictor import Block, Tiling
+from rscd.inference.file_model import FileModel
 from rscd.inference.weights import (
     measured,
     not_run,
@@ -71,29 +68,12 @@ def export_weights(source: Path, target: Path, *, teacher: bool = False) -> Prov
     return card
 
 
-@dataclass(frozen=True)
-class Network:
-    """A network in a file, as `Model` and `Predictor`; loaded on the first call in each process."""
+class Network(FileModel):
+    """A network of torch; loaded on the first call in each process."""
 
-    path: Path
-    device: str
-    """``cpu`` or ``cuda``."""
-    threads: int
-    """Cores a call may use."""
-    name: str
-    summary: str
-    threshold: float
-    tiling: Tiling
-    n_bands: int
-    sha256: str
-
-    def card(self) -> Provenance:
-        """The card of the file, and its hash."""
-        return {"name": self.name, "sha256": self.sha256, **read_card(self.path)}
-
-    def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Network":
-        """Return the network itself: it needs no statistics, so no pass over the scene."""
-        return self
+    def file_card(self) -> Provenance:
+        """See `read_card`."""
+        return read_card(self.path)
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``.
@@ -121,11 +101,6 @@ class Network:
         with torch.inference_mode(), border(lambda error: not_run(self.name, error)):
             found = dissimilarity_map(network, torch.from_numpy(image).to(self.device))
             return found.float().cpu().numpy()
-
-    @property
-    def finds_buildings(self) -> bool:
-        """Whether its card says how they tell kinds."""
-        return MARGIN in read_card(self.path)
 
     def with_buildings(self, image: FloatArray, valid: BoolArray) -> tuple[FloatArray, FloatArray]:
         """Change and buildings, of networks that return both; see `rscd.inference.kinds`."""
@@ -213,28 +188,7 @@ def load_network(path: Path, device: str, threads: int) -> Network:
     if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():
         card |= measured(read_network(path, card), card)
     device = device_of(device)
-    halo, multiple, radius = card["halo"], card["multiple"], card["receptive_radius"]
-    tiling = Tiling(
-        halo=halo,
-        multiple=multiple,
-        tile_size=max(multiple, card["patch_size"] - 2 * halo),
-        batch_size=8 if device == "cuda" else 1,
-        bytes_per_pixel=card["bytes_per_pixel"],
-        exact=radius is not None and radius <= halo,
-        whole_pictures=bool(card.get("whole_pictures", False)),
-        patch=card["patch_size"],
-    )
-    return Network(
-        path=path,
-        device=device,
-        threads=threads,
-        name=str(card.get("name", path.stem)),
-        summary=str(card.get("summary", card["network"])),
-        threshold=float(card["threshold"]),
-        tiling=tiling,
-        n_bands=bands_of(card["network"], card["network_args"]),
-        sha256=sha256_of(path),
-    )
+    return Network.of(path, card, device, threads, bands_of(card["network"], card["network_args"]))
 
 
 def device_of(device: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rscd.base.types import BoolArray, FloatArray, Provenance, ShapeHW
 
@@ -106,6 +106,23 @@ def least_object(
     if min_score is None:
         min_score = float(card.get("min_score", 0.0)) if own_threshold else 0.0
     return min_area_m2, min_score
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a model wants a scene to be: 8-bit values of these bands."""
+
+    n_bands: int
+    gsd_m: float | None
+    """Pixel size in metres; None: any."""
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A model that scenes are adapted to, see `rscd.inference.adapted`."""
+
+    def expects(self, n_bands: int) -> Expected | None:
+        """What it wants of a scene with that many bands; None: nothing is known."""
 
 
 class Predictor(Protocol):

@@ -70,6 +70,15 @@ def shipped_card() -> Provenance:
     return card
 
 
+def weights_path(name: str) -> Path:
+    """The file of a network by its name or path; that of `SHIPPED` is checked.
+
+    Raises:
+        ModelError: see `shipped_weights`.
+    """
+    return shipped_weights() if name == SHIPPED else Path(name)
+
+
 def shipped_weights() -> Path:
     """Path of the weights file, whose content is checked.
 

@@ -16,7 +16,7 @@ from rscd.base.errors import ModelError, UsageError
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.geo.tiles import round_up
 from rscd.inference.network import Network
-from rscd.inference.predictor import Block, Model, Tiling
+from rscd.inference.predictor import Block, Expected, Model, Tiling
 from rscd.methods.parts.multiscale import FLIPS, MAPS, PRESETS, Views, msi, tta_logits
 from rscd.models.logits import change_logit
 
@@ -82,6 +82,10 @@ class MultiScale:
             "eight_bit": self.views.eight_bit,
         }
         return self.network.card() | {"views": views}
+
+    def expects(self, n_bands: int) -> Expected | None:
+        """What the network expects."""
+        return self.network.expects(n_bands)
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "MultiScale":
         """Return the model itself: it needs no statistics, so no pass over the scene."""
@@ -156,7 +160,8 @@ def multi_scale(
         raise UsageError("expected one of --msi and --tta, found both; drop one")
     if not isinstance(model, Network):
         raise ModelError(
-            f"expected a trained network for --msi and --tta, found {model.name}; give -m FILE"
+            "expected a trained network in a .safetensors or .ckpt file for --msi and --tta, "
+            f"found {model.name}; give -m FILE"
         )
     kind: Kind = "tta" if msi is None else "msi"
     scales = parse_scales(msi or tta or "")

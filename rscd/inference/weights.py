@@ -20,7 +20,7 @@ from rscd.base.border import border, found_in, reason, shown
 from rscd.base.errors import ModelError, RscdError
 from rscd.base.files import write_verified, writing
 from rscd.base.types import CARD_FORMAT, CARD_KEY, METHOD_PREFIX, NETWORK_PREFIX, Provenance
-from rscd.inference.card import checked_card
+from rscd.inference.card import card_in, checked_card
 from rscd.models.finite import non_finite
 from rscd.models.networks import bands_of, build_network, bytes_per_pixel, receptive_radius
 
@@ -59,16 +59,7 @@ def read_card(path: Path) -> Provenance:
             with safe_open(path, framework="pt") as file:
                 text = (file.metadata() or {}).get(CARD_KEY)
             card = None if text is None else json.loads(text)
-    if card is None:
-        raise ModelError(
-            f"expected weights written by rscd, found a file without its card: {shown(path)}"
-        )
-    if isinstance(card, dict) and card.get("format") != CARD_FORMAT:
-        raise ModelError(
-            f"expected weights of format {CARD_FORMAT}, found {card.get('format')} in "
-            f"{shown(path)}; update rscd"
-        )
-    return checked_card(card, path)
+    return card_in(card, path)
 
 
 def read_tensors(path: Path, teacher: Mapping[str, str] | None = None) -> dict[str, Tensor]:

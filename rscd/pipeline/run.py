@@ -39,7 +39,7 @@ from rscd.pipeline.provenance import describe_pair
 MAX_WORKERS = 8
 """More threads than this wait for the disk and for each other."""
 
-CALIBRATED = ("threshold", "msi", "tta", "flip", "bands")
+CALIBRATED = ("threshold", "msi", "tta", "flip", "bands", "register")
 """Options on which scores depend: a least score chosen with others means nothing."""
 
 WITHOUT_EFFECT = ("tile_size", "batch_size", "workers", "device", "max_memory", "overwrite")
@@ -211,22 +211,30 @@ def registered(run: Run) -> Run:
     return replace(run, pair=pair, registration=registration)
 
 
-def _check_moves(options: Options, targets: Targets, model: Model) -> None:
-    """Options that move one date suit the model and the outputs."""
+def _check_model(model: Model, targets: Targets, options: Options, n_bands: int) -> None:
+    """Refuse what the model cannot do.
+
+    Raises:
+        RscdError: naming the option.
+    """
+    if targets.flow is not None or targets.dissimilarity is not None:
+        check_flow(model, n_bands)
     if options.misreg is not None and not targets.has_vectors:
         raise UsageError(
             "expected polygons among the outputs for --misreg, found none; add -o change.gpkg"
         )
-    given = [
-        f"--{name}"
-        for name, asked in (("register", options.register != "off"), ("misreg", options.misreg))
-        if asked
-    ]
-    if given and model.tiling.whole_pictures:
+    if options.misreg is not None and model.tiling.whole_pictures:
         raise UsageError(
-            f"expected no {' and '.join(given)} with {model.name}, which finds the flow between "
-            "the dates itself, found it; drop it"
+            f"expected no --misreg with {model.name}, which finds the flow between the dates "
+            "itself, found it; drop it"
         )
+    if options.register != "off" and model.tiling.whole_pictures:
+        raise UsageError(
+            f"expected --register off with {model.name}, which finds the flow between the dates "
+            f"itself, found {options.register}; drop it"
+        )
+    for date in targets.objects:
+        check_finds_buildings(model, f"--objects-{date}")
 
 
 def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
@@ -276,11 +284,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         tta=options.tta,
         flip=options.flip,
     )
-    if targets.flow is not None or targets.dissimilarity is not None:
-        check_flow(model, pair.n_bands)
-    _check_moves(options, targets, model)
-    for date in targets.objects:
-        check_finds_buildings(model, f"--objects-{date}")
+    _check_model(model, targets, options, pair.n_bands)
     card = model.card()
     min_area_m2, min_score = least_object(
         card,
@@ -350,7 +354,12 @@ def _check_calibrated(options: Options, card: Provenance, min_area_m2: float) ->
     assert options.budget is not None
     before, own = options.budget["parameters"], asdict(options) | {"min_area_m2": min_area_m2}
     now = json.loads(json.dumps(redacted_data(own), default=str))
-    different = [name for name in (*CALIBRATED, "min_area_m2") if before.get(name) != now.get(name)]
+    usual = asdict(DEFAULTS)  # of options that the layer's version did not have
+    different = [
+        name
+        for name in (*CALIBRATED, "min_area_m2")
+        if before.get(name, usual[name]) != now.get(name)
+    ]
     if options.budget["model"] != json.loads(json.dumps(redacted_data(card))):
         different.insert(0, "model")
     if different:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import shapely
 
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import write_verified, writing
 from rscd.base.types import Progress, silent
-from rscd.export.style import KIND_COLOURS, SCORE_CLASSES
+from rscd.export.style import KIND_COLOURS, PICTURE, SCORE_CLASSES
 from rscd.review.decisions import MEMBER, VERSION, outline_data
 from rscd.review.layer import ChangeLayer, outlines
-from rscd.review.tiles import TILE_PX, Levels, embedded_thumbs, embedded_tiles
+from rscd.review.tiles import TILE_PX, Levels, both_dates, embedded_thumbs, embedded_tiles
 from rscd.review.view import View
 
 SCRIPTS = ("data", "store", "map", "list", "stats", "draw", "main")
@@ -136,6 +137,14 @@ def _numbers(layer: ChangeLayer, name: str) -> Any:
         return np.full(len(layer.table), np.nan)
     values = pd.to_numeric(layer.table[name].astype(object), errors="coerce")
     return values.to_numpy(np.float64, na_value=np.nan)
+
+
+def with_pictures(layer: ChangeLayer, view: View) -> ChangeLayer:
+    """A layer with a column of pictures before and after, which a GeoPackage can hold."""
+    shapes = view.to_display(layer.table.geometry.to_numpy(), layer.table.crs)
+    made = [both_dates(view, shape) for shape in shapes]
+    column = pd.Series(made, index=layer.table.index, dtype=pd.ArrowDtype(pa.binary()))
+    return replace(layer, table=layer.table.assign(**{PICTURE: column}))
 
 
 def page_data(layer: ChangeLayer, view: View, shapes: Any) -> dict[str, Any]:

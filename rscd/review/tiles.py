@@ -25,6 +25,8 @@ BLOCK = 4
 """Tiles per side of what is read at once: one tile of the coarsest of three levels."""
 SAMPLES = 6
 """Blocks from which the size of a level is estimated."""
+SPARE = 1.1
+"""A level that is estimated to be larger by more than this is not tried."""
 BLANK = (32, 32, 32)
 """Beyond the scene, as the background of the map."""
 
@@ -167,7 +169,7 @@ def _tiles_within(
     if len(blocks) > 2 * SAMPLES:
         some = [blocks[(2 * i + 1) * len(blocks) // (2 * SAMPLES)] for i in range(SAMPLES)]
         sizes = [sum(len(text_of(c)) for _, c in _block_tiles(view, levels, *at)) for at in some]
-        if float(np.mean(sizes)) * len(blocks) > 1.5 * budget:  # so far beyond that none need try
+        if float(np.mean(sizes)) * len(blocks) > SPARE * budget:
             return None
     found: dict[str, str] = {}
     left = budget
@@ -211,6 +213,11 @@ def thumbnail(view: View, outline: Any, side: int) -> tuple[ByteArray, ByteArray
         canvas[top : top + size[0], left : left + size[1]] = inner
         pictures.append(canvas)
     return pictures[0], pictures[1]
+
+
+def both_dates(view: View, outline: Any) -> bytes:
+    """A polygon before and after, side by side, as JPEG."""
+    return encoded(np.hstack(thumbnail(view, outline, THUMB_SIDES[0])), ".jpg")
 
 
 def _surroundings(outline: Any, shape_hw: ShapeHW) -> Box:

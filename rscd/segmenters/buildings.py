@@ -93,7 +93,8 @@ class Buildings(Segmenter):
         """(h,w) probability of a building for views of one size, two at a time."""
         import torch
 
-        from rscd.inference.adapted import resized, scale_between
+        from rscd.geo.resample import resampled
+        from rscd.inference.adapted import scale_between
 
         card = shipped_card()
         scale = scale_between(views[0].gsd_m or self.options.gsd_m, card["gsd_m"])
@@ -101,20 +102,17 @@ class Buildings(Segmenter):
         inner = max(1, int(height * scale)), max(1, int(width * scale))
         multiple = int(card["multiple"])
         below, right = (-side % multiple for side in inner)
-        images = [
-            torch.from_numpy(view.rgb.transpose(2, 0, 1).astype(np.float32)) for view in views
-        ]
+        images = [view.rgb.transpose(2, 0, 1).astype(np.float32) for view in views]
         images += images[-1:] * (len(images) % 2)
         maps: list[FloatArray] = []
         for first in range(0, len(images), 2):
-            dates = torch.stack(images[first : first + 2])
-            dates = torch.nn.functional.pad(
-                resized(dates, inner), (0, right, 0, below), mode="replicate"
-            )
+            dates = resampled(np.stack(images[first : first + 2]), inner)
+            dates = np.pad(dates, ((0, 0), (0, 0), (0, below), (0, right)), mode="edge")
             with torch.inference_mode():
-                outputs = self.network.outputs(dates[None])
+                outputs = self.network.outputs(torch.from_numpy(dates)[None])
             if "buildings" not in outputs:
                 raise ModelError("expected weights that find buildings, found others; update rscd")
             prob = outputs["buildings"].float().sigmoid().cpu()[:, :, : inner[0], : inner[1]]
-            maps += list(resized(prob, (height, width))[0].clamp(0, 1).numpy())
+            back = resampled(prob[0].numpy(), (height, width))
+            maps += list(np.clip(back, 0, 1))
         return maps[: len(views)]

@@ -48,6 +48,7 @@ from rscd.training.checkpoints import (
     written_by,
 )
 from rscd.training.module import ChangeDataModule
+from rscd.training.review import with_reviews
 from rscd.training.task import ChangeTask
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ BEGIN = (
 DESCRIPTION = (
     "Train a detector from one YAML file. Every key can be overridden with dots, such as "
     "--model.lr 1e-4. --ckpt_path resumes an interrupted run."
+)
+REVIEW = (
+    "reviewed change layer, whose decisions and rasters take the place of scenes {review: ...} of "
+    "the configuration; may be repeated"
 )
 OVERWRITE = "replace the checkpoints of an earlier run in the run's folder"
 
@@ -114,11 +119,12 @@ class KeepConfig(SaveConfigCallback):
     """Saves the resolved configuration as ``config.yaml`` in the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it beside the checkpoints, without ``overwrite``, which applies only once."""
+        """Write it beside the checkpoints, without what applies only once."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         kept = self.config.clone()
-        kept.pop("overwrite", None)
+        for name in ("overwrite", "review"):
+            kept.pop(name, None)
         self.parser.save(
             kept, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False
         )
@@ -152,6 +158,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.add_argument("--begin", type=str | None, default=None, help=BEGIN)
         parser.add_argument("--overwrite", action="store_true", help=OVERWRITE)
+        parser.add_argument("--review", type=str | None, default=None, help=REVIEW)
         parser.set_defaults(
             {
                 "checkpoint.filename": "best",
@@ -340,7 +347,7 @@ def train(args: Sequence[str]) -> Trainer:
 
     Args:
         args: as on the command line: ``-c FILE.yaml``, dotted overrides, ``--ckpt_path``,
-            ``--print_config``.
+            ``--review``, ``--print_config``.
 
     Raises:
         UsageError: for an invalid configuration.
@@ -359,7 +366,7 @@ def train(args: Sequence[str]) -> Trainer:
             # frozen batch norms are intended
             warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
             with log_failures_in_one_line():
-                return _run(["fit", *with_deep_dots(args)])
+                return _run(["fit", *with_deep_dots(with_reviews(args))])
     except RscdError:
         raise
     except SystemExit as error:

@@ -1,6 +1,7 @@
 """Pair folders: every layout gives the same samples, and only requested files are opened."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -504,8 +505,8 @@ def test_plot_shows_both_dates_and_the_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.golden
-def test_published_masks(golden: Path) -> None:
-    cases = sorted((golden / "kdmsi").glob("dataset_*.npz"))
+def test_published_masks(golden: Any) -> None:
+    cases = golden.files("kdmsi/dataset_*.npz")
     assert cases
     for case in cases:
         with np.load(case, allow_pickle=False) as arrays:

@@ -9,7 +9,7 @@ from rscd.evaluation.thresholds import GRID, PAPER_CRITERION, otsu, search
 
 @pytest.mark.golden
 def test_search_finds_the_published_threshold(golden):
-    files = sorted((golden / "kdmsi").glob("metrics_npy_*.npz"))
+    files = golden.files("kdmsi/metrics_npy_*.npz")
     assert files
     for file in files:
         case = np.load(file)

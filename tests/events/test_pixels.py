@@ -96,7 +96,7 @@ def dense_iou(masks1, masks2):
 
 @pytest.mark.golden
 def test_golden_change_events(golden):
-    paths = sorted((golden / "diffmatch").glob("ceg_*.npz"))
+    paths = golden.files("diffmatch/ceg_*.npz")
     assert paths
     for path in paths:
         with np.load(path) as arrays:

@@ -37,7 +37,7 @@ ORACLE_GRID = [0.1 + 0.05 * k for k in range(18)]
 
 
 def files(golden, group):
-    found = sorted((golden / "kdmsi").glob(f"{group}_*.npz"))
+    found = golden.files(f"kdmsi/{group}_*.npz")
     assert found
     return [(path.name, np.load(path)) for path in found]
 

@@ -95,7 +95,7 @@ def as_classes(grey):
 
 @pytest.mark.golden
 def test_golden_png(golden):
-    files = sorted(golden.glob("kdmsi/metrics_png_*.npz"))
+    files = golden.files("kdmsi/metrics_png_*.npz")
     assert files
     for file in files:
         case = np.load(file)
@@ -116,7 +116,7 @@ def test_golden_png(golden):
 
 @pytest.mark.golden
 def test_golden_threshold_search(golden):
-    files = sorted(golden.glob("kdmsi/metrics_npy_*.npz"))
+    files = golden.files("kdmsi/metrics_npy_*.npz")
     assert files
     for file in files:
         case = np.load(file)
@@ -138,7 +138,7 @@ def test_golden_threshold_search(golden):
 
 @pytest.mark.golden
 def test_golden_diffmatch(golden):
-    files = sorted(golden.glob("diffmatch/metrics*.npz"))
+    files = golden.files("diffmatch/metrics*.npz")
     assert files
     for file in files:
         case = np.load(file)
@@ -161,7 +161,7 @@ def test_golden_diffmatch(golden):
 
 @pytest.mark.golden
 def test_golden_scene(golden):
-    files = sorted(golden.glob("scene/metrics*.npz"))
+    files = golden.files("scene/metrics*.npz")
     assert files
     for file in files:
         case = np.load(file)

@@ -24,7 +24,7 @@ def close(found, expected, what):
 @pytest.mark.golden
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_forward_matches_the_reference_arrays(golden, fill_by_rule, pairs_of, combination):
-    files = sorted((golden / "kdmsi").glob("classifier_*.npz"))
+    files = golden.files("kdmsi/classifier_*.npz")
     assert files
     network = build_network("cam", {"combination": combination})
     for file in files:
@@ -43,7 +43,7 @@ def test_forward_matches_the_reference_arrays(golden, fill_by_rule, pairs_of, co
 
 @pytest.mark.golden
 def test_parameter_names_and_order_are_the_published_ones(golden):
-    files = sorted((golden / "kdmsi").glob("param_groups_classifier_*.npz"))
+    files = golden.files("kdmsi/param_groups_classifier_*.npz")
     assert files
     for file in files:
         arrays = np.load(file)

@@ -17,7 +17,7 @@ def canonical(name):
 @pytest.mark.golden
 @pytest.mark.slow
 def test_forward_matches_the_reference_arrays(golden, fill_by_rule, pairs_of):
-    files = sorted((golden / "kdmsi").glob("deeplab_*.npz"))
+    files = golden.files("kdmsi/deeplab_*.npz")
     assert files
     network = build_network("siamese-deeplab", {}).eval()
     for file in files:

@@ -42,7 +42,7 @@ def parts_of(arrays, *, training):
 @pytest.mark.golden
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_heads_match_the_reference_arrays(golden, mode):
-    files = sorted((golden / "diffmatch").glob("heads_forward*.npz"))
+    files = golden.files("diffmatch/heads_forward*.npz")
     assert files
     for file in files:
         arrays = np.load(file)

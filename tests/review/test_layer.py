@@ -230,3 +230,19 @@ def test_small_pictures_are_told_from_degrees_by_their_provenance(make_layer):
     layer = make_layer("change.geojson", crs=None, provenance=about)
     layer.write_text(layer.read_text().replace("5000", "0").replace("4999", "0"))
     assert read_change_layer(layer).table.crs is None
+
+
+def test_pictures_go_into_geopackages_alone(make_scene, tmp_path, capsys):
+    layer = make_scene()
+    assert apply(layer, "--pictures") == 0
+    found = read_layer(layer, "polygons in")
+    assert {bytes(picture[:2]) for picture in found["picture"]} == {b"\xff\xd8"}
+    assert len(set(found["picture"])) > 1
+    # they stay when decisions come, and a page takes no harm from them
+    assert apply(layer, save_review(layer, tmp_path / "a.geojson", ["accepted"])) == 0
+    again = read_layer(layer, "polygons in")
+    assert again["picture"].equals(found["picture"])
+    assert main(["report", "-q", str(layer), "-o", str(tmp_path / "report.html")]) == 0
+    assert apply(layer, "--pictures", "-o", tmp_path / "out.geojson") == 2
+    assert "expected a .gpkg for --pictures" in capsys.readouterr().err
+    assert apply(layer, "--t1", tmp_path / "t1.tif") == 2

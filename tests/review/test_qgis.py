@@ -3,10 +3,14 @@
 As `tests/export/test_qgis.py`, which says which QGIS.
 """
 
+import base64
 import json
 import os
+import re
 import subprocess
 
+import cv2
+import numpy as np
 import pytest
 
 from rscd.cli import main
@@ -18,7 +22,8 @@ PYTHON = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
 
 SCRIPT = """
 import json, os, sys
-from qgis.core import QgsApplication, QgsVectorLayer
+from qgis.core import (QgsApplication, QgsExpression, QgsExpressionContext,
+    QgsExpressionContextUtils, QgsVectorLayer)
 application = QgsApplication([], False)
 application.initQgis()
 layer = QgsVectorLayer(sys.argv[1], "changes", "ogr")
@@ -28,6 +33,9 @@ widget = layer.editorWidgetSetup(status)
 facts = {"renderer": layer.renderer().type(), "by": layer.renderer().classAttribute(),
     "categories": [one.value() for one in layer.renderer().categories()],
     "widget": widget.type(), "map": widget.config().get("map")}
+context = QgsExpressionContext(QgsExpressionContextUtils.globalProjectLayerScopes(layer))
+context.setFeature(next(one for one in layer.getFeatures() if one["id"] == 1))
+facts["tip"] = QgsExpression.replaceExpressionText(layer.mapTipTemplate(), context)
 layer.startEditing()
 feature = next(one for one in layer.getFeatures() if one["id"] == 2)
 layer.changeAttributeValue(feature.id(), status, "rejected")
@@ -46,11 +54,11 @@ def has_qgis() -> bool:
         return False
 
 
-def test_a_layer_is_reviewed_in_qgis(make_layer, tmp_path):
+def test_a_layer_is_reviewed_in_qgis(make_scene, tmp_path):
     if not has_qgis():
         pytest.skip(f"no PyQGIS for {PYTHON} (Debian: python3-qgis); set RSCD_QGIS_PYTHON")
-    layer = make_layer()
-    assert main(["review", "apply", "-q", str(layer)]) == 0
+    layer = make_scene()
+    assert main(["review", "apply", "-q", str(layer), "--pictures"]) == 0
     quiet = {"QT_QPA_PLATFORM": "offscreen", "HOME": os.environ.get("HOME", "/tmp"), "PATH": ""}
     done = subprocess.run(
         [PYTHON, "-c", SCRIPT, str(layer)],
@@ -62,6 +70,12 @@ def test_a_layer_is_reviewed_in_qgis(make_layer, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.rpartition("FACTS")[2])
+    found, words_of_tip = re.fullmatch(
+        r'<img src="data:image/jpeg;base64,(.*?)"><div>(.*)</div>', facts.pop("tip")
+    ).groups()
+    content = np.frombuffer(base64.b64decode(found), np.uint8)
+    assert cv2.imdecode(content, cv2.IMREAD_COLOR).shape == (128, 256, 3)
+    assert words_of_tip == "#1 appeared unreviewed"
     words = [status for status, _ in STATUS_COLOURS]
     assert facts == {
         "renderer": "categorizedSymbol",

@@ -38,7 +38,7 @@ from rscd.inference.detectors.otsu import otsu_threshold
 from rscd.inference.detectors.registry import DEEP_DETECTORS
 from rscd.inference.detectors.sampling import BUDGET, Indices, sample, usable_pixels
 from rscd.inference.network import device_of
-from rscd.inference.predictor import Block, Tiling
+from rscd.inference.predictor import Block, Expected, Tiling
 from rscd.inference.weights import not_run
 from rscd.models.frozen import N_BANDS, FrozenEncoder, frozen_encoder
 from rscd.models.networks import bytes_per_pixel, receptive_radius
@@ -116,6 +116,10 @@ class Deep:
         """Name, encoder, hash of its tensors, and parameters; see ``Model``."""
         own = {"share": SHARE, "parts": PARTS} if self.kind == "dcva" else {}
         return {"name": self.name, "encoder": self.encoder, "sha256": self.sha256, **own}
+
+    def expects(self, n_bands: int) -> Expected:
+        """Three bands, or one, at any resolution."""
+        return Expected(1 if n_bands == 1 else N_BANDS, None)
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Deep":
         """Choose features and threshold on a sample of the scene, in one pass.

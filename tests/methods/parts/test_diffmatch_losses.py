@@ -28,7 +28,7 @@ from rscd.methods.parts.schedules import poly_lagged
 
 
 def files(golden, group):
-    found = sorted((golden / "diffmatch").glob(f"{group}*.npz"))
+    found = golden.files(f"diffmatch/{group}*.npz")
     assert found
     return [np.load(path) for path in found]
 

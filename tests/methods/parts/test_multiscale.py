@@ -28,7 +28,7 @@ def normalised(image):
 
 
 def files(golden, group):
-    found = sorted((golden / "kdmsi").glob(f"{group}_*.npz"))
+    found = golden.files(f"kdmsi/{group}_*.npz")
     assert found
     return [(path.name, np.load(path)) for path in found]
 
