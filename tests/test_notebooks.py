@@ -15,6 +15,7 @@ SHORTER = {
     "07_street_scenes": {"range(60)": "range(4)"},
     "08_kdmsi_scenes": {"EPOCHS = 12": "EPOCHS = 1"},
     "09_diffmatch_scenes": {"EPOCHS = 10": "EPOCHS = 1"},
+    "10_review": {"STEPS = 30": "STEPS = 2"},
 }  # fmt: skip
 """Trainings that readers see learn are a few steps here."""
 

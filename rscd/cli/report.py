@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,4 +142,5 @@ def _serve(args: argparse.Namespace) -> None:
         with page_server(read, view, PORT if args.port is None else args.port) as (address, wait):
             log.info("open this address in a browser; Ctrl-C ends the server")
             emit(address)
-            wait()
+            with suppress(KeyboardInterrupt):
+                wait()

@@ -19,7 +19,7 @@ configuration:
   --print_config           print it with every default and stop
   --begin WEIGHTS          weights that the network begins with: FILE.safetensors,
                            FILE.ckpt, or buildings, which ships with rscd
-  --review LAYER           reviewed polygons to learn from; see configs/from_review.yaml
+  --review LAYER           reviewed polygons to learn from; see rscd config list
   --ckpt_path LAST.ckpt    resume a stopped run
   --overwrite              replace the checkpoints of an earlier run in its folder
   --help-all               explain every key

@@ -74,24 +74,42 @@ def rasters_of(layer: str | Path, provenance: Provenance) -> Mapping[DateName, s
             f"expected the rasters of both dates in the provenance of {path}, found none; give a "
             "layer that rscd predict wrote, or name t1 and t2"
         )
-    return {date: _raster(path, date, about) for date, about in named.items()}
+    return {date: find_raster(path, date, about, "as t1 and t2") for date, about in named.items()}
 
 
-def _raster(layer: Path, date: str, about: Provenance) -> str:
-    name = about["path"]
+def find_raster(layer: Path, date: str, about: Provenance, how: str) -> str:
+    """Where a raster is that a layer was made from: as named, seen from the layer, or beside it.
+
+    Args:
+        layer: file of the layer.
+        date: t1 or t2, for messages.
+        about: what the provenance says of the raster.
+        how: a user can name another one, for messages: ``with --t1``.
+
+    Raises:
+        SceneError: it is gone, or is another file now.
+    """
+    name = str(about["path"])
     if not is_file_name(name):
-        return str(name)  # on a server, or one of GDAL's own names
+        return name  # on a server, or one of GDAL's own names
     places = dict.fromkeys([Path(name), layer.parent / name, layer.parent / Path(name).name])
     there = [place for place in places if place.is_file()]
     for place in there:
-        if place.stat().st_size == about.get("bytes") and sha256_of(place) == about.get("sha256"):
+        if _is_file(place, about):
             return str(place)
     if there:
         raise SceneError(
             f"expected {date} {shown(there[0])} as it was when {layer} was made, found that it "
-            "changed since; predict again, or put the former file there"
+            f"changed since; predict again, or name the right file {how}"
         )
     raise SceneError(
         f"expected {date} {shown(name)}, which {layer} was made from, found no such file from here "
-        "nor beside the layer; put it there, or name t1 and t2"
+        f"nor beside the layer; put it there, or name it {how}"
     )
+
+
+def _is_file(path: Path, about: Provenance) -> bool:
+    """Whether a file is the one that was described, as far as it was."""
+    if path.stat().st_size != about.get("bytes", path.stat().st_size):
+        return False  # without reading all of it
+    return "sha256" not in about or sha256_of(path) == about["sha256"]

@@ -9,12 +9,10 @@ is fixed before a pixel of the result is read, so that no result depends on tile
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pyproj import CRS
-from scipy.interpolate import RBFInterpolator
-from scipy.spatial import KDTree
 
 from rscd.base.errors import SceneError
 from rscd.base.types import Align, DateName, Float64Array, Provenance, ShapeHW
@@ -33,6 +31,9 @@ from rscd.geo.registration import (
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Tie
 from rscd.geo.tiles import Box
+
+if TYPE_CHECKING:
+    from scipy.interpolate import RBFInterpolator
 
 Register = Literal["off", "shift", "local"]
 """Whether one date is moved onto the other: not, by one shift, or by a smooth field of shifts."""
@@ -213,6 +214,8 @@ def window_shift(window: Look, shift: Shift) -> tuple[float, float] | None:
 
 def _agreeing(points: Float64Array, shifts: Float64Array) -> Float64Array:
     """(N,) which windows their neighbours do not contradict."""
+    from scipy.spatial import KDTree  # with the plate's, 20 MB that few runs need
+
     _, near = KDTree(points).query(points, k=min(NEIGHBOURS + 1, len(points)))
     away = shifts - np.median(shifts[near[:, 1:]], axis=1)
     distance = np.hypot(away[:, 0], away[:, 1])
@@ -221,7 +224,9 @@ def _agreeing(points: Float64Array, shifts: Float64Array) -> Float64Array:
     return kept
 
 
-def _plate(points: Float64Array, shifts: Float64Array, stiffness: float) -> RBFInterpolator:
+def _plate(points: Float64Array, shifts: Float64Array, stiffness: float) -> "RBFInterpolator":
+    from scipy.interpolate import RBFInterpolator
+
     return RBFInterpolator(points, shifts, kernel="thin_plate_spline", smoothing=stiffness)
 
 

@@ -223,15 +223,15 @@ def _check_model(model: Model, targets: Targets, options: Options, n_bands: int)
         raise UsageError(
             "expected polygons among the outputs for --misreg, found none; add -o change.gpkg"
         )
-    if options.misreg is not None and model.tiling.whole_pictures:
+    given = [
+        f"--{name}"
+        for name, asked in (("register", options.register != "off"), ("misreg", options.misreg))
+        if asked
+    ]
+    if given and model.tiling.whole_pictures:
         raise UsageError(
-            f"expected no --misreg with {model.name}, which finds the flow between the dates "
-            "itself, found it; drop it"
-        )
-    if options.register != "off" and model.tiling.whole_pictures:
-        raise UsageError(
-            f"expected --register off with {model.name}, which finds the flow between the dates "
-            f"itself, found {options.register}; drop it"
+            f"expected no {' and '.join(given)} with {model.name}, which finds the flow between "
+            "the dates itself, found it; drop it"
         )
     for date in targets.objects:
         check_finds_buildings(model, f"--objects-{date}")

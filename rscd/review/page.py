@@ -20,6 +20,7 @@ from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import write_verified, writing
 from rscd.base.types import Progress, silent
 from rscd.export.style import KIND_COLOURS, PICTURE, SCORE_CLASSES
+from rscd.review.choose import ORDER
 from rscd.review.decisions import MEMBER, VERSION, outline_data
 from rscd.review.layer import ChangeLayer, outlines
 from rscd.review.tiles import TILE_PX, Levels, both_dates, embedded_thumbs, embedded_tiles
@@ -30,8 +31,9 @@ SCRIPTS = ("data", "store", "map", "list", "stats", "draw", "main")
 SUFFIX = ".html"
 MAX_SIZE = 50_000_000
 """Bytes of the page, unless asked otherwise."""
-THUMBS_SHARE = 0.5
-"""Fraction of the room for pictures that thumbnails may take."""
+THUMBS_SHARE, MOST_THUMBS_SHARE = 0.5, 0.85
+"""Fractions of the room for pictures that thumbnails should take, and may where the smallest need
+more."""
 
 _DECIMALS = 1  # of display pixels, in which the page draws
 
@@ -103,7 +105,7 @@ def write_report(
     data = page_data(layer, view, shapes)
     nothing = Pictures(Levels(0, 0), {}, {})
     room = max_size - len(page_html(data, nothing).encode())
-    thumbs = _thumbs(layer, view, shapes, int(THUMBS_SHARE * room), progress)
+    thumbs = _thumbs(layer, view, shapes, room, progress)
     room -= len(_json(thumbs))
     found = embedded_tiles(view, room - 1000, progress) if room > 0 else None
     if found is None:
@@ -119,14 +121,15 @@ def write_report(
 
 
 def _thumbs(
-    layer: ChangeLayer, view: View, shapes: Any, budget: int, progress: Progress
+    layer: ChangeLayer, view: View, shapes: Any, room: int, progress: Progress
 ) -> dict[str, tuple[str, str]]:
     """Thumbnails by id, those of the best scores first where not all fit."""
-    if budget <= 0:
+    if room <= 0:
         return {}
     scores = _numbers(layer, "score")
     order = np.argsort(-np.nan_to_num(scores, nan=-1.0), kind="stable")
-    found = embedded_thumbs(view, shapes[order], budget, progress)
+    usual, most = int(THUMBS_SHARE * room), int(MOST_THUMBS_SHARE * room)
+    found = embedded_thumbs(view, shapes[order], usual, most, progress)
     ids = layer.table["id"].to_numpy()[order]
     return {str(i): pair for i, pair in zip(ids, found, strict=True) if pair is not None}
 
@@ -184,7 +187,7 @@ def _day(layer: ChangeLayer, date: str) -> str | None:
 def _features(layer: ChangeLayer, shapes: Any) -> list[dict[str, Any]]:
     """The polygons with what is known of each, in the order of the layer."""
     table = layer.table
-    scores, areas = (_numbers(layer, name) for name in ("score", "area_m2"))
+    scores, areas, turns = (_numbers(layer, name) for name in ("score", "area_m2", ORDER))
     texts = {
         name: table[name].astype(object).to_list() if name in table else [None] * len(table)
         for name in ("kind", "class", "status", "note", "reviewer", "time")
@@ -194,6 +197,7 @@ def _features(layer: ChangeLayer, shapes: Any) -> list[dict[str, Any]]:
             "id": int(number),
             "score": _number(scores[row]),
             "area": _number(areas[row]),
+            "turn": _number(turns[row]),
             "edited": bool(edited),
             **{name: _plain(values[row]) for name, values in texts.items()},
             "outline": _rings(shape),

@@ -234,14 +234,15 @@ def _surroundings(outline: Any, shape_hw: ShapeHW) -> Box:
 
 
 def embedded_thumbs(
-    view: View, outlines: Sequence[Any], budget: int, progress: Progress = silent
+    view: View, outlines: Sequence[Any], budget: int, most: int, progress: Progress = silent
 ) -> list[tuple[str, str] | None]:
     """Thumbnails of all polygons, smaller where many have to fit.
 
     Args:
         view: the scene.
         outlines: (N,) in display pixels, the most important first.
-        budget: characters that all may take in the page.
+        budget: characters that all should take in the page, which settles their size.
+        most: characters that all may take, if the smallest need more.
         progress: progress callback.
 
     Returns:
@@ -252,7 +253,7 @@ def embedded_thumbs(
         THUMB_SIDES[-1],
     )
     found: list[tuple[str, str] | None] = []
-    left = budget
+    left = most
     for done, outline in enumerate(outlines):
         progress("thumbnails", done, len(outlines))
         before, after = (text_of(encoded(one)) for one in thumbnail(view, outline, side))

@@ -22,6 +22,8 @@ from rscd.base.place import is_file_name
 from rscd.base.types import ByteArray, Float64Array, Provenance, ShapeHW
 from rscd.export.stretch import SHOWN_BANDS, Stretch
 from rscd.geo.grid import apply, check_same_world, compose, grid_text, shape_hw
+from rscd.geo.origin import find_raster
+from rscd.geo.register import register
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import is_item
 from rscd.geo.tiles import Box
@@ -127,7 +129,7 @@ def open_view(layer: ChangeLayer, t1: str | None = None, t2: str | None = None) 
         raise DataError(f"expected polygons to review in {layer.path}, found none")
     about = inputs_of(layer.provenance)
     paths = [_raster(layer, date, about.get(date), own) for date, own in (("t1", t1), ("t2", t2))]
-    pair = _open_pair(paths, layer.provenance, about)
+    pair = _registered(_open_pair(paths, layer.provenance, about), layer.provenance)
     check_same_world("change polygons", layer.path, layer.table.crs, pair.grid.crs)
     view = View(pair, _stretches(pair), _scale(pair))
     bounds = shapely.total_bounds(view.to_display(layer.table.geometry.to_numpy(), layer.table.crs))
@@ -158,7 +160,7 @@ def _common(view: View, bounds: Any) -> Box | None:
 
 
 def _raster(layer: ChangeLayer, date: str, about: Provenance | None, own: str | None) -> str:
-    """Path of a raster: as given, or as the layer names it, seen from here or from the layer."""
+    """Path of a raster: as given, or as the layer names it."""
     if own is not None:
         if about is not None and not _same_file(own, about):
             log.warning("%s %s is not the file that %s was made from", date, own, layer.path)
@@ -173,18 +175,7 @@ def _raster(layer: ChangeLayer, date: str, about: Provenance | None, own: str | 
         if not _same_file(name, about):
             raise _replaced(layer, date, name)
         return name
-    places = list(dict.fromkeys([Path(name), layer.path.parent / name]))
-    places += [layer.path.parent / Path(name).name]
-    there = [place for place in places if place.exists()]
-    for place in there:
-        if _same_file(place, about):
-            return str(place)
-    if there:
-        raise _replaced(layer, date, str(there[0]))
-    raise SceneError(
-        f"expected {date} {shown(name)}, which {layer.path} was made from, found no such file from "
-        f"here nor beside the layer; say where it is with --{date}"
-    )
+    return find_raster(layer.path, date, about, f"with --{date}")
 
 
 def _replaced(layer: ChangeLayer, date: str, path: str) -> SceneError:
@@ -220,6 +211,19 @@ def _open_pair(
     if pair.t1.bands == pair.t2.bands and _first(pair.t1.bands) != pair.t1.bands:
         return ScenePair.open(t1, t2, bands=_first(pair.t1.bands), **options)
     return pair
+
+
+def _registered(pair: ScenePair, provenance: Provenance) -> ScenePair:
+    """The pair with a date moved as it was when the dates were compared."""
+    moved = provenance.get("registration")
+    if not moved:
+        return pair
+    if moved["register"] == "local":  # what it was bent by is not stored
+        found, _ = register(pair, "local", (provenance.get("parameters") or {}).get("align", "t1"))
+        return found
+    if moved["cols"] == moved["rows"] == 0:
+        return pair
+    return pair.registered(moved["moved"], (moved["cols"], moved["rows"]))
 
 
 def _first(bands: tuple[int, ...]) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ def with_reviews(words: Sequence[str]) -> list[str]:
     if not names:
         raise UsageError(
             f"expected scenes of the form {{review: LAYER}} for {OPTION}, found none in "
-            f"{', '.join(files) or 'no configuration'}; begin with configs/from_review.yaml"
+            f"{', '.join(files) or 'no configuration'}; begin with -c from_review"
         )
     scenes = json.dumps([{"review": layer} for layer in layers])
     return [*rest, *(f"--data.streams.{name}.init_args.scenes={scenes}" for name in names)]

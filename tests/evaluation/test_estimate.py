@@ -95,15 +95,19 @@ def test_points_of_one_map_judge_another(place):
     other_mask = np.roll(TRUTH, 3, 1)
     other_mask[-10:] = 255
     other = place.raster("other.tif", other_mask)
-    points = place.points(path, number=900, seed=2)
-    report = estimate_areas(points, other, 0.999)
     known = (MAP != 255) & (other_mask != 255)
     true, mapped = TRUTH[known] == 1, other_mask[known] == 1
-    for name, fact in (
-        ("overall accuracy", (true == mapped).mean()),
-        ("user's accuracy, change", true[mapped].mean()),
-        ("producer's accuracy, change", mapped[true].mean()),
-    ):
+    facts = {
+        "overall accuracy": (true == mapped).mean(),
+        "user's accuracy, change": true[mapped].mean(),
+        "producer's accuracy, change": mapped[true].mean(),
+    }
+    every = estimate_areas(place.points(path, number=int((MAP != 255).sum())), other)
+    for name, fact in facts.items():
+        assert every.accuracies[name].value == pytest.approx(fact, rel=1e-3)
+    assert every.change.value == pytest.approx(true.sum() * 100, rel=2e-3)  # UTM's scale
+    report = estimate_areas(place.points(path, number=900, seed=2), other, 0.999)
+    for name, fact in facts.items():
         low, high = report.accuracies[name].interval(0.999)
         assert low <= fact <= high, name
     low, high = report.change.interval(0.999)

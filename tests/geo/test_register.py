@@ -268,5 +268,5 @@ def test_a_model_with_flow_of_its_own_refuses(tmp_path, write_tif, town, monkeyp
     monkeypatch.setattr(run, "scene_model", lambda *_, **__: Flowing())
     pair = opened(tmp_path, write_tif, town[0], town[1])
     targets = Targets.of([tmp_path / "a.tif"])
-    with pytest.raises(UsageError, match="expected --register off with flowing"):
+    with pytest.raises(UsageError, match="expected no --register with flowing"):
         run.resolve(pair, targets, Options(register="shift"))

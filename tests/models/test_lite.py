@@ -41,7 +41,7 @@ def test_buildings_of_a_date_depend_on_that_date_alone(network):
 
 
 def test_it_is_local(network):
-    assert receptive_radius(network, 3, 576, negligible=0) <= 272
+    assert receptive_radius(network, 3, 640, negligible=0) <= 272
 
 
 def test_it_costs_little_and_pools_nothing(network):

@@ -155,6 +155,7 @@ def layer(make_scene) -> Path:
     return make_scene("<i>change.gpkg", COUNT, names=names, shape_hw=shape, columns=columns)
 
 
+@pytest.mark.slow
 def test_two_hundred_decisions(browser, layer, tmp_path):
     page = tmp_path / "report.html"
     assert main(["report", "-q", str(layer), "-o", str(page)]) == 0

@@ -27,7 +27,9 @@ def embedded(html, name):
 
 
 def test_the_page_has_all_of_the_layer(make_scene, tmp_path, capsys):
-    layer = make_scene(columns={"note": HOSTILE, "class": HOSTILE, "status": "unsure"})
+    layer = make_scene(
+        columns={"note": HOSTILE, "class": HOSTILE, "status": "unsure", "review_order": 5}
+    )
     out = tmp_path / "report.html"
     assert main(["report", "-q", str(layer), "-o", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -40,6 +42,7 @@ def test_the_page_has_all_of_the_layer(make_scene, tmp_path, capsys):
     assert [one["id"] for one in data["features"]] == list(range(1, 7))
     assert data["features"][0]["note"] == HOSTILE
     assert data["features"][0]["status"] == "unsure"
+    assert data["features"][0]["turn"] == 5
     assert data["features"][0]["outline"] == [[[[40, 40], [40, 20], [20, 20], [20, 40], [40, 40]]]]
     assert set(pictures["thumbs"]) == set("123456")
     assert not re.search(r'(src|href)="(?!data:|#)', html.rpartition("<script>")[0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rscd.base.errors import OutputError
+from rscd.cli import main
 from rscd.review.layer import read_change_layer
 from rscd.review.serve import page_server
 from rscd.review.view import open_view
@@ -56,6 +57,15 @@ def test_there_is_nothing_else_and_nothing_without_the_token(site):
     for address in (*(site + path for path in NOWHERE), *(root + path for path in wrong)):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             asked(address)
+
+
+def test_the_command_says_the_address_and_ends_when_interrupted(make_scene, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rscd.review.serve.ThreadingHTTPServer.serve_forever", interrupted)
+    assert main(["report", str(make_scene()), "--serve", "--port", "0", "-q"]) == 0
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
 
 
 def test_a_taken_port_is_one_line(make_scene):

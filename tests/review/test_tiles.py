@@ -97,14 +97,17 @@ def test_thumbnails_show_the_polygon_in_the_middle(scene):
 
 def test_thumbnails_get_smaller_and_then_fewer(scene):
     view, shapes = scene
-    large = embedded_thumbs(view, shapes, 10**7)
+    large = embedded_thumbs(view, shapes, 10**7, 10**7)
     assert decoded(large[0][0]).shape == (128, 128, 3)
     size = sum(len(text) for pair in large for text in pair)
-    smaller = embedded_thumbs(view, shapes, size)  # some room is spared
+    smaller = embedded_thumbs(view, shapes, size, size)  # some room is spared
     assert decoded(smaller[0][0]).shape == (96, 96, 3)
     assert None not in smaller
-    few = embedded_thumbs(view, shapes, size // 8)
+    smallest = embedded_thumbs(view, shapes, size // 8, size)
+    assert decoded(smallest[0][0]).shape == (64, 64, 3)
+    assert None not in smallest
+    few = embedded_thumbs(view, shapes, size // 8, size // 8)
     assert 0 < sum(pair is not None for pair in few) < len(few)
     assert few[0] is not None
     assert few[-1] is None
-    assert embedded_thumbs(view, shapes[:0], 10**7) == []
+    assert embedded_thumbs(view, shapes[:0], 1, 1) == []

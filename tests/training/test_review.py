@@ -106,7 +106,7 @@ def test_layers_take_the_place_of_reviewed_scenes(tmp_path):
 def test_a_configuration_without_reviewed_scenes_is_refused(tmp_path):
     path = written(tmp_path, {"train": {"init_args": {"root": "d"}}})
     for words in (["-c", path], ["-c", str(tmp_path / "none.yaml")], []):
-        with pytest.raises(UsageError, match="begin with configs/from_review"):
+        with pytest.raises(UsageError, match="begin with -c from_review"):
             with_reviews([*words, "--review", "x.gpkg"])
     with pytest.raises(UsageError, match="after --review, found none"):
         with_reviews(["-c", path, "--review"])

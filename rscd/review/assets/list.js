@@ -7,6 +7,7 @@ const ORDERS = {
   area: (a, b) => (b.area ?? -1) - (a.area ?? -1),
   small: (a, b) => (a.area ?? Infinity) - (b.area ?? Infinity),
   id: (a, b) => a.id - b.id,
+  turn: (a, b) => (a.turn ?? Infinity) - (b.turn ?? Infinity) || 0,
 };
 let order = [];
 let page = 0;
@@ -105,6 +106,14 @@ function checkboxes(place, words) {
     const box = make("input", { type: "checkbox", value: word });
     box.checked = true;
     byId(place).append(make("label", { class: "check" }, box, word));
+  }
+}
+
+// The order of `rscd review next`, where the layer has one.
+function offerTurns() {
+  if (data.features.some((feature) => feature.turn !== null)) {
+    byId("sort").prepend(make("option", { value: "turn" }, "turn, as chosen for review"));
+    byId("sort").value = "turn";
   }
 }
 

@@ -222,6 +222,7 @@ function begin() {
   byId("reviewer").value = readName();
   keepName(byId("reviewer").value);
   takeStored();
+  offerTurns();
   checkboxes("kinds", [...new Set(data.features.map(kindOf))].sort());
   checkboxes("statuses", STATUSES);
   showDates();

@@ -156,8 +156,9 @@ function showLegend() {
   const kinds = new Map(data.features.map((feature) => [kindOf(feature), colourOf(feature)]));
   for (const [kind, colour] of kinds) {
     const sample = make("span", { class: "sample" });
-    sample.style.borderColor = data.colours[kind] ? colour : "#ff00aa";
-    byId("legend").append(make("li", {}, sample, kind));
+    sample.style.borderColor = colour;
+    const words = data.colours[kind] ? kind : kind + " (colour by score)";
+    byId("legend").append(make("li", {}, sample, words));
   }
   for (const [status, look] of [["accepted", "full"], ["unsure", "dashed"], ["rejected", "dotted"]]) {
     byId("legend").append(make("li", {}, make("span", { class: "sample " + look }), status));

@@ -42,11 +42,12 @@ function readStored() {
   }
 }
 
-// Another tab may have decided meanwhile: of each polygon the entry that was written last stays.
+// Another tab may have decided meanwhile: of each polygon the entry that was written last stays,
+// also of polygons that another page of this layer has and this one has not.
 function takeStored() {
   for (const [id, entry] of readStored()) {
     const own = decided.get(id);
-    if (featureOf.has(id) && (!own || entry.written > own.written)) {
+    if (!own || entry.written > own.written) {
       decided.set(id, entry);
     }
   }
