@@ -30,7 +30,7 @@ from qgis.core import (
 )
 
 from . import command
-from .run import Bar, Cancelled, Ended, run
+from .run import WINDOWS, Bar, Cancelled, Ended, run
 
 PYTHON = "RSCD_PYTHON"
 """Name of the setting."""
@@ -100,7 +100,7 @@ class Base(QgsProcessingAlgorithm):
             feedback.pushCommandInfo(" ".join(map(_quoted, whole)))
             ended = run(
                 whole,
-                command.environment(os.environ, bars=self.bars),
+                command.environment(os.environ, bars=self.bars and not WINDOWS),
                 on_bar=on_bar,
                 on_line=feedback.pushInfo,
                 cancelled=feedback.isCanceled,

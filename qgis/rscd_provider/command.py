@@ -49,12 +49,13 @@ def environment(inherited: Mapping[str, str], *, bars: bool) -> dict[str, str]:
 
     Args:
         inherited: variables of QGIS.
-        bars: whether progress is drawn although stderr is no terminal.
+        bars: whether progress is drawn although stderr is no terminal; not for Windows, where that
+            takes a console.
     """
     kept = {name: value for name, value in inherited.items() if name not in FOREIGN}
     kept.update(PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
     if bars:
-        kept.update(FORCE_COLOR="1", NO_COLOR="1", TERM="xterm", COLUMNS="100")
+        kept.update(FORCE_COLOR="1", TTY_COMPATIBLE="1", NO_COLOR="1", TERM="xterm", COLUMNS="100")
     return kept
 
 

@@ -53,7 +53,7 @@ class Ended:
         rest = [line for line in (*self.lines, *self.out.splitlines()) if line.strip()]
         said = rest[-1] if rest else "nothing was said"
         if "No module named rscd" in said:
-            return f"{said}; install it there with: pip install rscd"
+            return f"{said}; install rscd in that Python, or choose another"
         return f"rscd ended with exit code {self.code}: {said}"
 
 
