@@ -6,10 +6,10 @@ STAMP := .venv/.rscd-installed
 # every process that a test starts, even where the environment says otherwise
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-.PHONY: help setup demo test quick lint docs format clean
+.PHONY: help setup demo test quick lint docs qgis-plugin format clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 setup: $(STAMP)  ## create .venv with everything needed
 
@@ -49,6 +49,10 @@ docs: setup  ## the documentation site: build/site/index.html
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "site:     build/site/index.html"
+
+qgis-plugin:  ## the plugin for QGIS: dist/rscd_provider.zip
+	@$(PYTHON) qgis/package.py dist/rscd_provider.zip
+	@echo "plugin:   dist/rscd_provider.zip (QGIS: Plugins, Install from ZIP)"
 
 format: setup  ## rewrite files in the project's style
 	@$(BIN)/ruff check --fix .

@@ -1,0 +1,142 @@
+"""From values of parameters to the words of a command line. Nothing of QGIS is needed here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Union
+
+Value = Union[None, str, float, int, Iterable[str]]
+
+FOREIGN = (
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "PYTHONEXECUTABLE",
+    "GDAL_DATA",
+    "GDAL_DRIVER_PATH",
+    "PROJ_DATA",
+    "PROJ_LIB",
+)
+"""Variables that QGIS sets for its own Python and GDAL; those of rscd have others."""
+
+
+def program(python: str) -> list[str]:
+    """The words that start rscd.
+
+    Args:
+        python: path of a Python interpreter, or of the command rscd itself; empty: rscd on PATH.
+
+    Raises:
+        FileNotFoundError: there is no such file, in one line.
+    """
+    advice = "set Settings > Options > Processing > Providers > rscd"
+    if not python:
+        found = shutil.which("rscd")
+        if found is None:
+            raise FileNotFoundError(f"expected the command rscd on PATH, found none; {advice}")
+        return [found]
+    # a link is not followed: the python of a virtual environment is one
+    path = Path(python).expanduser().absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a Python with rscd, found no file at {path}; {advice}")
+    return [str(path)] if path.stem.lower() == "rscd" else [str(path), "-m", "rscd"]
+
+
+def environment(inherited: Mapping[str, str], *, bars: bool) -> dict[str, str]:
+    """Variables of the process: those of QGIS without what leads to QGIS's own Python.
+
+    Args:
+        inherited: variables of QGIS.
+        bars: whether progress is drawn although stderr is no terminal; not for Windows, where that
+            takes a console.
+    """
+    kept = {name: value for name, value in inherited.items() if name not in FOREIGN}
+    kept.update(PYTHONSAFEPATH="1", PYTHONUNBUFFERED="1", PYTHONIOENCODING="utf-8")
+    if bars:
+        kept.update(FORCE_COLOR="1", TTY_COMPATIBLE="1", NO_COLOR="1", TERM="xterm", COLUMNS="100")
+    return kept
+
+
+def words(command: str, inputs: Iterable[str], options: Mapping[str, Value]) -> list[str]:
+    """A command line without the program.
+
+    Args:
+        command: such as ``predict``.
+        inputs: files; those that exist become absolute, for they may begin with a hyphen.
+        options: value by option; None and an empty list leave it out, a list is joined by commas.
+    """
+    line = [command, *map(_absolute, inputs)]
+    for option, value in options.items():
+        if value is None:
+            continue
+        if isinstance(value, (str, int, float)):
+            line += [f"{option}={_text(value)}"]
+        else:
+            joined = ",".join(value)
+            line += [f"{option}={joined}"] * bool(joined)
+    return line
+
+
+def predict(
+    t1: str,
+    t2: str,
+    output: str,
+    *,
+    mask: str | None = None,
+    model: str | None = None,
+    threshold: float | None = None,
+    min_area: float | None = None,
+    min_score: float | None = None,
+    register: str | None = None,
+) -> list[str]:
+    """``rscd predict``: None leaves a choice to the model."""
+    options = {
+        "--output": output,
+        "--model": model,
+        "--threshold": threshold,
+        "--min-area": min_area,
+        "--min-score": min_score,
+        "--register": register,
+    }
+    more = [] if mask is None else [f"--output={mask}"]
+    return [*words("predict", (t1, t2), options), *more, "--overwrite"]
+
+
+def events(
+    t1: str,
+    t2: str,
+    output: str,
+    *,
+    layer_t1: str | None = None,
+    layer_t2: str | None = None,
+    kinds: Iterable[str] = (),
+    class_field: str | None = None,
+    delta: float | None = None,
+    min_area: float | None = None,
+) -> list[str]:
+    """``rscd events`` on two layers of footprints."""
+    options = {
+        "--output": output,
+        "--layer-t1": layer_t1,
+        "--layer-t2": layer_t2,
+        "--kinds": list(kinds),
+        "--class": class_field,
+        "--delta": delta,
+        "--min-area": min_area,
+    }
+    return [*words("events", (t1, t2), options), "--overwrite"]
+
+
+def doctor(t1: str, t2: str, *, model: str | None = None) -> list[str]:
+    """``rscd doctor``."""
+    return words("doctor", (t1, t2), {"--model": model})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if Path(path).exists() else path
+
+
+def _text(value: str | float | int) -> str:
+    return value if isinstance(value, str) else f"{value:.15g}"

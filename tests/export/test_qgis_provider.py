@@ -1,0 +1,437 @@
+"""The plugin for QGIS: command lines and processes without QGIS, and its algorithms inside QGIS.
+
+As in test_qgis.py, RSCD_QGIS_PYTHON names an interpreter that has PyQGIS.
+"""
+
+import configparser
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import psutil
+import pytest
+import rasterio
+from shapely.geometry import box
+
+from rscd.base.version import version
+from rscd.cli import build_parser
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = ROOT / "qgis" / "rscd_provider"
+PYTHON = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
+
+
+def part(name):
+    """A module of the plugin that needs no QGIS."""
+    if "rscd_provider" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "rscd_provider", PLUGIN / "__init__.py", submodule_search_locations=[str(PLUGIN)]
+        )
+        sys.modules["rscd_provider"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["rscd_provider"])
+    return importlib.import_module(f"rscd_provider.{name}")
+
+
+command, process = part("command"), part("run")
+
+
+def parsed(line):
+    args, rest = build_parser().parse_known_args(line)
+    assert not rest
+    return {name: value for name, value in vars(args).items() if name != "parser"}
+
+
+# --- command lines
+
+
+def test_rscd_reads_what_was_set_for_predict():
+    line = command.predict(
+        "/data/a b.tif", "/data/-2.tif", "/out/change.gpkg", mask="/out/change.tif",
+        model="-odd.ckpt", threshold=0.25, min_area=1234567.5, min_score=0.0, register="shift",
+    )  # fmt: skip
+    args = parsed(line)
+    expected = {
+        "t1": "/data/a b.tif", "t2": "/data/-2.tif", "model": "-odd.ckpt", "min_area": 1234567.5,
+        "min_score": 0.0, "register": "shift", "overwrite": True,
+    }  # fmt: skip
+    assert {name: args[name] for name in expected} == expected
+    assert [str(one) for one in args["output"]] == ["/out/change.gpkg", "/out/change.tif"]
+    assert float(args["threshold"]) == 0.25
+
+
+def test_what_was_not_set_is_left_to_rscd():
+    given = parsed(command.predict("a.tif", "b.tif", "c.gpkg"))
+    assert given == parsed(["predict", "a.tif", "b.tif", "-o", "c.gpkg", "--overwrite"])
+    given = parsed(command.events("a.gpkg", "b.gpkg", "c.gpkg"))
+    assert given == parsed(["events", "a.gpkg", "b.gpkg", "-o", "c.gpkg", "--overwrite"])
+    assert command.doctor("a.tif", "b.tif") == ["doctor", "a.tif", "b.tif"]
+
+
+def test_rscd_reads_what_was_set_for_events_and_doctor():
+    args = parsed(
+        command.events(
+            "a.gpkg", "b.gpkg", "c.gpkg", layer_t1="y 1", layer_t2="y2", kinds=["kept", "vanished"],
+            class_field="use", delta=1e-5, min_area=3,
+        )
+    )  # fmt: skip
+    expected = {
+        "layer_t1": "y 1", "layer_t2": "y2", "kinds": "kept,vanished", "class_field": "use",
+        "delta": 1e-5, "min_area": 3.0,
+    }  # fmt: skip
+    assert {name: args[name] for name in expected} == expected
+    assert parsed(command.doctor("a.tif", "b.tif", model="cva"))["model"] == "cva"
+
+
+def test_files_that_begin_with_a_hyphen_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("-1.tif").touch()
+    line = command.doctor("-1.tif", "https://host/b.tif")
+    assert line == ["doctor", str(tmp_path / "-1.tif"), "https://host/b.tif"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and commands of POSIX")
+def test_the_program_is_the_python_given_or_rscd_on_the_path(tmp_path, monkeypatch):
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    assert command.program(str(link)) == [str(link), "-m", "rscd"]  # of a virtual environment
+    script = tmp_path / "rscd"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert command.program(str(script)) == [str(script)]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command.program("") == [str(script)]
+    script.unlink()
+    with pytest.raises(FileNotFoundError, match="expected the command rscd on PATH, found none"):
+        command.program("")
+    with pytest.raises(FileNotFoundError, match=r"found no file at .*nowhere; set Settings"):
+        command.program(str(tmp_path / "nowhere"))
+
+
+def test_nothing_leads_to_the_python_of_qgis():
+    of_qgis = {"PYTHONHOME": "/qgis", "PYTHONPATH": "/qgis/python", "PROJ_LIB": "/qgis/proj"}
+    env = command.environment({**of_qgis, "PATH": "/bin"}, bars=False)
+    assert not set(env) & set(of_qgis)
+    assert env["PATH"] == "/bin"
+    assert "FORCE_COLOR" not in env
+
+
+# --- processes
+
+
+def run(code, *, env=None, cancelled=lambda: False, on_line=lambda line: None):
+    bars = []
+    line = [sys.executable, "-c", code]
+    env = command.environment({**os.environ, **(env or {})}, bars=True)
+    ended = process.run(line, env, on_bar=bars.append, on_line=on_line, cancelled=cancelled)
+    return ended, bars
+
+
+BARS = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from rscd.cli.progress import progress_bar
+print("a line — before", file=sys.stderr)
+with progress_bar(quiet=False) as report:
+    for stage, total in (("statistics", 12), ("change", 3)):
+        for done in range(total + 1):
+            report(stage, done, total)
+print("69 polygons; 1/2 windows", file=sys.stderr)
+print("answer")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="drawing bars takes a console there")
+def test_bars_of_rscd_are_read_and_lines_are_not_taken_for_bars():
+    ended, bars = run(BARS)
+    assert ended == process.Ended(0, ("a line — before", "69 polygons; 1/2 windows"), "answer\n")
+    assert {bar.stage for bar in bars} == {"statistics", "change"}
+    assert bars[0].done == 0  # while it works, not only at the end
+    assert process.Bar("statistics", 12, 12) in bars
+    assert bars[-1] == process.Bar("change", 3, 3)
+    assert bars[-1].percent == 100
+
+
+def test_pieces_come_whole_however_they_are_cut():
+    text = "eins — zwei\r\x1b[2Kdrei\nvier"
+
+    class Slow:
+        rest = text.encode()
+
+        def read1(self, _):
+            one, self.rest = self.rest[:1], self.rest[1:]
+            return one
+
+    assert list(process.pieces(Slow())) == ["eins — zwei", "\x1b[2Kdrei", "vier"]
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("print('rscd: A', 'later', sep='\\n', file=sys.stderr); sys.exit(1)", "rscd: A"),
+        ("raise ValueError('odd')", "rscd ended with exit code 1: ValueError: odd"),
+        ("sys.exit(7)", "rscd ended with exit code 7: nothing was said"),
+        ("import runpy; sys.exit('python: No module named rscd')",
+         "python: No module named rscd; install rscd in that Python, or choose another"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line(code, fault):
+    ended, _ = run(f"import sys; {code}")
+    assert ended.code
+    assert ended.fault == fault
+
+
+def alive(pid):
+    """Whether a process that may be nobody's child still runs: zombies do not."""
+    try:
+        return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_cancel_ends_the_process_and_its_children(monkeypatch, stubborn):
+    monkeypatch.setattr(process, "GRACE_S", 0.3 if stubborn else 30)
+    how = "SIG_IGN" if stubborn else "SIG_DFL"
+    code = (
+        f"import os, signal, subprocess, sys, time; signal.signal(signal.SIGINT, signal.{how})\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        "print(os.getpid(), child.pid, file=sys.stderr); time.sleep(60)"
+    )
+    lines = []
+    started = time.monotonic()
+    with pytest.raises(process.Cancelled):
+        run(code, cancelled=lambda: bool(lines), on_line=lines.append)
+    assert time.monotonic() - started < 25
+    parent, child = map(int, lines[0].split())
+    assert not alive(parent)
+    while alive(child) and time.monotonic() - started < 25:
+        time.sleep(0.02)
+    assert not alive(child)
+
+
+# --- the plugin
+
+
+@pytest.fixture(scope="module")
+def unzipped(tmp_path_factory):
+    """The folder in which QGIS finds the plugin, as unpacked from the zip."""
+    folder = tmp_path_factory.mktemp("plugin")
+    script = [sys.executable, ROOT / "qgis" / "package.py", folder / "new" / "plugin.zip"]
+    subprocess.run(script, check=True)
+    with zipfile.ZipFile(folder / "new" / "plugin.zip") as archive:
+        archive.extractall(folder / "plugins")
+    return folder / "plugins"
+
+
+def test_the_zip_has_the_plugin_alone(unzipped):
+    assert [one.name for one in unzipped.iterdir()] == ["rscd_provider"]
+    names = {one.name for one in (unzipped / "rscd_provider").iterdir()}
+    written = {one.name for one in PLUGIN.iterdir() if one.is_file()}
+    assert names == written | {"LICENSE"}
+
+
+def test_metadata_is_that_of_the_package(unzipped):
+    found = configparser.ConfigParser()
+    found.read(unzipped / "rscd_provider" / "metadata.txt", encoding="utf-8")
+    facts = found["general"]
+    assert facts["version"] == version()
+    assert facts["qgisMinimumVersion"] == "3.22"
+    assert facts["hasProcessingProvider"] == "yes"  # else qgis_process does not load it
+    assert all(facts[name] for name in ("name", "description", "author", "about"))
+
+
+SCRIPT = """
+import json, os, sys
+job = json.loads(sys.argv[1])
+sys.path[:0] = ["/usr/share/qgis/python/plugins", job["plugins"]]
+from qgis.core import (QgsApplication, QgsProcessingContext, QgsProcessingFeedback, QgsProject,
+    QgsVectorLayer)
+QgsApplication.setPrefixPath("/usr", True)
+application = QgsApplication([], False)
+application.initQgis()
+import processing
+from processing.core.Processing import Processing
+from processing.core.ProcessingConfig import ProcessingConfig
+Processing.initialize()
+import rscd_provider
+plugin = rscd_provider.classFactory(None)
+plugin.initProcessing()
+registry = QgsApplication.processingRegistry()
+help = {one.id(): one.shortHelpString() for one in plugin.provider.algorithms()}
+
+class Feedback(QgsProcessingFeedback):
+    def __init__(self):
+        super().__init__(False)
+        self.lines, self.steps, self.percents = [], [], []
+    def pushInfo(self, text):
+        self.lines.append(text)
+        self.percents.append(self.progress())
+    def setProgressText(self, text):
+        self.steps.append(text)
+
+def fact(layer):
+    renderer = layer.renderer()
+    return {"renderer": renderer.type(), "source": layer.source(),
+        "attribute": getattr(renderer, "classAttribute", lambda: None)()}
+
+def attempt(name, values, cancel=False):
+    feedback = Feedback()
+    QgsProject.instance().clear()
+    if cancel:
+        feedback.cancel()
+    try:
+        results = processing.runAndLoadResults(name, values, feedback=feedback)
+    except Exception as error:
+        return {"error": str(error)}
+    layers = QgsProject.instance().mapLayers().values()
+    return {"results": {k: v for k, v in results.items() if isinstance(v, (str, int))},
+        "layers": {layer.name(): fact(layer) for layer in layers},
+        "lines": feedback.lines, "steps": feedback.steps, "percents": feedback.percents}
+
+answers = {"help": help, "attempts": {}}
+for name, python, algorithm, values, cancel in job["attempts"]:
+    ProcessingConfig.settings["RSCD_PYTHON"].value = python
+    answers["attempts"][name] = attempt(algorithm, values, cancel)
+plugin.unload()
+answers["left"] = registry.providerById("rscd") is not None
+print("ANSWERS" + json.dumps(answers), flush=True)
+os._exit(0)  # PyQGIS is known to crash while it takes itself down
+"""
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, write_tif):
+    """Two rasters with one changed square, two layers of footprints."""
+    folder = tmp_path_factory.mktemp("scene")
+    t1 = np.random.default_rng(0).integers(60, 90, (3, 64, 64)).astype(np.uint8)
+    t2 = t1.copy()
+    t2[:, 20:40, 10:30] += 120
+    write_tif(folder / "t1.tif", t1)
+    write_tif(folder / "t2.tif", t2)
+    for name, corners in (("a", [0, 100]), ("b", [0, 200])):
+        shapes = [box(500_000 + x, 4_999_900, 500_050 + x, 4_999_950) for x in corners]
+        geopandas.GeoDataFrame(
+            {"use": ["house"] * 2}, geometry=shapes, crs="EPSG:32633"
+        ).to_file(folder / f"{name}.gpkg", layer=f"layer {name}")  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def qgis(unzipped, scene, tmp_path_factory):
+    """What the algorithms said and wrote inside QGIS, in one process of QGIS."""
+    probe = [PYTHON, "-c", "import qgis.core"]
+    found = (
+        Path(PYTHON).is_file()
+        and not subprocess.run(probe, check=False, capture_output=True).returncode
+    )
+    if not found:
+        pytest.skip(f"PyQGIS not found for {PYTHON}; install python3-qgis")
+    python = scene / "python"  # the package may not be installed in the interpreter of the tests
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    python, nowhere = str(python), str(scene / "nowhere")
+    pair = {"T1": str(scene / "t1.tif"), "T2": str(scene / "t2.tif"), "MODEL": "cva"}
+    layers = {"T1": str(scene / "a.gpkg"), "T2": str(scene / "b.gpkg"), "CLASS": "use"}
+    change = {**pair, "MIN_AREA": 5000, "OUTPUT": str(scene / "change.gpkg")}
+    job = {
+        "plugins": str(unzipped),
+        "attempts": [
+            ("predict", python, "rscd:predict", {**change, "MASK": str(scene / "m.tif")}, False),
+            ("events", python, "rscd:events", {**layers, "OUTPUT": "TEMPORARY_OUTPUT"}, False),
+            ("doctor", python, "rscd:doctor", {**pair, "REPORT": str(scene / "r.html")}, False),
+            ("model", python, "rscd:predict",
+             {**pair, "MODEL_FILE": layers["T1"], "OUTPUT": str(scene / "no.gpkg")}, False),
+            ("python", nowhere, "rscd:doctor", pair, False),
+            ("path", "", "rscd:doctor", pair, False),
+            ("cancel", python, "rscd:predict", {**pair, "OUTPUT": str(scene / "no.gpkg")}, True),
+        ],
+    }  # fmt: skip
+    home = tmp_path_factory.mktemp("home")
+    env = {
+        "QT_QPA_PLATFORM": "offscreen", "HOME": str(home), "PATH": "/nowhere",
+        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [PYTHON, "-X", "faulthandler", "-c", SCRIPT, json.dumps(job)],
+        check=False, capture_output=True, text=True, env=env, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "ResourceWarning" not in done.stderr
+    return json.loads(done.stdout.rpartition("ANSWERS")[2])
+
+
+def test_algorithms_are_there_with_help_and_go_away(qgis):
+    assert set(qgis["help"]) == {"rscd:predict", "rscd:events", "rscd:doctor"}
+    assert all(len(text) > 100 for text in qgis["help"].values())
+    assert not qgis["left"]
+
+
+def test_change_is_written_and_styled(qgis, scene):
+    found = qgis["attempts"]["predict"]
+    assert found["results"]["OUTPUT"] == str(scene / "change.gpkg")
+    styles = {Path(one["source"]).name: one for one in found["layers"].values()}
+    assert styles["change.gpkg"]["renderer"] == "graduatedSymbol"
+    assert styles["change.gpkg"]["attribute"] == "score"
+    assert styles["m.tif"]["renderer"] == "paletted"
+    polygons = geopandas.read_file(scene / "change.gpkg", layer="changes")
+    assert list(polygons["model"]) == ["cva"]
+    assert polygons.area.sum() == pytest.approx(40_000, rel=0.1)
+    with rasterio.open(scene / "m.tif") as mask:
+        assert mask.read(1)[20:40, 10:30].mean() > 0.9
+
+
+def test_progress_is_shown_by_stage(qgis):
+    found = qgis["attempts"]["predict"]
+    assert found["steps"][:3] == ["statistics", "change", "writing"]
+    assert len(found["steps"]) == 4  # the last is QGIS's own: loading
+    assert not [line for line in found["lines"] if "ETA" in line]
+    [end] = [n for n, line in enumerate(found["lines"]) if line.startswith("1 polygon")]
+    assert found["percents"][0] == 0
+    assert found["percents"][end] == 100
+
+
+def test_events_of_footprints(qgis):
+    found = qgis["attempts"]["events"]
+    [layer] = found["layers"].values()
+    path = found["results"]["OUTPUT"]
+    assert path.endswith(".gpkg")
+    assert layer["renderer"] == "categorizedSymbol"
+    assert layer["attribute"] == "kind"
+    assert [line for line in found["lines"] if line.startswith("1 appeared")]
+
+
+def test_findings_of_the_doctor_are_an_answer(qgis, scene):
+    found = qgis["attempts"]["doctor"]["results"]
+    assert found["VERDICT"] in {0, 1, 3}
+    page = (scene / "r.html").read_text(encoding="utf-8")
+    assert "rscd predict would" in page
+
+
+@pytest.mark.parametrize(
+    ("attempt", "said"),
+    [
+        ("model", "rscd: expected"),
+        ("python", "expected a Python with rscd, found no file at"),
+        ("path", "expected the command rscd on PATH, found none"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(qgis, attempt, said):
+    error = qgis["attempts"][attempt]["error"]
+    assert said in error
+    assert "Traceback" not in error
+    assert "\n" not in error.strip()
+
+
+def test_cancelled_runs_write_nothing(qgis, scene):
+    found = qgis["attempts"]["cancel"]
+    assert not found.get("layers")
+    assert not (scene / "no.gpkg").exists()
