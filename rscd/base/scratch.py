@@ -1,0 +1,27 @@
+"""Folders for what is kept as long as something in memory refers to it."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+
+class Scratch:
+    """A new folder, removed when nothing refers to this object any more or the process ends.
+
+    A copy in another process, by fork or pickle, names the folder and does not remove it.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rscd-"))
+        weakref.finalize(self, _remove, self.folder, os.getpid())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
