@@ -95,7 +95,7 @@ def skimage(pair: ScenePair) -> Estimate:
 AROSICS = """
 import contextlib, json, sys, time, warnings
 warnings.simplefilter("ignore")
-from osgeo import gdal
+from osgeo import gdal, ogr
 
 @contextlib.contextmanager
 def config_options(options, thread_local=True):
@@ -105,8 +105,10 @@ def config_options(options, thread_local=True):
 
 if not hasattr(gdal, "config_options"):  # GDAL before 3.8
     gdal.config_options = config_options
-    gdal.Dataset.__enter__ = lambda self: self
-    gdal.Dataset.__exit__ = lambda self, *_: None
+    for kind in (gdal.Dataset, ogr.DataSource):
+        kind.__enter__ = lambda self: self
+    gdal.Dataset.__exit__ = lambda self, *_: self.FlushCache()
+    ogr.DataSource.__exit__ = lambda self, *_: self.Destroy()
 from arosics import COREG
 
 shifts, started = [], time.process_time()

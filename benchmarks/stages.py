@@ -1,6 +1,6 @@
 """Where the processor time of `rscd predict -m buildings` goes, and what makes its network faster.
 
-    python benchmarks/stages.py [--size 2048] [--probe 512] [--repeat 2] [--only WHAT]
+    python benchmarks/stages.py [--size 2048] [--probe 512] [--repeat 2] [--only WHAT] [--onnx FILE]
 
 On a synthetic town of `rscd sample`, with one thread each. Prints JSON, an object per line:
 
@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, help="side of the scene in pixels")
     parser.add_argument("--probe", type=int, default=512, help="side of the image of the network")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--onnx", metavar="FILE", help="exported before, to save the time")
     parser.add_argument("--only", choices=("stages", "commands", "network"), action="append")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -256,11 +257,11 @@ def main() -> None:
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         images = [str(folder / "town" / f"scene_{date}.tif") for date in ("t1", "t2")]
-        onnx = folder / "buildings.onnx"
+        onnx = Path(options.onnx) if options.onnx else folder / "buildings.onnx"
         if "stages" in only:
             megapixels = options.size**2 / 1e6
             print(json.dumps({"stages": stages(images, folder, megapixels)}), flush=True)
-        if only != ["stages"]:
+        if only != ["stages"] and not options.onnx:
             export_graph(shipped_path(), onnx)
         if "network" in only:
             for row in network(images, onnx, options.probe, options.repeat):

@@ -31,20 +31,15 @@ def files_beside(path: Path) -> list[Path]:
     return [path.with_suffix(".qml")] if path.suffix.lower() in RASTER_SUFFIXES else []
 
 
-def check_output(path: Path, *, has_crs: bool, pixel_coordinates: bool) -> None:
+def check_output(path: Path) -> None:
     """Check before any work that `write_output` supports an output.
 
     Raises:
-        UsageError: for an unknown suffix, or polygons of a scene without CRS.
+        UsageError: for an unknown suffix.
     """
     if not is_vector(path) and path.suffix.lower() not in (*RASTER_SUFFIXES, PICTURE_SUFFIX):
         known = " ".join((*VECTOR_SUFFIXES, *RASTER_SUFFIXES, PICTURE_SUFFIX))
         raise UsageError(f"expected an output ending in one of {known}, found {path}")
-    if is_vector(path) and not has_crs and not pixel_coordinates:
-        raise UsageError(
-            f"expected images with a CRS for polygons in {path}, found none; write a .tif, or add "
-            "--pixel-coordinates to get polygons in pixels"
-        )
 
 
 def write_output(
@@ -80,5 +75,5 @@ def write_output(
         path,
         provenance=change_map.provenance,
         layer_options=layer_options,
-        pixel_coordinates=True,  # `check_output` settled whether they are wanted
+        pixel_coordinates=True,  # `Targets.require_crs` settled whether they are wanted
     )

@@ -203,8 +203,6 @@ class Targets:
         crs: Any,
         at: tuple[float, float],
         inputs: Iterable[StrPath],
-        *,
-        pixel_coordinates: bool,
         scratch_bytes: int = 0,
     ) -> None:
         """Check that each output can be written for a scene: format, CRS and place.
@@ -213,7 +211,6 @@ class Targets:
             crs: of the result, or None.
             at: coordinates of a place in the result.
             inputs: files that must not be overwritten.
-            pixel_coordinates: whether polygons may be written without CRS.
             scratch_bytes: size of the rasters of the work folder.
 
         Raises:
@@ -221,11 +218,27 @@ class Targets:
             OutputError: see `check_places`.
         """
         for path in (*self.outputs, *self.objects.values()):
-            check_output(path, has_crs=crs is not None, pixel_coordinates=pixel_coordinates)
+            check_output(path)
         for path in self.all:
             if path not in (self.preview, self.item):
                 check_crs(path, crs, at)
         self.check_places(inputs, scratch_bytes)
+
+    def require_crs(self, crs: Any) -> None:
+        """Check that polygons will have a CRS, where none in pixel coordinates are wanted.
+
+        Args:
+            crs: of the result, or None.
+
+        Raises:
+            UsageError: they will not.
+        """
+        vectors = [path for path in (*self.outputs, *self.objects.values()) if is_vector(path)]
+        if vectors and crs is None:
+            raise UsageError(
+                f"expected images with a CRS for polygons in {vectors[0]}, found none; write a "
+                ".tif, or add --pixel-coordinates to get polygons in pixels"
+            )
 
     def check_places(self, inputs: Iterable[StrPath], scratch_bytes: int = 0) -> None:
         """Check that the folders exist, are writable and have enough space.

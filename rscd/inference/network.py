@@ -7,16 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rscd.base.border import border
 from rscd.base.errors import ModelError
 from rscd.base.files import sha256_of, write_whole
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.inference.file_model import FileModel
 from rscd.inference.weights import (
     measured,
-    not_run,
     read_card,
     read_network,
+    running,
     teacher_card,
     write_weights,
 )
@@ -98,7 +97,7 @@ class Network(FileModel):
         network = self._loaded()
         if not isinstance(network, SceneNetwork):
             return None
-        with torch.inference_mode(), border(lambda error: not_run(self.name, error)):
+        with torch.inference_mode(), running(self.name):
             found = dissimilarity_map(network, torch.from_numpy(image).to(self.device))
             return found.float().cpu().numpy()
 
@@ -120,7 +119,7 @@ class Network(FileModel):
                 "them with --bands"
             )
         network = self._loaded()
-        with border(lambda error: not_run(self.name, error)):
+        with running(self.name):
             found: dict[str, torch.Tensor] = network(image.to(self.device))
         return found
 
@@ -165,7 +164,7 @@ def loaded(path: Path, device: str, sha256: str) -> nn.Module:
             card = read_card(path)
             network = read_network(path, card)
             probe = probe_image(network, bands_of(card["network"], card["network_args"]))
-            with border(lambda error: not_run(card["network"], error)):
+            with running(card["network"]):
                 network = folded(network, probe).to(device)
             if device == "cpu":  # avoids copies in oneDNN: a quarter less time for a ResNet-18
                 network = network.to(memory_format=torch.channels_last)
@@ -184,10 +183,9 @@ def load_network(path: Path, device: str, threads: int) -> Network:
     Raises:
         ModelError: for an unusable file, or a missing GPU.
     """
-    card = read_card(path)
+    device, card = device_of(device), read_card(path)
     if not {"receptive_radius", "bytes_per_pixel"} <= card.keys():
         card |= measured(read_network(path, card), card)
-    device = device_of(device)
     return Network.of(path, card, device, threads, bands_of(card["network"], card["network_args"]))
 
 

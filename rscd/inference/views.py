@@ -160,8 +160,8 @@ def multi_scale(
         raise UsageError("expected one of --msi and --tta, found both; drop one")
     if not isinstance(model, Network):
         raise ModelError(
-            "expected a trained network in a .safetensors or .ckpt file for --msi and --tta, "
-            f"found {model.name}; give -m FILE"
+            f"expected a trained network for --msi and --tta, found {model.name}; give -m "
+            "FILE.safetensors or FILE.ckpt"
         )
     kind: Kind = "tta" if msi is None else "msi"
     scales = parse_scales(msi or tta or "")

@@ -175,23 +175,28 @@ def read_network(
 def measured(network: nn.Module, card: Provenance) -> Provenance:
     """Card entries measured by running the network of a card once."""
     n_bands = bands_of(card["network"], card["network_args"])
-    with border(lambda error: not_run(card["network"], error)):
+    with running(card["network"]):
         return {
             "receptive_radius": receptive_radius(network, n_bands),
             "bytes_per_pixel": bytes_per_pixel(network, n_bands),
         }
 
 
-def not_run(name: str, error: Exception) -> ModelError:
-    """The clear line for a network of that name that failed while it ran."""
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+def running(name: str) -> AbstractContextManager[None]:
+    """Error handling around a network of that name while it runs."""
+
+    def to_error(error: Exception) -> ModelError:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return ModelError(
+                f"expected enough memory for {name}, found it used up; use a smaller --tile-size "
+                "or --batch-size, or --device cpu"
+            )
         return ModelError(
-            f"expected enough memory for {name}, found it used up; use a smaller --tile-size or "
-            "--batch-size, or --device cpu"
+            f"expected {name} to take images, found: {reason(error)[:200]}; check its weights and "
+            "card"
         )
-    return ModelError(
-        f"expected {name} to take images, found: {reason(error)[:200]}; check its weights and card"
-    )
+
+    return border(to_error)
 
 
 def _check_finite(tensors: dict[str, Tensor], path: Path) -> None:

@@ -170,7 +170,8 @@ def predict(
         RscdError: anything the user must fix; no new output exists then.
     """
     targets = Targets.of(outputs, prob, preview, flow, objects, dissimilarity)
-    return carry_out(resolve(pair, targets, options), mapper=mapper, progress=progress)
+    run = resolve(pair, targets, options)
+    return carry_out(run, mapper=mapper, progress=progress)
 
 
 def carry_out(run: Run, *, mapper: Mapper | None = None, progress: Progress = silent) -> Result:

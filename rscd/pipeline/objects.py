@@ -169,9 +169,9 @@ def resolve_events(
             f"expected vector files (.gpkg .geojson .fgb .parquet) for change events, found "
             f"{rasters[0]}; rscd pseudolabel T1 T2 -o STORE writes rasters"
         )
-    targets.check(
-        pair.grid.crs, middle(pair.grid), pair.files, pixel_coordinates=options.pixel_coordinates
-    )
+    if not options.pixel_coordinates:
+        targets.require_crs(pair.grid.crs)
+    targets.check(pair.grid.crs, middle(pair.grid), pair.files)
     stopped = note_of(targets.all).exists()  # some command, perhaps this one
     if not options.overwrite and not stopped:
         targets.check_new(())
@@ -327,6 +327,6 @@ def _write(run: EventRun, table: GeoDataFrame, path: Path, provenance: Provenanc
         path,
         provenance=provenance,
         layer_options=run.layer_options,
-        pixel_coordinates=True,  # `Targets.check` settled whether they are wanted
+        pixel_coordinates=True,  # `Targets.require_crs` settled whether they are wanted
         style=event_qml(),
     )

@@ -243,29 +243,25 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     Raises:
         RscdError: anything the user must fix.
     """
-    pair = options.sized(pair)
-    place, size_m = middle(pair.grid), pair.pixel_size_m
-    days = options.days(pair)
+    days, files = options.days(pair), pair.files
     if targets.item is not None and not any(days.values()):
         raise UsageError(
             f"expected the date of an image for the STAC item {targets.item}, found none; give "
             "--t1-date and --t2-date"
         )
+    # float32 probabilities, the uint8 mask, and what tells kinds
+    each = 5 + BYTES_PER_PIXEL + (MASK_BYTES_PER_PIXEL if targets.objects else 0)
+    scratch_bytes = math.prod(pair.shape_hw) * each
+    if not options.pixel_coordinates:
+        targets.require_crs(pair.grid.crs)
+    targets.check(pair.grid.crs, middle(pair.grid), files, scratch_bytes)
+    pair = options.sized(pair)
+    size_m = pair.pixel_size_m
     if (options.min_area_m2 or options.simplify_m) and size_m is None:
         raise UsageError(
             "expected a pixel size for --min-area and --simplify, found images without "
             "georeferencing; give --gsd METRES"
         )
-    # float32 probabilities, the uint8 mask, and what tells kinds
-    each = 5 + BYTES_PER_PIXEL + (MASK_BYTES_PER_PIXEL if targets.objects else 0)
-    scratch_bytes = math.prod(pair.shape_hw) * each
-    targets.check(
-        pair.grid.crs,
-        place,
-        pair.files,
-        scratch_bytes=scratch_bytes,
-        pixel_coordinates=options.pixel_coordinates,
-    )
     workers = options.workers or max(1, min(MAX_WORKERS, usable_cores()))
     scene = SceneFacts(
         n_bands=pair.n_bands,
@@ -301,7 +297,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         batch_size=options.batch_size or model.tiling.batch_size,
         workers=workers,
         gdal_cache=GDAL_CACHE,
-        remote_cache=remote_cache(pair.files),
+        remote_cache=remote_cache(files),
     )
     regularize = options.regularize
     if regularize is None:

@@ -63,7 +63,7 @@ def write_objects(
         path,
         provenance=provenance | {"objects": {"date": date, "threshold": STANDING_FROM}},
         layer_options=layer_options,
-        pixel_coordinates=True,  # `Targets.check` settled whether they are wanted
+        pixel_coordinates=True,  # `Targets.require_crs` settled whether they are wanted
         style=object_qml(),
         layer=f"buildings_{date}",
     )

@@ -203,7 +203,7 @@ class TestErrors:
         pair = [str(write_tif(tmp_path / f"{i}.tif", images(3, 16, 16))) for i in (1, 2)]
         args = ["-m", str(files / "net.onnx"), "--msi", "1,2", "-o", str(tmp_path / "c.tif")]
         assert main(["predict", *pair, *args]) == 1
-        assert "in a .safetensors or .ckpt file for --msi and --tta" in capsys.readouterr().err
+        assert "found two heads; give -m FILE.safetensors or FILE.ckpt" in capsys.readouterr().err
 
     def test_another_suffix(self, files, capsys):
         out = str(files / "net.trt")

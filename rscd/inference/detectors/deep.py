@@ -30,7 +30,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rscd.base.border import border
 from rscd.base.errors import ModelError
 from rscd.base.types import BoolArray, FloatArray, Provenance
 from rscd.geo.tiles import round_up
@@ -39,7 +38,7 @@ from rscd.inference.detectors.registry import DEEP_DETECTORS
 from rscd.inference.detectors.sampling import BUDGET, Indices, sample, usable_pixels
 from rscd.inference.network import device_of
 from rscd.inference.predictor import Block, Expected, Tiling
-from rscd.inference.weights import not_run
+from rscd.inference.weights import running
 from rscd.models.frozen import N_BANDS, FrozenEncoder, frozen_encoder
 from rscd.models.networks import bytes_per_pixel, receptive_radius
 
@@ -183,7 +182,7 @@ class Deep:
         keep = torch.from_numpy(usable).to(self.device)[:, None, None]
         dates = torch.where(keep, dates, vectors.encoder.normalize.mean)
         high, wide = (-side % vectors.multiple for side in usable.shape[1:])
-        with torch.inference_mode(), border(lambda error: not_run(self.name, error)):
+        with torch.inference_mode(), running(self.name):
             flat = F.pad(dates.flatten(0, 1), (0, wide, 0, high), mode="replicate")
             return vectors.maps(flat.contiguous(memory_format=torch.channels_last))
 
@@ -321,7 +320,7 @@ def load_deep(asked: str, device: str = "auto", threads: int = 1) -> Deep:
     kind, given, file = parse_deep(asked)
     encoder = vectors.encoder.name
     name = kind if given is file is None else f"{kind}:{encoder}"
-    with border(lambda error: not_run(name, error)), torch.inference_mode():
+    with running(name), torch.inference_mode():
         side = 2 * vectors.multiple
         maps = vectors.maps(torch.zeros(2, N_BANDS, side, side, device=device))
     return Deep(
@@ -343,7 +342,7 @@ def _tiling(asked: str, device: str) -> Tiling:
     """Halo and exactness, as the encoder is found to behave."""
     vectors, _ = _ready(asked, device)
     encoder, multiple = vectors.encoder, vectors.multiple
-    with border(lambda error: not_run(encoder.name, error)):
+    with running(encoder.name):
         radius = receptive_radius(vectors.cpu(), N_BANDS)
         halo = round_up(SOME_HALO if radius is None else radius, multiple)
         exact = radius is not None and _agree(vectors, halo)
