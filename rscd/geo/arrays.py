@@ -1,5 +1,7 @@
 """Arrays and open datasets as files that a pair reads, and rasters as arrays that read lazily."""
 
+import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from rasterio.shutil import copy
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rscd.base.errors import UsageError
+from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import writing
 from rscd.base.scratch import Scratch
 from rscd.geo.grid import shape_hw, stored_crs
@@ -68,6 +70,7 @@ def as_files(
             kept = kept or Scratch()
             path = kept.folder / f"{date}.tif"
             if isinstance(image, DATASETS):
+                _check_room(path, (image.count, *image.shape), max(image.dtypes, key=_size))
                 with writing(path), unplaced(), _internal_mask():
                     copy(image, path, driver="GTiff", BIGTIFF="IF_SAFER")
             else:
@@ -149,6 +152,7 @@ def _write_strips(
         "alpha": "unspecified",
         "BIGTIFF": "IF_SAFER",
     }
+    _check_room(path, array.shape, dtype)
     step = max(1, STRIP_VALUES // (bands * width))
     masked = isinstance(array, np.ma.MaskedArray)
     with writing(path), unplaced(), _internal_mask(), rasterio.open(path, "w", **profile) as made:
@@ -162,6 +166,20 @@ def _write_strips(
             made.write(np.asarray(strip).astype(dtype), window=window)
             if masked:
                 made.write_mask(~np.ma.getmaskarray(strip).any(axis=0), window=window)
+
+
+def _size(dtype: str) -> int:
+    return np.dtype(dtype.replace("complex_int16", "complex64")).itemsize
+
+
+def _check_room(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    # GDAL may keep pixels back until it closes the file, where a full disk is not always noticed
+    need, free = math.prod(shape) * _size(dtype), shutil.disk_usage(path.parent).free
+    if free < need:
+        raise OutputError(
+            f"expected {need / 1e6:.0f} MB of free disk in {path.parent.parent} for an image in "
+            f"memory, found {free / 1e6:.0f} MB; free some space, or set TMPDIR to another folder"
+        )
 
 
 def _nodata(attrs: Mapping[str, Any], dtype: str) -> float | None:

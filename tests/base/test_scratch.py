@@ -2,6 +2,9 @@ import gc
 import os
 import pickle
 
+import pytest
+
+from rscd.base.errors import OutputError
 from rscd.base.scratch import Scratch
 
 
@@ -34,3 +37,9 @@ def test_a_forked_process_does_not_remove_it(monkeypatch):
     gc.collect()
     assert folder.is_dir()
     folder.rmdir()
+
+
+def test_no_place_for_it_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(OutputError):
+        Scratch()

@@ -2,6 +2,7 @@
 
 import gc
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  the accessor .odc
@@ -17,7 +18,7 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 
 from rscd import open_pair
-from rscd.base.errors import UsageError
+from rscd.base.errors import OutputError, UsageError
 from rscd.geo import arrays
 from rscd.geo.arrays import lazy_array
 from rscd.geo.source import close_handles
@@ -129,6 +130,22 @@ class TestReadAsFilesAre:
         monkeypatch.setattr(arrays, "STRIP_VALUES", 3 * 17 * 5)
         same(open_pair(as_rioxarray(pixels()), file), open_pair(file, file))
 
+    def test_arrays_of_dask_are_computed_in_pieces(self, file, monkeypatch):
+        dask = pytest.importorskip("dask.array")
+        monkeypatch.setattr(arrays, "STRIP_VALUES", 3 * 17 * 4)
+        computed = []
+
+        def see(block):
+            computed.append(block.shape)
+            return block
+
+        lazy = dask.from_array(pixels(), chunks=(3, 4, 17)).map_blocks(
+            see, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+        )
+        pair = open_pair(as_rioxarray(pixels()).copy(data=lazy), file)
+        assert computed == [(3, 4, 17)] * 3
+        same(pair, open_pair(file, file))
+
 
 class TestNoData:
     def test_masks_of_numpy(self, monkeypatch):
@@ -224,6 +241,14 @@ class TestWhatIsRefused:
             pytest.raises(UsageError, match="found one open for writing"),
         ):
             open_pair(dataset, file)
+
+    def test_more_than_the_disk_holds(self, monkeypatch):
+        monkeypatch.setattr(
+            arrays.shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 12 * 17 * 4 - 1)
+        )
+        with pytest.raises(OutputError, match=r"MB of free disk .* set TMPDIR"):
+            open_pair(pixels(dtype=np.float32), pixels(), transform=PLACE, crs=ZONE)
+        open_pair(pixels(dtype=np.int16), pixels(), transform=PLACE, crs=ZONE)
 
     def test_a_grid_for_images_that_have_one(self, tmp_path, write_tif):
         file = write_tif(tmp_path / "f.tif", pixels())
