@@ -5,7 +5,6 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
 
 from rscd.base.files import writing
 
@@ -23,9 +22,6 @@ class Scratch:
         with writing(Path(os.environ.get("TMPDIR", tempfile.gettempprefix()))):
             self.folder = Path(tempfile.mkdtemp(prefix="rscd-"))
         weakref.finalize(self, _remove, self.folder, os.getpid())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
 
 
 def _remove(folder: Path, owner: int) -> None:

@@ -1,4 +1,4 @@
-"""Arrays and open datasets as files that a pair reads, and rasters as arrays that read lazily."""
+"""Arrays and open datasets as files that a pair reads."""
 
 import math
 import shutil
@@ -24,7 +24,7 @@ from rasterio.windows import Window
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import writing
 from rscd.base.scratch import Scratch
-from rscd.geo.grid import shape_hw, stored_crs
+from rscd.geo.grid import stored_crs
 from rscd.geo.pictures import PICTURE, is_picture
 from rscd.geo.settings import unplaced
 from rscd.geo.source import MAX_BANDS
@@ -149,7 +149,6 @@ def _write_strips(
         "nodata": _nodata(attrs, dtype),
         # four bands of bytes would otherwise be taken for colours and alpha
         "photometric": "MINISBLACK",
-        "alpha": "unspecified",
         "BIGTIFF": "IF_SAFER",
     }
     _check_room(path, array.shape, dtype)
@@ -278,57 +277,3 @@ def _check_shape(date: str, shape: tuple[int, ...]) -> None:
         f"expected (bands, rows, columns) with 1 to {MAX_BANDS} bands, or (rows, columns), as "
         f"{date}, found the shape {shape}{advice}"
     )
-
-
-def lazy_array(path: Path, grid: GeoBox, name: str, kept: object = None) -> "DataArray":
-    """The first band of a raster as an array whose pixels are read when they are asked for.
-
-    Args:
-        path: of a raster on ``grid``.
-        grid: for the coordinates.
-        name: of the array.
-        kept: lives as long as the array does.
-
-    Returns:
-        (y, x) with the coordinates x, y and, where there is a CRS, spatial_ref.
-    """
-    import xarray
-    from odc.geo.xr import xr_coords
-    from xarray.backends import BackendArray
-    from xarray.core import indexing
-
-    class Pixels(BackendArray):
-        """Pixels of a file; opened for each read, so that nothing stays open."""
-
-        def __init__(self) -> None:
-            self.kept = kept
-            with unplaced(), rasterio.open(path) as dataset:
-                self.dtype = np.dtype(dataset.dtypes[0])
-            self.shape = shape_hw(grid)
-
-        def __getitem__(self, key: Any) -> Any:
-            basic = indexing.IndexingSupport.BASIC
-            return indexing.explicit_indexing_adapter(key, self.shape, basic, self._read)
-
-        def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
-            spans = [
-                range(n)[k] if isinstance(k, slice) else range(k, k + 1)
-                for k, n in zip(key, self.shape, strict=True)
-            ]
-            if not all(map(len, spans)):
-                return np.empty(
-                    [len(s) for s, k in zip(spans, key, strict=True) if isinstance(k, slice)],
-                    self.dtype,
-                )
-            (top, bottom), (left, right) = ((min(s), max(s) + 1) for s in spans)
-            with unplaced(), rasterio.open(path) as dataset:
-                window = Window(left, top, right - left, bottom - top)
-                block = dataset.read(1, window=window)
-            rows, cols = (np.array(s) - min(s) for s in spans)
-            picked: NDArray[Any] = block[rows[:, None], cols]
-            kept_dims = tuple(slice(None) if isinstance(k, slice) else 0 for k in key)
-            return np.asarray(picked[kept_dims])
-
-    data = indexing.LazilyIndexedArray(Pixels())
-    coords = xr_coords(grid, always_yx=True)
-    return xarray.DataArray(xarray.Variable(("y", "x"), data), coords=coords, name=name)

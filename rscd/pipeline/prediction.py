@@ -21,7 +21,7 @@ from rscd.export.outputs import RASTER_SUFFIXES, is_vector
 from rscd.export.stretch import Stretch
 from rscd.export.upload import target_address
 from rscd.geo.area import Area
-from rscd.geo.arrays import Image, lazy_array
+from rscd.geo.arrays import Image
 from rscd.geo.grid import apply
 from rscd.geo.scene import ScenePair
 from rscd.geo.vectors import read_layer
@@ -91,6 +91,8 @@ class Prediction(Result):
         Raises:
             UsageError: there is none among the outputs on this machine.
         """
+        from rscd.geo.lazy import lazy_array
+
         path = self._asked(self._files.mask, "a mask", "change.tif among the outputs")
         return lazy_array(path, self.pair.grid, "mask", self._files.kept)
 
@@ -101,6 +103,8 @@ class Prediction(Result):
         Raises:
             UsageError: there are none among the outputs on this machine.
         """
+        from rscd.geo.lazy import lazy_array
+
         path = self._asked(self._files.prob, "probabilities", "prob='prob.tif'")
         return lazy_array(path, self.pair.grid, "prob", self._files.kept)
 
