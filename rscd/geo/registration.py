@@ -43,7 +43,7 @@ SURE = 2.0
 """Standard errors by which they must exceed it."""
 
 SMOOTH_PX = 1.0
-FINE_SMOOTH_PX = 0.6
+FINE_SMOOTH_PX = 0.3
 """The same where fractions of pixels count: what is broad, as shadows are, moves with the sun."""
 NEAR_PX = 1.5
 """How far the maximum may lie from that in whole pixels."""
