@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from rscd.base.errors import RscdError
     from rscd.geo.changemap import ChangeMap
     from rscd.geo.scene import ScenePair
-    from rscd.pipeline.maps import Result, open_pair, predict
+    from rscd.pipeline.maps import Result, open_pair
     from rscd.pipeline.objects import EventResult, predict_events
+    from rscd.pipeline.prediction import Prediction, predict
     from rscd.pipeline.run import Options
 
 find_moved_modules()
@@ -19,11 +20,12 @@ _HOMES = {
     "ChangeMap": "rscd.geo.changemap",
     "EventResult": "rscd.pipeline.objects",
     "Options": "rscd.pipeline.run",
+    "Prediction": "rscd.pipeline.prediction",
     "Result": "rscd.pipeline.maps",
     "RscdError": "rscd.base.errors",
     "ScenePair": "rscd.geo.scene",
     "open_pair": "rscd.pipeline.maps",
-    "predict": "rscd.pipeline.maps",
+    "predict": "rscd.pipeline.prediction",
     "predict_events": "rscd.pipeline.objects",
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "ChangeMap",
     "EventResult",
     "Options",
+    "Prediction",
     "Result",
     "RscdError",
     "ScenePair",

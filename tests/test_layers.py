@@ -182,6 +182,7 @@ AT_START = {
     "rscd.inference.onnx_network": {"torch", "onnx", "scipy"},
     "rscd.inference.models": {"torch", "onnxruntime"},
     "rscd.pipeline.maps": {"torch", "torchmetrics", "pystac", "requests", "fsspec"},
+    "rscd.pipeline.prediction": {"torch", "torchmetrics", "matplotlib", "folium", "pystac"},
     "rscd.pipeline.batch": {"torch", "torchmetrics", "requests", "fsspec", "cloudpickle"},
     "rscd.evaluation.maps": {"torch", "torchmetrics", "matplotlib", "pystac", "rscd.pipeline"},
     "rscd.events.footprints": {"torch", "torchmetrics", "matplotlib", "pystac"},

@@ -19,6 +19,7 @@ EXTRA_OF = {
         "train",
     ),
     **dict.fromkeys(("cloudpickle", "dask", "distributed"), "cluster"),
+    **dict.fromkeys(("folium", "mapclassify"), "notebooks"),
     "onnxruntime": "onnx",
     **dict.fromkeys(("onnx", "onnxscript"), "export"),
     "s3fs": "s3",

@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ class Source:
     ties: tuple[Tie, ...] = ()
     """Points where its content lies elsewhere than ``grid`` says, between which it is bent as a
     thin plate is; none: nowhere."""
+    kept: object = field(default=None, repr=False, compare=False)
+    """What must live as long as this does: the owner of a temporary file."""
 
     @property
     def name(self) -> str:

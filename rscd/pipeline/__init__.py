@@ -4,18 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rscd.pipeline.maps import Result, open_pair, predict
+    from rscd.pipeline.maps import Result, open_pair
     from rscd.pipeline.objects import EventResult, predict_events
+    from rscd.pipeline.prediction import Prediction, predict
     from rscd.pipeline.run import Options
 
-__all__ = ["EventResult", "Options", "Result", "open_pair", "predict", "predict_events"]
+__all__ = [
+    "EventResult",
+    "Options",
+    "Prediction",
+    "Result",
+    "open_pair",
+    "predict",
+    "predict_events",
+]
 
 _HOMES = {
     "EventResult": "objects",
     "Options": "run",
+    "Prediction": "prediction",
     "Result": "maps",
     "open_pair": "maps",
-    "predict": "maps",
+    "predict": "prediction",
     "predict_events": "objects",
 }
 

@@ -5,12 +5,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import rasterio
+from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import OutputError, RemoteError, RscdError
@@ -24,6 +25,7 @@ from rscd.export.style import probability_qml
 from rscd.export.targets import Targets
 from rscd.export.vector import change_polygons
 from rscd.geo.area import Area
+from rscd.geo.arrays import Image, as_files
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.polygons import Polygons
 from rscd.geo.register import field_boxes
@@ -90,29 +92,44 @@ class Result:
 
 
 def open_pair(
-    t1: str | Path,
-    t2: str | Path,
+    t1: Image,
+    t2: Image,
     options: Options = DEFAULTS,
     area: Area | None = None,
     *,
     gsd_m: float | None = None,
+    transform: Affine | None = None,
+    crs: Any = None,
 ) -> ScenePair:
     """Two rasters on one grid, with the options of a run, cropped to an area of interest.
 
+    What is in memory is written once, strip by strip, to a temporary folder that lives as long as
+    the pair does.
+
     Args:
-        t1: raster of the earlier date.
-        t2: raster of the later date.
+        t1: the earlier date: path, address, STAC item, open rasterio dataset, xarray.DataArray of
+            (band, y, x) or (y, x) with its grid, or NumPy array (C,H,W) or (H,W).
+        t2: the later date, of any of these.
         options: of these, ``align``, ``bands`` and ``src_nodata`` count.
         area: of interest; None: all that both dates cover.
         gsd_m: side of a pixel in metres, for images without georeferencing; networks made for one
             resolution see the scene at it.
+        transform: from (column, row) to the CRS, of NumPy arrays; None: pictures without place.
+        crs: of NumPy arrays: EPSG code, WKT, or an object of pyproj or rasterio.
 
     Raises:
-        RscdError: see `ScenePair.open` and `Area.on`.
+        RscdError: see `ScenePair.open`, `Area.on` and `rscd.geo.arrays.as_files`.
     """
+    (path1, path2), kept = as_files((t1, t2), transform, crs)
     pair = ScenePair.open(
-        t1, t2, align=options.align, bands=options.bands, src_nodata=options.src_nodata, gsd_m=gsd_m
+        path1,
+        path2,
+        align=options.align,
+        bands=options.bands,
+        src_nodata=options.src_nodata,
+        gsd_m=gsd_m,
     )
+    pair = replace(pair, t1=replace(pair.t1, kept=kept), t2=replace(pair.t2, kept=kept))
     pair = options.sized(pair)
     if area is None:
         return pair

@@ -1,0 +1,231 @@
+"""What notebooks call: images of any form give what files give; results show themselves."""
+
+import gc
+import re
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import odc.geo.xr  # noqa: F401  the accessor .odc
+import pytest
+import rasterio
+from affine import Affine
+from geopandas.testing import assert_geodataframe_equal
+from odc.geo.xr import xr_coords
+from xarray import DataArray
+
+import rscd
+from rscd import Options, Prediction, open_pair, predict
+from rscd.base.errors import ModelError, UsageError
+from rscd.geo.vectors import read_layer
+from rscd.pipeline import maps
+
+OPTIONS = Options(model="cva", min_area_m2=0, min_score=0)
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+@pytest.fixture
+def files(tmp_path, write_tif):
+    """Two dates of noise; a block is bright at t2."""
+    rng = np.random.default_rng(0)
+    t1 = rng.integers(60, 120, (3, 96, 128)).astype(np.uint8)
+    t2 = t1.copy()
+    t2[:, 20:60, 50:110] = 250
+    return [
+        write_tif(tmp_path / f"scene_{date}.tif", image) for date, image in (("t1", t1), ("t2", t2))
+    ]
+
+
+def arrays_of(files):
+    images, where = [], {}
+    for file in files:
+        with rasterio.open(file) as dataset:
+            images.append(dataset.read())
+            where = {"transform": dataset.transform, "crs": dataset.crs}
+    return images, where
+
+
+def data_arrays_of(files):
+    grid = open_pair(*files).grid
+    images, _ = arrays_of(files)
+    coords = xr_coords(grid, always_yx=True)
+    return [DataArray(image, dims=("band", "y", "x"), coords=coords) for image in images]
+
+
+def as_datasets(files, *outputs):
+    with rasterio.open(files[0]) as t1, rasterio.open(files[1]) as t2:
+        return predict(t1, t2, *outputs)
+
+
+FORMS = {
+    "paths": lambda files, *rest: predict(*files, *rest),
+    "names": lambda files, *rest: predict(*map(str, files), *rest),
+    "datasets": as_datasets,
+    "DataArrays": lambda files, *rest: predict(*data_arrays_of(files), *rest),
+    "arrays": lambda files, *rest: predict(*arrays_of(files)[0], *rest, **arrays_of(files)[1]),
+    "both": lambda files, *rest: predict(files[0], data_arrays_of(files)[1], *rest),
+}
+
+
+class TestAnyFormOfImage:
+    @pytest.mark.parametrize("form", FORMS)
+    def test_gives_what_files_give(self, form, files, tmp_path):
+        pair = open_pair(*files)
+        wanted = predict(pair, [tmp_path / "a.tif", tmp_path / "a.fgb"], OPTIONS)
+        found = FORMS[form](files, [tmp_path / "b.tif", tmp_path / "b.fgb"], OPTIONS)
+        assert wanted.n_polygons == found.n_polygons == 1
+        assert (tmp_path / "a.fgb").read_bytes() == (tmp_path / "b.fgb").read_bytes()
+        with rasterio.open(tmp_path / "a.tif") as a, rasterio.open(tmp_path / "b.tif") as b:
+            assert a.read().tobytes() == b.read().tobytes()
+            assert (a.transform, a.crs) == (b.transform, b.crs)
+
+
+class TestWithoutOutputs:
+    def test_all_results_are_there(self, files, tmp_path):
+        pair = open_pair(*files)
+        names = ["a.gpkg", "a.tif"]
+        maps.predict(pair, [tmp_path / n for n in names], OPTIONS, prob=tmp_path / "p.tif")
+        result = predict(*files, options=OPTIONS)
+        assert result.outputs == []
+        written = read_layer(tmp_path / "a.gpkg", "polygons in").reset_index(drop=True)
+        assert_geodataframe_equal(result.polygons, written)
+        for array, name in ((result.mask, "a.tif"), (result.prob, "p.tif")):
+            with rasterio.open(tmp_path / name) as dataset:
+                np.testing.assert_array_equal(array.values, dataset.read(1))
+            assert array.odc.geobox == pair.grid
+        assert int((result.mask == 1).sum()) == result.changed_pixels
+
+    def test_of_a_pair_and_of_pictures(self, tmp_path, write_tif, files):
+        images, _ = arrays_of(files)
+        result = predict(*images, options=replace(OPTIONS, min_area_m2=None))
+        assert result.polygons.crs is None
+        assert len(result.polygons) == predict(open_pair(*files), options=OPTIONS).n_polygons
+        assert (result.mask == 1).sum() == result.changed_pixels
+        with pytest.raises(UsageError, match=r"ones of pictures without place; use \.plot"):
+            result.explore()
+
+    def test_they_live_as_long_as_the_result_and_its_arrays(self, files):
+        result = predict(*files, options=OPTIONS)
+        folder = result._files.kept.folder
+        mask = result.mask
+        del result
+        gc.collect()
+        assert (mask == 1).any()
+        del mask
+        gc.collect()
+        assert not folder.exists()
+
+    def test_nothing_is_left_after_an_error(self, files, tmp_path, monkeypatch):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        images, where = arrays_of(files)
+        before = set(tmp_path.iterdir())
+        with pytest.raises(ModelError):
+            predict(*images, options=Options(model="no-such"), **where)
+        gc.collect()
+        assert set(tmp_path.iterdir()) == before
+
+
+class TestWithOutputs:
+    def test_the_result_is_plain_data_and_reads_its_files(self, files, tmp_path):
+        out = tmp_path / "c.gpkg"
+        result = predict(open_pair(*files), [out], OPTIONS)
+        plain = maps.predict(open_pair(*files), [tmp_path / "d.gpkg"], OPTIONS)
+        same = {"outputs": [], "seconds": 0}
+        assert asdict(result) | same == asdict(plain) | same
+        assert out.is_file()
+        assert result.outputs == [str(out)]
+        assert len(result.polygons) == result.n_polygons == 1
+
+    def test_names_may_be_relative(self, files, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        result = predict(*files, "c.gpkg", OPTIONS)
+        monkeypatch.chdir("/")
+        assert len(result.polygons) == 1
+
+    def test_what_was_not_asked_for_is_said(self, files, tmp_path):
+        result = predict(*files, tmp_path / "c.gpkg", OPTIONS)
+        with pytest.raises(UsageError, match=r"expected a mask .* found .*c\.gpkg; ask for change"):
+            _ = result.mask
+        with pytest.raises(UsageError, match=r"expected probabilities .*; ask for prob="):
+            _ = result.prob
+        mask = predict(*files, tmp_path / "c.tif", OPTIONS)
+        with pytest.raises(UsageError, match="expected polygons"):
+            mask.explore()
+
+    def test_options_in_the_place_of_outputs(self, files):
+        with pytest.raises(UsageError, match=r"expected outputs as file names, found Options"):
+            predict(*files, OPTIONS)
+        with pytest.raises(UsageError, match=r"expected predict\(t1, t2, outputs, Options"):
+            predict(*files, [], "cva")
+        with pytest.raises(UsageError, match="as t2, found NoneType"):
+            predict(files[0])
+
+
+class TestWhatItShows:
+    @pytest.fixture
+    def result(self, files):
+        return predict(*files, options=OPTIONS)
+
+    @pytest.mark.parametrize("outputs", [(), ("c.tif",), ("c.geojson",)])
+    def test_plots_show_the_change_where_it_is(self, files, tmp_path, outputs):
+        result = predict(*files, [tmp_path / name for name in outputs], OPTIONS)
+        figure = result.plot(size_px=64)
+        before, after, change = figure.axes
+        assert [axis.get_title() for axis in figure.axes] == ["before", "after", "change"]
+        assert before.images[0].get_array().shape == (48, 64, 3)
+        assert (before.images[0].get_array() != after.images[0].get_array()).any()
+        if outputs == ("c.tif",):
+            rows, cols = np.nonzero(change.images[1].get_array()[..., 3])
+            found = 2 * cols.min(), 2 * rows.min(), 2 * cols.max() + 2, 2 * rows.max() + 2
+        else:
+            points = np.concatenate(change.collections[0].get_segments())
+            found = *points.min(axis=0), *points.max(axis=0)
+        np.testing.assert_allclose(found, (50, 20, 110, 60), atol=0.05)
+        figure.canvas.draw()
+
+    def test_maps_hold_the_polygons(self, result):
+        pytest.importorskip("folium")
+        page = result.explore().get_root().render()
+        assert "area_m2" in page
+
+    def test_no_change_makes_no_map(self, files):
+        pytest.importorskip("folium")
+        with pytest.raises(UsageError, match="found no change"):
+            predict(files[0], files[0], options=replace(OPTIONS, threshold=0.99)).explore()
+
+    @pytest.mark.parametrize(
+        ("package", "method", "extra"),
+        [("folium", "explore", "notebooks"), ("matplotlib.collections", "plot", "train")],
+    )
+    def test_what_is_not_installed_is_named(self, result, monkeypatch, package, method, extra):
+        class Missing:
+            def find_spec(self, name, *_):
+                if name == package:
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        monkeypatch.delitem(sys.modules, package, raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+        with pytest.raises(ModelError, match=rf"pip install 'rscd\[{extra}\]'"):
+            getattr(result, method)()
+
+    def test_tables_are_escaped(self, result):
+        text = result._repr_html_()
+        assert "<td style='text-align:left'>cva</td>" in text
+        assert f"{result.changed_pixels:,} of {result.valid_pixels:,}" in text
+        evil = Prediction.of(replace(result, model="<script>&"), result._files)
+        assert "<script>" not in evil._repr_html_()
+        assert "&lt;script&gt;&amp;" in evil._repr_html_()
+
+
+def test_the_page_runs(files, monkeypatch):
+    monkeypatch.chdir(files[0].parent)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        known = {}
+        exec(block, known)
+        assert isinstance(known["result"], rscd.Prediction)
+        assert known["result"].n_polygons == 1
+    assert (files[0].parent / "change.gpkg").is_file()
+    assert known["where"]["transform"] == Affine(10, 0, 500_000, 0, -10, 5_000_000)
