@@ -13,7 +13,8 @@ SHORTER = {
     "04_kdmsi": {"STEPS = 120": "STEPS = 3", "pairs(48)": "pairs(12)", "pairs(12, ": "pairs(6, "},
     "06_diffmatch": {"STEPS = 60": "STEPS = 3"},
     "07_street_scenes": {"range(60)": "range(4)"},
-    "08_kdmsi_scenes": {"EPOCHS = 12": "EPOCHS = 1"},
+    "08_kdmsi_scenes": {"EPOCHS = 12": "EPOCHS = 1", '"0.5,1", ': '"0.5", ',
+                        "shape_hw=(512, 512)": "shape_hw=(384, 384)"},
     "09_diffmatch_scenes": {"EPOCHS = 10": "EPOCHS = 1"},
     "10_review": {"STEPS = 30": "STEPS = 2"},
 }  # fmt: skip
