@@ -94,6 +94,8 @@ def run(
         Cancelled: ``cancelled`` said so; the process and its children have ended.
         OSError: the program cannot be started.
     """
+    if cancelled():
+        raise Cancelled
     process = subprocess.Popen(
         list(line),
         stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -67,12 +68,17 @@ def export_weights(source: Path, target: Path, *, teacher: bool = False) -> Prov
     return card
 
 
+@lru_cache(maxsize=16)
+def _card_of(path: Path, sha256: str) -> Provenance:
+    return read_card(path)
+
+
 class Network(FileModel):
     """A network of torch; loaded on the first call in each process."""
 
     def file_card(self) -> Provenance:
-        """See `read_card`."""
-        return read_card(self.path)
+        """See `read_card`; read once, as a checkpoint has to be read whole."""
+        return dict(_card_of(self.path, self.sha256))
 
     def __call__(self, image: FloatArray, valid: BoolArray) -> FloatArray:
         """Predict change; see ``Predictor``.
