@@ -94,17 +94,7 @@ def run(
         Cancelled: ``cancelled`` said so; the process and its children have ended.
         OSError: the program cannot be started.
     """
-    if cancelled():
-        raise Cancelled
-    process = subprocess.Popen(
-        list(line),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(env),
-        start_new_session=not WINDOWS,
-        creationflags=subprocess.CREATE_NO_WINDOW if WINDOWS else 0,
-    )
+    process = _started(line, env, cancelled)
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
     out: list[bytes] = []
 
@@ -135,6 +125,22 @@ def run(
         _end(process)
         raise
     return Ended(process.wait(), tuple(lines), b"".join(out).decode("utf-8", "replace"))
+
+
+def _started(
+    line: Sequence[str], env: Mapping[str, str], cancelled: Callable[[], bool]
+) -> subprocess.Popen[bytes]:
+    if cancelled():
+        raise Cancelled
+    return subprocess.Popen(
+        list(line),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(env),
+        start_new_session=not WINDOWS,
+        creationflags=subprocess.CREATE_NO_WINDOW if WINDOWS else 0,
+    )
 
 
 def _next(said: queue.SimpleQueue[str]) -> Bar | str | None:
