@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
+import rscd.cli
+
 ROOT = Path(__file__).parents[1]
 
 settings.register_profile("rscd", deadline=None)  # a busy machine is no failure
@@ -157,9 +159,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart() -> None:
     """What a file holds after a power cut is nothing that a test can see: none waits for the disk.
 
-    Tests of the disk's own failures replace it again.
+    Tests of the disk's own failures replace it again. Commands in this process leave its allocator
+    as it is: the setting is meant for one run, and thousands of them would only fragment the heap.
     """
     os.fsync = lambda _: None  # type: ignore[assignment]
+    rscd.cli.keep_freed_memory = lambda: False
 
 
 def pytest_collection_finish() -> None:
