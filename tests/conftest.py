@@ -176,6 +176,15 @@ PROBE = 320
 """Pixels on which networks are measured when they are saved; halos of tests are below the half."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of what a system lacks are skipped there."""
+    here = {"posix": os.name == "posix", "linux": sys.platform == "linux"}
+    for item in items:
+        for name, there in here.items():
+            if item.get_closest_marker(name) is not None and not there:
+                item.add_marker(pytest.mark.skip(reason=f"needs a {name} system"))
+
+
 def pytest_runtest_setup() -> None:
     """Networks that are built alike see equally far: measured once, not whenever one is saved."""
     for name, module in list(sys.modules.items()):
@@ -206,8 +215,10 @@ def forked() -> Callable[..., multiprocessing.process.BaseProcess]:
 
     It is forked from a process that has nothing but imported what takes seconds to import.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rscd.pipeline.maps", "rscd.training.run"])
+    quick = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+    context = multiprocessing.get_context("forkserver" if quick else "spawn")
+    if quick:
+        context.set_forkserver_preload(["rscd.pipeline.maps", "rscd.training.run"])
 
     def start(function: Callable[..., Any], *args: Any) -> multiprocessing.process.BaseProcess:
         process = context.Process(target=function, args=args)

@@ -61,6 +61,9 @@ COMMANDS = (
 
 log = logging.getLogger("rscd")
 
+READER_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
+"""What writing to a pipe without a reader fails with; Windows says that the argument is wrong."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
@@ -170,7 +173,7 @@ def _failed(error: Exception, *, verbose: bool) -> int:
     elif trouble is not None:
         say(f"expected to read and write files, found {trouble[0]}: {error}; {trouble[1]}")
     elif isinstance(error, OSError):
-        if error.errno != errno.EPIPE:  # otherwise the reader of stdout has exited
+        if error.errno not in READER_GONE or error.filename is not None:
             where = "" if error.filename is None else f": {error.filename}"
             say(
                 f"expected to read and write files, found: {error.strerror or error}{where}; check "

@@ -141,7 +141,11 @@ def run_split(args: argparse.Namespace) -> None:
     folder = Path(args.output or args.folder)
     files = {folder / f"split_{percent}.json": split for percent, split in splits.items()}
     for path, split in files.items():
-        if path.exists() and not args.overwrite and path.read_text() != split.text():
+        if (
+            path.exists()
+            and not args.overwrite
+            and path.read_text(encoding="utf-8") != split.text()
+        ):
             raise OutputError(
                 f"expected no other split in {path}, found one; give --overwrite or -o FOLDER"
             )

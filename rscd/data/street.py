@@ -305,7 +305,7 @@ def _pose_difference(pair: StreetPair) -> float:
     sequence = pair.t2.parent.parent
     index = sequence / "t0" / "idx" / f"{pair.t2.stem}.txt"
     try:
-        frame = int(float(index.read_text().split()[0]))
+        frame = int(float(index.read_text(encoding="utf-8").split()[0]))
         own = np.loadtxt(sequence / "pose" / f"{pair.t2.stem}.txt").ravel()
         other = np.loadtxt(_reference_sequence(sequence) / "pose" / f"{frame}.txt").ravel()
     except (OSError, ValueError, IndexError) as error:

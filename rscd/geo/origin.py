@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pyarrow.parquet
 import pyogrio
@@ -92,7 +92,9 @@ def find_raster(layer: Path, date: str, about: Provenance, how: str) -> str:
     name = str(about["path"])
     if not is_file_name(name):
         return name  # on a server, or one of GDAL's own names
-    places = dict.fromkeys([Path(name), layer.parent / name, layer.parent / Path(name).name])
+    last = PureWindowsPath(name).name  # of either system's paths: layers travel
+    beside = (layer.parent / one for one in (name, Path(name).name, last))
+    places = dict.fromkeys([Path(name), *beside])
     there = [place for place in places if place.is_file()]
     for place in there:
         if _is_file(place, about):

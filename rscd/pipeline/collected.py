@@ -81,7 +81,11 @@ def collect(
     wanted = [folder / RUNS, layer, folder / COLLECTION if with_item else None]
     files = [path for path in wanted if path is not None]
     note, state = folder / NOTE, digest_of([version(), [(p.plain(), line) for p, line in found]])
-    if note.is_file() and note.read_text() == state and all(path.is_file() for path in files):
+    if (
+        note.is_file()
+        and note.read_text(encoding="utf-8") == state
+        and all(path.is_file() for path in files)
+    ):
         return files
     with writing(folder / RUNS):
         _write_runs(folder / RUNS, found)

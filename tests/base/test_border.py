@@ -7,7 +7,6 @@ import http.server
 import json
 import os
 import re
-import resource
 import tarfile
 import threading
 import zipfile
@@ -191,7 +190,10 @@ def test_names_that_no_library_takes(tmp_path: Path, write_tif) -> None:
     assert "a\0b.tif" not in refusal(f"{tmp_path}/no.tif")
 
 
+@pytest.mark.linux
 def test_too_many_open_files_are_no_damage(tmp_path: Path, write_tif) -> None:
+    import resource
+
     path = write_tif(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint8))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []

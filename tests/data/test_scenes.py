@@ -508,6 +508,7 @@ class Inherited(Dataset[bool]):
         return inherited == 0 and len(_handles.open) > 0
 
 
+@pytest.mark.posix
 def test_workers_do_not_read_through_handles_of_their_parent(scene: Scene) -> None:
     dataset = ScenePairs([scene])
     _ = dataset[:, :]

@@ -229,6 +229,7 @@ def calls(noted):
     return [path.name.split("-")[0] for path in noted.folder.iterdir()]
 
 
+@pytest.mark.posix
 def test_a_killed_worker_costs_its_blocks_and_nothing_else(tmp_path, pair, noted, client):
     expected = fill(pair, noted.predictor, tmp_path / "here")
     client.wait_for_workers(2, timeout=300)

@@ -135,6 +135,7 @@ class TestJournal:
                 pass
             assert journal.started
 
+    @pytest.mark.posix
     def test_a_process_that_died_holds_nothing(self, tmp_path):
         def hold(folder):
             with open_journal(folder, {}) as journal:
@@ -525,6 +526,7 @@ def kill_at(process, done, n_bytes):
     return process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "tile"), [("cva", 8), ("buildings", 32)])
 def test_a_process_killed_three_times_ends_with_the_same_bytes(

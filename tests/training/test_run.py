@@ -127,6 +127,7 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypa
         assert {"metrics.csv", "metrics.1.csv"} <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.posix
 @pytest.mark.slow
 def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path, forked):
     path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=12, max_epochs=50))
