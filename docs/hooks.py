@@ -1,15 +1,15 @@
 """Pages of the site that are made from what lies outside ``docs/``.
 
 Notebooks become tutorials; CONTRIBUTING and CHANGELOG become pages; the reference of commands,
-configurations and public names is written from the code itself. Links of the repository are
-rewritten to these pages.
+configurations, public names and models is written from the code itself. Links of the repository
+are rewritten to these pages.
 """
 
 import argparse
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from mkdocs.structure.files import File, Files
 
 import rscd
 from rscd.cli import build_parser
+from rscd.inference.about import ABOUT, About
+from rscd.inference.detectors.registry import DEEP_DETECTORS, DETECTORS
+from rscd.inference.shipped import SHIPPED, shipped_card
 from rscd.training.configurations import about, configurations
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made["reference/commands.md"] = "\n".join(commands())
     made["reference/configurations.md"] = "\n".join(configuration_files())
     made["reference/api.md"] = "\n".join(public_names())
+    for name, known in ABOUT.items():
+        made[f"reference/models/{name}.md"] = "\n".join(model_card(name, known))
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -131,3 +136,50 @@ def public_names() -> Iterator[str]:
     yield "# Python API\n"
     for name in rscd.__all__:
         yield f"::: {getattr(rscd, name).__module__}.{name}\n"
+
+
+def model_card(name: str, known: About) -> Iterator[str]:
+    """The card of a model: what it is, for what, learnt from what, how good, how not."""
+    shipped = shipped_card() if name == SHIPPED else {}
+    plain = {key: make().summary for key, make in DETECTORS.items()} | DEEP_DETECTORS
+    yield f"# {name}\n"
+    yield f"`rscd predict t1.tif t2.tif -m {name} -o change.gpkg`: {summary_of(name, plain)}.\n"
+    yield f"## Intended use\n\n{capital(known.use)}.\n"
+    yield "## Limits\n"
+    yield from (f"- {capital(limit)}." for limit in known.limits)
+    yield f"\n## Data\n\n{capital(shipped.get('data') or known.data)}.\n"
+    yield from (f"- {capital(one)}" for one in shipped.get("attribution", ()))
+    yield f"\n## Measured\n\n`{known.command}`\n"
+    if shipped:
+        yield "Pixels, pooled over the pairs of a folder, at the threshold of the weights:\n"
+        yield "| folder | pairs | F1 | IoU | precision | recall |\n|---|---|---|---|---|---|"
+        for folder, figures in shipped["measured"].items():
+            shown = (f"{figures[key]:.3f}" for key in ("f1", "iou", "precision", "recall"))
+            yield f"| {folder} | {figures['pairs']} | {' | '.join(shown)} |"
+        yield "\nMore, and how it was trained: [the network that ships](../../default_model.md).\n"
+    else:
+        yield "| on | figures |\n|---|---|"
+        yield from (f"| {where} | {figures} |" for where, figures in known.measured.items())
+        yield "\nAll sets: [results](../../results.md#training-free-detectors-on-real-pairs).\n"
+    yield f"## Source and licence\n\n{source_of(known)}.\n"
+    yield f"Licence: {shipped.get('licence') or known.licence}."
+    if shipped:
+        keys = ("network", "bands", "gsd_m", "gsd_range_m", "threshold", "min_score", "min_area_m2")
+        yield "\n## In the file\n\n| field | value |\n|---|---|"
+        yield from (f"| `{key}` | {shipped[key]} |" for key in (*keys, "halo", "sha256"))
+
+
+def summary_of(name: str, plain: Mapping[str, str]) -> str:
+    """One line of a model."""
+    return plain[name] if name in plain else str(shipped_card()["summary"])
+
+
+def source_of(known: About) -> str:
+    """The publication, or a link to the page."""
+    page = known.source.removeprefix("docs/")
+    return f"[{page.removesuffix('.md')}](../../{page})" if page.endswith(".md") else known.source
+
+
+def capital(text: str) -> str:
+    """A text that begins a sentence; names of packages and flags stay as they are."""
+    return text[:1].upper() + text[1:]

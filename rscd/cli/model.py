@@ -80,6 +80,7 @@ def run_show(args: argparse.Namespace) -> None:
     """The card of a model."""
     from dataclasses import asdict
 
+    from rscd.inference.about import ABOUT
     from rscd.inference.models import CEG, load_model
     from rscd.segmenters.segmenter import backend_options, find_backend
 
@@ -99,6 +100,8 @@ def run_show(args: argparse.Namespace) -> None:
     else:
         model = load_model(args.name)
         card = _described(model) | {"tiling": asdict(model.tiling)}
+        if (about := ABOUT.get(args.name.partition(":")[0])) is not None:
+            card |= {"use": about.use, "limits": list(about.limits)}
     Shown(card, [f"{key}: {value}" for key, value in card.items()]).emit(as_json=args.json)
 
 
