@@ -84,7 +84,7 @@ def _add_split(actions: Any) -> Parser:
     parser = add_action(
         actions,
         "split",
-        "choose labelled pairs of a training set: split_5.json, split_10.json, ...",
+        "choose labelled pairs of a training set: split_5.json, split_10.json and so on",
     )
     parser.add_argument("folder", metavar="DIR", help="folder of image pairs, or a street set")
     parser.add_argument(
@@ -166,15 +166,29 @@ def _add_towns(actions: Any) -> Parser:
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
     for split, pairs in (("train", 400), ("val", 100), ("test", 100)):
-        parser.add_argument(f"--{split}", type=whole, default=pairs, help=f"pairs ({pairs})")
+        parser.add_argument(
+            f"--{split}", type=whole, default=pairs, metavar="N", help=f"pairs ({pairs})"
+        )
     parser.add_argument(
         "--size", type=count, default=128, metavar="N", help="side of a pair (default 128)"
     )
-    parser.add_argument("--empty", type=fraction, default=0.5, help="share without change (0.5)")
-    parser.add_argument("--gsd", type=positive, default=0.5, help="metres per pixel (0.5)")
-    parser.add_argument("--change", type=fraction, default=0.4, help="changed lots, 0 to 1 (0.4)")
-    parser.add_argument("--nuisance", type=fraction, default=0.5, help="strength, 0 to 1 (0.5)")
-    parser.add_argument("--seed", type=whole, default=0)
+    parser.add_argument(
+        "--empty", type=fraction, default=0.5, metavar="0..1", help="share without change (0.5)"
+    )
+    parser.add_argument(
+        "--gsd", type=positive, default=0.5, metavar="M", help="metres per pixel (0.5)"
+    )
+    parser.add_argument(
+        "--change", type=fraction, default=0.4, metavar="0..1", help="changed lots (0.4)"
+    )
+    parser.add_argument(
+        "--nuisance",
+        type=fraction,
+        default=0.5,
+        metavar="0..1",
+        help="of light, season, sensor (0.5)",
+    )
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the towns (0)")
     parser.set_defaults(run=run_towns)
     return parser
 

@@ -131,7 +131,10 @@ def add_detection(parser: Parser) -> None:
     """How change is found."""
     group = parser.group("detection")
     group.add_argument(
-        "-m", "--model", metavar="NAME|FILE", help="see rscd model list; default: see below"
+        "-m",
+        "--model",
+        metavar="NAME|FILE",
+        help="default: by bands and pixel size (rscd model list)",
     )
     group.add_argument(
         "--threshold",

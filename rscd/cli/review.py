@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def add(commands: Any) -> None:
     """Declare the command."""
     parser: Parser = commands.add_parser(
-        "review", help="put decisions about polygons into a layer, or get them out"
+        "review", help="decisions about polygons: into a layer, out of it, what to review next"
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for declare in (_add_apply, _add_export, _add_next):

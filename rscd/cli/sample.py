@@ -27,7 +27,11 @@ def add(commands: Any) -> None:
         "--seed", type=whole, default=0, metavar="N", help="seed of the town (default 0)"
     )
     parser.add_argument(
-        "--size", type=size_hw, default="1024,1024", metavar="H,W", help="size in half-metre pixels"
+        "--size",
+        type=size_hw,
+        default="1024,1024",
+        metavar="H,W",
+        help="size in half-metre pixels (1024,1024)",
     )
     parser.add_argument(
         "--east", type=whole, default=0, metavar="M", help="metres east of other samples (0)"

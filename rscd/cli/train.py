@@ -8,7 +8,7 @@ from rscd.cli.options import add_verbosity
 from rscd.cli.parser import Parser
 
 DESCRIPTION = """\
-Train a detector by one YAML file with the sections trainer, model and data. Every key
+Train a network by one YAML file with the sections trainer, model and data. Every key
 can be given here with dots. A file with stages: is a chain of such runs.
 """
 
@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
         "train",
         add_help=False,
         allow_abbrev=False,
-        help="train a detector: rscd train -c FILE.yaml [--model.lr 1e-4 ...]",
+        help="train a network by a configuration: rscd train -c supervised_town",
         usage="rscd train -c FILE.yaml [--KEY.KEY VALUE ...] [options]",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -62,7 +62,7 @@ BEGIN = (
     "with rscd; not needed when a run is resumed with --ckpt_path"
 )
 DESCRIPTION = (
-    "Train a detector from one YAML file. Every key can be overridden with dots, such as "
+    "Train a network from one YAML file. Every key can be overridden with dots, such as "
     "--model.lr 1e-4. --ckpt_path resumes an interrupted run."
 )
 REVIEW = (
