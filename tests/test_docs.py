@@ -1,10 +1,13 @@
 """What the pages say exists: commands parse, options are known, named files and links are there."""
 
+import argparse
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +63,26 @@ def test_commands_parse(page, line):
     for name in command:
         if name.startswith("configs/"):
             assert (ROOT / name).is_file()
+
+
+def _parsers(parser: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, one in action.choices.items():
+                yield from list(_parsers(one, f"{before}{name} ")) or [(f"{before}{name}", one)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_in_running_text_are_known(page: str) -> None:
+    parsers = dict(_parsers(build_parser()))
+    text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    for span in re.findall(r"`(rscd [a-z][^`]*)`", text):
+        words = span.split()
+        name = next((n for n in (" ".join(words[1:3]), words[1]) if n in parsers), None)
+        assert name or any(known.startswith(f"{words[1]} ") for known in parsers), span
+        if name not in (None, "train"):
+            options = re.findall(r"(?<![\w-])--[a-z][\w-]*", span)
+            assert set(options) <= parsers[name]._option_string_actions.keys(), span
 
 
 @pytest.mark.parametrize(
