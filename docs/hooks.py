@@ -161,7 +161,7 @@ def model_card(name: str, known: About) -> Iterator[str]:
         yield "| on | figures |\n|---|---|"
         yield from (f"| {where} | {figures} |" for where, figures in known.measured.items())
         yield "\nAll sets: [results](../../results.md#training-free-detectors-on-real-pairs).\n"
-    yield f"## Source and licence\n\n{source_of(known)}.\n"
+    yield f"## Source and licence\n\n{capital(source_of(known))}.\n"
     yield f"Licence: {shipped.get('licence') or known.licence}."
     if shipped:
         keys = ("network", "bands", "gsd_m", "gsd_range_m", "threshold", "min_score", "min_area_m2")
