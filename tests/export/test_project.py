@@ -171,6 +171,7 @@ def has_qgis():
         return False
 
 
+@pytest.mark.slow
 def test_qgis_opens_it_styled(made, tmp_path):
     if not has_qgis():
         pytest.skip(f"no PyQGIS for {PYTHON} (Debian: python3-qgis); set RSCD_QGIS_PYTHON")
