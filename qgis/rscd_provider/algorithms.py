@@ -167,13 +167,13 @@ class Base(QgsProcessingAlgorithm):
         limits = {} if maximum is None else {"maxValue": maximum}
         self.addParameter(
             QgsProcessingParameterNumber(
-                name, text, QgsProcessingParameterNumber.Double, None, True, 0, **limits
+                name, text, QgsProcessingParameterNumber.Type.Double, None, True, 0, **limits
             )
         )
 
     def add_rare(self, parameter: QgsProcessingParameterDefinition) -> None:
         """A parameter under Advanced."""
-        parameter.setFlags(parameter.flags() | QgsProcessingParameterDefinition.FlagAdvanced)
+        parameter.setFlags(parameter.flags() | QgsProcessingParameterDefinition.Flag.FlagAdvanced)
         self.addParameter(parameter)
 
 
@@ -221,7 +221,7 @@ class Predict(Base):
         )  # fmt: skip
         self.addParameter(
             QgsProcessingParameterVectorDestination(
-                "OUTPUT", "Change", QgsProcessing.TypeVectorPolygon
+                "OUTPUT", "Change", QgsProcessing.SourceType.TypeVectorPolygon
             )
         )
         self.addParameter(
@@ -279,7 +279,7 @@ class Events(Base):
 
     def initAlgorithm(self, config: dict[str, Any] | None = None) -> None:
         """Declare the parameters."""
-        polygons = [QgsProcessing.TypeVectorPolygon]
+        polygons = [QgsProcessing.SourceType.TypeVectorPolygon]
         for name, text in (("T1", "earlier"), ("T2", "later")):
             self.addParameter(
                 QgsProcessingParameterFeatureSource(
@@ -301,7 +301,7 @@ class Events(Base):
         self.add_number("MIN_AREA", "Least area of polygons in square metres")
         self.addParameter(
             QgsProcessingParameterVectorDestination(
-                "OUTPUT", "Change events", QgsProcessing.TypeVectorPolygon
+                "OUTPUT", "Change events", QgsProcessing.SourceType.TypeVectorPolygon
             )
         )
 

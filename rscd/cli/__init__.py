@@ -35,6 +35,7 @@ from rscd.cli import (
     review,
     sample,
     sample_points,
+    stack,
     train,
 )
 from rscd.cli.parser import Parser, say
@@ -54,6 +55,7 @@ COMMANDS = (
     estimate,
     events,
     sample,
+    stack,
     data,
     config,
     model,

@@ -164,7 +164,7 @@ def _run_layers(args: argparse.Namespace) -> None:
                 path,
                 provenance=_provenance(args, first, second, rule),
                 layer_options=layer_options,
-                style=event_qml(),
+                style=event_qml(dated=False),
             )
     if not args.json:
         found = (f"{c['number']} {kind} ({c['area_m2']:,.0f} m2)" for kind, c in counts.items())

@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 NAME = "{name}"
 STATES = ("done", "skipped", "failed")
 RECORD = ".rscd-folders.jsonl"
-EXTRA = ("prob", "preview", "report", "flow", "dissimilarity", "objects_t1", "objects_t2")
+EXTRA = (
+    *("prob", "preview", "report", "flow", "dissimilarity", "objects_t1", "objects_t2"),
+    "project",
+)
 """Arguments that name one more output each, of commands that have them."""
 
 WITHOUT_EFFECT = frozenset(

@@ -34,6 +34,11 @@ def add(commands: Any) -> None:
         help=".safetensors (its card is also written beside it), .onnx or .pt2",
     )
     exporting.add_argument(
+        "--target",
+        choices=("deepness",),
+        help="deepness: an .onnx for that plugin of QGIS, which is given a raster of rscd stack",
+    )
+    exporting.add_argument(
         "--teacher",
         action="store_true",
         help="the teacher of kdmsi or scene in place of the student, which predicts",
@@ -118,7 +123,11 @@ def run_export(args: argparse.Namespace) -> None:
 
     target = Path(args.output)
     source = weights_path(args.source)
-    if target.suffix == ".safetensors":
+    if args.target is not None:
+        if target.suffix != ".onnx":
+            raise UsageError(f"expected -o ending in .onnx with --target, found {target}")
+        from rscd.inference.deepness import export_deepness as write
+    elif target.suffix == ".safetensors":
         from rscd.inference.network import export_weights as write
     elif target.suffix in (".onnx", ".pt2"):
         from rscd.inference.graphs import export_graph as write

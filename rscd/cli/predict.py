@@ -101,6 +101,16 @@ def _add_more_outputs(parser: Parser) -> None:
         help="also write a page on which the polygons of an output are reviewed; see rscd report",
     )
     group.add_argument(
+        "--project",
+        metavar="FILE.qgz",
+        help="also write a QGIS project with both dates and the outputs, styled",
+    )
+    group.add_argument(
+        "--pictures",
+        action="store_true",
+        help="also store each polygon before and after in a .gpkg, for the map tip of QGIS",
+    )
+    group.add_argument(
         "--flow", metavar="FILE.tif", help="also write the flow from t2 to t1, of models with flow"
     )
     group.add_argument(
@@ -235,10 +245,10 @@ def _run_pair(
 
     # images are checked later
     keep_inputs(folders.outputs_of(args), filter(None, (args.aoi, args.model)))
-    reviewed = _reviewed(args)
+    reviewed, pictured = _reviewed(args), _pictured(args)
     objects: dict[DateName, str | None] = {"t1": args.objects_t1, "t2": args.objects_t2}
     if args.dry_run:
-        extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity)
+        extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity, args.project)
         targets = Targets.of(args.output, *extra)
         planned = plan(resolve(pair, targets, options))
         return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
@@ -253,11 +263,16 @@ def _run_pair(
             flow=args.flow,
             dissimilarity=args.dissimilarity,
             objects=objects,
+            project=args.project,
             mapper=mapper,
             progress=progress,
         )
     if not args.json:
         _log_result(result)
+    if pictured is not None and result.n_polygons:
+        from rscd.review.page import store_pictures
+
+        store_pictures(pictured, args.t1, args.t2)
     if reviewed is not None and result.n_polygons:
         report(
             reviewed,
@@ -289,6 +304,21 @@ def _reviewed(args: argparse.Namespace) -> Path | None:
         )
     check_page(Path(args.report), overwrite=args.overwrite)
     return layers[0]
+
+
+def _pictured(args: argparse.Namespace) -> Path | None:
+    """The output whose polygons get pictures, checked before any work; None without them."""
+    if not args.pictures:
+        return None
+    from rscd.base.place import is_file_name
+
+    layers = [path for path in args.output if path.lower().endswith(".gpkg")]
+    if not layers or not is_file_name(layers[0]):
+        raise UsageError(
+            "expected a .gpkg of this machine among the outputs for --pictures, found "
+            f"{', '.join(args.output)}; add -o change.gpkg"
+        )
+    return Path(layers[0])
 
 
 def _log_result(result: Any) -> None:

@@ -2,12 +2,15 @@
 
 import argparse
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import OutputError, UsageError
 from rscd.cli.options import Shown, add_action, add_json, add_verbosity, count, whole
 from rscd.cli.parser import Parser
 from rscd.cli.report import add_rasters
+
+if TYPE_CHECKING:
+    from rscd.review.layer import ChangeLayer
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +96,6 @@ def run_next(args: argparse.Namespace) -> None:
     from dataclasses import replace
     from pathlib import Path
 
-    from rscd.export.style import review_qml
     from rscd.review.choose import choose_next, with_order
     from rscd.review.layer import check_target, read_change_layer, write_layer
 
@@ -104,7 +106,7 @@ def run_next(args: argparse.Namespace) -> None:
     chosen = choose_next(layer.table, args.n, args.by, args.seed)
     if target is not None:
         table = with_order(layer.table, chosen, args.by)
-        write_layer(replace(layer, table=table), target, review_qml())
+        write_layer(replace(layer, table=table), target, _style(layer))
     if len(chosen) < args.n:
         log.warning("only %d polygons are not reviewed", len(chosen))
     ids = [int(number) for number in layer.table["id"].iloc[chosen]]
@@ -118,7 +120,6 @@ def run_apply(args: argparse.Namespace) -> None:
 
     import rasterio
 
-    from rscd.export.style import review_qml
     from rscd.inference.memory import GDAL_CACHE
     from rscd.review.decisions import counts_of
     from rscd.review.layer import check_target, read_change_layer, with_reviews, write_layer
@@ -136,7 +137,7 @@ def run_apply(args: argparse.Namespace) -> None:
     if args.pictures:
         with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE):
             layer = with_pictures(layer, open_view(layer, args.t1, args.t2))
-    write_layer(layer, target, review_qml())
+    write_layer(layer, target, _style(layer))
     counts = counts_of(layer.table)
     log.info("%s", ", ".join(f"{count} {status}" for status, count in counts.items()))
     if found.conflicts:
@@ -166,6 +167,12 @@ def run_export(args: argparse.Namespace) -> None:
     log.info("%d decisions", len(review.decisions))
     data = {"output": str(target), "decisions": len(review.decisions)}
     Shown(data, [str(target)]).emit(as_json=args.json)
+
+
+def _style(layer: "ChangeLayer") -> str:
+    from rscd.export.style import review_qml
+
+    return review_qml(dated={"t1", "t2"} <= {*layer.table.columns})
 
 
 def _some(numbers: Any) -> str:

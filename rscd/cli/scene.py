@@ -18,7 +18,7 @@ def add_size(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_reading(group: argparse._ArgumentGroup) -> None:
+def add_grids(group: argparse._ActionsContainer) -> None:
     """How two rasters become a pair."""
     group.add_argument(
         "-b",
@@ -35,6 +35,11 @@ def add_reading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--src-nodata", type=float, metavar="V", help="value that means no data in both files"
     )
+
+
+def add_reading(group: argparse._ArgumentGroup) -> None:
+    """How two rasters become a pair, and polygons of one without CRS."""
+    add_grids(group)
     group.add_argument(
         "--pixel-coordinates",
         action="store_true",

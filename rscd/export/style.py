@@ -5,7 +5,9 @@ QGIS automatically loads ``<stem>.qml`` beside a file, whatever the file's suffi
 styles both, and each layer reads its own part.
 """
 
-from collections.abc import Iterable
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -64,11 +66,61 @@ probabilities."""
 PICTURE = "picture"
 """Column of a reviewed layer with a JPEG of each polygon before and after, where it has one."""
 
-_MAP_TIP = (
-    f"[% coalesce('<img src=\"data:image/jpeg;base64,' || "
-    f"to_base64(attribute($currentfeature, '{PICTURE}')) || '\">', '') %]"
-    '<div>#[% "id" %] [% coalesce("kind", \'\') %] [% "status" %]</div>'
+ALIASES: Mapping[str, str] = {
+    "id": "Number",
+    "kind": "Kind",
+    "class": "Class",
+    "score": "Score, 0 to 1",
+    "misreg": "Part lost when a date is moved, 0 to 1",
+    "iou": "IoU",
+    "iou_sum": "Sum of IoU",
+    "area_m2": "Area in m²",
+    "t1": "Earlier date",
+    "t2": "Later date",
+    "model": "Model",
+    "status": "Status",
+    "note": "Note",
+    "reviewer": "Reviewer",
+    "time": "Decided at",
+    "edited": "Outline redrawn",
+    PICTURE: "Before and after",
+}
+"""Names of columns in forms and tables of QGIS; a layer has some of them."""
+
+KIND_WORDS: Mapping[str, str] = {
+    "changed": "changed",
+    "appeared": "appeared: at t2 alone",
+    "vanished": "vanished: at t1 alone",
+    "kept": "kept: at both dates",
+    "standing": "standing",
+    "undecidable": "undecidable",
+}
+"""What forms and tables of QGIS show for a kind."""
+
+
+def _map_tip(words: str) -> str:
+    """HTML with the picture of a polygon, where it has one, and some words (an expression).
+
+    All of it is one expression that may fail: masks share the style and have no polygons.
+    """
+    picture = (
+        f"coalesce('<img src=\"data:image/jpeg;base64,' || "
+        f"to_base64(attribute($currentfeature, '{PICTURE}')) || '\">', '')"
+    )
+    return f"[% try({picture} || '<div>#' || \"id\" || ' ' || {words} || '</div>', '') %]"
+
+
+def _of(column: str) -> str:
+    """A column in an expression; null where there is none."""
+    return f"attribute($currentfeature, '{column}')"
+
+
+_TIP = _map_tip(
+    f"coalesce({_of('kind')}, '')"
+    f" || coalesce(', score ' || round({_of('score')}, 2), '')"
+    f" || coalesce(', ' || round({_of('area_m2')}) || ' m²', '')"
 )
+_REVIEW_TIP = _map_tip("coalesce(\"kind\", '') || ' ' || \"status\"")
 
 _FILL_ALPHA = 40  # of 255: the imagery below stays visible
 _OUTLINE_MM = 0.5
@@ -82,16 +134,19 @@ def change_qml() -> str:
         ``score`` (`SCORE_CLASSES`), without labels; mask value 1 is `MASK_COLOUR`, values 0 and
         255 are transparent.
     """
-    return _document(_mask_pipe() + _graduated_renderer())
+    return _document(_mask_pipe() + _graduated_renderer() + _about_polygons(), more=FORMS)
 
 
-def event_qml() -> str:
+def event_qml(*, dated: bool = True) -> str:
     """Style of change events, coloured by their ``kind`` (`KIND_COLOURS`).
+
+    Args:
+        dated: whether the layer has the columns ``t1`` and ``t2``.
 
     Returns:
         QML text: a nearly transparent fill and a strong outline, without labels.
     """
-    return _by_kind(KIND_COLOURS)
+    return _by_kind(KIND_COLOURS, dated=dated)
 
 
 def object_qml() -> str:
@@ -109,7 +164,7 @@ def error_qml() -> str:
     Returns:
         QML text, as `event_qml`.
     """
-    return _by_kind(ERROR_COLOURS)
+    return _document(_categorized("kind", ERROR_COLOURS))
 
 
 def point_qml() -> str:
@@ -140,10 +195,13 @@ def point_qml() -> str:
     )
 
 
-def review_qml() -> str:
+def review_qml(*, dated: bool = True) -> str:
     """Style and form of a reviewed layer: polygons coloured by ``status`` (`STATUS_COLOURS`).
 
     The change mask beside it keeps its style, as in `change_qml`.
+
+    Args:
+        dated: whether the layer has the columns ``t1`` and ``t2``.
 
     Returns:
         QML text: as `event_qml`; in the form and the attribute table ``status`` is chosen from a
@@ -159,16 +217,42 @@ def review_qml() -> str:
         )
     )
     form = (
-        f"<fieldConfiguration>{fields}</fieldConfiguration>\n"
-        '<defaults><default field="time" expression="to_string(epoch(now()))" applyOnUpdate="1"/>'
+        _form(fields)
+        + '<defaults><default field="time" expression="to_string(epoch(now()))" applyOnUpdate="1"/>'
         '<default field="status" expression="\'unreviewed\'" applyOnUpdate="0"/></defaults>\n'
-        f'<mapTip enabled="1">{escape(_MAP_TIP)}</mapTip>\n'
+        + _tip_and_time(_REVIEW_TIP, dated=dated)
     )
     return _document(_mask_pipe() + _categorized("status", STATUS_COLOURS) + form, more=FORMS)
 
 
-FORMS = "|Fields|Forms"
+FORMS = "|Fields|Forms|MapTips|Temporal"
 """More of what a style may hold."""
+
+
+def _about_polygons(*, dated: bool = True) -> str:
+    """Names of columns, words for kinds, map tip and time of plain polygons."""
+    return _form("") + _tip_and_time(_TIP, dated=dated)
+
+
+def _form(fields: str) -> str:
+    """Widgets of fields and the names of columns."""
+    kinds = _field("kind", *_words(KIND_WORDS))
+    aliases = "".join(
+        f'<alias index="{index}" field="{field}" name={quoteattr(name)}/>'
+        for index, (field, name) in enumerate(ALIASES.items())
+    )
+    return (
+        f"<fieldConfiguration>{kinds}{fields}</fieldConfiguration>\n<aliases>{aliases}</aliases>\n"
+    )
+
+
+def _tip_and_time(tip: str, *, dated: bool) -> str:
+    shown = f'<mapTip enabled="1">{escape(tip)}</mapTip>\n'
+    if not dated:  # QGIS would show no polygon at any time
+        return shown
+    # mode 2 are two columns; features without dates are always there. Of rasters it means nothing.
+    return f'{shown}<temporal enabled="1" mode="2" startField="t1" endField="t2" limitMode="1"/>\n'
+
 
 _LINES = ("TextEdit", '<Option type="bool" name="IsMultiline" value="true"/>')
 _HIDDEN = ("Hidden", "")
@@ -176,9 +260,15 @@ _HIDDEN = ("Hidden", "")
 
 def _choice(words: Iterable[str]) -> tuple[str, str]:
     """Widget and its configuration, to choose one of some words."""
+    return _words({word: word for word in words})
+
+
+def _words(shown: Mapping[str, str]) -> tuple[str, str]:
+    """Widget and its configuration, to show words for values and to choose one."""
     offered = "".join(
-        f'<Option type="Map"><Option type="QString" name="{word}" value="{word}"/></Option>'
-        for word in words
+        f'<Option type="Map"><Option type="QString" name={quoteattr(word)} value="{value}"/>'
+        "</Option>"
+        for value, word in shown.items()
     )
     return "ValueMap", f'<Option type="List" name="map">{offered}</Option>'
 
@@ -190,8 +280,8 @@ def _field(name: str, widget: str, config: str) -> str:
     )
 
 
-def _by_kind(colours: tuple[tuple[str, Colour], ...]) -> str:
-    return _document(_categorized("kind", colours))
+def _by_kind(colours: tuple[tuple[str, Colour], ...], *, dated: bool = True) -> str:
+    return _document(_categorized("kind", colours) + _about_polygons(dated=dated), more=FORMS)
 
 
 def _categorized(column: str, colours: tuple[tuple[str, Colour], ...]) -> str:
@@ -230,12 +320,67 @@ def probability_qml() -> str:
     )
 
 
+def image_qml(
+    bands: Sequence[int], low: Sequence[float], high: Sequence[float], alpha: int | None = None
+) -> str:
+    """Style of an image.
+
+    Args:
+        bands: (3,) numbers of red, green and blue, from 1, or (1,) of one grey band.
+        low: value of each that is shown black.
+        high: value of each that is shown in full.
+        alpha: number of the alpha band.
+
+    Returns:
+        QML text: each band is stretched between its two values.
+    """
+
+    def stretch(name: str, place: int) -> str:
+        return (
+            f"<{name}><minValue>{low[place]!r}</minValue><maxValue>{high[place]!r}</maxValue>"
+            f"<algorithm>StretchToMinimumMaximum</algorithm></{name}>"
+        )
+
+    beside = f'opacity="1" alphaBand="{-1 if alpha is None else alpha}" nodataColor=""'
+    if len(bands) == 1:
+        renderer = (
+            f'<rasterrenderer type="singlebandgray" grayBand="{bands[0]}" '
+            f'gradient="BlackToWhite" {beside}>{stretch("contrastEnhancement", 0)}'
+        )
+    else:
+        names = ("red", "green", "blue")
+        shown = " ".join(f'{c}Band="{n}"' for c, n in zip(names, bands, strict=True))
+        stretches = "".join(stretch(f"{c}ContrastEnhancement", i) for i, c in enumerate(names))
+        renderer = f'<rasterrenderer type="multibandcolor" {shown} {beside}>{stretches}'
+    return _document(_pipe(f"{renderer}</rasterrenderer>"))
+
+
+_MARK = re.compile(r"<!-- made by rscd: ([0-9a-f]{16}) -->\n")
+_EARLIER = frozenset(
+    {
+        "1d6ccb1e57f6964d",
+        "138ca075161bc672",
+        "f5d23ea944aba3ac",
+        "9d68bf88b279a61e",
+        "e1b7d268656dc9df",
+        "ec1de008f49f0801",
+        "78bc7e9d593e225e",
+    }
+)
+"""Digests of the styles that were written before they had a mark."""
+
+
 def _document(body: str, more: str = "") -> str:
-    return (
+    head = (
         "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
         f'<qgis version="3.22.0" styleCategories="Symbology|Labeling{more}" labelsEnabled="0">\n'
-        f"{body}</qgis>\n"
     )
+    rest = f"{body}</qgis>\n"
+    return f"{head}<!-- made by rscd: {_digest(head + rest)} -->\n{rest}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _pipe(renderer: str) -> str:
@@ -337,12 +482,8 @@ def is_own_style(path: Path) -> bool:
 
 
 def is_own_qml(text: str) -> bool:
-    """Whether a style is one that this module makes."""
-    return text in (
-        change_qml(),
-        event_qml(),
-        error_qml(),
-        point_qml(),
-        probability_qml(),
-        review_qml(),
-    )
+    """Whether a style is one that this module makes, or made, and nobody has changed since."""
+    found = _MARK.search(text)
+    if found is None:
+        return _digest(text) in _EARLIER
+    return found[1] == _digest(_MARK.sub("", text, count=1))

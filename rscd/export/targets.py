@@ -35,6 +35,8 @@ StrPath = str | Path
 
 ITEM_SUFFIX = ".json"
 """Of the STAC item among the outputs."""
+PROJECT_SUFFIX = ".qgz"
+"""Of a QGIS project."""
 
 MOST_NAME_BYTES = 255
 """Longest file name in bytes on common file systems."""
@@ -56,6 +58,8 @@ class Targets:
     """Where files go that are only written here; see `rscd.export.upload`."""
     item: Path | None = None
     """The STAC item of all these."""
+    project: Path | None = None
+    """The QGIS project of all these."""
 
     @classmethod
     def of(
@@ -66,6 +70,7 @@ class Targets:
         flow: StrPath | None = None,
         objects: Mapping[DateName, StrPath | None] | None = None,
         dissimilarity: StrPath | None = None,
+        project: StrPath | None = None,
     ) -> "Targets":
         """Build from the names the user gave: files, or addresses.
 
@@ -104,6 +109,7 @@ class Targets:
             },
             remote,
             here(items[0]) if items else None,
+            None if project is None else of_kind(Path(project), (PROJECT_SUFFIX,), "--project"),
         )
         if any(not path.name for path in targets.all):
             raise UsageError("expected a file name for each output, found an empty one; name it")
@@ -122,7 +128,7 @@ class Targets:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Every file but the item, by what it is; the names are those of a STAC item's assets."""
+        """Every file but item and project, by what it is; as a STAC item names its assets."""
         found: dict[str, Path] = {}
         for path in self.outputs:
             what = "polygons" if is_vector(path) else "mask"
@@ -135,8 +141,9 @@ class Targets:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file, the item last; the work folder is named after the first."""
-        return (*self.files.values(), *([] if self.item is None else [self.item]))
+        """Every file, item and project last; the work folder is named after the first."""
+        last = (self.item, self.project)
+        return (*self.files.values(), *(path for path in last if path is not None))
 
     @property
     def has_vectors(self) -> bool:
@@ -220,7 +227,7 @@ class Targets:
         for path in (*self.outputs, *self.objects.values()):
             check_output(path)
         for path in self.all:
-            if path not in (self.preview, self.item):
+            if path not in (self.preview, self.item, self.project):
                 check_crs(path, crs, at)
         self.check_places(inputs, scratch_bytes)
 

@@ -28,7 +28,7 @@ import shapely
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import require_as_written, write_text
 from rscd.base.redact import redacted_data
-from rscd.base.types import Provenance
+from rscd.base.types import DateName, Provenance
 from rscd.export.atomic import atomic_folder
 from rscd.export.crs import check_crs
 from rscd.export.readback import check_geopackage, check_layer
@@ -142,6 +142,11 @@ def change_polygons(
     outlines = ground.simplify(polygons, simplify_m)
     geometry = to_world(ground.regularize(outlines) if regularize else outlines, ground.transform)
     return feature_table(columns, geometry, ground.crs)
+
+
+def objects_layer(date: DateName) -> str:
+    """Name of the layer of what stands at a date."""
+    return f"buildings_{date}"
 
 
 def vector_files(path: str | Path) -> list[Path]:

@@ -393,6 +393,20 @@ def _warped(source: Source, grid: GeoBox) -> Any:
     return _handles.open[key]
 
 
+def on_grid(source: Source, grid: GeoBox) -> tuple[Any, tuple[int, ...], int]:
+    """A source resampled onto a grid.
+
+    Returns:
+        dataset: open, held by this thread until `close_handles`.
+        bands: 1-based numbers in it of the bands that are read.
+        alpha: number of the band that is 0 where there is no data.
+    """
+    dataset = _warped(source, grid)
+    if _needs_picking(source) or source.ties:
+        return dataset, tuple(range(1, len(source.bands) + 1)), dataset.count
+    return dataset, source.bands, source.alpha or dataset.count
+
+
 def _bent(source: Source, grid: GeoBox) -> str:
     """XML of a VRT in which a source lies on a grid, bent between its ties.
 
@@ -573,11 +587,9 @@ def _read(
 ) -> tuple[Any, BoolArray]:
     size_hw = size_hw or box.shape_hw
     if offset is None:
-        dataset = _warped(source, grid)
+        dataset, bands, alpha = on_grid(source, grid)
         window = Window(box.col, box.row, box.width, box.height)
-        own = _needs_picking(source) or source.ties
-        bands = range(1, len(source.bands) + 1) if own else source.bands
-        wanted = [*bands, dataset.count if own else source.alpha or dataset.count]
+        wanted = [*bands, alpha]
         values = dataset.read(wanted, window=window, out_shape=(len(wanted), *size_hw))
         return values[:-1], values[-1] != 0
     dataset = _dataset(source)

@@ -26,7 +26,7 @@ from rscd.base.place import gdal_name, is_remote
 from rscd.base.types import ShapeHW
 from rscd.geo.bands import Bands, has_own_mask
 from rscd.geo.settings import input_files, raster_border, unplaced
-from rscd.geo.vrt import COLOURS, VrtBand, vrt
+from rscd.geo.vrt import COLOURS, VrtBand, VrtMask, vrt
 
 GDAL_COLOURS = {
     **{"nir08": "nir", "nir09": "nir", "swir16": "swir", "swir22": "swir"},
@@ -250,7 +250,7 @@ def _stacked(item: pystac.Item, bands: Sequence[_Band], where: str, *, whole: bo
         stacked,
         wkt=wkt,
         tags=_tags(item),
-        masked=next(iter(masks.values()), None),
+        masks=[VrtMask(path) for path in list(masks.values())[:1]],
     )
     sizes_m = {band.get("gsd", "raster:spatial_resolution", "spatial_resolution") for band in bands}
     size_m = sizes_m.pop() if len(sizes_m) == 1 else None

@@ -8,6 +8,7 @@ from affine import Affine
 from rasterio.dtypes import dtype_rev, typename_fwd
 
 from rscd.base.types import ShapeHW
+from rscd.geo.tiles import Box
 
 COLOURS = {
     **{name: name.title() for name in ("red", "green", "blue", "yellow", "coastal", "alpha")},
@@ -32,6 +33,24 @@ class VrtBand:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
+    window: Box | None = None
+    """Part of that raster that fills the VRT; None: all of it."""
+    relative: bool = False
+    """Whether the path begins in the folder of the VRT."""
+    gain: float = 1.0
+    """Values are shown as stored value x gain + bias."""
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class VrtMask:
+    """What tells where another raster holds data: 0 where it does not."""
+
+    path: str
+    band: str = "mask,1"
+    """Its own mask, or the number of an alpha band."""
+    window: Box | None = None
+    relative: bool = False
 
 
 def vrt(
@@ -41,7 +60,7 @@ def vrt(
     *,
     wkt: str | None = None,
     tags: Mapping[str, str] | None = None,
-    masked: str | None = None,
+    masks: Sequence[VrtMask] = (),
 ) -> str:
     """XML of a VRT of bands from rasters of one grid.
 
@@ -51,7 +70,7 @@ def vrt(
         bands: in their order.
         wkt: of the CRS.
         tags: metadata.
-        masked: raster whose own mask is that of the VRT.
+        masks: the VRT holds data where all of these do; none: where no band has its nodata.
     """
     texts = [_band(band, number) for number, band in enumerate(bands, 1)]
     if tags:
@@ -60,9 +79,14 @@ def vrt(
     if wkt is not None:
         axes = "1,2"  # x before y, as in the transform, whatever the CRS says
         texts.insert(0, f'<SRS dataAxisToSRSAxisMapping="{axes}">{escape(wkt)}</SRS>')
-    if masked is not None:
-        mask = _source(masked, "mask,1")
-        texts.append(f'<MaskBand><VRTRasterBand dataType="Byte">{mask}</VRTRasterBand></MaskBand>')
+    if masks:
+        sources = "".join(_source(one.path, one.band, one.window, one.relative) for one in masks)
+        several = ' subClass="VRTDerivedRasterBand"' if len(masks) > 1 else ""
+        product = "<PixelFunctionType>mul</PixelFunctionType>" if several else ""
+        texts.append(
+            f'<MaskBand><VRTRasterBand dataType="Byte"{several}>{product}{sources}'
+            "</VRTRasterBand></MaskBand>"
+        )
     numbers = ",".join(map(repr, transform.to_gdal()))
     return (
         f'<VRTDataset rasterXSize="{shape_hw[1]}" rasterYSize="{shape_hw[0]}">'
@@ -153,14 +177,32 @@ def _band(band: VrtBand, number: int) -> str:
         "" if band.nodata is None else f"<NoDataValue>{band.nodata!r}</NoDataValue>",
     ]
     kind = typename_fwd[dtype_rev[band.dtype]]
+    source = _source(band.path, str(band.number), band.window, band.relative, band.gain, band.bias)
     return (
-        f'<VRTRasterBand dataType="{kind}" band="{number}">{"".join(known)}'
-        f"{_source(band.path, str(band.number))}</VRTRasterBand>"
+        f'<VRTRasterBand dataType="{kind}" band="{number}">{"".join(known)}{source}</VRTRasterBand>'
     )
 
 
-def _source(path: str, band: str) -> str:
+def _source(
+    path: str,
+    band: str,
+    window: Box | None = None,
+    relative: bool = False,
+    gain: float = 1.0,
+    bias: float = 0.0,
+) -> str:
+    kind, how = "SimpleSource", ""
+    if (gain, bias) != (1.0, 0.0):
+        kind = "ComplexSource"
+        how = f"<ScaleOffset>{bias!r}</ScaleOffset><ScaleRatio>{gain!r}</ScaleRatio>"
+    part = ""
+    if window is not None:
+        size = f'xSize="{window.width}" ySize="{window.height}"'
+        part = (
+            f'<SrcRect xOff="{window.col}" yOff="{window.row}" {size}/>'
+            f'<DstRect xOff="0" yOff="0" {size}/>'
+        )
     return (
-        f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(path)}</SourceFilename>'
-        f"<SourceBand>{band}</SourceBand></SimpleSource>"
+        f'<{kind}><SourceFilename relativeToVRT="{relative:d}">{escape(path)}</SourceFilename>'
+        f"<SourceBand>{band}</SourceBand>{part}{how}</{kind}>"
     )

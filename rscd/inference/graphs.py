@@ -69,16 +69,10 @@ def export_graph(source: Path, target: Path, *, teacher: bool = False) -> Proven
         ModelError: the weights cannot be used, or this network cannot be exported.
         OutputError: it cannot be written.
     """
-    card = read_card(source)
-    card, tensors = teacher_card(card, source) if teacher else (card, None)
-    network = read_network(source, card, tensors)
-    card = {key: value for key, value in card.items() if key != "teacher"}
-    card |= measured(network, card) | {"format": CARD_FORMAT}
-    n_bands = bands_of(card["network"], card["network_args"])
-    graph = Graph(folded(network, probe_image(network, n_bands)), buildings=MARGIN in card).eval()
-    step = multiple_of(network)
+    card, graph, n_bands = graph_of(source, teacher=teacher)
+    step = multiple_of(graph.network)
     side = max(2 * step, 64 // step * step)
-    with _quiet(), border(lambda error: _not_exported(card["network"], target, error)):
+    with exporting(card, target):
         program = traced(graph, n_bands, side, step)
         write = as_onnx if target.suffix == ONNX_SUFFIX else as_program
         content, run = write(program, graph, card)
@@ -88,6 +82,22 @@ def export_graph(source: Path, target: Path, *, teacher: bool = False) -> Proven
     with writing(target):
         write_verified(target, content)
     return card
+
+
+def graph_of(source: Path, *, teacher: bool = False) -> tuple[Provenance, Graph, int]:
+    """The folded network of a weights file or checkpoint, its card, and its bands per date.
+
+    Raises:
+        ModelError: the weights cannot be used.
+    """
+    card = read_card(source)
+    card, tensors = teacher_card(card, source) if teacher else (card, None)
+    network = read_network(source, card, tensors)
+    card = {key: value for key, value in card.items() if key != "teacher"}
+    card |= measured(network, card) | {"format": CARD_FORMAT}
+    n_bands = bands_of(card["network"], card["network_args"])
+    image = probe_image(network, n_bands)
+    return card, Graph(folded(network, image), buildings=MARGIN in card).eval(), n_bands
 
 
 def traced(graph: Graph, n_bands: int, side: int, step: int) -> torch.export.ExportedProgram:
@@ -120,27 +130,44 @@ def as_onnx(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:
     Raises:
         ModelError: a package is missing; and what the exporter of torch raises.
     """
+    check_onnx()
+    outputs = [CHANGE, BUILDINGS] if graph.buildings else [CHANGE]
+    made: Any = torch.onnx.export(
+        program, dynamo=True, opset_version=OPSET, input_names=[IMAGE], output_names=outputs,
+        verbose=False,
+    )  # fmt: skip
+    return onnx_file(made.model_proto, {CARD_KEY: json.dumps(card, sort_keys=True)})
+
+
+def check_onnx() -> None:
+    """Refuse to write ONNX where a package is missing.
+
+    Raises:
+        ModelError: one is; it is named.
+    """
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  (torch needs it)
     except ImportError as error:
         raise ModelError(
             f"expected onnx, onnxscript and onnxruntime to write {ONNX_SUFFIX}, found no "
             f"{error.name}; pip install 'rscd[export]'"
         ) from error
-    outputs = [CHANGE, BUILDINGS] if graph.buildings else [CHANGE]
-    made: Any = torch.onnx.export(
-        program, dynamo=True, opset_version=OPSET, input_names=[IMAGE], output_names=outputs,
-        verbose=False,
-    )  # fmt: skip
-    model = made.model_proto
-    onnx.helper.set_model_props(model, {CARD_KEY: json.dumps(card, sort_keys=True)})
+
+
+def onnx_file(model: Any, metadata: Mapping[str, str]) -> tuple[bytes, Run]:
+    """The content of an ONNX file of one input, and what it is to run it."""
+    import onnx
+    import onnxruntime
+
+    onnx.helper.set_model_props(model, dict(metadata))
     content = model.SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    [name] = [each.name for each in session.get_inputs()]
 
     def run(image: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(x) for x in session.run(outputs, {IMAGE: image.numpy()})]
+        return [torch.from_numpy(x) for x in session.run(None, {name: image.numpy()})]
 
     return content, run
 
@@ -172,21 +199,25 @@ def largest_difference(graph: Graph, run: Run, n_bands: int, side: int, step: in
     return float(np.max(apart))  # NaN, if one is
 
 
-def _not_exported(name: str, target: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"expected a network that can be written as {target.suffix}, found {name}: "
-        f"{reason(error)[:200]}; export it as .safetensors"
-    )
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither warnings nor progress of exporters."""
+def exporting(card: Provenance, target: Path) -> Iterator[None]:
+    """Neither warnings nor progress of exporters; what they raise becomes one line.
+
+    Raises:
+        ModelError: this network cannot be exported.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), border(lambda e: _not_exported(card, target, e)):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+
+
+def _not_exported(card: Provenance, target: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"expected a network that can be written as {target.suffix}, found {card['network']}: "
+        f"{reason(error)[:200]}; export it as .safetensors"
+    )

@@ -20,6 +20,7 @@ from rscd.export.atomic import output_error
 from rscd.export.flow import DISSIMILARITY, FLOW, write_field
 from rscd.export.outputs import write_output
 from rscd.export.preview import write_preview
+from rscd.export.project import write_project
 from rscd.export.raster import write_probability
 from rscd.export.style import probability_qml
 from rscd.export.targets import Targets
@@ -147,6 +148,7 @@ def predict(
     flow: str | Path | None = None,
     dissimilarity: str | Path | None = None,
     objects: Mapping[DateName, str | Path | None] | None = None,
+    project: str | Path | None = None,
     mapper: Mapper | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -163,13 +165,14 @@ def predict(
         dissimilarity: GeoTIFF or PNG of how little the dates look alike along the flow.
         objects: vector files for the buildings that stand at a date, by date, of models that find
             them.
+        project: QGIS project (.qgz) of both dates and of what is written.
         mapper: how blocks of tiles are carried out; default threads of this process.
         progress: progress callback.
 
     Raises:
         RscdError: anything the user must fix; no new output exists then.
     """
-    targets = Targets.of(outputs, prob, preview, flow, objects, dissimilarity)
+    targets = Targets.of(outputs, prob, preview, flow, objects, dissimilarity, project)
     run = resolve(pair, targets, options)
     return carry_out(run, mapper=mapper, progress=progress)
 
@@ -395,6 +398,8 @@ def _export(
             about = change_map.provenance
             item = result_item(path.stem, pair.grid, run.days, targets.files, about, path.parent)
             write_item(path, item)
+        elif path == targets.project:
+            write_project(pair, targets, run.days, path.stem)
         elif (date := date_of.get(path)) is not None:
             # that the model finds buildings was settled by `resolve`
             stands = cast(Standing, standing)

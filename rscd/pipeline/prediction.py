@@ -233,6 +233,7 @@ def predict(
     flow: StrPath | None = None,
     dissimilarity: StrPath | None = None,
     objects: Mapping[DateName, StrPath | None] | None = None,
+    project: StrPath | None = None,
     mapper: Mapper | None = None,
     progress: Progress = silent,
 ) -> Prediction: ...
@@ -254,6 +255,7 @@ def predict(
     flow: StrPath | None = None,
     dissimilarity: StrPath | None = None,
     objects: Mapping[DateName, StrPath | None] | None = None,
+    project: StrPath | None = None,
     mapper: Mapper | None = None,
     progress: Progress = silent,
 ) -> Prediction: ...
@@ -313,7 +315,7 @@ def _predict_pair(
         )
     asked = [outputs] if isinstance(outputs, str | Path) else list(outputs)
     kept: Scratch | None = None
-    extra = ("prob", "preview", "flow", "dissimilarity", "objects")
+    extra = ("prob", "preview", "flow", "dissimilarity", "objects", "project")
     if not asked and not any(more.get(name) for name in extra):
         kept = Scratch()
         asked = [kept.folder / "change.gpkg", kept.folder / "change.tif"]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
 from rscd.base.types import Align, DateName, Provenance
+from rscd.export.project import check_project
 from rscd.export.targets import Targets
 from rscd.geo.dates import days_of
 from rscd.geo.grid import is_georeferenced, middle
@@ -244,6 +245,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         RscdError: anything the user must fix.
     """
     days, files = options.days(pair), pair.files
+    check_project(pair, targets)
     if targets.item is not None and not any(days.values()):
         raise UsageError(
             f"expected the date of an image for the STAC item {targets.item}, found none; give "

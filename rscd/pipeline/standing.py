@@ -8,7 +8,7 @@ from geopandas import GeoDataFrame
 
 from rscd.base.types import DateName, Provenance
 from rscd.export.style import object_qml
-from rscd.export.vector import STANDING, change_polygons, write_vector
+from rscd.export.vector import STANDING, change_polygons, objects_layer, write_vector
 from rscd.geo.changemap import ChangeMap
 from rscd.inference.kinds import FULL, STANDING_FROM, Standing
 
@@ -65,5 +65,5 @@ def write_objects(
         layer_options=layer_options,
         pixel_coordinates=True,  # `Targets.require_crs` settled whether they are wanted
         style=object_qml(),
-        layer=f"buildings_{date}",
+        layer=objects_layer(date),
     )

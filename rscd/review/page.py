@@ -19,12 +19,13 @@ import shapely
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import write_verified, writing
 from rscd.base.types import Progress, silent
-from rscd.export.style import KIND_COLOURS, PICTURE, SCORE_CLASSES
+from rscd.export.style import KIND_COLOURS, PICTURE, SCORE_CLASSES, change_qml
+from rscd.geo.reviewed import COLUMNS
 from rscd.review.choose import ORDER
 from rscd.review.decisions import MEMBER, VERSION, outline_data
-from rscd.review.layer import ChangeLayer, outlines
+from rscd.review.layer import ChangeLayer, outlines, read_change_layer, write_layer
 from rscd.review.tiles import TILE_PX, Levels, both_dates, embedded_thumbs, embedded_tiles
-from rscd.review.view import View
+from rscd.review.view import View, open_view
 
 SCRIPTS = ("data", "store", "map", "list", "stats", "draw", "main")
 """Scripts of the page in their order; `leaflet` comes before them."""
@@ -148,6 +149,25 @@ def with_pictures(layer: ChangeLayer, view: View) -> ChangeLayer:
     made = [both_dates(view, shape) for shape in shapes]
     column = pd.Series(made, index=layer.table.index, dtype=pd.ArrowDtype(pa.binary()))
     return replace(layer, table=layer.table.assign(**{PICTURE: column}))
+
+
+def store_pictures(path: Path, t1: str | None = None, t2: str | None = None) -> None:
+    """Add pictures before and after to the change polygons of a GeoPackage.
+
+    Args:
+        path: as `rscd predict` wrote it.
+        t1: raster of the earlier date, instead of the one that the layer names.
+        t2: of the later date.
+
+    Raises:
+        DataError: see `rscd.review.layer.read_change_layer`.
+        SceneError: a raster cannot be read.
+        OutputError: it cannot be written; the polygons stay as they were.
+    """
+    read = read_change_layer(path)
+    layer = with_pictures(read, open_view(read, t1, t2))
+    plain = layer.table.drop(columns=list(COLUMNS))  # nothing is decided about them
+    write_layer(replace(layer, table=plain), path, change_qml())
 
 
 def page_data(layer: ChangeLayer, view: View, shapes: Any) -> dict[str, Any]:

@@ -53,7 +53,12 @@ for name, path in job["layers"].items():
             "extent": [box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum()]}
         if not raster:
             fact |= {"features": layer.featureCount(), "labels": layer.labelsEnabled(),
-                "fields": [field.name() for field in layer.fields()]}
+                "fields": [field.name() for field in layer.fields()],
+                "aliases": [layer.attributeDisplayName(i) for i in range(len(layer.fields()))],
+                "tip": layer.mapTipTemplate()}
+            layer.loadDefaultStyle()  # QGIS 3.22 resets times after it has opened a file
+            time = layer.temporalProperties()
+            fact["time"] = time.isActive() and time.startField()
             if fact["renderer"] == "graduatedSymbol":
                 fact["attribute"] = layer.renderer().classAttribute()
                 fact["ranges"] = [r.label() for r in layer.renderer().ranges()]
@@ -192,6 +197,15 @@ def test_the_style_applies_by_itself(qgis, suffix):
     assert facts["ranges"][0] == "0 - 0.5"
     assert facts["ranges"][-1] == "0.9 - 1"
     assert not facts["labels"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_map_tips_and_times_apply_by_themselves(qgis, suffix):
+    facts = loaded(qgis, suffix)
+    named = dict(zip(facts["fields"], facts["aliases"], strict=True))
+    assert named["area_m2"] == "Area in m²"
+    assert facts["time"] == "t1"
+    assert "to_base64" in facts["tip"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -3,6 +3,7 @@
 As in test_qgis.py, RSCD_QGIS_PYTHON names an interpreter that has PyQGIS.
 """
 
+import ast
 import configparser
 import importlib
 import importlib.util
@@ -245,8 +246,25 @@ def test_metadata_is_that_of_the_package(unzipped):
     facts = found["general"]
     assert facts["version"] == version()
     assert facts["qgisMinimumVersion"] == "3.22"
+    assert facts["qgisMaximumVersion"] == "4.99"  # else QGIS 4 takes 3.99
     assert facts["hasProcessingProvider"] == "yes"  # else qgis_process does not load it
     assert all(facts[name] for name in ("name", "description", "author", "about"))
+
+
+@pytest.mark.parametrize("path", sorted(PLUGIN.glob("*.py")), ids=lambda path: path.name)
+def test_qgis_4_finds_the_names_that_qgis_3_has(path):
+    """PyQt6 has members of an enumeration under its own name alone, and QGIS 4 no PyQt5."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names]
+            assert not [name for name in names if name.startswith(("PyQt", "PySide"))]
+    inner = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            member = node.value.id.startswith("Qgs") and node.attr[0].isupper()
+            assert not member or id(node) in inner, f"{node.value.id}.{node.attr} names no enum"
 
 
 SCRIPT = """

@@ -22,7 +22,18 @@ from rasterio.crs import CRS
 
 from rscd.base.errors import OutputError, UsageError
 from rscd.export import vector
-from rscd.export.style import SCORE_CLASSES, change_qml, probability_qml
+from rscd.export.style import (
+    SCORE_CLASSES,
+    change_qml,
+    error_qml,
+    event_qml,
+    image_qml,
+    is_own_qml,
+    object_qml,
+    point_qml,
+    probability_qml,
+    review_qml,
+)
 from rscd.export.vector import SUFFIXES, change_polygons, vector_files, write_vector
 from rscd.geo.measure import Ground
 
@@ -509,6 +520,34 @@ def test_other_formats_take_pixel_coordinates(tmp_path, suffix):
 
 
 # --- styles -------------------------------------------------------------------------------------
+
+
+STYLES = {
+    "change": change_qml(),
+    "event": event_qml(),
+    "footprints": event_qml(dated=False),
+    "object": object_qml(),
+    "error": error_qml(),
+    "point": point_qml(),
+    "review": review_qml(),
+    "probability": probability_qml(),
+    "image": image_qml((3, 2, 1), (0.0, 0.5, 1.0), (9.0, 9.5, 10.0), 4),
+    "grey": image_qml((2,), (0.0,), (1.0,)),
+}
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_own_styles_are_known_until_they_are_changed(name):
+    text = STYLES[name]
+    assert ET.fromstring(text).tag == "qgis"
+    assert is_own_qml(text)
+    assert not is_own_qml(text.replace("</qgis>", " </qgis>"))
+    assert not is_own_qml(text.replace("made by rscd: ", "made by rscd: 0"))
+
+
+def test_layers_without_dates_are_shown_at_all_times():
+    assert "<temporal" in STYLES["event"]
+    assert "<temporal" not in STYLES["footprints"]
 
 
 def test_styles_are_well_formed_and_cover_every_score():

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import rasterio
 import torch
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rscd.base.errors import ModelError
 from rscd.base.types import CARD_KEY
 from rscd.cli import main
-from rscd.inference import graphs
+from rscd.inference import deepness, graphs
 from rscd.inference.dask import pack
 from rscd.inference.graphs import OPSET, export_graph
 from rscd.inference.models import load_model
@@ -62,6 +67,8 @@ def files(tmp_path_factory):
         save_weights(weights, network, "two-heads", {}, CARD)
         for suffix in (".onnx", ".pt2"):
             assert main(["model", "export", str(weights), "-o", str(folder / f"net{suffix}")]) == 0
+        more = ["--target", "deepness", "-o", str(folder / "deepness.onnx")]
+        assert main(["model", "export", str(weights), *more]) == 0
         yield folder
 
 
@@ -143,6 +150,88 @@ def test_the_same_polygons_without_torch(files, tmp_path, write_tif, monkeypatch
     assert results[0] == results[1]
 
 
+def run_as_deepness(path: Path, raster: Path) -> np.ndarray:
+    """(H,W) uint8 mask of a raster, made as the documentation of the plugin says.
+
+    Square tiles from the upper left corner, 0 beyond the raster, divided by 255 and standardised;
+    of each the part without half the overlap, all of it at the borders; threshold.
+    """
+    session = onnxruntime.InferenceSession(path)
+    about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+    [stack], [_] = session.get_inputs(), session.get_outputs()
+    side = about["tile_size"]
+    overlap = int(side * about["tiles_overlap"] / 100 * 2) // 2
+    half, stride = overlap // 2, side - overlap
+    with rasterio.open(raster) as dataset:
+        values = dataset.read()
+    bands, height, width = values.shape
+    assert stack.shape == [1, bands, side, side]
+    rows, cols = (max(1, -(-(size - side) // stride) + 1) for size in (height, width))
+    padded = np.zeros((bands, side + (rows - 1) * stride, side + (cols - 1) * stride), values.dtype)
+    padded[:, :height, :width] = values
+    found = np.zeros(padded.shape[1:], np.uint8)
+    mean, std = (np.float32(about[f"standardization_{name}"]) for name in ("mean", "std"))
+    for row in range(rows):
+        for col in range(cols):
+            y, x = row * stride, col * stride
+            tile = padded[:, y : y + side, x : x + side].transpose(1, 2, 0)
+            tile = (np.float32(tile * 1.0 / 255.0) - mean) / std
+            prob = session.run(None, {stack.name: tile.transpose(2, 0, 1)[None]})[0][0, 0]
+            top, left = (half if at else 0 for at in (row, col))
+            bottom = side if row == rows - 1 else side - half
+            right = side if col == cols - 1 else side - half
+            mask = (prob >= about["seg_thresh"]).astype(np.uint8)
+            found[y + top : y + bottom, x + left : x + right] = mask[top:bottom, left:right]
+    return found[:height, :width]
+
+
+def test_deepness_finds_in_the_stack_what_predict_finds_in_the_pair(files, tmp_path, write_tif):
+    dates = np.kron(images(2, 3, 15, 17).astype(np.uint8), np.ones((10, 10), np.uint8))
+    moved = {"transform": Affine(10, 0, 500_020, 0, -10, 4_999_990)}
+    pair = [
+        str(write_tif(tmp_path / f"t{i}.tif", date, **(moved if i else {})))
+        for i, date in enumerate(dates)
+    ]
+    stack, mask = tmp_path / "stack.vrt", tmp_path / "change.tif"
+    assert main(["stack", "-q", *pair, "-o", str(stack)]) == 0
+    assert main(["predict", "-q", *pair, "-m", str(files / "net.onnx"), "-o", str(mask)]) == 0
+    with rasterio.open(mask) as dataset:
+        wanted = dataset.read(1)
+    found = run_as_deepness(files / "deepness.onnx", stack)
+    assert 0.05 < wanted.mean() < 0.95
+    # beyond the scene one continues by reflection, the other by zeros
+    inner = np.s_[CARD["halo"] : -CARD["halo"], CARD["halo"] : -CARD["halo"]]
+    np.testing.assert_array_equal(found[inner], wanted[inner])
+
+
+def test_deepness_is_told_how_to_cut_and_read(files):
+    model = onnx.load(files / "deepness.onnx")
+    texts = {each.key: json.loads(each.value) for each in model.metadata_props}
+    card = texts.pop(CARD_KEY)
+    assert card["name"] == "two heads"
+    assert texts == {
+        "model_type": "Segmentor",
+        "class_names": {"0": "no change", "1": "change"},
+        "resolution": 1000.0,
+        "tile_size": 64,
+        "tiles_size": 64,
+        "tiles_overlap": 13,
+        "standardization_mean": [0.0] * 6,
+        "standardization_std": [1.0] * 6,
+        "seg_thresh": 0.5,
+        "seg_small_segment": 0,
+    }
+
+
+@given(st.integers(0, 300), st.integers(1, 64), st.integers(16, 2048))
+def test_tiles_of_deepness_leave_every_pixel_its_context(halo, multiple, patch):
+    side = deepness.tile_side({"halo": halo, "multiple": multiple, "patch_size": patch})
+    percent = deepness.overlap_percent(side, halo)
+    overlap = int(side * percent / 100 * 2) // 2
+    assert side % multiple == 0
+    assert halo <= overlap // 2 < side / 2
+
+
 def test_it_travels_to_workers_as_weights_do(files):
     model = load_onnx(files / "net.onnx", "cpu")
     packed, weights = pack(model)
@@ -206,6 +295,25 @@ class TestErrors:
         args = ["-m", str(files / "net.onnx"), "--msi", "1,2", "-o", str(tmp_path / "c.tif")]
         assert main(["predict", *pair, *args]) == 1
         assert "found two heads; give -m FILE.safetensors or FILE.ckpt" in capsys.readouterr().err
+
+    def test_a_file_for_deepness_is_not_one_for_predict(self, files):
+        with pytest.raises(ModelError, match=r"found the inputs stack in .*deepness\.onnx"):
+            load_onnx(files / "deepness.onnx")
+
+    def test_deepness_takes_onnx_and_tiles(self, files, capsys, monkeypatch):
+        weights, out = str(files / "net.safetensors"), str(files / "d.onnx")
+        args = ["model", "export", weights, "--target", "deepness", "-o"]
+        assert main([*args, str(files / "d.pt2")]) == 2
+        assert "expected -o ending in .onnx with --target" in capsys.readouterr().err
+        usual = deepness.graph_of
+        monkeypatch.setattr(
+            deepness,
+            "graph_of",
+            lambda *a, **k: (usual(*a, **k)[0] | {"whole_pictures": True}, *usual(*a, **k)[1:]),
+        )
+        assert main([*args, out]) == 1
+        assert "expected a network that looks at parts of a scene" in capsys.readouterr().err
+        assert not Path(out).exists()
 
     def test_another_suffix(self, files, capsys):
         out = str(files / "net.trt")
