@@ -289,6 +289,7 @@ def test_odd_rasters(realdata, tmp_path, name, found):
     json.dumps(report.data, allow_nan=False)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_real_pairs_that_are_fine_are_not_doubted(realdata):
     geotiffs = realdata / "geotiff"
