@@ -39,6 +39,7 @@ from rscd.synthetic.towns import Nuisance, plan_town, render_town
 Image = NDArray[Any]
 HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 UTM = "EPSG:32633"
+MINE = 'LOCAL_CS["Mine grid",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "band-count": _second(lambda i: i[:2], colours=()),
     "missing-crs": _written(profile={"crs": None}),
+    "foreign-crs": _written(profile={"crs": MINE}),
     "picture-sizes": lambda t1, t2: (
         replace(t1, profile={"crs": None, "transform": None}),
         replace(t2, image=t2.image[:, 8:], profile={"crs": None, "transform": None}),

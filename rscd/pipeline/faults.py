@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[Level, str]] = {
     "palette": ("stops", "numbers of a colour table"),
     "band-count": ("stops", "other numbers of bands at the dates"),
     "missing-crs": ("stops", "a CRS at one date only"),
+    "foreign-crs": ("stops", "two CRS between which no rule leads"),
     "picture-sizes": ("stops", "pictures of two sizes without georeferencing"),
     "no-overlap": ("stops", "no common area"),
     "two-grids": ("stops", "two grids where `--align none` was given"),
