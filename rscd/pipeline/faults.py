@@ -158,6 +158,8 @@ def overlaps(pair: ScenePair) -> tuple[float, float] | None:
     for grid in (pair.t1.grid, pair.t2.grid):
         if grid.crs == pair.scene.crs:
             area = abs(grid.affine.determinant) * math.prod(grid.shape)
+        elif pair.scene.crs is None:
+            return None
         else:
             try:
                 area = grid.extent.to_crs(pair.scene.crs).area
