@@ -1,12 +1,18 @@
 """Which fault `rscd doctor` names when one is put into a good pair: a confusion table.
 
     python benchmarks/doctor.py [--towns 5] [--side 448]
+    python benchmarks/doctor.py --pairs DATA [--only levir-cd fotbcd-binary]
+    python benchmarks/doctor.py --odd DATA/geotiff/odd
 
 Town pairs with other light, season and sensor at the dates; into each, every fault alone. Prints a
-Markdown table: how often the doctor named that fault, the exit codes, and what else it named.
+Markdown table: how often the doctor named that fault, the exit codes, and what else it named. The
+second command looks at real pairs (DATA/index.csv), the third at rasters that are odd in one way or
+another, each beside a copy of itself that is darker by an eighth.
 """
 
 import argparse
+import csv
+import json
 import tempfile
 import warnings
 from collections import Counter
@@ -18,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
@@ -32,6 +39,7 @@ from rscd.synthetic.towns import Nuisance, plan_town, render_town
 Image = NDArray[Any]
 HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 UTM = "EPSG:32633"
+MINE = 'LOCAL_CS["Mine grid",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
 
 
 @dataclass(frozen=True)
@@ -188,6 +196,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "band-count": _second(lambda i: i[:2], colours=()),
     "missing-crs": _written(profile={"crs": None}),
+    "foreign-crs": _written(profile={"crs": MINE}),
     "picture-sizes": lambda t1, t2: (
         replace(t1, profile={"crs": None, "transform": None}),
         replace(t2, image=t2.image[:, 8:], profile={"crs": None, "transform": None}),
@@ -235,13 +244,72 @@ def examine(pair: Pair, folder: Path) -> Report:
         close_handles()
 
 
-def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--towns", type=int, default=5)
-    parser.add_argument("--side", type=int, default=448)
-    options = parser.parse_args()
-    pairs = [good_pair(seed, options.side) for seed in range(options.towns)]
+def real_pairs(data: Path, only: list[str]) -> None:
+    """What is said of real pairs: one row per set, and a line for each that is doubted."""
+    sets: dict[str, list[dict[str, str]]] = {}
+    with (data / "index.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            sets.setdefault(row["dataset"], []).append(row)
+    print("| set | pairs | without finding | notes | doubted |")
+    print("|---|---|---|---|---|")
+    for name, rows in sets.items():
+        if name.startswith("street") or (only and name not in only):
+            continue  # street scenes have a flow of their own
+        reports = {row["name"]: _of_pair(data / name / row["split"], row["name"]) for row in rows}
+        notes = Counter(
+            one.kind for r in reports.values() for one in r.findings if one.level == "note"
+        )
+        doubted = [
+            f"{pair}: {', '.join(one.kind for one in r.findings if one.level != 'note')}"
+            for pair, r in reports.items()
+            if r.exit_code
+        ]
+        said = ", ".join(f"{kind} {count}" for kind, count in notes.most_common()) or "-"
+        silent = sum(not r.findings for r in reports.values())
+        doubts = "; ".join(doubted) or "-"
+        print(f"| {name} | {len(reports)} | {silent} | {said} | {doubts} |", flush=True)
+
+
+def _of_pair(folder: Path, name: str) -> Report:
+    t1, t2 = (next((folder / date).glob(f"{name}.*")) for date in "AB")
+    try:
+        return diagnose(t1, t2, Options(model="cva"))
+    finally:
+        close_handles()
+
+
+def darker(path: Path, copy: Path) -> Path:
+    """A copy of a raster whose data are darker by an eighth, with all it says of itself."""
+    rasterio.shutil.copy(path, copy, driver="GTiff")
+    with rasterio.open(copy, "r+") as dataset:
+        numbers = [
+            number
+            for number, colour in enumerate(dataset.colorinterp, 1)
+            if colour != ColorInterp.alpha
+        ]
+        values, seen = dataset.read(numbers), dataset.read_masks(numbers) != 0
+        dark = 0.875 * values.astype(np.float64)
+        dark = np.rint(dark) if np.issubdtype(values.dtype, np.integer) else dark
+        dataset.write(np.where(seen, dark, values).astype(values.dtype), numbers)
+    return copy
+
+
+def odd_rasters(folder: Path) -> None:
+    """What is said of odd rasters."""
+    print("| raster | exit code | found |")
+    print("|---|---|---|")
+    for path in sorted(folder.glob("*.tif")):
+        with tempfile.TemporaryDirectory() as copies, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            report = diagnose(path, darker(path, Path(copies) / "t2.tif"), Options(model="cva"))
+            close_handles()
+        json.dumps(report.data, allow_nan=False)
+        kinds = dict.fromkeys(one.kind for one in report.findings)
+        print(f"| `{path.name}` | {report.exit_code} | {', '.join(kinds) or '-'} |", flush=True)
+
+
+def confusion(pairs: list[Pair]) -> None:
+    """Which faults are named when they are put into pairs."""
     print("| fault put in | named | exit code | also named |")
     print("|---|---|---|---|")
     none: dict[str, Fault] = {"(none)": lambda t1, t2: (t1, t2)}
@@ -257,6 +325,23 @@ def main() -> None:
         said = ", ".join(f"{other} {count}" for other, count in others.most_common()) or "-"
         shown = ", ".join(map(str, sorted(codes)))
         print(f"| {kind} | {named} of {len(pairs)} | {shown} | {said} |", flush=True)
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--towns", type=int, default=5)
+    parser.add_argument("--side", type=int, default=448)
+    parser.add_argument("--pairs", type=Path, metavar="DATA", help="real pairs instead of towns")
+    parser.add_argument("--only", nargs="+", default=[], help="of these sets")
+    parser.add_argument("--odd", type=Path, metavar="FOLDER", help="odd rasters instead of towns")
+    options = parser.parse_args()
+    if options.pairs is not None:
+        real_pairs(options.pairs, options.only)
+    elif options.odd is not None:
+        odd_rasters(options.odd)
+    else:
+        confusion([good_pair(seed, options.side) for seed in range(options.towns)])
 
 
 if __name__ == "__main__":

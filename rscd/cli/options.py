@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rscd.base.errors import DataError, UsageError
+from rscd.base.plain import finite
 from rscd.cli.parser import Parser
 
 
@@ -119,7 +120,7 @@ def emit(line: str) -> None:
 
 def emit_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    emit(json.dumps(data, indent=2))
+    emit(json.dumps(finite(dict(data)), indent=2, allow_nan=False))
 
 
 def plain_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Areas of interest: a rectangle or polygons in any CRS, brought onto a scene's grid."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ class Area:
     geometry: BaseGeometry
     crs: CRS | None
     """None: that of the scene."""
+    words: tuple[str, ...] = field(default=(), compare=False)
+    """Of the command line that gives it."""
 
     @classmethod
     def from_text(cls, bbox: str, crs: str | None = None) -> "Area":
@@ -44,7 +46,8 @@ class Area:
             parsed = None if crs is None else CRS.from_user_input(crs)
         except CRSError:
             raise UsageError(f"expected --bbox-crs such as EPSG:4326, found {crs!r}") from None
-        return cls(shapely.box(xmin, ymin, xmax, ymax), parsed)
+        words = (f"--bbox={bbox}", *(() if crs is None else ("--bbox-crs", crs)))
+        return cls(shapely.box(xmin, ymin, xmax, ymax), parsed, words)
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Area":
@@ -57,7 +60,8 @@ class Area:
         geometry = shapely.union_all(polygonal(frame.geometry.to_numpy()))
         if geometry.area == 0:
             raise DataError(f"expected polygons in --aoi {path}, found none; check the file")
-        return cls(geometry, None if frame.crs is None else CRS(frame.crs))
+        crs = None if frame.crs is None else CRS(frame.crs)
+        return cls(geometry, crs, ("--aoi", str(path)))
 
     def on(self, grid: GeoBox) -> tuple[BaseGeometry, bool]:
         """The area in the CRS of a grid.

@@ -141,7 +141,8 @@ def transformer_between(source: CRS, target: CRS) -> Transformer:
             f"expected coordinates in one CRS, found {crs_name(local)}, a local plane that no "
             f"rule ties to {crs_name(other)}; if its coordinates are those of "
             f"{crs_name(other)}, say so: gdal_edit.py (ogr2ogr for polygons) -a_srs "
-            f"{crs_name(other)} FILE"
+            f"{crs_name(other)} FILE",
+            fault="foreign-crs",
         )
     with border(lambda error: _not_carried(source, target, error)):
         return Transformer.from_crs(source, target, always_xy=True)
@@ -154,7 +155,8 @@ def _not_carried(source: CRS, target: CRS, error: Exception) -> GridMismatchErro
         advice = f"unset {given}={os.environ[given]}, the database of another installation of PROJ"
     return GridMismatchError(
         f"expected coordinates of {crs_name(source)} to be convertible to {crs_name(target)}, "
-        f"found: {reason(error)}; {advice}"
+        f"found: {reason(error)}; {advice}",
+        fault="foreign-crs",
     )
 
 

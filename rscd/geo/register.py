@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pyproj import CRS
+from scipy import ndimage
 
 from rscd.base.errors import SceneError
 from rscd.base.types import Align, DateName, Float64Array, Provenance, ShapeHW
@@ -86,6 +87,8 @@ class Field:
     """Number of windows with a clear shift."""
     error: float
     """Median distance in pixels of left-out windows from what the field says there."""
+    doubt: tuple[tuple[float, ...], ...]
+    """How uncertain the field is at the same points, in pixels, see `_doubt`."""
 
     @property
     def at(self) -> Float64Array:
@@ -129,7 +132,7 @@ def register(pair: ScenePair, mode: Register, align: Align) -> tuple[ScenePair, 
     if field is not None:
         record["field"] = {
             **{"cols": field.cols, "rows": field.rows},
-            **{"windows": field.windows, "error": round(field.error, 3)},
+            **{"doubt": field.doubt, "windows": field.windows, "error": round(field.error, 3)},
         }
         log.info(
             "registered: %s is moved by (%.2f, %.2f) pixels and bent by up to %.2f more",
@@ -176,14 +179,67 @@ def estimate_field(pair: ScenePair, shift: Shift) -> Field:
     points, shifts = points[kept], shifts[kept]
     if len(points) < LEAST_POINTS:
         raise _unclear(f"{len(points)} of {len(boxes)} windows that agree")
-    stiffness, error = _stiffness(points, shifts)
+    stiffness, missed = _stiffness(points, shifts)
     side_points = np.linspace(0, 1, LATTICE)
     lattice = np.stack(np.meshgrid(side_points, side_points), axis=2).reshape(-1, 2)
     field = _plate(points, shifts, stiffness)(lattice)
     field = np.clip(field, shifts.min(axis=0), shifts.max(axis=0))  # beyond the outermost windows
     field = np.round(field, DECIMALS).reshape(LATTICE, LATTICE, 2) + 0.0
     cols, rows = (tuple(map(tuple, field[..., axis].tolist())) for axis in (0, 1))
-    return Field(shift, cols, rows, len(points), error)
+    doubt = _doubt(lattice * size, points * size, missed, _spacing(middles))
+    doubts = np.round(doubt, DECIMALS).reshape(LATTICE, LATTICE)
+    error = float(np.median(missed))
+    return Field(shift, cols, rows, len(points), error, tuple(map(tuple, doubts.tolist())))
+
+
+def _spacing(middles: Float64Array) -> float:
+    """Usual distance of a window from the next, in pixels."""
+    from scipy.spatial import KDTree
+
+    return float(np.median(KDTree(middles).query(middles, k=2)[0][:, 1]))
+
+
+def _doubt(
+    places: Float64Array, points: Float64Array, missed: Float64Array, spacing: float
+) -> Float64Array:
+    """How uncertain a field is.
+
+    Args:
+        places: (N,2) where.
+        points: (M,2) middles of the windows that the field goes through.
+        missed: (M,) distance in pixels of each from what the field says without it.
+        spacing: usual distance of a window from the next.
+
+    Returns:
+        (N,) pixels: root mean square of what the field missed at the nearest windows, and in
+        proportion more where the nearest is further away than windows usually are.
+    """
+    from scipy.spatial import KDTree
+
+    away, near = KDTree(points).query(places, k=min(NEIGHBOURS, len(points)))
+    spread = np.sqrt((missed[near] ** 2).mean(axis=1))
+    found: Float64Array = spread * np.maximum(1, away[:, 0] / spacing)
+    return found
+
+
+def doubt_at(record: Provenance, shape_hw: ShapeHW, points: Float64Array) -> Float64Array:
+    """How uncertain a registration is, in pixels of the grid.
+
+    Args:
+        record: what `register` did.
+        shape_hw: of the whole scene.
+        points: (N,2) columns and rows in it.
+
+    Returns:
+        (N,): of a field interpolated between its points; of one shift its standard error, the same
+        everywhere.
+    """
+    if "field" not in record:
+        return np.full(len(points), float(record["measured"]["error"]))
+    doubt = np.array(record["field"]["doubt"])
+    places = points[:, ::-1].T / np.array(shape_hw)[:, None] * (LATTICE - 1)
+    found: Float64Array = ndimage.map_coordinates(doubt, places, order=1, mode="nearest")
+    return found
 
 
 def field_boxes(shape_hw: ShapeHW) -> list[Box]:
@@ -230,22 +286,20 @@ def _plate(points: Float64Array, shifts: Float64Array, stiffness: float) -> "RBF
     return RBFInterpolator(points, shifts, kernel="thin_plate_spline", smoothing=stiffness)
 
 
-def _stiffness(points: Float64Array, shifts: Float64Array) -> tuple[float, float]:
-    """The stiffness that foretells left-out windows best, and how well it does, in pixels."""
+def _stiffness(points: Float64Array, shifts: Float64Array) -> tuple[float, Float64Array]:
+    """The stiffness that foretells left-out windows best, and by how many pixels it misses each."""
     fold = np.arange(len(points)) % FOLDS
 
-    def missed(stiffness: float) -> float:
-        away = np.concatenate(
-            [
-                _plate(points[fold != part], shifts[fold != part], stiffness)(points[fold == part])
-                - shifts[fold == part]
-                for part in range(FOLDS)
-            ]
-        )
-        return float(np.median(np.hypot(away[:, 0], away[:, 1])))
+    def missed(stiffness: float) -> Float64Array:
+        away = np.empty_like(shifts)
+        for part in range(FOLDS):
+            told = _plate(points[fold != part], shifts[fold != part], stiffness)
+            away[fold == part] = told(points[fold == part]) - shifts[fold == part]
+        found: Float64Array = np.hypot(away[:, 0], away[:, 1])
+        return found
 
     errors = [missed(stiffness) for stiffness in STIFFNESS]
-    best = int(np.argmin(errors))
+    best = int(np.argmin([np.median(one) for one in errors]))
     return STIFFNESS[best], errors[best]
 
 

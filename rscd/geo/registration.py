@@ -3,7 +3,9 @@
 The edges of both dates are correlated in each window and the correlations summed, so that unchanged
 objects dominate, wherever they are. Edges have a direction and a limited strength, so that neither
 light nor a few bright roofs outweigh the rest. A shift is accepted only if its peak is far above
-all others and both halves of the windows show it.
+all others and both halves of the windows show it. For fractions of a pixel every place counts by
+how well its edges go together at both dates: shadows, which move with the sun, and what changed
+count little there.
 """
 
 import logging
@@ -42,17 +44,35 @@ WORTH_SAYING_PX = 0.5
 SURE = 2.0
 """Standard errors by which they must exceed it."""
 
-SMOOTH_PX = 1.0
-FINE_SMOOTH_PX = 0.3
-"""The same where fractions of pixels count: what is broad, as shadows are, moves with the sun."""
+ALIKE_PX = 12.0
+"""Standard deviation of the weights within which edges are compared."""
+ALIKE_POWER = 4
+"""Of the correlation of edges, which gives the weight of a place."""
 NEAR_PX = 1.5
 """How far the maximum may lie from that in whole pixels."""
 FINE_PX = 0.1
+PASSES = 2
+"""Of the refinement; in the last, both dates lie on each other."""
 PARTS = 8
 """Parts of the windows that are left out in turn."""
-STRONG_PERCENTILE = 90
-"""Percentile to which edge strength is limited."""
 
+
+@dataclass(frozen=True)
+class Edging:
+    """Which edges of a window count, and how much."""
+
+    smooth_px: float
+    """Standard deviation of what smooths them."""
+    strong_percentile: float
+    """Percentile to which their strength is limited."""
+    alike: bool
+    """Whether places count by how well their edges go together."""
+
+
+COARSE = Edging(1.0, 90, alike=False)
+"""For whole pixels: dates that do not lie on each other cannot be compared place by place."""
+FINE = Edging(0.3, 30, alike=True)
+"""For fractions: what is broad and strong, as shadows are, moves with the sun."""
 
 ADVICE = "give --register shift"
 """To users of commands that have this option."""
@@ -93,23 +113,27 @@ class Look:
     valid: BoolArray
     """(side + 2 reach, side + 2 reach)."""
 
-    def cross(self, cols: int = 0, rows: int = 0, smooth_px: float = SMOOTH_PX) -> Spectrum | None:
-        """Cross-spectrum of the window of t1 and that of t2 some whole pixels further on.
+    def cross(self, cols: float = 0, rows: float = 0, edging: Edging = COARSE) -> Spectrum | None:
+        """Cross-spectrum of the window of t1 and that of t2 some pixels further on.
 
         Args:
-            cols: to the right, at most `REACH_PX`.
+            cols: to the right, at most `REACH_PX`; fractions are interpolated.
             rows: downwards, likewise.
-            smooth_px: of the edges.
+            edging: which edges count.
 
         Returns:
             (side,side); None if too little of the window is visible, or a date is blank.
         """
         first = _inner(0, 0)
-        second = _inner(cols, rows)
+        second = _inner(round(cols), round(rows))
         valid = self.valid[first] & self.valid[second]
         if valid.mean() < LEAST_VALID:
             return None
-        return cross_spectrum(self.gray[0][first], self.gray[1][second], valid, smooth_px)
+        t2 = self.gray[1][second]
+        part = rows - round(rows), cols - round(cols)
+        if any(part):
+            t2 = ndimage.shift(t2, np.negative(part), order=3, mode="nearest")
+        return cross_spectrum(self.gray[0][first], t2, valid, edging)
 
 
 def _inner(cols: int, rows: int) -> tuple[slice, slice]:
@@ -132,39 +156,71 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
 
 def shift_of(windows: Sequence[Look]) -> Shift | None:
     """The shift that windows share; see `estimate_shift`."""
-    surfaces = [
-        found
-        for window in windows
-        if (cross := window.cross()) is not None and (found := surface_of(cross)) is not None
-    ]
-    if len(surfaces) < LEAST_WINDOWS:
+    stack = _surfaces(windows)
+    if len(stack) < LEAST_WINDOWS:
         return None
-    stack = np.stack(surfaces)
     place, height = _peak(stack)
-    halves = [_peak(stack[start::2])[0] for start in (0, 1)]
-    apart = max(np.hypot(*np.subtract(half, place)) for half in halves)
-    if height < CLEAR or apart > AGREE_PX:
+    if height < CLEAR or _halves_apart(stack) > AGREE_PX:
         return None
     row, col = place
     around = stack[:, max(0, row - 1) : row + 2, max(0, col - 1) : col + 2].max(axis=(1, 2))
-    cols, rows, error = _refined(windows, col - REACH_PX, row - REACH_PX)
-    return Shift(cols, rows, len(surfaces), int(np.count_nonzero(around > VOTE)), error)
+    fine = _refined(windows, col - REACH_PX, row - REACH_PX)
+    if fine is None:
+        return None
+    cols, rows, error = fine
+    return Shift(cols, rows, len(stack), int(np.count_nonzero(around > VOTE)), error)
 
 
-def _refined(windows: Sequence[Look], cols: int, rows: int) -> tuple[float, float, float]:
+def common_edges(windows: Sequence[Look]) -> bool:
+    """Whether both halves of the windows show the same shift, be it clear enough or not.
+
+    Of places that have nothing in common, the peaks of both halves lie anywhere: they agree in one
+    case of some hundreds.
+    """
+    stack = _surfaces(windows)
+    return len(stack) >= LEAST_WINDOWS and _halves_apart(stack) <= AGREE_PX
+
+
+def _surfaces(windows: Sequence[Look]) -> FloatArray:
+    found = [
+        surface
+        for window in windows
+        if (cross := window.cross()) is not None and (surface := surface_of(cross)) is not None
+    ]
+    return np.stack(found) if found else np.empty((0, 0, 0), np.float32)
+
+
+def _halves_apart(stack: FloatArray) -> float:
+    """Largest distance in pixels between the peak of all windows and those of either half."""
+    place, _ = _peak(stack)
+    halves = [_peak(stack[start::2])[0] for start in (0, 1)]
+    return max(float(np.hypot(*np.subtract(half, place))) for half in halves)
+
+
+def _refined(windows: Sequence[Look], cols: int, rows: int) -> tuple[float, float, float] | None:
     """A shift of whole pixels to a fraction of a pixel, and its standard error.
 
-    The windows of t2 are those that show the same ground; the maximum is that of the summed
+    The windows of t2 are those that show the same ground, at last to a fraction of a pixel, so that
+    the edges of both dates can be compared place by place; the maximum is that of the summed
     spectra's trigonometric polynomial, which has no preference for whole pixels.
+
+    Returns:
+        Columns, rows, error; None if too few windows are visible at both dates there.
     """
-    crosses = [window.cross(cols, rows, FINE_SMOOTH_PX) for window in windows]
-    spectra = np.stack([cross for cross in crosses if cross is not None])
-    total = spectra.sum(axis=0)
-    x, y = vertex(total)
+    x, y = float(cols), float(rows)
+    for _ in range(PASSES):
+        found = [window.cross(x, y, FINE) for window in windows]
+        crosses = [cross for cross in found if cross is not None]
+        if len(crosses) < LEAST_WINDOWS:
+            return None
+        spectra = np.stack(crosses)
+        total = spectra.sum(axis=0)
+        by = vertex(total)
+        x, y = x + by[0], y + by[1]
     parts = [spectra[start::PARTS].sum(axis=0) for start in range(min(PARTS, len(spectra)))]
     without = np.array([vertex(total - part) for part in parts])
     spread = (len(parts) - 1) * without.var(axis=0).sum()  # jackknife
-    return cols + x, rows + y, float(np.sqrt(spread))
+    return x, y, float(np.sqrt(spread))
 
 
 def vertex(cross: Spectrum) -> tuple[float, float]:
@@ -272,7 +328,7 @@ def sample_boxes(
 
 
 def cross_spectrum(
-    t1: FloatArray, t2: FloatArray, valid: BoolArray, smooth_px: float
+    t1: FloatArray, t2: FloatArray, valid: BoolArray, edging: Edging
 ) -> Spectrum | None:
     """Cross-spectrum of the edges of two windows, half whitened.
 
@@ -280,15 +336,18 @@ def cross_spectrum(
         t1: (h,w) grey.
         t2: (h,w).
         valid: (h,w).
-        smooth_px: of the edges.
+        edging: which edges count.
 
     Returns:
         (h,w) complex, None if a date is blank.
     """
     height, width = valid.shape
     seen = ndimage.binary_erosion(valid, iterations=3, border_value=1)
-    seen = seen * np.outer(np.hanning(height), np.hanning(width))
-    first, second = (fft.fft2(_edges(date, smooth_px) * seen) for date in (t1, t2))
+    edges = [_edges(date, edging) * seen for date in (t1, t2)]
+    weight = np.outer(np.hanning(height), np.hanning(width))
+    if edging.alike:
+        weight = weight * _likeness(*edges)
+    first, second = (fft.fft2(date * weight) for date in edges)
     cross: Spectrum = np.conj(first) * second
     if not np.abs(cross).any():
         return None
@@ -314,12 +373,23 @@ def surface_of(cross: Spectrum) -> FloatArray | None:
     return (near - near.mean()) / spread if spread > 0 else None
 
 
-def _edges(gray: FloatArray, smooth_px: float) -> Spectrum:
+def _likeness(t1: Spectrum, t2: Spectrum) -> Float64Array:
+    """(h,w) weights from 0 to 1: a power of the correlation of edges around each place."""
+    together, first, second = (
+        ndimage.gaussian_filter(product, ALIKE_PX)
+        for product in ((t1 * t2.conj()).real, np.abs(t1) ** 2, np.abs(t2) ** 2)
+    )
+    alike = together / np.maximum(np.sqrt(first * second), np.finfo(np.float32).tiny)
+    weights: Float64Array = np.clip(alike, 0, 1) ** ALIKE_POWER
+    return weights
+
+
+def _edges(gray: FloatArray, edging: Edging) -> Spectrum:
     """(h,w) grey values -> (h,w) complex gradient of limited strength."""
-    gray = ndimage.gaussian_filter(gray, smooth_px)
+    gray = ndimage.gaussian_filter(gray, edging.smooth_px)
     gradient = ndimage.sobel(gray, axis=1) + 1j * ndimage.sobel(gray, axis=0)
     length = np.abs(gradient)
-    limit = np.percentile(length, STRONG_PERCENTILE)
+    limit = np.percentile(length[length > 0], edging.strong_percentile) if length.any() else 0.0
     shortened: Spectrum = gradient * (
         limit / np.maximum(length, max(limit, np.finfo(np.float32).tiny))
     )

@@ -16,6 +16,7 @@ COLUMNS: Mapping[str, Any] = {
     "name": "string",
     "score": "float64",
     "misreg": "float64",
+    "reg_err_px": "float64",
     "iou": "float64",
     "iou_sum": "float64",
     "area_m2": "float64",
@@ -29,7 +30,14 @@ COLUMNS: Mapping[str, Any] = {
 }
 """Types by name; a table holds some of them."""
 
-DECIMALS: Mapping[str, int] = {"score": 4, "misreg": 4, "iou": 4, "iou_sum": 6, "area_m2": 4}
+DECIMALS: Mapping[str, int] = {
+    "score": 4,
+    "misreg": 4,
+    "reg_err_px": 2,
+    "iou": 4,
+    "iou_sum": 6,
+    "area_m2": 4,
+}
 
 
 def feature_table(

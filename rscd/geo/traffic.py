@@ -5,7 +5,7 @@ from itertools import product
 
 from odc.geo.geobox import GeoBox
 
-from rscd.geo.settings import raster_border
+from rscd.geo.settings import raster_border, unplaced
 from rscd.geo.source import Offset, Source, looked_at, open_input
 from rscd.geo.tiles import Box
 
@@ -28,6 +28,7 @@ def bytes_of(source: Source, offset: Offset, grid: GeoBox, boxes: Iterable[Box])
     if source.opens is not None:
         return None
     with (
+        unplaced(),
         raster_border(source.date, source.path),
         open_input(source.path, source.stamp) as dataset,
     ):

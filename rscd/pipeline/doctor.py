@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rscd.base.errors import RscdError, UsageError
+from rscd.base.plain import finite
 from rscd.base.redact import redacted_data
 from rscd.base.types import DateName, Provenance
 from rscd.export.targets import Targets
@@ -23,7 +24,14 @@ from rscd.geo.area import Area
 from rscd.geo.bands import units_text
 from rscd.geo.grid import grid_text, is_georeferenced
 from rscd.geo.register import window_shift
-from rscd.geo.registration import REACH_PX, Look, sample_boxes, shift_of, widened
+from rscd.geo.registration import (
+    REACH_PX,
+    Look,
+    common_edges,
+    sample_boxes,
+    shift_of,
+    widened,
+)
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import raster_border, unplaced
 from rscd.geo.source import Source, close_handles, inspect, open_input
@@ -37,6 +45,7 @@ from rscd.pipeline.faults import (
     Measured,
     faults_of_grids,
     faults_of_pixels,
+    overlaps,
     used_bits,
 )
 from rscd.pipeline.maps import open_pair, plan
@@ -76,7 +85,7 @@ class Report:
     @property
     def data(self) -> Provenance:
         """All of it."""
-        plain: Provenance = redacted_data(asdict(self) | {"exit_code": self.exit_code})
+        plain: Provenance = finite(redacted_data(asdict(self) | {"exit_code": self.exit_code}))
         return plain
 
 
@@ -132,6 +141,7 @@ def diagnose(
     findings.sort(key=lambda one: list(EXIT_CODES).index(one.level))
     output = "change.gpkg" if between.get("georeferenced") else "change.tif"
     words = ["rscd", "predict", str(t1), str(t2), "-o", output, *_given(options, gsd_m)]
+    words += () if area is None else area.words
     words += [word for one in findings if one.mend.startswith("--") for word in one.mend.split()]
     command = None if chosen is None else shlex.join(words)
     lines = [record.getMessage() for record in said]
@@ -186,7 +196,7 @@ def _facts(source: Source) -> Provenance:
             "colours": [colour or "?" for colour in source.colours],
             "dtype": sorted({dataset.dtypes[band - 1] for band in source.bands}),
             "nbits": None if bits is None else int(bits),
-            "nodata": source.nodata,
+            "nodata": "nan" if source.nodata != source.nodata else source.nodata,
             "alpha": source.alpha,
             "mask": source.has_mask,
             "units": units_text([source.metadata.units[band - 1] for band in source.bands]),
@@ -198,12 +208,13 @@ def _facts(source: Source) -> Provenance:
 
 
 def _overlap(pair: ScenePair) -> Provenance:
-    size = pair.pixel_size_m
+    size, shares = pair.pixel_size_m, overlaps(pair)
     return {
         "grid": grid_text(pair.grid),
         "pixel_size_m": None if size is None else round(size, 4),
         "georeferenced": is_georeferenced(pair.grid),
         "alignment": pair.alignment,
+        "overlap": None if shares is None else [round(share, 4) for share in shares],
     }
 
 
@@ -242,6 +253,7 @@ def measure(pair: ScenePair) -> Measured:
         shift=shift,
         shifts=tuple(shifts),
         windows=len(looks),
+        common_edges=shift is not None or common_edges(looks),
     )
 
 
@@ -274,7 +286,6 @@ def _shown(pair: ScenePair, found: Measured) -> Provenance:
             "sharpness": sharp,
             "likeness": round(look.likeness, 3),
         }
-        shown = {k: None if v != v else v for k, v in shown.items()}  # noqa: PLR0124
     return shown
 
 
@@ -320,6 +331,8 @@ def _given(options: Options, gsd_m: float | None) -> list[str]:
     bands = None if options.bands is None else ",".join(map(str, options.bands))
     given = {"--model": options.model, "--bands": bands, "--gsd": gsd_m}
     given["--src-nodata"] = options.src_nodata
+    given |= {"--t1-date": options.t1_date, "--t2-date": options.t2_date}
     if options.align != "t1":
         given["--align"] = options.align
-    return [str(word) for one in given.items() if one[1] is not None for word in one]
+    words = [str(word) for one in given.items() if one[1] is not None for word in one]
+    return words + ["--pixel-coordinates"] * options.pixel_coordinates

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from pyproj.exceptions import ProjError
 
-from rscd.geo.appearance import Appearance
+from rscd.geo.appearance import LEAST_PIXELS, Appearance
 from rscd.geo.registration import ADVICE, Shift, shift_problem
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import Source
@@ -27,6 +28,7 @@ KINDS: dict[str, tuple[Level, str]] = {
     "palette": ("stops", "numbers of a colour table"),
     "band-count": ("stops", "other numbers of bands at the dates"),
     "missing-crs": ("stops", "a CRS at one date only"),
+    "foreign-crs": ("stops", "two CRS between which no rule leads"),
     "picture-sizes": ("stops", "pictures of two sizes without georeferencing"),
     "no-overlap": ("stops", "no common area"),
     "two-grids": ("stops", "two grids where `--align none` was given"),
@@ -54,6 +56,7 @@ KINDS: dict[str, tuple[Level, str]] = {
     "clipped": ("note", "a quarter of the pixels of one date at the end of their range"),
     "blur": ("note", "one date with two fifths of the fine structure of the other"),
     "season": ("note", "three fifths of the scene green at one date only"),
+    "tiny": ("note", "too few common pixels to say how the dates look"),
     "small-overlap": ("note", "less than a tenth of the smaller image in common"),
 }
 """Level and description of each; a fault of none of these kinds is named ``other``."""
@@ -112,6 +115,8 @@ class Measured:
     shifts: tuple[tuple[int, int, float, float], ...]
     """Column and row of the middle of each window with a clear shift, and the shift."""
     windows: int
+    common_edges: bool
+    """Whether both halves of the windows show one shift, be it clear enough or not."""
 
     @property
     def spread_px(self) -> float | None:
@@ -125,18 +130,13 @@ class Measured:
 
 def faults_of_grids(pair: ScenePair) -> Iterator[Finding]:
     """What the grids of a pair tell before a pixel is read."""
-    areas = [abs(pair.scene.affine.determinant) * math.prod(pair.whole.shape_hw)]
-    one_crs = pair.t1.grid.crs == pair.t2.grid.crs
-    if one_crs:
-        grids = pair.t1.grid, pair.t2.grid
-        areas += [abs(g.affine.determinant) * math.prod(g.shape) for g in grids]
-        share = areas[0] / min(areas[1:])
-        if share < OVERLAP:
-            yield finding(
-                "small-overlap",
-                f"the images have {100 * share:.1f} % of the smaller one in common; check that "
-                "they are of one place",
-            )
+    shares = overlaps(pair)
+    if shares is not None and max(shares) < OVERLAP:
+        yield finding(
+            "small-overlap",
+            f"the images have {100 * max(shares):.1f} % of the smaller one in common; check that "
+            "they are of one place",
+        )
     sizes = pixel_sizes(pair)
     if sizes is None:
         return
@@ -149,6 +149,26 @@ def faults_of_grids(pair: ScenePair) -> Iterator[Finding]:
         )
         kind = "pixel-size" if ratio >= MUCH_COARSER else "coarser"
         yield finding(kind, text, f"--align {coarse}")
+
+
+def overlaps(pair: ScenePair) -> tuple[float, float] | None:
+    """Fraction of the area of either date that both cover; None where no CRS tells both areas."""
+    common = abs(pair.scene.affine.determinant) * math.prod(pair.whole.shape_hw)
+    shares = []
+    for grid in (pair.t1.grid, pair.t2.grid):
+        if grid.crs == pair.scene.crs:
+            area = abs(grid.affine.determinant) * math.prod(grid.shape)
+        elif pair.scene.crs is None:
+            return None
+        else:
+            try:
+                area = grid.extent.to_crs(pair.scene.crs).area
+            except (ValueError, ProjError):
+                return None
+        if not 0 < area < math.inf:
+            return None
+        shares.append(min(common / area, 1.0))
+    return shares[0], shares[1]
 
 
 def pixel_sizes(pair: ScenePair) -> tuple[float, float] | None:
@@ -169,6 +189,12 @@ def faults_of_pixels(pair: ScenePair, found: Measured) -> Iterator[Finding]:
         )
     look = found.look
     if look is None:
+        if found.valid >= LEAST_VALID:
+            yield finding(
+                "tiny",
+                f"fewer than {LEAST_PIXELS:,} pixels can be used at both dates: nothing is said of "
+                "light, sharpness and shift",
+            )
         return
     blank = [date for date, span in zip(("t1", "t2"), _ranges(look), strict=True) if span == 0]
     if blank:
@@ -327,7 +353,7 @@ def _places(pair: ScenePair, found: Measured, look: Appearance, *, hazy: bool) -
         sure = shift.pixels - 2 * shift.error > LARGE_SHIFT_PX
         yield finding("large-shift" if sure else "shift", text, ADVICE.removeprefix("give "))
     large = found.windows >= MANY_WINDOWS and min(pair.whole.shape_hw) >= LEAST_SIDE_PX
-    if shift is None and large and look.likeness < UNLIKE and not hidden:
+    if not found.common_edges and large and look.likeness < UNLIKE and not hidden:
         yield finding(
             "unrelated",
             "no edges and no brightness in common: other places, or one image turned or mirrored?",

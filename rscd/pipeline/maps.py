@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import rasterio
+import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
@@ -29,7 +31,7 @@ from rscd.geo.area import Area
 from rscd.geo.arrays import Image, as_files
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.polygons import Polygons
-from rscd.geo.register import field_boxes
+from rscd.geo.register import doubt_at, field_boxes
 from rscd.geo.registration import sample_boxes, warn_of_shift, widened
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
@@ -313,6 +315,8 @@ def _compute(
         )
         seam = measure_seam(pair, predictor, change_map, tile_size, mapped)
         measures: dict[str, Callable[[Polygons], Any]] = {}
+        if run.registration is not None:
+            measures["reg_err_px"] = partial(_registration_error, run)
         if reach_px is not None:
             moved: DateName = "t1" if run.parameters["align"] == "t2" else "t2"
             measures["misreg"] = partial(
@@ -329,6 +333,13 @@ def _compute(
             )
         written = _export(run, change_map, standing, journal, tile_size, progress, measures)
     return written | {"shift": shift, "seam": None if seam is None else asdict(seam)}
+
+
+def _registration_error(run: Run, polygons: Polygons) -> Any:
+    """(N,) doubt of the registration in pixels, where each polygon lies."""
+    row, col = run.pair.window.corner
+    points = np.add(shapely.get_coordinates(shapely.point_on_surface(polygons)), (col, row))
+    return doubt_at(run.registration or {}, run.pair.whole.shape_hw, points)
 
 
 def _rehearse(run: Run, folder: Path) -> None:

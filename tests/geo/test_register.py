@@ -5,6 +5,7 @@ import pickle
 from dataclasses import replace
 
 import cv2
+import geopandas
 import numpy as np
 import pytest
 import rasterio
@@ -14,7 +15,7 @@ from rasterio.warp import Resampling, calculate_default_transform, reproject
 from rscd import Options, open_pair, predict
 from rscd.base.errors import SceneError, UsageError
 from rscd.export.targets import Targets
-from rscd.geo.register import estimate_field, register
+from rscd.geo.register import _doubt, doubt_at, estimate_field, register
 from rscd.geo.registration import estimate_shift
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
@@ -104,6 +105,28 @@ def test_a_bent_date_needs_a_field(tmp_path, write_tif, town):
     inner = (slice(None), slice(1, -1), slice(1, -1))
     assert np.median(np.abs(found - wanted)[inner]) < 0.3
     assert json.loads(json.dumps(record))["register"] == "local"
+    doubt = np.array(record["field"]["doubt"])
+    assert doubt.shape == (9, 9)
+    assert 0 < np.median(doubt[1:-1, 1:-1]) < 0.5
+
+
+def test_a_field_is_doubted_where_windows_miss_it_and_where_there_are_none():
+    points = np.stack(np.meshgrid(np.arange(0, 500, 50), np.arange(0, 500, 50)), 2).reshape(-1, 2)
+    missed = np.where(points[:, 0] < 250, 0.1, 0.4)
+    places = np.array([[100, 200], [400, 200], [0, 700], [425.0, 225]])
+    found = _doubt(places, points.astype(float), missed, spacing=50)
+    assert found[[0, 1, 3]] == pytest.approx([0.1, 0.4, 0.4])
+    assert found[2] == pytest.approx(0.1 * (700 - 450) / 50)  # five windows away from the last
+
+
+def test_doubt_is_read_between_the_points_of_a_field():
+    lattice = np.tile(np.linspace(0, 0.8, 9), (9, 1))
+    record = {"register": "local", "field": {"doubt": lattice.tolist()}}
+    points = np.array([[0.0, 0], [100, 70], [400, 5], [450, 5]])
+    assert doubt_at(record, (200, 400), points) == pytest.approx([0, 0.2, 0.8, 0.8])
+    shifted = {"register": "shift", "measured": {"error": 0.07}}
+    assert doubt_at(shifted, (200, 400), points) == pytest.approx([0.07] * 4)
+    assert doubt_at(shifted, (200, 400), np.empty((0, 2))).shape == (0,)
 
 
 @pytest.mark.parametrize("mode", ["shift", "local"])
@@ -187,6 +210,11 @@ def test_dates_that_fit_stay_as_they_are(tmp_path, write_tif, town):
     assert register(pair, "off", "t1") == (pair, None)
 
 
+def test_dates_at_rest_are_seen_at_rest_under_other_light(tmp_path, write_tif, town):
+    found = estimate_shift(opened(tmp_path, write_tif, *town))
+    assert found.pixels < 0.1
+
+
 def test_where_nothing_is_clear_it_refuses(tmp_path, write_tif, town):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (2, 3, SIDE, SIDE)).astype(np.uint8)
@@ -220,7 +248,7 @@ def test_a_run_gives_the_same_bytes_however_it_is_tiled(tmp_path, write_tif, tow
     for tile_size, workers in ((150, 2), (1024, 1)):
         path = tmp_path / f"{mode}{tile_size}.tif"
         options = Options(model="cva", register=mode, tile_size=tile_size, workers=workers)
-        result = predict(pair, [path], options)
+        result = predict(pair, [path, path.with_suffix(".fgb")], options)
         made.append(path.read_bytes())
     assert made[0] == made[1]
     with rasterio.open(path) as dataset:
@@ -228,6 +256,15 @@ def test_a_run_gives_the_same_bytes_however_it_is_tiled(tmp_path, write_tif, tow
     assert stored["registration"] == json.loads(json.dumps(result.registration))
     assert stored["parameters"]["register"] == mode
     assert stored["shift"]["cols"] == pytest.approx(0, abs=0.3)  # what is left of it
+    table = geopandas.read_file(path.with_suffix(".fgb"))
+    error = stored["registration"]["measured"]["error"]
+    expected = (
+        [error, error]
+        if mode == "shift"
+        else np.percentile(stored["registration"]["field"]["doubt"], (0, 100))
+    )
+    assert len(table)
+    assert table.reg_err_px.between(*np.round(expected, 2)).all()
 
 
 def test_what_was_done_tells_runs_apart(tmp_path, write_tif, town):

@@ -10,9 +10,13 @@ from scipy import ndimage
 
 from rscd import Options, open_pair, predict
 from rscd.geo.registration import (
+    REACH_PX,
+    Look,
     Shift,
+    _likeness,
     estimate_shift,
     sample_boxes,
+    shift_of,
     shift_problem,
     warn_of_shift,
 )
@@ -101,6 +105,46 @@ def test_a_run_says_it_in_its_result_and_in_what_it_writes(tmp_path, write_tif, 
     assert (result.shift["cols"], result.shift["rows"]) == pytest.approx((6, 4), abs=0.2)
     assert "give --register shift" in caplog.text
     assert '"cols": 6.0' in (tmp_path / "a.geojson.json").read_text()
+
+
+def textured(rng, side=256 + 2 * REACH_PX):
+    return ndimage.gaussian_filter(rng.normal(size=(side, side)), 1.5).astype(np.float32)
+
+
+def test_what_moves_with_the_sun_counts_little():
+    """Edges on a seventh of the ground lie a pixel further on at t2, as those of shadows do."""
+    rng = np.random.default_rng(0)
+    windows = []
+    for _ in range(3):
+        ground, shadow = textured(rng), textured(rng)
+        dark = np.zeros(ground.shape, bool)
+        dark[60:120, 40:264] = True
+        dates = [np.where(dark, np.roll(shadow, by, 1), ground) for by in (0, 1)]
+        windows.append(Look(np.stack(dates), np.ones(ground.shape, bool)))
+    found = shift_of(windows)
+    assert found.pixels < 0.06  # 0.15 where all places count alike
+
+
+def test_likeness_of_edges():
+    edges = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(64, 64)), 1) * (1 + 1j)
+    assert _likeness(edges, 2 * edges) == pytest.approx(np.ones((64, 64)))
+    assert (_likeness(edges, -edges) == 0).all()
+    assert _likeness(edges, 1j * edges).max() < 1e-9
+    assert (_likeness(edges, np.zeros_like(edges)) == 0).all()
+
+
+def test_a_shift_whose_windows_are_not_visible_is_not_known():
+    """Where the dates show the same ground, hardly anything of either is left."""
+    rng = np.random.default_rng(0)
+    windows = []
+    for _ in range(4):
+        gray = textured(rng)
+        valid = np.zeros(gray.shape, bool)
+        valid[:, : REACH_PX + 160] = True
+        windows.append(Look(np.stack([gray, np.roll(gray, 20, 1)]), valid))
+    assert windows[0].cross() is not None
+    assert windows[0].cross(20) is None
+    assert shift_of(windows) is None
 
 
 @pytest.mark.parametrize("cols", [0.1, 0.25, -0.5, 2.4, 12])

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import logging
+import shlex
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,7 +138,14 @@ def test_near_infrared_is_named_as_predict_warns_of_it(pair, tmp_path, monkeypat
 
 
 def test_every_kind_is_tested():
-    elsewhere = {"near-infrared", "one-band", "two-grids", "small-overlap", "degenerate-transform"}
+    elsewhere = {
+        "near-infrared",
+        "one-band",
+        "two-grids",
+        "small-overlap",
+        "degenerate-transform",
+        "tiny",
+    }
     assert set(KINDS) == set(injected.FAULTS) | elsewhere
 
 
@@ -192,6 +201,92 @@ def test_addresses_are_looked_at_as_files_are(pair, web):
     assert report.findings == ()
     gone = diagnose(web.at("t1.tif"), web.at("none.tif"), CVA)
     assert gone.exit_code == 1
+
+
+def as_items(folder, pair):
+    """Both dates as STAC items: one asset of three bands, and a picture that is no data."""
+    for number, path in enumerate(written(pair, folder), 1):
+        bands = [{"name": name, "eo:common_name": name} for name in ("red", "green", "blue")]
+        image = {"href": path.name, "type": "image/tiff; application=geotiff", "bands": bands}
+        assets = {"image": image | {"roles": ["data"]}, "visual": image | {"roles": ["visual"]}}
+        item = {
+            **{"type": "Feature", "stac_version": "1.1.0", "id": f"t{number}", "geometry": None},
+            **{"properties": {"datetime": f"20{17 + number}-05-01T10:00:00Z"}, "links": []},
+        }
+        path.with_suffix(".json").write_text(json.dumps(item | {"assets": assets}))
+    return folder / "t1.json", folder / "t2.json"
+
+
+@pytest.mark.parametrize("asset", ["", "#image"])
+def test_items_are_looked_at_as_files_are(pair, tmp_path, asset):
+    t1, t2 = as_items(tmp_path, pair)
+    report = diagnose(f"{t1}{asset}", f"{t2}{asset}", CVA)
+    assert report.findings == ()
+    assert report.exit_code == 0
+    assert [report.dates[date]["date"] for date in ("t1", "t2")] == [
+        "2018:05:01 10:00:00",
+        "2019:05:01 10:00:00",
+    ]
+    assert f"{t1}{asset}" in shlex.split(report.command)
+
+
+def test_faults_of_items(pair, tmp_path):
+    t1, t2 = as_items(tmp_path, pair)
+    assert kinds(diagnose(t2, t1, CVA)) == {"dates-reversed"}
+    for wrong in ("#other", "#image#more"):
+        report = diagnose(t1, f"{t2}{wrong}", CVA)
+        assert report.exit_code == 1
+        assert str(t2) in report.findings[0].text
+    t2.write_text('{"type": "Feature"')
+    assert diagnose(t1, t2, CVA).exit_code == 1
+
+
+def test_of_a_few_pixels_nothing_is_said_and_it_says_so(tmp_path, write_tif):
+    paths = [tmp_path / "t1.tif", tmp_path / "t2.tif"]
+    for number, path in enumerate(paths):
+        pixels = np.arange(6, dtype=np.float32).reshape(1, 2, 3) + number
+        pixels[0, 0, 0] = np.nan
+        write_tif(path, pixels, nodata=np.nan)
+    report = diagnose(*paths, CVA)
+    assert kinds(report) == {"tiny"}
+    assert report.exit_code == 0
+    json.dumps(report.data, allow_nan=False)
+    assert report.data["dates"]["t1"]["nodata"] == "nan"
+
+
+def test_the_command_repeats_what_was_given(pair, tmp_path):
+    from rscd.geo.area import Area
+
+    paths = written(pair, tmp_path)
+    area = Area.from_text("500010,4999900,500100,4999990", "EPSG:32633")
+    options = Options(model="cva", t1_date="2019-05-01", t2_date="2020-05-01")
+    words = shlex.split(diagnose(*paths, options, area).command)
+    assert "--bbox=500010,4999900,500100,4999990" in words
+    for option, value in (("--bbox-crs", "EPSG:32633"), ("--t2-date", "2020-05-01")):
+        assert words[words.index(option) + 1] == value
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("RGBA.uint16", {"blank"}),
+        ("inverted_lat", {"mostly-nodata"}),
+        ("cog_gcps", {"not-rectified"}),
+        ("float_nan", {"tiny"}),
+        ("rotated", {"tiny"}),
+        ("au-3577-rotated", set()),
+        ("cog_tags", set()),
+    ],
+)
+def test_odd_rasters(realdata, tmp_path, name, found):
+    path = realdata / "geotiff" / "odd" / f"{name}.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        copy = injected.darker(path, tmp_path / "t2.tif")
+    report = diagnose(path, copy, CVA)
+    assert kinds(report) == found
+    json.dumps(report.data, allow_nan=False)
 
 
 @pytest.mark.slow
