@@ -1,0 +1,42 @@
+"""Warnings that are no news, silenced in threads.
+
+`warnings.catch_warnings` puts back the filters that it found, which are those of the whole process:
+of two threads inside at once, one brings back or takes away what the other one set.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+_lock = Lock()
+_inside: Counter[tuple[str, type[Warning]]] = Counter()
+_added: set[tuple[str, type[Warning]]] = set()
+
+
+@contextmanager
+def quiet(message: str = "", category: type[Warning] = Warning) -> Iterator[None]:
+    """Context without certain warnings, in all threads as long as one is inside.
+
+    Args:
+        message: regular expression that its beginning matches; empty: any.
+        category: of the warnings.
+    """
+    key = (message, category)
+    entry = ("ignore", re.compile(message, re.IGNORECASE) if message else None, category, None, 0)
+    with _lock:
+        _inside[key] += 1
+        if entry not in warnings.filters:  # those of the user stay
+            warnings.filterwarnings("ignore", message, category)
+            _added.add(key)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside[key] -= 1
+            if not _inside[key] and key in _added:
+                _added.discard(key)
+                if entry in warnings.filters:
+                    warnings.filters.remove(entry)  # type: ignore[attr-defined]
