@@ -355,7 +355,7 @@ def child(text: str) -> None:
     """The other end of `in_process`."""
     asked = json.loads(text)
     paths = {name: Path(asked.pop(name)) for name in ("t1", "t2", "weights", "folder")}
-    job = Job(**paths, **asked)
+    job = Job(**paths, size=asked["size"], way=asked["way"])
     _found(job).write_text(json.dumps(WAYS[job.way](job)))
 
 
