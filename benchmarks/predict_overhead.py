@@ -420,8 +420,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=6000, help="pixels per side")
     parser.add_argument("--repeat", type=int, default=3, help="interleaved repeats")
-    for peer in PEERS:
-        parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"interpreter with rscd, {peer}")
+    parser.add_argument("--terratorch", metavar="PYTHON", help="interpreter with rscd, terratorch")
+    parser.add_argument("--geoai", metavar="PYTHON", help="interpreter with rscd, geoai-py")
     parser.add_argument(
         "--only", metavar="WAY", action="append", choices=[*WAYS, *COMMANDS],
         help="beside bare; may be repeated",
