@@ -13,7 +13,6 @@ from threading import Lock
 
 _lock = Lock()
 _inside: Counter[tuple[str, type[Warning]]] = Counter()
-_added: set[tuple[str, type[Warning]]] = set()
 
 
 @contextmanager
@@ -25,18 +24,15 @@ def quiet(message: str = "", category: type[Warning] = Warning) -> Iterator[None
         category: of the warnings.
     """
     key = (message, category)
-    entry = ("ignore", re.compile(message, re.IGNORECASE) if message else None, category, None, 0)
+    own = f"(?#rscd){message}"  # never equal to a filter of the user
+    entry = ("ignore", re.compile(own, re.IGNORECASE), category, None, 0)
     with _lock:
         _inside[key] += 1
-        if entry not in warnings.filters:  # those of the user stay
-            warnings.filterwarnings("ignore", message, category)
-            _added.add(key)
+        warnings.filterwarnings("ignore", own, category)  # moves it before those set since
     try:
         yield
     finally:
         with _lock:
             _inside[key] -= 1
-            if not _inside[key] and key in _added:
-                _added.discard(key)
-                if entry in warnings.filters:
-                    warnings.filters.remove(entry)  # type: ignore[attr-defined]
+            if not _inside[key] and entry in warnings.filters:
+                warnings.filters.remove(entry)  # type: ignore[attr-defined]

@@ -38,12 +38,14 @@ def test_the_last_thread_that_leaves_ends_it():
     assert warnings.filters == before
 
 
-def test_a_filter_of_the_user_stays():
+@pytest.mark.parametrize("outer", ["ignore", "error"])
+def test_filters_of_the_user_stay(outer):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter(outer)
         before = list(warnings.filters)
         with quiet():
-            pass
+            warnings.warn("no news", UserWarning, stacklevel=1)
         assert warnings.filters == before
 
 
