@@ -1,6 +1,7 @@
 """What `rscd predict` adds to the bare time of its network, and what others add.
 
-    python benchmarks/predict_overhead.py [--size 6000] [--repeat 3] [--terratorch PYTHON]
+    python benchmarks/predict_overhead.py [--size 6000] [--repeat 3] [--only WAY]
+        [--terratorch PYTHON] [--geoai PYTHON]
 
 A ResNet-18 siamese U-Net with random weights and a georeferenced pair of synthetic images. In each
 repeat, in this order and each in a process of its own:
@@ -9,35 +10,45 @@ repeat, in this order and each in a process of its own:
 - rscd: the command as a user sees it, from start-up to mask and polygons;
 - torchgeo: IntersectionDataset, GridGeoSampler, DataLoader; arrays stitched in memory and written;
 - terratorch: its `tiled_inference` on the scene in memory, where an interpreter that has it is
-  named.
+  named;
+- geoai: its `predict_geotiff` on a file with the bands of both dates, likewise;
+- irmad, otb: `rscd predict -m irmad` and Orfeo ToolBox's MultivariateAlterationDetector on the same
+  scene, no network; only where `--only` names them.
 
-Prints JSON: seconds of each repeat and ratios over bare, of wall clock and of processor time. On a
-machine that others use too, the ratios of processor time tell more.
+All others than bare are whole processes with start-up, and end with a mask and polygons (otb: with
+its variates). Prints JSON: wall clock, processor and system seconds and peak MB of each repeat,
+polygons and how many pixels of the mask differ from those of rscd, and ratios of wall clock and
+processor time over bare. On a machine that others use too, those of processor time tell more.
+`OMP_NUM_THREADS` limits the cores of every way.
 """
 
 import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import rasterio
 import rasterio.features
 from affine import Affine
 from machine import machine
 from rasterio.crs import CRS
 from rasterio.windows import Window
+from system_time import run as accounted
 
 PATCH, HALO, MULTIPLE = 512, 64, 32
 STRIDE = PATCH - 2 * HALO
@@ -51,7 +62,7 @@ NETWORK, NETWORK_ARGS = (
 )
 TRANSFORM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 CRS_WKT = CRS.from_epsg(32631).to_wkt()
-CORES = os.cpu_count() or 1
+CORES = min(os.cpu_count() or 1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
 PATTERN = 2048
 """Side of the image that is repeated over the scene."""
 
@@ -100,7 +111,7 @@ def make_pair(folder: Path, height: int, width: int) -> tuple[Path, Path]:
     return paths
 
 
-def make_weights(path: Path, share: float = SHARE) -> None:
+def make_weights(path: Path, share: float = SHARE) -> Path:
     """Write a random network whose threshold makes it find about `share` of a scene changed."""
     import torch
 
@@ -117,6 +128,7 @@ def make_weights(path: Path, share: float = SHARE) -> None:
         "threshold": float(np.quantile(prob, 1 - share)),
     }  # fmt: skip
     save_weights(path, network, NETWORK, NETWORK_ARGS, card)
+    return path
 
 
 @dataclass(frozen=True)
@@ -128,20 +140,23 @@ class Job:
     weights: Path
     folder: Path
     size: int
+    way: str
+
+    @property
+    def mask(self) -> Path:
+        """Where the way writes its mask; the polygons lie beside it."""
+        return self.folder / f"{self.way}.tif"
 
 
 @contextmanager
 def clock(result: dict[str, float]) -> Iterator[None]:
-    """Note wall-clock and processor seconds of this process and the children it waited for."""
-    wall, cpu = time.perf_counter(), _cpu_seconds()
+    """Note wall-clock and processor seconds of this process."""
+    wall, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     yield
+    after = resource.getrusage(resource.RUSAGE_SELF)
     result["wall_s"] = time.perf_counter() - wall
-    result["cpu_s"] = _cpu_seconds() - cpu
-
-
-def _cpu_seconds() -> float:
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    result["user_s"] = after.ru_utime - before.ru_utime
+    result["system_s"] = after.ru_stime - before.ru_stime
 
 
 def bare(job: Job) -> dict[str, Any]:
@@ -182,22 +197,23 @@ def bare(job: Job) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def command(job: Job) -> dict[str, float]:
+def command(job: Job) -> list[str]:
     """`rscd predict` from outside, start-up and all."""
-    out = job.folder / "out"
-    arguments = ["predict", job.t1, job.t2, "-m", job.weights, "-q", "--json", "--overwrite"]
-    outputs = ["-o", f"{out}.tif", "-o", f"{out}.gpkg"]
-    result: dict[str, float] = {}
-    with clock(result):
-        run = subprocess.run(
-            [Path(sys.executable).with_name("rscd"), *map(str, arguments), *outputs],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-    said = json.loads(run.stdout)
-    return result | {name: said[name] for name in ("seconds", "n_polygons", "changed_share")}
+    model = "irmad" if job.way == "irmad" else str(job.weights)
+    rscd = str(Path(sys.executable).with_name("rscd"))
+    arguments = [rscd, "predict", str(job.t1), str(job.t2), "-m", model, "-q", "--overwrite"]
+    outputs = ["-o", str(job.mask), "-o", str(job.mask.with_suffix(".gpkg"))]
+    return [*arguments, *outputs, "--workers", str(CORES)]
 
 
-def torchgeo_way(job: Job) -> dict[str, float]:
+def otb(job: Job) -> list[str]:
+    """Orfeo ToolBox's detector of the kind of IR-MAD, one iteration."""
+    out = str(job.folder / "variates.tif")
+    application = "otbcli_MultivariateAlterationDetector"
+    return [application, "-in1", str(job.t1), "-in2", str(job.t2), "-out", out, "float"]
+
+
+def torchgeo_way(job: Job) -> dict[str, Any]:
     """The loop that TorchGeo's documentation leads to."""
     import torch
     from torch.utils.data import DataLoader
@@ -206,23 +222,21 @@ def torchgeo_way(job: Job) -> dict[str, float]:
 
     from rscd.inference.network import load_network, loaded
 
-    result: dict[str, float] = {}
-    with clock(result):
-        model = load_network(job.weights, "cpu", CORES)
-        network = loaded(model.path, model.device, model.sha256)
-        dataset = RasterDataset(str(job.t1)) & RasterDataset(str(job.t2))
-        sampler = GridGeoSampler(dataset, size=PATCH, stride=STRIDE)
-        loader = DataLoader(dataset, sampler=sampler, collate_fn=stack_samples, num_workers=CORES)
-        prob = np.zeros((job.size, job.size), np.float32)
-        for sample in loader:
-            image = sample["image"].unflatten(1, (2, 3))
-            with torch.inference_mode():
-                patch = network(image)["logits"].sigmoid()[0, 0].numpy()
-            x, y, _ = sample["bounds"][0]
-            col, row = (round(value) for value in ~TRANSFORM @ (x.start, y.stop))
-            paste(prob, patch, row, col)
-        write(job, prob, model.threshold)
-    return result
+    model = load_network(job.weights, "cpu", CORES)
+    network = loaded(model.path, model.device, model.sha256)
+    dataset = RasterDataset(str(job.t1)) & RasterDataset(str(job.t2))
+    sampler = GridGeoSampler(dataset, size=PATCH, stride=STRIDE)
+    loader = DataLoader(dataset, sampler=sampler, collate_fn=stack_samples, num_workers=CORES)
+    prob = np.zeros((job.size, job.size), np.float32)
+    for sample in loader:
+        image = sample["image"].unflatten(1, (2, 3))
+        with torch.inference_mode():
+            patch = network(image)["logits"].sigmoid()[0, 0].numpy()
+        x, y, _ = sample["bounds"][0]
+        col, row = (round(value) for value in ~TRANSFORM @ (x.start, y.stop))
+        paste(prob, patch, row, col)
+    write(job, prob, model.threshold)
+    return {}
 
 
 def paste(prob: np.ndarray, patch: np.ndarray, row: int, col: int) -> None:
@@ -238,28 +252,57 @@ def paste(prob: np.ndarray, patch: np.ndarray, row: int, col: int) -> None:
         prob[top:bottom, left:right] = patch[inner]
 
 
-def terratorch_way(job: Job) -> dict[str, float]:
+def terratorch_way(job: Job) -> dict[str, Any]:
     """TerraTorch's tiled inference on the scene in memory."""
     import torch
     from terratorch.tasks.tiled_inference import tiled_inference
 
     from rscd.inference.network import load_network, loaded
 
-    result: dict[str, float] = {}
-    with clock(result):
-        model = load_network(job.weights, "cpu", CORES)
-        network = loaded(model.path, model.device, model.sha256)
-        image = np.concatenate([rasterio.open(path).read() for path in (job.t1, job.t2)])
-        with torch.inference_mode():
-            logits = tiled_inference(
-                lambda patch: network(patch.unflatten(1, (2, 3)))["logits"],
-                torch.from_numpy(image.astype(np.float32))[None],
-                crop=PATCH,
-                stride=STRIDE,
-                batch_size=1,
-            )
-        write(job, logits.sigmoid().numpy().reshape(job.size, job.size), model.threshold)
-    return result
+    model = load_network(job.weights, "cpu", CORES)
+    network = loaded(model.path, model.device, model.sha256)
+    image = np.concatenate([rasterio.open(path).read() for path in (job.t1, job.t2)])
+    with torch.inference_mode():
+        logits = tiled_inference(
+            lambda patch: network(patch.unflatten(1, (2, 3)))["logits"],
+            torch.from_numpy(image.astype(np.float32))[None],
+            crop=PATCH,
+            stride=STRIDE,
+            batch_size=1,
+        )
+    write(job, logits.sigmoid().numpy().reshape(job.size, job.size), model.threshold)
+    return {}
+
+
+def geoai_way(job: Job) -> dict[str, Any]:
+    """Tiled inference of geoai, which takes one raster: both dates are written into one first."""
+    import torch
+    from geoai.inference import predict_geotiff
+
+    from rscd.inference.network import load_network, loaded
+
+    class Stacked(torch.nn.Module):
+        """(B,6,H,W) -> (B,1,H,W) probabilities."""
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            prob: torch.Tensor = network(image.unflatten(1, (2, 3)))["logits"].sigmoid()
+            return prob
+
+    model = load_network(job.weights, "cpu", CORES)
+    network = loaded(model.path, model.device, model.sha256)
+    both, found = str(job.folder / "both.tif"), str(job.folder / "prob.tif")
+    with rasterio.open(job.t1) as t1, rasterio.open(job.t2) as t2:
+        images, profile = np.concatenate([t1.read(), t2.read()]), t1.profile | {"count": 6}
+    with rasterio.open(both, "w", **profile) as dataset:
+        dataset.write(images)
+    del images
+    predict_geotiff(
+        Stacked(), both, found, tile_size=PATCH, overlap=2 * HALO, batch_size=1, device="cpu",
+        preprocess_fn=lambda tile: tile.astype(np.float32), verbose=False,
+    )  # fmt: skip
+    with rasterio.open(found) as dataset:
+        write(job, dataset.read(1), model.threshold)
+    return {}
 
 
 def write(job: Job, prob: np.ndarray, threshold: float) -> None:
@@ -271,32 +314,61 @@ def write(job: Job, prob: np.ndarray, threshold: float) -> None:
         "driver": "COG", "height": job.size, "width": job.size, "count": 1, "dtype": "uint8",
         "crs": CRS_WKT, "transform": TRANSFORM, "compress": "deflate",
     }  # fmt: skip
-    with rasterio.open(job.folder / "other.tif", "w", **profile) as dataset:
+    with rasterio.open(job.mask, "w", **profile) as dataset:
         dataset.write(mask, 1)
     regions = rasterio.features.shapes(mask, mask=mask == 1, transform=TRANSFORM)
     features = [{"geometry": region, "properties": {"change": 1}} for region, _ in regions]
     table = geopandas.GeoDataFrame.from_features(features, crs=CRS_WKT)
-    table.to_file(job.folder / "other.gpkg")
+    table.to_file(job.mask.with_suffix(".gpkg"))
 
 
-WAYS = {"bare": bare, "rscd": command, "torchgeo": torchgeo_way, "terratorch": terratorch_way}
+WAYS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "bare": bare,
+    "torchgeo": torchgeo_way,
+    "terratorch": terratorch_way,
+    "geoai": geoai_way,
+}
+"""What runs in a process of this script."""
+COMMANDS = {"rscd": command, "irmad": command, "otb": otb}
+PEERS = ("terratorch", "geoai")
+"""Those that need an interpreter of their own."""
 
 
-def in_process(way: str, job: Job, python: str = sys.executable) -> dict[str, Any]:
+def in_process(job: Job, python: str) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    text = json.dumps({"way": way, "job": job.__dict__}, default=str)
-    run = subprocess.run(
-        [python, __file__, "--child", text], check=True, stdout=subprocess.PIPE, text=True
-    )
-    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return found
+    if job.way in COMMANDS:
+        line = COMMANDS[job.way](job)
+    else:
+        line = [python, __file__, "--child", json.dumps(job.__dict__, default=str)]
+    threads = str(CORES)
+    outer = accounted(line, OMP_NUM_THREADS=threads, ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=threads)
+    inner = json.loads(_found(job).read_text()) if job.way in WAYS else {}
+    result = outer | inner
+    return result | {"cpu_s": round(result["user_s"] + result["system_s"], 2)}
+
+
+def _found(job: Job) -> Path:
+    return job.folder / f"{job.way}.json"
 
 
 def child(text: str) -> None:
     """The other end of `in_process`."""
     asked = json.loads(text)
-    paths = {name: Path(asked["job"].pop(name)) for name in ("t1", "t2", "weights", "folder")}
-    print(json.dumps(WAYS[asked["way"]](Job(**paths, **asked["job"]))))
+    paths = {name: Path(asked.pop(name)) for name in ("t1", "t2", "weights", "folder")}
+    job = Job(**paths, size=asked["size"], way=asked["way"])
+    _found(job).write_text(json.dumps(WAYS[job.way](job)))
+
+
+def agreement(job: Job) -> dict[str, Any]:
+    """Polygons, and the share of pixels whose mask is another than that of rscd."""
+    if not job.mask.exists():
+        return {}
+    found = {"polygons": pyogrio.read_info(job.mask.with_suffix(".gpkg"), layer=0)["features"]}
+    reference = job.folder / "rscd.tif"
+    if reference.exists() and job.way != "irmad":
+        with rasterio.open(job.mask) as one, rasterio.open(reference) as other:
+            found["pixels_that_differ"] = float((one.read(1) != other.read(1)).mean())
+    return found
 
 
 def ratios(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -309,7 +381,7 @@ def ratios(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float
                                            [run[f"{kind}_s"] for run in runs["bare"]]).items()
         }
         for way, found in runs.items()
-        if way != "bare"
+        if way not in ("bare", "irmad", "otb")
     }  # fmt: skip
 
 
@@ -324,15 +396,16 @@ def report(options: argparse.Namespace) -> dict[str, object]:
     """Make the scene, run everything, compare."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        t1, t2 = make_pair(folder, options.size, options.size)
-        weights = folder / "random.safetensors"
-        make_weights(weights)
-        job = Job(t1, t2, weights, folder, options.size)
-        runs: dict[str, list[dict[str, float]]] = {way: [] for way in options.ways}
+        # elsewhere: the peak that the kernel notes of a process begins with that of its parent
+        with ProcessPoolExecutor(1, get_context("spawn")) as other:
+            t1, t2 = other.submit(make_pair, folder, options.size, options.size).result()
+            weights = other.submit(make_weights, folder / "random.safetensors").result()
+        runs: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
         for _ in range(options.repeat):
             for way in options.ways:
-                python = options.terratorch if way == "terratorch" else sys.executable
-                runs[way].append(in_process(way, job, python))
+                job = Job(t1, t2, weights, folder, options.size, way)
+                result = in_process(job, vars(options).get(way) or sys.executable)
+                runs[way].append(result | agreement(job))
     return {
         "scene": f"{options.size} x {options.size} RGB uint8, deflate",
         "network": f"{NETWORK} {NETWORK_ARGS['encoder']}, random weights, patch {PATCH}, halo "
@@ -348,23 +421,27 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=6000, help="pixels per side")
     parser.add_argument("--repeat", type=int, default=3, help="interleaved repeats")
     parser.add_argument("--terratorch", metavar="PYTHON", help="interpreter with rscd, terratorch")
+    parser.add_argument("--geoai", metavar="PYTHON", help="interpreter with rscd, geoai-py")
     parser.add_argument(
-        "--only", metavar="WAY", action="append", choices=WAYS, help="beside bare; may be repeated"
-    )
+        "--only", metavar="WAY", action="append", choices=[*WAYS, *COMMANDS],
+        help="beside bare; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child)
         return
-    ways = ["bare", *(options.only or ["rscd", "torchgeo", "terratorch"])]
-    options.ways = [way for way in ways if way != "terratorch" or options.terratorch]
+    ways = ["bare", *(options.only or ["rscd", "torchgeo", *PEERS])]
+    options.ways = [way for way in ways if way not in PEERS or vars(options)[way]]
+    if "otb" in ways and not shutil.which("otbcli_MultivariateAlterationDetector"):
+        raise SystemExit("expected Orfeo ToolBox for otb, found none; install Debian's otb-bin")
     versions = machine("torch", "torchgeo", "segmentation-models-pytorch")
-    if options.terratorch:
-        versions["terratorch"] = subprocess.run(
-            [options.terratorch, "-c",
-             "from importlib.metadata import version; print(version('terratorch'))"],
-            check=True, capture_output=True, text=True,
-        ).stdout.strip()  # fmt: skip
+    for peer, package in zip(PEERS, ("terratorch", "geoai-py"), strict=True):
+        if peer in options.ways:
+            code = f"from importlib.metadata import version; print(version({package!r}))"
+            versions[peer] = subprocess.run(
+                [vars(options)[peer], "-c", code], check=True, capture_output=True, text=True
+            ).stdout.strip()
     print(json.dumps({"machine": versions, **report(options)}, indent=2))
 
 

@@ -1,13 +1,16 @@
 """Where the processor time of `rscd predict -m buildings` goes, and what makes its network faster.
 
-    python benchmarks/stages.py [--size 2048] [--probe 512] [--repeat 2] [--only WHAT] [--onnx FILE]
+    python benchmarks/stages.py [--size 2048] [--town 2048] [--probe 512] [--repeat 2]
+        [--only WHAT] [--onnx FILE]
 
-On a synthetic town of `rscd sample`, with one thread each. Prints JSON, an object per line:
+On a synthetic town of `rscd sample`, repeated where `--town` is less than `--size`, with one thread
+each. Prints JSON, an object per line:
 
 - stages: processor seconds per megapixel of one run in this process, by what they are spent on:
   reading and aligning both dates, resampling to the network's resolution (none here), the network,
   the tiles' way to disk, the checks before the first tile, the mask, the polygons, their
-  regularization, and the files; `rest` is what is left of the whole;
+  regularization, and the files; `rest` is what is left of the whole. Beside them the whole over its
+  network;
 - commands: `rscd predict` from start-up to the end with torch and with ONNX Runtime: processor
   seconds and peak MB of each process, and whether polygons are byte-identical;
 - network: processor seconds per megapixel of the bare network on one square image, least of
@@ -20,6 +23,7 @@ A variant that does not work here is reported with the reason.
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -35,9 +39,11 @@ import numpy as np
 import rasterio
 import torch
 from machine import machine
+from rasterio.windows import Window
 from system_time import run as command
 
 from rscd import Options, open_pair, predict
+from rscd.base.heap import keep_freed_memory
 from rscd.geo import measure
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.scene import ScenePair
@@ -95,19 +101,55 @@ def clocks(found: dict[str, float]) -> Iterator[None]:
             setattr(owner, name, function)
 
 
+def repeated(path: Path, target: Path, size: int) -> None:
+    """Lay the image over a square of `size` pixels, again and again from its top left corner."""
+    with rasterio.open(path) as town:
+        image, profile = town.read(), town.profile
+    side = image.shape[1]
+    profile |= {"height": size, "width": size}
+    with rasterio.open(target, "w", **profile) as scene:
+        for row in range(0, size, side):
+            for col in range(0, size, side):
+                window = Window(col, row, min(side, size - col), min(side, size - row))
+                scene.write(image[:, : window.height, : window.width], window=window)
+
+
+def town(folder: Path, size: int, side: int) -> list[str]:
+    """Both dates of the scene."""
+    shape = f"{min(size, side)},{min(size, side)}"
+    subprocess.run(
+        [sys.executable, "-m", "rscd", "sample", "-o", folder / "town", "--size", shape, "-q"],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    images = [folder / "town" / f"scene_{date}.tif" for date in ("t1", "t2")]
+    if side < size:
+        for image in images:
+            repeated(image, folder / image.name, size)
+        images = [folder / image.name for image in images]
+    return [str(image) for image in images]
+
+
 def stages(images: list[str], folder: Path, megapixels: float) -> dict[str, Any]:
-    """One run in this process."""
+    """One run in this process, which keeps its memory as the command does."""
+    keep_freed_memory()
     found: dict[str, float] = defaultdict(float)
     loaded(shipped_path(), "cpu", load_network(shipped_path(), "cpu", 1).sha256)
     pair = open_pair(*images)
-    cpu = time.process_time()
+    cpu, system = time.process_time(), os.times().system
     with clocks(found):
         result = predict(pair, [folder / "stages.gpkg", folder / "stages.tif"],
                          Options(model="buildings", workers=1, overwrite=True))  # fmt: skip
-    cpu = time.process_time() - cpu
+    cpu, system = time.process_time() - cpu, os.times().system - system
     found["rest"] = cpu - sum(found.values())
     each = {stage: round(seconds / megapixels, 4) for stage, seconds in found.items()}
-    return {"cpu_s": round(cpu, 1), "polygons": result.n_polygons, "cpu_s_per_megapixel": each}
+    return {
+        "cpu_s": round(cpu, 1),
+        "system_s": round(system, 1),
+        "peak_MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000),
+        "polygons": result.n_polygons,
+        "over_network": round(cpu / found["network"], 3),
+        "cpu_s_per_megapixel": each,
+    }
 
 
 def commands(images: list[str], folder: Path, onnx: Path, repeat: int) -> dict[str, Any]:
@@ -241,6 +283,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--size", type=int, default=2048, help="side of the scene in pixels")
+    parser.add_argument("--town", type=int, help="side of the town that is repeated over it")
     parser.add_argument("--probe", type=int, default=512, help="side of the image of the network")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--onnx", metavar="FILE", help="exported before, to save the time")
@@ -251,12 +294,7 @@ def main() -> None:
     print(json.dumps({"machine": machine("torch", "onnxruntime"), "size": options.size}))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = f"{options.size},{options.size}"
-        subprocess.run(
-            [sys.executable, "-m", "rscd", "sample", "-o", folder / "town", "--size", size, "-q"],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        images = [str(folder / "town" / f"scene_{date}.tif") for date in ("t1", "t2")]
+        images = town(folder, options.size, options.town or options.size)
         onnx = Path(options.onnx) if options.onnx else folder / "buildings.onnx"
         if "stages" in only:
             megapixels = options.size**2 / 1e6

@@ -6,7 +6,6 @@ compared.
 """
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from rscd.base.errors import UsageError
+from rscd.base.quiet import quiet
 from rscd.geo.grid import crs_name
 
 LONLAT = "OGC:CRS84"
@@ -45,7 +45,7 @@ def read_back(suffix: str, crs: Any) -> pyproj.CRS | None:
     """
     written = pyproj.CRS.from_user_input(crs)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with quiet():
             if suffix in _RASTERS:
                 return _from_raster(written)
             if suffix in _DRIVERS:

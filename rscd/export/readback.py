@@ -8,7 +8,6 @@ import filecmp
 import re
 import sqlite3
 import struct
-import warnings
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +26,7 @@ from rasterio.errors import RasterBlockError
 from rasterio.windows import Window
 
 from rscd.base.files import require_as_written
+from rscd.base.quiet import quiet
 from rscd.export.database import SUFFIX
 from rscd.geo.tiles import Box, round_up
 
@@ -49,7 +49,7 @@ def check_layer(
     """
     with (
         # warnings about damage, which the comparison reveals
-        warnings.catch_warnings(action="ignore"),
+        quiet(),
         pyogrio.open_arrow(path, layer=layer, use_pyarrow=True) as (about, reader),
     ):
         kinds = _kinds(meant, reader.schema)

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import sqlite3
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import shapely
 
 from rscd.base.errors import OutputError, UsageError
 from rscd.base.files import require_as_written, write_text
+from rscd.base.quiet import quiet
 from rscd.base.redact import redacted_data
 from rscd.base.types import DateName, Provenance
 from rscd.export.atomic import atomic_folder
@@ -336,9 +336,8 @@ def _write_ogr(
 ) -> None:
     options = {**options, **{key.upper(): value for key, value in job.options.items()}}
     try:
-        with warnings.catch_warnings():
-            # No CRS means pixel coordinates, as the caller intends.
-            warnings.filterwarnings("ignore", "'crs' was not provided")
+        # no CRS means pixel coordinates, as the caller intends
+        with quiet("'crs' was not provided", UserWarning):
             pyogrio.write_dataframe(
                 polygons,
                 where,

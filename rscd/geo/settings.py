@@ -6,7 +6,6 @@ settings count, whether they come from the environment, a configuration file or 
 is not set is set here. Credentials are never touched.
 """
 
-import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,6 +19,7 @@ from rasterio.session import DummySession
 from rscd.base.border import border, found_in
 from rscd.base.errors import RemoteError, SceneError
 from rscd.base.place import is_file_name, is_remote
+from rscd.base.quiet import quiet
 
 _WITH_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE"}
 _OWN = {**_WITH_SIDECARS, "GDAL_GEOREF_SOURCES": "PAM,INTERNAL,TABFILE,WORLDFILE"}
@@ -75,7 +75,7 @@ def remote_cache(files: Iterable[str]) -> int:
 
 def unplaced() -> AbstractContextManager[Any]:
     """Context in which rasters without georeferencing are no news."""
-    return warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning)
+    return quiet(category=NotGeoreferencedWarning)
 
 
 def is_item(path: str) -> bool:

@@ -5,7 +5,11 @@ import hashlib
 import json
 import sqlite3
 import time
+import warnings
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -511,6 +515,16 @@ def test_geojson_without_crs_needs_permission(tmp_path):
     points = np.array(positions(document["features"][0]["geometry"]["coordinates"]), float)
     assert (points.min(axis=0) == [3, 4]).all()
     assert (points.max(axis=0) == [7, 9]).all()
+
+
+def test_pictures_are_written_in_threads_without_warnings(tmp_path):
+    """Warnings are errors here: each thread's own filters would be taken away by another one."""
+    table = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)])
+    before, paths = list(warnings.filters), [tmp_path / f"{n}.fgb" for n in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(partial(write_vector, table, provenance={}), paths))
+    assert all(map(Path.exists, paths))
+    assert warnings.filters == before
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])
