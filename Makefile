@@ -6,7 +6,7 @@ STAMP := .venv/.rscd-installed
 # every process that a test starts, even where the environment says otherwise
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-.PHONY: help setup demo test quick lint docs qgis-plugin format clean
+.PHONY: help setup demo test slow quick lint docs qgis-plugin format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -29,8 +29,11 @@ demo: setup  ## synthetic scene pair -> change polygons and a picture
 	@echo "picture:  demo/preview.png (t1, t2, change outlined)"
 	@echo "truth:    demo/truth.geojson"
 
-test: lint  ## lint, types and the whole test suite
-	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal
+test: lint  ## lint, types and the tests, but for the slow ones
+	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal -m "not slow"
+
+slow: setup  ## tests that train, execute notebooks, fill memory or kill processes
+	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal -m slow
 
 # no training and no processes: what a change breaks first
 QUICK := tests/test_layers.py tests/test_exports.py tests/base tests/geo tests/metrics \

@@ -167,10 +167,18 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_finish() -> None:
+    _freeze()
+
+
+def _freeze() -> None:
     """What libraries hold stays for good: nothing of it has to be looked at for garbage."""
     gc.collect()
     gc.freeze()
+    _modules["frozen"] = len(sys.modules)
 
+
+_modules = {"frozen": 0, "seen": 0}
+"""How many were loaded when objects were last frozen, and before the last test."""
 
 PROBE = 320
 """Pixels on which networks are measured when they are saved; halos of tests are below the half."""
@@ -178,6 +186,11 @@ PROBE = 320
 
 def pytest_runtest_setup() -> None:
     """Networks that are built alike see equally far: measured once, not whenever one is saved."""
+    if len(sys.modules) == _modules["seen"]:
+        return
+    _modules["seen"] = len(sys.modules)
+    if len(sys.modules) > _modules["frozen"] + 200:
+        _freeze()
     for name, module in list(sys.modules.items()):
         if name.startswith("rscd.inference."):
             for measured, more in (("receptive_radius", (PROBE,)), ("bytes_per_pixel", ())):

@@ -165,6 +165,7 @@ def test_the_method_can_be_built(config):
     assert method.network_name == model["method_args"]["network"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", list(different_trainings()))
 @pytest.mark.filterwarnings(
     "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",

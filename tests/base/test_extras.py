@@ -38,6 +38,7 @@ print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))
 """Commands in a process that has no package of any extra."""
 
 
+@pytest.mark.slow
 def test_a_plain_installation_predicts_and_names_what_it_lacks(tmp_path: Path) -> None:
     pair = ["scene_t1.tif", "scene_t2.tif"]
     commands = {

@@ -247,6 +247,7 @@ def test_only_the_command_line_has_a_net(monkeypatch) -> None:
         args.run(args)
 
 
+@pytest.mark.slow
 def test_a_foreign_database_of_proj_is_left_out(scene, tmp_path) -> None:
     own = Path(rasterio.__file__).parent / "proj_data" / "proj.db"
     if not own.is_file():

@@ -320,6 +320,7 @@ def shapes(layer):
     return {shape.normalize().wkb for shape in layer.geometry.to_numpy()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more"), [("own", ()), ("all", ("--min-area", 0, "--min-score", 0))]
 )

@@ -79,6 +79,7 @@ def test_the_same_command_again_changes_nothing(days: Path, capsys: Any) -> None
     assert states(run(capsys, "--overwrite")[1]) == ["done"] * N
 
 
+@pytest.mark.slow
 def test_another_process_knows_what_was_finished(days: Path, capsys: Any) -> None:
     assert run(capsys)[0] == 0
     before = content(days / "out")

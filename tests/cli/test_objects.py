@@ -128,6 +128,7 @@ def test_exchanged_dates_exchange_the_files(tmp_path, scene, buildings, whole):
         assert back[rest].equals(table[rest])
 
 
+@pytest.mark.slow
 def test_tiles_and_threads_change_nothing(tmp_path, scene):
     """With the halo of the weights that ship."""
     tables = []

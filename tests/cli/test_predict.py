@@ -650,6 +650,7 @@ class TestProcess:
         assert done.returncode == 2
         assert done.stdout == ""
 
+    @pytest.mark.slow
     def test_stdout_holds_only_paths_and_stderr_the_rest(self, scene, tmp_path):
         done = in_process("predict", *scene, "-o", tmp_path / "a.gpkg", "-o", tmp_path / "b.tif")
         assert done.returncode == 0
@@ -657,6 +658,7 @@ class TestProcess:
         assert "result grid" in done.stderr
         assert "Traceback" not in done.stderr
 
+    @pytest.mark.slow
     def test_errors_of_a_real_process(self, scene, tmp_path):
         done = in_process("predict", scene[0], tmp_path / "none.tif", "-o", tmp_path / "a.gpkg")
         assert (done.returncode, done.stdout) == (1, "")

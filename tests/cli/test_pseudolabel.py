@@ -59,6 +59,7 @@ def masks_of(folder, name="pseudo"):
     return {path.stem: np.asarray(Image.open(path)) for path in (folder / name).glob("*.png")}
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_functions_and_gated(folder, weights, capsys):
     result, _ = label(folder, weights, capsys, "--threshold", "0.45")
     masks = masks_of(folder)

@@ -149,6 +149,7 @@ def test_a_file_replaced_while_it_is_read_is_noticed(
     assert not fsspec.filesystem("memory").exists("/r/c.tif")
 
 
+@pytest.mark.slow
 def test_results_are_uploaded_with_what_lies_beside_them(scene, tmp_path, capsys) -> None:
     memory = fsspec.filesystem("memory")
     (scene.folder / "out").mkdir()
@@ -217,6 +218,7 @@ def test_maps_at_addresses_are_evaluated(scene, tmp_path, capsys, write_tif) -> 
     assert "no such file on the server (HTTP 404)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_events_between_addresses(scene, tmp_path, capsys) -> None:
     memory = fsspec.filesystem("memory")
     dates = [scene.at("t1.tif"), scene.at("t2.tif")]

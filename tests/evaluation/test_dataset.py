@@ -593,6 +593,7 @@ def test_errors_name_the_pair(folder):
         Split(labelled_folder(folder, "test"), Reading(), None)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_the_default_detector_on_the_landsat_pair_of_taizhou(realdata, tmp_path):
     home = realdata / "geotiff" / "landsat-taizhou"
@@ -647,6 +648,7 @@ def trained(path, method, args, patch_size=64, halo=16):
     return task.eval(), load_network(path, "cpu", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "patch", "halo", "shape", "passes"),
     [

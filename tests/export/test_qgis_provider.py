@@ -369,6 +369,7 @@ def qgis(unzipped, scene, tmp_path_factory):
     return json.loads(done.stdout.rpartition("ANSWERS")[2])
 
 
+@pytest.mark.slow
 def test_algorithms_are_there_with_help_and_go_away(qgis):
     assert set(qgis["help"]) == {"rscd:predict", "rscd:events", "rscd:doctor"}
     assert all(len(text) > 100 for text in qgis["help"].values())

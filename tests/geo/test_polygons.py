@@ -289,6 +289,7 @@ def test_simplify_needs_metres():
         Ground(UTM, NORTH_UP).simplify(square(3), -1.0)
 
 
+@pytest.mark.slow
 def test_trace_reads_a_large_mask_in_little_memory(tmp_path):
     """The band is streamed: the peak of a child process stays far below the array's size."""
     path = tmp_path / "mask.tif"

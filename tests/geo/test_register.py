@@ -212,6 +212,7 @@ def test_windows_that_changed_do_not_bend_the_field(tmp_path, write_tif, town):
     assert np.abs(np.median(field.at, axis=(0, 1))).max() < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shift", "local"])
 def test_a_run_gives_the_same_bytes_however_it_is_tiled(tmp_path, write_tif, town, mode):
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))

@@ -127,6 +127,7 @@ def test_a_doubtful_shift_is_not_warned_of():
     assert shift_problem(None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_registered_real_pairs_are_not_warned_of(realdata, caplog):
     geotiffs = realdata / "geotiff"

@@ -76,6 +76,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(field=st.sampled_from(sorted(shipped_card())), value=anything)
 def test_any_value_is_taken_or_refused(card, field: str, value) -> None:
     changed = card | {field: value}

@@ -82,6 +82,7 @@ def outputs(pair, folder, model, **how):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["irmad", "pca-kmeans", "network"])
 def test_a_cluster_gives_the_bytes_of_one_process(tmp_path, pair, weights, client, model):
     model = weights if model == "network" else model
@@ -108,6 +109,7 @@ def stamps(client):
     return client.run(files)
 
 
+@pytest.mark.slow
 def test_weights_travel_once_per_worker(tmp_path, pair, weights, client):
     outputs(pair, tmp_path / "first", weights, mapper=dask_mapper(client))
     before, sent = stamps(client), bytes_to_workers(client)
@@ -229,6 +231,7 @@ def calls(noted):
     return [path.name.split("-")[0] for path in noted.folder.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_its_blocks_and_nothing_else(tmp_path, pair, noted, client):
     expected = fill(pair, noted.predictor, tmp_path / "here")
     client.wait_for_workers(2, timeout=300)
@@ -264,6 +267,7 @@ def test_an_interrupted_run_is_resumed_on_a_cluster(tmp_path, pair, noted, clien
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_local_workers(self, tmp_path, pair, capsys):
         inputs = [pair.t1.path, pair.t2.path, "-m", "irmad", "--tile-size", "48"]
         for name, more in (("a", []), ("b", ["--dask", "local:1"])):
@@ -327,6 +331,7 @@ def test_a_scheduler_and_a_worker_started_by_hand(tmp_path, pair):
     assert here == there
 
 
+@pytest.mark.slow
 def test_an_address_is_not_a_word():
     with pytest.raises(UsageError, match="give, for example, tcp:"), cluster_mapper("local:x"):
         pass

@@ -69,6 +69,7 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 2, 3, 64, 64), (3, 2, 3, 20, 132)])
 def test_any_batch_and_size_gives_what_the_network_gives(files, shape):
     image, valid = images(*shape), np.ones((shape[0], *shape[3:]), bool)
@@ -115,6 +116,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gsd", ["10", "7.5"])
 def test_the_same_polygons_without_torch(files, tmp_path, write_tif, monkeypatch, gsd):
     monkeypatch.chdir(tmp_path)

@@ -75,6 +75,7 @@ def dates(tmp_path_factory, write_tif):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_a_run_tells_kinds_and_exchanged_dates_exchange_them_alone(tmp_path, weights, dates, dtype):
     tables = []

@@ -177,6 +177,7 @@ def test_sixteen_times_the_scene_takes_no_more_memory(tmp_path):
     assert large < 420e6
 
 
+@pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("model", ["irmad", "pca-kmeans"])
 def test_the_limit_holds_for_detectors_that_take_samples(tmp_path, model):

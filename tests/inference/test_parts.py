@@ -96,6 +96,7 @@ def quarters(shape, row, col):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*DETECTORS, "not local"])
 @settings(max_examples=3, deadline=None)
 @given(st.data())
@@ -171,6 +172,7 @@ def test_tiles_of_a_part_lie_on_the_lattice_of_the_scene(
     np.testing.assert_array_equal(owners, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("halo", "gsd_m", "views"), [("own", 0.5, {}), ("small", 0.3, {}), ("small", 0.5, TWO_SCALES)]
 )

@@ -171,6 +171,7 @@ def town(index=0, seed=4242, change_share=(0.3, 0.5), dtype="uint8"):
     return sample["image"].numpy(), sample["mask"][0].numpy()
 
 
+@pytest.mark.slow
 def test_it_finds_new_buildings_of_towns():
     pooled = Counts((0, 0), (0, 0), (0, 0))
     for index in range(3):
@@ -179,6 +180,7 @@ def test_it_finds_new_buildings_of_towns():
     assert f1(pooled) > 0.4  # far from perfect, and far from chance
 
 
+@pytest.mark.slow
 def test_it_finds_next_to_nothing_where_nothing_was_built():
     called = [counted(*town(index, 4343, 0.0)).predicted[1] for index in range(3)]
     assert sum(called) < 0.01 * 3 * 192**2

@@ -363,6 +363,7 @@ class TestBuildings:
         assert resumed() == 0
 
 
+@pytest.mark.slow
 def test_processes_give_what_threads_give(tmp_path, write_tif):
     pair = open_town(tmp_path, write_tif, (90, 120), warped=True)
     predictor = fit_model(pair, DETECTORS["irmad"]())

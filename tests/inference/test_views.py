@@ -47,6 +47,7 @@ def prob_of(scene, folder, **options):
         return dataset.read(1), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["msi", "tta"])
 def test_tiled_equals_whole_where_the_halo_covers_what_the_network_sees(tmp_path, scene, kind):
     weights = saved(tmp_path / "w.safetensors", "siamese-unet", LOCAL)
@@ -95,6 +96,7 @@ def test_maps_are_averaged_at_the_resolution_of_the_network(tmp_path, scene):
     np.testing.assert_allclose(model(image[None], valid[None])[0], wanted[0, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_seam_is_measured_where_the_network_sees_beyond_the_halo(tmp_path, scene, capsys):
     pooling = {"encoder": "mobilenet_v2", "output_stride": 32, "batch_norm": "normal"}
     weights = saved(tmp_path / "w.safetensors", "siamese-deeplab", pooling, halo=16)

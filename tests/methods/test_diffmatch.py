@@ -166,6 +166,7 @@ def test_terms_follow_their_weights():
     assert heavy["con_x"].item() == pytest.approx(first["con_x"].item() * 10, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_masks_of_unlabeled_pairs_are_never_seen():
     clean = streams()
     dirty = streams()

@@ -21,6 +21,7 @@ def close(found, expected, what):
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4, atol=1e-6, err_msg=what)
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_forward_matches_the_reference_arrays(golden, fill_by_rule, pairs_of, combination):

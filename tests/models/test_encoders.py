@@ -122,6 +122,7 @@ def test_satellite_weights_of_a_torchgeo_transformer(monkeypatch):
     assert found.statistics[1] == (255.0,) * 3 + (8160.0,) * 6
 
 
+@pytest.mark.slow
 def test_cityscapes_weights_of_btc(monkeypatch):
     from torchgeo.models import BTC
 

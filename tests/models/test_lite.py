@@ -40,6 +40,7 @@ def test_buildings_of_a_date_depend_on_that_date_alone(network):
     assert (second[0, 1] - first[0, 1]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_it_is_local(network):
     assert receptive_radius(network, 3, 640, negligible=0) <= 272
 

@@ -194,6 +194,7 @@ def test_addresses_are_looked_at_as_files_are(pair, web):
     assert gone.exit_code == 1
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_real_pairs_that_are_fine_are_not_doubted(realdata):
     geotiffs = realdata / "geotiff"

@@ -300,6 +300,7 @@ def test_two_hundred_decisions(browser, layer, tmp_path):
     browser.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", denied)
 
 
+@pytest.mark.slow
 def test_a_served_page(browser, make_scene):
     layer = read_change_layer(make_scene(count=8))
     with page_server(layer, open_view(layer), 0) as (address, serve):

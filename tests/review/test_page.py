@@ -68,6 +68,7 @@ def test_the_same_layer_gives_the_same_page(make_scene, tmp_path):
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_size_is_bounded(make_scene, tmp_path, capsys):
     layer = make_scene(shape_hw=(700, 900))
 

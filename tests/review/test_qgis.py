@@ -54,6 +54,7 @@ def has_qgis() -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_layer_is_reviewed_in_qgis(make_scene, tmp_path):
     if not has_qgis():
         pytest.skip(f"no PyQGIS for {PYTHON} (Debian: python3-qgis); set RSCD_QGIS_PYTHON")

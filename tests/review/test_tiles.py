@@ -62,6 +62,7 @@ def test_embedded_tiles_are_the_scene_at_every_level(scene):
     assert square.min() > 230
 
 
+@pytest.mark.slow
 def test_the_map_gets_coarser_to_fit(scene):
     view, _ = scene
     _, whole = embedded_tiles(view, 10**8)
@@ -95,6 +96,7 @@ def test_thumbnails_show_the_polygon_in_the_middle(scene):
         assert thumbnail(view, outline, 64)[0].shape == (64, 64, 3)
 
 
+@pytest.mark.slow
 def test_thumbnails_get_smaller_and_then_fewer(scene):
     view, shapes = scene
     large = embedded_thumbs(view, shapes, 10**7, 10**7)

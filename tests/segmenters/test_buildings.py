@@ -30,6 +30,7 @@ def town(index=0, gsd_m=0.5):
     return rgb, sample["land_cover"].numpy() == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gsd_m", [0.3, 0.5, 0.8])
 def test_it_finds_buildings_at_any_resolution(segmenter, gsd_m):
     rgb, true = town(gsd_m=gsd_m)

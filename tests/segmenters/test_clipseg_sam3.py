@@ -37,6 +37,7 @@ def any_model(request):
 
 
 class TestAnyModel:
+    @pytest.mark.slow
     def test_a_folder_becomes_scores(self, any_model):
         name, folder = any_model
         segmenter = load_segmenter(name, {"model": str(folder)}, device="cpu")
@@ -53,6 +54,7 @@ class TestAnyModel:
         assert (found[0].instances is None) == (name == "clipseg")
         assert segmenter.seconds_per_view(PROMPTS) is None
 
+    @pytest.mark.slow
     def test_prompts_one_by_one_and_views_alone_are_the_same(self, any_model):
         name, folder = any_model
         both = [View(picture()), View(picture(33, 41, 1))]

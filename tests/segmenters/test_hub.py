@@ -129,6 +129,7 @@ def test_weights_come_from_the_hub_and_then_from_the_cache(address, tmp_path):
     assert "model.safetensors" in offline[1]
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses(address, tmp_path):
     wanted = [["owner/gated", None], ["owner/nothing", None], ["tiny/clipseg", "no-such"]]
     said = python(FETCH, tmp_path, address, json.dumps(wanted))

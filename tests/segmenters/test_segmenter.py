@@ -74,6 +74,7 @@ class TestOptions:
         with pytest.raises(UsageError, match=r"fake .*number.* for missed, found 'many'"):
             load_segmenter("fake", {"folder": str(tmp_path), "missed": "many"})
 
+    @pytest.mark.slow
     def test_no_backend_needs_torch_to_be_named(self):
         modules = [backend.module for backend in SEGMENTERS.values()]
         code = (

@@ -73,6 +73,7 @@ def test_the_difference_of_the_building_layers_is_the_truth(sample):
     assert (before["height_m"] > 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_even_a_small_sample_shows_change(seed):
     town = sample_town(seed, (256, 256))
@@ -124,6 +125,7 @@ def test_a_scene_that_is_moved_shows_the_same(sample, tmp_path):
         assert gaps.all()
 
 
+@pytest.mark.slow
 def test_files_are_replaced_only_when_asked(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     first = digest(write_sample(tmp_path, seed=1, shape_hw=(33, 47)))
@@ -151,6 +153,7 @@ def test_a_size_of_nothing_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "town").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape_hw", [(1, 1), (33, 47)])
 def test_tiny_scenes_are_valid_even_when_nothing_was_built(tmp_path, shape_hw):
     paths = write_sample(tmp_path, seed=3, shape_hw=shape_hw)

@@ -159,6 +159,7 @@ def test_pictures_without_a_place_are_held_back_in_blocks_of_neighbours():
     assert np.count_nonzero(np.diff(held.astype(int))) <= 2 * 300 / 128 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated")
 def test_streams_of_both_kinds_train_the_mixed_method(folder):
     from rscd.methods.registry import METHODS

@@ -21,6 +21,7 @@ def towns(**options: Any) -> TownPairs:
     return TownPairs(**{"length": 4, "seed": 5, "patch_size": 64, **options})
 
 
+@pytest.mark.slow
 def test_a_number_names_a_town() -> None:
     first, second = towns()[3], pickle.loads(pickle.dumps(towns()))[3]
     assert torch.equal(first["image"], second["image"])
@@ -32,6 +33,7 @@ def test_a_number_names_a_town() -> None:
         towns()[-1]
 
 
+@pytest.mark.slow
 def test_samples_hold_what_was_asked_for() -> None:
     dataset = towns(patch_size=(64, 96), keys=ALL, gsd_m=1.0, change_share=0.9, bands=4)
     for index in range(4):
@@ -87,6 +89,7 @@ def test_turning_one_knob_leaves_the_others_alone() -> None:
     assert towns(nuisance={"haze": 1}).plan(1).seed == towns().plan(1).seed
 
 
+@pytest.mark.slow
 def test_growth_decides_what_change_is() -> None:
     def kinds(**style: Any) -> list[str]:
         dataset = towns(gsd_m=2.0, change_share=0.8, keys=["changes"], style=style)
@@ -100,6 +103,7 @@ def test_growth_decides_what_change_is() -> None:
         towns(style={"growth": 2})
 
 
+@pytest.mark.slow
 def test_shrubs_and_ponds_are_nuisances() -> None:
     bare = {"urban": 0, "wood": 0, "tree_cover": 0.1}
 
@@ -141,6 +145,7 @@ def test_no_nuisance_leaves_unchanged_ground_alone() -> None:
     assert np.corrcoef(gray[0].ravel(), gray[1].ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_a_cache_returns_the_same_pixels(tmp_path: Path) -> None:
     plain, kept = towns(keys=ALL), towns(keys=ALL, cache=tmp_path, fresh=False)
     for _ in range(2):

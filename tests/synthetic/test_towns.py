@@ -47,6 +47,7 @@ def test_without_change_share_every_building_stands_at_both_dates():
     assert town.changes == ()
 
 
+@pytest.mark.slow
 def test_change_share_is_about_the_share_of_lots_that_differ():
     style = replace(SUBURB, industrial=0.0, dense=0.0)
     changed = whole = 0
@@ -246,6 +247,7 @@ def test_t2_lies_where_it_was_shifted(shift):
     assert (dx, dy) == pytest.approx(shift, abs=0.15)
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam(monkeypatch):
     """The same town in tiles of 64 and in one piece; noise is drawn per tile and stays out."""
     town = small(shape_hw=(150, 170))

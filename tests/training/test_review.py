@@ -52,6 +52,7 @@ def reviewed(tmp_path_factory, write_tif):
     return folder / "reviewed.gpkg"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.filterwarnings(
     "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",

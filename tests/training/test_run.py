@@ -178,6 +178,7 @@ def test_averaged_weights_are_what_is_kept(tmp_path):
     assert trainer.global_step == 2
 
 
+@pytest.mark.slow
 def test_clipping_and_accumulation_by_configuration(tmp_path):
     run = config(
         tmp_path / "run", length=8, max_epochs=1, gradient_clip_val=1e-9, accumulate_grad_batches=2
@@ -192,6 +193,7 @@ def test_clipping_and_accumulation_by_configuration(tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(tmp_path):
     run = config(tmp_path / "run", max_epochs=1, precision="bf16-mixed")
     trainer = train(["-c", write(tmp_path / "run.yaml", run)])
@@ -228,6 +230,7 @@ def test_panel_shows_what_it_is_given():
     assert (prob == 0.25).all()
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_trained_weights(tmp_path):
     first = config(tmp_path / "first", max_epochs=1)
     train(["-c", write(tmp_path / "first.yaml", first)])
@@ -246,6 +249,7 @@ def test_a_run_begins_with_trained_weights(tmp_path):
     assert (tmp_path / "again/last.ckpt").exists(), "replaced only once a run begins"
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path):
     path = write(tmp_path / "run.yaml", config(tmp_path / "run", max_epochs=1))
     train(["-c", path])

@@ -106,6 +106,7 @@ def streams_of(method: str, source: str, tiles: Path) -> dict[str, Any]:
     return {**dict.fromkeys(names, train), "val": val}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", MODELS)
 def test_a_training_from_scenes_is_that_from_their_tiles(
     method: str, tiles: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,6 +130,7 @@ def test_a_training_from_scenes_is_that_from_their_tiles(
     assert all(torch.equal(value, found["scenes"][name]) for name, value in tensors.items())
 
 
+@pytest.mark.slow
 def test_kdmsi_chain_on_scenes_opens_no_mask_to_train_on(
     tiles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def check_row(row, guesses, truths):
     assert {name: float(row[name]) for name in expected} == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -161,6 +162,7 @@ def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
     assert (run / "rows.csv").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -295,6 +297,7 @@ def joined(root):
     )
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_rows_of_fma_by_condition(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -418,6 +418,7 @@ def fitted_scene(name):
     return FITTED[name]
 
 
+@pytest.mark.slow
 @every_detector
 @settings(max_examples=60, deadline=None)
 @given(size=st.tuples(st.integers(1, 40), st.integers(1, 60)), batch=st.integers(1, 5))
