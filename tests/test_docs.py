@@ -129,7 +129,11 @@ def test_networks_measured_are_there():
     assert found <= NETWORKS.keys()
 
 
-MASKS = {"KD-MSI": "masks of KD-MSI", "CAM": "masks of the CAM baseline", "supervised": "true masks"}
+MASKS = {
+    "KD-MSI": "masks of KD-MSI",
+    "CAM": "masks of the CAM baseline",
+    "supervised": "true masks",
+}
 LADDERS = {
     "kdmsi": lambda line: (
         line.get("maps") or MASKS[line["detector"]],
@@ -141,7 +145,8 @@ LADDERS = {
     ),
     "real_pairs": lambda line: (
         f"{line['row']['start_steps']} steps, {line['row']['variant']}"
-        + ", changed windows" * bool(line["row"]["changed"]),
+        + ", changed windows" * bool(line["row"]["changed"])
+        + "".join(f", {key} {value}" for key, value in line["row"]["recipe"].items()),
         f"{100 * line['test']['f1_change']:.1f}",
     ),
     "scene": lambda line: (line["row"], f"{line['student_normal']:.1f}"),
