@@ -146,6 +146,7 @@ LADDERS = {
     "real_pairs": lambda line: (
         f"{line['row']['start_steps']} steps, {line['row']['variant']}"
         + ", changed windows" * bool(line["row"]["changed"])
+        + ", 17 labelled pairs" * (line["pairs"][0] == 17)
         + "".join(f", {key} {value}" for key, value in line["row"]["recipe"].items()),
         f"{100 * line['test']['f1_change']:.1f}",
     ),
