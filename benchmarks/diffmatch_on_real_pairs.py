@@ -2,6 +2,7 @@
 
     python benchmarks/diffmatch_on_real_pairs.py DATA OUT [--seeds 0 1 2] [--steps 100]
     python benchmarks/diffmatch_on_real_pairs.py DATA OUT --summary
+    python benchmarks/diffmatch_on_real_pairs.py DATA OUT --pseudo
 
 DATA holds the sets of ``train_on_real_pairs.py``, brought to about 0.5 m, and folders of pairs in
 ``unlabelled``. Of each set's training pairs a seed labels a few (``--labelled`` of those with
@@ -14,7 +15,9 @@ papers report). Test pairs also show what pseudo labels are worth: which share o
 the unchanged pixels passes the confidence threshold, and how much of that is right.
 
 One JSON line per training in OUT/results.jsonl; a training whose line is there is not run again,
-and ``--summary`` prints mean and deviation over the seeds.
+and ``--summary`` prints mean and deviation over the seeds. ``--pseudo`` says, threshold by
+threshold, which pseudo labels the network that all rows of a seed begin with would give to the
+unlabelled training pairs whose masks are known.
 """
 
 import argparse
@@ -53,6 +56,8 @@ from rscd.training.task import ChangeTask
 
 GSD_M = 0.5
 SHOWN = ("f1_change", "precision", "recall")
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+"""Confidence from which a pseudo label might count."""
 
 Sample = dict[str, Any]
 
@@ -146,12 +151,8 @@ def divided(
     return few, many
 
 
-def trained(
-    labelled: Sequence[Sample], unlabelled: Sequence[Sample], seed: int, args: argparse.Namespace,
-    row: Mapping[str, Any], state: Mapping[str, torch.Tensor] | None = None,
-) -> ChangeTask:  # fmt: skip
-    """One training; `state` is the network it begins with."""
-    seed_everything(seed, verbose=False)
+def untrained(args: argparse.Namespace, row: Mapping[str, Any]) -> ChangeTask:
+    """Network, losses and optimiser before any step."""
     task = ChangeTask(
         method="diffmatch",
         method_args={
@@ -171,6 +172,16 @@ def trained(
         schedule="poly-lagged",
     )
     task.method.to(memory_format=torch.channels_last)
+    return task
+
+
+def trained(
+    labelled: Sequence[Sample], unlabelled: Sequence[Sample], seed: int, args: argparse.Namespace,
+    row: Mapping[str, Any], state: Mapping[str, torch.Tensor] | None = None,
+) -> ChangeTask:  # fmt: skip
+    """One training; `state` is the network it begins with."""
+    seed_everything(seed, verbose=False)
+    task = untrained(args, row)
     if state is not None:
         task.method.network.load_state_dict(state)
     length = row["steps"] * args.batch
@@ -254,6 +265,40 @@ def measured(task: ChangeTask, out: Path, sure: float) -> dict[str, Any]:
     }
 
 
+def pseudo_labels(masked: Mapping[str, Sequence[Sample]], args: argparse.Namespace) -> str:
+    """Table of the pseudo labels that the first network of each seed gives to unlabelled pairs."""
+    cells = []
+    for seed in args.seeds:
+        few, many = divided(masked, args.labelled, seed)
+        row = settings_of(args, "supervised")
+        task = untrained(args, row)
+        state = begin(few, seed, args, row)
+        if state is not None:
+            task.method.network.load_state_dict(state)
+        task.method.eval()
+        prob = torch.cat([probability(task, sample["image"]).flatten() for sample in many])
+        change = torch.cat([sample["mask"].flatten() for sample in many]) == 1
+        for sure in THRESHOLDS:
+            says = {"change": prob >= sure, "no change": 1 - prob >= sure}
+            right = int((says["change"] & change).sum()) / max(1, int(says["change"].sum()))
+            shares = [
+                f"{100 * float(found[where].float().mean()):.1f}"
+                for where in (change, ~change)
+                for found in says.values()
+            ]
+            cells.append([seed, sure, *shares, f"{100 * right:.0f}"])
+    head = [f"of {of}: labelled {says} %" for of in ("change", "the rest") for says in
+            ("change", "no change")]  # fmt: skip
+    return markdown(["seed", "from", *head, "right of labelled change %"], cells)
+
+
+def settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
+    """What tells one training of a seed from another."""
+    names = ("start_steps", "steps", "side", "batch", "lr", "labelled", "changed")
+    names += ("changed_unlabelled", "recipe", "encoder", "weights", "width", "segmenter")
+    return {"variant": variant, **{name: getattr(args, name) for name in names}}
+
+
 def labels_quality(samples: Sequence[Sample]) -> dict[str, float]:
     """How good guidance is on pairs with masks."""
     label = torch.cat([s["vl_change"].flatten() for s in samples])
@@ -298,8 +343,8 @@ def _spread(values: Sequence[float]) -> str:
     return f"{100 * mean(values):.1f}{deviation}"
 
 
-def main() -> None:
-    """Prepare, train, measure, print."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
@@ -323,7 +368,13 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--summary", action="store_true", help="only print what the file says")
-    args = parser.parse_args()
+    parser.add_argument("--pseudo", action="store_true", help="only look at first pseudo labels")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prepare, train, measure, print."""
+    args = arguments()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     results = args.out / "results.jsonl"
@@ -332,6 +383,9 @@ def main() -> None:
         print(summary(lines))
         return
     prepare(args.data, args.out)
+    if args.pseudo:
+        print(pseudo_labels(gathered(args, guidance=False)[0], args))
+        return
     guidance = args.changed_unlabelled > 0 or any(VARIANTS[v].layers for v in args.variants)
     masked, bare = gathered(args, guidance=guidance)
     everything = [sample for samples in masked.values() for sample in samples]
@@ -342,9 +396,7 @@ def main() -> None:
         few, many = divided(masked, args.labelled, seed)
         many = [{k: v for k, v in sample.items() if k != "mask"} for sample in many] + bare
         for variant in args.variants:
-            names = ("start_steps", "steps", "side", "batch", "lr", "labelled", "changed")
-            names += ("changed_unlabelled", "recipe", "encoder", "weights", "width", "segmenter")
-            row = {"variant": variant, **{name: getattr(args, name) for name in names}}
+            row = settings_of(args, variant)
             if any(line["seed"] == seed and line["row"] == row for line in lines):
                 continue
             started = time.process_time()

@@ -101,10 +101,10 @@ def groups() -> tuple[list[Run], ...]:
     )
 
 
-def runs(seeds: int) -> Iterator[Run]:
+def runs(seeds: range) -> Iterator[Run]:
     """All trainings, group by group for all seeds, so that an early end leaves whole groups."""
     for group in groups():
-        for seed in range(seeds):
+        for seed in seeds:
             yield from (replace(run, seed=seed) for run in group)
 
 
@@ -276,6 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=250, help="of each row")
     parser.add_argument("--start-steps", type=int, default=300, help="on labelled pairs, before")
     parser.add_argument("--size", type=int, default=64, help="side of the towns, pixels")
@@ -318,7 +319,9 @@ def main() -> None:
     done = {identity(line) for line in read(options.out) if "run" in line}
     wanted = [
         run
-        for run in list(runs(options.seeds))[first::step]
+        for run in list(runs(range(options.first_seed, options.first_seed + options.seeds)))[
+            first::step
+        ]
         if identity({"run": asdict(run), "settings": settings}) not in done
         and run.group in (options.only or [run.group])
         and run.row in (options.rows or [run.row])

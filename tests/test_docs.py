@@ -150,3 +150,41 @@ def test_networks_measured_are_there():
     found = {name for pair in names for name in pair if name}
     assert found
     assert found <= NETWORKS.keys()
+
+
+MASKS = {
+    "KD-MSI": "masks of KD-MSI",
+    "CAM": "masks of the CAM baseline",
+    "supervised": "true masks",
+}
+LADDERS = {
+    "kdmsi": lambda line: (
+        line.get("maps") or MASKS[line["detector"]],
+        f"{line['iou']:.3f}",
+    ),
+    "diffmatch": lambda line: (
+        f"{line['run']['percent']} %, {line['run']['row']}",
+        f"{100 * line['test']['f1_change']:.1f}",
+    ),
+    "real_pairs": lambda line: (
+        f"{line['row']['start_steps']} steps, {line['row']['variant']}"
+        + ", changed windows" * bool(line["row"]["changed"])
+        + ", 17 labelled pairs" * (line["pairs"][0] == 17)
+        + "".join(f", {key} {value}" for key, value in line["row"]["recipe"].items()),
+        f"{100 * line['test']['f1_change']:.1f}",
+    ),
+    "scene": lambda line: (line["row"], f"{line['student_normal']:.1f}"),
+}
+"""What a line of a file in ``docs/ladders`` says: row of the table, and its value."""
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_tables_say_what_the_ladders_measured(name):
+    measured: dict[str, list[str]] = {}
+    for text in (ROOT / "docs/ladders" / f"{name}.jsonl").read_text("utf-8").splitlines():
+        row, value = LADDERS[name](json.loads(text))
+        measured.setdefault(row, []).append(value)
+    lines = PAGES["docs/results.md"].splitlines()
+    for row, values in measured.items():
+        told = [line for line in lines if line.startswith(f"| {row} |")]
+        assert [line for line in told if f"| {', '.join(values)} |" in line], (row, values)

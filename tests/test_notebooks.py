@@ -6,7 +6,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHORTER = {
     "03_train_and_evaluate": {"max_epochs=12": "max_epochs=3", "towns(96, 1)": "towns(16, 1)",
                               "towns(24, 2)": "towns(8, 2)"},
@@ -51,7 +52,9 @@ def test_notebook_runs_and_shows_what_it_was_committed_with(path, tmp_path_facto
         (cell,) = (c for c in notebook.cells if c.cell_type == "code" and long in c.source)
         cell.source = cell.source.replace(long, short)
     # not tmp_path, which is gone before the kernel leaves it
-    folder = tmp_path_factory.mktemp(path.stem)
+    folder = tmp_path_factory.mktemp(path.stem) / "notebooks"
+    folder.mkdir()
+    (folder.parent / "docs").symlink_to(ROOT / "docs")
     begin = [new_code_cell("%reset -f"), new_code_cell(f"%cd -q {folder}")]
     client.nb = new_notebook(cells=[*begin, *notebook.cells])
     client.execute(cleanup_kc=False)

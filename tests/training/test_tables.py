@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 
 from rscd.cli import main
 from rscd.inference.weights import read_card, read_tensors
@@ -206,11 +208,46 @@ def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
             check_row(row, [prob >= np.float32(row["threshold"]) for prob in probs], truths)
 
 
+def far_apart(maps, kind):
+    """(H,W) bool: change of (2,K,H,W) maps by depth, as the papers of DCVA and of CVA say."""
+    kept = []
+    for level in maps:
+        t1, t2 = level.double().flatten(2).numpy()
+        move = t2 - t1
+        most = max(1, round(len(move) / 10))
+        best = {k for part in np.split(move, 4, axis=1) for k in part.var(axis=1).argsort()[-most:]}
+        spread = np.sqrt((t1.var(axis=1) + t2.var(axis=1)) / 2)[:, None]
+        spread[spread <= np.median(spread) / 100] = np.inf  # says nothing
+        move -= np.median(move, axis=1, keepdims=True)
+        kept.append(move[sorted(best)] if kind == "dcva" else move / spread)
+    length = np.sqrt((np.concatenate(kept) ** 2).sum(axis=0))
+    edges = np.sort(length)
+    n, sums = np.arange(1, edges.size), edges.cumsum()
+    means = sums[:-1] / n - (sums[-1] - sums[:-1]) / n[::-1]
+    return (length > edges[np.argmax(n * n[::-1] * means**2)]).reshape(level.shape[-2:])
+
+
+@torch.inference_mode()
+def features_of(encoder, image):
+    """Maps of three depths on the pixels of a pair, around which there is nothing."""
+    known = encoder.pretrained_cfg
+    mean, std = (255 * torch.tensor(known[key])[:, None, None] for key in ("mean", "std"))
+    around = F.pad((torch.from_numpy(image) - mean) / std, (128,) * 4)
+    for level, stride in zip(encoder(around), encoder.feature_info.reduction(), strict=True):
+        fine = F.interpolate(level, scale_factor=float(stride), mode="bilinear")
+        yield fine[..., 128:-128, 128:-128]
+
+
 def test_rows_without_training(tiles, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    encoder = timm.create_model("test_resnet")
+    save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
     line = ["train", "-c", str(CONFIGS / "ceg.yaml"), "--set.root", str(tiles),
             "--set.segmenter", "spectral", "--set.options", "[]", "--set.gamma", "0.3,0.5",
-            "--stages", "events,pca_kmeans"]  # fmt: skip
+            "--set.dcva_model", "dcva:test_resnet@encoder.safetensors",
+            "--set.features_model", "features:test_resnet@encoder.safetensors",
+            "--set.features_row", "ResNet + CVA"]  # fmt: skip
     assert main(line) == 0
     rows = rows_in(tmp_path / "runs" / "ceg_levir" / "rows.csv")
     assert [key[1:] for key in rows if key[0] == "CEG"] == [
@@ -221,6 +258,13 @@ def test_rows_without_training(tiles, tmp_path, monkeypatch):
         str(3 * 64 * 64)
     }
     assert rows["PCA-KM", "all", "model"]
+    deep = timm.create_model("test_resnet", features_only=True, out_indices=(1, 2, 3)).eval()
+    named = {key.replace(".", "_"): value for key, value in encoder.state_dict().items()}
+    deep.load_state_dict({key: named[key.replace(".", "_")] for key in deep.state_dict()})
+    truths = [mask for _, mask in pairs(tiles, "test")]
+    maps = [list(features_of(deep, image)) for image, _ in pairs(tiles, "test")]
+    for row, kind, last in (("DCVA", "dcva", 3), ("ResNet + CVA", "features", 1)):
+        check_row(rows[row, "all", "model"], [far_apart(m[-last:], kind) for m in maps], truths)
     assert (tmp_path / "runs" / "ceg_levir" / "events" / "claim.json").is_file()
 
 
