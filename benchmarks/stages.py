@@ -130,8 +130,7 @@ def town(folder: Path, size: int, side: int) -> list[str]:
 
 
 def stages(images: list[str], folder: Path, megapixels: float) -> dict[str, Any]:
-    """One run in this process, which keeps its memory as the command does."""
-    keep_freed_memory()
+    """One run in this process."""
     found: dict[str, float] = defaultdict(float)
     loaded(shipped_path(), "cpu", load_network(shipped_path(), "cpu", 1).sha256)
     pair = open_pair(*images)
@@ -290,6 +289,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("stages", "commands", "network"), action="append")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    keep_freed_memory()  # before any thread has a heap of its own, as the command does
     only = options.only or ["stages", "network", "commands"]
     print(json.dumps({"machine": machine("torch", "onnxruntime"), "size": options.size}))
     with tempfile.TemporaryDirectory() as name:
