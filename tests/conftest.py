@@ -241,6 +241,36 @@ def forked() -> Callable[..., multiprocessing.process.BaseProcess]:
     return start
 
 
+@pytest.fixture(scope="session")
+def pyqgis() -> str:
+    """An interpreter that has PyQGIS; RSCD_QGIS_PYTHON names another one than Debian's."""
+    python = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
+    probe = [python, "-c", "import qgis.core"]
+    if (
+        not Path(python).is_file()
+        or subprocess.run(probe, check=False, capture_output=True).returncode
+    ):
+        pytest.skip(f"no PyQGIS for {python} (Debian: python3-qgis); set RSCD_QGIS_PYTHON")
+    return python
+
+
+@pytest.fixture
+def in_qgis(pyqgis: str, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """``in_qgis(script, *args)``: what a script prints after FACTS, run where PyQGIS is."""
+    quiet = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(tmp_path), "PATH": ""}
+
+    def run(script: str, *args: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [pyqgis, "-c", script, *args],
+            check=False, capture_output=True, text=True, env=quiet, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        facts: dict[str, Any] = json.loads(done.stdout.rpartition("FACTS")[2])
+        return facts
+
+    return run
+
+
 @pytest.fixture(autouse=True)
 def fresh_logger():
     """The command line sets the level of the package's logger for its process."""

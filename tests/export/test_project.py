@@ -3,11 +3,9 @@
 As test_qgis.py, which says which QGIS.
 """
 
-import json
 import os
 import re
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,7 +16,6 @@ import pytest
 
 from rscd.cli import main
 
-PYTHON = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
 DATES = ["--t1-date", "2019-07-14", "--t2-date", "2023-05-01"]
 TITLES = ["Change", "Mask of change", "Probability of change", "Image t2, 2023-05-01",
           "Image t1, 2019-07-14"]  # fmt: skip
@@ -163,26 +160,10 @@ os._exit(0)  # PyQGIS is known to crash while it takes itself down
 """
 
 
-def has_qgis():
-    try:
-        command = [PYTHON, "-c", "import qgis.core"]
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
 @pytest.mark.slow
-def test_qgis_opens_it_styled(made, tmp_path):
-    if not has_qgis():
-        pytest.skip(f"no PyQGIS for {PYTHON} (Debian: python3-qgis); set RSCD_QGIS_PYTHON")
+def test_qgis_opens_it_styled(made, tmp_path, in_qgis):
     picture = Path(os.environ.get("RSCD_QGIS_PICTURES", tmp_path)) / "project.png"
-    quiet = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(tmp_path), "PATH": ""}
-    done = subprocess.run(
-        [PYTHON, "-c", SCRIPT, str(made / "out" / "town.qgz"), str(picture)],
-        check=False, capture_output=True, text=True, env=quiet, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout.rpartition("FACTS")[2])
+    facts = in_qgis(SCRIPT, str(made / "out" / "town.qgz"), str(picture))
     layers = {fact.pop("name"): fact for fact in facts.pop("layers")}
     assert facts == {
         "read": True, "title": "town", "crs": "EPSG:32633", "time": ["2019-07-14", "2023-05-01"],

@@ -22,7 +22,6 @@ from rscd.export.style import MASK_COLOUR, change_qml, probability_qml
 from rscd.export.vector import SUFFIXES, change_polygons, write_vector
 from rscd.geo.measure import Ground
 
-PYTHON = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
 UTM = CRS.from_epsg(32631)
 TRANSFORM = Affine(2, 0, 500_000, 0, -2, 5_000_000)
 BOUNDS = (500_000.0, 4_999_600.0, 500_600.0, 5_000_000.0)
@@ -79,7 +78,7 @@ os._exit(0)  # PyQGIS is known to crash while it takes itself down
 """
 
 
-def run_qgis(layers, pictures, size=PIXELS):
+def run_qgis(pyqgis, layers, pictures, size=PIXELS):
     job = {
         "layers": {name: str(path) for name, path in layers.items()},
         "pictures": {str(path): names for path, names in pictures.items()},
@@ -89,7 +88,7 @@ def run_qgis(layers, pictures, size=PIXELS):
     }
     quiet = {"QT_QPA_PLATFORM": "offscreen", "HOME": os.environ.get("HOME", "/tmp"), "PATH": ""}
     done = subprocess.run(
-        [PYTHON, "-c", SCRIPT, json.dumps(job)],
+        [pyqgis, "-c", SCRIPT, json.dumps(job)],
         check=False,
         capture_output=True,
         text=True,
@@ -120,15 +119,8 @@ def blocks():
 
 
 @pytest.fixture(scope="module")
-def qgis(tmp_path_factory):
+def qgis(pyqgis, tmp_path_factory):
     """Facts about every output as QGIS loads it, and the folder with files and pictures."""
-    probe = [PYTHON, "-c", "import qgis.core"]
-    found = (
-        Path(PYTHON).is_file()
-        and not subprocess.run(probe, check=False, capture_output=True).returncode
-    )
-    if not found:
-        pytest.skip(f"PyQGIS not found for {PYTHON}; install python3-qgis")
     folder = tmp_path_factory.mktemp("qgis")
     prob = blocks()
     mask = (prob > 0.35).astype(np.uint8)
@@ -154,7 +146,7 @@ def qgis(tmp_path_factory):
         folder / "mask.png": [".tif", "image"],
         folder / "prob.png": ["prob", "image"],
     }
-    facts = run_qgis(layers, pictures)
+    facts = run_qgis(pyqgis, layers, pictures)
     keep = os.environ.get("RSCD_QGIS_PICTURES")
     for picture in pictures if keep else ():
         (Path(keep) / picture.name).write_bytes(picture.read_bytes())

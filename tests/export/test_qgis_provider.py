@@ -27,7 +27,6 @@ from rscd.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "qgis" / "rscd_provider"
-PYTHON = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
 
 
 def part(name):
@@ -344,15 +343,8 @@ def scene(tmp_path_factory, write_tif):
 
 
 @pytest.fixture(scope="module")
-def qgis(unzipped, scene, tmp_path_factory):
+def qgis(pyqgis, unzipped, scene, tmp_path_factory):
     """What the algorithms said and wrote inside QGIS, in one process of QGIS."""
-    probe = [PYTHON, "-c", "import qgis.core"]
-    found = (
-        Path(PYTHON).is_file()
-        and not subprocess.run(probe, check=False, capture_output=True).returncode
-    )
-    if not found:
-        pytest.skip(f"PyQGIS not found for {PYTHON}; install python3-qgis")
     python = scene / "python"  # the package may not be installed in the interpreter of the tests
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
@@ -379,7 +371,7 @@ def qgis(unzipped, scene, tmp_path_factory):
         "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     done = subprocess.run(
-        [PYTHON, "-X", "faulthandler", "-c", SCRIPT, json.dumps(job)],
+        [pyqgis, "-X", "faulthandler", "-c", SCRIPT, json.dumps(job)],
         check=False, capture_output=True, text=True, env=env, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

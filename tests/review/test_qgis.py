@@ -4,10 +4,7 @@ As `tests/export/test_qgis.py`, which says which QGIS.
 """
 
 import base64
-import json
-import os
 import re
-import subprocess
 
 import cv2
 import numpy as np
@@ -17,8 +14,6 @@ from rscd.cli import main
 from rscd.export.style import STATUS_COLOURS
 from rscd.geo.reviewed import read_reviewed
 from rscd.review.decisions import read_review
-
-PYTHON = os.environ.get("RSCD_QGIS_PYTHON", "/usr/bin/python3")
 
 SCRIPT = """
 import json, os, sys
@@ -46,31 +41,11 @@ os._exit(0)  # PyQGIS is known to crash while it takes itself down
 """
 
 
-def has_qgis() -> bool:
-    try:
-        command = [PYTHON, "-c", "import qgis.core"]
-        return subprocess.run(command, check=False, capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
 @pytest.mark.slow
-def test_a_layer_is_reviewed_in_qgis(make_scene, tmp_path):
-    if not has_qgis():
-        pytest.skip(f"no PyQGIS for {PYTHON} (Debian: python3-qgis); set RSCD_QGIS_PYTHON")
+def test_a_layer_is_reviewed_in_qgis(make_scene, tmp_path, in_qgis):
     layer = make_scene()
     assert main(["review", "apply", "-q", str(layer), "--pictures"]) == 0
-    quiet = {"QT_QPA_PLATFORM": "offscreen", "HOME": os.environ.get("HOME", "/tmp"), "PATH": ""}
-    done = subprocess.run(
-        [PYTHON, "-c", SCRIPT, str(layer)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=quiet,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout.rpartition("FACTS")[2])
+    facts = in_qgis(SCRIPT, str(layer))
     found, words_of_tip = re.fullmatch(
         r'<img src="data:image/jpeg;base64,(.*?)"><div>(.*)</div>', facts.pop("tip")
     ).groups()
