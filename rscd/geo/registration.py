@@ -376,12 +376,22 @@ def surface_of(cross: Spectrum) -> FloatArray | None:
 def _likeness(t1: Spectrum, t2: Spectrum) -> Float64Array:
     """(h,w) weights from 0 to 1: a power of the correlation of edges around each place."""
     together, first, second = (
-        ndimage.gaussian_filter(product, ALIKE_PX)
-        for product in ((t1 * t2.conj()).real, np.abs(t1) ** 2, np.abs(t2) ** 2)
+        _smoothed(product) for product in ((t1 * t2.conj()).real, np.abs(t1) ** 2, np.abs(t2) ** 2)
     )
-    alike = together / np.maximum(np.sqrt(first * second), np.finfo(np.float32).tiny)
+    alike = together / np.sqrt(np.maximum(first * second, np.finfo(np.float32).tiny))
     weights: Float64Array = np.clip(alike, 0, 1) ** ALIKE_POWER
     return weights
+
+
+def _smoothed(values: FloatArray) -> FloatArray:
+    """Weighted mean of (h,w) values around each place, a Gaussian of `ALIKE_PX`.
+
+    By way of Fourier transforms, several times faster than a filter so wide. Values continue on the
+    other side of the window, where places do not count.
+    """
+    spectrum = ndimage.fourier_gaussian(fft.rfft2(values), ALIKE_PX, n=values.shape[1])
+    smooth: FloatArray = fft.irfft2(spectrum, values.shape)
+    return smooth
 
 
 def _edges(gray: FloatArray, edging: Edging) -> Spectrum:
