@@ -77,7 +77,7 @@ FINE = Edging(0.3, 30, alike=True)
 ADVICE = "give --register shift"
 """To users of commands that have this option."""
 
-Spectrum = NDArray[np.complex128]
+Spectrum = NDArray[np.complex64]
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def _correlation_at(cross: Spectrum, rows: Float64Array, cols: Float64Array) -> 
         np.exp(2j * np.pi * np.outer(places, fft.fftfreq(size)))
         for places, size in zip((rows, cols), cross.shape, strict=True)
     )
-    found: Float64Array = (down @ cross @ across.T).real
+    found: Float64Array = (down @ cross.astype(complex) @ across.T).real
     return found
 
 
@@ -342,17 +342,19 @@ def cross_spectrum(
         (h,w) complex, None if a date is blank.
     """
     height, width = valid.shape
-    seen = ndimage.binary_erosion(valid, iterations=3, border_value=1)
-    edges = [_edges(date, edging) * seen for date in (t1, t2)]
-    weight = np.outer(np.hanning(height), np.hanning(width))
+    edges = [_edges(date, edging) for date in (t1, t2)]
+    if not valid.all():
+        seen = ndimage.binary_erosion(valid, iterations=3, border_value=1)
+        edges = [date * seen for date in edges]
+    weight = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
     if edging.alike:
-        weight = weight * _likeness(*edges)
+        weight *= _likeness(*edges)
     first, second = (fft.fft2(date * weight) for date in edges)
     cross: Spectrum = np.conj(first) * second
     if not np.abs(cross).any():
         return None
     # a compromise between correlation, whose peak is broad, and phase correlation, which is noisy
-    cross /= np.sqrt(np.maximum(np.abs(cross), np.finfo(float).tiny))
+    cross /= np.sqrt(np.maximum(np.abs(cross), np.finfo(np.float32).tiny))
     return cross
 
 
