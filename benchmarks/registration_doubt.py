@@ -23,6 +23,7 @@ from scipy.interpolate import RBFInterpolator
 
 from rscd import open_pair
 from rscd.base.errors import SceneError
+from rscd.base.types import Provenance
 from rscd.geo.register import Register, doubt_at, register
 from rscd.geo.source import close_handles
 from rscd.synthetic.towns import Nuisance, render_town
@@ -58,7 +59,7 @@ def true_shift(seed: int, nuisance: Nuisance, side: int, points: Points) -> Poin
     return found
 
 
-def applied_shift(record: dict, side: int, points: Points) -> Points:
+def applied_shift(record: Provenance, side: int, points: Points) -> Points:
     """By how much t2 was taken from further on, at some points; see `register`."""
     if "field" not in record:
         return np.broadcast_to((record["cols"], record["rows"]), points.shape)
@@ -66,7 +67,8 @@ def applied_shift(record: dict, side: int, points: Points) -> Points:
     along = np.linspace(0, side, len(field))
     lattice = np.stack(np.meshgrid(along, along), axis=2).reshape(-1, 2)
     plate = RBFInterpolator(lattice, field.reshape(-1, 2), kernel="thin_plate_spline")
-    return plate(points)
+    told: Points = plate(points)
+    return told
 
 
 def measured(

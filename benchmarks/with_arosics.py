@@ -15,14 +15,16 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 warnings.simplefilter("ignore")
 from osgeo import gdal, ogr  # noqa: E402
 
 
 @contextlib.contextmanager
-def _config_options(options, thread_local=True):
+def _config_options(options: Mapping[str, str], thread_local: bool = True) -> Iterator[None]:
     for name, value in options.items():
         gdal.SetConfigOption(name, value)
     yield
@@ -36,13 +38,13 @@ if not hasattr(gdal, "config_options"):  # GDAL before 3.8
     ogr.DataSource.__exit__ = lambda self, *_: self.Destroy()
 from arosics import COREG, COREG_LOCAL  # noqa: E402
 
-COMMON = {"max_shift": 15, "q": True, "CPUs": 1, "progress": False}
-WRITTEN = {"fmt_out": "GTiff", "align_grids": True}
+COMMON: dict[str, Any] = {"max_shift": 15, "q": True, "CPUs": 1, "progress": False}
+WRITTEN: dict[str, Any] = {"fmt_out": "GTiff", "align_grids": True}
 
 
-def shifts(folders):
+def shifts(folders: Sequence[str]) -> list[tuple[float, float] | None]:
     """Columns and rows by which t2 lies right of and below t1; None where it is not known."""
-    found = []
+    found: list[tuple[float, float] | None] = []
     for folder in folders:
         try:
             one = COREG(*_dates(folder), ws=(256, 256), **COMMON)
@@ -54,7 +56,7 @@ def shifts(folders):
     return found
 
 
-def correct(folders):
+def correct(folders: Sequence[str]) -> dict[str, str]:
     """What went wrong, by folder and method, where a date was not corrected."""
     failed = {}
     for folder in folders:
@@ -74,15 +76,15 @@ def correct(folders):
     return failed
 
 
-def _dates(folder):
+def _dates(folder: str) -> list[str]:
     return [str(Path(folder) / f"{date}.tif") for date in ("t1", "t2")]
 
 
-def main():
+def main() -> None:
     """See the module."""
     started = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()):
-        found = {"shifts": shifts, "correct": correct}[sys.argv[1]](sys.argv[2:])
+        found: Any = (shifts if sys.argv[1] == "shifts" else correct)(sys.argv[2:])
     print(json.dumps({"found": found, "seconds": time.process_time() - started}))
 
 
