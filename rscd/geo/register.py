@@ -70,6 +70,13 @@ FOLDS = 5
 LATTICE = 9
 """Points per side at which the field is written down."""
 
+SHARED_PX = 0.05
+"""What all windows share biases one shift by this, usually: shadows that moved with the sun."""
+SPREAD_FACTOR = 1.6
+"""By so much the error of one shift, from place to place, exceeds the spread of its windows, within
+which errors even out. Both numbers are those of the scenes from 600 on of
+benchmarks/registration_doubt.py; documentation has the table of others."""
+
 log = logging.getLogger(__name__)
 
 
@@ -231,15 +238,23 @@ def doubt_at(record: Provenance, shape_hw: ShapeHW, points: Float64Array) -> Flo
         points: (N,2) columns and rows in it.
 
     Returns:
-        (N,): of a field interpolated between its points; of one shift its standard error, the same
-        everywhere.
+        (N,): of a field interpolated between its points; of one shift the same everywhere: what
+        its windows share, how far they lie apart, and what is left where it is too small for a
+        move.
     """
     if "field" not in record:
-        return np.full(len(points), float(record["measured"]["error"]))
+        return np.full(len(points), _doubt_of_shift(record))
     doubt = np.array(record["field"]["doubt"])
     places = points[:, ::-1].T / np.array(shape_hw)[:, None] * (LATTICE - 1)
     found: Float64Array = ndimage.map_coordinates(doubt, places, order=1, mode="nearest")
     return found
+
+
+def _doubt_of_shift(record: Provenance) -> float:
+    measured, sign = record["measured"], -1 if record["moved"] == "t1" else 1
+    left = [sign * measured[axis] - record[axis] for axis in ("cols", "rows")]
+    spread = SPREAD_FACTOR * measured["spread"]
+    return float(np.sqrt(SHARED_PX**2 + spread**2 + np.square(left).sum()))
 
 
 def field_boxes(shape_hw: ShapeHW) -> list[Box]:

@@ -97,6 +97,9 @@ class Shift:
     error: float = 0.0
     """Standard error in pixels, from what the shift is without each part of the windows; what all
     windows share, such as longer shadows at one date, does not show in it."""
+    spread: float = 0.0
+    """Root mean square distance in pixels of the shifts of single windows from it, each sought
+    within `NEAR_PX` along both axes."""
 
     @property
     def pixels(self) -> float:
@@ -167,8 +170,8 @@ def shift_of(windows: Sequence[Look]) -> Shift | None:
     fine = _refined(windows, col - REACH_PX, row - REACH_PX)
     if fine is None:
         return None
-    cols, rows, error = fine
-    return Shift(cols, rows, len(stack), int(np.count_nonzero(around > VOTE)), error)
+    cols, rows, error, spread = fine
+    return Shift(cols, rows, len(stack), int(np.count_nonzero(around > VOTE)), error, spread)
 
 
 def common_edges(windows: Sequence[Look]) -> bool:
@@ -197,15 +200,18 @@ def _halves_apart(stack: FloatArray) -> float:
     return max(float(np.hypot(*np.subtract(half, place))) for half in halves)
 
 
-def _refined(windows: Sequence[Look], cols: int, rows: int) -> tuple[float, float, float] | None:
-    """A shift of whole pixels to a fraction of a pixel, and its standard error.
+def _refined(
+    windows: Sequence[Look], cols: int, rows: int
+) -> tuple[float, float, float, float] | None:
+    """A shift of whole pixels to a fraction of a pixel, its standard error and its spread.
 
     The windows of t2 are those that show the same ground, at last to a fraction of a pixel, so that
     the edges of both dates can be compared place by place; the maximum is that of the summed
     spectra's trigonometric polynomial, which has no preference for whole pixels.
 
     Returns:
-        Columns, rows, error; None if too few windows are visible at both dates there.
+        Columns, rows, error, spread, see `Shift`; None if too few windows are visible at both
+        dates there.
     """
     x, y = float(cols), float(rows)
     for _ in range(PASSES):
@@ -219,8 +225,10 @@ def _refined(windows: Sequence[Look], cols: int, rows: int) -> tuple[float, floa
         x, y = x + by[0], y + by[1]
     parts = [spectra[start::PARTS].sum(axis=0) for start in range(min(PARTS, len(spectra)))]
     without = np.array([vertex(total - part) for part in parts])
-    spread = (len(parts) - 1) * without.var(axis=0).sum()  # jackknife
-    return x, y, float(np.sqrt(spread))
+    variance = (len(parts) - 1) * without.var(axis=0).sum()  # jackknife
+    single = np.array([vertex(cross) for cross in spectra]) - by
+    spread = np.sqrt((single**2).sum(axis=1).mean())
+    return x, y, float(np.sqrt(variance)), float(spread)
 
 
 def vertex(cross: Spectrum) -> tuple[float, float]:

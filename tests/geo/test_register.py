@@ -124,9 +124,32 @@ def test_doubt_is_read_between_the_points_of_a_field():
     record = {"register": "local", "field": {"doubt": lattice.tolist()}}
     points = np.array([[0.0, 0], [100, 70], [400, 5], [450, 5]])
     assert doubt_at(record, (200, 400), points) == pytest.approx([0, 0.2, 0.8, 0.8])
-    shifted = {"register": "shift", "measured": {"error": 0.07}}
-    assert doubt_at(shifted, (200, 400), points) == pytest.approx([0.07] * 4)
-    assert doubt_at(shifted, (200, 400), np.empty((0, 2))).shape == (0,)
+
+
+@pytest.mark.parametrize(("moved", "sign"), [("t2", 1), ("t1", -1)])
+def test_one_shift_is_doubted_by_how_far_its_windows_lie_apart(moved, sign):
+    measured = {"cols": 2.004, "rows": -0.5, "error": 0.01, "spread": 0.5}
+    record = {"moved": moved, "cols": sign * 2.0, "rows": sign * -0.5, "measured": measured}
+    points = np.array([[0.0, 0], [100, 70]])
+    assert doubt_at(record, (200, 400), points) == pytest.approx([0.80] * 2, abs=0.01)
+    assert doubt_at(record, (200, 400), np.empty((0, 2))).shape == (0,)
+    # too small for a move: all of it is left
+    measured = {"cols": -0.06, "rows": 0.08, "error": 0.01, "spread": 0.0}
+    still = {"moved": moved, "cols": 0.0, "rows": 0.0, "measured": measured}
+    assert doubt_at(still, (200, 400), points) == pytest.approx([np.hypot(0.05, 0.1)] * 2)
+
+
+def test_a_date_that_is_bent_leaves_one_shift_in_doubt(tmp_path, write_tif, town):
+    """The doubt of one shift is about as large as what it leaves."""
+    pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))
+    _, record = register(pair, "shift", "t1")
+    side = np.linspace(24, SIDE - 24, 9)
+    points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
+    left = np.stack(bent(*points.T), axis=1) - (record["cols"], record["rows"])
+    error = np.sqrt((left**2).sum(axis=1).mean())
+    told = doubt_at(record, (SIDE, SIDE), points)[0]
+    assert error > 0.5
+    assert 0.5 * error < told < 2 * error
 
 
 @pytest.mark.parametrize("mode", ["shift", "local"])
@@ -257,11 +280,11 @@ def test_a_run_gives_the_same_bytes_however_it_is_tiled(tmp_path, write_tif, tow
     assert stored["parameters"]["register"] == mode
     assert stored["shift"]["cols"] == pytest.approx(0, abs=0.3)  # what is left of it
     table = geopandas.read_file(path.with_suffix(".fgb"))
-    error = stored["registration"]["measured"]["error"]
+    done = stored["registration"]
     expected = (
-        [error, error]
+        doubt_at(done, (SIDE, SIDE), np.zeros((2, 2)))
         if mode == "shift"
-        else np.percentile(stored["registration"]["field"]["doubt"], (0, 100))
+        else np.percentile(done["field"]["doubt"], (0, 100))
     )
     assert len(table)
     assert table.reg_err_px.between(*np.round(expected, 2)).all()

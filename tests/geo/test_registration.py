@@ -74,6 +74,7 @@ def test_a_town_against_itself(tmp_path, write_tif, town):
     found = estimate_shift(pair)
     assert (found.cols, found.rows) == pytest.approx((6, 4), abs=0.2)
     assert found.agreeing == found.windows
+    assert found.spread < 0.1
 
 
 def test_dates_that_fit_are_not_warned_of(tmp_path, write_tif, town, caplog):
