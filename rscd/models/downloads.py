@@ -87,12 +87,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(tensors)
 
 
+WHOLE = "encoder."
+"""Names of the encoder's tensors begin so in the weights of a whole network."""
+
+
 def load_file_into(encoder: nn.Module, path: str) -> None:
     """Load an encoder's tensors from a local file, ignoring any classifier in it.
 
     Args:
         encoder: changed in place.
-        path: .safetensors or .pth with the names of the encoder or of the timm model inside it.
+        path: .safetensors or .pth with the names of the encoder, of the timm model inside it, or
+            of a whole network of rscd or segmentation-models-pytorch with this encoder.
 
     Raises:
         ModelError: if tensors are missing or have other shapes.
@@ -108,17 +113,18 @@ def load_tensors_into(encoder: nn.Module, tensors: Mapping[str, Tensor], source:
 
     Args:
         encoder: changed in place.
-        tensors: by the names of the encoder or of the timm model inside it.
+        tensors: by the names of the encoder, of the timm model inside it, or of a whole network
+            whose ``encoder`` it is.
         source: where they come from, for messages.
 
     Raises:
         ModelError: if tensors are missing or have other shapes.
     """
-    inner = getattr(encoder, "model", None)
-    wrapped = any(name.startswith("model.") for name in tensors)
-    target = inner if isinstance(inner, nn.Module) and not wrapped else encoder
+    target, missing = _target_of(encoder, tensors)
+    whole = {n.removeprefix(WHOLE): value for n, value in tensors.items() if n.startswith(WHOLE)}
+    if missing and whole and not (inside := _target_of(encoder, whole))[1]:
+        tensors, (target, missing) = whole, inside
     own = target.state_dict()
-    missing = [name for name in own if name not in tensors]
     if missing:
         raise ModelError(
             f"expected all {len(own)} tensors of the encoder in {source}, found no {missing[0]} "
@@ -133,6 +139,14 @@ def load_tensors_into(encoder: nn.Module, tensors: Mapping[str, Tensor], source:
             )
     # an encoder of segmentation-models-pytorch drops its classifier in its own way: not asked here
     nn.Module.load_state_dict(target, fitted)
+
+
+def _target_of(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, list[str]]:
+    """The module whose names the tensors have, and those of its names that they lack."""
+    inner = getattr(encoder, "model", None)
+    wrapped = any(name.startswith("model.") for name in tensors)
+    target = inner if isinstance(inner, nn.Module) and not wrapped else encoder
+    return target, [name for name in target.state_dict() if name not in tensors]
 
 
 def _fit_bands(weight: Tensor, own: Tensor) -> Tensor:

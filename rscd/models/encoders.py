@@ -9,7 +9,8 @@
                                  ``efficientnet-lite0-imagenet`` come with rscd[imagenet] instead of
                                  a download
 
-Each also accepts the path of a local file of tensors as `weights`; None means random weights.
+Each also accepts the path of a local file of tensors as `weights`, also of a whole network with
+that encoder (``rscd/weights/buildings.safetensors`` for ``lite0``); None means random weights.
 """
 
 import warnings

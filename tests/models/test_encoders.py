@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -11,9 +12,10 @@ import timm.models._builder as timm_builder
 import torch
 import torchvision.models._api as torchvision_api
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+import rscd
 from rscd.base.errors import ModelError
 from rscd.models.encoders import ResNet50Stride16, build_encoder
 from rscd.models.networks import build_network
@@ -224,6 +226,19 @@ def test_local_file_of_the_whole_classifier(name, suffix, tmp_path):
     torch.testing.assert_close(
         stem.sum(1), tensors["conv1.weight"].sum(1), msg="equal bands, equal response"
     )
+
+
+def test_the_encoder_of_the_network_that_ships_may_begin_another(tmp_path):
+    """Its file has the tensors by the names of the whole network."""
+    file = Path(rscd.__file__).parent / "weights" / "buildings.safetensors"
+    tensors = load_file(file)
+    encoder = build_encoder("lite0", n_bands=3, weights=str(file), depth=4).module
+    found = {name.rpartition("model.")[2]: value for name, value in encoder.state_dict().items()}
+    assert len(found) == 198
+    assert all(torch.equal(value, tensors[f"encoder.{name}"]) for name, value in found.items())
+    save_file({"encoder.half": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=r"expected all 198 tensors .*, found no"):
+        build_encoder("lite0", n_bands=3, weights=f"{tmp_path}/other.safetensors")
 
 
 def test_local_file_of_an_encoder_itself(tmp_path):

@@ -114,13 +114,24 @@ def balanced_contrastive(
     return means[0] + means[1]
 
 
-def confident(confidence: Tensor, thresh: float) -> Tensor:
+def thresholds(pseudo: Tensor, recipe: Recipe) -> float | Tensor:
+    """Confidence from which a pseudo label counts: one, or (B,H,W) where that depends on it."""
+    if recipe.conf_thresh_change is None:
+        return recipe.conf_thresh
+    return torch.where(pseudo == 1, recipe.conf_thresh_change, recipe.conf_thresh)
+
+
+def confident(confidence: Tensor, thresh: float | Tensor) -> Tensor:
     """Where the confidence reaches the threshold, compared in the dtype of the confidence."""
-    return confidence >= confidence.new_tensor(thresh)
+    return confidence >= torch.as_tensor(thresh).to(confidence)
 
 
 def gated(
-    loss: Tensor, confidence: Tensor, valid: Tensor, thresh: float, mode: str = "pixelwise"
+    loss: Tensor,
+    confidence: Tensor,
+    valid: Tensor,
+    thresh: float | Tensor,
+    mode: str = "pixelwise",
 ) -> Tensor:
     """Mean over valid pixels of a loss that counts where the pseudo label is confident (4.3).
 
@@ -131,7 +142,7 @@ def gated(
         loss: (B,H,W).
         confidence: (B,H,W) in [0,1].
         valid: (B,H,W) bool, False on padding.
-        thresh: tau.
+        thresh: tau, one or (B,H,W).
         mode: ``pixelwise``; or ``pixelratio``, the whole loss of an image times the share of
             confident ones among its valid pixels.
 
@@ -154,9 +165,9 @@ def consistency(logits: Tensor, view: Mapping[str, Tensor], recipe: Recipe) -> T
         view: ``pseudo``, ``confidence`` and ``valid`` (B,1,H,W).
         recipe: threshold and gate.
     """
-    loss = cross_entropy_map(logits, view["pseudo"][:, 0])
-    confidence, valid = view["confidence"][:, 0], view["valid"][:, 0]
-    return gated(loss, confidence, valid, recipe.conf_thresh, recipe.gate)
+    pseudo, confidence, valid = (view[k][:, 0] for k in ("pseudo", "confidence", "valid"))
+    loss = cross_entropy_map(logits, pseudo)
+    return gated(loss, confidence, valid, thresholds(pseudo, recipe), recipe.gate)
 
 
 def labeled_terms(
@@ -211,12 +222,13 @@ def strong_terms(
 
 def _unlabeled_contrast(distance: Tensor, view: Mapping[str, Tensor], recipe: Recipe) -> Tensor:
     pseudo, confidence, valid = (view[k][:, 0] for k in ("pseudo", "confidence", "valid"))
+    thresh = thresholds(pseudo, recipe)
     if recipe.balance_unlabeled:
-        sure = confident(confidence, recipe.conf_thresh) & valid
+        sure = confident(confidence, thresh) & valid
         target = pseudo.masked_fill(~sure, IGNORE)
         return balanced_contrastive(distance, target, recipe.margin, recipe.power)
     loss = contrastive_map(distance, pseudo, recipe.margin, recipe.power)
-    return gated(loss, confidence, valid, recipe.conf_thresh)
+    return gated(loss, confidence, valid, thresh)
 
 
 def guidance_terms(

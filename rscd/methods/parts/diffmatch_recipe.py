@@ -20,6 +20,8 @@ class Recipe:
     Attributes:
         unlabeled: whether to train on unlabelled pairs at all; without them the loss is L_x alone.
         conf_thresh: tau, confidence from which a pseudo label counts.
+        conf_thresh_change: the same for the pseudo label "change"; None: `conf_thresh`. Not of the
+            paper: where change is rare, hardly any label of it reaches the other.
         gate: ``pixelwise`` counts confident pixels; ``pixelratio`` weighs each image by their
             share.
         strong_views: strong views of each unlabelled pair, each with its own CutMix box; their
@@ -48,6 +50,7 @@ class Recipe:
 
     unlabeled: bool = True
     conf_thresh: float = 0.95
+    conf_thresh_change: float | None = None
     gate: Literal["pixelwise", "pixelratio"] = "pixelwise"
     strong_views: int = 1
     feature_dropout: float = 0.0

@@ -258,6 +258,26 @@ def test_reductions_are_ordered_and_nothing_confident_costs_nothing(seed):
     )
 
 
+@given(st.integers(0, 1000), st.floats(0.5, 1), st.floats(0.5, 1))
+@settings(max_examples=20, deadline=None)
+def test_pseudo_labels_of_change_may_have_a_threshold_of_their_own(seed, thresh, thresh_change):
+    """The loss is that of the pixels of either label, each at its own threshold."""
+    outputs, view = random_view(seed)
+    apart = replace(Recipe(), conf_thresh=thresh, conf_thresh_change=thresh_change)
+    parts = []
+    for label, at in ((0, thresh), (1, thresh_change)):
+        here = view["pseudo"] == label
+        # what has the other label is never sure enough
+        seen = {**view, "confidence": torch.where(here, view["confidence"], -1.0)}
+        parts.append(consistency(outputs["logits"], seen, replace(FIXMATCH, conf_thresh=at)))
+    torch.testing.assert_close(consistency(outputs["logits"], view, apart), sum(parts))
+    same = replace(Recipe(), conf_thresh=thresh, conf_thresh_change=thresh)
+    one = replace(Recipe(), conf_thresh=thresh)
+    found, expected = (strong_terms(outputs, view, recipe, 0.1) for recipe in (same, one))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
 def test_variants_are_what_the_ablation_names():
     assert VARIANTS["diffmatch"] == Recipe()
     assert VARIANTS["diffmatch-rescaled"] == Recipe(lambda_c=Recipe().lambda_c / 4)
