@@ -63,12 +63,11 @@ def town(seed: int, side: int, strength: float) -> TownPair:
 
 def examined(made: TownPair, model: str, folder: Path) -> tuple[geopandas.GeoDataFrame, float]:
     """The polygons of a town, and processor seconds of the run."""
-    paths = []
-    for name, date in zip(("t1", "t2"), made.image, strict=True):
+    paths = folder / "t1.tif", folder / "t2.tif"
+    for path, date in zip(paths, made.image, strict=True):
         bands, height, width = date.shape
-        paths.append(folder / f"{name}.tif")
         with rasterio.open(
-            paths[-1], "w", driver="GTiff", dtype=date.dtype, crs="EPSG:32633",
+            path, "w", driver="GTiff", dtype=date.dtype, crs="EPSG:32633",
             count=bands, height=height, width=width, transform=HALF_METRE,
         ) as dataset:  # fmt: skip
             dataset.write(date)
