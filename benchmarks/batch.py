@@ -28,6 +28,7 @@ from machine import machine
 from rscd import Options
 from rscd.inference import network
 from rscd.inference.dask import cluster_mapper
+from rscd.inference.weights import read_network
 from rscd.pipeline import batch
 from rscd.pipeline.batch import Work, run_batch
 from rscd.pipeline.pairs import Pair
@@ -48,7 +49,8 @@ def write_pair(folder: Path, number: int, size: int) -> Pair:
             path, "w", "GTiff", size, size, 3, "EPSG:32633", place, "uint8"
         ) as dataset:
             dataset.write(pixels)
-    return Pair(f"p{number:05d}", *map(str, paths), None, "2019-06-01", "2020-06-01")
+    t1, t2 = map(str, paths)
+    return Pair(f"p{number:05d}", t1, t2, None, "2019-06-01", "2020-06-01")
 
 
 def measure(folder: Path, count: int, size: int, model: str, workers: int) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def measure(folder: Path, count: int, size: int, model: str, workers: int) -> di
     work = Work(folder / "out", Options(model=model, workers=1))
     own = {"cpu": 0.0, "wall": 0.0}
     loads: list[str] = []
-    compare, read_network = batch.compare, network.read_network
+    compare = batch.compare
 
     def timed(*args: Any) -> Any:
         cpu, wall = time.process_time(), time.perf_counter()
@@ -71,8 +73,8 @@ def measure(folder: Path, count: int, size: int, model: str, workers: int) -> di
         return read_network(path, *args)
 
     if not workers:
-        batch.compare = timed
-    network.read_network = counted
+        vars(batch)["compare"] = timed
+    vars(network)["read_network"] = counted
     try:
         with cluster_mapper(f"local:{workers}") if workers else nullcontext() as cluster:
             cpu, wall = time.process_time(), time.perf_counter()
@@ -82,7 +84,8 @@ def measure(folder: Path, count: int, size: int, model: str, workers: int) -> di
         idle = run_batch(pairs, work)
         again = time.process_time() - again
     finally:
-        batch.compare, network.read_network = compare, read_network
+        vars(batch)["compare"] = compare
+        vars(network)["read_network"] = read_network
     found = {
         "pairs": count,
         "done": summary.done,

@@ -94,7 +94,7 @@ def measure(
     """Median seconds and largest memory over several child processes."""
     command = [sys.executable, __file__, "--child", layer, "--sizes", str(count)]
     command += ["--threads", str(threads), *(["--dense"] if dense else [])]
-    runs = [
+    runs: list[dict[str, float]] = [
         json.loads(
             subprocess.run(
                 command, check=True, capture_output=True, text=True,

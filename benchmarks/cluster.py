@@ -39,9 +39,10 @@ from machine import machine
 from rasterio.windows import Window
 
 from rscd import Options, open_pair, predict
+from rscd.export.targets import Targets
 from rscd.inference.dask import dask_mapper, weights_folder
 from rscd.pipeline.maps import plan
-from rscd.pipeline.run import Targets, resolve
+from rscd.pipeline.run import resolve
 
 PATTERN = 1024
 """Side of the noise that is repeated over a scene."""
@@ -92,7 +93,7 @@ def weights(dask_worker: Any) -> int:
 
 def loopback() -> int:
     """Bytes that processes of this machine sent each other."""
-    return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+    return int(psutil.net_io_counters(pernic=True)["lo"].bytes_sent)
 
 
 def in_threads(folder: Path, model: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -81,26 +82,30 @@ def labelled(root: Path) -> Iterator[Pair]:
     for path in sorted(root.glob("*/*/A/*")):
         if path.parts[-4] == STREET or STREET in path.parts:
             continue
-        dates = [picture(p) for p in (path, path.parent.with_name("B") / path.name)]
-        if all(date is not None for date in dates):
-            yield np.stack(dates)
+        t1, t2 = picture(path), picture(path.parent.with_name("B") / path.name)
+        if t1 is not None and t2 is not None:
+            yield np.stack([t1, t2])
 
 
 def singles(root: Path) -> Iterator[Pair]:
     """Each with itself."""
     for path in sorted(root.glob("*/image/*")):
-        yield np.stack([picture(path)] * 2)
+        if (date := picture(path)) is not None:
+            yield np.stack([date, date])
 
 
 def picture(path: Path) -> NDArray[np.float32] | None:
     """(3,H,W) red, green, blue; None for a picture of one band."""
     found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert found is not None, path
     if found.ndim < 3:
         return None
     return np.ascontiguousarray(found[..., 2::-1].transpose(2, 0, 1), dtype=np.float32)
 
 
-def towns(count: int, bands: list[int], dtype: str = "uint8") -> Iterator[Pair]:
+def towns(
+    count: int, bands: list[int], dtype: Literal["uint8", "uint16"] = "uint8"
+) -> Iterator[Pair]:
     """Towns with a near infrared band, seen in three bands."""
     drawn = TownPairs(count, SEED, 256, bands=4, dtype=dtype)
     for number in range(count):

@@ -152,7 +152,7 @@ def pixels(found: Found) -> tuple[Floats, NDArray[np.bool_]]:
 
 def sigmoid(logits: Floats) -> Floats:
     """Probabilities."""
-    return 1 / (1 + np.exp(-logits))
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
 
 def least_score(parts: Mapping[str, Found], card: dict[str, Any]) -> tuple[float, dict[str, float]]:

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -66,7 +67,7 @@ def mean(scores: list[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([s[key] for s in scores])) for key in ("f1", "kappa", "seconds")}
 
 
-def row(name: str, result: dict, models: Sequence[str]) -> str:
+def row(name: str, result: dict[str, Any], models: Sequence[str]) -> str:
     """One line of the table."""
     cells = [result[n] for n in models]
     scores = "".join(f"{c['f1']:10.3f}{c['kappa']:9.3f}{c['called']:9.3f}" for c in cells)
@@ -88,13 +89,15 @@ def pairs(folder: Path, name: str) -> Iterator[Pair]:
 
 def _read(path: Path) -> NDArray[np.float32]:
     with rasterio.open(path) as source:
-        return source.read(list(range(1, min(source.count, 6) + 1)), out_dtype="float32")
+        bands = list(range(1, min(source.count, 6) + 1))
+        pixels: NDArray[np.float32] = source.read(bands, out_dtype="float32")
+    return pixels
 
 
-def evaluate(data: list[Pair], models: Sequence[str]) -> dict:
+def evaluate(data: list[Pair], models: Sequence[str]) -> dict[str, Any]:
     """Scores of all models on one set."""
     labels = np.concatenate([mask[mask != 255] for _, mask in data])
-    result = {"pairs": len(data), "changed": float(labels.mean())}
+    result: dict[str, Any] = {"pairs": len(data), "changed": float(labels.mean())}
     for name in models:
         start = time.perf_counter()
         calls = [(change(name, image), mask) for image, mask in data]

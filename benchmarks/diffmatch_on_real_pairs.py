@@ -85,7 +85,7 @@ class Patches(Dataset[Sample]):
         wanted = random.random() < self.changed
         for _ in range(50 if wanted else 1):
             window = self._window(random)
-            change = window.get("mask", window.get("vl_change"))
+            change = window["mask" if "mask" in window else "vl_change"]
             if not wanted or (change == 1).float().mean() > 0.01:
                 break
         return window
@@ -117,6 +117,11 @@ def guided(sample: Sample, segmenter: Any) -> Sample:
     return sample | layers
 
 
+def samples_of(data: PairFolder) -> list[Sample]:
+    """All of a folder."""
+    return [data[index] for index in range(len(data))]
+
+
 def gathered(
     args: argparse.Namespace, *, guidance: bool
 ) -> tuple[dict[str, list[Sample]], list[Sample]]:
@@ -127,13 +132,17 @@ def gathered(
     }
     places = sorted((args.data / "unlabelled").iterdir())
     bare = [PairFolder(place, keys={"image"}) for place in places]
+    without = [sample for data in bare for sample in samples_of(data)]
     if not guidance:
-        return {name: list(data) for name, data in masked.items()}, [s for d in bare for s in d]
+        return {name: samples_of(data) for name, data in masked.items()}, without
     kept = args.out / f"guided_{args.segmenter}.pt"
     if not kept.exists():
         segmenter = load_segmenter(args.segmenter, {})
-        of_masked = {name: [guided(s, segmenter) for s in data] for name, data in masked.items()}
-        torch.save((of_masked, [guided(s, segmenter) for data in bare for s in data]), kept)
+        of_masked = {
+            name: [guided(sample, segmenter) for sample in samples_of(data)]
+            for name, data in masked.items()
+        }
+        torch.save((of_masked, [guided(sample, segmenter) for sample in without]), kept)
     return torch.load(kept, weights_only=False)  # type: ignore[no-any-return]
 
 
@@ -238,7 +247,7 @@ def measured(task: ChangeTask, out: Path, sure: float) -> dict[str, Any]:
     sets = {}
     for name in SETS:
         metrics = ChangeMetrics()
-        for sample in PairFolder(out / "pairs" / name, "test", keys={"image", "mask"}):
+        for sample in samples_of(PairFolder(out / "pairs" / name, "test", keys={"image", "mask"})):
             prob, mask = probability(task, sample["image"]), sample["mask"]
             metrics.update(prob, mask)
             pooled.update(prob, mask)
@@ -294,8 +303,8 @@ def pseudo_labels(masked: Mapping[str, Sequence[Sample]], args: argparse.Namespa
 
 def settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:
     """What tells one training of a seed from another."""
-    names = ("start_steps", "steps", "side", "batch", "lr", "labelled", "changed")
-    names += ("changed_unlabelled", "recipe", "encoder", "weights", "width", "segmenter")
+    names = ["start_steps", "steps", "side", "batch", "lr", "labelled", "changed"]
+    names += ["changed_unlabelled", "recipe", "encoder", "weights", "width", "segmenter"]
     return {"variant": variant, **{name: getattr(args, name) for name in names}}
 
 

@@ -56,7 +56,8 @@ def build(options: argparse.Namespace) -> DiffMatch:
         weak={"patch_size": options.size},
         recipe={"conf_thresh": 0.0},
     )
-    return method.to(options.device, memory_format=torch.channels_last)
+    method.to(options.device)
+    return method.to(memory_format=torch.channels_last)
 
 
 def whole_step(method: DiffMatch, options: argparse.Namespace) -> Step:

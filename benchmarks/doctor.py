@@ -110,7 +110,8 @@ def _written(**more: Any) -> Fault:
 
 def _as(image: NDArray[np.floating[Any]], kind: Any = np.uint8) -> Image:
     ends = np.iinfo(kind)
-    return np.clip(np.rint(image), ends.min, ends.max).astype(kind)
+    shown: Image = np.clip(np.rint(image), ends.min, ends.max).astype(kind)
+    return shown
 
 
 def _cloud(image: Image) -> Image:
@@ -144,7 +145,7 @@ def _moved(cols: float, rows: float) -> Callable[[Image], Image]:
     return lambda image: np.stack(
         [
             cv2.warpAffine(
-                band, np.float32([[1, 0, cols], [0, 1, rows]]), band.shape[::-1],
+                band, np.array([[1, 0, cols], [0, 1, rows]], np.float32), band.shape[::-1],
                 flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT,
             )
             for band in image

@@ -11,6 +11,7 @@ import argparse
 import logging
 import time
 import warnings
+from typing import Any
 
 import torch
 from tables import markdown
@@ -20,7 +21,7 @@ from rscd.models.networks import NETWORKS, build_network, multiple_of
 
 UNET = {"encoder": "resnet18", "decoder_channels": [32, 16, 8]}
 TIMM = {"encoder": "tu-resnet18"}
-ARGS = {
+ARGS: dict[str, dict[str, Any]] = {
     "siamese-unet": UNET,
     "siamese-mlp": TIMM | {"width": 16},
     "siamese-deeplab": TIMM | {"batch_norm": "normal"},

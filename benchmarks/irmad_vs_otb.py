@@ -61,7 +61,8 @@ def machine() -> dict[str, object]:
 
 def _read(path: Path) -> NDArray[np.float32]:
     with rasterio.open(path) as source:
-        return source.read(out_dtype="float32")
+        pixels: NDArray[np.float32] = source.read(out_dtype="float32")
+    return pixels
 
 
 def tiled_up(image: NDArray[np.float32], copies: int) -> NDArray[np.float32]:

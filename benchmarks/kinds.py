@@ -101,9 +101,10 @@ def maps(model: Network, image: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any
     """(H,W) probability of change and (2,H,W) of buildings, from one look."""
     with torch.inference_mode():
         outputs = model.outputs(image[None])
-    return tuple(
+    change, buildings = (
         outputs[name][0].float().sigmoid().numpy().squeeze() for name in ("logits", "buildings")
     )
+    return change, buildings
 
 
 def matched(

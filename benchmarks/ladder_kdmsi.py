@@ -107,7 +107,7 @@ class Results:
 
 def pair_folder(args: argparse.Namespace, seed: int) -> Path:
     """The towns of a seed."""
-    root = args.work / f"seed{seed}" / "pairs"
+    root: Path = args.work / f"seed{seed}" / "pairs"
     if not (root / "complete").exists():
         counts = {"train": args.pairs, "val": args.held_out, "test": args.held_out}
         knobs = {
@@ -270,7 +270,8 @@ def test_of(weights: Path, root: Path) -> dict[str, float]:
     network = load_network(weights, "auto", torch.get_num_threads())
     data = PairFolder(root, "test", keys={"image", "mask"})
     pairs = []
-    for sample in data:
+    for index in range(len(data)):
+        sample = data[index]
         image = sample["image"].numpy()[None]
         pairs.append((network(image, np.ones(image.shape[:1] + image.shape[-2:], bool))[0],
                       sample["mask"][0].numpy().astype(np.uint8)))  # fmt: skip

@@ -95,12 +95,12 @@ def gathered(settings: StreetSettings, count: int, seed: int) -> Batch:
     data = SyntheticStreet(count, seed=seed, settings=settings)
     samples = [data[index] for index in range(count)]
     keys = ("image", "mask", "flow", "valid")
-    return {key: torch.stack([s[key] for s in samples]) for key in keys}  # type: ignore[misc,return-value]
+    return {key: torch.stack([s[key] for s in samples]) for key in keys}  # type: ignore[return-value]
 
 
 def rows_of(batch: Batch, indices: Tensor) -> Batch:
     """Some pairs of a domain."""
-    return {key: value[indices] for key, value in batch.items()}  # type: ignore[misc,return-value,index]
+    return {key: value[indices] for key, value in batch.items()}  # type: ignore[return-value,index]
 
 
 def domains(seed: int, pairs: int) -> dict[str, Batch]:

@@ -193,7 +193,8 @@ def main() -> None:
         make_pictures(pictures, count, args.size)
         make_scene(scene, 4096)
         rng = np.random.default_rng(0)
-        patches = [tuple(map(int, rng.integers(0, 4096 - args.size, 2))) for _ in range(count)]
+        corners = (rng.integers(0, 4096 - args.size, 2).tolist() for _ in range(count))
+        patches = [(row, col) for row, col in corners]
         folder_stream = {
             "class_path": "rscd.data.folder.PairFolder",
             "init_args": {"root": str(pictures), "split": "train", "keys": ["image", "mask"]},

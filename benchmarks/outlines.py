@@ -114,7 +114,7 @@ def pairs(root: Path) -> Iterator[Case]:
 def outlined(case: Case, model: str) -> Any:
     """What `rscd predict --no-regularize` writes, in pixels."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"t{i}.png" for i in (1, 2)]
+        paths = Path(folder) / "t1.png", Path(folder) / "t2.png"
         for path, date in zip(paths, case.image, strict=True):
             write_picture(path, date)
         out = Path(folder) / "out.gpkg"

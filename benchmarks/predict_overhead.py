@@ -180,7 +180,8 @@ def bare(job: Job) -> dict[str, Any]:
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             with torch.inference_mode():
-                return network(image)["logits"].sigmoid()
+                prob: torch.Tensor = network(image)["logits"].sigmoid()
+                return prob
 
         result: dict[str, Any] = {"setting": f"{workers} x {threads} threads"}
         with ThreadPoolExecutor(workers) as pool:

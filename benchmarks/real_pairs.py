@@ -112,7 +112,8 @@ def in_polygons(
     regions, n = label(prob >= card["threshold"])
     large = np.bincount(regions.ravel(), minlength=n + 1)[1:] * gsd_m**2 >= card["min_area_m2"]
     sure = np.asarray(mean(prob, regions, np.arange(1, n + 1))) >= card["min_score"]
-    return np.concatenate([[False], large & sure])[regions]
+    kept: NDArray[np.bool_] = np.concatenate([[False], large & sure])[regions]
+    return kept
 
 
 def scores_of(counts: Any) -> dict[str, float]:

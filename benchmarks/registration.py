@@ -97,7 +97,8 @@ def opencv(pair: ScenePair) -> Estimate:
 
     def one(t1: Any, t2: Any) -> tuple[float, float]:
         window = cv2.createHanningWindow(t1.shape[::-1], cv2.CV_64F)
-        return cv2.phaseCorrelate(t1.astype(np.float64), t2.astype(np.float64), window)[0]
+        (x, y), _ = cv2.phaseCorrelate(t1.astype(np.float64), t2.astype(np.float64), window)
+        return x, y
 
     return _median(pair, one)
 

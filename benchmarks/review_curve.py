@@ -15,18 +15,20 @@ import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
 import shapely
+from numpy.typing import NDArray
 
 from rscd import Options, open_pair, predict
 from rscd.export.style import review_qml
 from rscd.inference.models import load_model
-from rscd.review.choose import choose_next
-from rscd.review.layer import read_change_layer, write_layer
+from rscd.review.choose import By, choose_next
+from rscd.review.layer import ChangeLayer, read_change_layer, write_layer
 from rscd.synthetic.sample import SAMPLE_CRS, sample_transform
-from rscd.synthetic.towns import Nuisance, TownStyle, plan_town, render_town
+from rscd.synthetic.towns import Nuisance, TownPair, TownStyle, plan_town, render_town
 from rscd.training.run import train
 
 CONFIG = Path(__file__).parents[1] / "configs" / "from_review.yaml"
@@ -45,13 +47,13 @@ def conditions() -> Nuisance:
 
 
 @cache
-def town(seed: int, side: int):
+def town(seed: int, side: int) -> TownPair:
     """A town of the style at both dates."""
     plan = plan_town(seed, (side, side), 0.5, change_share=0.4, style=STYLE)
     return render_town(plan, conditions())
 
 
-def f1_of(network) -> dict[str, float]:
+def f1_of(network: Any) -> dict[str, float]:
     """Quality on the other towns."""
     hit = found = there = 0
     for seed in OTHER_TOWNS:
@@ -65,7 +67,7 @@ def f1_of(network) -> dict[str, float]:
     return {"f1": 2 * hit / max(found + there, 1), **scores}
 
 
-def review_all(folder: Path, seed: int, side: int):
+def review_all(folder: Path, seed: int, side: int) -> tuple[ChangeLayer, NDArray[np.bool_]]:
     """A predicted layer of a town, and which of its polygons are right."""
     folder.mkdir(parents=True, exist_ok=True)
     layer = folder / "change.gpkg"
@@ -88,7 +90,7 @@ def review_all(folder: Path, seed: int, side: int):
     return found, right
 
 
-def decided(layer, right, order: list[int]):
+def decided(layer: ChangeLayer, right: NDArray[np.bool_], order: list[int]) -> ChangeLayer:
     """The layer in which the first of an order are decided."""
     table = layer.table.copy()
     words = np.where(right[order], "accepted", "rejected")
@@ -96,7 +98,9 @@ def decided(layer, right, order: list[int]):
     return replace(layer, table=table)
 
 
-def order_of(layer, right, sizes: list[int], by: str, seed: int) -> list[int]:
+def order_of(
+    layer: ChangeLayer, right: NDArray[np.bool_], sizes: list[int], by: By, seed: int
+) -> list[int]:
     """Positions of polygons in the order in which they are reviewed, draw by draw."""
     chosen: list[int] = []
     for size in sizes:
@@ -120,7 +124,7 @@ def main() -> None:
     known = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     done = {(one["seed"], one["by"], one["decisions"]) for one in known}
 
-    def note(**result) -> None:
+    def note(**result: Any) -> None:
         with lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
         print(json.dumps(result), flush=True)
@@ -133,7 +137,8 @@ def main() -> None:
             note(
                 seed=seed, by="none", decisions=0, **about, **f1_of(load_model("buildings", "cpu"))
             )
-        for by in ("random", "gain"):
+        ways: tuple[By, ...] = ("random", "gain")
+        for by in ways:
             order = order_of(layer, right, sizes, by, seed)
             for size in sizes:
                 if (seed, by, size) in done:

@@ -79,8 +79,10 @@ def sheet(network: torch.nn.Module, batch: Batch, path: Path) -> None:
     found = network.eval()(batch["image"])
     t1, t2 = batch["image"].unbind(1)
     aligned = warp(t1, found["flow"])
-    grey = lambda mask: 255 * mask.float().expand(-1, 3, -1, -1)  # noqa: E731
-    columns = torch.cat([t1, aligned, t2, grey(batch["mask"]), grey(found["logits"] >= 0)], -1)
+    true, called = (
+        255 * mask.float().expand(-1, 3, -1, -1) for mask in (batch["mask"], found["logits"] >= 0)
+    )
+    columns = torch.cat([t1, aligned, t2, true, called], -1)
     rows = torch.cat(list(columns), -2).clamp(0, 255).byte().permute(1, 2, 0).numpy()
     cv2.imwrite(str(path), np.ascontiguousarray(rows[..., ::-1]))
 

@@ -30,7 +30,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,12 @@ def town(folder: Path, size: int, side: int) -> list[str]:
     return [str(image) for image in images]
 
 
-def stages(images: list[str], folder: Path, megapixels: float) -> dict[str, Any]:
+def stages(images: Sequence[str], folder: Path, megapixels: float) -> dict[str, Any]:
     """One run in this process."""
     found: dict[str, float] = defaultdict(float)
     loaded(shipped_path(), "cpu", load_network(shipped_path(), "cpu", 1).sha256)
-    pair = open_pair(*images)
+    t1, t2 = images
+    pair = open_pair(t1, t2)
     cpu, system = time.process_time(), os.times().system
     with clocks(found):
         result = predict(pair, [folder / "stages.gpkg", folder / "stages.tif"],
@@ -173,22 +174,24 @@ def variants(onnx: Path) -> dict[str, Callable[[], Run]]:
     graph = Graph(loaded(model.path, "cpu", model.sha256), buildings=True).eval()
 
     def plain(image: torch.Tensor) -> torch.Tensor:
-        return graph(image)[0]
+        prob: torch.Tensor = graph(image)[0]
+        return prob
 
     def contiguous(image: torch.Tensor) -> torch.Tensor:
         flat = Graph(graph.network.to(memory_format=torch.contiguous_format), buildings=True)
         try:
-            return flat(image)[0]
+            prob: torch.Tensor = flat(image)[0]
+            return prob
         finally:
             graph.network.to(memory_format=torch.channels_last)
 
     def without_onednn(image: torch.Tensor) -> torch.Tensor:
         with torch.backends.mkldnn.flags(enabled=False):
-            return graph(image)[0]
+            return plain(image)
 
     def bfloat16(image: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return graph(image)[0].float()
+            return plain(image).float()
 
     def runtime(path: Path) -> Run:
         import onnxruntime

@@ -56,10 +56,13 @@ PATCH = 192
 """Side of what is read of a pair, pixels; views cut 128 of it."""
 
 
-class Patches(Dataset):
+Pairs = TownPairs | ConcatDataset[Any]
+
+
+class Patches(Dataset[dict[str, Any]]):
     """As many patches of one size, with image and mask alone, as asked for: they stack."""
 
-    def __init__(self, inner: Dataset, length: int) -> None:
+    def __init__(self, inner: Pairs, length: int) -> None:
         self.inner, self.length = inner, length
 
     def __len__(self) -> int:
@@ -83,20 +86,21 @@ def prepare(data: Path, out: Path) -> None:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             image = cv2.imread(str(source), cv2.IMREAD_UNCHANGED)
+            assert image is not None, source
             size = (image.shape[1] // factor, image.shape[0] // factor)
             smooth = cv2.INTER_NEAREST if source.parent.name == "label" else cv2.INTER_AREA
             cv2.imwrite(str(target), cv2.resize(image, size, interpolation=smooth))
 
 
-def real_pairs(out: Path) -> Dataset:
+def real_pairs(out: Path) -> ConcatDataset[Any]:
     """All training pairs of all sets."""
-    keys = ("image", "mask")
+    keys = {"image", "mask"}
     return ConcatDataset(
         [PairFolder(str(out / "pairs" / name), split="train", keys=keys) for name in SETS]
     )
 
 
-def go_on(out: Path, name: str, parts: list[Dataset], options: argparse.Namespace) -> Path:
+def go_on(out: Path, name: str, parts: list[Pairs], options: argparse.Namespace) -> Path:
     """Train on equal numbers of samples of each part; returns the checkpoint."""
     checkpoint = out / f"{name}.ckpt"
     if checkpoint.exists():
@@ -176,7 +180,7 @@ def main() -> None:
     models = {name: name for name in DETECTORS}
     if options.start:
         models["start"] = str(options.start)
-    parts = {"real": [real], "towns": [towns], "both": [towns, real]}
+    parts: dict[str, list[Pairs]] = {"real": [real], "towns": [towns], "both": [towns, real]}
     for name in options.mixes:
         models[name] = str(go_on(options.out, name, parts[name], options))
     report = {

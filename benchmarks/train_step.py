@@ -136,7 +136,7 @@ def main() -> None:
     images = options.steps * options.batch_size
 
     def rate(name: str, clock: str) -> float:
-        return images / statistics.median(r[clock] for r in counted[name])
+        return float(images / statistics.median(r[clock] for r in counted[name]))
 
     report = {
         "settings": vars(options),

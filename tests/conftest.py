@@ -163,7 +163,7 @@ def pytest_sessionstart() -> None:
     as it is: the setting is meant for one run, and thousands of them would only fragment the heap.
     """
     os.fsync = lambda _: None  # type: ignore[assignment]
-    rscd.cli.keep_freed_memory = lambda: False
+    vars(rscd.cli)["keep_freed_memory"] = lambda: False
 
 
 def pytest_collection_finish() -> None:
@@ -229,7 +229,7 @@ def forked() -> Callable[..., multiprocessing.process.BaseProcess]:
     It is forked from a process that has nothing but imported what takes seconds to import.
     """
     quick = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-    context = multiprocessing.get_context("forkserver" if quick else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if quick else "spawn")
     if quick:
         context.set_forkserver_preload(["rscd.pipeline.maps", "rscd.training.run"])
 
@@ -272,7 +272,7 @@ def in_qgis(pyqgis: str, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(autouse=True)
-def fresh_logger():
+def fresh_logger() -> Iterator[None]:
     """The command line sets the level of the package's logger for its process."""
     yield
     logger = logging.getLogger("rscd")
@@ -281,7 +281,7 @@ def fresh_logger():
 
 
 @pytest.fixture(scope="session")
-def buildings(tmp_path_factory) -> Path:
+def buildings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights that ship with rscd, to be run with a small halo: ten times fewer pixels."""
     from rscd.inference.shipped import shipped_path
     from rscd.inference.weights import read_card, read_tensors, write_weights
@@ -294,7 +294,7 @@ def buildings(tmp_path_factory) -> Path:
 # Vision-language models of a few thousand random parameters, saved as the published ones are.
 
 
-def tiny_tokenizer(max_length: int):
+def tiny_tokenizer(max_length: int) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -305,7 +305,7 @@ def tiny_tokenizer(max_length: int):
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=max_length)
 
 
-def _text(tokenizer, length: int, **more):
+def _text(tokenizer: Any, length: int, **more: Any) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -402,18 +402,18 @@ def make_clipseg(folder: Path, size: int = 64) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sam3_folder(tmp_path_factory) -> Path:
+def sam3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     return make_sam3(tmp_path_factory.mktemp("sam3"))
 
 
 @pytest.fixture(scope="session")
-def litetext_folder(tmp_path_factory) -> Path:
+def litetext_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     return make_sam3(tmp_path_factory.mktemp("litetext"), lite=True)
 
 
 @pytest.fixture(scope="session")
-def clipseg_folder(tmp_path_factory) -> Path:
+def clipseg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     return make_clipseg(tmp_path_factory.mktemp("clipseg"))

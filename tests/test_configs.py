@@ -2,8 +2,10 @@
 
 import copy
 import inspect
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,16 +22,16 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SMALLER = {"simsac": "scene-compact"}
 
 
-class Noise(Dataset):
+class Noise(Dataset[dict[str, Any]]):
     """Stands in for scenes of more bands than towns have."""
 
     def __init__(self, bands: int, patch_size: int) -> None:
         self.shape = (bands, patch_size, patch_size)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 2
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         random = torch.Generator().manual_seed(index)
         image = torch.rand(2, *self.shape, generator=random) * 10_000
         return {"image": image, "mask": torch.randint(2, (1, *self.shape[1:]), generator=random)}
@@ -41,12 +43,12 @@ class Standing(Noise):
     def __init__(self, patch_size: int) -> None:
         super().__init__(3, patch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)
         return sample | {"standing": sample["mask"].expand(2, -1, -1).clone()}
 
 
-def trainings():
+def trainings() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every training of every file by name, chains stage by stage."""
     for path in CONFIGS:
         if not is_chain(path):
@@ -54,30 +56,30 @@ def trainings():
             continue
         for stage in read_chain(path):
             if stage.command == "train":
-                yield f"{path.stem}-{stage.name}", copy.deepcopy(stage.settings)
+                yield f"{path.stem}-{stage.name}", copy.deepcopy(dict(stage.settings))
     head = ["--set.variant", "unimatch", "--set.network", "siamese-deeplab"]
     other = read_chain(CONFIGS[0].with_name("diffmatch.yaml"), head)[0]
-    yield "diffmatch-deeplab", copy.deepcopy(other.settings)
+    yield "diffmatch-deeplab", copy.deepcopy(dict(other.settings))
 
 
-def by_path(class_path):
+def by_path(class_path: str) -> Callable[..., Any]:
     module, _, name = class_path.rpartition(".")
     return getattr(import_module(module), name)
 
 
-def datasets_of(config):
+def datasets_of(config: dict[str, Any]) -> Iterator[Any]:
     """All datasets of all streams, joined ones one by one."""
     for stream in config["data"]["streams"].values():
         yield from stream.get("datasets", [stream])
 
 
-def without_weights(method_args):
+def without_weights(method_args: dict[str, Any]) -> None:
     """Nothing is downloaded in a test."""
     if "weights" in method_args["network_args"]:
         method_args["network_args"]["weights"] = None
 
 
-def smaller(method_args):
+def smaller(method_args: dict[str, Any]) -> None:
     """A network that is quick to train in place of one of seconds per step."""
     method_args["network"] = SMALLER.get(method_args["network"], method_args["network"])
     args = method_args["network_args"]
@@ -90,7 +92,7 @@ def smaller(method_args):
         args["batch_norm"] = "normal"
 
 
-def on_stand_ins(config):
+def on_stand_ins(config: dict[str, Any]) -> dict[str, Any]:
     """The same training on tiny synthetic data."""
     config = copy.deepcopy(config)
     config["trainer"]["default_root_dir"] = "run"
@@ -129,12 +131,12 @@ def on_stand_ins(config):
     return config
 
 
-def of_reviews(config):
+def of_reviews(config: dict[str, Any]) -> bool:
     """Whether a training learns from a reviewed layer, as `tests/training/test_review.py` does."""
     return any("review" in s for d in datasets_of(config) for s in d["init_args"].get("scenes", []))
 
 
-def different_trainings():
+def different_trainings() -> Iterator[Any]:
     """One of those that differ in nothing but their data and how long they run."""
     known = []
     for name, config in trainings():
@@ -148,7 +150,7 @@ def different_trainings():
 
 
 @pytest.mark.parametrize("config", [pytest.param(c, id=name) for name, c in trainings()])
-def test_trainer_and_streams_know_their_arguments(config):
+def test_trainer_and_streams_know_their_arguments(config: dict[str, Any]) -> None:
     assert set(config["trainer"]) <= set(inspect.signature(Trainer.__init__).parameters)
     for stream in datasets_of(config):
         known = inspect.signature(by_path(stream["class_path"])).parameters
@@ -156,7 +158,7 @@ def test_trainer_and_streams_know_their_arguments(config):
 
 
 @pytest.mark.parametrize("config", [pytest.param(c, id=name) for name, c in trainings()])
-def test_the_method_can_be_built(config):
+def test_the_method_can_be_built(config: dict[str, Any]) -> None:
     """In full size, but without memory for the weights."""
     model = config["model"]
     without_weights(model["method_args"])
@@ -174,7 +176,7 @@ def test_the_method_can_be_built(config):
     # how lightning 2.6 calls jsonargparse 4.50
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
 )
-def test_one_step(config, tmp_path, monkeypatch):
+def test_one_step(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("run.yaml").write_text(yaml.safe_dump(config))
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
@@ -186,8 +188,10 @@ def test_one_step(config, tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.parametrize("path", list(filter(is_chain, CONFIGS)), ids=lambda path: path.stem)
-def test_commands_of_chains_parse(path, tmp_path):
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if is_chain(path)], ids=lambda path: path.stem
+)
+def test_commands_of_chains_parse(path: Path, tmp_path: Path) -> None:
     for stage in read_chain(path, ["--folder", str(tmp_path)]):
         stage.folder.mkdir()
         args, rest = build_parser().parse_known_args(arguments(stage))
@@ -196,7 +200,7 @@ def test_commands_of_chains_parse(path, tmp_path):
 
 @pytest.mark.parametrize("data", ["levir", "whu"])
 @pytest.mark.parametrize("share", [10, 20, 40])
-def test_diffmatch_takes_another_share_of_the_masks(data, share):
+def test_diffmatch_takes_another_share_of_the_masks(data: str, share: int) -> None:
     path = CONFIGS[0].with_name("diffmatch.yaml")
     train_stage, test = read_chain(path, ["--set.share", str(share), "--set.data", data])
     root, streams = f"data/{data}256", train_stage.settings["data"]["streams"]

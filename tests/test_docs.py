@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def _commands(program: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("page", "line"), _commands("rscd "))
-def test_commands_parse(page, line):
+def test_commands_parse(page: str, line: str) -> None:
     command = shlex.split(line, comments=True)[1:]
     args, rest = build_parser().parse_known_args(command)
     assert not rest or args.takes_rest
@@ -97,14 +97,14 @@ def test_options_in_running_text_are_known(page: str) -> None:
         ),
     ],
 )
-def test_benchmarks_know_their_options(page, line):
+def test_benchmarks_know_their_options(page: str, line: str) -> None:
     script, *given = shlex.split(line[line.index("benchmarks/") :], comments=True)
     source = (ROOT / script).read_text(encoding="utf-8")
     assert all(f'"{word}"' in source for word in given if word.startswith("--"))
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_linked_files_are_there(page):
+def test_linked_files_are_there(page: str) -> None:
     here = (ROOT / page).parent
     links = re.findall(r"\]\(([^)]+)\)", PAGES[page])
     for link in [link for link in links if "://" not in link]:
@@ -118,33 +118,33 @@ def test_linked_files_are_there(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_files_named_are_there(page):
+def test_files_named_are_there(page: str) -> None:
     named = re.findall(r"`((?:rscd|configs|benchmarks|tests)/[\w/]+\.(?:py|yaml))", PAGES[page])
     assert not [name for name in named if not (ROOT / name).is_file()]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_python_names_are_there(page):
+def test_python_names_are_there(page: str) -> None:
     for dotted in re.findall(r"`rscd\.([A-Za-z_.]+)", PAGES[page]):
-        found, *rest = import_module("rscd"), *dotted.rstrip(".").split(".")
-        for name in rest:
+        found: Any = import_module("rscd")
+        for name in dotted.rstrip(".").split("."):
             if not hasattr(found, name):
                 import_module(f"{found.__name__}.{name}")
             found = getattr(found, name)
 
 
-def test_make_targets_are_there():
+def test_make_targets_are_there() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", PAGES["README.md"], re.MULTILINE):
         assert f"\n{target}:" in makefile
 
 
-def test_every_benchmark_is_listed():
+def test_every_benchmark_is_listed() -> None:
     text = PAGES["benchmarks/README.md"]
     assert not [path.name for path in BENCHMARKS.glob("*.py") if f"`{path.name}`" not in text]
 
 
-def test_networks_measured_are_there():
+def test_networks_measured_are_there() -> None:
     rows = PAGES["docs/results.md"].partition("## Networks")[2].partition("\n## ")[0]
     names = re.findall(r"^\| ([\w-]+)(?: \([\w-]+\))?(?: / ([\w-]+))? \| [\d.]", rows, re.MULTILINE)
     found = {name for pair in names for name in pair if name}
@@ -157,7 +157,7 @@ MASKS = {
     "CAM": "masks of the CAM baseline",
     "supervised": "true masks",
 }
-LADDERS = {
+LADDERS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "kdmsi": lambda line: (
         line.get("maps") or MASKS[line["detector"]],
         f"{line['iou']:.3f}",
@@ -179,7 +179,7 @@ LADDERS = {
 
 
 @pytest.mark.parametrize("name", LADDERS)
-def test_tables_say_what_the_ladders_measured(name):
+def test_tables_say_what_the_ladders_measured(name: str) -> None:
     measured: dict[str, list[str]] = {}
     for text in (ROOT / "docs/ladders" / f"{name}.jsonl").read_text("utf-8").splitlines():
         row, value = LADDERS[name](json.loads(text))

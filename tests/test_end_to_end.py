@@ -1,6 +1,8 @@
 """From a folder of pairs to polygons, through the commands a user types."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     towns = TownPairs(length=6, patch_size=64, seed=3, change_share=0.8)
     for i in range(6):
         sample, part = towns[i], "train" if i < 4 else "val"
@@ -34,8 +36,10 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def test_train_export_predict_evaluate(folder, tmp_path, capsys):
-    def stream(split):
+def test_train_export_predict_evaluate(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stream(split: str) -> dict[str, Any]:
         args = {"root": str(folder), "split": split}
         return {"class_path": "rscd.data.folder.PairFolder", "init_args": args}
 

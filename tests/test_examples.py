@@ -352,7 +352,7 @@ def _item(name: str, file: str, number: int) -> dict[str, Any]:
 TINY = {"network": "tiny"}
 CAM = {"encoder": "tu-test_resnet", "output_stride": 16, "combination": "cat"}
 FLOW = {"network": "scene-compact", "network_args": {"low_size": 64}}
-CHECKPOINTS = {
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any], int]] = {
     "supervised": ("supervised", TINY, 16),
     "kd": ("kdmsi", {"network": "cam", "network_args": CAM, "teacher": "abs"}, 16),
     "scene": ("scene", FLOW, 0),

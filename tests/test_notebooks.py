@@ -1,5 +1,7 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -23,7 +25,7 @@ SHORTER = {
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One kernel, which imports torch once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", os.fspath(tmp_path_factory.mktemp("ipython")))
@@ -33,7 +35,7 @@ def client(tmp_path_factory):
         client.execute()  # ends the kernel
 
 
-def shown_by(notebook):
+def shown_by(notebook: Any) -> list[set[str]]:
     """Kinds of outputs cell by cell, without warnings."""
     return [
         {out["output_type"] for out in cell.get("outputs", []) if out.get("name") != "stderr"}
@@ -43,7 +45,9 @@ def shown_by(notebook):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_shows_what_it_was_committed_with(path, tmp_path_factory, client):
+def test_notebook_runs_and_shows_what_it_was_committed_with(
+    path: Path, tmp_path_factory: pytest.TempPathFactory, client: Any
+) -> None:
     """A notebook is committed without outputs, or with all of them, at a modest size."""
     notebook = nbformat.read(path, as_version=4)
     kept = shown_by(notebook)

@@ -19,13 +19,15 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(sys.argv[1])
 HEAD_BYTES = 1 << 14
-log: list[tuple] = []
+log: list[tuple[Any, ...]] = []
 asked: dict[str, int] = {}
 lock = threading.Lock()
 
@@ -33,7 +35,7 @@ lock = threading.Lock()
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         if self.path == "/log":
             with lock:
                 body = json.dumps(log).encode()
@@ -52,7 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def do_PUT(self):
+    def do_PUT(self) -> None:
         mode, _, file = self.parts()
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if mode == "deny":
@@ -61,12 +63,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             file.write_bytes(body)
             self.answer(201)
 
-    def parts(self):
+    def parts(self) -> tuple[str, int, Path]:
         _, mode, name = unquote(urlsplit(self.path).path).split("/", 2)
-        kind, number = re.fullmatch(r"(\d+|[a-z]+)(\d*)", mode).groups()
+        known = re.fullmatch(r"(\d+|[a-z]+)(\d*)", mode)
+        assert known is not None, mode
+        kind, number = known.groups()
         return kind, int(number or 10**6), ROOT / name
 
-    def serve(self, mode, number, file):
+    def serve(self, mode: str, number: int, file: Path) -> None:
         stat = file.stat()
         size = stat.st_size
         about = {"ETag": f'"{stat.st_mtime_ns:x}-{size:x}"'}
@@ -83,12 +87,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         cut = mode == "cut" and stop > HEAD_BYTES and self.among_first(number)
         self.answer(206, file.read_bytes()[start:stop], about, cut=cut)
 
-    def among_first(self, number):
+    def among_first(self, number: int) -> bool:
         with lock:
             asked[self.path] = asked.get(self.path, 0) + 1
             return asked[self.path] <= number
 
-    def answer(self, status, body=b"", headers=None, *, cut=False, logged=True):
+    def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        cut: bool = False,
+        logged: bool = True,
+    ) -> None:
         sent = b"" if self.command == "HEAD" else body[: len(body) // 2] if cut else body
         if logged:
             line = (self.command, self.path, self.headers["Range"], status, len(sent))
@@ -103,14 +115,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(sent)
         self.close_connection |= cut
 
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         pass
 
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *args):
+    def handle_error(self, *args: Any) -> None:
         """Clients that go away are no news."""
 
 

@@ -63,7 +63,7 @@ STYLES: list[OwnStyle] = []
 class Base(QgsProcessingAlgorithm):
     """What the commands have in common."""
 
-    ok = (0,)
+    ok: tuple[int, ...] = (0,)
     """Exit codes that are an answer."""
     bars = True
 

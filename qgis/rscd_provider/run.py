@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import Any
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BAR = re.compile(r"^(\S.*?)\s+[━╸╺╶╴\-\s]*\s(\d+)/(\d+)\s+\S+\s+\d+:\d\d:\d\d ETA")
@@ -70,7 +70,7 @@ def read_line(text: str) -> Bar | str | None:
     return plain if plain.strip() else None
 
 
-def pieces(stream: IO[bytes]) -> Iterator[str]:
+def pieces(stream: Any) -> Iterator[str]:
     """What stands between line feeds and carriage returns, as soon as it is there."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     rest = ""
@@ -99,11 +99,13 @@ def run(
     out: list[bytes] = []
 
     def listen() -> None:
+        assert process.stderr is not None
         with process.stderr as stream:
             for piece in pieces(stream):
                 said.put(piece)
 
     def keep() -> None:
+        assert process.stdout is not None
         with process.stdout as stream:
             out.append(stream.read())
 
@@ -139,7 +141,7 @@ def _started(
         stderr=subprocess.PIPE,
         env=dict(env),
         start_new_session=not WINDOWS,
-        creationflags=subprocess.CREATE_NO_WINDOW if WINDOWS else 0,
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows alone knows it
     )
 
 

@@ -230,7 +230,7 @@ def pad_to_multiple(image: Tensor) -> Tensor:
     if not right and not below:
         return image
     padded = F.pad(image.flatten(0, 1), (0, right, 0, below), mode="replicate")
-    return padded.unflatten(0, (-1, 2))  # type: ignore[no-any-return,no-untyped-call]
+    return padded.unflatten(0, (-1, 2))  # type: ignore[no-any-return]
 
 
 def load_scene_weights(network: SceneNetwork, path: str) -> None:

@@ -36,7 +36,7 @@ class Settings:
     size: int = 1
 
 
-def test_values_become_what_they_are_for():
+def test_values_become_what_they_are_for() -> None:
     found = fitted(takes, {"sizes": [1, 2], "scale": [1, 3], "weights": {"a": "1e-3"}}, "x")
     assert found == {"sizes": [1, 2], "scale": (1.0, 3.0), "weights": {"a": 0.001}}
 
@@ -57,13 +57,13 @@ def test_values_become_what_they_are_for():
         ({3: 4}, "found 3"),
     ],
 )
-def test_what_does_not_fit_is_one_line(given, message):
+def test_what_does_not_fit_is_one_line(given: dict[Any, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         fitted(takes, given, "x", without=("step",))
     assert "\n" not in str(error.value)
 
 
-def test_classes_hand_on_what_their_parents_take():
+def test_classes_hand_on_what_their_parents_take() -> None:
     assert fitted(Child, {"more": True, "lr": 1}, "x") == {"more": True, "lr": 1.0}
     with pytest.raises(UsageError, match="expected more, lr, name, found self"):
         fitted(Child, {"self": 1}, "x")

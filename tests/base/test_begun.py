@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -10,15 +11,15 @@ from rscd.base.begun import Begun
 from rscd.base.errors import OutputError, UsageError
 
 
-def begun(folder, *, command="a"):
+def begun(folder: Path, *, command: str = "a") -> Begun:
     return Begun((folder / "a.txt", folder / "b.txt"), {"command": command})
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-def test_a_command_that_ends_leaves_no_note_behind(tmp_path):
+def test_a_command_that_ends_leaves_no_note_behind(tmp_path: Path) -> None:
     with begun(tmp_path).noted():
         assert begun(tmp_path).before
         (tmp_path / "a.txt").write_text("1")
@@ -28,8 +29,8 @@ def test_a_command_that_ends_leaves_no_note_behind(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
-def test_what_a_command_began_is_its_own_alone(tmp_path, error):
-    def begin():
+def test_what_a_command_began_is_its_own_alone(tmp_path: Path, error: BaseException) -> None:
+    def begin() -> None:
         (tmp_path / "a.txt").write_text("1")
         raise error
 
@@ -46,7 +47,7 @@ def test_what_a_command_began_is_its_own_alone(tmp_path, error):
     assert contents(tmp_path) == {"a.txt": "1", "b.txt": "2"}
 
 
-def test_a_command_that_wrote_nothing_leaves_no_note(tmp_path):
+def test_a_command_that_wrote_nothing_leaves_no_note(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("somebody's")
     with pytest.raises(UsageError, match="wrong"), begun(tmp_path).noted():
         raise UsageError("wrong")
@@ -54,7 +55,7 @@ def test_a_command_that_wrote_nothing_leaves_no_note(tmp_path):
     assert not begun(tmp_path).before
 
 
-def test_a_note_that_cannot_be_written_is_one_clear_line(tmp_path):
+def test_a_note_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OutputError, match=r"expected to write .*a\.txt"),
@@ -63,11 +64,13 @@ def test_a_note_that_cannot_be_written_is_one_clear_line(tmp_path):
         raise AssertionError
 
 
-def test_ctrl_c_while_the_note_goes_is_too_late(tmp_path, monkeypatch):
+def test_ctrl_c_while_the_note_goes_is_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All files are written; without the note the same command would find them in its way."""
     begun = Begun((tmp_path / "a", tmp_path / "b"), ["a command"])
 
-    def interrupted(path):
+    def interrupted(path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         path.unlink()
 

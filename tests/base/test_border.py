@@ -10,6 +10,7 @@ import re
 import tarfile
 import threading
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -134,15 +135,15 @@ def test_vectors_and_weights_are_told_alike(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server():
+def server() -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
+        def do_GET(self) -> None:
             self.send_response(int(self.path.split("/")[1]))
             self.end_headers()
 
         do_HEAD = do_GET
 
-        def log_message(self, *args):
+        def log_message(self, *args: str) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
@@ -155,7 +156,9 @@ def server():
     ("code", "said"),
     [(404, "no such file"), (403, "refuses access"), (401, "refuses access"), (500, "try again")],
 )
-def test_answers_of_a_server(server: str, code: int, said: str, monkeypatch) -> None:
+def test_answers_of_a_server(
+    server: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     told = refusal(f"{server}/{code}/a.tif")
     assert said in told
@@ -180,7 +183,7 @@ def test_a_server_that_is_not_there() -> None:
     assert "found no connection to the server" in refusal("http://127.0.0.1:1/a.tif")
 
 
-def test_names_that_no_library_takes(tmp_path: Path, write_tif) -> None:
+def test_names_that_no_library_takes(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     good = write_tif(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint8))
     odd = os.fsencode(tmp_path) + b"/s\xfcd.tif"
     Path(os.fsdecode(odd)).write_bytes(good.read_bytes())
@@ -191,7 +194,7 @@ def test_names_that_no_library_takes(tmp_path: Path, write_tif) -> None:
 
 
 @pytest.mark.linux
-def test_too_many_open_files_are_no_damage(tmp_path: Path, write_tif) -> None:
+def test_too_many_open_files_are_no_damage(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     import resource
 
     path = write_tif(tmp_path / "a.tif", np.ones((1, 8, 8), np.uint8))
@@ -235,7 +238,7 @@ def test_errors_of_rscd_and_of_memory_pass() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_one_line(tmp_path_factory, content: bytes) -> None:
+def test_any_bytes_are_one_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(content)
     told = found_in(path, OSError(errno.EIO, "bad"), "copy it again")

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyogrio.errors
@@ -25,12 +26,12 @@ from rscd.base.files import (
 )
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture
-def old(tmp_path):
+def old(tmp_path: Path) -> Path:
     """A file with all that may lie beside it, and a neighbour that has nothing to do with it."""
     for suffix in ("", *SIDECARS):
         (tmp_path / f"a.tif{suffix}").write_text(f"old {suffix}")
@@ -38,17 +39,17 @@ def old(tmp_path):
     return tmp_path / "a.tif"
 
 
-def test_sidecars_go_with_the_file_they_belong_to(old):
+def test_sidecars_go_with_the_file_they_belong_to(old: Path) -> None:
     with appearing(old) as part:
         part.write_text("new")
     assert contents(old.parent) == {"a.tif": "new", "a.tiff.aux.xml": "another's"}
     assert sidecars(old) == []
 
 
-def test_a_failure_leaves_everything_as_it_was(old):
+def test_a_failure_leaves_everything_as_it_was(old: Path) -> None:
     before = contents(old.parent)
 
-    def fail(part):
+    def fail(part: Path) -> None:
         part.write_text("half")
         raise ZeroDivisionError
 
@@ -58,7 +59,9 @@ def test_a_failure_leaves_everything_as_it_was(old):
 
 
 @pytest.mark.parametrize("failing", range(len(SIDECARS) + 3))
-def test_a_rename_that_fails_leaves_everything_as_it_was(old, tmp_path, monkeypatch, failing):
+def test_a_rename_that_fails_leaves_everything_as_it_was(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
     """Companions and sidecars are put back, whichever step it is."""
     (tmp_path / "a.qml").write_text("old style")
     made = tmp_path / "made"
@@ -68,7 +71,7 @@ def test_a_rename_that_fails_leaves_everything_as_it_was(old, tmp_path, monkeypa
     before = contents(tmp_path)
     replace, calls = type(old).replace, []
 
-    def fails_once(path, goal):
+    def fails_once(path: Path, goal: Path) -> Path:
         calls.append(path)
         if len(calls) == failing + 1:
             raise OSError(5, "Input/output error")
@@ -94,7 +97,7 @@ def test_a_rename_that_fails_leaves_everything_as_it_was(old, tmp_path, monkeypa
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_errors_of_libraries_are_one_clear_line(tmp_path, error):
+def test_errors_of_libraries_are_one_clear_line(tmp_path: Path, error: Any) -> None:
     with (
         pytest.raises(
             OutputError, match=r"^expected to write .*a\.tif, found: .+; choose a"
@@ -109,13 +112,13 @@ def test_errors_of_libraries_are_one_clear_line(tmp_path, error):
 @pytest.mark.parametrize(
     "error", [UsageError("x"), DataError("x"), OutputError("x"), ValueError("x"), KeyError("x")]
 )
-def test_other_errors_stay_what_they_are(tmp_path, error):
+def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error)) as met, writing(tmp_path / "a.tif"):
         raise error
     assert met.value is error
 
 
-def test_what_reads_otherwise_is_an_error(tmp_path, monkeypatch):
+def test_what_reads_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.bin"
     write_bytes(path, b"abc")
     require_as_written(path.read_bytes() == b"abc", "it")
@@ -125,7 +128,9 @@ def test_what_reads_otherwise_is_an_error(tmp_path, monkeypatch):
         write_bytes(path, b"abc")
 
 
-def test_text_that_reads_otherwise_leaves_the_old_one(tmp_path, monkeypatch):
+def test_text_that_reads_otherwise_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
     write_whole(path, "old")
     written = type(path).write_bytes
@@ -136,8 +141,10 @@ def test_text_that_reads_otherwise_leaves_the_old_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("refused", [(), ("symlink",), ("symlink", "link")])
-def test_a_second_name_where_not_everything_is_allowed(tmp_path, monkeypatch, refused):
-    def not_allowed(*_, **__):
+def test_a_second_name_where_not_everything_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...]
+) -> None:
+    def not_allowed(*_: Path, **__: Any) -> None:
         raise OSError("a required privilege is not held by the client")
 
     if "symlink" in refused:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ print(kept, (faults() - start) * resource.getpagesize() // (40 << 20))
 """
 
 
-def run(how, **settings):
+def run(how: str, **settings: Any) -> tuple[str, int]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
     line = [sys.executable, "-c", CODE, how]
     done = subprocess.run(line, env=env | settings, capture_output=True, text=True, check=True)
@@ -35,13 +36,13 @@ def run(how, **settings):
     reason="the C library is not glibc",
 )
 class TestGlibc:
-    def test_blocks_are_faulted_in_once(self):
+    def test_blocks_are_faulted_in_once(self) -> None:
         assert run("keep") == ("True", 0)
         kept, blocks = run("leave")
         assert kept == "None"
         assert blocks >= 9, "without it each block costs its pages again"
 
     @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
-    def test_settings_of_the_user_stand(self, name):
+    def test_settings_of_the_user_stand(self, name: str) -> None:
         value = "2" if name.startswith("MALLOC") else "glibc.malloc.arena_max=2"
         assert run("keep", **{name: value})[0] == "False"

@@ -4,13 +4,16 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rscd.base.errors import DataError, OutputError, RscdError, SceneError
 from rscd.base.redact import mark, redacted, redacted_data
@@ -31,7 +34,9 @@ FORMS = (
 
 
 @given(WORD, WORD, WORD, st.sampled_from(FORMS), st.sampled_from(["https", "s3", "ftp", "abfs"]))
-def test_no_form_of_a_link_keeps_a_secret(user, password, token, form, scheme):
+def test_no_form_of_a_link_keeps_a_secret(
+    user: str, password: str, token: str, form: str, scheme: str
+) -> None:
     user, password, token = f"u{user}u", f"p{password}p", f"t{token}t"
     url = f"{scheme}://{user}:{password}@host/a/b.tif?sv=2022&sig={token}&x=1#{token}"
     text = form.format(url=url, quoted=quote(url, safe=""))
@@ -53,30 +58,30 @@ def test_no_form_of_a_link_keeps_a_secret(user, password, token, form, scheme):
         ("C:\\pictures\\a.tif", "C:\\pictures\\a.tif"),
     ],
 )
-def test_examples(given, expected):
+def test_examples(given: str, expected: str) -> None:
     assert redacted(given) == expected
 
 
 @given(st.text(st.characters(exclude_characters=":%", exclude_categories=["Cs"])))
-def test_local_paths_stay(path):
+def test_local_paths_stay(path: str) -> None:
     assert redacted(f"/data/{path}") == f"/data/{path}" or "/vsi" in path
 
 
-def test_links_that_look_alike_are_told_apart():
+def test_links_that_look_alike_are_told_apart() -> None:
     first, second = (f"http://h/a.tif?id={number}" for number in (1, 2))
     assert redacted(first) == redacted(second)
     assert mark(first) != mark(second)
     assert mark("/data/a.tif?") == ""
 
 
-def test_data_of_any_depth():
+def test_data_of_any_depth() -> None:
     link = "http://joe:pw@h/a.tif?sig=S"
     found = redacted_data({"a": [{"b": (link, 1, None)}], link: link})
     assert found == {"a": [{"b": ("http://h/a.tif", 1, None)}], "http://h/a.tif": "http://h/a.tif"}
 
 
 @pytest.mark.parametrize("kind", [RscdError, SceneError, DataError, OutputError])
-def test_errors_hold_none(kind):
+def test_errors_hold_none(kind: Callable[..., Any]) -> None:
     error = kind("found damage in http://joe:pw@h/a.tif?sig=S; copy it")
     assert str(error) == "found damage in http://h/a.tif; copy it"
 
@@ -112,7 +117,7 @@ it while it keeps other threads of this one from running."""
 
 
 @pytest.fixture
-def host(tmp_path):
+def host(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder = tmp_path / "served"
     folder.mkdir()
     command = [sys.executable, "-c", SERVER, str(folder)]
@@ -122,7 +127,13 @@ def host(tmp_path):
         server.kill()
 
 
-def test_no_output_and_no_message_holds_one(host, tmp_path, write_tif, town_pair, capsys):
+def test_no_output_and_no_message_holds_one(
+    host: tuple[Path, str],
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    town_pair: tuple[NDArray[Any], NDArray[Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder, name = host
     for date, image in zip(("t1", "t2"), town_pair, strict=True):
         write_tif(folder / f"{date}.tif", image)
@@ -157,7 +168,9 @@ def test_no_output_and_no_message_holds_one(host, tmp_path, write_tif, town_pair
         assert told["t1"]["path"] == f"http://{name}/t1.tif"
 
 
-def test_failures_and_logs_hold_none(host, capsys):
+def test_failures_and_logs_hold_none(
+    host: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, name = host
     missing = f"http://joe:PASSW0RD@{name}/none.tif?sig=T0PSECRET"
     assert main(["predict", missing, missing, "-o", "never.tif"]) == 1
@@ -170,7 +183,7 @@ def test_failures_and_logs_hold_none(host, capsys):
 
 
 @pytest.fixture
-def town_pair():
+def town_pair() -> tuple[NDArray[Any], NDArray[Any]]:
     rng = np.random.default_rng(0)
     first = rng.integers(20, 200, (3, 48, 64)).astype(np.uint8)
     second = first.copy()

@@ -1,6 +1,9 @@
 """Commands that write several files and stop between them: the same command may go on."""
 
 import errno
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import geopandas
 import pytest
@@ -10,13 +13,14 @@ import rscd.evaluation.sheet
 import rscd.export.vector
 import rscd.pipeline.objects
 import rscd.synthetic.sample
+from rscd.base.files import place
 from rscd.cli import main
 
 SIZE = ("--size", "64,64", "--seed", "3")
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory):
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("town")
     assert main(["sample", "-o", str(folder), *SIZE, "-q"]) == 0
     return folder
@@ -26,16 +30,16 @@ FOOTPRINTS = ["buildings_t1.geojson", "buildings_t2.geojson"]
 SCENES = ["scene_t1.tif", "scene_t2.tif"]
 
 
-def line(town, names, folder, more):
+def line(town: Path, names: list[str], folder: Path, more: list[Any]) -> list[str]:
     outputs = ["-o", str(folder / "e.gpkg"), "-o", str(folder / "e.geojson")]
     return ["events", *(str(town / name) for name in names), *outputs, *more, "-q"]
 
 
-def failing_at(monkeypatch, module, name, last):
+def failing_at(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, last: str) -> None:
     """The function as it is, but that the disk is full when it is to write a file so named."""
     write = getattr(module, name)
 
-    def full(*args, **keywords):
+    def full(*args: Any, **keywords: Any) -> None:
         # rehearsals write elsewhere
         if any(getattr(arg, "name", "") == last and arg.parent.name == "out" for arg in args):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -44,7 +48,7 @@ def failing_at(monkeypatch, module, name, last):
     monkeypatch.setattr(module, name, full)
 
 
-def names(folder):
+def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -66,8 +70,15 @@ def names(folder):
     ],
 )
 def test_a_disk_that_was_full_for_the_second_file(
-    town, tmp_path, monkeypatch, capsys, names_of, more, module, others
-):
+    town: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    names_of: list[str],
+    more: list[Any],
+    module: ModuleType,
+    others: list[list[str]],
+) -> None:
     (out := tmp_path / "out").mkdir()
     argv = line(town, names_of, out, more)
     with monkeypatch.context() as patch:
@@ -86,7 +97,9 @@ def test_a_disk_that_was_full_for_the_second_file(
     assert main(argv) == 1, "finished now"
 
 
-def test_an_evaluation_that_stops_between_its_files(town, tmp_path, monkeypatch, capsys):
+def test_an_evaluation_that_stops_between_its_files(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (out := tmp_path / "out").mkdir()
     prob = town / "p.tif"
     with rasterio.open(town / "truth_mask.tif") as source:
@@ -108,12 +121,13 @@ def test_an_evaluation_that_stops_between_its_files(town, tmp_path, monkeypatch,
     assert "already there" in capsys.readouterr().err
 
 
-def test_a_sample_killed_after_its_last_file_is_there(town, tmp_path, monkeypatch, capsys):
+def test_a_sample_killed_after_its_last_file_is_there(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "out"
     argv = ["sample", "-o", str(folder), *SIZE, "-q"]
-    place = rscd.synthetic.sample.place
 
-    def killed(*args):
+    def killed(*args: Any) -> None:
         place(*args)
         raise KeyboardInterrupt
 

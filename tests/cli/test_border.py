@@ -1,5 +1,6 @@
 """No command ends in a traceback, whatever its input holds; half of a file never stays."""
 
+import argparse
 import json
 import os
 import random
@@ -8,17 +9,21 @@ import sqlite3
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 
 import rscd.cli
 from rscd.base.errors import DataError
 from rscd.base.types import CARD_KEY
 from rscd.cli import main
 from rscd.geo.changemap import RawRaster
+from rscd.geo.tiles import Box
 from rscd.inference.shipped import shipped_path
 
 FAULT = "this is a bug in rscd"
@@ -26,7 +31,7 @@ SIDE = 48
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory, write_tif) -> list[str]:
+def scene(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]) -> list[str]:
     folder = tmp_path_factory.mktemp("scene")
     rng = np.random.default_rng(0)
     t1 = rng.integers(20, 200, (3, SIDE, SIDE), np.uint8)
@@ -56,7 +61,7 @@ def damaged(raw: bytes, rng: random.Random, start: int = 0, stop: int | None = N
     return bytes(found) if rng.random() < 0.9 else bytes(found[: rng.randrange(len(found) + 1)])
 
 
-def survives(args: list[str], capfd) -> int:
+def survives(args: list[str], capfd: pytest.CaptureFixture[str]) -> int:
     """Run a command; it must say what is wrong in its own words, and leave no half file."""
     out = Path(args[args.index("-o") + 1])
     out.unlink(missing_ok=True)
@@ -69,7 +74,9 @@ def survives(args: list[str], capfd) -> int:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_damaged_rasters(scene, tmp_path, capfd, seed) -> None:
+def test_damaged_rasters(
+    scene: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], seed: int
+) -> None:
     rng = random.Random(seed)
     raw = Path(scene[1]).read_bytes()
     (directory,) = struct.unpack("<I", raw[4:8])
@@ -79,7 +86,9 @@ def test_damaged_rasters(scene, tmp_path, capfd, seed) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_vrts_with_bytes_that_are_no_text(scene, tmp_path, capfd, seed) -> None:
+def test_vrts_with_bytes_that_are_no_text(
+    scene: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], seed: int
+) -> None:
     rng = random.Random(seed)
     vrt = tmp_path / "x.vrt"
     band = "".join(
@@ -99,7 +108,9 @@ def test_vrts_with_bytes_that_are_no_text(scene, tmp_path, capfd, seed) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_damaged_cards_and_weights(scene, tmp_path, capfd, seed) -> None:
+def test_damaged_cards_and_weights(
+    scene: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], seed: int
+) -> None:
     rng = random.Random(seed)
     raw = shipped_path().read_bytes()
     (length,) = struct.unpack("<Q", raw[:8])
@@ -117,12 +128,13 @@ def test_damaged_cards_and_weights(scene, tmp_path, capfd, seed) -> None:
 
 
 @pytest.fixture(scope="module")
-def interrupted(scene, tmp_path_factory) -> tuple[Path, bytes]:
+def interrupted(scene: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """Work folder of a run that was stopped, and what the whole run writes."""
     folder = tmp_path_factory.mktemp("interrupted")
-    write, written = RawRaster.write, []
+    write = RawRaster.write
+    written: list[Box] = []
 
-    def failing(raster, box, values):
+    def failing(raster: RawRaster, box: Box, values: NDArray[Any]) -> None:
         if raster.path.name == "prob.img" and raster.shape_hw != (1, 1):
             if len(written) == 5:
                 raise KeyboardInterrupt
@@ -142,7 +154,12 @@ def interrupted(scene, tmp_path_factory) -> tuple[Path, bytes]:
 @pytest.mark.parametrize("name", ["done", "tile_size", "claim.json", "prob.hdr", "prob.img size"])
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_notes_of_a_run_change_nothing_in_its_result(
-    scene, interrupted, tmp_path, capfd, name, seed
+    scene: list[str],
+    interrupted: tuple[Path, bytes],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    name: str,
+    seed: int,
 ) -> None:
     kept, whole = interrupted
     work = tmp_path / ".c.tif.rscd"
@@ -155,7 +172,12 @@ def test_damaged_notes_of_a_run_change_nothing_in_its_result(
     assert not work.exists()
 
 
-def test_every_bit_of_the_list_of_tiles_counts(scene, interrupted, tmp_path, capfd) -> None:
+def test_every_bit_of_the_list_of_tiles_counts(
+    scene: list[str],
+    interrupted: tuple[Path, bytes],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     kept, whole = interrupted
     raw = (kept / "done").read_bytes()
     for bit in (0, 3, 64, 8 * len(raw) - 1):
@@ -168,7 +190,9 @@ def test_every_bit_of_the_list_of_tiles_counts(scene, interrupted, tmp_path, cap
         assert (tmp_path / "c.tif").read_bytes() == whole
 
 
-def test_a_ring_that_does_not_close(scene, tmp_path, capfd) -> None:
+def test_a_ring_that_does_not_close(
+    scene: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     import geopandas
     import pyarrow as pa
     import pyarrow.parquet
@@ -186,7 +210,9 @@ def test_a_ring_that_does_not_close(scene, tmp_path, capfd) -> None:
     assert survives(command(scene, tmp_path, "--aoi", str(path)), capfd) == 1
 
 
-def test_names_that_are_not_utf8(scene, tmp_path, capfd) -> None:
+def test_names_that_are_not_utf8(
+    scene: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcnchen")
     Path(odd).mkdir()
     inside = shutil.copy(scene[0], f"{odd}/a.tif")
@@ -201,21 +227,25 @@ def test_names_that_are_not_utf8(scene, tmp_path, capfd) -> None:
         assert not Path(out).exists()
 
 
-def test_nul_in_a_name(scene, tmp_path, capsys) -> None:
+def test_nul_in_a_name(
+    scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["predict", "a\0.tif", scene[1], "-o", str(tmp_path / "c.tif")])
     assert caught.value.code == 2
     assert "NUL" in capsys.readouterr().err
 
 
-def failing_with(error: Exception, monkeypatch) -> None:
-    def run(args):
+def failing_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(args: argparse.Namespace) -> None:
         raise error
 
     monkeypatch.setattr("rscd.cli.sample.run", run)
 
 
-def test_the_last_net_says_what_it_caught_and_v_says_where(monkeypatch, tmp_path, capsys) -> None:
+def test_the_last_net_says_what_it_caught_and_v_says_where(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     failing_with(KeyError("odd\nkey"), monkeypatch)
     assert main(["sample", str(tmp_path)]) == 1
     told = capsys.readouterr().err
@@ -229,7 +259,7 @@ def test_the_last_net_says_what_it_caught_and_v_says_where(monkeypatch, tmp_path
 
 
 def test_v_shows_what_stands_behind_an_error_that_was_translated(
-    monkeypatch, tmp_path, capsys
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = DataError("expected this, found that")
     error.__cause__ = ZeroDivisionError("deep")
@@ -240,7 +270,7 @@ def test_v_shows_what_stands_behind_an_error_that_was_translated(
     assert "ZeroDivisionError: deep" in capsys.readouterr().err
 
 
-def test_only_the_command_line_has_a_net(monkeypatch) -> None:
+def test_only_the_command_line_has_a_net(monkeypatch: pytest.MonkeyPatch) -> None:
     failing_with(KeyError("x"), monkeypatch)
     args = rscd.cli.build_parser().parse_args(["sample", "x"])
     with pytest.raises(KeyError):
@@ -248,7 +278,7 @@ def test_only_the_command_line_has_a_net(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_foreign_database_of_proj_is_left_out(scene, tmp_path) -> None:
+def test_a_foreign_database_of_proj_is_left_out(scene: list[str], tmp_path: Path) -> None:
     own = Path(rasterio.__file__).parent / "proj_data" / "proj.db"
     if not own.is_file():
         pytest.skip("this rasterio brings no database of PROJ of its own")

@@ -2,6 +2,8 @@
 
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ N = 40
 
 
 @pytest.fixture
-def pairs(tmp_path):
+def pairs(tmp_path: Path) -> Path:
     root = tmp_path / "set"
     rng = np.random.default_rng(0)
     names = [f"train_{i // 16}_{i % 16 + 1}" for i in range(N)]
@@ -33,20 +35,22 @@ def pairs(tmp_path):
     return root
 
 
-def run(capsys, *words):
+def run(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:
     capsys.readouterr()
     try:
-        code = main(["data", "split", *map(str, words)])
+        code: Any = main(["data", "split", *map(str, words)])
     except SystemExit as stop:
         code = stop.code
     return code, *capsys.readouterr()
 
 
-def names_of(root):
+def names_of(root: Path) -> list[str]:
     return (root / "list" / "train.txt").read_text().replace(".png", "").split()
 
 
-def test_shares_are_nested_seeded_and_read_by_training(capsys, pairs):
+def test_shares_are_nested_seeded_and_read_by_training(
+    capsys: pytest.CaptureFixture[str], pairs: Path
+) -> None:
     code, out, _ = run(capsys, pairs)
     assert code == 0
     assert out.splitlines()[0].startswith(f"{pairs}/split_5.json: 2 labeled, 38 unlabeled; random")
@@ -64,7 +68,9 @@ def test_shares_are_nested_seeded_and_read_by_training(capsys, pairs):
     assert (pairs / "split_5.json").read_bytes() == before
 
 
-def test_first_names_and_another_folder(capsys, pairs, tmp_path):
+def test_first_names_and_another_folder(
+    capsys: pytest.CaptureFixture[str], pairs: Path, tmp_path: Path
+) -> None:
     words = (pairs, "--how", "first", "--percent", "30", "-o", tmp_path / "new", "--json")
     code, out, _ = run(capsys, *words)
     assert code == 0
@@ -73,7 +79,9 @@ def test_first_names_and_another_folder(capsys, pairs, tmp_path):
     assert read_split(file)["labeled"] == tuple(sorted(names_of(pairs))[:12])
 
 
-def test_another_split_is_not_replaced_unasked(capsys, pairs):
+def test_another_split_is_not_replaced_unasked(
+    capsys: pytest.CaptureFixture[str], pairs: Path
+) -> None:
     assert run(capsys, pairs, "--percent", "10")[0] == 0
     before = (pairs / "split_10.json").read_bytes()
     code, out, err = run(capsys, pairs, "--percent", "5,10", "--seed", "1")
@@ -85,7 +93,7 @@ def test_another_split_is_not_replaced_unasked(capsys, pairs):
     assert (pairs / "split_10.json").read_bytes() != before
 
 
-def published(root, names, n):
+def published(root: Path, names: list[str], n: int) -> Path:
     here = root / "5%"
     here.mkdir(parents=True)
     for part, some in (("labeled", names[:n]), ("unlabeled", names[n:])):
@@ -93,7 +101,9 @@ def published(root, names, n):
     return root
 
 
-def test_published_lists_are_checked_against_the_set(capsys, pairs, tmp_path):
+def test_published_lists_are_checked_against_the_set(
+    capsys: pytest.CaptureFixture[str], pairs: Path, tmp_path: Path
+) -> None:
     names = names_of(pairs)[::-1]
     lists = published(tmp_path / "lists", names, 2)
     assert run(capsys, pairs, "--lists", lists, "--percent", "5")[0] == 0
@@ -108,13 +118,13 @@ def test_published_lists_are_checked_against_the_set(capsys, pairs, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["0", "100", "5,x", ""])
-def test_wrong_percentages(capsys, pairs, wrong):
+def test_wrong_percentages(capsys: pytest.CaptureFixture[str], pairs: Path, wrong: str) -> None:
     code, _, err = run(capsys, pairs, "--percent", wrong)
     assert code == 2
     assert "expected whole percentages from 1 to 99" in err
 
 
-def test_evaluation_of_a_part_of_a_split(capsys, pairs):
+def test_evaluation_of_a_part_of_a_split(capsys: pytest.CaptureFixture[str], pairs: Path) -> None:
     assert run(capsys, pairs, "--percent", "10")[0] == 0
     file = str(pairs / "split_10.json")
     line = ["evaluate", str(pairs), "--split-file", file, "-m", "cva", "--json", "-q"]
@@ -125,7 +135,7 @@ def test_evaluation_of_a_part_of_a_split(capsys, pairs):
     assert "expected split to name a part of" in capsys.readouterr().err
 
 
-def street(root):
+def street(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("test", 2)):
         for n in range(count):
@@ -137,7 +147,9 @@ def street(root):
     return root
 
 
-def test_street_sets_are_split_and_evaluated_alike(capsys, tmp_path):
+def test_street_sets_are_split_and_evaluated_alike(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     root = street(tmp_path / "cmu")
     assert run(capsys, root, "--percent", "20")[0] == 0
     split = read_split(root / "split_20.json")

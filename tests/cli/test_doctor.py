@@ -4,7 +4,9 @@ import importlib.util
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,21 +15,28 @@ from rscd.geo.source import close_handles
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "doctor.py"
 SPEC = importlib.util.spec_from_file_location("benchmark_doctor_cli", BENCHMARK)
+assert SPEC is not None
+assert SPEC.loader is not None
 injected = sys.modules[SPEC.name] = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(injected)
 
 
 @pytest.fixture(scope="module")
-def pair():
+def pair() -> tuple[Any, Any]:
     return injected.good_pair(3, 320)
 
 
 @pytest.fixture
-def doctor(pair, tmp_path, monkeypatch, capsys):
+def doctor(
+    pair: tuple[Any, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Any]:
     """The exit code, stdout and stderr for a pair with a fault."""
     monkeypatch.chdir(tmp_path)
 
-    def run(kind, *more):
+    def run(kind: str | None, *more: str) -> tuple[int, str, str]:
         scenes = injected.FAULTS[kind](*pair) if kind else pair
         for number, scene in enumerate(scenes, 1):
             scene.write(Path(f"t{number}.tif"))
@@ -39,7 +48,7 @@ def doctor(pair, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_a_good_pair(doctor):
+def test_a_good_pair(doctor: Callable[..., Any]) -> None:
     code, out, err = doctor(None)
     assert code == 0
     assert "nothing is wrong that could be seen" in out
@@ -47,7 +56,7 @@ def test_a_good_pair(doctor):
     assert err == ""
 
 
-def test_a_doubtful_pair(doctor):
+def test_a_doubtful_pair(doctor: Callable[..., Any]) -> None:
     code, out, err = doctor("large-shift")
     assert code == 3
     assert "doubt  large-shift: t2 seems to be shifted" in out
@@ -58,7 +67,7 @@ def test_a_doubtful_pair(doctor):
     assert (args.register, args.model) == ("shift", "cva")
 
 
-def test_a_pair_that_stops_predict(doctor):
+def test_a_pair_that_stops_predict(doctor: Callable[..., Any]) -> None:
     code, out, err = doctor("missing-crs")
     assert code == 1
     assert "stops  missing-crs: expected a CRS in both files" in out
@@ -68,7 +77,7 @@ def test_a_pair_that_stops_predict(doctor):
 
 
 @pytest.mark.parametrize(("kind", "code"), [(None, 0), ("shift", 0), ("haze", 3), ("palette", 1)])
-def test_json(doctor, kind, code):
+def test_json(doctor: Callable[..., Any], kind: str | None, code: int) -> None:
     found, out, _ = doctor(kind, "--json", "-q")
     data = json.loads(out)
     assert found == data["exit_code"] == code
@@ -76,7 +85,7 @@ def test_json(doctor, kind, code):
     assert sorted(p.name for p in Path.cwd().iterdir()) == ["t1.tif", "t2.tif"]
 
 
-def test_wrong_usage(doctor):
+def test_wrong_usage(doctor: Callable[..., Any]) -> None:
     code, _, err = doctor(None, "--gsd", "3")
     assert code == 2
     assert "--gsd" in err

@@ -1,6 +1,8 @@
 """From a change map to an area with its interval, by command lines."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +12,15 @@ from rscd.geo.vectors import read_layer
 
 
 @pytest.fixture
-def change_map(tmp_path, write_tif):
+def change_map(tmp_path: Path, write_tif: Callable[..., Path]) -> Path:
     mask = np.zeros((60, 80), np.uint8)
     mask[20:30, 20:40] = 1
     return write_tif(tmp_path / "change.tif", mask, nodata=255)
 
 
-def test_points_are_drawn_answered_and_estimated(change_map, tmp_path, capsys):
+def test_points_are_drawn_answered_and_estimated(
+    change_map: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     points = tmp_path / "points.gpkg"
     words = ["sample-points", str(change_map), "-o", str(points), "-n", "200", "--near", "3", "-q"]
     assert main([*words, "--json"]) == 0
@@ -47,7 +51,14 @@ def test_points_are_drawn_answered_and_estimated(change_map, tmp_path, capsys):
         (["-o", "points.tif"], 2, "expected a file ending in"),
     ],
 )
-def test_wrong_usage_is_one_line(change_map, tmp_path, capsys, words, code, error):
+def test_wrong_usage_is_one_line(
+    change_map: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    error: str,
+) -> None:
     line = ["sample-points", str(change_map), "-o", str(tmp_path / "points.gpkg"), "-q", *words]
     assert main(line) == code
     shown = capsys.readouterr().err
@@ -56,7 +67,9 @@ def test_wrong_usage_is_one_line(change_map, tmp_path, capsys, words, code, erro
     assert not list(tmp_path.glob("points*"))
 
 
-def test_unanswered_points_are_refused_in_one_line(change_map, tmp_path, capsys):
+def test_unanswered_points_are_refused_in_one_line(
+    change_map: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     points = str(tmp_path / "points.gpkg")
     assert main(["sample-points", str(change_map), "-o", points, "-q"]) == 0
     assert main(["estimate", points, str(change_map), "-q"]) == 1

@@ -4,11 +4,15 @@ import csv
 import json
 import re
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import geopandas
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from rscd.cli import main
@@ -18,7 +22,7 @@ from rscd.models.networks import build_network
 CHANGED = slice(30, 50), slice(40, 70)
 
 
-def images(seed, shape=(80, 100)):
+def images(seed: int, shape: tuple[int, int] = (80, 100)) -> list[NDArray[Any]]:
     rng = np.random.default_rng(seed)
     fields = uniform_filter(rng.random((3, *shape)) * 255, (0, 9, 9)) * 2 % 200
     t1, t2 = (fields + rng.normal(0, 3, fields.shape) for _ in range(2))
@@ -27,7 +31,7 @@ def images(seed, shape=(80, 100)):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five pairs with one changed rectangle each, in ``test/{A,B,label}``."""
     root = tmp_path_factory.mktemp("pairs")
     label = np.zeros((80, 100), np.uint8)
@@ -42,7 +46,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory, write_tif):
+def scene(
+    tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]
+) -> dict[str, str]:
     """Files of one scene by name: t1, t2, truth (127 = unlabelled), change, prob."""
     home = tmp_path_factory.mktemp("scene")
     t1, t2 = images(9)
@@ -60,24 +66,32 @@ def scene(tmp_path_factory, write_tif):
     return {k: str(v) for k, v in (files | {n: home / n for n in names}).items()}
 
 
-def run(capsys, *arguments):
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
     """Exit code, stdout, stderr of a command in this process."""
     capsys.readouterr()
     try:
-        code = main(["evaluate", *map(str, arguments)])
+        code: Any = main(["evaluate", *map(str, arguments)])
     except SystemExit as stop:  # argparse
         code = stop.code
     return code, *capsys.readouterr()
 
 
-def refused(capsys, code, pattern, *arguments):
+def shape_of(picture: Path) -> tuple[int, ...]:
+    pixels = cv2.imread(str(picture))
+    assert pixels is not None
+    return pixels.shape
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, pattern: Any, *arguments: Any) -> None:
     """The command fails in one clear line."""
     got, out, err = run(capsys, *arguments, "-q")
     assert (got, out) == (code, "")
     assert re.fullmatch(rf"rscd: {pattern}\n", err), err
 
 
-def test_a_detector_on_a_split_as_text_json_and_pictures(capsys, folder, tmp_path):
+def test_a_detector_on_a_split_as_text_json_and_pictures(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
     sheet, diagram = tmp_path / "sheet.png", tmp_path / "reliability.png"
     arguments = (folder, "--split", "test", "-m", "cva")
     code, out, err = run(capsys, *arguments, "-o", sheet, "--reliability", diagram)
@@ -93,7 +107,7 @@ def test_a_detector_on_a_split_as_text_json_and_pictures(capsys, folder, tmp_pat
     ):
         assert re.search(text, out), out
     assert out.splitlines()[-2:] == [str(sheet), str(diagram)]
-    assert cv2.imread(str(sheet)).shape[0] > 750  # three rows
+    assert shape_of(sheet)[0] > 750  # three rows
     assert cv2.imread(str(diagram)) is not None
     assert sorted(tmp_path.iterdir()) == [diagram, sheet]
 
@@ -109,7 +123,9 @@ def test_a_detector_on_a_split_as_text_json_and_pictures(capsys, folder, tmp_pat
     assert report["area_m2"] is None
 
 
-def test_threshold_and_bands_reach_the_model(capsys, folder):
+def test_threshold_and_bands_reach_the_model(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
     _, out, _ = run(capsys, folder, "-m", "cva", "--threshold", "1", "-b", "1,2", "--json", "-q")
     report = json.loads(out)
     assert report["threshold"] == 1
@@ -117,7 +133,9 @@ def test_threshold_and_bands_reach_the_model(capsys, folder):
     assert report["notes"]
 
 
-def test_a_weights_file_brings_its_own_threshold(capsys, folder, tmp_path):
+def test_a_weights_file_brings_its_own_threshold(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
     args = {"n_bands": 3}
     card = {"halo": 16, "multiple": 16, "patch_size": 64, "threshold": 0.25, "name": "mine"}
     path = tmp_path / "mine.safetensors"
@@ -130,7 +148,9 @@ def test_a_weights_file_brings_its_own_threshold(capsys, folder, tmp_path):
     refused(capsys, 1, r"pair pair_0: expected 3 bands .*", folder, "-m", path, "-b", "1,2")
 
 
-def test_a_map_against_a_reference(capsys, scene, tmp_path):
+def test_a_map_against_a_reference(
+    capsys: pytest.CaptureFixture[str], scene: dict[str, str], tmp_path: Path
+) -> None:
     values = ("--unlabelled", "127", "--change-value", "255")
     found = {}
     for name in ("change.tif", "change.gpkg", "prob.tif"):
@@ -150,14 +170,19 @@ def test_a_map_against_a_reference(capsys, scene, tmp_path):
     code, out, _ = run(capsys, scene["change.tif"], scene["truth"], *values, *pictures, "-q")
     assert code == 0
     assert re.search(r"area of change: [\d,]+ m2 true", out)
-    assert cv2.imread(str(sheet)).shape[1] > 900  # three columns
+    assert shape_of(sheet)[1] > 900  # three columns
     replacing = ("-o", sheet, "--overwrite", "-q")
     code, _, _ = run(capsys, scene["change.tif"], scene["truth"], *values, *replacing)
     assert code == 0
-    assert cv2.imread(str(sheet)).shape[1] < 400  # one
+    assert shape_of(sheet)[1] < 400  # one
 
 
-def test_pixels_without_prediction_are_said(capsys, scene, tmp_path, write_tif):
+def test_pixels_without_prediction_are_said(
+    capsys: pytest.CaptureFixture[str],
+    scene: dict[str, str],
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+) -> None:
     part = np.full((80, 100), 255, np.uint8)
     part[:40] = 0
     path = write_tif(tmp_path / "part.tif", part, nodata=255)
@@ -170,7 +195,9 @@ def test_pixels_without_prediction_are_said(capsys, scene, tmp_path, write_tif):
     assert json.loads(out)["confusion"]["fn"] == 630
 
 
-def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
+def test_wrong_usage_is_one_line(
+    capsys: pytest.CaptureFixture[str], folder: Path, scene: dict[str, str], tmp_path: Path
+) -> None:
     change, truth = scene["change.tif"], scene["truth"]
     cases = [
         (r"expected a folder of image pairs, .* found only .*change.tif; .*", change),
@@ -194,7 +221,13 @@ def test_wrong_usage_is_one_line(capsys, folder, scene, tmp_path):
         assert "found" in err.splitlines()[-1]
 
 
-def test_what_is_wrong_with_data_is_one_line(capsys, folder, scene, tmp_path, write_tif):
+def test_what_is_wrong_with_data_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    scene: dict[str, str],
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+) -> None:
     change, truth = scene["change.tif"], scene["truth"]
     cases = [
         (r"the truth .*: expected label values .* found 0, 127, 255; .*", change, truth),
@@ -215,7 +248,9 @@ def test_what_is_wrong_with_data_is_one_line(capsys, folder, scene, tmp_path, wr
     assert not sheet.exists()
 
 
-def test_truth_in_another_crs(capsys, scene, tmp_path):
+def test_truth_in_another_crs(
+    capsys: pytest.CaptureFixture[str], scene: dict[str, str], tmp_path: Path
+) -> None:
     truth = tmp_path / "truth.geojson"
     geopandas.read_file(scene["change.gpkg"], layer="changes").to_crs("EPSG:4326").to_file(truth)
     code, out, _ = run(capsys, scene["change.tif"], truth, "--json", "-q")
@@ -224,7 +259,9 @@ def test_truth_in_another_crs(capsys, scene, tmp_path):
     assert json.loads(out)["objects"]["object_f1"] == 1
 
 
-def test_conditions_of_a_street_set_are_measured_apart(tmp_path, capsys):
+def test_conditions_of_a_street_set_are_measured_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     label = np.zeros((80, 100), np.uint8)
     label[CHANGED] = 255
     for condition, seed in (("bright", 1), ("dim", 2)):
@@ -253,7 +290,9 @@ def test_conditions_of_a_street_set_are_measured_apart(tmp_path, capsys):
     assert json.loads(out)["conditions"] == {}
 
 
-def test_options_of_street_sets_and_of_others(tmp_path, folder, capsys):
+def test_options_of_street_sets_and_of_others(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     refused(capsys, 2, r".*--size only with a street set.*", folder, "--size", "40,50")
     for name in ("t0", "t1", "mask"):
         (tmp_path / name).mkdir()
@@ -267,7 +306,9 @@ def test_options_of_street_sets_and_of_others(tmp_path, folder, capsys):
     assert "expected HEIGHT,WIDTH in pixels, found '0,5'" in err
 
 
-def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
+def test_pictures_replace_nothing_unasked(
+    capsys: pytest.CaptureFixture[str], folder: Path, scene: dict[str, str], tmp_path: Path
+) -> None:
     pair = folder / "test" / "A" / "pair_0.png"
     before = pair.read_bytes()
     for more in ((), ("--overwrite",)):
@@ -285,7 +326,7 @@ def test_pictures_replace_nothing_unasked(capsys, folder, scene, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory, buildings):
+def town(tmp_path_factory: pytest.TempPathFactory, buildings: Path) -> Path:
     """A town as a folder of one pair of GeoTIFFs, and what ``rscd predict`` writes for it."""
     root = tmp_path_factory.mktemp("town")
     sample = ["sample", "-o", str(root / "s"), "--size", "256,256", "--seed", "5", "-q"]
@@ -302,12 +343,12 @@ def town(tmp_path_factory, buildings):
     return root
 
 
-def kinds(layer):
+def kinds(layer: geopandas.GeoDataFrame) -> dict[str, int]:
     found = layer["kind"].value_counts()
     return {kind: int(found.get(kind, 0)) for kind in ("true", "false", "missed")}
 
 
-def expected_kinds(objects):
+def expected_kinds(objects: dict[str, float]) -> dict[str, float]:
     matched = objects["matched"]
     return {
         "true": matched,
@@ -316,7 +357,7 @@ def expected_kinds(objects):
     }
 
 
-def shapes(layer):
+def shapes(layer: geopandas.GeoDataFrame) -> set[bytes]:
     return {shape.normalize().wkb for shape in layer.geometry.to_numpy()}
 
 
@@ -325,8 +366,13 @@ def shapes(layer):
     ("name", "more"), [("own", ()), ("all", ("--min-area", 0, "--min-score", 0))]
 )
 def test_objects_are_the_polygons_that_predict_writes(
-    capsys, town, buildings, tmp_path, name, more
-):
+    capsys: pytest.CaptureFixture[str],
+    town: Path,
+    buildings: Path,
+    tmp_path: Path,
+    name: str,
+    more: tuple[str | int, ...],
+) -> None:
     layer = tmp_path / "errors.gpkg"
     data = (town / "data", "-m", buildings)
     code, out, _ = run(capsys, *data, *more, "--json", "-q", "-o", layer)
@@ -346,7 +392,9 @@ def test_objects_are_the_polygons_that_predict_writes(
     assert errors["iou"].notna().sum() == report["objects"]["matched"]
 
 
-def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(capsys, town, buildings):
+def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(
+    capsys: pytest.CaptureFixture[str], town: Path, buildings: Path
+) -> None:
     data = (town / "data", "-m", buildings)
     own, whole = (
         json.loads(run(capsys, *data, *more, "--json", "-q")[1])
@@ -359,7 +407,9 @@ def test_what_predict_leaves_out_is_no_object_but_stays_in_the_pixels(capsys, to
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
-def test_the_objects_of_a_map_as_a_layer(capsys, scene, tmp_path, suffix):
+def test_the_objects_of_a_map_as_a_layer(
+    capsys: pytest.CaptureFixture[str], scene: dict[str, str], tmp_path: Path, suffix: str
+) -> None:
     layer = tmp_path / f"errors{suffix}"
     arguments = (scene["change.tif"], scene["truth"], "--unlabelled", 127)
     code, out, _ = run(capsys, *arguments, "--json", "-q", "-o", layer)
@@ -373,7 +423,9 @@ def test_the_objects_of_a_map_as_a_layer(capsys, scene, tmp_path, suffix):
     assert run(capsys, *arguments, "-q", "-o", layer, "--overwrite")[0] == 0
 
 
-def test_the_objects_of_pictures_lie_in_pixels_by_name(capsys, folder, tmp_path):
+def test_the_objects_of_pictures_lie_in_pixels_by_name(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
     layer = tmp_path / "errors.gpkg"
     sheet = tmp_path / "sheet.png"
     arguments = ("--split", "test", "-m", "cva", "--json", "-q", "-o", layer, "-o", sheet)
@@ -386,7 +438,9 @@ def test_the_objects_of_pictures_lie_in_pixels_by_name(capsys, folder, tmp_path)
     assert cv2.imread(str(sheet)) is not None
 
 
-def test_a_damaged_pair_is_left_out_and_named(capsys, folder, tmp_path):
+def test_a_damaged_pair_is_left_out_and_named(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder, tmp_path / "data")
     for damaged in ("A/pair_0.png", "label/pair_3.png"):
         (tmp_path / "data" / "test" / damaged).write_bytes(b"no picture")
@@ -411,7 +465,9 @@ def test_a_damaged_pair_is_left_out_and_named(capsys, folder, tmp_path):
     assert "pair_0.png: cannot be read" in err.splitlines()[-1]
 
 
-def test_evaluations_fill_the_rows_of_a_table(capsys, folder, tmp_path):
+def test_evaluations_fill_the_rows_of_a_table(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.csv"
     for model in ("cva", "pca-kmeans"):
         code, out, _ = run(

@@ -1,12 +1,16 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.features import rasterize
 
 import rscd
@@ -25,7 +29,7 @@ WORDS = ["--foreground", "building", "--background", "ground"]
 
 
 @pytest.fixture
-def scene(tmp_path, write_tif):
+def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Path:
     """Two scenes of half a metre, and scores with bands named by class."""
     rng = np.random.default_rng(1)
     for date, corner in (("t1", GONE), ("t2", NEW)):
@@ -42,18 +46,20 @@ def scene(tmp_path, write_tif):
     return tmp_path
 
 
-def events(scene, *more, code=0, segmenter="precomputed", words=WORDS):
+def events(
+    scene: Path, *more: Any, code: int = 0, segmenter: str = "precomputed", words: list[str] = WORDS
+) -> None:
     argv = ["events", str(scene / "t1.tif"), str(scene / "t2.tif"), "--segmenter", segmenter]
     if segmenter in ("precomputed", "fake"):
         argv += [OPTION, f"folder={scene / 'ape'}"]
     try:
-        found = main([*argv, *words, *map(str, more)])
+        found: object = main([*argv, *words, *map(str, more)])
     except SystemExit as stop:  # argparse
         found = stop.code
     assert found == code
 
 
-def test_events_become_polygons(scene, capsys):
+def test_events_become_polygons(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events(scene, "-o", scene / "events.gpkg", "--t1-date", "2019-01-01", "--json")
     told = json.loads(capsys.readouterr().out)
     assert (told["appeared"], told["vanished"]) == (1, 1)
@@ -72,14 +78,16 @@ def test_events_become_polygons(scene, capsys):
         assert str(event["t1"])[:10] == "2019-01-01"
 
 
-def test_without_change_the_layer_is_there_and_empty(scene):
+def test_without_change_the_layer_is_there_and_empty(scene: Path) -> None:
     (scene / "ape/t2/t1_t2.tif").write_bytes((scene / "ape/t1/t1_t2.tif").read_bytes())
     events(scene, "-o", scene / "events.geojson", "-o", scene / "events.parquet", "-q")
     assert json.loads((scene / "events.geojson").read_text())["features"] == []
     assert len(geopandas.read_parquet(scene / "events.parquet")) == 0
 
 
-def test_an_object_that_two_prompts_find_is_listed_once_unless_all_are_wanted(scene, capsys):
+def test_an_object_that_two_prompts_find_is_listed_once_unless_all_are_wanted(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A stack of masks of another program: the new house twice, one of them a little larger."""
     masks = np.zeros((2, 64, 64), bool)
     masks[:, 30:46, 36:52] = True
@@ -94,14 +102,18 @@ def test_an_object_that_two_prompts_find_is_listed_once_unless_all_are_wanted(sc
     assert LabelOptions().duplicate_iou == 1
 
 
-def test_small_events_are_left_out_of_the_result_alone(scene, capsys):
+def test_small_events_are_left_out_of_the_result_alone(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     events(scene, "-o", scene / "a.gpkg", "--min-area", 100, "--json")
     assert json.loads(capsys.readouterr().out)["objects_t1"] == 2
     assert len(geopandas.read_file(scene / "a.gpkg")) == 0
 
 
 @pytest.mark.parametrize("segmenter", ["spectral", "fake"])
-def test_segmenters_without_weights(scene, segmenter, capsys):
+def test_segmenters_without_weights(
+    scene: Path, segmenter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--foreground", "building", "--background", "road,grass"]
     words = WORDS if segmenter == "fake" else words
     events(scene, "-o", scene / "a.gpkg", segmenter=segmenter, words=words)
@@ -113,14 +125,19 @@ def test_segmenters_without_weights(scene, segmenter, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("segmenter", ["sam3", "clipseg"])
-def test_a_tiny_model(scene, segmenter, request):
+def test_a_tiny_model(scene: Path, segmenter: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(f"{segmenter}_folder")
     model = [OPTION, f"model={folder}", "--device", "cpu", "--gamma", "0.1"]
     events(scene, "-o", scene / "a.gpkg", *model, "-q", segmenter=segmenter)
     assert "iou_sum" in geopandas.read_file(scene / "a.gpkg")
 
 
-def test_slow_runs_must_be_asked_for(scene, capsys, sam3_folder, monkeypatch):
+def test_slow_runs_must_be_asked_for(
+    scene: Path,
+    capsys: pytest.CaptureFixture[str],
+    sam3_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("rscd.segmenters.sam3.Sam3.seconds_per_view", lambda self, prompts: 3600.0)
     model = [
         OPTION,
@@ -137,7 +154,7 @@ def test_slow_runs_must_be_asked_for(scene, capsys, sam3_folder, monkeypatch):
     events(scene, *model, "--allow-slow-cpu", "-q", segmenter="sam3")
 
 
-def test_a_plan(scene, capsys):
+def test_a_plan(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events(scene, "-o", scene / "a.gpkg", "--dry-run", "--json", "--tile-size", 40)
     told = json.loads(capsys.readouterr().out)
     assert told["windows_per_date"] == 4
@@ -170,14 +187,18 @@ def test_a_plan(scene, capsys):
         (["-o", "{}/a.gpkg", "--gamma", "2"], 2, "expected gamma from 0 to 1"),
     ],
 )
-def test_refusals(scene, capsys, more, code, message):
+def test_refusals(
+    scene: Path, capsys: pytest.CaptureFixture[str], more: list[str], code: int, message: str
+) -> None:
     events(scene, *(str(text).format(scene) for text in more), code=code)
     said = capsys.readouterr().err.splitlines()[-1]
     assert re.search(message, said), said
     assert sorted(path.name for path in scene.iterdir()) == ["ape", "t1.tif", "t2.tif"]
 
 
-def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
+def test_a_scene_too_large_for_memory(
+    scene: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from types import SimpleNamespace
 
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
@@ -185,7 +206,9 @@ def test_a_scene_too_large_for_memory(scene, capsys, monkeypatch):
     assert "selecting a part with --bbox or --aoi does not help" in capsys.readouterr().err
 
 
-def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monkeypatch):
+def test_folders_go_pair_by_pair_with_one_backend(
+    tmp_path: Path, scene: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for date in ("t1", "t2"):
         scores = scene / "ape" / date / "t1_t2.tif"
         for name in ("a", "b"):
@@ -194,7 +217,12 @@ def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monke
             shutil.copy(scores, scores.with_name(f"{name}.tif"))
     loaded = []
     real = precomputed.build
-    monkeypatch.setattr(precomputed, "build", lambda o: (loaded.append(o), real(o))[1])
+
+    def noted(options: Any) -> Any:
+        loaded.append(options)
+        return real(options)
+
+    monkeypatch.setattr(precomputed, "build", noted)
     argv = ["events", str(tmp_path / "t1"), str(tmp_path / "t2"), *WORDS]
     argv += ["--segmenter", "precomputed", OPTION, f"folder={scene / 'ape'}", "-q"]
     assert main([*argv, "-o", str(tmp_path / "all.gpkg")]) == 2
@@ -208,7 +236,7 @@ def test_folders_go_pair_by_pair_with_one_backend(tmp_path, scene, capsys, monke
         }
 
 
-def test_from_python(scene):
+def test_from_python(scene: Path) -> None:
     pair = rscd.open_pair(scene / "t1.tif", scene / "t2.tif")
     segmenter = load_segmenter("precomputed", {"folder": str(scene / "ape")})
     prompts = parse_prompts("building", "ground")
@@ -220,7 +248,9 @@ def test_from_python(scene):
     assert not (scene / "b.geojson").exists()
 
 
-def test_segmenters_are_listed_and_shown_without_being_loaded(capsys):
+def test_segmenters_are_listed_and_shown_without_being_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["model", "list", "--json"]) == 0
     names = [name for name in json.loads(capsys.readouterr().out) if name.startswith("ceg:")]
     assert names == [f"ceg:{name}" for name in SEGMENTERS]
@@ -233,13 +263,13 @@ def test_segmenters_are_listed_and_shown_without_being_loaded(capsys):
     assert "expected a backend among sam3" in capsys.readouterr().err
 
 
-def bbox(rows, cols):
+def bbox(rows: tuple[int, int], cols: tuple[int, int]) -> str:
     """``--bbox`` of rows and columns of the scene."""
     x, y = apply(GRID, np.array(cols), np.array(rows))
     return f"--bbox={x[0]},{y[1]},{x[1]},{y[0]}"
 
 
-def burnt(path, shape):
+def burnt(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
     """(H,W) 1 where something appeared, 2 where something vanished."""
     table = geopandas.read_file(path)
     shapes = [
@@ -255,7 +285,9 @@ def burnt(path, shape):
     ("segmenter", "more"),
     [("precomputed", []), ("precomputed", ["--tile-size", 24]), ("spectral", [])],
 )
-def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(scene, segmenter, more, capsys):
+def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(
+    scene: Path, segmenter: str, more: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     words = WORDS if segmenter == "precomputed" else ["--foreground", "building", *WORDS[2:]]
     words = words if segmenter == "precomputed" else [*words[:2], "--background", "road,grass"]
     more = [*more, "--overwrite", "--json", "-q"]
@@ -274,7 +306,9 @@ def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(scene, segme
     np.testing.assert_array_equal(parts, whole)
 
 
-def test_an_object_that_an_area_cuts_is_flagged(scene, capsys):
+def test_an_object_that_an_area_cuts_is_flagged(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     box = bbox((NEW[0] - 4, NEW[0] + 6), (NEW[1] - 4, NEW[1] + 6))
     events(scene, "-o", scene / "a.gpkg", box, "--json")
     told = json.loads(capsys.readouterr().out)

@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -20,23 +23,25 @@ GRID = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 SIDE = 224
 
 
-def run(capsys, *arguments):
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
     """Exit code, stdout, stderr of a command in this process."""
     try:
-        code = main([str(argument) for argument in arguments])
+        code: Any = main([str(argument) for argument in arguments])
     except SystemExit as stop:  # argparse
         code = stop.code
     return code, *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
-def town():
+def town() -> dict[str, Any]:
     keys = ["image", "changes", "buildings"]
     return TownPairs(1, 12, SIDE, gsd_m=0.5, change_share=0.5, keys=keys)[0]
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory, write_tif, town):
+def scene(
+    tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path], town: dict[str, Any]
+) -> list[Path]:
     folder = tmp_path_factory.mktemp("town")
     dates = town["image"].numpy().astype(np.uint8)
     return [
@@ -46,7 +51,9 @@ def scene(tmp_path_factory, write_tif, town):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, scene, buildings):
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, scene: list[Path], buildings: Path
+) -> tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]:
     """Tables of both dates as a run in one piece writes them."""
     folder = tmp_path_factory.mktemp("whole")
     paths = [folder / "b1.gpkg", folder / "b2.parquet"]
@@ -56,13 +63,15 @@ def whole(tmp_path_factory, scene, buildings):
     return geopandas.read_file(paths[0]), geopandas.read_parquet(paths[1])
 
 
-def in_metres(polygons):
+def in_metres(polygons: list[shapely.Polygon]) -> list[shapely.Polygon]:
     return [
         shapely.transform(p, lambda c: c * [0.5, -0.5] + [500_000, 5_000_000]) for p in polygons
     ]
 
 
-def test_they_are_the_buildings_of_each_date(town, whole):
+def test_they_are_the_buildings_of_each_date(
+    town: dict[str, Any], whole: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame]
+) -> None:
     frame = shapely.box(500_000, 5_000_000 - SIDE / 2, 500_000 + SIDE / 2, 5_000_000)
     for table, footprints in zip(whole, town["buildings"], strict=True):
         true = [p.intersection(frame) for p in in_metres(footprints)]
@@ -80,7 +89,9 @@ def test_they_are_the_buildings_of_each_date(town, whole):
             assert seen[0] < seen[1]
 
 
-def test_the_table_is_that_of_changes_with_the_date_at_which_it_stands(whole):
+def test_the_table_is_that_of_changes_with_the_date_at_which_it_stands(
+    whole: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame],
+) -> None:
     for table in whole:
         assert [*table.columns] == [
             "id", "kind", "class", "score", "area_m2", "t1", "t2", "model", "geometry",
@@ -96,7 +107,9 @@ def test_the_table_is_that_of_changes_with_the_date_at_which_it_stands(whole):
     assert whole[1]["t1"].isna().all()
 
 
-def test_layer_style_and_provenance_say_which_date(tmp_path, scene, buildings, capsys):
+def test_layer_style_and_provenance_say_which_date(
+    tmp_path: Path, scene: list[Path], buildings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = tmp_path / "before.gpkg", tmp_path / "after.geojson"
     found = run(
         capsys, "predict", *scene, "-o", tmp_path / "c.tif", "--objects-t1", first, "--objects-t2",
@@ -117,7 +130,12 @@ def test_layer_style_and_provenance_say_which_date(tmp_path, scene, buildings, c
     assert 'value="standing"' in object_qml()
 
 
-def test_exchanged_dates_exchange_the_files(tmp_path, scene, buildings, whole):
+def test_exchanged_dates_exchange_the_files(
+    tmp_path: Path,
+    scene: list[Path],
+    buildings: Path,
+    whole: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame],
+) -> None:
     paths = [tmp_path / "b1.fgb", tmp_path / "b2.fgb"]
     arguments = [*scene[::-1], "-m", buildings, "-o", tmp_path / "c.gpkg", "--no-regularize"]
     arguments += ["--objects-t1", paths[0], "--objects-t2", paths[1], "-q"]
@@ -129,7 +147,7 @@ def test_exchanged_dates_exchange_the_files(tmp_path, scene, buildings, whole):
 
 
 @pytest.mark.slow
-def test_tiles_and_threads_change_nothing(tmp_path, scene):
+def test_tiles_and_threads_change_nothing(tmp_path: Path, scene: list[Path]) -> None:
     """With the halo of the weights that ship."""
     tables = []
     for name, options in (("whole", []), ("tiles", ["--tile-size", 112, "--workers", 2])):
@@ -143,7 +161,12 @@ def test_tiles_and_threads_change_nothing(tmp_path, scene):
         assert np.abs(found["score"] - whole["score"]).max() < 0.01
 
 
-def test_right_angles_by_default_and_simplified_on_demand(tmp_path, scene, buildings, whole):
+def test_right_angles_by_default_and_simplified_on_demand(
+    tmp_path: Path,
+    scene: list[Path],
+    buildings: Path,
+    whole: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame],
+) -> None:
     counts = []
     for name, option in (("squared", []), ("simple", ["--simplify", "2"])):
         path = tmp_path / f"{name}.gpkg"
@@ -159,15 +182,22 @@ def test_right_angles_by_default_and_simplified_on_demand(tmp_path, scene, build
 
 
 def test_nothing_stands_where_a_date_has_no_data_or_nothing_is_asked_for(
-    tmp_path, scene, write_tif, buildings, whole
-):
+    tmp_path: Path,
+    scene: list[Path],
+    write_tif: Callable[..., Path],
+    buildings: Path,
+    whole: tuple[geopandas.GeoDataFrame, geopandas.GeoDataFrame],
+) -> None:
     with rasterio.open(scene[1]) as dataset:
         pixels = dataset.read()
     pixels[:, :, SIDE // 2 :] = 0
     cut = write_tif(tmp_path / "cut.tif", pixels, transform=GRID, nodata=0)
     middle = 500_000 + SIDE / 4
     box = f"500000,{5_000_000 - SIDE / 4},500100,5000000"
-    cases = ((scene[0], cut, []), (*scene, ["--bbox", box]))
+    cases: tuple[tuple[Any, Any, list[str]], ...] = (
+        (scene[0], cut, []),
+        (scene[0], scene[1], ["--bbox", box]),
+    )
     for number, (t1, t2, option) in enumerate(cases):
         path = tmp_path / f"{number}.gpkg"
         arguments = [t1, t2, "-m", buildings, "-o", tmp_path / f"{number}-c.tif", *option]
@@ -188,8 +218,14 @@ def test_nothing_stands_where_a_date_has_no_data_or_nothing_is_asked_for(
 )  # fmt: skip
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 def test_models_without_building_maps_are_refused(
-    tmp_path, scene, capsys, options, code, pattern, dry
-):
+    tmp_path: Path,
+    scene: list[Path],
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    pattern: str,
+    dry: list[Any],
+) -> None:
     out = ["-o", tmp_path / "c.gpkg", "--objects-t1", tmp_path / "b.gpkg"]
     got, shown, err = run(capsys, "predict", *scene, *out, *options, *dry, "-q")
     assert (got, shown) == (code, "")
@@ -197,8 +233,10 @@ def test_models_without_building_maps_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_places_and_names_are_checked_as_for_other_outputs(tmp_path, scene, buildings, capsys):
-    def refused(pattern, *arguments):
+def test_places_and_names_are_checked_as_for_other_outputs(
+    tmp_path: Path, scene: list[Path], buildings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(pattern: str, *arguments: Any) -> None:
         before = {path: path.read_bytes() for path in tmp_path.iterdir()}
         for dry in ([], ["--dry-run"]):
             code, out, err = run(capsys, "predict", *scene, *arguments, "-q", *dry)
@@ -229,7 +267,9 @@ def test_places_and_names_are_checked_as_for_other_outputs(tmp_path, scene, buil
     assert len(geopandas.read_file(tmp_path / "b.gpkg")) > 0
 
 
-def test_pictures_of_folders_each_get_their_own(tmp_path, town, buildings, capsys):
+def test_pictures_of_folders_each_get_their_own(
+    tmp_path: Path, town: dict[str, Any], buildings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from PIL import Image
 
     for name, date in zip(("a", "b"), town["image"].numpy().astype(np.uint8), strict=True):

@@ -2,10 +2,14 @@
 
 import json
 import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+from rasterio.shutil import copy
 
 from rscd.cli import main
 from rscd.export import raster
@@ -18,7 +22,7 @@ PAM = (
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory, write_tif):
+def scene(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]) -> list[str]:
     folder = tmp_path_factory.mktemp("scene")
     rng = np.random.default_rng(0)
     t1 = rng.integers(60, 90, (3, 64, 64)).astype(np.uint8)
@@ -27,16 +31,16 @@ def scene(tmp_path_factory, write_tif):
     return [str(write_tif(folder / f"{name}.tif", a)) for name, a in (("t1", t1), ("t2", t2))]
 
 
-def predict(scene, folder, *more, outputs=("c.tif",)):
+def predict(scene: list[str], folder: Path, *more: Any, outputs: tuple[str] = ("c.tif",)) -> int:
     named = [word for name in outputs for word in ("-o", str(folder / name))]
     return main(["predict", *scene, "-m", "cva", "-q", *named, *map(str, more)])
 
 
-def files(folder):
+def files(folder: Path) -> dict[str, Any]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def beside(folder, name):
+def beside(folder: Path, name: str) -> None:
     """What QGIS, ArcGIS and gdaladdo leave beside a raster, and SQLite beside a database."""
     (folder / f"{name}.aux.xml").write_text(PAM)
     for suffix in (".msk", ".ovr"):
@@ -50,7 +54,9 @@ def beside(folder, name):
 
 
 @pytest.mark.parametrize("outputs", [("c.tif",), ("c.gpkg",), ("c.geojson",), ("c.png",)])
-def test_a_result_reads_the_same_whatever_lay_beside_what_it_replaces(scene, tmp_path, outputs):
+def test_a_result_reads_the_same_whatever_lay_beside_what_it_replaces(
+    scene: list[str], tmp_path: Path, outputs: tuple[str]
+) -> None:
     assert predict(scene, tmp_path, outputs=outputs) == 0
     wanted = files(tmp_path)
     (tmp_path / outputs[0]).write_bytes(b"old")
@@ -60,7 +66,9 @@ def test_a_result_reads_the_same_whatever_lay_beside_what_it_replaces(scene, tmp
     assert files(tmp_path) == wanted | {"notes.txt": b"mine"}
 
 
-def test_sidecars_alone_are_not_taken_along(scene, tmp_path, capsys):
+def test_sidecars_alone_are_not_taken_along(
+    scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "c.tif.aux.xml").write_text(PAM)
     before = files(tmp_path)
     assert predict(scene, tmp_path) == 1
@@ -70,13 +78,18 @@ def test_sidecars_alone_are_not_taken_along(scene, tmp_path, capsys):
     assert "c.tif.aux.xml" not in files(tmp_path)
 
 
-def test_a_run_that_fails_has_removed_nothing(scene, tmp_path, monkeypatch, capsys):
+def test_a_run_that_fails_has_removed_nothing(
+    scene: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert predict(scene, tmp_path, outputs=("c.tif",)) == 0
     beside(tmp_path, "c.tif")
     before = files(tmp_path)
-    copy, calls = raster.copy, []
+    calls: list[Any] = []
 
-    def full(*args, **keywords):
+    def full(*args: Any, **keywords: Any) -> None:
         calls.append(args)
         if len(calls) == 2:  # the first is the rehearsal
             raise OSError(28, "No space left on device")
@@ -88,7 +101,9 @@ def test_a_run_that_fails_has_removed_nothing(scene, tmp_path, monkeypatch, caps
     assert files(tmp_path) == before
 
 
-def test_a_package_that_is_open_elsewhere_is_refused_before_the_work(scene, tmp_path, capsys):
+def test_a_package_that_is_open_elsewhere_is_refused_before_the_work(
+    scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert predict(scene, tmp_path, outputs=("c.gpkg",)) == 0
     database = sqlite3.connect(tmp_path / "c.gpkg", isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
@@ -106,7 +121,9 @@ def test_a_package_that_is_open_elsewhere_is_refused_before_the_work(scene, tmp_
     "option",
     ["COMPRESS=JPEG", "COMPRESS=WEBP", "TARGET_SRS=EPSG:99999", "TILING_SCHEME=Nope", "NO=1"],
 )
-def test_creation_options_that_gdal_refuses_are_wrong_usage(scene, tmp_path, capsys, option):
+def test_creation_options_that_gdal_refuses_are_wrong_usage(
+    scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
     assert predict(scene, tmp_path, "--co", option) == 2
     said = capsys.readouterr().err
     assert said.startswith("rscd: expected creation options")
@@ -116,7 +133,9 @@ def test_creation_options_that_gdal_refuses_are_wrong_usage(scene, tmp_path, cap
 
 
 @pytest.mark.parametrize("option", ["TARGET_SRS=EPSG:4326", "TILING_SCHEME=GoogleMapsCompatible"])
-def test_probabilities_stay_between_0_and_1_on_another_grid(scene, tmp_path, option, capsys):
+def test_probabilities_stay_between_0_and_1_on_another_grid(
+    scene: list[str], tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     prob = tmp_path / "p.tif"
     assert predict(scene, tmp_path, "--co", option, "--prob", prob) == 0
     with rasterio.open(prob) as dataset:
@@ -131,14 +150,16 @@ def test_probabilities_stay_between_0_and_1_on_another_grid(scene, tmp_path, opt
     assert json.loads(capsys.readouterr().out)
 
 
-def test_resampling_that_leaves_the_range_is_refused(scene, tmp_path, capsys):
+def test_resampling_that_leaves_the_range_is_refused(
+    scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = ("--prob", tmp_path / "p.tif", "--co", "RESAMPLING=CUBIC")
     assert predict(scene, tmp_path, *more) == 2
     assert "between 0 and 1" in capsys.readouterr().err
     assert files(tmp_path) == {}
 
 
-def test_lossy_compression_may_be_asked_for_probabilities(scene, tmp_path):
+def test_lossy_compression_may_be_asked_for_probabilities(scene: list[str], tmp_path: Path) -> None:
     options = ("--co", "COMPRESS=LERC", "--co", "MAX_Z_ERROR=0.01")
     exact, rough = tmp_path / "exact.tif", tmp_path / "rough.tif"
     assert predict(scene, tmp_path, "--prob", exact, outputs=("a.png",)) == 0
@@ -147,7 +168,9 @@ def test_lossy_compression_may_be_asked_for_probabilities(scene, tmp_path):
         assert 0 < np.abs(one.read(1) - two.read(1)).max() <= 0.0101
 
 
-def test_samples_take_nothing_along_either(tmp_path, capsys):
+def test_samples_take_nothing_along_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["sample", "-o", str(tmp_path / "s"), "--size", "32,32", "-q"]
     assert main(command) == 0
     wanted = files(tmp_path / "s")
@@ -161,7 +184,9 @@ def test_samples_take_nothing_along_either(tmp_path, capsys):
     assert "scene_t1.tif.aux.xml" in capsys.readouterr().err
 
 
-def test_what_lies_beside_a_replaced_preview(scene, tmp_path, capsys):
+def test_what_lies_beside_a_replaced_preview(
+    scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     look = tmp_path / "look.png"
     assert predict(scene, tmp_path, "--preview", look) == 0
     wanted = files(tmp_path)

@@ -13,7 +13,7 @@ SCREEN = 50
 """Lines."""
 
 
-def parsers(parser: Parser) -> Iterator[Parser]:
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """A parser and all of its commands."""
     yield parser
     for action in parser._actions:

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import warnings
 from collections import namedtuple
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import geopandas
@@ -32,7 +34,7 @@ UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 CHANGED = slice(30, 50), slice(40, 70)
 
 
-def images(shape=(90, 120), bands=3):
+def images(shape: tuple[int, int] = (90, 120), bands: int = 3) -> Iterator[Any]:
     rng = np.random.default_rng(0)
     fields = uniform_filter(rng.random((bands, *shape)) * 255, (0, 9, 9)) * 2 % 200
     t1, t2 = (fields + rng.normal(0, 3, fields.shape) for _ in range(2))
@@ -41,14 +43,14 @@ def images(shape=(90, 120), bands=3):
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory, write_tif):
+def scene(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]) -> list[str]:
     folder = tmp_path_factory.mktemp("scene")
     t1, t2 = images()
     return [str(write_tif(folder / "t1.tif", t1)), str(write_tif(folder / "t2.tif", t2))]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The same without georeferencing."""
     folder = tmp_path_factory.mktemp("pictures")
     paths = []
@@ -62,16 +64,18 @@ def pictures(tmp_path_factory):
     return paths
 
 
-def run(capsys, *arguments):
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
     """Exit code, stdout, stderr of a command in this process."""
     try:
-        code = main([str(argument) for argument in arguments])
+        code: Any = main([str(argument) for argument in arguments])
     except SystemExit as stop:  # argparse
         code = stop.code
     return code, *capsys.readouterr()
 
 
-def refused(capsys, folder, code, pattern, *arguments):
+def refused(
+    capsys: pytest.CaptureFixture[str], folder: Path, code: int, pattern: str, *arguments: Any
+) -> None:
     """The command fails in one clear line and leaves nothing in the folder."""
     before = sorted(folder.iterdir())
     got, out, err = run(capsys, *arguments, "-q")
@@ -80,7 +84,7 @@ def refused(capsys, folder, code, pattern, *arguments):
     assert sorted(folder.iterdir()) == before
 
 
-def in_process(*arguments):
+def in_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     code = "import sys; from rscd.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,7 +92,9 @@ def in_process(*arguments):
 
 class TestResults:
     @pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".fgb", ".parquet"])
-    def test_polygons_lie_where_the_change_is(self, scene, tmp_path, capsys, suffix):
+    def test_polygons_lie_where_the_change_is(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+    ) -> None:
         path = tmp_path / f"change{suffix}"
         code, out, _ = run(capsys, "predict", *scene, "-o", path, "--min-area", 5000)
         assert (code, out) == (0, f"{path}\n")
@@ -105,7 +111,9 @@ class TestResults:
         np.testing.assert_allclose(frame["area_m2"], frame.geometry.area, rtol=2e-3)
 
     @pytest.mark.parametrize("suffix", [".tif", ".TIFF"])
-    def test_masks_and_probabilities(self, scene, tmp_path, capsys, suffix):
+    def test_masks_and_probabilities(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+    ) -> None:
         mask_path, prob_path = tmp_path / f"change{suffix}", tmp_path / "prob.tif"
         code, out, _ = run(capsys, "predict", *scene, "-o", mask_path, "--prob", prob_path)
         assert (code, out) == (0, f"{mask_path}\n{prob_path}\n")
@@ -117,7 +125,9 @@ class TestResults:
         np.testing.assert_array_equal(mask, prob >= 0.5)
         assert mask[CHANGED].mean() > 0.9
 
-    def test_all_outputs_at_once_and_nothing_else(self, scene, tmp_path, capsys):
+    def test_all_outputs_at_once_and_nothing_else(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         names = ("a.geojson", "b.gpkg", "c.fgb", "d.parquet", "e.tif")
         outputs = [option for name in names for option in ("-o", tmp_path / name)]
         extra = ["--prob", tmp_path / "p.tif", "--preview", tmp_path / "look.png"]
@@ -132,12 +142,16 @@ class TestResults:
             "look.png",
         }
 
-    def test_the_picture_outlines_what_the_polygons_are(self, scene, tmp_path, capsys):
-        def outlined(*options):
+    def test_the_picture_outlines_what_the_polygons_are(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def outlined(*options: Any) -> set[Any]:
             picture = tmp_path / "look.png"
             arguments = (*scene, "--preview", picture, "-m", "cva", "--overwrite", *options)
             assert run(capsys, "predict", *arguments)[0] == 0
-            image = cv2.imread(str(picture))[:, :, ::-1].astype(int)
+            shown = cv2.imread(str(picture))
+            assert shown is not None
+            image = shown[:, :, ::-1].astype(int)
             rows, cols = np.nonzero((np.abs(image - OUTLINE_RGB) < 3).all(axis=2))
             panel = (image.shape[1] + 8) // 3
             return {(row, col - 2 * panel) for row, col in zip(rows, cols, strict=True)}
@@ -152,7 +166,9 @@ class TestResults:
             assert all(min(np.hypot(r - a, c - b) for r, c in found) <= 3 for a, b in corners)
         assert not outlined("-o", tmp_path / "a.geojson", "--min-area", 1e9)
 
-    def test_nodata_is_never_change(self, tmp_path, write_tif, capsys):
+    def test_nodata_is_never_change(
+        self, tmp_path: Path, write_tif: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         t1, t2 = images()
         t2[:, :30] = 0
         paths = [write_tif(tmp_path / "t1.tif", t1), write_tif(tmp_path / "t2.tif", t2, nodata=0)]
@@ -169,7 +185,9 @@ class TestResults:
             == 0
         )
 
-    def test_nothing_changed_is_an_empty_layer(self, scene, tmp_path, capsys):
+    def test_nothing_changed_is_an_empty_layer(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         path = tmp_path / "a.gpkg"
         assert run(capsys, "predict", scene[0], scene[0], "-o", path, "-m", "cva")[0] == 0
         frame = geopandas.read_file(path)
@@ -177,7 +195,9 @@ class TestResults:
         assert "area_m2" in frame
         assert frame.crs.to_epsg() == 32633
 
-    def test_json_is_one_object(self, scene, tmp_path, capsys):
+    def test_json_is_one_object(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         path = tmp_path / "a.gpkg"
         code, out, _ = run(capsys, "predict", *scene, "-o", path, "--json", "-q")
         assert code == 0
@@ -190,7 +210,9 @@ class TestResults:
         assert 500 * 100 < found["area_m2"] < 800 * 100
         assert {"threshold", "alignment", "seconds"} <= found.keys()
 
-    def test_a_dry_run_writes_nothing(self, scene, tmp_path, capsys):
+    def test_a_dry_run_writes_nothing(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         arguments = ["predict", *scene, "-o", tmp_path / "a.gpkg", "--dry-run"]
         code, out, _ = run(capsys, *arguments)
         assert code == 0
@@ -198,7 +220,9 @@ class TestResults:
         assert json.loads(run(capsys, *arguments, "--json")[1])["size"] == [120, 90]
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_dry_run_refuses_what_a_run_would(self, scene, tmp_path, capsys):
+    def test_a_dry_run_refuses_what_a_run_would(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         for output, said in (
             (tmp_path / "a.shp", "ending in one of"),
             (scene[0], "the input"),
@@ -207,7 +231,13 @@ class TestResults:
             assert code
             assert re.search(said, err)
 
-    def test_the_alignment_is_said_and_kept(self, scene, tmp_path, write_tif, capsys):
+    def test_the_alignment_is_said_and_kept(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        write_tif: Callable[..., Path],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         t2 = write_tif(
             tmp_path / "t2.tif", next(images()), transform=Affine(9, 0, 500_003, 0, -9, 4_999_998)
         )
@@ -220,16 +250,22 @@ class TestResults:
         assert "resampled" in provenance["alignment"]["t2"]
         assert len(provenance["t1"]["sha256"]) == 64
 
-    def test_quiet_is_quiet(self, scene, tmp_path, capsys):
+    def test_quiet_is_quiet(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert run(capsys, "predict", *scene, "-o", tmp_path / "a.tif", "-q")[2] == ""
 
-    def test_dates_reach_the_columns(self, scene, tmp_path, capsys):
+    def test_dates_reach_the_columns(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         dates = ["--t1-date", "2019-07-14", "--t2-date", "2023-05-02T10:11:12"]
         assert run(capsys, "predict", *scene, "-o", tmp_path / "a.gpkg", *dates)[0] == 0
         frame = geopandas.read_file(tmp_path / "a.gpkg")
         assert set(frame["t1"].astype(str)) == {"2019-07-14"}
 
-    def test_dates_of_the_files_are_taken(self, tmp_path, write_tif, capsys):
+    def test_dates_of_the_files_are_taken(
+        self, tmp_path: Path, write_tif: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         paths = []
         for name, pixels, tag in zip(
             ("a", "b"), images(), ("2019:07:14 10:11:12", "2023:05:02 00:00:00"), strict=True
@@ -252,7 +288,9 @@ class TestResults:
         given = ["--t1-date", "2019-01-01", "--t2-date", "2020-01-01"]
         assert run(capsys, "predict", *paths[::-1], *again[:-2], *given)[0] == 0
 
-    def test_a_tag_that_is_no_date_is_said_once(self, scene, tmp_path, capsys):
+    def test_a_tag_that_is_no_date_is_said_once(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         t1, t2 = scene[0], shutil.copy(scene[1], tmp_path / "t2.tif")
         with rasterio.open(t2, "r+") as dataset:
             dataset.update_tags(TIFFTAG_DATETIME="2020:13:45 00:00:00")
@@ -265,7 +303,9 @@ class TestResults:
         assert code == 0
         assert "is no date" not in err
 
-    def test_an_area_of_interest(self, scene, tmp_path, capsys):
+    def test_an_area_of_interest(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         box = ["--bbox", "500300,4999400,500800,4999800"]
         assert run(capsys, "predict", *scene, "-o", tmp_path / "a.tif", *box)[0] == 0
         with rasterio.open(tmp_path / "a.tif") as dataset:
@@ -279,7 +319,9 @@ class TestResults:
             share = (dataset.read(1) != 255).mean()
         assert share == pytest.approx(np.pi / 4, abs=0.02)
 
-    def test_overwriting_must_be_asked_for(self, scene, tmp_path, capsys):
+    def test_overwriting_must_be_asked_for(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         path = tmp_path / "a.gpkg"
         path.write_text("mine")
         refused(
@@ -296,7 +338,9 @@ class TestResults:
         assert run(capsys, "predict", *scene, "-o", path, "--overwrite")[0] == 0
         assert len(geopandas.read_file(path)) > 0
 
-    def test_creation_and_layer_options(self, scene, tmp_path, capsys):
+    def test_creation_and_layer_options(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         code, _, _ = run(
             capsys,
             "predict",
@@ -317,14 +361,18 @@ class TestResults:
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 class TestPictures:
-    def test_a_mask_in_pixels(self, pictures, tmp_path, capsys):
+    def test_a_mask_in_pixels(
+        self, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert (
             run(capsys, "predict", *pictures, "-o", tmp_path / "a.tif", "-m", "irmad", "-q")[0] == 0
         )
         with rasterio.open(tmp_path / "a.tif") as dataset:
             assert dataset.read(1)[CHANGED].mean() > 0.9
 
-    def test_polygons_only_when_asked_for(self, pictures, tmp_path, capsys):
+    def test_polygons_only_when_asked_for(
+        self, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         arguments = ["predict", *pictures, "-o", tmp_path / "a.geojson", "-m", "irmad"]
         refused(
             capsys, tmp_path, 2, r"expected images with a CRS .* --pixel-coordinates .*", *arguments
@@ -337,7 +385,9 @@ class TestPictures:
         left, top, right, bottom = shapely.geometry.shape(largest["geometry"]).bounds
         assert (left, top, right, bottom) == pytest.approx((40, -50, 70, -30), abs=3)
 
-    def test_square_metres_need_a_pixel_size(self, pictures, tmp_path, capsys):
+    def test_square_metres_need_a_pixel_size(
+        self, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         refused(
             capsys,
             tmp_path,
@@ -386,7 +436,14 @@ class TestRefusals:
             (["--gsd", "0.5"], "expected --gsd only with images without georef.* of 10 m .*"),
         ],
     )
-    def test_wrong_usage_ends_with_2(self, scene, tmp_path, capsys, options, pattern):
+    def test_wrong_usage_ends_with_2(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        options: list[str],
+        pattern: str,
+    ) -> None:
         options = [option.format(tmp_path) for option in options]
         refused(
             capsys, tmp_path, 2, pattern, "predict", *scene, "-o", tmp_path / "a.gpkg", *options
@@ -408,7 +465,13 @@ class TestRefusals:
             ["-q", "-v"],
         ],
     )
-    def test_arguments_that_cannot_be_parsed_end_with_2(self, scene, tmp_path, capsys, options):
+    def test_arguments_that_cannot_be_parsed_end_with_2(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        options: list[str],
+    ) -> None:
         code, out, err = run(capsys, "predict", *scene, "-o", tmp_path / "a.gpkg", *options)
         assert (code, out) == (2, "")
         assert re.fullmatch(r"rscd: .*; see rscd( predict)? --help\n", err)
@@ -427,17 +490,30 @@ class TestRefusals:
             (["-o", "{}/none/a.gpkg"], r"expected a folder for .*none/a\.gpkg, found none.*"),
         ],
     )
-    def test_what_must_be_fixed_ends_with_1(self, scene, tmp_path, capsys, options, pattern):
+    def test_what_must_be_fixed_ends_with_1(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        options: list[str],
+        pattern: str,
+    ) -> None:
         options = [option.format(tmp_path) for option in options]
         refused(
             capsys, tmp_path, 1, pattern, "predict", *scene, "-o", tmp_path / "a.gpkg", *options
         )
 
-    def test_scenes_that_cannot_be_used(self, scene, tmp_path, write_tif, capsys):
+    def test_scenes_that_cannot_be_used(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        write_tif: Callable[..., Path],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         inputs = tmp_path / "in"
         inputs.mkdir()
         _, t2 = images()
-        cases = {
+        cases: dict[str, tuple[dict[str, Any], str]] = {
             "no overlap.tif": (
                 {"transform": Affine(10, 0, 9e5, 0, -10, 5e6)},
                 "expected two scenes that overlap.*",
@@ -503,7 +579,9 @@ class TestRefusals:
             tmp_path / "a.tif",
         )
 
-    def test_the_inputs_are_never_overwritten(self, scene, tmp_path, capsys):
+    def test_the_inputs_are_never_overwritten(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         copies = [shutil.copy(path, tmp_path) for path in scene]
         refused(
             capsys,
@@ -517,7 +595,9 @@ class TestRefusals:
             "--overwrite",
         )
 
-    def test_what_a_vrt_is_made_of_is_never_overwritten(self, scene, tmp_path, capsys):
+    def test_what_a_vrt_is_made_of_is_never_overwritten(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         t2 = Path(shutil.copy(scene[1], tmp_path))
         with rasterio.open(t2) as dataset, WarpedVRT(dataset) as warped:
             rasterio.shutil.copy(warped, tmp_path / "mosaic.vrt", driver="VRT")
@@ -526,7 +606,9 @@ class TestRefusals:
             tmp_path / "mosaic.vrt", "-o", t2, "--overwrite",
         )  # fmt: skip
 
-    def test_the_area_of_interest_is_never_overwritten(self, scene, tmp_path, capsys):
+    def test_the_area_of_interest_is_never_overwritten(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         area = tmp_path / "area.gpkg"
         square = shapely.box(500_100, 4_999_300, 500_500, 4_999_800)
         geopandas.GeoSeries([square], crs=32633).to_file(area)
@@ -535,7 +617,9 @@ class TestRefusals:
             *scene, "--aoi", area, "-o", area, "--overwrite",
         )  # fmt: skip
 
-    def test_styles_of_others_are_never_lost(self, scene, tmp_path, capsys):
+    def test_styles_of_others_are_never_lost(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (tmp_path / "a.qml").write_text("mine")
         outputs = ["-m", "cva", "-o", tmp_path / "a.geojson"]
         refused(capsys, tmp_path, 1, r".*a\.qml already there.*", "predict", *scene, *outputs)
@@ -544,7 +628,13 @@ class TestRefusals:
             outputs = ["-m", "cva", "-o", tmp_path / f"a{suffix}"]
             assert run(capsys, "predict", *scene, *outputs)[0] == 0
 
-    def test_numbers_of_a_colour_table_are_no_values(self, scene, tmp_path, write_tif, capsys):
+    def test_numbers_of_a_colour_table_are_no_values(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        write_tif: Callable[..., Path],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         path = write_tif(tmp_path / "p.tif", np.ones((90, 120), np.uint8))
         with rasterio.open(path, "r+") as dataset:
             dataset.write_colormap(1, {1: (255, 0, 0, 255)})
@@ -554,7 +644,7 @@ class TestRefusals:
         )  # fmt: skip
 
     @pytest.mark.linux
-    def test_a_full_stdout_is_one_line(self, scene, tmp_path):
+    def test_a_full_stdout_is_one_line(self, scene: list[str], tmp_path: Path) -> None:
         with Path("/dev/full").open("w") as full:
             done = subprocess.run(
                 [sys.executable, "-m", "rscd", "model", "list"],
@@ -563,7 +653,13 @@ class TestRefusals:
         assert done.returncode == 1
         assert re.fullmatch(r"rscd: expected to read and write files, found: .*\n", done.stderr)
 
-    def test_a_full_disk_is_found_out_before_the_work(self, scene, tmp_path, capsys, monkeypatch):
+    def test_a_full_disk_is_found_out_before_the_work(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1000))
         refused(
@@ -577,8 +673,14 @@ class TestRefusals:
             tmp_path / "a.tif",
         )
 
-    def test_a_disk_that_fills_up_while_writing(self, scene, tmp_path, capsys, monkeypatch):
-        def full(*_, **__):
+    def test_a_disk_that_fills_up_while_writing(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(*_: Any, **__: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr("rscd.geo.changemap.RawRaster.read", full)
@@ -588,7 +690,9 @@ class TestRefusals:
         assert not (tmp_path / "a.tif").exists()
 
     @pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may write anywhere")
-    def test_a_folder_one_may_not_write(self, scene, tmp_path, capsys):
+    def test_a_folder_one_may_not_write(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
         refused(
             capsys,
@@ -602,7 +706,9 @@ class TestRefusals:
         )
         tmp_path.chmod(stat.S_IRWXU)
 
-    def test_prob_and_polygons_of_one_stem_are_refused(self, scene, tmp_path, capsys):
+    def test_prob_and_polygons_of_one_stem_are_refused(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """Both would want change.qml beside them."""
         code, _, err = run(
             capsys,
@@ -620,7 +726,7 @@ class TestRefusals:
 
 
 class TestProcess:
-    def test_version_and_help(self):
+    def test_version_and_help(self) -> None:
         assert in_process("--version").stdout == f"rscd {rscd.__version__}\n"
         for arguments in ([], ["predict"], ["sample"], ["model"], ["model", "list"]):
             done = in_process(*arguments, "--help")
@@ -629,11 +735,11 @@ class TestProcess:
             assert "usage: rscd" in done.stdout
 
     @pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-    def test_help_of_training_speaks_of_training(self, capsys):
+    def test_help_of_training_speaks_of_training(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["train", "--help"]) == 0
         assert capsys.readouterr().out.startswith("usage: rscd train -c FILE.yaml ")
 
-    def test_help_imports_nothing_heavy(self):
+    def test_help_imports_nothing_heavy(self) -> None:
         code = (
             "import sys, rscd.cli\n"
             "try: rscd.cli.main(['predict', '--help'])\n"
@@ -646,13 +752,15 @@ class TestProcess:
         )
         assert done.stderr.strip() == ""
 
-    def test_a_command_is_needed(self):
+    def test_a_command_is_needed(self) -> None:
         done = in_process()
         assert done.returncode == 2
         assert done.stdout == ""
 
     @pytest.mark.slow
-    def test_stdout_holds_only_paths_and_stderr_the_rest(self, scene, tmp_path):
+    def test_stdout_holds_only_paths_and_stderr_the_rest(
+        self, scene: list[str], tmp_path: Path
+    ) -> None:
         done = in_process("predict", *scene, "-o", tmp_path / "a.gpkg", "-o", tmp_path / "b.tif")
         assert done.returncode == 0
         assert done.stdout == f"{tmp_path / 'a.gpkg'}\n{tmp_path / 'b.tif'}\n"
@@ -660,14 +768,20 @@ class TestProcess:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.slow
-    def test_errors_of_a_real_process(self, scene, tmp_path):
+    def test_errors_of_a_real_process(self, scene: list[str], tmp_path: Path) -> None:
         done = in_process("predict", scene[0], tmp_path / "none.tif", "-o", tmp_path / "a.gpkg")
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(
             r"rscd: expected a readable raster for t2, found no file .*\n", done.stderr
         )
 
-    def test_relative_paths(self, scene, tmp_path, monkeypatch, capsys):
+    def test_relative_paths(
+        self,
+        scene: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         for path in scene:
             shutil.copy(path, tmp_path)
         monkeypatch.chdir(tmp_path)
@@ -675,7 +789,7 @@ class TestProcess:
         assert found == (0, "a.tif\n", "")
         assert (tmp_path / "a.tif").exists()
 
-    def test_models_are_listed_and_shown(self, capsys):
+    def test_models_are_listed_and_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, _ = run(capsys, "model", "list")
         assert code == 0
         assert "(default for " in out.splitlines()[0]
@@ -687,7 +801,9 @@ class TestProcess:
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_naip_changes_from_date_to_date(realdata, tmp_path, capsys):
+def test_naip_changes_from_date_to_date(
+    realdata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for t1, t2 in pairwise(sorted((realdata / "geotiff" / "naip").glob("*.tif"))):
         path = tmp_path / f"{t2.stem}.tif"
         code, out, _ = run(capsys, "predict", t1, t2, "-o", path, "--json", "-q")
@@ -696,7 +812,9 @@ def test_naip_changes_from_date_to_date(realdata, tmp_path, capsys):
 
 
 @pytest.mark.realdata
-def test_taizhou_agrees_with_its_reference(realdata, tmp_path, capsys):
+def test_taizhou_agrees_with_its_reference(
+    realdata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = realdata / "geotiff" / "landsat-taizhou"
     t1, t2 = folder / "A_2000TM.tif", folder / "B_2003TM.tif"
     path = tmp_path / "change.tif"
@@ -714,7 +832,9 @@ def test_taizhou_agrees_with_its_reference(realdata, tmp_path, capsys):
 
 
 @pytest.mark.realdata
-def test_half_metre_pairs_in_a_national_grid(realdata, buildings, tmp_path, capsys):
+def test_half_metre_pairs_in_a_national_grid(
+    realdata: Path, buildings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for t1 in sorted((realdata / "geotiff" / "fotbcd").glob("*_A.tif")):
         t2 = t1.with_name(t1.name.replace("_A", "_B"))
         path = tmp_path / f"{t1.stem}.gpkg"

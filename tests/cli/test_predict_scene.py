@@ -1,13 +1,16 @@
 """``rscd predict`` on street pictures: masks, flow, overlays, folders."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 from scipy.ndimage import shift
 
 import rscd.inference.weights as network_files
@@ -28,7 +31,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network whose flow is known and whose change is random."""
     torch.manual_seed(0)
     network = scene_compact(**ARGS)  # type: ignore[arg-type]
-    last = network.decoder.start.layers[-1]
+    start: Any = network.decoder.start
+    last = start.layers[-1]
     last.bias.data = torch.atanh(torch.tensor(FLOW_PX) / 32)
     path = tmp_path_factory.mktemp("scene") / "scene.safetensors"
     card = {
@@ -74,6 +78,7 @@ def test_a_pair_of_pictures(weights: Path, tmp_path: Path) -> None:
         "-q",
     )
     grays = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
+    assert grays is not None
     assert grays.shape == (75, 100)
     with rasterio.open(tmp_path / "prob.tif") as dataset:
         prob = dataset.read(1)
@@ -86,7 +91,9 @@ def test_a_pair_of_pictures(weights: Path, tmp_path: Path) -> None:
     # seen whole, padded to 80 x 104: one unit for the whole picture, no tile of 64 pixels
     expected = np.array([FLOW_PX[0] * 104 / 64, FLOW_PX[1] * 80 / 64])
     np.testing.assert_allclose(found, expected[:, None, None] + 0 * found, atol=1e-3)
-    assert cv2.imread(str(tmp_path / "overlay.png")).shape[1] > 3 * 100
+    overlay = cv2.imread(str(tmp_path / "overlay.png"))
+    assert overlay is not None
+    assert overlay.shape[1] > 3 * 100
 
 
 def test_dissimilarity_of_aligned_features(weights: Path, tmp_path: Path) -> None:
@@ -104,7 +111,7 @@ def test_dissimilarity_of_aligned_features(weights: Path, tmp_path: Path) -> Non
 
     network = scene_compact(**ARGS)  # type: ignore[arg-type]
     network.load_state_dict(read_tensors(weights))
-    dates = [cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1) for path in paths]
+    dates = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in paths]
     image = torch.from_numpy(np.stack(dates).astype(np.float32))[None]
     with torch.inference_mode():
         t1, t2 = network.eval().encode(image, all_strides=True)
@@ -132,7 +139,9 @@ def test_dissimilarity_of_aligned_features(weights: Path, tmp_path: Path) -> Non
     assert not found[:, -6:].any()
 
 
-def test_georeferenced_pairs_go_by_tiles(weights: Path, tmp_path: Path, write_tif) -> None:  # type: ignore[no-untyped-def]
+def test_georeferenced_pairs_go_by_tiles(
+    weights: Path, tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     random = np.random.default_rng(0)
     paths = []
     for name in ("t1.tif", "t2.tif"):
@@ -182,7 +191,9 @@ def test_folders_go_pair_by_pair(weights: Path, tmp_path: Path) -> None:
     }
 
 
-def test_what_cannot_be_meant(weights: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_meant(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     one = picture(tmp_path / "a" / "1.png", 0)

@@ -1,7 +1,9 @@
 """Pseudo masks of georeferenced scenes: those of the same tiles in a folder, in their place."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -11,6 +13,7 @@ import shapely
 import torch
 import yaml
 from affine import Affine
+from numpy.typing import NDArray
 from PIL import Image
 
 from rscd.cli import main
@@ -26,7 +29,7 @@ TRANSFORM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "kd.safetensors"
     card = {"halo": 16, "multiple": 16, "patch_size": SIZE, "threshold": 0.5}
@@ -34,13 +37,13 @@ def weights(tmp_path_factory):
     return path
 
 
-def tile(number):
+def tile(number: int) -> tuple[slice, slice]:
     row, column = divmod(number, COLUMNS)
     return slice(SIZE * row, SIZE * (row + 1)), slice(SIZE * column, SIZE * (column + 1))
 
 
 @pytest.fixture
-def both(tmp_path, write_tif):
+def both(tmp_path: Path, write_tif: Callable[..., Path]) -> Path:
     """A scene with answers and masks, and its answered tiles as a folder of pairs."""
     rng = np.random.default_rng(0)
     images = rng.integers(1, 255, (2, 3, ROWS * SIZE, COLUMNS * SIZE), np.uint8)
@@ -73,7 +76,7 @@ def both(tmp_path, write_tif):
         str(tmp_path / "scene" / n) for n in ("t1.tif", "t2.tif", "mask.tif", "cells.geojson")
     )
 
-    def stream(**scene):
+    def stream(**scene: Any) -> dict[str, Any]:
         scene = {"t1": t1, "t2": t2, **scene}
         return {
             "class_path": "rscd.data.scenes.ScenePairs",
@@ -93,29 +96,30 @@ def both(tmp_path, write_tif):
     return tmp_path
 
 
-def run(weights, capsys, *arguments, code=0):
+def run(weights: Path, capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = 0) -> Any:
     command = ["pseudolabel", *map(str, arguments), "--checkpoint", str(weights)]
     assert main([*command, "--device", "cpu", "--scales", "fast", "--json", "-q"]) == code
     out = capsys.readouterr()
     return json.loads(out.out) if code == 0 else out.err
 
 
-def read(path):
+def read(path: Path) -> NDArray[Any]:
     with rasterio.open(path) as file:
         return file.read(1)
 
 
 @pytest.mark.parametrize("how", ["configuration", "rasters"])
 @pytest.mark.parametrize("threshold", ["0.4", "otsu"])
-def test_masks_are_those_of_the_tiles_in_a_folder(both, weights, capsys, how, threshold):
+def test_masks_are_those_of_the_tiles_in_a_folder(
+    both: Path, weights: Path, capsys: pytest.CaptureFixture[str], how: str, threshold: str
+) -> None:
     scene, out = both / "scene", both / "masks"
     if how == "configuration":
-        where, name = [both / "kd.yaml"], "town"
+        where: list[Any] = [both / "kd.yaml"]
+        name = "town"
     else:
-        where, name = (
-            [scene / "t1.tif", scene / "t2.tif", "--labels", scene / "cells.geojson"],
-            "t1",
-        )
+        where = [scene / "t1.tif", scene / "t2.tif", "--labels", scene / "cells.geojson"]
+        name = "t1"
     found = run(weights, capsys, *where, "--threshold", threshold, "-o", out)
     folder = run(weights, capsys, both / "set", "--split", "train", "--threshold", threshold)
     assert found["threshold"] == folder["threshold"]
@@ -137,7 +141,9 @@ def test_masks_are_those_of_the_tiles_in_a_folder(both, weights, capsys, how, th
     np.testing.assert_array_equal(dataset[:, :]["mask"][0], whole)
 
 
-def test_the_threshold_is_chosen_on_a_stream(both, weights, capsys):
+def test_the_threshold_is_chosen_on_a_stream(
+    both: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = run(weights, capsys, both / "kd.yaml", "-o", both / "masks")
     assert (found["rule"], found["criterion"]) == ("val", "iou_change")
     pairs = run(weights, capsys, both / "kd.yaml", "--split", "pairs", "--name", "from_config")
@@ -146,7 +152,9 @@ def test_the_threshold_is_chosen_on_a_stream(both, weights, capsys):
     assert (pairs["threshold"], pairs["score"]) == (found["threshold"], found["score"])
 
 
-def test_what_is_there_is_kept_unless_its_sources_changed(both, weights, capsys):
+def test_what_is_there_is_kept_unless_its_sources_changed(
+    both: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [both / "kd.yaml", "--threshold", "0.5", "-o", both / "masks"]
     run(weights, capsys, *command)
     stamp = (both / "masks" / "town.tif").stat().st_mtime_ns
@@ -159,7 +167,9 @@ def test_what_is_there_is_kept_unless_its_sources_changed(both, weights, capsys)
     assert run(weights, capsys, *command, "--overwrite")["written"] == 1
 
 
-def test_a_damaged_scene_has_no_mask(both, weights, capsys):
+def test_a_damaged_scene_has_no_mask(
+    both: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     damaged = both / "scene" / "t2.tif"
     damaged.write_bytes(damaged.read_bytes()[:30_000])
     error = run(
@@ -169,7 +179,9 @@ def test_a_damaged_scene_has_no_mask(both, weights, capsys):
     assert not list((both / "masks").glob("*.tif"))
 
 
-def test_what_cannot_be_meant_is_refused(both, weights, capsys):
+def test_what_cannot_be_meant_is_refused(
+    both: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = both / "kd.yaml"
     rasters = [both / "scene" / "t1.tif", both / "scene" / "t2.tif"]
     (both / "other.yaml").write_text("stages: {}")

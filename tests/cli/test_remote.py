@@ -1,25 +1,33 @@
 """Commands whose rasters and results are at addresses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 
 from rscd.base.errors import OutputError, RemoteError
 from rscd.cli import main
 from rscd.export import targets as targets_module
+from rscd.export.upload import upload
 from rscd.geo import scene as scene_module
+from rscd.geo.source import read_source
 from rscd.pipeline import maps
+from tests.conftest import Web
 
 SIDE = 384
 COG = {"driver": "COG", "compress": "deflate", "blocksize": 128}
 
 
 @pytest.fixture
-def scene(web, write_tif, monkeypatch, tmp_path):
+def scene(
+    web: Web, write_tif: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Web:
     """Two dates on the server, `SIDE` pixels wide."""
     rng = np.random.default_rng(0)
     first = rng.integers(20, 200, (3, SIDE, SIDE)).astype(np.uint8)
@@ -31,19 +39,21 @@ def scene(web, write_tif, monkeypatch, tmp_path):
     return web
 
 
-def predict(scene, *args: str, mode: str = "ok") -> int:
+def predict(scene: Web, *args: str | Path, mode: str = "ok") -> int:
     dates = [scene.at(name, mode) for name in ("t1.tif", "t2.tif")]
     return main(["predict", *dates, "-m", "cva", *map(str, args)])
 
 
-def without_paths(path: Path) -> dict:
-    told = json.loads(path.read_text())
+def without_paths(path: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(path.read_text())
     for date in ("t1", "t2"):
         told[date] = {"bands": told[date]["bands"]}
     return told
 
 
-def test_the_result_is_that_of_the_files_here(scene, tmp_path, capsys) -> None:
+def test_the_result_is_that_of_the_files_here(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (here := tmp_path / "here").mkdir()
     (there := tmp_path / "there").mkdir()
     local = [str(scene.folder / name) for name in ("t1.tif", "t2.tif")]
@@ -68,8 +78,16 @@ def test_the_result_is_that_of_the_files_here(scene, tmp_path, capsys) -> None:
     assert without_paths(here / "c.geojson.json") == without_paths(there / "c.geojson.json")
 
 
-def test_no_more_is_fetched_than_is_said_before(scene, tmp_path, capsys) -> None:
-    out = ["-o", tmp_path / "c.tif", "--bbox", "500000,4999000,501000,5000000", "--json"]
+def test_no_more_is_fetched_than_is_said_before(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out: list[str | Path] = [
+        "-o",
+        tmp_path / "c.tif",
+        "--bbox",
+        "500000,4999000,501000,5000000",
+        "--json",
+    ]
     assert predict(scene, *out, "--dry-run") == 0
     plan = json.loads(capsys.readouterr().out)
     said = plan["read_bytes"]
@@ -99,7 +117,14 @@ def test_no_more_is_fetched_than_is_said_before(scene, tmp_path, capsys) -> None
         ("cut", "found a connection that broke off ("),
     ],
 )
-def test_one_line_says_what_is_wrong(scene, tmp_path, capfd, monkeypatch, mode, said) -> None:
+def test_one_line_says_what_is_wrong(
+    scene: Web,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    said: str,
+) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
     assert predict(scene, "-q", "-o", tmp_path / "c.tif", mode=mode) == 1
     err = capfd.readouterr().err
@@ -108,22 +133,31 @@ def test_one_line_says_what_is_wrong(scene, tmp_path, capfd, monkeypatch, mode, 
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
 
 
-def test_a_run_goes_on_where_the_connection_broke(scene, tmp_path, capsys, monkeypatch) -> None:
-    argv = ["--prob", tmp_path / "p.tif", "-o", tmp_path / "c.png", "--tile-size", "128"]
+def test_a_run_goes_on_where_the_connection_broke(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv: list[str | Path] = [
+        "--prob",
+        tmp_path / "p.tif",
+        "-o",
+        tmp_path / "c.png",
+        "--tile-size",
+        "128",
+    ]
     argv += ["--workers", "1"]
     monkeypatch.setattr(maps, "warn_of_shift", lambda _: None)
-    read, calls = scene_module.read_source, []
+    calls: list[Any] = []
 
-    def breaks(*args, **more):
+    def breaks(*args: Any, **more: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         calls.append(args)
         if len(calls) == 12:  # one block of statistics, some tiles, of nine
             raise RemoteError("expected a readable raster, found a connection that broke off")
-        return read(*args, **more)
+        return read_source(*args, **more)
 
     monkeypatch.setattr(scene_module, "read_source", breaks)
     assert predict(scene, *argv) == 1
     assert not (tmp_path / "c.png").exists()
-    monkeypatch.setattr(scene_module, "read_source", read)
+    monkeypatch.setattr(scene_module, "read_source", read_source)
     capsys.readouterr()
     assert predict(scene, *argv, "--json") == 0
     assert json.loads(capsys.readouterr().out)["resumed"]
@@ -134,11 +168,15 @@ def test_a_run_goes_on_where_the_connection_broke(scene, tmp_path, capsys, monke
 
 
 def test_a_file_replaced_while_it_is_read_is_noticed(
-    scene, tmp_path, capsys, monkeypatch, write_tif
+    scene: Web,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    write_tif: Callable[..., Path],
 ) -> None:
     carry_out = maps._compute
 
-    def replaced(*args):
+    def replaced(*args: Any) -> dict[str, Any]:
         found = carry_out(*args)
         write_tif(scene.folder / "t2.tif", np.zeros((3, SIDE, SIDE), np.uint8), **COG)
         return found
@@ -150,7 +188,9 @@ def test_a_file_replaced_while_it_is_read_is_noticed(
 
 
 @pytest.mark.slow
-def test_results_are_uploaded_with_what_lies_beside_them(scene, tmp_path, capsys) -> None:
+def test_results_are_uploaded_with_what_lies_beside_them(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     memory = fsspec.filesystem("memory")
     (scene.folder / "out").mkdir()
     outputs = ["memory://box/c.geojson", scene.at("out/c.tif"), str(tmp_path / "c.gpkg")]
@@ -169,13 +209,14 @@ def test_results_are_uploaded_with_what_lies_beside_them(scene, tmp_path, capsys
     memory.rm("/box", recursive=True)
 
 
-def test_an_upload_that_fails_is_made_up_for(scene, tmp_path, capsys, monkeypatch) -> None:
+def test_an_upload_that_fails_is_made_up_for(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     argv = ["-o", "memory://late/c.geojson"]
 
-    def refused(*_):
+    def refused(*_: Any) -> None:
         raise OutputError("expected to write it, found: HTTP 503")
 
-    upload = targets_module.upload
     monkeypatch.setattr(targets_module, "upload", refused)
     assert predict(scene, *argv) == 1
     assert "the same command resumes it" in capsys.readouterr().err
@@ -189,7 +230,9 @@ def test_an_upload_that_fails_is_made_up_for(scene, tmp_path, capsys, monkeypatc
     memory.rm("/late", recursive=True)
 
 
-def test_what_cannot_be_uploaded_is_said_first(scene, tmp_path, capsys) -> None:
+def test_what_cannot_be_uploaded_is_said_first(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for argv, said in (
         (["-o", "memory://x/c.nonsense"], "expected an output ending in"),
         (["-o", "nonsense://x/c.tif"], "here or at an address such as s3://"),
@@ -203,13 +246,19 @@ def test_what_cannot_be_uploaded_is_said_first(scene, tmp_path, capsys) -> None:
     assert not list(tmp_path.glob("rscd-*"))
 
 
-def test_maps_at_addresses_are_evaluated(scene, tmp_path, capsys, write_tif) -> None:
+def test_maps_at_addresses_are_evaluated(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str], write_tif: Callable[..., Path]
+) -> None:
     truth = np.zeros((SIDE, SIDE), np.uint8)
     truth[150:170, 150:180] = 1
     write_tif(scene.folder / "truth.tif", truth, **COG)
     write_tif(scene.folder / "found.tif", np.roll(truth, 5, axis=1), **COG)
     reports = []
-    for at in (lambda name: str(scene.folder / name), lambda name: scene.at(name, "cut2")):
+    ways: tuple[Callable[[str], str], ...] = (
+        lambda name: str(scene.folder / name),
+        lambda name: scene.at(name, "cut2"),
+    )
+    for at in ways:
         assert main(["evaluate", at("found.tif"), at("truth.tif"), "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
         reports.append({k: v for k, v in report.items() if k not in ("prediction", "truth")})
@@ -219,7 +268,9 @@ def test_maps_at_addresses_are_evaluated(scene, tmp_path, capsys, write_tif) -> 
 
 
 @pytest.mark.slow
-def test_events_between_addresses(scene, tmp_path, capsys) -> None:
+def test_events_between_addresses(
+    scene: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     memory = fsspec.filesystem("memory")
     dates = [scene.at("t1.tif"), scene.at("t2.tif")]
     argv = ["events", *dates, "--segmenter", "spectral", "-o", "memory://e/events.geojson"]

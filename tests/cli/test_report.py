@@ -1,6 +1,9 @@
 """``rscd predict --report``: from two rasters to the page in one command."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from rscd.cli import main
 
 
 @pytest.fixture
-def pair(tmp_path, write_tif):
+def pair(tmp_path: Path, write_tif: Callable[..., Path]) -> list[Path]:
     rng = np.random.default_rng(0)
     t1 = rng.integers(90, 110, (3, 64, 80)).astype(np.uint8)
     t2 = t1.copy()
@@ -17,11 +20,13 @@ def pair(tmp_path, write_tif):
     return [write_tif(tmp_path / f"{date}.tif", px) for date, px in (("t1", t1), ("t2", t2))]
 
 
-def predict(pair, *arguments):
+def predict(pair: list[Path], *arguments: Any) -> int:
     return main(["predict", *map(str, pair), "-m", "cva", "-q", *map(str, arguments)])
 
 
-def test_one_command_from_rasters_to_the_page(pair, tmp_path, capsys):
+def test_one_command_from_rasters_to_the_page(
+    pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer, page = tmp_path / "change.gpkg", tmp_path / "report.html"
     outputs = ["-o", tmp_path / "change.tif", "-o", layer, "--report", page]
     assert predict(pair, *outputs, "--json") == 0
@@ -46,15 +51,22 @@ def test_one_command_from_rasters_to_the_page(pair, tmp_path, capsys):
     ],
 )
 def test_what_does_not_go_is_said_before_the_work(
-    pair, tmp_path, monkeypatch, capsys, outputs, words
-):
+    pair: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outputs: list[str],
+    words: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert predict(pair, *outputs) == 2
     assert words in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t1.tif", "t2.tif"]
 
 
-def test_where_nothing_changed_there_is_no_page(pair, tmp_path, capsys):
+def test_where_nothing_changed_there_is_no_page(
+    pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer, page = tmp_path / "change.gpkg", tmp_path / "report.html"
     pair = [pair[0], pair[0]]
     assert (
@@ -65,7 +77,7 @@ def test_where_nothing_changed_there_is_no_page(pair, tmp_path, capsys):
     assert "nothing to review" in capsys.readouterr().err
 
 
-def test_folders_have_a_page_each(pair, tmp_path):
+def test_folders_have_a_page_each(pair: list[Path], tmp_path: Path) -> None:
     for date, path in zip(("a", "b"), pair, strict=True):
         (tmp_path / date).mkdir()
         path.rename(tmp_path / date / "place.tif")

@@ -57,7 +57,7 @@ def write(path: Path, values: Any = CHANGED, cells: Any = CELLS, crs: str = UTM3
 def number_of(sample: dict[str, Any]) -> int:
     """The cell that a patch of the same size lies on."""
     column, row = apply(~TRANSFORM, sample["transform"].c, sample["transform"].f)
-    return round(row / SIDE) * COLUMNS + round(column / SIDE)
+    return round(float(row) / SIDE) * COLUMNS + round(float(column) / SIDE)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from rasterio import Affine
 from rasterio.enums import ColorInterp
@@ -44,7 +45,14 @@ def save(path: Path, array: np.ndarray) -> None:
         write_picture(path, array)
 
 
-def make(base: Path, names=("A", "B", "label"), n=3, suffix=".png", stem="p{}", on=255) -> None:
+def make(
+    base: Path,
+    names: tuple[str, ...] = ("A", "B", "label"),
+    n: int = 3,
+    suffix: str = ".png",
+    stem: str = "p{}",
+    on: int = 255,
+) -> None:
     for i in range(n):
         save(base / names[0] / (stem.format(i) + suffix), pixels(2 * i))
         save(base / names[1] / (stem.format(i) + suffix), pixels(2 * i + 1))
@@ -52,7 +60,7 @@ def make(base: Path, names=("A", "B", "label"), n=3, suffix=".png", stem="p{}", 
             save(base / names[2] / (stem.format(i) + ".png"), mask_pixels(i, on))
 
 
-def assert_pair(sample, i: int) -> None:
+def assert_pair(sample: dict[str, Any], i: int) -> None:
     assert sample["image"].dtype == torch.float32
     assert sample["image"].shape == (2, 3, H, W)
     assert np.array_equal(sample["image"][0], pixels(2 * i))
@@ -75,7 +83,7 @@ def assert_pair(sample, i: int) -> None:
         ("t0", "t1", "mask"),
     ],
 )
-def test_folder_names_are_translated(tmp_path: Path, names) -> None:
+def test_folder_names_are_translated(tmp_path: Path, names: tuple[str, str, str]) -> None:
     make(tmp_path, names)
     data = PairFolder(tmp_path)
     assert isinstance(data, NonGeoDataset)
@@ -91,6 +99,7 @@ def test_formats_and_label_codes_agree(tmp_path: Path, suffix: str, on: int) -> 
         make(tmp_path, n=1, on=on)
         for name in "AB":
             array = cv2.imread(str(tmp_path / name / "p0.png"))
+            assert array is not None
             cv2.imwrite(str(tmp_path / name / "p0.bmp"), array)
             (tmp_path / name / "p0.png").unlink()
     else:
@@ -200,7 +209,9 @@ def test_georeferencing_and_validity(tmp_path: Path) -> None:
     assert np.array_equal(~sample["valid"][0].numpy(), invalid)
     assert (sample["mask"][0][torch.from_numpy(invalid)] == 255).all()
     assert sample["mask"][0, 0, 1:].eq(1).all()
-    assert set(collate([sample, sample])[0]) == {
+    collated, _ = collate([sample, sample])
+    assert collated is not None
+    assert set(collated) == {
         *data.keys,
         "crs",
         "bounds",
@@ -239,12 +250,20 @@ def test_an_alpha_band_that_is_named_is_data(tmp_path: Path) -> None:
         out.write(array)
     hidden, named = read_picture(tmp_path / "x.tif"), read_picture(tmp_path / "x.tif", [1, 2, 3, 4])
     assert hidden.pixels.shape == (3, H, W)
+    assert hidden.valid is not None
     assert np.array_equal(hidden.valid, array[3] > 0)
     assert np.array_equal(named.pixels, array)
     assert named.valid is None
 
 
-def write_label(path: Path, values: np.ndarray, *, mask=None, alpha=None, **profile) -> None:
+def write_label(
+    path: Path,
+    values: np.ndarray,
+    *,
+    mask: NDArray[Any] | None = None,
+    alpha: NDArray[Any] | None = None,
+    **profile: Any,
+) -> None:
     """A label as GeoTIFF that may declare what is unlabelled."""
     path.parent.mkdir(parents=True, exist_ok=True)
     bands = [values] if alpha is None else [values, alpha]
@@ -296,7 +315,8 @@ def test_what_a_label_declares_to_be_none_is_ignored(tmp_path: Path, how: str, o
     found = info(tmp_path)
     assert found.ok, found.text()
     assert found.parts[0].change_share == W / (5 * W)
-    scenes = ScenePairs(Scene(*[str(tmp_path / d / "p0.tif") for d in "AB"], labels=str(path)))
+    t1, t2 = (str(tmp_path / d / "p0.tif") for d in "AB")
+    scenes = ScenePairs(Scene(t1, t2, labels=str(path)))
     np.testing.assert_array_equal(scenes[:, :]["mask"][0], expected)
 
 
@@ -393,12 +413,16 @@ def test_weak_labels_never_open_a_mask(tmp_path: Path) -> None:
         PairFolder(tmp_path, "train", keys={"image", "mask"})
 
 
+def labels_of(pairs: PairFolder) -> list[int]:
+    return [int(pairs[index]["label"]) for index in range(len(pairs))]
+
+
 def test_weak_labels_need_a_list(tmp_path: Path) -> None:
     make(tmp_path / "train")
     with pytest.raises(DataError, match=r"requested without masks.*train_label.txt"):
         PairFolder(tmp_path, "train", keys={"image", "label"})
     given = PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1.png": 0, "p2": 1})
-    assert [int(sample["label"]) for sample in given] == [1, 0, 1]
+    assert labels_of(given) == [1, 0, 1]
     with pytest.raises(DataError, match=r"2 of 3 pairs have no label, first 'p1'"):
         PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1})
 
@@ -406,9 +430,9 @@ def test_weak_labels_need_a_list(tmp_path: Path) -> None:
 def test_labels_counted_from_masks(tmp_path: Path) -> None:
     make(tmp_path)
     counted = PairFolder(tmp_path, keys={"mask", "label"}, min_change_pixels=W)
-    assert [int(s["label"]) for s in counted] == [1, 1, 1]
+    assert labels_of(counted) == [1, 1, 1]
     strict = PairFolder(tmp_path, keys={"mask", "label"}, min_change_pixels=W + 1)
-    assert [int(s["label"]) for s in strict] == [0, 0, 0]
+    assert labels_of(strict) == [0, 0, 0]
 
 
 def test_further_layers(tmp_path: Path) -> None:
@@ -501,6 +525,7 @@ def test_plot_shows_both_dates_and_the_mask(tmp_path: Path) -> None:
     figure = data.plot(data[0])
     assert [axis.get_title() for axis in figure.axes] == ["t1", "t2", "mask"]
     shown = figure.axes[0].images[0].get_array()
+    assert shown is not None
     assert np.allclose(shown, np.moveaxis(pixels(0), 0, 2) / 255, atol=1e-6)
 
 
@@ -536,7 +561,7 @@ def test_real_folders(realdata: Path) -> None:
         assert sample["image"].shape[-2:] == sample["mask"].shape[-2:]
 
 
-def test_masks_are_taken_from_where_they_are_asked_for(tmp_path):
+def test_masks_are_taken_from_where_they_are_asked_for(tmp_path: Path) -> None:
     for name, values in (("A", 7), ("B", 9)):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((4, 4, 3), values, np.uint8)).save(tmp_path / name / "x.png")

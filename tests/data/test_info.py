@@ -30,7 +30,7 @@ def save(path: Path, array: np.ndarray) -> None:
     write_picture(path, array)
 
 
-def sound(root: Path, splits=("train", "test"), n: int = 3) -> Path:
+def sound(root: Path, splits: tuple[str, ...] = ("train", "test"), n: int = 3) -> Path:
     for k, split in enumerate(splits):
         for i in range(n):
             save(root / split / "A" / f"p{i}.png", image(100 * k + 2 * i))

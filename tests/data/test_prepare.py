@@ -45,7 +45,7 @@ def failed(manifest: Manifest) -> tuple[str, ...]:
     return tuple(check["what"] for check in manifest.content["checks"] if not check["ok"])
 
 
-def random_pixels(shape, seed: int) -> np.ndarray:
+def random_pixels(shape: tuple[int, int, int], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
 
 
@@ -55,7 +55,9 @@ def label(height: int, width: int, seed: int) -> np.ndarray:
     ).repeat(8, 1).repeat(8, 2)[:, :height, :width] * np.uint8(255)
 
 
-def whu(folder: Path, height: int = 70, width: int = 90, suffix: str = ".tif", crs=None) -> dict:
+def whu(
+    folder: Path, height: int = 70, width: int = 90, suffix: str = ".tif", crs: CRS | None = None
+) -> dict[str, Any]:
     arrays = {
         "before/before": random_pixels((3, height, width), 0),
         "after/after": random_pixels((3, height, width), 1),
@@ -69,7 +71,12 @@ def whu(folder: Path, height: int = 70, width: int = 90, suffix: str = ".tif", c
     return arrays
 
 
-def parts(folder: Path, counts: dict[str, int], side: int, names=("A", "B", "label")) -> None:
+def parts(
+    folder: Path,
+    counts: dict[str, int],
+    side: int,
+    names: tuple[str, str, str] = ("A", "B", "label"),
+) -> None:
     for split, n in counts.items():
         for i in range(1, n + 1):
             for date, name in enumerate(names):
@@ -157,7 +164,8 @@ def test_prepared_folder_is_ready_for_training(tmp_path: Path) -> None:
         weak = PairFolder(dst, part, keys={"image", "label"})
         assert sorted(weak.names) == sorted(names)
         labels = read_label_list(dst / "list" / f"{part}_label.txt")
-        assert [int(s["label"]) for s in weak] == [labels[name] for name in weak.names]
+        found = [int(weak[i]["label"]) for i in range(len(weak))]
+    assert found == [labels[name] for name in weak.names]
 
 
 def test_georeferencing_is_kept(tmp_path: Path) -> None:
@@ -211,7 +219,7 @@ def test_format_does_not_change_the_tiles(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1]
 
 
-def test_large_plain_files_are_streamed(tmp_path: Path, monkeypatch) -> None:
+def test_large_plain_files_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = whu(tmp_path, suffix=".png")
     monkeypatch.setattr("rscd.data.sources.SMALL_PIXELS", 100)
     with open_source(tmp_path / "before" / "before.png") as source:
@@ -236,7 +244,7 @@ def test_levir(tmp_path: Path) -> None:
     assert np.array_equal(tile, whole[:, PATCH : 2 * PATCH, PATCH : 2 * PATCH])
     named = tile_from_name("test_2_6")
     assert named is not None
-    assert named.box == (256, 256, 512, 512)
+    assert named.box == (256.0, 256.0, 512.0, 512.0)
     assert parent_of("test_2_6") == manifest.content["tiles"]["test_2_6"]["parent"] == "test_2"
 
 
@@ -337,7 +345,9 @@ def test_a_folder_of_version_0_1_is_resumed_with_the_same_settings_alone(tmp_pat
     assert prepare("whu", tmp_path / "src", tmp_path / "dst", patch=PATCH).content == made.content
 
 
-def test_checks_against_published_numbers(tmp_path: Path, monkeypatch, caplog) -> None:
+def test_checks_against_published_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     whu(tmp_path / "src", 256 * 2, 256 * 5)
     small = Published((512, 1280), {"train": 8, "val": 1, "test": 1}, 0.21, 0.1)
     monkeypatch.setitem(PUBLISHED, "whu", small)

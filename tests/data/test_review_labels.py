@@ -1,11 +1,15 @@
 """What a reviewed layer teaches, pixel by pixel and place by place."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 
 from rscd.base.errors import DataError, SceneError
 from rscd.base.files import sha256_of
@@ -25,11 +29,11 @@ BOXES = {
 }
 
 
-def on_ground(box):
+def on_ground(box: tuple[int, int, int, int]) -> shapely.Polygon:
     return shapely.transform(shapely.box(*box), lambda p: p * [0.5, -0.5] + [500_000, 5_000_000])
 
 
-def pixels(*names, grow=0):
+def pixels(*names: str, grow: int = 0) -> NDArray[Any]:
     found = np.zeros((SIDE, SIDE), bool)
     for name in names:
         left, top, right, bottom = BOXES[name]
@@ -38,7 +42,7 @@ def pixels(*names, grow=0):
 
 
 @pytest.fixture
-def layer(tmp_path, write_tif):
+def layer(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., Any]:
     """A reviewed layer with its rasters."""
     random = np.random.default_rng(0)
     about = {}
@@ -48,7 +52,7 @@ def layer(tmp_path, write_tif):
         size, sha256 = file.stat().st_size, sha256_of(file)
         about[date] = {"path": str(file), "bytes": size, "sha256": sha256, "bands": [1, 2, 3]}
 
-    def write(boxes=BOXES, name="change.gpkg"):
+    def write(boxes: dict[str, Any] = BOXES, name: str = "change.gpkg") -> str:
         columns = {"id": np.arange(1, len(boxes) + 1), "status": list(boxes)}
         shapes = np.array([on_ground(box) for box in boxes.values()])
         table = feature_table(columns, shapes, "EPSG:32633", own=("id",))
@@ -58,13 +62,15 @@ def layer(tmp_path, write_tif):
     return write
 
 
-def whole(dataset):
+def whole(dataset: ScenePairs) -> dict[str, Any]:
     left, bottom, right, top = 500_000, 5_000_000 - SIDE / 2, 500_000 + SIDE / 2, 5_000_000
     return dataset[left:right:0.5, bottom:top:0.5]
 
 
 @pytest.mark.parametrize("name", ["change.gpkg", "change.geojson", "change.parquet"])
-def test_the_mask_says_what_was_decided_and_nothing_else(layer, name):
+def test_the_mask_says_what_was_decided_and_nothing_else(
+    layer: Callable[..., Any], name: str
+) -> None:
     """Rasters come from the layer; close around a polygon nothing else changed."""
     mask = whole(ScenePairs(Scene(review=layer(name=name)), keys=["image", "mask"]))["mask"][0]
     mask = mask.numpy()
@@ -77,7 +83,7 @@ def test_the_mask_says_what_was_decided_and_nothing_else(layer, name):
     assert (mask[straight] == 0).all()
 
 
-def test_patches_are_drawn_around_decided_polygons(layer):
+def test_patches_are_drawn_around_decided_polygons(layer: Callable[..., Any]) -> None:
     dataset = ScenePairs(Scene(review=layer()), keys=["image", "mask", "valid"])
     assert len(dataset.index) == 2
     for query in random_queries(dataset, 96, 30, seed=(1,)):
@@ -90,12 +96,13 @@ def test_patches_are_drawn_around_decided_polygons(layer):
         assert near[np.clip(rows, 0, SIDE - 1), np.clip(cols, 0, SIDE - 1)][there].all()
 
 
-def test_answers_are_yes_around_accepted_and_no_around_rejected(layer):
+def test_answers_are_yes_around_accepted_and_no_around_rejected(layer: Callable[..., Any]) -> None:
     dataset = ScenePairs(Scene(review=layer()), keys=["image", "label", "valid"])
     found = {}
     for query in random_queries(dataset, 64, 20, seed=(2,)):
         sample = dataset[query]
         placed, _ = dataset.locate(query)
+        assert placed.answer is not None
         found[placed.answer.place.wkb] = int(sample["label"])
         assert (sample["image"][:, :, ~sample["valid"][0]] == 0).all()
     assert sorted(found.values()) == [0, 1]
@@ -105,13 +112,13 @@ def test_answers_are_yes_around_accepted_and_no_around_rejected(layer):
     assert no.area > on_ground(BOXES["rejected"]).area
 
 
-def test_ground_without_labels_is_drawn_as_a_whole(layer):
+def test_ground_without_labels_is_drawn_as_a_whole(layer: Callable[..., Any]) -> None:
     dataset = ScenePairs(Scene(review=layer()), keys=["image", "valid"])
     assert len(dataset.index) == 1
     assert dataset.places[0].ground.area == (SIDE / 2) ** 2
 
 
-def test_an_area_limits_the_places(layer, tmp_path):
+def test_an_area_limits_the_places(layer: Callable[..., Any], tmp_path: Path) -> None:
     west = feature_table(
         {"id": [1]}, np.array([on_ground((0, 0, 128, SIDE))]), "EPSG:32633", own=("id",)
     )
@@ -121,12 +128,12 @@ def test_an_area_limits_the_places(layer, tmp_path):
         assert len(ScenePairs(scene, keys=keys).index) == 1
 
 
-def test_without_decisions_there_is_nothing_to_learn(layer):
+def test_without_decisions_there_is_nothing_to_learn(layer: Callable[..., Any]) -> None:
     with pytest.raises(DataError, match="expected accepted or rejected polygons"):
         ScenePairs(Scene(review=layer({"unsure": (1, 1, 9, 9)})), keys=["image", "mask"])
 
 
-def test_rasters_that_changed_are_refused(layer, tmp_path):
+def test_rasters_that_changed_are_refused(layer: Callable[..., Any], tmp_path: Path) -> None:
     path = layer()
     (tmp_path / "t1.tif").write_bytes((tmp_path / "t2.tif").read_bytes())
     with pytest.raises(SceneError, match=r"t1 .* changed since"):
@@ -142,7 +149,9 @@ def test_rasters_that_changed_are_refused(layer, tmp_path):
         ({"t1": "t1.tif"}, "expected t1 and t2 of a scene, found t1.tif"),
     ],
 )
-def test_scenes_that_say_too_much_or_too_little(layer, fields, words):
+def test_scenes_that_say_too_much_or_too_little(
+    layer: Callable[..., Any], fields: dict[str, Any], words: str
+) -> None:
     with pytest.raises(DataError, match=words):
         ScenePairs(replace(Scene(review=layer()), **fields))
     with pytest.raises(DataError, match="found none; name both"):

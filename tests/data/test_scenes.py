@@ -80,7 +80,7 @@ def box_of(sample: dict[str, Any]) -> Box:
     """Where a sample lies in the test scenes, from its transform alone."""
     col, row = apply(~TRANSFORM, sample["transform"].c, sample["transform"].f)
     height, width = sample["image"].shape[-2:]
-    return Box(round(row), round(col), height, width)
+    return Box(round(float(row)), round(float(col)), height, width)
 
 
 def cut(array: NDArray[Any], box: Box, fill: int) -> NDArray[Any]:
@@ -309,7 +309,7 @@ def test_several_scenes_of_different_crs(tmp_path: Path, write_tif: WriteTif) ->
 def test_the_dataset_follows_a_new_crs_and_resolution(scene: Scene) -> None:
     dataset = ScenePairs([scene])
     dataset.res = 20
-    assert dataset.res == (20, 20)
+    assert dataset.res == (20.0, 20.0)
     sample = dataset[:, :]
     assert sample["image"].shape[-2:] == (75, 105)
     assert set(np.unique(sample["mask"])) <= {0, 1, 255}
@@ -461,7 +461,8 @@ def test_a_date_on_another_grid_is_aligned(
     for query in random_queries(dataset, 32, 5, seed=(1,)):
         sample = dataset[query]
         col, row = apply(~pair.grid.affine, sample["transform"].c, sample["transform"].f)
-        rows, cols = slice(round(row), round(row) + 32), slice(round(col), round(col) + 32)
+        first_row, first_col = round(float(row)), round(float(col))
+        rows, cols = slice(first_row, first_row + 32), slice(first_col, first_col + 32)
         np.testing.assert_array_equal(sample["image"], whole[..., rows, cols])
         np.testing.assert_array_equal(sample["valid"][0], valid[rows, cols])
 

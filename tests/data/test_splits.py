@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from rscd.data.splits import (
     read_split,
 )
 from rscd.data.tiles import Tile, find_tiles, parent_of, tile_from_name, touching_pairs
+
+How = Literal["random", "first"]
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -56,7 +59,7 @@ def grid(rows: int, columns: int, side: float = 256, scene: str = "s") -> list[T
     ],
 )
 @pytest.mark.parametrize("how", ["random", "first"])
-def test_published_counts(n: int, percent: int, labeled: int, how) -> None:
+def test_published_counts(n: int, percent: int, labeled: int, how: How) -> None:
     split = labeled_split(named(n), percent, how)
     assert split.counts == {"labeled": labeled, "unlabeled": n - labeled}
 
@@ -65,8 +68,9 @@ def test_published_counts(n: int, percent: int, labeled: int, how) -> None:
 @settings(max_examples=20, deadline=None)
 def test_smaller_percentages_are_prefixes(n: int, seed: int) -> None:
     names = named(n)
-    for how in ("random", "first"):
-        lists = [labeled_split(names, p, how, seed)["labeled"] for p in (5, 10, 20, 40)]  # type: ignore[arg-type]
+    ways: tuple[How, ...] = ("random", "first")
+    for how in ways:
+        lists = [labeled_split(names, p, how, seed)["labeled"] for p in (5, 10, 20, 40)]
         for small, large in itertools.pairwise(lists):
             assert large[: len(small)] == small
     assert labeled_split(names, 5, "first")["labeled"] == tuple(names[: n * 5 // 100])
@@ -86,7 +90,8 @@ def test_random_split_is_a_partition(n: int, seed: int) -> None:
 def test_seeds_and_hashes() -> None:
     one, two = random_split(named(50), SHARES, 1), random_split(named(50), SHARES, 2)
     assert one.hash != two.hash
-    reordered = Split({p: tuple(reversed(n)) for p, n in reversed(one.parts.items())}, "by hand")
+    backwards = reversed(list(one.parts.items()))
+    reordered = Split({p: tuple(reversed(n)) for p, n in backwards}, "by hand")
     assert reordered.hash == one.hash
     renamed = Split({("dev" if p == "val" else p): n for p, n in one.parts.items()}, "")
     assert renamed.hash != one.hash
@@ -206,7 +211,7 @@ def test_groups_by_count() -> None:
         ("scene_r003_c012", "scene", (12 * 256, 768, 13 * 256, 1024)),
     ],
 )
-def test_published_names(name: str, scene: str, box) -> None:
+def test_published_names(name: str, scene: str, box: tuple[int, int, int, int]) -> None:
     assert tile_from_name(name) == Tile(name, scene, box)
     assert parent_of(f"train/{name}") == scene
 

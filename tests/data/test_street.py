@@ -49,7 +49,7 @@ def colours(extra: tuple[int, int, int] | None = None) -> np.ndarray:
     return array
 
 
-def changesim(root: Path, frames=(0, 2, 10)) -> Path:
+def changesim(root: Path, frames: tuple[int, ...] = (0, 2, 10)) -> Path:
     for split, warehouses in (("Train", (0, 1)), ("Test", (6,))):
         for k in warehouses:
             for sequence in ("Seq_0", "Seq_1", "Seq_0_dust", "Seq_0_dark"):
@@ -87,7 +87,7 @@ def test_changesim(tmp_path: Path) -> None:
     assert known["use_flow"] == 0
 
 
-def test_changesim_unknown_colours(tmp_path: Path, caplog) -> None:
+def test_changesim_unknown_colours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     base = changesim(tmp_path, (0,)) / "Query_Seq_Train" / "Warehouse_0" / "Seq_0"
     save(base / "change_segmentation" / "0.png", colours((9, 9, 9)))
     data = ChangeSim(tmp_path, keys={"classes"})
@@ -148,7 +148,7 @@ def pcd(root: Path, n: int = 5) -> Path:
 
 def test_pcd_crops_and_folds(tmp_path: Path) -> None:
     root = pcd(tmp_path)
-    train, test = (PCD(root, split, fold=1) for split in ("train", "test"))  # type: ignore[arg-type]
+    train, test = (PCD(root, split, fold=1) for split in ("train", "test"))
     assert len(train) == 2 * 4 * 60
     assert len(test) == 2 * 60
     assert not set(groups(train)) & set(groups(test))
@@ -297,7 +297,8 @@ def test_real_street_samples(realdata: Path) -> None:
     cmu = VLCMUCD(street / "vl-cmu-cd", "all", keys={"image", "mask", "label"})
     assert len(cmu) == 6
     assert len(groups(cmu)) == 3
-    for sample in cmu:
+    for index in range(len(cmu)):
+        sample = cmu[index]
         assert sample["image"].shape == (2, 3, 512, 512)
         assert 0 < sample["mask"].float().mean() < 0.5
         assert sample["label"] == 1

@@ -1,9 +1,13 @@
 """Stored flow of every format means the same, and pairs with it replace generated ones."""
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from rscd.base.errors import DataError
@@ -12,12 +16,12 @@ from rscd.data.street_flow import FlowPairs, read_flow, resized_flow
 H, W = 12, 16
 
 
-def field():
+def field() -> NDArray[Any]:
     rng = np.random.default_rng(0)
     return (rng.integers(-200, 200, (2, H, W)) / 64).astype(np.float32)  # KITTI's steps
 
 
-def write(path, flow, known=None):
+def write(path: Path, flow: NDArray[Any], known: NDArray[Any] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".flo":  # the published format, byte by byte
         head = np.array([202021.25], "<f4").tobytes() + np.array([W, H], "<i4").tobytes()
@@ -31,7 +35,13 @@ def write(path, flow, known=None):
     return path
 
 
-def pair(root, name, suffix=".flo", flow=None, places=("t0", "t1", "mask", "flow")):
+def pair(
+    root: Path,
+    name: str,
+    suffix: str = ".flo",
+    flow: NDArray[Any] | None = None,
+    places: tuple[str, str, str, str] = ("t0", "t1", "mask", "flow"),
+) -> Path:
     rng = np.random.default_rng(1)
     for folder in places[:3]:
         path = root / folder / f"{name}.png"
@@ -44,7 +54,7 @@ def pair(root, name, suffix=".flo", flow=None, places=("t0", "t1", "mask", "flow
 
 
 @pytest.mark.parametrize("suffix", [".flo", ".npy", ".png"])
-def test_every_format_is_the_same_flow(tmp_path, suffix):
+def test_every_format_is_the_same_flow(tmp_path: Path, suffix: str) -> None:
     flow, known = read_flow(write(tmp_path / f"a{suffix}", field()))
     np.testing.assert_array_equal(flow, field())
     assert known.all()
@@ -56,19 +66,19 @@ def test_every_format_is_the_same_flow(tmp_path, suffix):
         np.testing.assert_array_equal(flow, np.where(some, field(), 0))
 
 
-def test_arrays_with_channels_last(tmp_path):
+def test_arrays_with_channels_last(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.moveaxis(field(), 0, 2))
     np.testing.assert_array_equal(read_flow(tmp_path / "a.npy")[0], field())
 
 
 @pytest.mark.parametrize("name", ["a.flo", "a.npy", "a.png"])
-def test_damaged_files_are_one_line(tmp_path, name):
+def test_damaged_files_are_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(DataError, match=rf"{name}: expected flow"):
         read_flow(tmp_path / name)
 
 
-def test_samples_and_sizes(tmp_path):
+def test_samples_and_sizes(tmp_path: Path) -> None:
     flow = np.zeros((2, H, W), np.float32)
     flow[0], flow[1] = 3, -2
     data = FlowPairs(pair(tmp_path, "a", flow=flow), keys={"image", "mask", "flow", "valid"})
@@ -88,7 +98,7 @@ def test_samples_and_sizes(tmp_path):
     assert still.sum() == 2 * (H - 1) * W
 
 
-def test_the_layout_of_simsac(tmp_path):
+def test_the_layout_of_simsac(tmp_path: Path) -> None:
     for kind in ("new", "static"):
         places = (f"image/ref/{kind}", f"image/query/{kind}", f"mask/query/{kind}", f"flow/{kind}")
         pair(tmp_path, "0", places=places)
@@ -100,7 +110,7 @@ def test_the_layout_of_simsac(tmp_path):
         FlowPairs(tmp_path)
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     pair(tmp_path, "a", ".npy")
     np.save(tmp_path / "flow" / "a.npy", np.zeros((2, H, W + 1), np.float32))
     with pytest.raises(DataError, match="the flow is 12 x 17 pixels"):

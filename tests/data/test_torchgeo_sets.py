@@ -10,12 +10,14 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchgeo.datasets
 from PIL import Image
+from torch import Tensor
 from torchgeo.datasets import LEVIRCD, OSCD, LEVIRCDPlus
 
 from rscd.base.errors import DataError
@@ -81,7 +83,9 @@ def levir_archives(served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated")
-def test_download_goes_through_torchgeo(tmp_path: Path, served, monkeypatch) -> None:
+def test_download_goes_through_torchgeo(
+    tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     levir_archives(served, monkeypatch)
     root = tmp_path / "data"
     with pytest.raises(DataError, match=r"levir-cd is not in .*expected A/ B/ label/.*download="):
@@ -99,7 +103,7 @@ def test_download_goes_through_torchgeo(tmp_path: Path, served, monkeypatch) -> 
     assert torch.equal(pairs[0]["image"], sample["image"])
     assert torch.equal(pairs[0]["mask"], sample["mask"])
 
-    stream = {"class_path": "rscd.data.torchgeo_sets.torchgeo_dataset"}
+    stream: dict[str, Any] = {"class_path": "rscd.data.torchgeo_sets.torchgeo_dataset"}
     stream["init_args"] = {"name": "levir-cd", "root": str(root), "split": "val"}
     module = ChangeDataModule({"train": stream}, batch_size=2, needs=KdMsi.needs)
     module.setup("fit")
@@ -117,7 +121,9 @@ def test_labels_are_counted_from_masks(changed: int, least: int, label: int) -> 
     assert CommonSample(2, None, least)({"mask": mask})["label"] == label
 
 
-def test_damaged_downloads_are_refused(tmp_path: Path, served, monkeypatch) -> None:
+def test_damaged_downloads_are_refused(
+    tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     levir_archives(served, monkeypatch)
     (served[0] / "train.zip").write_bytes(b"something else")
     with pytest.raises(DataError, match=r"could not be fetched.*corrupted.*by hand"):
@@ -127,7 +133,9 @@ def test_damaged_downloads_are_refused(tmp_path: Path, served, monkeypatch) -> N
         torchgeo_dataset("levir-cd", tmp_path / "other", download=True)
 
 
-def test_levir_plus(tmp_path: Path, served, monkeypatch) -> None:
+def test_levir_plus(
+    tmp_path: Path, served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = {"A": png(picture(0)), "B": png(picture(1)), "label": png(change())}
     files = {f"LEVIR-CD+/{s}/{p}/1.png": content[p] for s in ("train", "test") for p in content}
     archive = served[0] / "plus.zip"
@@ -161,7 +169,7 @@ def test_oscd_with_thirteen_bands_and_a_transform(tmp_path: Path) -> None:
     assert np.array_equal(plain["mask"][0], change() > 0)
     seen = []
 
-    def look(sample):
+    def look(sample: dict[str, Tensor]) -> dict[str, Tensor]:
         seen.append(sample["image"].shape)
         return sample
 

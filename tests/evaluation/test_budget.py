@@ -1,7 +1,10 @@
 """A budget of false alarms, from reviewed polygons to the least score of a prediction."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,9 @@ from rscd.review.layer import read_change_layer, write_layer
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, write_tif):
+def place(
+    tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]
+) -> tuple[Path, list[str]]:
     """Two dates that differ in 60 squares, the last half of them faintly, and what is found."""
     folder = tmp_path_factory.mktemp("place")
     random = np.random.default_rng(0)
@@ -33,7 +38,12 @@ def place(tmp_path_factory, write_tif):
     return folder, words
 
 
-def reviewed(place, name="reviewed.gpkg", right=lambda rows: rows < 45, keep=slice(None)):
+def reviewed(
+    place: tuple[Path, list[str]],
+    name: str = "reviewed.gpkg",
+    right: Callable[..., Any] = lambda rows: rows < 45,
+    keep: slice = slice(None),
+) -> Path:
     """The layer with decisions by the order of the polygons."""
     folder, _ = place
     layer = read_change_layer(folder / "change.gpkg")
@@ -45,7 +55,9 @@ def reviewed(place, name="reviewed.gpkg", right=lambda rows: rows < 45, keep=sli
     return folder / name
 
 
-def test_the_least_score_goes_into_the_result(place, capsys):
+def test_the_least_score_goes_into_the_result(
+    place: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, words = place
     found = read_layer(folder / "change.gpkg", "polygons")
     assert len(found) >= 60
@@ -68,7 +80,7 @@ def test_the_least_score_goes_into_the_result(place, capsys):
     assert "budget" not in read_provenance(folder / "change.gpkg")["parameters"]
 
 
-def test_a_budget_by_ground(place):
+def test_a_budget_by_ground(place: tuple[Path, list[str]]) -> None:
     path = reviewed(place)
     area = 1600 * 2000 / 1e6
     chosen = choose_least_score(path, Budget.parse("20/km2"))
@@ -85,7 +97,9 @@ def test_a_budget_by_ground(place):
         (slice(None), lambda rows: rows % 2 == 0, "allow more, or train"),
     ],
 )
-def test_too_few_or_too_bad_reviews_say_what_is_needed(place, keep, right, words):
+def test_too_few_or_too_bad_reviews_say_what_is_needed(
+    place: tuple[Path, list[str]], keep: slice, right: Callable[..., Any], words: str
+) -> None:
     with pytest.raises(DataError, match=words):
         choose_least_score(reviewed(place, right=right, keep=keep), Budget.parse("10%"))
 
@@ -99,7 +113,9 @@ def test_too_few_or_too_bad_reviews_say_what_is_needed(place, keep, right, words
         (["--max-false-alarms", "0.3"], "expected --max-false-alarms as 10%"),
     ],
 )
-def test_scores_of_another_model_are_refused(place, capsys, more, error):
+def test_scores_of_another_model_are_refused(
+    place: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str], more: list[str], error: str
+) -> None:
     folder, words = place
     path = reviewed(place, right=lambda rows: rows >= 0)
     given = ["--max-false-alarms", "10%", "--calibration", str(path), "-o", str(folder / "x.gpkg")]
@@ -110,20 +126,26 @@ def test_scores_of_another_model_are_refused(place, capsys, more, error):
     assert not (folder / "x.gpkg").exists()
 
 
-def test_one_of_both_options_is_refused(place, capsys):
+def test_one_of_both_options_is_refused(
+    place: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, words = place
     assert main(["predict", *words, "--max-false-alarms", "10%", "-o", "x.gpkg"]) == 2
     assert "together, found one" in capsys.readouterr().err
 
 
-def test_a_layer_of_another_program_is_refused(place, tmp_path):
+def test_a_layer_of_another_program_is_refused(
+    place: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     table = read_layer(reviewed(place), "polygons")
     table.to_file(tmp_path / "plain.gpkg")
     with pytest.raises(DataError, match="expected the model and its options"):
         choose_least_score(tmp_path / "plain.gpkg", Budget.parse("10%"))
 
 
-def test_precision_by_command_line(place, capsys):
+def test_precision_by_command_line(
+    place: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["estimate", str(reviewed(place)), "--json", "-q"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["accepted"] == 45
@@ -131,11 +153,11 @@ def test_precision_by_command_line(place, capsys):
 
 
 @pytest.mark.parametrize("text", ["10", "0%", "100%", "-1/km2", "x%", "5/m2"])
-def test_budgets_that_are_none(text):
+def test_budgets_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="10%"):
         Budget.parse(text)
 
 
-def test_budgets():
+def test_budgets() -> None:
     assert Budget.parse("10%").fraction == 0.1
     assert Budget.parse("5/km2").per_km2 == 5

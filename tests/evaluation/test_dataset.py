@@ -1,7 +1,10 @@
 """Evaluation of splits and of maps: against counting in memory, and across formats and CRS."""
 
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
 
 import cv2
 import geopandas
@@ -15,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lightning.pytorch import Trainer
+from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import reproject
 
-import rscd.evaluation.dataset as dataset
 from rscd.base.errors import (
     DataError,
     GridMismatchError,
@@ -38,7 +41,7 @@ from rscd.evaluation.dataset import (
 )
 from rscd.evaluation.judge import Judged, only_counted
 from rscd.evaluation.maps import MapOptions, evaluate_maps
-from rscd.evaluation.report import Sample, confusion, extremes
+from rscd.evaluation.report import Report, Sample, confusion, extremes
 from rscd.evaluation.sheet import COLOURS, Row, judged_colours, write_sheet
 from rscd.geo.grid import compose
 from rscd.geo.labels import Values
@@ -47,8 +50,8 @@ from rscd.geo.polygons import to_world, trace
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 from rscd.inference.detectors.registry import DETECTORS
-from rscd.inference.network import load_network
-from rscd.inference.predictor import Tiling
+from rscd.inference.network import Network, load_network
+from rscd.inference.predictor import Block, Tiling
 from rscd.metrics.objects import ObjectCounts
 from rscd.metrics.pixels import Counts, count, summarise
 from rscd.metrics.probabilities import ChangeMetrics
@@ -78,16 +81,16 @@ PREDICTED = np.array(
 )
 
 
-def moved(cols, rows):
+def moved(cols: float, rows: float) -> Affine:
     """The grid of `TRUTH`, moved by so many pixels."""
     return compose(UTM, Affine.translation(cols, rows))
 
 
 @pytest.fixture
-def maps(tmp_path, write_tif):
+def maps(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., Any]:
     """``maps(predicted, true, **profile)``: two files on one grid, 255 declared as nodata."""
 
-    def write(predicted, true, **profile):
+    def write(predicted: NDArray[Any], true: NDArray[Any], **profile: Any) -> tuple[Path, Path]:
         options = {"nodata": 255, **profile}
         return (
             write_tif(tmp_path / "predicted.tif", predicted, **options),
@@ -97,7 +100,7 @@ def maps(tmp_path, write_tif):
     return write
 
 
-def vector(path, mask_path, crs=None):
+def vector(path: Path, mask_path: Path, crs: str | None = None) -> Path:
     """The change of a mask file as polygons, perhaps in another CRS."""
     with rasterio.open(mask_path) as raster:
         shapes = to_world(trace(mask_path), raster.transform)
@@ -110,13 +113,14 @@ def vector(path, mask_path, crs=None):
     return path
 
 
-def test_a_case_counted_by_hand(maps):
+def test_a_case_counted_by_hand(maps: Callable[..., Any]) -> None:
     report = evaluate_maps(*maps(PREDICTED, TRUTH))
     assert confusion(report.counts) == {"tp": 3, "fp": 1, "fn": 3, "tn": 13}
     assert (report.pixels.counted, report.pixels.unlabelled) == (20, 4)
     assert report.pixels.without_prediction == 0
     # the corner is found with 3 of 4 pixels; the prediction without label is no object
     assert report.objects == ObjectCounts(true=2, predicted=2, matched=1)
+    assert report.area_m2 is not None
     assert report.area_m2["true"] == pytest.approx(600, rel=2e-3)
     assert report.area_m2["false_negative"] == pytest.approx(300, rel=2e-3)
     assert report.threshold is None
@@ -128,12 +132,17 @@ masks = arrays(np.uint8, (5, 7), elements=st.sampled_from([0, 1, 255]))
 
 @given(predicted=masks, true=masks)
 @settings(max_examples=25, deadline=None)
-def test_files_give_what_counting_in_memory_gives(predicted, true, tmp_path_factory, write_tif):
+def test_files_give_what_counting_in_memory_gives(
+    predicted: NDArray[Any],
+    true: NDArray[Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    write_tif: Callable[..., Path],
+) -> None:
     folder = tmp_path_factory.mktemp("maps")
-    paths = [
-        write_tif(folder / f"{n}.tif", mask, nodata=255)
-        for n, mask in (("predicted", predicted), ("true", true))
-    ]
+    paths = (
+        write_tif(folder / "predicted.tif", predicted, nodata=255),
+        write_tif(folder / "true.tif", true, nodata=255),
+    )
     used = (predicted != 255) & (true != 255)
     if not used.any():
         with pytest.raises(DataError, match="expected pixels with a label and a prediction"):
@@ -151,7 +160,9 @@ def test_files_give_what_counting_in_memory_gives(predicted, true, tmp_path_fact
 
 @pytest.mark.parametrize("name", ["p.gpkg", "p.fgb", "p.parquet", "p.shp"])
 @pytest.mark.parametrize("crs", [None, "EPSG:3857", "EPSG:4326"])
-def test_polygons_count_like_the_raster_they_come_from(maps, tmp_path, name, crs):
+def test_polygons_count_like_the_raster_they_come_from(
+    maps: Callable[..., Any], tmp_path: Path, name: str, crs: str | None
+) -> None:
     predicted = np.where(TRUTH == 255, 0, PREDICTED)
     files = maps(predicted, TRUTH)
     polygons = vector(tmp_path / name, files[0], crs)
@@ -161,7 +172,9 @@ def test_polygons_count_like_the_raster_they_come_from(maps, tmp_path, name, crs
     assert found.area_m2 == expected.area_m2
 
 
-def test_truth_may_be_polygons_and_both_with_a_grid(maps, tmp_path):
+def test_truth_may_be_polygons_and_both_with_a_grid(
+    maps: Callable[..., Any], tmp_path: Path
+) -> None:
     true = np.where(TRUTH == 255, 0, TRUTH)
     files = maps(PREDICTED, true)
     truth = vector(tmp_path / "truth.geojson", files[1], "EPSG:4326")
@@ -176,7 +189,9 @@ def test_truth_may_be_polygons_and_both_with_a_grid(maps, tmp_path):
     assert (both.counts, both.objects) == (expected.counts, expected.objects)
 
 
-def test_change_of_one_geographic_raster_is_found_in_utm(tmp_path, write_tif):
+def test_change_of_one_geographic_raster_is_found_in_utm(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     """A prediction warped to another CRS agrees but for its edges."""
     true = np.zeros((120, 150), np.uint8)
     true[20:70, 30:70] = 1
@@ -197,7 +212,9 @@ def test_change_of_one_geographic_raster_is_found_in_utm(tmp_path, write_tif):
     assert 0.05 < report.pixels.missing_share < 0.95  # the rest of the truth is not covered
 
 
-def test_a_larger_prediction_is_cropped_and_a_smaller_one_leaves_pixels_out(tmp_path, write_tif):
+def test_a_larger_prediction_is_cropped_and_a_smaller_one_leaves_pixels_out(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     truth = write_tif(tmp_path / "t.tif", np.where(TRUTH == 255, 0, TRUTH))
     exact = evaluate_maps(write_tif(tmp_path / "p.tif", PREDICTED), truth)
     wide = np.pad(PREDICTED, 3, constant_values=1)
@@ -215,7 +232,9 @@ def test_a_larger_prediction_is_cropped_and_a_smaller_one_leaves_pixels_out(tmp_
 
 
 @pytest.mark.parametrize("nodata", [None, 0, 255])
-def test_a_grid_that_does_not_coincide_takes_the_nearest(tmp_path, write_tif, nodata):
+def test_a_grid_that_does_not_coincide_takes_the_nearest(
+    tmp_path: Path, write_tif: Callable[..., Path], nodata: int | None
+) -> None:
     true = np.kron(TRUTH, np.ones((4, 4), np.uint8))
     true[true == 255] = 0 if nodata is None else nodata
     truth = write_tif(tmp_path / "t.tif", true, nodata=nodata)
@@ -226,7 +245,9 @@ def test_a_grid_that_does_not_coincide_takes_the_nearest(tmp_path, write_tif, no
     assert report.counts == count(true[used], true[used])
 
 
-def test_a_mask_stored_in_the_file_and_an_alpha_band_mean_no_prediction(tmp_path, write_tif):
+def test_a_mask_stored_in_the_file_and_an_alpha_band_mean_no_prediction(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     truth = write_tif(tmp_path / "t.tif", np.where(TRUTH == 255, 0, TRUTH))
     there = np.ones(TRUTH.shape, bool)
     there[:, 3:] = False
@@ -240,7 +261,9 @@ def test_a_mask_stored_in_the_file_and_an_alpha_band_mean_no_prediction(tmp_path
         assert report.counts == count(PREDICTED[:, :3], np.where(TRUTH == 255, 0, TRUTH)[:, :3])
 
 
-def test_unlabelled_and_change_values_are_named_by_the_user(tmp_path, write_tif):
+def test_unlabelled_and_change_values_are_named_by_the_user(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     classes = np.choose(np.minimum(TRUTH, 2), [0, 9, 127]).astype(np.uint8)
     truth = write_tif(tmp_path / "t.tif", classes)
     predicted = write_tif(tmp_path / "p.tif", PREDICTED)
@@ -257,7 +280,9 @@ def test_unlabelled_and_change_values_are_named_by_the_user(tmp_path, write_tif)
         evaluate_maps(predicted, vector(tmp_path / "v.gpkg", predicted), options)
 
 
-def test_probabilities_count_like_their_classes_and_tell_more(tmp_path, write_tif):
+def test_probabilities_count_like_their_classes_and_tell_more(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     rng = np.random.default_rng(0)
     prob = rng.random((30, 40)).astype(np.float32)
     true = (rng.random(prob.shape) < prob).astype(np.uint8)
@@ -269,7 +294,8 @@ def test_probabilities_count_like_their_classes_and_tell_more(tmp_path, write_ti
     assert report.counts == count(prob[used] >= np.float32(0.3), true[used])
     assert report.pixels.without_prediction == 120
     own = ChangeMetrics(0.3)
-    own.update(*(dataset.torch.from_numpy(a[used]) for a in (prob, true)))
+    own.update(*(torch.from_numpy(a[used]) for a in (prob, true)))
+    assert report.probabilities is not None
     assert report.probabilities.ece == pytest.approx(own.calibration_error())
     assert report.probabilities.best_threshold == own.best_threshold()
     best = summarise(report.probabilities.best_counts)["iou_change"]
@@ -284,13 +310,13 @@ def test_probabilities_count_like_their_classes_and_tell_more(tmp_path, write_ti
     assert evaluate_maps(path, truth).threshold == 0.7
 
 
-def test_probabilities_beyond_one_are_refused(maps):
+def test_probabilities_beyond_one_are_refused(maps: Callable[..., Any]) -> None:
     prob = np.full(TRUTH.shape, 3.0, np.float32)
     with pytest.raises(UsageError, match=r"from 0 to 1 in the prediction .* found 3 to 3"):
         evaluate_maps(*maps(prob, TRUTH))
 
 
-def test_objects_do_not_end_at_the_squares_a_map_is_read_by(maps):
+def test_objects_do_not_end_at_the_squares_a_map_is_read_by(maps: Callable[..., Any]) -> None:
     true = np.zeros((20, 600), np.uint8)
     true[5:9, 10:590] = 1
     report = evaluate_maps(*maps(true, true))
@@ -299,16 +325,20 @@ def test_objects_do_not_end_at_the_squares_a_map_is_read_by(maps):
     assert sum(confusion(report.counts).values()) == 12_000
 
 
-def test_areas_follow_the_latitude(tmp_path, write_tif):
+def test_areas_follow_the_latitude(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     true = np.zeros((600, 40), np.uint8)
     true[50:560, 5:30] = 1
     where = Affine(0.01, 0, 10, 0, -0.01, 60)
     truth = write_tif(tmp_path / "t.tif", true, transform=where, crs="EPSG:4326")
-    area = evaluate_maps(truth, truth).area_m2["true"]
+    areas = evaluate_maps(truth, truth).area_m2
+    assert areas is not None
+    area = areas["true"]
     assert area == pytest.approx(Ground("EPSG:4326", where).areas_m2(trace(truth)).sum(), rel=2e-3)
 
 
-def test_without_change_anywhere_everything_is_finite_and_said(maps, tmp_path):
+def test_without_change_anywhere_everything_is_finite_and_said(
+    maps: Callable[..., Any], tmp_path: Path
+) -> None:
     nothing = np.zeros((6, 8), np.uint8)
     report = evaluate_maps(*maps(nothing, nothing))
     found = report.json()
@@ -323,7 +353,7 @@ def test_without_change_anywhere_everything_is_finite_and_said(maps, tmp_path):
     assert evaluate_maps(empty, tmp_path / "true.tif").counts == report.counts
 
 
-def test_images_without_georeferencing(tmp_path, write_tif):
+def test_images_without_georeferencing(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     truth, predicted = (
         write_tif(tmp_path / f"{n}.tif", mask, transform=None, crs=None, nodata=255)
         for n, mask in (("t", TRUTH), ("p", PREDICTED))
@@ -346,7 +376,7 @@ def test_images_without_georeferencing(tmp_path, write_tif):
         evaluate_maps(located, truth)
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path, write_tif):
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     truth = write_tif(tmp_path / "t.tif", TRUTH, nodata=255)
     far = write_tif(tmp_path / "far.tif", PREDICTED, transform=moved(9000, 0))
     with pytest.raises(GridMismatchError, match="to overlap its counterpart, found none"):
@@ -376,7 +406,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, write_tif):
         evaluate_maps(truth, truth, MapOptions(threshold=0.5))
 
 
-def test_the_damaged_file_of_the_two_is_named(tmp_path, write_tif):
+def test_the_damaged_file_of_the_two_is_named(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     mask = np.random.default_rng(0).integers(0, 2, (300, 300), np.uint8)
     good, bad = (write_tif(tmp_path / f"{n}.tif", mask) for n in ("good", "bad"))
     bad.write_bytes(bad.read_bytes()[:40_000])
@@ -388,7 +420,9 @@ def test_the_damaged_file_of_the_two_is_named(tmp_path, write_tif):
         evaluate_maps(good, good, images=(str(good), str(tmp_path / "none.tif")))
 
 
-def test_polygons_far_away_are_worth_a_warning(tmp_path, write_tif, caplog):
+def test_polygons_far_away_are_worth_a_warning(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     truth = write_tif(tmp_path / "t.tif", TRUTH, nodata=255)
     far = tmp_path / "far.gpkg"
     geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs="EPSG:4326").to_file(far)
@@ -403,7 +437,7 @@ counts = st.tuples(*[st.integers(0, 5)] * 3).map(
 
 
 @given(st.lists(counts, max_size=20), st.integers(1, 4))
-def test_extremes_are_the_extremes(found, each):
+def test_extremes_are_the_extremes(found: list[Any], each: int) -> None:
     samples = [Sample(str(i), i, c) for i, c in enumerate(found)]
     holding = [s for s in samples if s.counts.true[1] + s.counts.predicted[1]]
     chosen = extremes(samples, each)
@@ -422,7 +456,7 @@ def test_extremes_are_the_extremes(found, each):
         assert [chosen[0][0], chosen[-1][0]] == ["best", "worst"]
 
 
-def test_every_kind_of_pixel_has_its_colour():
+def test_every_kind_of_pixel_has_its_colour() -> None:
     predicted = np.array([[1, 1, 0, 0, 255, 1]], np.uint8)
     true = np.array([[1, 0, 1, 0, 1, 255]], np.uint8)
     names = ["true positive", "false positive", "false negative", "true negative"]
@@ -430,14 +464,16 @@ def test_every_kind_of_pixel_has_its_colour():
     assert np.allclose(judged_colours(predicted, true)[0], expected)
 
 
-def test_pictures_stay_small_whatever_the_shape_of_a_sample(tmp_path):
-    def row(*shape):
+def test_pictures_stay_small_whatever_the_shape_of_a_sample(tmp_path: Path) -> None:
+    def row(*shape: int) -> Row:
         image = np.random.default_rng(0).normal(size=(2, 1, *shape)).astype(np.float32)
         return Row(image, np.ones(shape, np.uint8), np.ones(shape, np.uint8))
 
     path = tmp_path / "sheet.png"
     write_sheet([row(256, 1), row(1, 256), row(20, 20)], ["a", "b", "c"], path)
-    assert max(cv2.imread(str(path)).shape) < 1500
+    sheet = cv2.imread(str(path))
+    assert sheet is not None
+    assert max(sheet.shape) < 1500
     with pytest.raises(OutputError, match="expected to write"):
         write_sheet([row(2, 2)], ["a"], tmp_path / "none" / "sheet.png")
     assert list(tmp_path.iterdir()) == [path]
@@ -455,18 +491,20 @@ class Reading:
     name: str = "reading"
     summary: str = ""
 
-    def card(self):
+    def card(self) -> dict[str, Any]:
         return {}
 
-    def fit(self, blocks, n_pixels):
+    def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Reading":
         return self
 
-    def __call__(self, image, valid):
+    def __call__(self, image: NDArray[Any], valid: NDArray[Any]) -> NDArray[Any]:
         assert image.shape[3] % 8 == image.shape[4] % 8 == 0
         return image[:, 1, 0] / 255
 
 
-def write_pairs(root, pairs):
+def write_pairs(
+    root: Path, pairs: Iterator[Any] | list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+) -> Path:
     """``root/test/{A,B,label}`` of (t1, t2, label) arrays, (H,W,3) and (H,W)."""
     for i, arrays_of_pair in enumerate(pairs):
         for folder, array in zip(("A", "B", "label"), arrays_of_pair, strict=True):
@@ -476,7 +514,13 @@ def write_pairs(root, pairs):
     return root
 
 
-def reading_pairs(sizes=((40, 50), (33, 21), (64, 64))):
+def reading_pairs(
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = (
+        (40, 50),
+        (33, 21),
+        (64, 64),
+    ),
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
     rng = np.random.default_rng(1)
     for height, width in sizes:
         t1, t2 = rng.integers(0, 256, (2, height, width, 3), np.uint8)
@@ -484,11 +528,11 @@ def reading_pairs(sizes=((40, 50), (33, 21), (64, 64))):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "data", reading_pairs())
 
 
-def test_a_split_gives_what_counting_in_memory_gives(folder):
+def test_a_split_gives_what_counting_in_memory_gives(folder: Path) -> None:
     report = evaluate_split(Split(labelled_folder(folder, "test"), Reading(), None))
     prob, true = (
         np.concatenate([a.ravel() for a in side])
@@ -502,7 +546,8 @@ def test_a_split_gives_what_counting_in_memory_gives(folder):
     assert report.threshold == 0.5
     assert report.pixels.counted == prob.size
     own = ChangeMetrics()
-    own.update(dataset.torch.from_numpy(prob), dataset.torch.from_numpy(true))
+    own.update(torch.from_numpy(prob), torch.from_numpy(true))
+    assert report.probabilities is not None
     assert report.probabilities.ece == pytest.approx(own.calibration_error())
     assert report.probabilities.best_counts == own.counts(own.best_threshold())
     assert [s.name for s in report.samples] == ["0", "1", "2"]
@@ -510,6 +555,7 @@ def test_a_split_gives_what_counting_in_memory_gives(folder):
     assert other.threshold == 0.9
     assert other.counts == count(prob >= np.float32(0.9), true.astype(np.uint8))
     assert other.objects.predicted != report.objects.predicted
+    assert other.probabilities is not None
     assert other.probabilities.protocol_counts == report.counts
     assert pooled_protocol(other) == report.counts
     head, *lines = other.text().splitlines()[6:]
@@ -524,11 +570,11 @@ def test_a_split_gives_what_counting_in_memory_gives(folder):
     assert len(report.text().splitlines()[6].split()) == 5, "the protocol is the chosen one"
 
 
-def pooled_protocol(report):
-    return sum((sample.protocol for sample in report.samples), Counts.none())
+def pooled_protocol(report: Report) -> Counts:
+    return sum((s.protocol for s in report.samples if s.protocol is not None), Counts.none())
 
 
-def test_unlabelled_values_of_a_split(tmp_path):
+def test_unlabelled_values_of_a_split(tmp_path: Path) -> None:
     t1, t2, label = next(reading_pairs())
     label[:10] = 127
     root = write_pairs(tmp_path / "d", [(t1, t2, label)])
@@ -545,15 +591,17 @@ def test_unlabelled_values_of_a_split(tmp_path):
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_pairs_are_predicted_as_scenes_are(tmp_path, write_tif, name):
+def test_pairs_are_predicted_as_scenes_are(
+    tmp_path: Path, write_tif: Callable[..., Path], name: str
+) -> None:
     rng = np.random.default_rng(2)
     t1, t2 = rng.normal(100, 10, (2, 3, 70, 90)).astype(np.float32)
     t2[:, 20:50, 30:60] += 80
     there = rng.random((70, 90)) > 0.05
-    paths = [
-        write_tif(tmp_path / f"{n}.tif", np.where(there, d, -1), nodata=-1)
-        for n, d in (("t1", t1), ("t2", t2))
-    ]
+    paths = (
+        write_tif(tmp_path / "t1.tif", np.where(there, t1, -1), nodata=-1),
+        write_tif(tmp_path / "t2.tif", np.where(there, t2, -1), nodata=-1),
+    )
     predict(open_pair(*paths), [tmp_path / "c.tif"], Options(model=name), prob=tmp_path / "p.tif")
     with rasterio.open(tmp_path / "p.tif") as raster:
         expected = raster.read(1)
@@ -567,7 +615,14 @@ def test_pairs_are_predicted_as_scenes_are(tmp_path, write_tif, name):
     row=st.integers(-20, 20), col=st.integers(-20, 20), h=st.integers(1, 30), w=st.integers(1, 30)
 )
 @settings(max_examples=30, deadline=None)
-def test_pairs_in_memory_read_like_those_on_disk(row, col, h, w, tmp_path_factory, write_tif):
+def test_pairs_in_memory_read_like_those_on_disk(
+    row: int,
+    col: int,
+    h: int,
+    w: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    write_tif: Callable[..., Path],
+) -> None:
     rng = np.random.default_rng(3)
     image = rng.random((2, 2, 9, 13)).astype(np.float32)
     there = rng.random((9, 13)) > 0.2
@@ -581,9 +636,9 @@ def test_pairs_in_memory_read_like_those_on_disk(row, col, h, w, tmp_path_factor
         assert np.array_equal(a, b)
 
 
-def test_errors_name_the_pair(folder):
+def test_errors_name_the_pair(folder: Path) -> None:
     class Failing(Reading):
-        def fit(self, blocks, n_pixels):
+        def fit(self, blocks: Iterable[Block], n_pixels: int) -> NoReturn:
             raise SceneError("no")
 
     with pytest.raises(SceneError, match="pair 0: no"):
@@ -595,7 +650,9 @@ def test_errors_name_the_pair(folder):
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_the_default_detector_on_the_landsat_pair_of_taizhou(realdata, tmp_path):
+def test_the_default_detector_on_the_landsat_pair_of_taizhou(
+    realdata: Path, tmp_path: Path
+) -> None:
     home = realdata / "geotiff" / "landsat-taizhou"
     t1, t2, truth = (next(home.glob(f"{name}*.tif")) for name in ("A_", "B_", "reference"))
     outputs = [tmp_path / f"change.{suffix}" for suffix in ("tif", "geojson", "gpkg")]
@@ -610,24 +667,25 @@ def test_the_default_detector_on_the_landsat_pair_of_taizhou(realdata, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["scene-pretrain", "supervised"])
-def test_a_picture_is_seen_whole_by_networks_that_want_that(tmp_path, method):
+def test_a_picture_is_seen_whole_by_networks_that_want_that(tmp_path: Path, method: str) -> None:
     """As `rscd predict` sees it, with a checkpoint that training made."""
-    args = {
+    each: dict[str, dict[str, Any]] = {
         "scene-pretrain": {"network": "scene-compact", "network_args": {"low_size": 64}},
         "supervised": {"network": "tiny"},
-    }[method]
+    }
+    args = each[method]
     halo = 0 if method == "scene-pretrain" else 16
     task, model = trained(tmp_path / "run.ckpt", method, args, halo=halo)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (2, 3, 96, 128)).astype(np.float32)
-    seen = []
+    seen: list[Any] = []
     watched = Watched(model, seen)
     prob, _ = predict_pair(watched, image, np.ones((96, 128), bool))
     assert (len(seen) == 1) == (method == "scene-pretrain")
     if method == "scene-pretrain":
         whole = task.eval().method.predict(torch.from_numpy(image)[None])[0, 0].detach().numpy()
         np.testing.assert_allclose(prob, whole, atol=1e-5)
-    paths = [tmp_path / f"{date}.png" for date in ("t1", "t2")]
+    paths = tmp_path / "t1.png", tmp_path / "t2.png"
     for path, date in zip(paths, image, strict=True):
         Image.fromarray(date.transpose(1, 2, 0).astype(np.uint8)).save(path)
     options = Options(model=str(tmp_path / "run.ckpt"))
@@ -638,7 +696,9 @@ def test_a_picture_is_seen_whole_by_networks_that_want_that(tmp_path, method):
             np.testing.assert_allclose(raster.read(1), prob, atol=1e-6)
 
 
-def trained(path, method, args, patch_size=64, halo=16):
+def trained(
+    path: Path, method: str, args: dict[str, Any], patch_size: int = 64, halo: int = 16
+) -> tuple[ChangeTask, Network]:
     """A task, and the network of a checkpoint that training made of it."""
     torch.manual_seed(0)
     task = ChangeTask(method, args, patch_size=patch_size, halo=halo)
@@ -659,14 +719,19 @@ def trained(path, method, args, patch_size=64, halo=16):
     ],
 )
 def test_a_pair_that_fits_the_patch_is_one_pass_as_in_training(
-    tmp_path, network, patch, halo, shape, passes
-):
+    tmp_path: Path,
+    network: str,
+    patch: int,
+    halo: int,
+    shape: tuple[int, int],
+    passes: int,
+) -> None:
     small = {"encoder": "mobilenet_v2", "output_stride": 32, "weights": None}
-    args = small if network == "siamese-deeplab" else {}
+    args: dict[str, Any] = small if network == "siamese-deeplab" else {}
     given = {"network": network, "network_args": args}
     task, model = trained(tmp_path / "run.ckpt", "supervised", given, patch_size=patch, halo=halo)
     image = np.random.default_rng(0).integers(0, 255, (2, 3, *shape)).astype(np.float32)
-    seen = []
+    seen: list[Any] = []
     prob, _ = predict_pair(Watched(model, seen), image, np.ones(shape, bool))
     assert len(seen) == passes
     if network == "siamese-deeplab" and passes == 1:
@@ -678,15 +743,17 @@ def test_a_pair_that_fits_the_patch_is_one_pass_as_in_training(
 class Watched:
     """A network that notes what it is shown."""
 
-    def __init__(self, network, seen):
+    tiling: Tiling
+
+    def __init__(self, network: Network, seen: list[Any]) -> None:
         self.network, self.seen = network, seen
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
-    def fit(self, blocks, n_pixels):
+    def fit(self, blocks: Iterable[Block], n_pixels: int) -> "Watched":
         return self
 
-    def __call__(self, image, valid):
+    def __call__(self, image: NDArray[Any], valid: NDArray[Any]) -> NDArray[Any]:
         self.seen.append(image.shape)
         return self.network(image, valid)

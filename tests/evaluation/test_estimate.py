@@ -2,11 +2,16 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 from affine import Affine
+from numpy.typing import NDArray
 
 from rscd.base.errors import DataError, GridMismatchError
 from rscd.evaluation.estimate import estimate_areas
@@ -15,10 +20,13 @@ from rscd.geo.grid import apply
 from rscd.geo.measure import Ground
 
 SHAPE = (60, 80)
-PLACE = {"transform": Affine(10, 0, 500_000, 0, -10, 5_000_000), "crs": "EPSG:32633"}
+PLACE: dict[str, Any] = {
+    "transform": Affine(10, 0, 500_000, 0, -10, 5_000_000),
+    "crs": "EPSG:32633",
+}
 
 
-def blobs(seed, share=0.1):
+def blobs(seed: int, share: float = 0.1) -> NDArray[Any]:
     random = np.random.default_rng(seed)
     coarse = random.random((SHAPE[0] // 5, SHAPE[1] // 5)) < share
     return np.kron(coarse, np.ones((5, 5))).astype(np.uint8)
@@ -30,16 +38,25 @@ MAP[:5] = 255
 
 
 @pytest.fixture
-def place(tmp_path, write_tif):
+def place(tmp_path: Path, write_tif: Callable[..., Path]) -> Any:
     """``place(name, mask)`` and ``place.points(mask_path, **options)``, answered from the truth."""
 
     class Place:
         folder = tmp_path
 
-        def raster(self, name="change.tif", mask=MAP, **profile):
+        def raster(
+            self, name: str = "change.tif", mask: NDArray[Any] = MAP, **profile: Any
+        ) -> Path:
             return write_tif(tmp_path / name, mask, nodata=255, **{**PLACE, **profile})
 
-        def points(self, path, change=None, truth=TRUTH, transform=PLACE["transform"], **options):
+        def points(
+            self,
+            path: Path,
+            change: Callable[..., Any] | None = None,
+            truth: NDArray[Any] = TRUTH,
+            transform: Affine = PLACE["transform"],
+            **options: Any,
+        ) -> Path:
             drawn = sample_points(path, PointOptions(**options))
             table = drawn.table
             x, y = table.geometry.x.to_numpy(), table.geometry.y.to_numpy()
@@ -53,7 +70,7 @@ def place(tmp_path, write_tif):
     return Place()
 
 
-def test_the_truth_lies_within_the_interval_of_every_number(place):
+def test_the_truth_lies_within_the_interval_of_every_number(place: Any) -> None:
     path = place.raster()
     report = estimate_areas(place.points(path, number=600, seed=1), path, 0.999)
     known = MAP != 255
@@ -79,7 +96,7 @@ def test_the_truth_lies_within_the_interval_of_every_number(place):
     assert scale == pytest.approx(100, rel=2e-3)
 
 
-def test_all_pixels_drawn_give_the_truth_without_error(place):
+def test_all_pixels_drawn_give_the_truth_without_error(place: Any) -> None:
     path = place.raster()
     pixels = int((MAP != 255).sum())
     report = estimate_areas(place.points(path, number=pixels), path)
@@ -90,7 +107,7 @@ def test_all_pixels_drawn_give_the_truth_without_error(place):
     assert not report.notes
 
 
-def test_points_of_one_map_judge_another(place):
+def test_points_of_one_map_judge_another(place: Any) -> None:
     path = place.raster()
     other_mask = np.roll(TRUTH, 3, 1)
     other_mask[-10:] = 255
@@ -116,9 +133,9 @@ def test_points_of_one_map_judge_another(place):
     assert any("no data at" in note for note in report.notes)
 
 
-def test_areas_of_a_grid_in_degrees(place):
+def test_areas_of_a_grid_in_degrees(place: Any) -> None:
     """From 60 to 66 degrees north pixels shrink by a fifth; change lies in the south alone."""
-    profile = {"transform": Affine(0.1, 0, 10, 0, -0.1, 66), "crs": "EPSG:4326"}
+    profile: dict[str, Any] = {"transform": Affine(0.1, 0, 10, 0, -0.1, 66), "crs": "EPSG:4326"}
     truth = np.zeros(SHAPE, np.uint8)
     truth[40:] = blobs(3, 0.4)[40:]
     path = place.raster(mask=np.roll(truth, 1, 0), **profile)
@@ -131,7 +148,7 @@ def test_areas_of_a_grid_in_degrees(place):
     assert report.total == pytest.approx(areas.total(truth < 2), rel=1e-6)
 
 
-def test_without_a_pixel_size_pixels_are_counted(place):
+def test_without_a_pixel_size_pixels_are_counted(place: Any) -> None:
     path = place.raster(crs=None, transform=None)
     points = place.points(path, transform=Affine(1, 0, 0, 0, -1, 0), number=400)
     report = estimate_areas(points, path)
@@ -140,8 +157,8 @@ def test_without_a_pixel_size_pixels_are_counted(place):
     assert report.mapped == (MAP == 1).sum()
 
 
-def test_unsure_and_open_points_do_not_count_and_are_named(place):
-    def change(table):
+def test_unsure_and_open_points_do_not_count_and_are_named(place: Any) -> None:
+    def change(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
         table.loc[table["id"] <= 9, "reference"] = "unsure"
         table.loc[table["id"] > 380, "reference"] = None
         return table
@@ -150,6 +167,7 @@ def test_unsure_and_open_points_do_not_count_and_are_named(place):
     report = estimate_areas(place.points(path, change, number=400), path)
     assert sum(own.unsure for own in report.strata) == 9
     assert sum(own.open for own in report.strata) == 20
+    assert report.unsure_range is not None
     low, high = report.unsure_range
     assert low < report.change.value < high
     text = report.text()
@@ -160,8 +178,8 @@ def test_unsure_and_open_points_do_not_count_and_are_named(place):
     assert plain["area_of_change"]["interval"][0] < plain["area_of_change"]["estimate"]
 
 
-def test_answers_picked_by_hand_are_said_aloud(place):
-    def change(table):
+def test_answers_picked_by_hand_are_said_aloud(place: Any) -> None:
+    def change(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
         table.loc[table.geometry.y > table.geometry.y.median(), "reference"] = None
         return table
 
@@ -170,8 +188,8 @@ def test_answers_picked_by_hand_are_said_aloud(place):
     assert any("not the first by id" in note for note in report.notes)
 
 
-def test_what_no_point_shows_is_said_aloud(place):
-    def change(table):
+def test_what_no_point_shows_is_said_aloud(place: Any) -> None:
+    def change(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
         table["reference"] = np.where(table["map"] == 1, "Change", "no_change")
         return table[table["id"] != 7]
 
@@ -183,7 +201,7 @@ def test_what_no_point_shows_is_said_aloud(place):
     assert any("1 drawn points are no longer in the file" in n for n in report.notes)
 
 
-def test_a_map_without_change_has_no_users_accuracy_of_it(place):
+def test_a_map_without_change_has_no_users_accuracy_of_it(place: Any) -> None:
     path = place.raster(mask=np.zeros(SHAPE, np.uint8))
     report = estimate_areas(place.points(path, number=300), path)
     assert math.isnan(report.accuracies["user's accuracy, change"].value)
@@ -192,7 +210,7 @@ def test_a_map_without_change_has_no_users_accuracy_of_it(place):
     assert report.change.value > 0
 
 
-def few(table):
+def few(table: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
     table.loc[table["stratum"] == "near", "reference"] = None
     return table
 
@@ -208,13 +226,15 @@ def few(table):
         (lambda t: t.assign(stratum_points=3), "not drawn at random"),
     ],
 )
-def test_points_that_say_too_little_are_refused(place, change, words):
+def test_points_that_say_too_little_are_refused(
+    place: Any, change: Callable[..., Any], words: str
+) -> None:
     path = place.raster()
     with pytest.raises(DataError, match=words):
         estimate_areas(place.points(path, change, number=200), path)
 
 
-def test_a_map_elsewhere_is_refused(place):
+def test_a_map_elsewhere_is_refused(place: Any) -> None:
     path = place.raster()
     points = place.points(path)
     far = place.raster("far.tif", transform=Affine(10, 0, 900_000, 0, -10, 5_000_000))

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from rscd.cli import main
@@ -17,7 +20,7 @@ WORDS = ["--foreground", "house,building", "--background", "road,grass"]
 GAMMAS = (0.3, 0.5, 0.65)
 
 
-def scores(rng):
+def scores(rng: np.random.Generator) -> NDArray[Any]:
     """(4,H,W) blurred noise in [0,1], in the steps of the store."""
     noise = [cv2.GaussianBlur(rng.random((SIZE, SIZE)), (0, 0), 3) for _ in range(4)]
     low, high = np.min(noise), np.max(noise)
@@ -25,7 +28,7 @@ def scores(rng):
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     """Pairs, masks and, as APE writes them for DiffMatch, scores and objects of each date."""
     rng = np.random.default_rng(4)
     found = {}
@@ -51,7 +54,7 @@ def data(tmp_path):
     return tmp_path, found
 
 
-def coco(mask):
+def coco(mask: NDArray[Any]) -> dict[str, Any]:
     flat = mask.T.ravel()
     edges = np.flatnonzero(np.diff(np.r_[False, flat]))
     counts = np.diff(np.r_[0, edges, flat.size]).tolist()
@@ -62,17 +65,22 @@ def coco(mask):
     }
 
 
-def evaluate(root, *more, code=0):
+def evaluate(root: Path, *more: Any, code: int = 0) -> None:
     argv = ["evaluate", str(root / "set"), "--segmenter", "precomputed", "-q", *WORDS]
     argv += ["--segmenter-option", f"folder={root / 'ape'}", *map(str, more)]
     try:
-        found = main(argv)
+        found: object = main(argv)
     except SystemExit as stop:
         found = stop.code
     assert found == code
 
 
-def published(truth, first, second, gamma):
+def published(
+    truth: NDArray[Any],
+    first: tuple[NDArray[Any], list[NDArray[Any]]],
+    second: tuple[NDArray[Any], list[NDArray[Any]]],
+    gamma: float,
+) -> dict[tuple[str, float | None], tuple[NDArray[Any], NDArray[Any]]]:
     """DiffMatch, section 2, written out pixel by pixel: level -> prediction, reliable."""
     semantic, best = [], []
     for prob, _ in (first, second):
@@ -92,14 +100,16 @@ def published(truth, first, second, gamma):
     }
 
 
-def test_levels_and_gammas_against_a_separate_computation(data, tmp_path):
+def test_levels_and_gammas_against_a_separate_computation(
+    data: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     root, pairs = data
     rows = tmp_path / "rows.csv"
     evaluate(root, "--gamma", ",".join(map(str, GAMMAS)), "--rows", rows, "--row", "APE")
-    expected = {}
-    for truth, *dates in pairs.values():
+    expected: dict[tuple[str, str, str], list[Any]] = {}
+    for truth, t1, t2 in pairs.values():
         for gamma in GAMMAS:
-            for (level, own), (guess, known) in published(truth, *dates, gamma).items():
+            for (level, own), (guess, known) in published(truth, t1, t2, gamma).items():
                 for condition, where in (("all", np.ones_like(known)), ("reliable", known)):
                     text = "" if own is None else f"{own:g}"
                     parts = expected.setdefault((condition, level, text), [])
@@ -118,7 +128,9 @@ def test_levels_and_gammas_against_a_separate_computation(data, tmp_path):
     assert 0 < int(found["reliable", "mixed", "0.65"]["pixels"]) < pixels
 
 
-def test_a_store_is_shared_with_the_labels(data, tmp_path, capsys):
+def test_a_store_is_shared_with_the_labels(
+    data: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What ``rscd pseudolabel`` segmented is not segmented again, nor for another gamma."""
     root, _ = data
     store = tmp_path / "store"
@@ -126,7 +138,8 @@ def test_a_store_is_shared_with_the_labels(data, tmp_path, capsys):
     argv = ["pseudolabel", str(root / "set"), "--segmenter", "precomputed", "-o", str(store)]
     assert main([*argv, *words, "--level", "pixel", "--gamma", "0.5"]) == 0
     changed = sum(
-        (cv2.imread(str(store / "vl_change" / f"{name}.png"), 0) == 1).sum() for name in NAMES
+        np.count_nonzero(cv2.imread(str(store / "vl_change" / f"{name}.png"), 0) == 1)
+        for name in NAMES
     )
     shutil.rmtree(store / "vl_change")
     before = {path: path.stat().st_mtime_ns for path in (store / "prob").iterdir()}
@@ -142,7 +155,9 @@ def test_a_store_is_shared_with_the_labels(data, tmp_path, capsys):
     assert "another folder" in capsys.readouterr().err
 
 
-def test_a_split_file_and_a_damaged_pair(data, tmp_path, capsys):
+def test_a_split_file_and_a_damaged_pair(
+    data: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, _ = data
     file = root / "split.json"
     Split({"labeled": ("a",), "unlabeled": ("b", "c")}, "by hand").write(file)
@@ -166,11 +181,18 @@ def test_a_split_file_and_a_damaged_pair(data, tmp_path, capsys):
         (["--gamma", "0.5,2"], "from 0 to 1, found '2'"),
     ],
 )
-def test_what_is_refused(data, capsys, more, message):
+def test_what_is_refused(
+    data: tuple[Path, dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
     evaluate(data[0], *more, code=2)
     assert message in capsys.readouterr().err
 
 
-def test_levels_are_of_segmenters_alone(data, capsys):
+def test_levels_are_of_segmenters_alone(
+    data: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", str(data[0] / "set"), "-m", "cva", "--gamma", "0.5"]) == 2
     assert "expected --gamma only with --segmenter" in capsys.readouterr().err

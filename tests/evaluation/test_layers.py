@@ -1,7 +1,10 @@
 """One label file is the same array of 0, 1 and 255 for training, scenes and evaluation."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import rasterio
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
@@ -32,21 +36,22 @@ PALETTES = {
 }
 
 
-def roads(path, rule):
+def roads(path: Path, rule: Values) -> list[Any]:
     """The label file as each road reads it, or what they say where they refuse it."""
     like = inspect("t1", str(path), None, None).grid
     options = MapOptions(change_values=rule.change, unlabelled=rule.unlabelled)
 
-    def evaluated():
+    def evaluated() -> NDArray[Any]:
         with ExitStack() as stack:
             return stack.enter_context(_truth_on(path, like, options))(WHOLE)
 
-    found = []
-    for road in (
+    found: list[Any] = []
+    ways: tuple[Callable[[], Any], ...] = (
         lambda: read_mask(path, rule),
         lambda: open_label_raster(str(path), like, rule).read(like),
         evaluated,
-    ):
+    )
+    for road in ways:
         try:
             found.append(road())
         except DataError as error:
@@ -54,14 +59,21 @@ def roads(path, rule):
     return found
 
 
-def agreed(path, rule=STRICT):
+def agreed(path: Path, rule: Values = STRICT) -> NDArray[Any] | str:
     first, *others = roads(path, rule)
     for other in others:
         np.testing.assert_array_equal(other, first)
     return first
 
 
-def tif(path, values, *, nodata=None, alpha=None, mask=None):
+def tif(
+    path: Path,
+    values: NDArray[Any],
+    *,
+    nodata: int | None = None,
+    alpha: NDArray[Any] | None = None,
+    mask: NDArray[Any] | None = None,
+) -> None:
     bands = values if alpha is None else [*values, alpha]
     transform = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
     with (
@@ -82,7 +94,9 @@ def tif(path, values, *, nodata=None, alpha=None, mask=None):
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_one_file_means_the_same_on_every_road(tmp_path_factory, data):
+def test_one_file_means_the_same_on_every_road(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     path = tmp_path_factory.mktemp("label") / "label.tif"
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
     kinds = [(0, 1), (0, 255), (0, 1, 255), (0, 255, 127), (1, 255), (0,), (255,), (0, 2)]
@@ -105,7 +119,7 @@ def test_one_file_means_the_same_on_every_road(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("palette", PALETTES)
-def test_numbers_of_a_colour_table_count_not_its_colours(tmp_path, palette):
+def test_numbers_of_a_colour_table_count_not_its_colours(tmp_path: Path, palette: str) -> None:
     numbers = (np.arange(63).reshape(SHAPE) % 4 == 0).astype(np.uint8)
     picture = Image.fromarray(numbers, "P")
     picture.putpalette(PALETTES[palette])
@@ -114,7 +128,7 @@ def test_numbers_of_a_colour_table_count_not_its_colours(tmp_path, palette):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "1"])
-def test_pictures_of_every_kind(tmp_path, mode):
+def test_pictures_of_every_kind(tmp_path: Path, mode: str) -> None:
     change = np.arange(63).reshape(SHAPE) % 3 == 0
     picture = Image.fromarray(change).convert("L").convert(mode)
     expected = change.astype(np.uint8)
@@ -127,14 +141,16 @@ def test_pictures_of_every_kind(tmp_path, mode):
     np.testing.assert_array_equal(agreed(tmp_path / "p.png"), expected)
 
 
-def test_colours_are_refused_on_every_road(tmp_path):
+def test_colours_are_refused_on_every_road(tmp_path: Path) -> None:
     colours = np.zeros((*SHAPE, 3), np.uint8)
     colours[2, :, 0] = 255
     Image.fromarray(colours).save(tmp_path / "c.png")
-    assert agreed(tmp_path / "c.png").startswith("expected a label with one band, found 3 that")
+    refusal = agreed(tmp_path / "c.png")
+    assert isinstance(refusal, str)
+    assert refusal.startswith("expected a label with one band, found 3 that")
 
 
-def test_a_picture_that_is_cut_short_is_no_truth(tmp_path):
+def test_a_picture_that_is_cut_short_is_no_truth(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((300, 300), np.uint8)).save(tmp_path / "whole.png")
     (tmp_path / "short.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-20])
     with warnings.catch_warnings():
@@ -143,8 +159,8 @@ def test_a_picture_that_is_cut_short_is_no_truth(tmp_path):
             open_source("the truth", tmp_path / "short.png")
 
 
-def test_files_of_a_folder_must_not_contradict_each_other(tmp_path):
-    def write(name, values):
+def test_files_of_a_folder_must_not_contradict_each_other(tmp_path: Path) -> None:
+    def write(name: str, values: list[int]) -> Path:
         Image.fromarray(np.array([values], np.uint8)).save(tmp_path / name)
         return tmp_path / name
 

@@ -1,8 +1,14 @@
 """Which reviews stand for all polygons, and what they say of their precision."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas
 import numpy as np
 import pytest
 import shapely
+from numpy.typing import NDArray
 
 from rscd.base.errors import DataError
 from rscd.evaluation.reviews import estimate_precision, random_reviews
@@ -15,7 +21,7 @@ from rscd.review.choose import choose_next, with_order
 COUNT = 200
 
 
-def layer_of(count=COUNT):
+def layer_of(count: int = COUNT) -> geopandas.GeoDataFrame:
     """Polygons of rising score, of which those of a low score are wrong."""
     x = 500_000.0 + 20 * np.arange(count)
     shapes = shapely.box(x, 5_000_000, x + 10, 5_000_010)
@@ -24,7 +30,7 @@ def layer_of(count=COUNT):
     return checked_review(table, "here")
 
 
-def decide(table, rows):
+def decide(table: geopandas.GeoDataFrame, rows: list[int] | NDArray[Any]) -> geopandas.GeoDataFrame:
     found = table.copy()
     right = found["score"] > 0.55
     words = np.where(right.iloc[rows], "accepted", "rejected")
@@ -33,8 +39,8 @@ def decide(table, rows):
 
 
 @pytest.fixture
-def written(tmp_path):
-    def write(table):
+def written(tmp_path: Path) -> Callable[..., Any]:
+    def write(table: geopandas.GeoDataFrame) -> Path:
         write_vector(table, tmp_path / "change.gpkg", provenance={})
         return tmp_path / "change.gpkg"
 
@@ -44,7 +50,7 @@ def written(tmp_path):
 TRUTH = float((layer_of()["score"] > 0.55).mean())
 
 
-def test_a_random_draw_gives_the_precision_with_its_interval(written):
+def test_a_random_draw_gives_the_precision_with_its_interval(written: Callable[..., Any]) -> None:
     table = layer_of()
     chosen = choose_next(table, 60, "random", seed=4)
     report = estimate_precision(written(decide(with_order(table, chosen, "random"), chosen)))
@@ -56,7 +62,7 @@ def test_a_random_draw_gives_the_precision_with_its_interval(written):
     assert "precision of the polygons" in report.text()
 
 
-def test_intervals_of_random_draws_contain_the_truth_as_often_as_they_say():
+def test_intervals_of_random_draws_contain_the_truth_as_often_as_they_say() -> None:
     table, inside = layer_of(), 0
     right = (table["score"] > 0.55).to_numpy()
     for seed in range(300):
@@ -65,7 +71,9 @@ def test_intervals_of_random_draws_contain_the_truth_as_often_as_they_say():
     assert inside >= 285
 
 
-def test_reviews_chosen_by_gain_do_not_count_beside_random_ones(written):
+def test_reviews_chosen_by_gain_do_not_count_beside_random_ones(
+    written: Callable[..., Any],
+) -> None:
     table = layer_of()
     first = choose_next(table, 50, "random")
     table = decide(with_order(table, first, "random"), first)
@@ -78,7 +86,7 @@ def test_reviews_chosen_by_gain_do_not_count_beside_random_ones(written):
     assert "50 reviews of polygons that were not drawn at random do not count" in reviews.notes
 
 
-def test_reviews_chosen_by_gain_alone_are_refused(written):
+def test_reviews_chosen_by_gain_alone_are_refused(written: Callable[..., Any]) -> None:
     table = layer_of()
     chosen = choose_next(table, 30, "gain")
     path = written(decide(with_order(table, chosen, "gain"), chosen))
@@ -86,23 +94,23 @@ def test_reviews_chosen_by_gain_alone_are_refused(written):
         estimate_precision(path)
 
 
-def test_reviews_that_differ_from_the_rest_are_refused(written):
+def test_reviews_that_differ_from_the_rest_are_refused(written: Callable[..., Any]) -> None:
     with pytest.raises(DataError, match="found that score differs"):
         estimate_precision(written(decide(layer_of(), np.arange(40))))
 
 
-def test_reviews_of_unknown_choice_are_said_aloud(written):
+def test_reviews_of_unknown_choice_are_said_aloud(written: Callable[..., Any]) -> None:
     report = estimate_precision(written(decide(layer_of(), np.arange(0, COUNT, 4))))
     assert any("is not noted" in note for note in report.notes)
 
 
-def test_a_reviewed_layer_has_no_interval(written):
+def test_a_reviewed_layer_has_no_interval(written: Callable[..., Any]) -> None:
     report = estimate_precision(written(decide(layer_of(), np.arange(COUNT))))
     assert report.interval == (TRUTH, TRUTH)
     assert any("every polygon was reviewed" in note for note in report.notes)
 
 
-def test_unsure_polygons_bound_the_precision(written):
+def test_unsure_polygons_bound_the_precision(written: Callable[..., Any]) -> None:
     table = decide(layer_of(), np.arange(COUNT))
     table.loc[:19, "status"] = "unsure"
     report = estimate_precision(written(table))
@@ -112,7 +120,7 @@ def test_unsure_polygons_bound_the_precision(written):
     assert f"{(right + 20) / COUNT:.4f}" in report.notes[-1]
 
 
-def test_drawn_but_skipped_polygons_are_said_aloud(written):
+def test_drawn_but_skipped_polygons_are_said_aloud(written: Callable[..., Any]) -> None:
     table = layer_of()
     chosen = choose_next(table, 60, "random")
     table = decide(with_order(table, chosen, "random"), [*chosen[:20], *chosen[30:40]])
@@ -120,7 +128,7 @@ def test_drawn_but_skipped_polygons_are_said_aloud(written):
 
 
 @pytest.mark.parametrize("word", ["unreviewed", "unsure"])
-def test_without_a_decision_there_is_nothing_to_say(written, word):
+def test_without_a_decision_there_is_nothing_to_say(written: Callable[..., Any], word: str) -> None:
     table = layer_of()
     table["status"] = word
     with pytest.raises(DataError, match="found"):

@@ -1,25 +1,29 @@
 """Rows of result tables: what they hold, and how several evaluations fill one file."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from rscd.base.errors import DataError
 from rscd.evaluation.report import Pixels, Probabilities, Report
 from rscd.evaluation.rows import add_rows, read_rows, rows_of, table
 from rscd.metrics.objects import ObjectCounts
-from rscd.metrics.pixels import count
+from rscd.metrics.pixels import Counts, count
 from rscd.metrics.probabilities import ChangeMetrics
 
 
-def report(seed=0, threshold=0.3):
+def report(seed: int = 0, threshold: float = 0.3) -> tuple[Report, NDArray[Any], NDArray[Any]]:
     rng = np.random.default_rng(seed)
     true = rng.integers(0, 2, 4000).astype(np.uint8)
     prob = np.clip(true * 0.3 + rng.random(4000) * 0.6, 0, 1).astype(np.float32)
     metrics = ChangeMetrics()
     metrics.update(torch.from_numpy(prob), torch.from_numpy(true))
 
-    def at(level, part=slice(None)):
+    def at(level: float, part: slice = slice(None)) -> Counts:
         return count(prob[part] >= np.float32(level), true[part])
 
     halves = {"day": slice(0, 2000), "night": slice(2000, None)}
@@ -38,7 +42,7 @@ def report(seed=0, threshold=0.3):
     return made, prob, true
 
 
-def test_rows_are_what_counting_gives():
+def test_rows_are_what_counting_gives() -> None:
     made, prob, true = report()
     rows = rows_of(made, "ours")
     kinds = [(row["condition"], row["at"]) for row in rows]
@@ -61,7 +65,7 @@ def test_rows_are_what_counting_gives():
     assert float(rows[2]["iou_change"]) == pytest.approx(best, abs=1e-6)
 
 
-def test_rows_of_one_name_are_replaced_where_they_stand(tmp_path):
+def test_rows_of_one_name_are_replaced_where_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "new" / "rows.csv"
     first, second, third = (rows_of(report(seed)[0], f"row {min(seed, 1)}") for seed in range(3))
     assert add_rows(path, first) == first
@@ -75,7 +79,7 @@ def test_rows_of_one_name_are_replaced_where_they_stand(tmp_path):
                                     f"{100 * float(again[0]['iou_change']):.2f}"]  # fmt: skip
 
 
-def test_another_file_is_not_touched(tmp_path):
+def test_another_file_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="expected rows written by rscd evaluate"):

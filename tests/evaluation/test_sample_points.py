@@ -2,13 +2,17 @@
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 
 from rscd.base.errors import DataError
 from rscd.evaluation.sample_points import PointOptions, sample_points, write_points
@@ -21,8 +25,8 @@ DEGREES = Affine(0.01, 0, 10, 0, -0.01, 65)
 
 
 @pytest.fixture
-def change_map(tmp_path, write_tif):
-    def make(**profile):
+def change_map(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., Any]:
+    def make(**profile: Any) -> tuple[Path, NDArray[Any]]:
         mask = np.zeros((60, 80), np.uint8)
         mask[20:30, 20:40] = 1
         mask[50:] = 255
@@ -31,7 +35,7 @@ def change_map(tmp_path, write_tif):
     return make
 
 
-def test_points_are_pixel_centres_of_their_stratum(change_map):
+def test_points_are_pixel_centres_of_their_stratum(change_map: Callable[..., Any]) -> None:
     path, mask = change_map()
     points = sample_points(path, PointOptions(200, Strata(near_px=3), 40, seed=3)).table
     assert points["id"].tolist() == list(range(1, 201))
@@ -52,14 +56,16 @@ def test_points_are_pixel_centres_of_their_stratum(change_map):
     assert points["reference"].isna().all()
 
 
-def test_the_order_says_nothing_of_the_stratum(change_map):
+def test_the_order_says_nothing_of_the_stratum(change_map: Callable[..., Any]) -> None:
     """The first of them are a random sample too."""
     points = sample_points(change_map()[0], PointOptions(300, least=100)).table
     assert set(points["stratum"][:30]) == {"change", "near", "no-change"}
     assert abs(np.corrcoef(points["id"], points.geometry.y)[0, 1]) < 0.2
 
 
-def test_a_seed_gives_the_same_points_and_another_gives_others(change_map, tmp_path):
+def test_a_seed_gives_the_same_points_and_another_gives_others(
+    change_map: Callable[..., Any], tmp_path: Path
+) -> None:
     path, _ = change_map()
     files = [tmp_path / f"{name}.gpkg" for name in "ab"]
     for file in files:
@@ -69,7 +75,7 @@ def test_a_seed_gives_the_same_points_and_another_gives_others(change_map, tmp_p
     assert not one.geometry.equals(other.geometry)
 
 
-def test_areas_are_on_the_ground_in_degrees_too(change_map):
+def test_areas_are_on_the_ground_in_degrees_too(change_map: Callable[..., Any]) -> None:
     path, _ = change_map(crs="EPSG:4326", transform=DEGREES)
     table = sample_points(path, PointOptions(150, Strata(("change", "no-change")))).table
 
@@ -83,7 +89,7 @@ def test_areas_are_on_the_ground_in_degrees_too(change_map):
     assert own["pixel_m2"].nunique() > 1
 
 
-def test_pictures_have_points_in_pixels(change_map):
+def test_pictures_have_points_in_pixels(change_map: Callable[..., Any]) -> None:
     path, mask = change_map(crs=None, transform=None)
     table = sample_points(path).table
     assert table.crs is None
@@ -93,7 +99,9 @@ def test_pictures_have_points_in_pixels(change_map):
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
-def test_every_format_keeps_the_points(change_map, tmp_path, suffix):
+def test_every_format_keeps_the_points(
+    change_map: Callable[..., Any], tmp_path: Path, suffix: str
+) -> None:
     points = sample_points(change_map()[0], PointOptions(160))
     file = tmp_path / f"points{suffix}"
     write_points(points, file)
@@ -104,7 +112,9 @@ def test_every_format_keeps_the_points(change_map, tmp_path, suffix):
     assert there.distance(points.table.geometry, align=False).max() < 0.02
 
 
-def test_the_form_offers_the_answers_and_hides_the_map(change_map, tmp_path):
+def test_the_form_offers_the_answers_and_hides_the_map(
+    change_map: Callable[..., Any], tmp_path: Path
+) -> None:
     write_points(sample_points(change_map()[0]), tmp_path / "points.gpkg")
     with closing(sqlite3.connect(tmp_path / "points.gpkg")) as package:
         (qml,) = package.execute(
@@ -117,16 +127,18 @@ def test_the_form_offers_the_answers_and_hides_the_map(change_map, tmp_path):
     assert kind == "POINT"
     assert "sha256" in about
     root = ElementTree.fromstring(qml.partition("\n")[2])
-    assert {"Fields", "Forms"} <= set(root.get("styleCategories").split("|"))
-    configured = root.find("fieldConfiguration").iter("field")
-    fields = {field.get("name"): field.find("editWidget") for field in configured}
+    assert {"Fields", "Forms"} <= set(root.get("styleCategories", "").split("|"))
+    widgets = root.findall("fieldConfiguration//field[editWidget]")
+    fields = {field.get("name"): field.findall("editWidget")[0] for field in widgets}
     assert fields["reference"].get("type") == "ValueMap"
     offered = [o.get("value") for o in fields["reference"].iter("Option") if o.get("value")]
     assert offered == ["change", "no change", "unsure"]
     assert {"stratum", "map"} <= {n for n, w in fields.items() if w.get("type") == "Hidden"}
 
 
-def test_strata_without_a_pixel_are_named_and_left_out(tmp_path, write_tif):
+def test_strata_without_a_pixel_are_named_and_left_out(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     path = write_tif(tmp_path / "still.tif", np.zeros((30, 30), np.uint8), nodata=255)
     points = sample_points(path, PointOptions(60))
     assert points.empty == ("change", "near")
@@ -134,7 +146,7 @@ def test_strata_without_a_pixel_are_named_and_left_out(tmp_path, write_tif):
     assert json.dumps(points.provenance)
 
 
-def test_what_is_no_change_map_is_refused(tmp_path, write_tif):
+def test_what_is_no_change_map_is_refused(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     nothing = write_tif(tmp_path / "nothing.tif", np.full((5, 5), 255, np.uint8), nodata=255)
     prob = write_tif(tmp_path / "prob.tif", np.zeros((5, 5), np.float32))
     for path, words in (

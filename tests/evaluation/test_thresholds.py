@@ -5,10 +5,11 @@ import pytest
 
 from rscd.base.errors import DataError
 from rscd.evaluation.thresholds import GRID, PAPER_CRITERION, otsu, search
+from tests.conftest import Golden
 
 
 @pytest.mark.golden
-def test_search_finds_the_published_threshold(golden):
+def test_search_finds_the_published_threshold(golden: Golden) -> None:
     files = golden.files("kdmsi/metrics_npy_*.npz")
     assert files
     for file in files:
@@ -28,17 +29,18 @@ def test_search_finds_the_published_threshold(golden):
         assert found.score == pytest.approx(float(case["best_mIoU_percent"]) / 100, abs=6e-6)
 
 
-def test_counts_are_pooled_and_the_first_maximum_wins():
-    mask = np.uint8([[1, 0, 255]])
-    maps = [(np.float32([[0.8, 0.1, 0.9]]), mask), (np.float32([[0.6, 0.3, 0.9]]), mask)]
-    found = search(maps, "val")
-    assert (found.threshold, found.score, found.rule) == (0.3, pytest.approx(1), "val")
+def test_counts_are_pooled_and_the_first_maximum_wins() -> None:
+    mask = np.array([[1, 0, 255]], np.uint8)
+    first, second = np.array([[[0.8, 0.1, 0.9]], [[0.6, 0.3, 0.9]]], np.float32)
+    found = search([(first, mask), (second, mask)], "val")
+    assert (found.threshold, found.rule) == (0.3, "val")
+    assert found.score == pytest.approx(1)
     with pytest.raises(DataError, match="expected maps to choose a threshold by"):
         search([], "val")
 
 
-def test_otsu_parts_two_groups_without_masks():
-    maps = [np.float32([[0.1, 0.12], [0.8, 0.82]]), np.float32([[0.11, 0.79]])]
+def test_otsu_parts_two_groups_without_masks() -> None:
+    maps = [np.array(m, np.float32) for m in ([[0.1, 0.12], [0.8, 0.82]], [[0.11, 0.79]])]
     found = otsu(maps, 6)
     assert 0.12 < found.threshold < 0.79
     assert found.criterion is None

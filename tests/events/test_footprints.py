@@ -7,6 +7,8 @@ import logging
 import re
 import shutil
 import warnings
+from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -32,7 +34,7 @@ UTM = "EPSG:32632"
 EAST, NORTH = 500_000, 5_300_000
 
 
-def box(x, y, width=10, height=10):
+def box(x: float, y: int, width: int = 10, height: int = 10) -> shapely.Polygon:
     return shapely.box(EAST + x, NORTH + y, EAST + x + width, NORTH + y + height)
 
 
@@ -41,27 +43,27 @@ BOW_TIE = shapely.Polygon(
 )
 
 
-def layer(shapes, crs=UTM, **fields):
+def layer(shapes: list[Any], crs: str | int | None = UTM, **fields: Any) -> geopandas.GeoDataFrame:
     return geopandas.GeoDataFrame(fields, geometry=shapes, crs=crs)
 
 
 @pytest.fixture
-def t1():
+def t1() -> geopandas.GeoDataFrame:
     return layer([box(0, 0), box(20, 0), BOW_TIE], use=["a", "b", "c"], height=[1, 2, 3], old=1.5)
 
 
 @pytest.fixture
-def t2():
+def t2() -> geopandas.GeoDataFrame:
     several = shapely.MultiPolygon([box(60, 0), box(80, 0)])
     return layer([box(5, 0), several], use=["d", "e"], height=["low", None], new=[True, False])
 
 
-def footprints(frame, name="layer"):
+def footprints(frame: geopandas.GeoDataFrame, name: str = "layer") -> Footprints:
     attributes = pd.DataFrame(frame.drop(columns="geometry"))
     return Footprints(name, frame.geometry.to_numpy(), pyproj.CRS(frame.crs), attributes)
 
 
-def events(*args):
+def events(*args: Any) -> int:
     return main(["events", *map(str, args)])
 
 
@@ -69,7 +71,13 @@ FORMATS = (".gpkg", ".shp", ".geojson", ".fgb", ".parquet")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_any_format_and_crs(tmp_path, t1, t2, suffix, capsys):
+def test_any_format_and_crs(
+    tmp_path: Path,
+    t1: geopandas.GeoDataFrame,
+    t2: geopandas.GeoDataFrame,
+    suffix: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     paths = [tmp_path / f"t{date}{suffix}" for date in (1, 2)]
     for path, frame, crs in zip(paths, (t1, t2), (UTM, 3035), strict=True):
         carried = frame.to_crs(4326 if suffix == ".geojson" else crs)
@@ -98,7 +106,7 @@ def test_any_format_and_crs(tmp_path, t1, t2, suffix, capsys):
     assert not {"old", "new"} & set(found.columns)
 
 
-def test_delta_fields_and_kinds(t1, t2):
+def test_delta_fields_and_kinds(t1: geopandas.GeoDataFrame, t2: geopandas.GeoDataFrame) -> None:
     first, second = footprints(t1[:2]), footprints(t2)
     strict = footprint_events(first, second)
     assert strict["kind"].tolist() == ["kept", "appeared", "vanished"]
@@ -112,7 +120,7 @@ def test_delta_fields_and_kinds(t1, t2):
     assert list(gone.columns) == list(strict.columns)
 
 
-def test_fields_never_hide_columns():
+def test_fields_never_hide_columns() -> None:
     shapes = [box(0, 0)]
     frame = layer(shapes, id=["x"], kind=["house"], feature=["f"], tags=[["a", "b"]])
     found = footprint_events(footprints(frame), footprints(frame))
@@ -126,7 +134,7 @@ def test_fields_never_hide_columns():
     assert [list(tags) for tags in found["tags"]] == [["a", "b"]]
 
 
-def compared(tmp_path, frame, suffix, *options):
+def compared(tmp_path: Path, frame: geopandas.GeoDataFrame, suffix: str, *options: Any) -> Path:
     """A layer against itself through files, and what was said."""
     paths = [tmp_path / f"{name}.parquet" for name in ("a", "b")]
     for path in paths:
@@ -136,8 +144,8 @@ def compared(tmp_path, frame, suffix, *options):
     return out
 
 
-def read(out):
-    layer = {} if out.suffix == ".parquet" else {"layer": "changes"}
+def read(out: Path) -> geopandas.GeoDataFrame:
+    layer: dict[str, Any] = {} if out.suffix == ".parquet" else {"layer": "changes"}
     return read_layer(out, "it", **layer).sort_values("id").reset_index(drop=True)
 
 
@@ -146,7 +154,7 @@ FOUR = [box(30 * i, 0) for i in range(4)]
 
 
 @pytest.mark.parametrize("suffix", OUTPUTS)
-def test_identifiers_are_those_of_the_sources(tmp_path, suffix):
+def test_identifiers_are_those_of_the_sources(tmp_path: Path, suffix: str) -> None:
     """Whole numbers with gaps are whole numbers, however large."""
     gids = [2**53 + 1, 2**53 + 3, 7, None]
     frame = layer(
@@ -176,7 +184,9 @@ COLUMNS_OF_ALL_KINDS = {
 
 
 @pytest.mark.parametrize("suffix", OUTPUTS)
-def test_columns_survive_in_every_format(tmp_path, suffix, capsys):
+def test_columns_survive_in_every_format(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In one type or as text; what has become text is said."""
     columns = {name: column for name, (column, _) in COLUMNS_OF_ALL_KINDS.items()}
     frame = layer(FOUR, **columns)
@@ -195,8 +205,8 @@ def test_columns_survive_in_every_format(tmp_path, suffix, capsys):
 
 
 @pytest.mark.parametrize("suffix", OUTPUTS)
-def test_names_that_meet(tmp_path, suffix, capsys):
-    columns = {
+def test_names_that_meet(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+    columns: dict[str, Any] = {
         "id": [11, 12, 13, 14],
         "source_id": list("abcd"),
         "Name": list("ABCD"),
@@ -209,7 +219,7 @@ def test_names_that_meet(tmp_path, suffix, capsys):
     assert "id as source_id_2, name as name_2" in capsys.readouterr().err
 
 
-def test_events_of_events_keep_their_sources(tmp_path):
+def test_events_of_events_keep_their_sources(tmp_path: Path) -> None:
     for year in (2018, 2021, 2024):
         layer(FOUR, id=[10 * year + i for i in range(4)]).to_file(tmp_path / f"{year}.gpkg")
     for first, second in ((2018, 2021), (2021, 2024)):
@@ -222,7 +232,7 @@ def test_events_of_events_keep_their_sources(tmp_path):
     assert found["source_id_2"].tolist() == [1, 2, 3, 4]
 
 
-def test_what_only_geopandas_knows(tmp_path, capsys):
+def test_what_only_geopandas_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = layer(FOUR, use=list("abcd"))
     frame["centre"] = frame.geometry.centroid
     pairs = [("way", 1), ("way", 2), ("relation", 7), ("way", 3)]
@@ -234,7 +244,7 @@ def test_what_only_geopandas_knows(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", OUTPUTS)
-def test_any_place(tmp_path, suffix):
+def test_any_place(tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "!archive;1"
     folder.mkdir()
     layer(FOUR, use=list("abcd")).to_file(tmp_path / "plain.gpkg")
@@ -248,7 +258,7 @@ def test_any_place(tmp_path, suffix):
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
-def test_slivers_do_not_keep_a_neighbour():
+def test_slivers_do_not_keep_a_neighbour() -> None:
     first, second = layer([box(0, 0)]), layer([box(9.995, 0)])
     assert footprint_events(footprints(first), footprints(second))["kind"].tolist() == [
         "appeared",
@@ -262,7 +272,9 @@ def test_slivers_do_not_keep_a_neighbour():
     assert footprint_events(*degrees, min_overlap_m2=0.01)["kind"].tolist() == ["kept"]
 
 
-def test_reprojection_leaves_short_edges_alone_and_bends_long_ones(t1):
+def test_reprojection_leaves_short_edges_alone_and_bends_long_ones(
+    t1: geopandas.GeoDataFrame,
+) -> None:
     there = in_crs(footprints(t1), pyproj.CRS(3035))
     assert shapely.get_num_coordinates(there.polygons).tolist()[:2] == [5, 5]
     wide = footprints(layer([box(0, 0, 100_000, 100_000)]))
@@ -273,7 +285,9 @@ def test_reprojection_leaves_short_edges_alone_and_bends_long_ones(t1):
 
 
 @pytest.mark.parametrize("empty", [(True, False), (False, True), (True, True)])
-def test_empty_layers_are_dates_without_buildings(tmp_path, t1, empty):
+def test_empty_layers_are_dates_without_buildings(
+    tmp_path: Path, t1: geopandas.GeoDataFrame, empty: tuple[bool, bool]
+) -> None:
     t1 = t1[:2]
     paths = [tmp_path / f"t{date}.gpkg" for date in (1, 2)]
     for path, nothing in zip(paths, empty, strict=True):
@@ -287,7 +301,12 @@ def test_empty_layers_are_dates_without_buildings(tmp_path, t1, empty):
     assert pyogrio.read_info(out, layer="changes")["geometry_type"] == "Polygon"
 
 
-def test_two_layers_of_one_file_json_and_provenance(tmp_path, t1, t2, capsys):
+def test_two_layers_of_one_file_json_and_provenance(
+    tmp_path: Path,
+    t1: geopandas.GeoDataFrame,
+    t2: geopandas.GeoDataFrame,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     path, out = tmp_path / "city.gpkg", tmp_path / "events.parquet"
     t1.to_file(path, layer="y2018")
     t2.to_file(path, layer="y2024")
@@ -311,7 +330,9 @@ def test_two_layers_of_one_file_json_and_provenance(tmp_path, t1, t2, capsys):
     assert made["parameters"]["delta"] == 0.0
 
 
-def test_geojson_is_longitude_and_latitude(tmp_path, t1, t2):
+def test_geojson_is_longitude_and_latitude(
+    tmp_path: Path, t1: geopandas.GeoDataFrame, t2: geopandas.GeoDataFrame
+) -> None:
     paths = [tmp_path / f"t{date}.gpkg" for date in (1, 2)]
     t1.to_file(paths[0])
     t2.to_file(paths[1])
@@ -328,7 +349,12 @@ def test_geojson_is_longitude_and_latitude(tmp_path, t1, t2):
     assert np.allclose(made["features"][0]["geometry"]["coordinates"][0][0], (9, 47.85), atol=0.01)
 
 
-def test_user_mistakes(tmp_path, t1, t2, capsys):
+def test_user_mistakes(
+    tmp_path: Path,
+    t1: geopandas.GeoDataFrame,
+    t2: geopandas.GeoDataFrame,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     good, other = tmp_path / "good.gpkg", tmp_path / "other.gpkg"
     t1.to_file(good)
     t2.to_file(other)
@@ -374,14 +400,16 @@ def test_user_mistakes(tmp_path, t1, t2, capsys):
     assert events(*pair, "-o", out, "--overwrite", "-q") == 0
 
 
-def check_mistake(capsys, message, code, *args):
+def check_mistake(capsys: pytest.CaptureFixture[str], message: str, code: int, *args: Any) -> None:
     assert events(*args) == code, message
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("rscd: ")
     assert re.search(message, said), said
 
 
-def test_different_extents_are_said(tmp_path, t1, capsys):
+def test_different_extents_are_said(
+    tmp_path: Path, t1: geopandas.GeoDataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = [tmp_path / f"t{date}.gpkg" for date in (1, 2)]
     t1.to_file(paths[0])
     t1[:1].to_file(paths[1])
@@ -391,7 +419,9 @@ def test_different_extents_are_said(tmp_path, t1, capsys):
     assert [mask.tolist() for mask in outside(first, second)] == [[False, True, True], [False]]
 
 
-def test_features_without_area_are_left_out(tmp_path, caplog):
+def test_features_without_area_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "mixed.geojson"
     line = shapely.LineString([(9, 48), (9.1, 48)])
     layer([shapely.box(9, 48, 9.001, 48.001), line, None], crs=4326).to_file(path)
@@ -400,7 +430,7 @@ def test_features_without_area_are_left_out(tmp_path, caplog):
     assert (len(found.polygons), found.dropped, found.repaired) == (1, 2, 0)
 
 
-def test_functions_refuse_unknown_words(t1):
+def test_functions_refuse_unknown_words(t1: geopandas.GeoDataFrame) -> None:
     first = footprints(t1[:1])
     with pytest.raises(UsageError, match="expected kinds"):
         footprint_events(first, first, kinds=["new"])

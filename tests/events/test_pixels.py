@@ -1,12 +1,13 @@
 """Change events: golden arrays, cases counted by hand, and laws that any correct rule obeys."""
 
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from rscd.base.errors import DataError, UsageError
@@ -31,32 +32,40 @@ from rscd.segmenters.instances import (
     paint,
     without_duplicates,
 )
+from rscd.segmenters.segmenter import SemanticPrediction
+from tests.conftest import Golden
 
 SHAPE = (7, 9)
 FOREGROUND = (0, 1)  # house, building
 
 
-def date(prob, instances=None, valid=None, n_foreground=1):
-    return SimpleNamespace(
+def date(
+    prob: NDArray[Any],
+    instances: list[Any] | None = None,
+    valid: NDArray[Any] | None = None,
+    n_foreground: int = 1,
+) -> SemanticPrediction:
+    return SemanticPrediction(
         prob=np.asarray(prob, np.float32),
+        classes=tuple(f"prompt {number}" for number in range(len(prob))),
         instances=instances,
         valid=valid,
         n_foreground=n_foreground,
     )
 
 
-def sure(front):
+def sure(front: NDArray[Any]) -> NDArray[Any]:
     """Certain probabilities of a foreground map."""
     front = np.asarray(front, bool)
     return np.stack([np.where(front, 0.9, 0.05), np.where(front, 0.05, 0.9)])
 
 
-def both(front):
+def both(front: NDArray[Any]) -> NDArray[Any]:
     """Certain probabilities where two prompts of the foreground find the same."""
     return sure(front)[[0, 0, 1]]
 
 
-def square(x0, y0, x1, y1, shape=SHAPE):
+def square(x0: int, y0: int, x1: int, y1: int, shape: tuple[int, int] = SHAPE) -> NDArray[Any]:
     mask = np.zeros(shape, bool)
     mask[y0:y1, x0:x1] = True
     return mask
@@ -76,12 +85,14 @@ blobs = st.lists(
     )
 )
 probs = hnp.arrays(
-    np.float32, (3, *SHAPE), elements=st.sampled_from(np.float32([0, 0.2, 0.5, 0.8, 0.9]))
+    np.float32,
+    (3, *SHAPE),
+    elements=st.sampled_from(list(np.array([0, 0.2, 0.5, 0.8, 0.9], np.float32))),
 )
 deltas = st.sampled_from([0.0, 0.1, 0.34, 1.0])
 
 
-def dense_iou(masks1, masks2):
+def dense_iou(masks1: NDArray[Any], masks2: NDArray[Any]) -> NDArray[Any]:
     """Eq. 8 written out: every pair on the whole grid."""
     table = np.zeros((len(masks1), len(masks2)))
     for m, one in enumerate(masks1):
@@ -95,7 +106,7 @@ def dense_iou(masks1, masks2):
 
 
 @pytest.mark.golden
-def test_golden_change_events(golden):
+def test_golden_change_events(golden: Golden) -> None:
     paths = golden.files("diffmatch/ceg_*.npz")
     assert paths
     for path in paths:
@@ -103,7 +114,7 @@ def test_golden_change_events(golden):
             check_case(path.stem, dict(arrays))
 
 
-def check_case(name, a):
+def check_case(name: str, a: dict[str, NDArray[Any]]) -> None:
     gamma, delta = float(a["gamma"]), float(a["delta"])
     concepts = [concept_prob(a[f"prob{t}"], FOREGROUND) for t in (1, 2)]
     front = [np.isin(a[f"cat{t}"], FOREGROUND) for t in (1, 2)]
@@ -129,21 +140,13 @@ def check_case(name, a):
     for key, found in maps.items():
         np.testing.assert_array_equal(found, a[key], err_msg=f"{name} {key}")
 
-    whole = change_labels(
-        *(
-            SimpleNamespace(
-                prob=a[f"prob{t}"],
-                instances=from_masks(a[f"inst{t}"], a[f"cat{t}"]),
-                n_foreground=len(FOREGROUND),
-                valid=None,
-            )
-            for t in (1, 2)
-        ),
-        gamma=gamma,
-        delta=delta,
+    t1, t2 = (
+        date(a[f"prob{t}"], from_masks(a[f"inst{t}"], a[f"cat{t}"]), n_foreground=len(FOREGROUND))
+        for t in (1, 2)
     )
-    for key, found in (("mixed", "mix_diff"), ("seg1", "seg1"), ("seg2", "seg2")):
-        np.testing.assert_array_equal(getattr(whole, key), a[found], err_msg=f"{name} {key}")
+    whole = change_labels(t1, t2, gamma=gamma, delta=delta)
+    for key, other in (("mixed", "mix_diff"), ("seg1", "seg1"), ("seg2", "seg2")):
+        np.testing.assert_array_equal(getattr(whole, key), a[other], err_msg=f"{name} {key}")
     np.testing.assert_array_equal(whole.pixel, a["pixel_diff_masked"], err_msg=name)
     np.testing.assert_array_equal(whole.events.mask, a["ins_diff"], err_msg=name)
 
@@ -151,13 +154,15 @@ def check_case(name, a):
 # --- by hand -----------------------------------------------------------------------------------
 
 
-def test_six_pixels():
-    t1 = np.float32([[0.9, 0.9, 0.79, 0.8, 0.1, 0.1], [0.1, 0.1, 0.1, 0.8, 0.9, 0.9]])
-    t2 = np.float32([[0.05, 0.85, 0.05, 0.1, 0.2, 0.9], [0.95, 0.3, 0.95, 0.9, 0.81, 0.2]])
+def test_six_pixels() -> None:
+    t1 = np.array([[0.9, 0.9, 0.79, 0.8, 0.1, 0.1], [0.1, 0.1, 0.1, 0.8, 0.9, 0.9]], np.float32)
+    t2 = np.array(
+        [[0.05, 0.85, 0.05, 0.1, 0.2, 0.9], [0.95, 0.3, 0.95, 0.9, 0.81, 0.2]], np.float32
+    )
     c1, c2 = (concept_prob(t[:, None], (0,)) for t in (t1, t2))
     trusted = reliable(c1, 0.8) & reliable(c2, 0.8)
     pixel = pixel_events(c1, c2)
-    instance = np.uint8([[1, 0, 1, 0, 0, 1]])
+    instance = np.array([[1, 0, 1, 0, 0, 1]], np.uint8)
     assert semantic(c1).tolist() == [[1, 1, 1, 1, 0, 0]]
     assert semantic(c2).tolist() == [[0, 1, 0, 0, 0, 1]]
     assert trusted.tolist() == [[True, True, False, True, True, True]]
@@ -167,10 +172,10 @@ def test_six_pixels():
     assert date_label(c2, 0.8).tolist() == [[0, 1, 0, 0, 0, 1]]
 
 
-def test_concepts_take_the_best_prompt():
-    prob = np.float32([0.3, 0.7, 0.6, 0.2, 0.65, 0.1])[:, None, None]
+def test_concepts_take_the_best_prompt() -> None:
+    prob = np.array([0.3, 0.7, 0.6, 0.2, 0.65, 0.1], np.float32)[:, None, None]
     concepts = concept_prob(prob, FOREGROUND)
-    assert concepts[:, 0, 0].tolist() == np.float32([0.65, 0.7]).tolist()
+    assert concepts[:, 0, 0].tolist() == np.array([0.65, 0.7], np.float32).tolist()
     assert semantic(concepts)[0, 0] == 1
     assert not reliable(concepts, 0.8)[0, 0]
     assert reliable(concepts, 0.7)[0, 0]
@@ -179,7 +184,7 @@ def test_concepts_take_the_best_prompt():
 @pytest.mark.parametrize(
     ("shift", "iou"), [((5, 0), 1 / 3), ((9, 9), 1 / 199), ((10, 0), 0.0), ((10, 10), 0.0)]
 )
-def test_iou_of_shifted_squares(shift, iou):
+def test_iou_of_shifted_squares(shift: tuple[int, int], iou: float) -> None:
     x, y = shift
     one = from_masks(square(0, 0, 10, 10, (20, 20))[None])
     other = from_masks(square(x, y, x + 10, y + 10, (20, 20))[None])
@@ -187,7 +192,7 @@ def test_iou_of_shifted_squares(shift, iou):
     assert instance_events(one, other, (20, 20)).t1.changed.tolist() == [iou == 0]
 
 
-def test_sums_and_delta():
+def test_sums_and_delta() -> None:
     table = np.array([[1 / 3, 0, 0], [0, 0, 0.2]])
     assert change_of(table.sum(axis=1), 0).tolist() == [False, False]
     assert change_of(table.sum(axis=0), 0).tolist() == [False, True, False]
@@ -195,7 +200,7 @@ def test_sums_and_delta():
     assert change_of(table.sum(axis=0), 0.2).tolist() == [False, True, True]
 
 
-def test_duplicates_count_twice_unless_dropped():
+def test_duplicates_count_twice_unless_dropped() -> None:
     roof, shifted = square(0, 0, 4, 4), square(0, 0, 4, 2)
     twice = from_masks(np.stack([roof, roof]), [0, 1], [0.7, 0.9])
     once = from_masks(shifted[None])
@@ -214,14 +219,14 @@ def test_duplicates_count_twice_unless_dropped():
     assert found == [[False], [True]]
 
 
-def test_a_chain_of_duplicates_keeps_what_the_best_does_not_touch():
+def test_a_chain_of_duplicates_keeps_what_the_best_does_not_touch() -> None:
     a, b, c = square(0, 0, 4, 1), square(1, 0, 5, 1), square(2, 0, 6, 1)
     chain = from_masks(np.stack([a, b, c]), score=[0.9, 0.8, 0.7])
     assert [i.score for i in without_duplicates(chain, 0.5)] == [0.9, 0.7]
     assert len(without_duplicates(chain, 0.6)) == 3
 
 
-def test_an_object_in_the_hole_of_another_is_a_change():
+def test_an_object_in_the_hole_of_another_is_a_change() -> None:
     ring = square(0, 0, 7, 7) & ~square(2, 2, 5, 5)
     inner = square(2, 2, 5, 5)
     events = instance_events(from_masks(ring[None]), from_masks(inner[None]), SHAPE)
@@ -230,7 +235,7 @@ def test_an_object_in_the_hole_of_another_is_a_change():
     assert not filled.mask.any()
 
 
-def test_components_join_across_corners_and_keep_holes():
+def test_components_join_across_corners_and_keep_holes() -> None:
     front = square(0, 0, 2, 2) | square(2, 2, 4, 4)
     assert len(components(front)) == 1
     ring = square(0, 0, 5, 5) & ~square(1, 1, 4, 4)
@@ -238,7 +243,7 @@ def test_components_join_across_corners_and_keep_holes():
     assert found.area_px == 16
 
 
-def test_components_know_class_and_score():
+def test_components_know_class_and_score() -> None:
     left, right = square(0, 0, 2, 2), square(4, 0, 6, 2)
     prob = np.zeros((2, *SHAPE), np.float32)
     prob[0, left], prob[1, left] = 0.75, 0.5
@@ -247,7 +252,7 @@ def test_components_know_class_and_score():
     assert [(i.class_index, i.score) for i in found] == [(0, 0.75), (1, 0.5)]
 
 
-def test_empty_instances_are_dropped_by_change_labels():
+def test_empty_instances_are_dropped_by_change_labels() -> None:
     empty = from_masks(np.zeros((1, *SHAPE)))
     assert empty[0].area_px == 0
     nothing = instance_events(empty, [], SHAPE)
@@ -256,7 +261,7 @@ def test_empty_instances_are_dropped_by_change_labels():
     assert len(labels.events.t1.instances) == 0
 
 
-def test_nodata_of_the_other_date_leaves_an_object_undecided():
+def test_nodata_of_the_other_date_leaves_an_object_undecided() -> None:
     mostly, partly = square(0, 0, 4, 2), square(5, 0, 9, 2)
     front = mostly | partly
     valid2 = np.ones(SHAPE, bool)
@@ -276,7 +281,7 @@ def test_nodata_of_the_other_date_leaves_an_object_undecided():
     assert not labels.flips[~valid2].any()
 
 
-def test_exactly_half_on_nodata_is_decided():
+def test_exactly_half_on_nodata_is_decided() -> None:
     mask = square(0, 0, 4, 2)
     valid2 = np.ones(SHAPE, bool)
     valid2[:, :2] = False
@@ -285,20 +290,20 @@ def test_exactly_half_on_nodata_is_decided():
     assert not events.t1.undecidable.any()
 
 
-def test_nan_is_not_reliable():
+def test_nan_is_not_reliable() -> None:
     prob = sure(square(0, 0, 2, 2)).astype(np.float32)
     prob[:, 0, 0] = np.nan
     assert not reliable(concept_prob(prob, (0,)), 0.0)[0, 0]
 
 
-def test_gamma_is_compared_in_the_dtype_of_the_probabilities():
+def test_gamma_is_compared_in_the_dtype_of_the_probabilities() -> None:
     prob = np.full((2, 1, 1), 0.8, np.float32)
     assert np.float64(prob[0, 0, 0]) > 0.8  # in float64 it would be another number
     assert reliable(prob, 0.8)[0, 0]
     assert not reliable(np.nextafter(prob, np.float32(0)), 0.8)[0, 0]
 
 
-def test_the_instance_threshold_takes_the_reliable_part():
+def test_the_instance_threshold_takes_the_reliable_part() -> None:
     prob = np.zeros((2, *SHAPE), np.float32)
     prob[0, square(0, 0, 4, 4)] = 0.6
     prob[0, square(0, 0, 2, 2)] = 0.9
@@ -315,7 +320,7 @@ def test_the_instance_threshold_takes_the_reliable_part():
     assert sizes == [[16], [4], []]
 
 
-def test_reliable_shares_count_pixels_with_an_image():
+def test_reliable_shares_count_pixels_with_an_image() -> None:
     prob = np.zeros((2, *SHAPE), np.float32)
     prob[0, :, :3] = 0.9
     valid = np.ones(SHAPE, bool)
@@ -331,7 +336,7 @@ def test_reliable_shares_count_pixels_with_an_image():
 
 @given(masks, masks)
 @settings(max_examples=60, deadline=None)
-def test_overlaps_equal_the_dense_matrix(masks1, masks2):
+def test_overlaps_equal_the_dense_matrix(masks1: NDArray[Any], masks2: NDArray[Any]) -> None:
     found = mask_overlaps(from_masks(masks1), from_masks(masks2))
     np.testing.assert_allclose(found.dense(), dense_iou(masks1, masks2), rtol=1e-14)
     for sums, axis in zip(found.sums(), (1, 0), strict=True):
@@ -340,7 +345,9 @@ def test_overlaps_equal_the_dense_matrix(masks1, masks2):
 
 @given(blobs, blobs, deltas, st.randoms())
 @settings(max_examples=60, deadline=None)
-def test_laws_of_instances(masks1, masks2, delta, random):
+def test_laws_of_instances(
+    masks1: NDArray[Any], masks2: NDArray[Any], delta: float, random: Any
+) -> None:
     first, second = from_masks(masks1), from_masks(masks2)
     events = instance_events(first, second, SHAPE, delta=delta)
     chosen = np.concatenate([masks1[events.t1.changed], masks2[events.t2.changed]])
@@ -363,7 +370,9 @@ def test_laws_of_instances(masks1, masks2, delta, random):
 
 @given(probs, probs, st.sampled_from([0.2, 0.5, 0.8]), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_laws_of_labels(prob1, prob2, gamma, holes):
+def test_laws_of_labels(
+    prob1: NDArray[Any], prob2: NDArray[Any], gamma: float, holes: bool
+) -> None:
     valid = np.ones(SHAPE, bool)
     if holes:
         valid[2:4, 3:6] = False
@@ -388,7 +397,7 @@ def test_laws_of_labels(prob1, prob2, gamma, holes):
 
 @given(hnp.arrays(bool, SHAPE))
 @settings(max_examples=50, deadline=None)
-def test_components_partition_the_foreground(front):
+def test_components_partition_the_foreground(front: NDArray[Any]) -> None:
     found = components(front)
     covered = sum((paint([one], [True], SHAPE).astype(int) for one in found), np.zeros(SHAPE, int))
     np.testing.assert_array_equal(covered, front)
@@ -397,7 +406,9 @@ def test_components_partition_the_foreground(front):
 
 @given(blobs, st.lists(st.sampled_from([0.1, 0.5, 0.9]), min_size=4, max_size=4))
 @settings(max_examples=60, deadline=None)
-def test_suppression_keeps_no_pair_and_drops_none_without_reason(found, scores):
+def test_suppression_keeps_no_pair_and_drops_none_without_reason(
+    found: NDArray[Any], scores: list[float]
+) -> None:
     instances = from_masks(found, score=scores[: len(found)])
     kept = without_duplicates(instances, 0.4)
     pairs = mask_overlaps(kept, kept)
@@ -411,7 +422,7 @@ def test_suppression_keeps_no_pair_and_drops_none_without_reason(found, scores):
 # --- mistakes ----------------------------------------------------------------------------------
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named() -> None:
     prob = sure(np.zeros(SHAPE)).astype(np.float32)
     with pytest.raises(DataError, match="floating-point"):
         concept_prob(np.zeros((2, 3, 3), np.uint8), (0,))

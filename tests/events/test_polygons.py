@@ -1,5 +1,7 @@
 """Polygons: the sparse way against the dense matrix and against pixels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import rasterio.features
@@ -8,6 +10,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 import rscd.events.polygons as subject
 from rscd.base.errors import UsageError
@@ -17,19 +20,19 @@ from rscd.geo.polygons import iou
 SHAPE = (8, 10)
 
 
-def array(*geometries):
+def array(*geometries: Any) -> NDArray[Any]:
     found = np.empty(len(geometries), object)
     found[:] = geometries
     return found
 
 
-def box(*bounds):
+def box(*bounds: int) -> shapely.Polygon:
     return shapely.box(*bounds)
 
 
-def outlined(labels, transform):
+def outlined(labels: NDArray[Any], transform: Affine) -> NDArray[Any]:
     """Pixel-edge polygons of a label image: one per label, of several parts where it has them."""
-    parts = {}
+    parts: dict[int, list[Any]] = {}
     traced = rasterio.features.shapes(labels, mask=labels > 0, transform=transform, connectivity=4)
     for outline, value in traced:
         parts.setdefault(int(value), []).append(shapely.geometry.shape(outline))
@@ -37,7 +40,7 @@ def outlined(labels, transform):
     return array(*(shapely.union_all(parts.get(k, [])) for k in range(1, count + 1)))
 
 
-def pixel_iou(labels1, labels2):
+def pixel_iou(labels1: NDArray[Any], labels2: NDArray[Any]) -> NDArray[Any]:
     """(M,N) IoU of the objects of two label images, counted pixel by pixel."""
     first, second = (
         np.stack([labels.ravel() == k for k in range(1, labels.max() + 1)] or [labels.ravel() < 0])
@@ -79,7 +82,9 @@ shapes = st.lists(st.one_of(rectangles, rings, holed, several), max_size=6).map(
 
 @given(labels, labels, transforms)
 @settings(max_examples=60, deadline=None)
-def test_pixels_sparse_and_dense_agree(labels1, labels2, transform):
+def test_pixels_sparse_and_dense_agree(
+    labels1: NDArray[Any], labels2: NDArray[Any], transform: Affine
+) -> None:
     first, second = (outlined(image, transform) for image in (labels1, labels2))
     dense = iou(first[:, None], second[None, :])
     sparse = polygon_overlaps(first, second)
@@ -94,7 +99,9 @@ def test_pixels_sparse_and_dense_agree(labels1, labels2, transform):
 
 @given(shapes, shapes, st.sampled_from([0.0, 0.05, 0.5]))
 @settings(max_examples=150, deadline=None)
-def test_sparse_equals_dense_on_any_shape(first, second, delta):
+def test_sparse_equals_dense_on_any_shape(
+    first: NDArray[Any], second: NDArray[Any], delta: float
+) -> None:
     dense = iou(first[:, None], second[None, :])
     events = polygon_events(first, second, delta=delta)
     np.testing.assert_allclose(events.overlaps.dense(), dense, atol=1e-9)
@@ -109,7 +116,9 @@ def test_sparse_equals_dense_on_any_shape(first, second, delta):
 
 @given(shapes, shapes, st.integers(1, 3), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_chunks_and_threads_change_nothing(first, second, chunk, threads):
+def test_chunks_and_threads_change_nothing(
+    first: NDArray[Any], second: NDArray[Any], chunk: int, threads: int
+) -> None:
     whole = polygon_overlaps(first, second, threads=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "_CHUNK", chunk)
@@ -121,7 +130,7 @@ def test_chunks_and_threads_change_nothing(first, second, chunk, threads):
 
 @given(shapes, shapes)
 @settings(max_examples=60, deadline=None)
-def test_swapping_the_dates_transposes(first, second):
+def test_swapping_the_dates_transposes(first: NDArray[Any], second: NDArray[Any]) -> None:
     there, back = polygon_events(first, second), polygon_events(second, first)
     np.testing.assert_allclose(back.overlaps.dense(), there.overlaps.dense().T, atol=1e-12)
     np.testing.assert_array_equal(back.appeared, there.vanished)
@@ -129,7 +138,7 @@ def test_swapping_the_dates_transposes(first, second):
 
 @given(st.lists(st.one_of(rings, holed, several, st.none()), max_size=5))
 @settings(max_examples=100, deadline=None)
-def test_repairing_gives_valid_polygons_of_the_same_number(found):
+def test_repairing_gives_valid_polygons_of_the_same_number(found: list[Any]) -> None:
     polygons, bad = repaired(array(*found))
     assert len(polygons) == len(bad) == len(found)
     assert shapely.is_valid(polygons).all()
@@ -139,7 +148,7 @@ def test_repairing_gives_valid_polygons_of_the_same_number(found):
     assert shapely.equals_exact(again, polygons).all()
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     square, half, far = box(0, 0, 10, 10), box(5, 0, 15, 10), box(50, 0, 60, 10)
     events = polygon_events(array(square, far), array(half))
     assert events.overlaps.dense().tolist() == [[pytest.approx(1 / 3)], [0.0]]
@@ -148,7 +157,7 @@ def test_by_hand():
     assert polygon_events(array(square), array(half), delta=1 / 3).appeared.tolist() == [True]
 
 
-def test_touching_contained_and_nested_in_a_hole():
+def test_touching_contained_and_nested_in_a_hole() -> None:
     square = array(box(0, 0, 10, 10))
     beside, corner, within = box(10, 0, 20, 10), box(10, 10, 12, 12), box(1, 1, 2, 2)
     found = polygon_events(square, array(beside, corner, within)).appeared.tolist()
@@ -159,7 +168,7 @@ def test_touching_contained_and_nested_in_a_hole():
     assert polygon_events(ring, array(disc)).appeared.tolist() == [True]
 
 
-def test_a_wall_drawn_twice_is_no_overlap():
+def test_a_wall_drawn_twice_is_no_overlap() -> None:
     # the same slanted walls with different vertices: half of them meet in a sliver
     rng = np.random.default_rng(0)
     slivers = 0
@@ -175,7 +184,7 @@ def test_a_wall_drawn_twice_is_no_overlap():
     assert slivers
 
 
-def test_small_overlaps_can_be_forgiven():
+def test_small_overlaps_can_be_forgiven() -> None:
     first, second = array(box(0, 0, 10, 10), box(20, 0, 30, 10)), array(box(9, 0, 21, 10))
     strict = polygon_events(first, second)
     assert strict.vanished.tolist() == [False, False]
@@ -186,7 +195,7 @@ def test_small_overlaps_can_be_forgiven():
     assert each.vanished.tolist() == [True, False]
 
 
-def test_bow_ties_keep_both_halves():
+def test_bow_ties_keep_both_halves() -> None:
     bow_tie = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
     polygons, bad = repaired(array(bow_tie, box(0, 0, 1, 1), shapely.LineString([(0, 0), (1, 1)])))
     assert bad.tolist() == [True, False, False]
@@ -194,7 +203,7 @@ def test_bow_ties_keep_both_halves():
     assert polygons[2].is_empty
 
 
-def test_dense_and_sparse_without_polygons():
+def test_dense_and_sparse_without_polygons() -> None:
     none, one = array(), array(box(0, 0, 1, 1))
     assert polygon_events(none, one).appeared.tolist() == [True]
     assert polygon_events(one, none).vanished.tolist() == [True]

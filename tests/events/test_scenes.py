@@ -1,7 +1,8 @@
 """Event polygons of segmented dates: outlines equal pixels, and flags say what they mean."""
 
 import datetime
-from types import SimpleNamespace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,31 +10,40 @@ import rasterio.features
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import DataError, UsageError
 from rscd.events.pixels import change_labels
 from rscd.events.scenes import KINDS, event_polygons
 from rscd.segmenters.instances import from_masks, outline
+from rscd.segmenters.segmenter import SemanticPrediction
 
 SHAPE = (20, 30)
 GRID = GeoBox(SHAPE, Affine(0.5, 0, 500_000, 0, -0.5, 5_300_000), "EPSG:32632")
 CLASSES = ("house", "building", "grass")
 
 
-def square(x0, y0, x1, y1):
+def square(x0: int, y0: int, x1: int, y1: int) -> NDArray[Any]:
     mask = np.zeros(SHAPE, bool)
     mask[y0:y1, x0:x1] = True
     return mask
 
 
-def date(masks, *, classes=None, confidence=0.9, valid=None, front=None):
+def date(
+    masks: list[Any],
+    *,
+    classes: list[int] | None = None,
+    confidence: float = 0.9,
+    valid: NDArray[Any] | None = None,
+) -> SemanticPrediction:
     stack = np.array(masks).reshape(-1, *SHAPE)
-    front = stack.any(axis=0) if front is None else front
+    front = np.asarray(stack.any(axis=0))
     prob = np.full((3, *SHAPE), 0.05, np.float32)
     prob[1, front], prob[2, ~front] = confidence, 0.9
-    return SimpleNamespace(
+    return SemanticPrediction(
         prob=prob,
+        classes=CLASSES,
         n_foreground=2,
         valid=valid,
         instances=from_masks(stack, classes, [confidence] * len(stack)),
@@ -43,7 +53,7 @@ def date(masks, *, classes=None, confidence=0.9, valid=None, front=None):
 STAYS, GOES, COMES = square(2, 2, 8, 8), square(12, 4, 18, 10), square(20, 12, 26, 16)
 
 
-def test_kinds_classes_and_measures():
+def test_kinds_classes_and_measures() -> None:
     labels = change_labels(date([STAYS, GOES]), date([STAYS, COMES], classes=[0, 1]))
     table = event_polygons(
         labels, GRID, classes=CLASSES, kinds=KINDS, t1="2019-01-01", model="fake"
@@ -72,13 +82,15 @@ def test_kinds_classes_and_measures():
     assert len(event_polygons(labels, GRID, classes=CLASSES, min_score=scores.min())) == 2
 
 
-def test_flags():
+def test_flags() -> None:
     dark = np.ones(SHAPE, bool)
     dark[:, 18:] = False
     unseen, doubtful, cut = square(22, 5, 27, 9), square(2, 12, 6, 16), square(8, 0, 12, 3)
     first = date([GOES, unseen, cut])
     second = date([doubtful], confidence=0.6, valid=dark)
-    second.instances += from_masks(STAYS[None])  # an object that the semantic map does not know
+    assert second.instances is not None
+    unknown = from_masks(STAYS[None])  # an object that the semantic map does not know
+    second = replace(second, instances=[*second.instances, *unknown])
     labels = change_labels(first, second)
     table = event_polygons(labels, GRID, classes=CLASSES, kinds=KINDS)
     assert dict(zip(table["kind"] + " " + table["flags"], table["area_m2"] > 0, strict=True)) == {
@@ -90,7 +102,7 @@ def test_flags():
     assert len(table) == 5  # GOES ends where the image of t2 does, `cut` at the border
 
 
-def test_nothing_changed_is_an_empty_table_with_its_schema():
+def test_nothing_changed_is_an_empty_table_with_its_schema() -> None:
     labels = change_labels(date([STAYS]), date([STAYS]))
     full = event_polygons(labels, GRID, classes=CLASSES, kinds=KINDS)
     empty = event_polygons(labels, GRID, classes=CLASSES)
@@ -104,7 +116,7 @@ def test_nothing_changed_is_an_empty_table_with_its_schema():
     assert empty.crs == GRID.crs
 
 
-def test_without_georeferencing():
+def test_without_georeferencing() -> None:
     labels = change_labels(date([GOES]), date([]))
     unknown = event_polygons(labels, classes=CLASSES)
     assert unknown["area_m2"].isna().all()
@@ -115,7 +127,7 @@ def test_without_georeferencing():
 
 @given(hnp.arrays(bool, SHAPE))
 @settings(max_examples=40, deadline=None)
-def test_outlines_are_the_pixels(mask):
+def test_outlines_are_the_pixels(mask: NDArray[Any]) -> None:
     if not mask.any():
         return
     (instance,) = from_masks(mask[None])
@@ -125,7 +137,7 @@ def test_outlines_are_the_pixels(mask):
     np.testing.assert_array_equal(rasterio.features.rasterize([shape], SHAPE), mask)
 
 
-def test_mistakes_are_named():
+def test_mistakes_are_named() -> None:
     labels = change_labels(date([GOES]), date([]))
     with pytest.raises(UsageError, match="expected kinds"):
         event_polygons(labels, GRID, classes=CLASSES, kinds=["new"])

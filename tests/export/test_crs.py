@@ -1,5 +1,6 @@
 """CRS that a format lacks are refused before the work; those it keeps are not."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,7 +38,7 @@ FORMATS = (".tif", ".gpkg", ".fgb", ".parquet", ".geojson")
 
 
 @pytest.mark.parametrize("crs", PLACES)
-def test_no_crs_of_the_earth_is_refused(crs):
+def test_no_crs_of_the_earth_is_refused(crs: str) -> None:
     for suffix in FORMATS:
         check_crs(Path(f"change{suffix}"), crs, PLACES[crs])
 
@@ -51,7 +52,7 @@ def test_no_crs_of_the_earth_is_refused(crs):
         (POLE, {".gpkg", ".fgb"}),
     ],
 )
-def test_what_formats_lack(crs, refused):
+def test_what_formats_lack(crs: str, refused: set[str]) -> None:
     for suffix in FORMATS:
         hopeless = suffix in refused
         with pytest.raises(UsageError, match="expected a") if hopeless else nullcontext():
@@ -59,7 +60,7 @@ def test_what_formats_lack(crs, refused):
 
 
 @pytest.mark.parametrize("crs", ["IAU_2015:30110", POLE, "EPSG:32633", "EPSG:4326"])
-def test_what_is_said_is_what_files_hold(tmp_path, crs):
+def test_what_is_said_is_what_files_hold(tmp_path: Path, crs: str) -> None:
     """The function of the format alone tells what a reader of a real file finds."""
     table = geopandas.GeoDataFrame({"id": [1]}, geometry=[shapely.box(1, 1, 2, 2)], crs=crs)
     for suffix in (".gpkg", ".fgb", ".parquet"):
@@ -76,7 +77,7 @@ def test_what_is_said_is_what_files_hold(tmp_path, crs):
         assert same_crs(found, crs, (1, 1))
 
 
-def test_places_tell_crs_apart():
+def test_places_tell_crs_apart() -> None:
     assert same_crs("EPSG:4326", "OGC:CRS84", (9, 48))
     assert not same_crs("EPSG:32633", "EPSG:32634", (5e5, 5e6))
     assert not same_crs("EPSG:4326", "IAU_2015:30100", (9, 48))
@@ -88,7 +89,14 @@ def test_places_tell_crs_apart():
     ("crs", "pixel", "suffix"),
     [("IAU_2015:30110", 10.0, "geojson"), (POLE, 0.01, "gpkg"), (POLE, 0.01, "fgb")],
 )
-def test_predict_refuses_before_the_work(tmp_path, write_tif, capsys, crs, pixel, suffix):
+def test_predict_refuses_before_the_work(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    crs: str,
+    pixel: float,
+    suffix: str,
+) -> None:
     rng = np.random.default_rng(0)
     wkt = rasterio.CRS.from_wkt(pyproj.CRS(crs).to_wkt())
     place = {"crs": wkt, "transform": Affine(pixel, 0, 1, 0, -pixel, 1)}

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import geopandas
 import pytest
@@ -14,33 +15,33 @@ from rscd.export.vector import write_vector
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rscd.export.database.PATIENCE_S", 0.05)
 
 
-def polygons(count):
+def polygons(count: int) -> geopandas.GeoDataFrame:
     boxes = [shapely.box(10 * i, 0, 10 * i + 5, 5) for i in range(count)]
     rows = {"id": range(1, count + 1), "score": 0.5}
     return geopandas.GeoDataFrame(rows, geometry=boxes, crs="EPSG:32633")
 
 
 @pytest.fixture
-def package(tmp_path):
+def package(tmp_path: Path) -> Path:
     path = tmp_path / "c.gpkg"
     write_vector(polygons(3), path, provenance={})
     return path
 
 
-def files(folder):
+def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def count_rows(path):
+def count_rows(path: Path) -> int:
     with closing(sqlite3.connect(path)) as database:
         return database.execute("SELECT count(*) FROM changes").fetchone()[0]
 
 
-def opened(path, mode):
+def opened(path: Path, mode: str) -> closing[sqlite3.Connection]:
     """As another program has it open: QGIS and OGR keep a write-ahead log."""
     database = sqlite3.connect(path, isolation_level=None)
     database.execute(f"PRAGMA journal_mode = {mode}")
@@ -51,7 +52,7 @@ def opened(path, mode):
 
 
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
-def test_one_that_is_open_elsewhere_is_refused_and_stays(package, mode):
+def test_one_that_is_open_elsewhere_is_refused_and_stays(package: Path, mode: str) -> None:
     with opened(package, mode):
         before = files(package.parent)
         with pytest.raises(OutputError, match=r"expected .*c\.gpkg to be free, found it open"):
@@ -64,14 +65,16 @@ def test_one_that_is_open_elsewhere_is_refused_and_stays(package, mode):
     assert count_rows(package) == 3
 
 
-def test_looking_changes_nothing(package):
+def test_looking_changes_nothing(package: Path) -> None:
     package.with_name("c.gpkg-wal").write_bytes(b"left by a program that died")
     before = files(package.parent)
     require_free(package)
     assert files(package.parent) == before
 
 
-def test_a_log_that_a_program_left_is_not_replayed_into_the_new_file(package, tmp_path):
+def test_a_log_that_a_program_left_is_not_replayed_into_the_new_file(
+    package: Path, tmp_path: Path
+) -> None:
     with opened(package, "WAL"):
         kept = files(package.parent)
     for name, content in kept.items():  # as after a crash: closing had cleared away
@@ -82,7 +85,9 @@ def test_a_log_that_a_program_left_is_not_replayed_into_the_new_file(package, tm
     assert count_rows(package) == 7
 
 
-def test_where_open_files_are_not_replaced_it_is_let_go_of_before(package, monkeypatch):
+def test_where_open_files_are_not_replaced_it_is_let_go_of_before(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rscd.export.database.REPLACES_OPEN_FILES", False)
     with opened(package, "DELETE"), pytest.raises(OutputError, match="open in another program"):
         write_vector(polygons(7), package, provenance={})
@@ -92,7 +97,9 @@ def test_where_open_files_are_not_replaced_it_is_let_go_of_before(package, monke
     assert count_rows(package) == 7
 
 
-def test_the_old_file_is_whole_when_the_replacement_fails(package, tmp_path, monkeypatch):
+def test_the_old_file_is_whole_when_the_replacement_fails(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What lay in the log alone is not lost with it."""
     with opened(package, "WAL"):
         kept = files(package.parent)
@@ -100,7 +107,7 @@ def test_the_old_file_is_whole_when_the_replacement_fails(package, tmp_path, mon
         (tmp_path / name).write_bytes(content)
     replace = type(package).replace
 
-    def fails(path, goal):
+    def fails(path: Path, goal: Path) -> Path:
         if goal == package:
             raise OSError(5, "Input/output error")
         return replace(path, goal)
@@ -114,7 +121,7 @@ def test_the_old_file_is_whole_when_the_replacement_fails(package, tmp_path, mon
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 300])
-def test_what_is_no_database_may_be_replaced(tmp_path, content):
+def test_what_is_no_database_may_be_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "c.gpkg"
     path.write_bytes(content)
     require_free(path)
@@ -124,7 +131,9 @@ def test_what_is_no_database_may_be_replaced(tmp_path, content):
     assert count_rows(path) == 2
 
 
-def test_the_command_line_refuses_before_it_works(tmp_path, capsys):
+def test_the_command_line_refuses_before_it_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for date, count in (("t1", 3), ("t2", 4)):
         polygons(count).to_file(tmp_path / f"{date}.geojson")
     path = tmp_path / "c.gpkg"

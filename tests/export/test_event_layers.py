@@ -1,5 +1,7 @@
 """Event layers: multipolygons stay whole in every format, and the style follows the kind."""
 
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import geopandas
@@ -28,7 +30,7 @@ SEVERAL = shapely.MultiPolygon(
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("shapes", [[SINGLE], [SINGLE, SEVERAL], []])
-def test_parts_stay_together(tmp_path, suffix, shapes):
+def test_parts_stay_together(tmp_path: Path, suffix: str, shapes: list[Any]) -> None:
     table = geopandas.GeoDataFrame(
         {"kind": ["appeared", "kept"][: len(shapes)]}, geometry=shapes, crs="EPSG:32633"
     )
@@ -50,7 +52,7 @@ def test_parts_stay_together(tmp_path, suffix, shapes):
     assert (gaps < 0.5).all()
 
 
-def test_change_has_one_colour(tmp_path):
+def test_change_has_one_colour(tmp_path: Path) -> None:
     """In raster, styles, picture, samples and contact sheets."""
     sample = write_sample(tmp_path, shape_hw=(128, 128), seed=3)
     with rasterio.open(sample["truth_mask"]) as dataset:
@@ -62,7 +64,7 @@ def test_change_has_one_colour(tmp_path):
     assert 'value="1" color="#{:02x}{:02x}{:02x}"'.format(*CHANGE_RGB) in change_qml()
 
 
-def test_the_style_knows_every_kind():
+def test_the_style_knows_every_kind() -> None:
     tree = ET.fromstring(event_qml().split("\n", 1)[1])
     kinds = [category.get("value") for category in tree.iter("category")]
     assert kinds == [kind for kind, _ in KIND_COLOURS]

@@ -7,8 +7,11 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import cv2
 import numpy as np
@@ -21,7 +24,7 @@ TITLES = ["Change", "Mask of change", "Probability of change", "Image t2, 2023-0
           "Image t1, 2019-07-14"]  # fmt: skip
 
 
-def make(folder, write_tif, **profile):
+def make(folder: Path, write_tif: Callable[..., Path], **profile: Any) -> list[str]:
     """Two rasters with one changed square."""
     folder.mkdir(parents=True)
     t1 = np.random.default_rng(0).integers(60, 90, (3, 64, 64)).astype(np.uint8)
@@ -30,14 +33,14 @@ def make(folder, write_tif, **profile):
     return [str(write_tif(folder / f"{n}.tif", a, **profile)) for n, a in (("t1", t1), ("t2", t2))]
 
 
-def run(pair, out, *more):
+def run(pair: list[str], out: Path, *more: str) -> int:
     names = ["-o", out / "change.gpkg", "-o", out / "change.tif", "--prob", out / "prob.tif"]
     args = [*names, "--project", out / "town.qgz", "--min-area", "5000", *more]
     return main(["predict", "-q", *pair, "-m", "cva", *map(str, args)])
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, write_tif):
+def made(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]) -> Path:
     """The folder of a run, moved since: images in one folder, results in another."""
     folder = tmp_path_factory.mktemp("project")
     pair = make(folder / "here" / "images", write_tif)
@@ -47,19 +50,19 @@ def made(tmp_path_factory, write_tif):
     return folder / "there"
 
 
-def document(path):
+def document(path: Path) -> Element:
     with zipfile.ZipFile(path) as archive:
         [name] = archive.namelist()
         assert name == f"{path.stem}.qgs"
         return ElementTree.fromstring(archive.read(name))
 
 
-def test_every_layer_is_named_as_seen_from_the_project(made):
+def test_every_layer_is_named_as_seen_from_the_project(made: Path) -> None:
     root = document(made / "out" / "town.qgz")
     layers = root.findall("projectlayers/maplayer")
     assert [layer.findtext("layername") for layer in layers] == TITLES
     for layer in layers:
-        source = layer.findtext("datasource").partition("|")[0]
+        source = layer.findtext("datasource", "").partition("|")[0]
         assert source.startswith(("./", "../"))
         assert (made / "out" / source).is_file()
     assert root.findtext("properties/Paths/Absolute") == "false"
@@ -70,7 +73,7 @@ def test_every_layer_is_named_as_seen_from_the_project(made):
     assert root.findtext("title") == "town"
 
 
-def test_the_same_run_gives_the_same_bytes(made, tmp_path):
+def test_the_same_run_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(made, again)
     before = (again / "out" / "town.qgz").read_bytes()
@@ -79,7 +82,7 @@ def test_the_same_run_gives_the_same_bytes(made, tmp_path):
     assert (again / "out" / "town.qgz").read_bytes() == before
 
 
-def test_pictures_without_place_and_dates(tmp_path, write_tif):
+def test_pictures_without_place_and_dates(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     pair = make(tmp_path / "a", write_tif, crs=None, transform=None)
     args = ["-m", "cva", "-o", tmp_path / "c.geojson", "--pixel-coordinates"]
     args += ["--project", tmp_path / "c.qgz"]
@@ -100,7 +103,13 @@ def test_pictures_without_place_and_dates(tmp_path, write_tif):
         (["--pictures"], "expected a .gpkg of this machine among the outputs for --pictures"),
     ],
 )
-def test_what_is_wrong_is_said_before_any_work(tmp_path, write_tif, capsys, more, said):
+def test_what_is_wrong_is_said_before_any_work(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    said: str,
+) -> None:
     pair = make(tmp_path / "a", write_tif)
     (tmp_path / "there.qgz").write_text("mine")
     line = ["predict", *pair, "-m", "cva", "-o", str(tmp_path / "c.geojson")]
@@ -161,7 +170,9 @@ os._exit(0)  # PyQGIS is known to crash while it takes itself down
 
 
 @pytest.mark.slow
-def test_qgis_opens_it_styled(made, tmp_path, in_qgis):
+def test_qgis_opens_it_styled(
+    made: Path, tmp_path: Path, in_qgis: Callable[..., dict[str, Any]]
+) -> None:
     picture = Path(os.environ.get("RSCD_QGIS_PICTURES", tmp_path)) / "project.png"
     facts = in_qgis(SCRIPT, str(made / "out" / "town.qgz"), str(picture))
     layers = {fact.pop("name"): fact for fact in facts.pop("layers")}
@@ -188,7 +199,10 @@ def test_qgis_opens_it_styled(made, tmp_path, in_qgis):
         r"<div>#1 changed, score [01]\.?\d*, 400\d\d m²</div>",
         change["tip"],
     )
-    drawn = cv2.imread(str(picture)).astype(int)
-    outline = (np.abs(drawn - [0, 140, 255]).sum(axis=2) < 90).sum()  # BGR of scores up to 0.7
+    drawn = cv2.imread(str(picture))
+    assert drawn is not None
+    outline = (
+        np.abs(drawn.astype(int) - [0, 140, 255]).sum(axis=2) < 90
+    ).sum()  # BGR of scores up to 0.7
     assert outline > 100
     assert drawn[250:390, 250:390].std(axis=(0, 1)).min() > 5, "the image below it"

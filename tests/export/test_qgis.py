@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import rasterio
 import rasterio.warp
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from rscd.export.style import MASK_COLOUR, change_qml, probability_qml
@@ -78,7 +80,9 @@ os._exit(0)  # PyQGIS is known to crash while it takes itself down
 """
 
 
-def run_qgis(pyqgis, layers, pictures, size=PIXELS):
+def run_qgis(
+    pyqgis: str, layers: dict[str, Path], pictures: dict[Path, Any], size: tuple[int, int] = PIXELS
+) -> dict[str, Any]:
     job = {
         "layers": {name: str(path) for name, path in layers.items()},
         "pictures": {str(path): names for path, names in pictures.items()},
@@ -100,7 +104,7 @@ def run_qgis(pyqgis, layers, pictures, size=PIXELS):
     return json.loads(done.stdout.rpartition("FACTS")[2])
 
 
-def write(path, array, dtype, nodata):
+def write(path: Path, array: NDArray[Any], dtype: str, nodata: float | None) -> Path:
     bands = array if array.ndim == 3 else array[None]
     with rasterio.open(
         path, "w", driver="GTiff", width=bands.shape[2], height=bands.shape[1],
@@ -110,7 +114,7 @@ def write(path, array, dtype, nodata):
     return path
 
 
-def blocks():
+def blocks() -> NDArray[Any]:
     """Probability with one block per class of the style; threshold 0.35."""
     prob = np.full((200, 300), 0.05, np.float32)
     for index, value in enumerate((0.4, 0.55, 0.65, 0.75, 0.85, 0.95)):
@@ -119,7 +123,7 @@ def blocks():
 
 
 @pytest.fixture(scope="module")
-def qgis(pyqgis, tmp_path_factory):
+def qgis(pyqgis: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """Facts about every output as QGIS loads it, and the folder with files and pictures."""
     folder = tmp_path_factory.mktemp("qgis")
     prob = blocks()
@@ -148,25 +152,26 @@ def qgis(pyqgis, tmp_path_factory):
     }
     facts = run_qgis(pyqgis, layers, pictures)
     keep = os.environ.get("RSCD_QGIS_PICTURES")
-    for picture in pictures if keep else ():
-        (Path(keep) / picture.name).write_bytes(picture.read_bytes())
+    if keep:
+        for picture in pictures:
+            (Path(keep) / picture.name).write_bytes(picture.read_bytes())
     return facts, folder
 
 
-def loaded(qgis, name):
+def loaded(qgis: tuple[dict[str, Any], Path], name: str) -> dict[str, Any]:
     facts = qgis[0][name]
     if name.endswith(".parquet") and not facts["valid"]:
         pytest.skip("this QGIS reads no Parquet: its GDAL lacks the Arrow driver")
     return facts
 
 
-def picture(qgis, name):
+def picture(qgis: tuple[dict[str, Any], Path], name: str) -> NDArray[Any]:
     rgba = matplotlib.image.imread(qgis[1] / name)
     return np.rint(rgba[..., :3] * 255).astype(int).transpose(2, 0, 1)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_layers_lie_where_they_should(qgis, suffix):
+def test_layers_lie_where_they_should(qgis: tuple[dict[str, Any], Path], suffix: str) -> None:
     facts = loaded(qgis, suffix)
     assert facts["valid"]
     assert facts["features"] == 6
@@ -182,7 +187,7 @@ def test_layers_lie_where_they_should(qgis, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_the_style_applies_by_itself(qgis, suffix):
+def test_the_style_applies_by_itself(qgis: tuple[dict[str, Any], Path], suffix: str) -> None:
     facts = loaded(qgis, suffix)
     assert facts["renderer"] == "graduatedSymbol"
     assert facts["attribute"] == "score"
@@ -192,7 +197,9 @@ def test_the_style_applies_by_itself(qgis, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_names_map_tips_and_times_apply_by_themselves(qgis, suffix):
+def test_names_map_tips_and_times_apply_by_themselves(
+    qgis: tuple[dict[str, Any], Path], suffix: str
+) -> None:
     facts = loaded(qgis, suffix)
     named = dict(zip(facts["fields"], facts["aliases"], strict=True))
     assert named["area_m2"] == "Area in m²"
@@ -201,7 +208,7 @@ def test_names_map_tips_and_times_apply_by_themselves(qgis, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_empty_layers_load(qgis, suffix):
+def test_empty_layers_load(qgis: tuple[dict[str, Any], Path], suffix: str) -> None:
     facts = loaded(qgis, f"empty{suffix}")
     assert facts["valid"]
     assert facts["features"] in {0, -1}
@@ -210,14 +217,16 @@ def test_empty_layers_load(qgis, suffix):
         assert "score" in facts["fields"]
 
 
-def test_rasters_carry_their_style(qgis):
+def test_rasters_carry_their_style(qgis: tuple[dict[str, Any], Path]) -> None:
     assert qgis[0][".tif"]["renderer"] == "paletted"
     assert qgis[0]["prob"]["renderer"] == "singlebandpseudocolor"
     assert qgis[0][".tif"]["extent"] == pytest.approx(BOUNDS)
 
 
 @pytest.mark.parametrize("name", ["polygons.png", "geojson.png"])
-def test_polygons_are_drawn_over_the_image_and_the_image_stays_readable(qgis, name):
+def test_polygons_are_drawn_over_the_image_and_the_image_stays_readable(
+    qgis: tuple[dict[str, Any], Path], name: str
+) -> None:
     drawn = picture(qgis, name)
     row, image = 80, picture(qgis, "mask.png")
     for index in range(6):
@@ -230,14 +239,14 @@ def test_polygons_are_drawn_over_the_image_and_the_image_stays_readable(qgis, na
     np.testing.assert_array_equal(drawn[outside], image[outside])
 
 
-def test_mask_shows_change_alone(qgis):
+def test_mask_shows_change_alone(qgis: tuple[dict[str, Any], Path]) -> None:
     drawn = picture(qgis, "mask.png")
     np.testing.assert_array_equal(drawn[:, 80, 35], MASK_COLOUR)
     assert drawn[:, 160:, :].std() > 10, "nodata is transparent"
     assert drawn[:, 5:30, :].std() > 10, "no change is transparent"
 
 
-def test_probability_is_a_ramp(qgis):
+def test_probability_is_a_ramp(qgis: tuple[dict[str, Any], Path]) -> None:
     drawn = picture(qgis, "prob.png")
     blocks = [drawn[:, 50:110, 25 + 45 * i : 45 + 45 * i] for i in range(6)]
     texture = [block.std(axis=(1, 2)).mean() for block in blocks]

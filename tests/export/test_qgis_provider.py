@@ -13,7 +13,10 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -29,13 +32,15 @@ ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "qgis" / "rscd_provider"
 
 
-def part(name):
+def part(name: str) -> ModuleType:
     """A module of the plugin that needs no QGIS."""
     if "rscd_provider" not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             "rscd_provider", PLUGIN / "__init__.py", submodule_search_locations=[str(PLUGIN)]
         )
+        assert spec is not None
         sys.modules["rscd_provider"] = importlib.util.module_from_spec(spec)
+        assert spec.loader is not None
         spec.loader.exec_module(sys.modules["rscd_provider"])
     return importlib.import_module(f"rscd_provider.{name}")
 
@@ -43,7 +48,7 @@ def part(name):
 command, process = part("command"), part("run")
 
 
-def parsed(line):
+def parsed(line: list[str]) -> dict[str, Any]:
     args, rest = build_parser().parse_known_args(line)
     assert not rest
     return {name: value for name, value in vars(args).items() if name != "parser"}
@@ -52,7 +57,7 @@ def parsed(line):
 # --- command lines
 
 
-def test_rscd_reads_what_was_set_for_predict():
+def test_rscd_reads_what_was_set_for_predict() -> None:
     line = command.predict(
         "/data/a b.tif", "/data/-2.tif", "/out/change.gpkg", mask="/out/change.tif",
         model="-odd.ckpt", threshold=0.25, min_area=1234567.5, min_score=0.0, register="shift",
@@ -67,7 +72,7 @@ def test_rscd_reads_what_was_set_for_predict():
     assert float(args["threshold"]) == 0.25
 
 
-def test_what_was_not_set_is_left_to_rscd():
+def test_what_was_not_set_is_left_to_rscd() -> None:
     given = parsed(command.predict("a.tif", "b.tif", "c.gpkg"))
     assert given == parsed(["predict", "a.tif", "b.tif", "-o", "c.gpkg", "--overwrite"])
     given = parsed(command.events("a.gpkg", "b.gpkg", "c.gpkg"))
@@ -75,7 +80,7 @@ def test_what_was_not_set_is_left_to_rscd():
     assert command.doctor("a.tif", "b.tif") == ["doctor", "a.tif", "b.tif"]
 
 
-def test_rscd_reads_what_was_set_for_events_and_doctor():
+def test_rscd_reads_what_was_set_for_events_and_doctor() -> None:
     args = parsed(
         command.events(
             "a.gpkg", "b.gpkg", "c.gpkg", layer_t1="y 1", layer_t2="y2", kinds=["kept", "vanished"],
@@ -90,7 +95,9 @@ def test_rscd_reads_what_was_set_for_events_and_doctor():
     assert parsed(command.doctor("a.tif", "b.tif", model="cva"))["model"] == "cva"
 
 
-def test_files_that_begin_with_a_hyphen_become_absolute(tmp_path, monkeypatch):
+def test_files_that_begin_with_a_hyphen_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("-1.tif").touch()
     line = command.doctor("-1.tif", "https://host/b.tif")
@@ -98,7 +105,9 @@ def test_files_that_begin_with_a_hyphen_become_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and commands of POSIX")
-def test_the_program_is_the_python_given_or_rscd_on_the_path(tmp_path, monkeypatch):
+def test_the_program_is_the_python_given_or_rscd_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
     assert command.program(str(link)) == [str(link), "-m", "rscd"]  # of a virtual environment
@@ -115,7 +124,7 @@ def test_the_program_is_the_python_given_or_rscd_on_the_path(tmp_path, monkeypat
         command.program(str(tmp_path / "nowhere"))
 
 
-def test_nothing_leads_to_the_python_of_qgis():
+def test_nothing_leads_to_the_python_of_qgis() -> None:
     of_qgis = {"PYTHONHOME": "/qgis", "PYTHONPATH": "/qgis/python", "PROJ_LIB": "/qgis/proj"}
     env = command.environment({**of_qgis, "PATH": "/bin"}, bars=False)
     assert not set(env) & set(of_qgis)
@@ -126,8 +135,14 @@ def test_nothing_leads_to_the_python_of_qgis():
 # --- processes
 
 
-def run(code, *, env=None, cancelled=lambda: False, on_line=lambda line: None):
-    bars = []
+def run(
+    code: str,
+    *,
+    env: dict[str, str] | None = None,
+    cancelled: Callable[..., Any] = lambda: False,
+    on_line: Callable[..., Any] = lambda line: None,
+) -> tuple[Any, list[Any]]:
+    bars: list[Any] = []
     line = [sys.executable, "-c", code]
     env = command.environment({**os.environ, **(env or {})}, bars=True)
     ended = process.run(line, env, on_bar=bars.append, on_line=on_line, cancelled=cancelled)
@@ -149,7 +164,7 @@ print("answer")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="drawing bars takes a console there")
-def test_bars_of_rscd_are_read_and_lines_are_not_taken_for_bars():
+def test_bars_of_rscd_are_read_and_lines_are_not_taken_for_bars() -> None:
     ended, bars = run(BARS)
     assert ended == process.Ended(0, ("a line — before", "69 polygons; 1/2 windows"), "answer\n")
     assert {bar.stage for bar in bars} == {"statistics", "change"}
@@ -159,13 +174,13 @@ def test_bars_of_rscd_are_read_and_lines_are_not_taken_for_bars():
     assert bars[-1].percent == 100
 
 
-def test_pieces_come_whole_however_they_are_cut():
+def test_pieces_come_whole_however_they_are_cut() -> None:
     text = "eins — zwei\r\x1b[2Kdrei\nvier"
 
     class Slow:
         rest = text.encode()
 
-        def read1(self, _):
+        def read1(self, _: int) -> bytes:
             one, self.rest = self.rest[:1], self.rest[1:]
             return one
 
@@ -182,13 +197,13 @@ def test_pieces_come_whole_however_they_are_cut():
          "python: No module named rscd; install rscd in that Python, or choose another"),
     ],
 )  # fmt: skip
-def test_a_fault_is_one_line(code, fault):
+def test_a_fault_is_one_line(code: str, fault: str) -> None:
     ended, _ = run(f"import sys; {code}")
     assert ended.code
     assert ended.fault == fault
 
 
-def alive(pid):
+def alive(pid: int) -> bool:
     """Whether a process that may be nobody's child still runs: zombies do not."""
     try:
         return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
@@ -198,7 +213,9 @@ def alive(pid):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_cancel_ends_the_process_and_its_children(monkeypatch, stubborn):
+def test_cancel_ends_the_process_and_its_children(
+    monkeypatch: pytest.MonkeyPatch, stubborn: bool
+) -> None:
     monkeypatch.setattr(process, "GRACE_S", 0.3 if stubborn else 30)
     how = "SIG_IGN" if stubborn else "SIG_DFL"
     code = (
@@ -206,7 +223,7 @@ def test_cancel_ends_the_process_and_its_children(monkeypatch, stubborn):
         "child = subprocess.Popen(['sleep', '60'])\n"
         "print(os.getpid(), child.pid, file=sys.stderr); time.sleep(60)"
     )
-    lines = []
+    lines: list[str] = []
     started = time.monotonic()
     with pytest.raises(process.Cancelled):
         run(code, cancelled=lambda: bool(lines), on_line=lines.append)
@@ -222,24 +239,28 @@ def test_cancel_ends_the_process_and_its_children(monkeypatch, stubborn):
 
 
 @pytest.fixture(scope="module")
-def unzipped(tmp_path_factory):
+def unzipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which QGIS finds the plugin, as unpacked from the zip."""
     folder = tmp_path_factory.mktemp("plugin")
-    script = [sys.executable, ROOT / "qgis" / "package.py", folder / "new" / "plugin.zip"]
+    script: list[str | Path] = [
+        sys.executable,
+        ROOT / "qgis" / "package.py",
+        folder / "new" / "plugin.zip",
+    ]
     subprocess.run(script, check=True)
     with zipfile.ZipFile(folder / "new" / "plugin.zip") as archive:
         archive.extractall(folder / "plugins")
     return folder / "plugins"
 
 
-def test_the_zip_has_the_plugin_alone(unzipped):
+def test_the_zip_has_the_plugin_alone(unzipped: Path) -> None:
     assert [one.name for one in unzipped.iterdir()] == ["rscd_provider"]
     names = {one.name for one in (unzipped / "rscd_provider").iterdir()}
     written = {one.name for one in PLUGIN.iterdir() if one.is_file()}
     assert names == written | {"LICENSE"}
 
 
-def test_metadata_is_that_of_the_package(unzipped):
+def test_metadata_is_that_of_the_package(unzipped: Path) -> None:
     found = configparser.ConfigParser()
     found.read(unzipped / "rscd_provider" / "metadata.txt", encoding="utf-8")
     facts = found["general"]
@@ -251,7 +272,7 @@ def test_metadata_is_that_of_the_package(unzipped):
 
 
 @pytest.mark.parametrize("path", sorted(PLUGIN.glob("*.py")), ids=lambda path: path.name)
-def test_qgis_4_finds_the_names_that_qgis_3_has(path):
+def test_qgis_4_finds_the_names_that_qgis_3_has(path: Path) -> None:
     """PyQt6 has members of an enumeration under its own name alone, and QGIS 4 no PyQt5."""
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
     for node in ast.walk(tree):
@@ -326,7 +347,7 @@ os._exit(0)  # PyQGIS is known to crash while it takes itself down
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory, write_tif):
+def scene(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]) -> Path:
     """Two rasters with one changed square, two layers of footprints."""
     folder = tmp_path_factory.mktemp("scene")
     t1 = np.random.default_rng(0).integers(60, 90, (3, 64, 64)).astype(np.uint8)
@@ -343,12 +364,15 @@ def scene(tmp_path_factory, write_tif):
 
 
 @pytest.fixture(scope="module")
-def qgis(pyqgis, unzipped, scene, tmp_path_factory):
+def qgis(
+    pyqgis: str, unzipped: Path, scene: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """What the algorithms said and wrote inside QGIS, in one process of QGIS."""
-    python = scene / "python"  # the package may not be installed in the interpreter of the tests
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    python, nowhere = str(python), str(scene / "nowhere")
+    # the package may not be installed in the interpreter of the tests
+    runner = scene / "python"
+    runner.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
+    runner.chmod(0o755)
+    python, nowhere = str(runner), str(scene / "nowhere")
     pair = {"T1": str(scene / "t1.tif"), "T2": str(scene / "t2.tif"), "MODEL": "cva"}
     layers = {"T1": str(scene / "a.gpkg"), "T2": str(scene / "b.gpkg"), "CLASS": "use"}
     change = {**pair, "MIN_AREA": 5000, "OUTPUT": str(scene / "change.gpkg")}
@@ -380,13 +404,13 @@ def qgis(pyqgis, unzipped, scene, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_algorithms_are_there_with_help_and_go_away(qgis):
+def test_algorithms_are_there_with_help_and_go_away(qgis: dict[str, Any]) -> None:
     assert set(qgis["help"]) == {"rscd:predict", "rscd:events", "rscd:doctor"}
     assert all(len(text) > 100 for text in qgis["help"].values())
     assert not qgis["left"]
 
 
-def test_change_is_written_and_styled(qgis, scene):
+def test_change_is_written_and_styled(qgis: dict[str, Any], scene: Path) -> None:
     found = qgis["attempts"]["predict"]
     assert found["results"]["OUTPUT"] == str(scene / "change.gpkg")
     styles = {Path(one["source"]).name: one for one in found["layers"].values()}
@@ -400,7 +424,7 @@ def test_change_is_written_and_styled(qgis, scene):
         assert mask.read(1)[20:40, 10:30].mean() > 0.9
 
 
-def test_progress_is_shown_by_stage(qgis):
+def test_progress_is_shown_by_stage(qgis: dict[str, Any]) -> None:
     found = qgis["attempts"]["predict"]
     assert found["steps"][:3] == ["statistics", "change", "writing"]
     assert len(found["steps"]) == 4  # the last is QGIS's own: loading
@@ -410,7 +434,7 @@ def test_progress_is_shown_by_stage(qgis):
     assert found["percents"][end] == 100
 
 
-def test_events_of_footprints(qgis):
+def test_events_of_footprints(qgis: dict[str, Any]) -> None:
     found = qgis["attempts"]["events"]
     [layer] = found["layers"].values()
     path = found["results"]["OUTPUT"]
@@ -420,7 +444,7 @@ def test_events_of_footprints(qgis):
     assert [line for line in found["lines"] if line.startswith("1 appeared")]
 
 
-def test_findings_of_the_doctor_are_an_answer(qgis, scene):
+def test_findings_of_the_doctor_are_an_answer(qgis: dict[str, Any], scene: Path) -> None:
     found = qgis["attempts"]["doctor"]["results"]
     assert found["VERDICT"] in {0, 1, 3}
     page = (scene / "r.html").read_text(encoding="utf-8")
@@ -435,14 +459,14 @@ def test_findings_of_the_doctor_are_an_answer(qgis, scene):
         ("path", "expected the command rscd on PATH, found none"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(qgis, attempt, said):
+def test_what_is_wrong_is_said_in_one_line(qgis: dict[str, Any], attempt: str, said: str) -> None:
     error = qgis["attempts"][attempt]["error"]
     assert said in error
     assert "Traceback" not in error
     assert "\n" not in error.strip()
 
 
-def test_cancelled_runs_write_nothing(qgis, scene):
+def test_cancelled_runs_write_nothing(qgis: dict[str, Any], scene: Path) -> None:
     found = qgis["attempts"]["cancel"]
     assert not found.get("layers")
     assert not (scene / "no.gpkg").exists()

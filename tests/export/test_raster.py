@@ -2,11 +2,14 @@
 
 import json
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.enums import ColorInterp
@@ -20,7 +23,13 @@ UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 PROVENANCE = {"software": "rscd", "t1": {"path": "a.tif"}, "parameters": {"threshold": None}}
 
 
-def make(folder, shape=(700, 900), transform=UTM, crs="EPSG:32633", seed=0):
+def make(
+    folder: Path,
+    shape: tuple[int, int] = (700, 900),
+    transform: Affine = UTM,
+    crs: str | None = "EPSG:32633",
+    seed: int = 0,
+) -> tuple[ChangeMap, NDArray[Any]]:
     """A change map with blocks of change, and its probabilities as an array."""
     folder.mkdir()
     prob = np.random.default_rng(seed).random(shape, np.float32) * 0.4
@@ -35,11 +44,11 @@ def make(folder, shape=(700, 900), transform=UTM, crs="EPSG:32633", seed=0):
 
 
 @pytest.fixture
-def change_map(tmp_path):
+def change_map(tmp_path: Path) -> ChangeMap:
     return make(tmp_path / "work")[0]
 
 
-def assert_cloud_optimised(path, overviews):
+def assert_cloud_optimised(path: Path, overviews: list[int]) -> None:
     with rasterio.open(path) as dataset:
         assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         assert dataset.block_shapes == [(512, 512)]
@@ -53,7 +62,7 @@ def assert_cloud_optimised(path, overviews):
     assert at == sorted(at, reverse=True)
 
 
-def test_a_mask_carries_all_it_needs(tmp_path, change_map):
+def test_a_mask_carries_all_it_needs(tmp_path: Path, change_map: ChangeMap) -> None:
     path = tmp_path / "change.tif"
     write_mask(change_map, path, {}, "<qgis/>")
     assert_cloud_optimised(path, [2])
@@ -83,7 +92,7 @@ def test_a_mask_carries_all_it_needs(tmp_path, change_map):
     assert path.with_suffix(".qml").read_text() == "<qgis/>"
 
 
-def test_overviews_of_a_mask_hold_its_values_alone(tmp_path, change_map):
+def test_overviews_of_a_mask_hold_its_values_alone(tmp_path: Path, change_map: ChangeMap) -> None:
     path = tmp_path / "change.tif"
     write_mask(change_map, path, {}, "")
     with rasterio.open(path, overview_level=0) as dataset:
@@ -93,7 +102,7 @@ def test_overviews_of_a_mask_hold_its_values_alone(tmp_path, change_map):
     assert (small[175 // 2 + 2 : 175 - 2, 225 // 2 + 2 : 225 - 2] == 1).all()
 
 
-def test_probabilities_stay_as_they_are(tmp_path):
+def test_probabilities_stay_as_they_are(tmp_path: Path) -> None:
     change_map, prob = make(tmp_path / "work")
     path = tmp_path / "prob.tif"
     write_probability(change_map, path, {}, "<qgis/>")
@@ -122,7 +131,9 @@ def test_probabilities_stay_as_they_are(tmp_path):
         (Affine(0.5, 0, 2.6e6, 0, -0.5, 1.2e6), CRS("EPSG:2056").to_wkt("WKT1_ESRI")),
     ],
 )
-def test_georeferencing_is_that_of_the_grid(tmp_path, transform, crs):
+def test_georeferencing_is_that_of_the_grid(
+    tmp_path: Path, transform: Affine, crs: str | None
+) -> None:
     change_map, _ = make(tmp_path / "work", (20, 30), transform, crs)
     for write, name in ((write_mask, "change.tif"), (write_probability, "prob.tif")):
         write(change_map, tmp_path / name, {}, "")
@@ -137,7 +148,7 @@ def test_georeferencing_is_that_of_the_grid(tmp_path, transform, crs):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_pixels_without_georeferencing(tmp_path):
+def test_pixels_without_georeferencing(tmp_path: Path) -> None:
     change_map, _ = make(tmp_path / "work", (20, 30), Affine.identity(), None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nobody is bothered with it while writing
@@ -148,7 +159,7 @@ def test_pixels_without_georeferencing(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (513, 1)])
-def test_odd_sizes(tmp_path, shape):
+def test_odd_sizes(tmp_path: Path, shape: tuple[int, int]) -> None:
     change_map, prob = make(tmp_path / "work", shape)
     write_mask(change_map, tmp_path / "change.tif", {}, "")
     write_probability(change_map, tmp_path / "prob.tif", {}, "")
@@ -158,7 +169,7 @@ def test_odd_sizes(tmp_path, shape):
         assert dataset.shape == shape
 
 
-def test_creation_options_reach_the_driver(tmp_path, change_map):
+def test_creation_options_reach_the_driver(tmp_path: Path, change_map: ChangeMap) -> None:
     path = tmp_path / "change.tif"
     write_mask(change_map, path, {"COMPRESS": "LZW", "BLOCKSIZE": "256"}, "")
     with rasterio.open(path) as dataset:
@@ -170,7 +181,9 @@ def test_creation_options_reach_the_driver(tmp_path, change_map):
     "options",
     [{"COMPRESS": "NONSENSE"}, {"BLOCKSIZE": "a"}, {"BLOCKSIZE": "17"}, {"NONSENSE": "1"}],
 )
-def test_wrong_creation_options_leave_nothing(tmp_path, change_map, options):
+def test_wrong_creation_options_leave_nothing(
+    tmp_path: Path, change_map: ChangeMap, options: dict[str, str]
+) -> None:
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UsageError, match=r"found: .*; correct --co") as caught:
         write_mask(change_map, tmp_path / "change.tif", options, "")
@@ -178,7 +191,7 @@ def test_wrong_creation_options_leave_nothing(tmp_path, change_map, options):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_same_map_gives_the_same_bytes(tmp_path, change_map):
+def test_the_same_map_gives_the_same_bytes(tmp_path: Path, change_map: ChangeMap) -> None:
     for name in ("a", "b"):
         write_mask(change_map, tmp_path / f"{name}.tif", {}, "")
         write_probability(change_map, tmp_path / f"{name}-prob.tif", {}, "")
@@ -186,13 +199,15 @@ def test_the_same_map_gives_the_same_bytes(tmp_path, change_map):
     assert (tmp_path / "a-prob.tif").read_bytes() == (tmp_path / "b-prob.tif").read_bytes()
 
 
-def test_a_folder_that_is_missing_is_an_error(tmp_path, change_map):
+def test_a_folder_that_is_missing_is_an_error(tmp_path: Path, change_map: ChangeMap) -> None:
     with pytest.raises(OutputError, match=r"expected to write .*none/change\.tif"):
         write_mask(change_map, tmp_path / "none" / "change.tif", {}, "")
 
 
-def test_a_damaged_scratch_file_leaves_nothing(tmp_path, change_map, monkeypatch):
-    def broken(*_):
+def test_a_damaged_scratch_file_leaves_nothing(
+    tmp_path: Path, change_map: ChangeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(type(change_map.mask), "read", broken)

@@ -5,9 +5,11 @@ import os
 import sqlite3
 import struct
 import warnings
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -20,9 +22,10 @@ import shapely
 import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from rasterio.shutil import copy
 
 from rscd.base.errors import OutputError
-from rscd.export import raster, vector
+from rscd.export import raster
 from rscd.export.flow import FLOW, write_field
 from rscd.export.picture import write_mask_picture
 from rscd.export.raster import write_mask, write_probability
@@ -34,7 +37,7 @@ from rscd.inference.weights import write_weights
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 
 
-def polygons(count=40):
+def polygons(count: int = 40) -> geopandas.GeoDataFrame:
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 1000, (count, 2)) * 10.0
     sides = rng.integers(1, 9, (count, 2)) * 10.0
@@ -45,13 +48,13 @@ def polygons(count=40):
     return geopandas.GeoDataFrame(table, geometry=geometry, crs="EPSG:32633")
 
 
-def read(path):
+def read(path: Path) -> geopandas.GeoDataFrame:
     if path.suffix == ".parquet":
         return geopandas.read_parquet(path)
     return geopandas.read_file(path, **({"layer": "changes"} if path.suffix == ".gpkg" else {}))
 
 
-def same_rows(path, other):
+def same_rows(path: Path, other: Path) -> bool:
     """What any reader gets, in the order of ids."""
     one, two = (read(p).sort_values("id", ignore_index=True) for p in (path, other))
     try:
@@ -63,19 +66,19 @@ def same_rows(path, other):
     return one.crs == two.crs and bool(one.geometry.geom_equals(two.geometry).all())
 
 
-def losing(monkeypatch, lose):
+def losing(monkeypatch: pytest.MonkeyPatch, lose: Callable[..., Any]) -> None:
     """Let a driver end well and the disk lose something of what it wrote."""
     write = pyogrio.write_dataframe
 
-    def written(frame, where, *args, **keywords):
+    def written(frame: geopandas.GeoDataFrame, where: Any, *args: Any, **keywords: Any) -> None:
         write(frame, where, *args, **keywords)
         if isinstance(where, Path):
             lose(where)
 
-    monkeypatch.setattr(vector.pyogrio, "write_dataframe", written)
+    monkeypatch.setattr(pyogrio, "write_dataframe", written)
 
 
-def fails(path, write):
+def fails(path: Path, write: Callable[..., Any]) -> bool:
     """Whether writing ends in one clear line."""
     try:
         write()
@@ -84,7 +87,7 @@ def fails(path, write):
     return False
 
 
-def zeros(path, start, length):
+def zeros(path: Path, start: int, length: int) -> None:
     with path.open("r+b") as file:
         file.seek(start)
         file.write(bytes(length))
@@ -92,7 +95,9 @@ def zeros(path, start, length):
 
 @pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 9).round(2))
 @pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".fgb"])
-def test_bytes_that_are_lost_are_noticed_or_mean_nothing(tmp_path, monkeypatch, suffix, share):
+def test_bytes_that_are_lost_are_noticed_or_mean_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, share: float
+) -> None:
     path, good = tmp_path / f"c{suffix}", tmp_path / f"good{suffix}"
     write_vector(polygons(), good, provenance={"a": 1})
     path.write_bytes(b"old")
@@ -104,10 +109,10 @@ def test_bytes_that_are_lost_are_noticed_or_mean_nothing(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".fgb"])
-def test_rows_that_are_lost(tmp_path, monkeypatch, suffix):
+def test_rows_that_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     write = pyogrio.write_dataframe
     monkeypatch.setattr(
-        vector.pyogrio,
+        pyogrio,
         "write_dataframe",
         lambda frame, where, **keywords: write(frame[:-1], where, **keywords),
     )
@@ -119,23 +124,25 @@ def test_rows_that_are_lost(tmp_path, monkeypatch, suffix):
 
 @pytest.mark.parametrize("suffix", [".geojson", ".gpkg", ".fgb"])
 @pytest.mark.parametrize("column", ["score", "kind", "geometry"])
-def test_values_that_are_lost(tmp_path, monkeypatch, suffix, column):
+def test_values_that_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, column: str
+) -> None:
     write = pyogrio.write_dataframe
 
-    def written(frame, where, **keywords):
+    def written(frame: geopandas.GeoDataFrame, where: Any, **keywords: Any) -> None:
         if len(frame):
             changed = frame[column].copy()
             changed.iloc[7] = changed.iloc[8]
             frame = frame.assign(**{column: changed})
         write(frame, where, **keywords)
 
-    monkeypatch.setattr(vector.pyogrio, "write_dataframe", written)
+    monkeypatch.setattr(pyogrio, "write_dataframe", written)
     with pytest.raises(OutputError, match="read-back mismatch in geometry and attributes"):
         write_vector(polygons(), tmp_path / f"c{suffix}", provenance={})
 
 
-def without(statement):
-    def lose(path):
+def without(statement: str) -> Callable[..., Any]:
+    def lose(path: Path) -> None:
         with closing(sqlite3.connect(path)) as database, database:
             database.execute(statement)
 
@@ -159,15 +166,19 @@ def without(statement):
         "PRAGMA user_version = 0",
     ],
 )
-def test_parts_of_a_geopackage_that_are_lost(tmp_path, monkeypatch, statement):
+def test_parts_of_a_geopackage_that_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
     losing(monkeypatch, without(statement))
     with pytest.raises(OutputError, match="read-back mismatch"):
         write_vector(polygons(), tmp_path / "c.gpkg", provenance={"a": 1})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_member_of_a_geojson_that_is_lost(tmp_path, monkeypatch):
-    def lose(path):
+def test_a_member_of_a_geojson_that_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(path: Path) -> None:
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(line for line in lines if b"resolution" not in line))
 
@@ -177,10 +188,12 @@ def test_a_member_of_a_geojson_that_is_lost(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_parquet_table_that_reads_otherwise(tmp_path, monkeypatch):
+def test_a_parquet_table_that_reads_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = pyarrow.parquet.write_table
     monkeypatch.setattr(
-        vector.pyarrow.parquet, "write_table", lambda t, *a, **k: write(t.slice(1), *a, **k)
+        pyarrow.parquet, "write_table", lambda t, *a, **k: write(t.slice(1), *a, **k)
     )
     with pytest.raises(OutputError, match="read-back mismatch in the table"):
         write_vector(polygons(), tmp_path / "c.parquet", provenance={})
@@ -188,12 +201,17 @@ def test_a_parquet_table_that_reads_otherwise(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("count", [0, 2])
-def test_whole_files_pass(tmp_path, suffix, count):
+def test_whole_files_pass(tmp_path: Path, suffix: str, count: int) -> None:
     write_vector(polygons()[:count], tmp_path / f"c{suffix}", provenance={"a": 1})
     assert len(read(tmp_path / f"c{suffix}")) == count
 
 
-def make(folder, shape=(600, 700), transform=UTM, crs="EPSG:32633"):
+def make(
+    folder: Path,
+    shape: tuple[int, int] = (600, 700),
+    transform: Affine = UTM,
+    crs: str | None = "EPSG:32633",
+) -> ChangeMap:
     folder.mkdir()
     prob = np.random.default_rng(1).random(shape, np.float32)
     prob[:100, :100] = np.nan
@@ -206,14 +224,20 @@ def make(folder, shape=(600, 700), transform=UTM, crs="EPSG:32633"):
 
 @pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 9).round(2))
 @pytest.mark.parametrize(("write", "name"), [(write_mask, "m.tif"), (write_probability, "p.tif")])
-def test_bytes_of_a_raster_that_are_lost(tmp_path, monkeypatch, write, name, share):
+def test_bytes_of_a_raster_that_are_lost(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[..., Any],
+    name: str,
+    share: float,
+) -> None:
     change_map = make(tmp_path / "work")
     good, path = tmp_path / "good.tif", tmp_path / name
     write(change_map, good, {}, "")
     path.write_bytes(b"old")
-    copy, made_files = raster.copy, []
+    made_files: list[Path] = []
 
-    def losing_bytes(source, made, **keywords):
+    def losing_bytes(source: Path, made: Path, **keywords: Any) -> None:
         copy(source, made, **keywords)
         if not made_files:
             zeros(made, int(made.stat().st_size * share), 256)
@@ -231,14 +255,15 @@ def test_bytes_of_a_raster_that_are_lost(tmp_path, monkeypatch, write, name, sha
 
 
 @pytest.mark.parametrize("options", [{}, {"BIGTIFF": "YES"}])
-def test_a_directory_at_the_end_of_a_raster(tmp_path, monkeypatch, options):
+def test_a_directory_at_the_end_of_a_raster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     """Every program reads it, but over the network it takes the whole file."""
     change_map = make(tmp_path / "work", (60, 70))
     write_mask(change_map, tmp_path / "good.tif", options, "")
     first, size, entry, kind = (8, 8, 20, "<Q") if options else (4, 2, 12, "<I")
-    copy = raster.copy
 
-    def moving(source, made, **keywords):
+    def moving(source: Path, made: Path, **keywords: Any) -> None:
         copy(source, made, **keywords)
         data = made.read_bytes()
         (at,) = struct.unpack_from(kind, data, first)
@@ -253,7 +278,7 @@ def test_a_directory_at_the_end_of_a_raster(tmp_path, monkeypatch, options):
     assert not (tmp_path / "m.tif").exists()
 
 
-def test_pixels_of_flow_that_are_lost(tmp_path, monkeypatch):
+def test_pixels_of_flow_that_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = GeoBox((300, 300), UTM, "EPSG:32633")
     flow = np.random.default_rng(0).random((2, 300, 300), np.float32)
     pieces = [(Box(0, 0, 300, 300), flow)]
@@ -267,10 +292,9 @@ def test_pixels_of_flow_that_are_lost(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["good.tif"]
 
 
-def test_what_gdal_only_logs_is_an_error(tmp_path, monkeypatch):
-    copy = raster.copy
+def test_what_gdal_only_logs_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    def logged(*args, **keywords):
+    def logged(*args: Any, **keywords: Any) -> None:
         copy(*args, **keywords)
         if isinstance(args[1], Path):
             logging.getLogger("rasterio._env").error("CPLE_FileIO in p.tif: disk is full")
@@ -280,7 +304,7 @@ def test_what_gdal_only_logs_is_an_error(tmp_path, monkeypatch):
         write_probability(make(tmp_path / "work"), tmp_path / "p.tif", {}, "")
 
 
-def test_weights_that_read_otherwise(tmp_path, monkeypatch):
+def test_weights_that_read_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {"a": torch.arange(6.0).reshape(2, 3)}
     write_weights(tmp_path / "w.safetensors", tensors, {"name": "x"})
     before = (tmp_path / "w.safetensors").read_bytes()
@@ -297,7 +321,7 @@ WORLD = "1\n0\n0\n-1\n777000\n888000\n"
 PAM = "<PAMDataset><GeoTransform>7,1,0,7,0,-1</GeoTransform></PAMDataset>"
 
 
-def seen(path):
+def seen(path: Path) -> tuple[tuple[float, ...], None, bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with rasterio.open(path) as dataset:
@@ -306,7 +330,9 @@ def seen(path):
 
 @pytest.mark.parametrize("name", ["c.tif", "c.png"])
 @pytest.mark.parametrize("beside", ["{}.aux.xml", "c.pgw", "c.wld", "c.tfw", "C.PGW"])
-def test_georeferencing_of_a_replaced_raster_goes_with_it(tmp_path, name, beside):
+def test_georeferencing_of_a_replaced_raster_goes_with_it(
+    tmp_path: Path, name: str, beside: str
+) -> None:
     change_map, path = make(tmp_path / "work", (40, 50), Affine.identity(), None), tmp_path / name
     write = write_mask_picture if name == "c.png" else partial(write_mask, options={}, qml="")
     write(change_map, path)
@@ -321,7 +347,9 @@ def test_georeferencing_of_a_replaced_raster_goes_with_it(tmp_path, name, beside
 
 
 @pytest.mark.parametrize("other", ["c.jpg", None])
-def test_a_world_file_of_another_picture_is_not_taken_away(tmp_path, other):
+def test_a_world_file_of_another_picture_is_not_taken_away(
+    tmp_path: Path, other: str | None
+) -> None:
     change_map = make(tmp_path / "work", (40, 50), Affine.identity(), None)
     (tmp_path / "c.wld").write_text(WORLD)
     if other is not None:

@@ -16,6 +16,7 @@ from pystac.extensions.file import FileExtension
 from pystac.extensions.mlm import MLMExtension
 from pystac.extensions.projection import ProjectionExtension
 from pystac.extensions.raster import RasterExtension
+from pystac.utils import str_to_datetime
 from pystac.validation import RegisteredValidator
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
@@ -164,13 +165,16 @@ def test_an_item_beside_its_files(pair: Any, tmp_path: Path) -> None:
     assert proj.code == "EPSG:32633"
     assert proj.shape == [40, 50]
     assert proj.transform == [10, 0, 500_000, 0, -10, 5_000_000]
+    assert item.bbox is not None
     west, south, east, north = item.bbox
     assert 15 <= west < east < 15.01
     assert 45.1 < south < north < 45.2
     assert list(item.assets) == ["polygons", "mask", "prob", "preview", "model"]
     for key, asset in item.assets.items():
         if key != "model":
-            path = Path(asset.get_absolute_href())
+            href = asset.get_absolute_href()
+            assert href is not None
+            path = Path(href)
             assert path.parent == tmp_path
             file = FileExtension.ext(asset)
             assert (file.size, file.checksum) == (path.stat().st_size, f"1220{sha256_of(path)}")
@@ -211,7 +215,7 @@ def test_items_that_cannot_be(pair: Any, capsys: Any, more: Any, found: str) -> 
 
 def test_an_item_is_not_written_over_its_input(pair: Any) -> None:
     item = {"href": "t1.tif", "type": "image/tiff"}
-    content = pystac.Item("t1", None, None, stac.str_to_datetime("2020-01-01T00:00:00Z"), {})
+    content = pystac.Item("t1", None, None, str_to_datetime("2020-01-01T00:00:00Z"), {})
     Path("t1.json").write_text(json.dumps(content.to_dict() | {"assets": {"image": item}}))
     opened = open_pair("t1.json", "t2.tif")
     with pytest.raises(OutputError, match="found the input t1"):
@@ -229,15 +233,18 @@ def test_items_of_any_place(tmp_path: Path, write_tif: Any, crs: str | None) -> 
     predict(open_pair(path, path), [tmp_path / "c.tif", tmp_path / "c.json"], options)
     item = pystac.Item.from_file(str(tmp_path / "c.json"))
     assert item.validate()
+    assert item.datetime is not None
     assert item.datetime.year == 2020
     proj = ProjectionExtension.ext(item)
     if crs is None:
         assert (item.geometry, item.bbox, proj.code, proj.wkt2) == (None, None, None, None)
     elif crs.startswith("EPSG"):
-        assert (proj.code, item.bbox) == (crs, pytest.approx([20, 9.998, 20.002, 10]))
+        assert proj.code == crs
+        assert item.bbox == pytest.approx([20, 9.998, 20.002, 10])
     else:
         assert proj.code is None
         assert CRS(proj.wkt2).equals(CRS(crs))
+        assert item.bbox is not None
         assert item.bbox[0] == pytest.approx(20, abs=1e-3)
 
 

@@ -1,20 +1,24 @@
 """A stack holds what a pair is read as: values, masks, names; wherever it is moved."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 
 from rscd.cli import main
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box
+from rscd.geo.vrt import vrt
 
 T1 = Affine(10, 0, 500_000, 0, -10, 5_000_000)
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "one grid": {},
     "cropped": {"t2": {"transform": Affine(10, 0, 500_050, 0, -10, 4_999_930)}},
     "resampled": {"t2": {"transform": Affine(7.5, 0, 500_033, 0, -7.5, 4_999_930)}},
@@ -33,7 +37,12 @@ KINDS = {
 }  # fmt: skip
 
 
-def make(folder, write_tif, t1=None, t2=None):
+def make(
+    folder: Path,
+    write_tif: Callable[..., Path],
+    t1: dict[str, Any] | None = None,
+    t2: dict[str, Any] | None = None,
+) -> tuple[str, str]:
     generator = np.random.default_rng(0)
     for name, given in (("t1", t1), ("t2", t2)):
         how = dict(given or {})
@@ -48,13 +57,13 @@ def make(folder, write_tif, t1=None, t2=None):
     return str(folder / "t1.tif"), str(folder / "t2.tif")
 
 
-def contents(path):
+def contents(path: Path) -> tuple[Any, ...]:
     with rasterio.open(path) as dataset:
         masks = dataset.read_masks()
         return dataset.read(), masks, dataset.transform, dataset.crs, dataset.descriptions
 
 
-def pair_of(t1, t2):
+def pair_of(t1: str, t2: str) -> tuple[ScenePair, NDArray[Any], NDArray[Any]]:
     pair = ScenePair.open(t1, t2)
     image, valid = pair.read(Box(0, 0, *pair.shape_hw))
     close_handles()
@@ -64,7 +73,9 @@ def pair_of(t1, t2):
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize("suffix", [".vrt", ".tif"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_holds_what_the_pair_is_read_as(tmp_path, write_tif, kind, suffix):
+def test_it_holds_what_the_pair_is_read_as(
+    tmp_path: Path, write_tif: Callable[..., Path], kind: str, suffix: str
+) -> None:
     t1, t2 = make(tmp_path, write_tif, **KINDS[kind])
     pair, image, valid = pair_of(t1, t2)
     assert valid.any()
@@ -88,7 +99,9 @@ def test_it_holds_what_the_pair_is_read_as(tmp_path, write_tif, kind, suffix):
 
 
 @pytest.mark.parametrize("kind", ["one grid", "cropped", "resampled", "masks"])
-def test_a_vrt_moves_with_its_rasters(tmp_path, write_tif, kind):
+def test_a_vrt_moves_with_its_rasters(
+    tmp_path: Path, write_tif: Callable[..., Path], kind: str
+) -> None:
     here = tmp_path / "here"
     (here / "data").mkdir(parents=True)
     (here / "out").mkdir()
@@ -102,7 +115,9 @@ def test_a_vrt_moves_with_its_rasters(tmp_path, write_tif, kind):
     assert made == ["stack.t2.vrt", "stack.vrt"][kind != "resampled" :]
 
 
-def test_bands_colours_and_units_are_those_that_predict_reads(tmp_path, write_tif):
+def test_bands_colours_and_units_are_those_that_predict_reads(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     generator = np.random.default_rng(0)
     for name, offset in (("t1", 0.0), ("t2", -0.1)):
         path = write_tif(
@@ -127,7 +142,9 @@ def test_bands_colours_and_units_are_those_that_predict_reads(tmp_path, write_ti
     assert contents(out)[4] == ("t1 nir", "t1 red", "t2 nir", "t2 red")
 
 
-def test_names_are_relative_and_only_where_they_can_be(tmp_path, write_tif):
+def test_names_are_relative_and_only_where_they_can_be(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     t1, t2 = make(tmp_path, write_tif, **KINDS["resampled"])
     assert main(["stack", "-q", t1, t2, "-o", str(tmp_path / "stack.vrt")]) == 0
     named = {
@@ -150,7 +167,13 @@ def test_names_are_relative_and_only_where_they_can_be(tmp_path, write_tif):
         (["-o", "{}/no/stack.vrt"], "expected a folder for"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_no_file(tmp_path, write_tif, capsys, more, said):
+def test_what_is_wrong_is_one_line_and_no_file(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    said: str,
+) -> None:
     t1, t2 = make(tmp_path, write_tif, **KINDS["resampled"])
     (tmp_path / "there.vrt").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -161,13 +184,17 @@ def test_what_is_wrong_is_one_line_and_no_file(tmp_path, write_tif, capsys, more
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_vrt_that_differs_from_the_pair_is_not_kept(tmp_path, write_tif, monkeypatch, capsys):
+def test_a_vrt_that_differs_from_the_pair_is_not_kept(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     t1, t2 = make(tmp_path, write_tif)
     import rscd.export.stack as stack
 
-    usual = stack.vrt
     monkeypatch.setattr(
-        stack, "vrt", lambda *a, **k: usual(*a, **k).replace("<SourceBand>2", "<SourceBand>1")
+        stack, "vrt", lambda *a, **k: vrt(*a, **k).replace("<SourceBand>2", "<SourceBand>1")
     )
     assert main(["stack", "-q", t1, t2, "-o", str(tmp_path / "stack.vrt")]) == 1
     assert "read-back mismatch in pixels" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 """Outputs at addresses: fsspec's file system in memory, and a server on this machine."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -9,17 +11,18 @@ import pytest
 from rscd.base.errors import OutputError, UsageError
 from rscd.export.targets import Targets, check_outputs
 from rscd.export.upload import clear_room, exists, make_room, room_for, sibling, upload
+from tests.conftest import Web
 
 
 @pytest.fixture
-def memory():
+def memory() -> Iterator[Any]:
     files = fsspec.filesystem("memory")
     yield files
     for name in files.ls("/", detail=False):
         files.rm(name, recursive=True)
 
 
-def test_a_file_arrives_whole(memory, web, tmp_path: Path) -> None:
+def test_a_file_arrives_whole(memory: Any, web: Web, tmp_path: Path) -> None:
     for content in (b"abc" * 1000, b""):
         (tmp_path / "a.bin").write_bytes(content)
         for url in ("memory://box/a.bin", web.at("a.bin"), f"file://{tmp_path}/there.bin"):
@@ -32,7 +35,9 @@ def test_a_file_arrives_whole(memory, web, tmp_path: Path) -> None:
     assert not exists(web.at("b.bin"))
 
 
-def test_what_does_not_arrive_is_said(memory, web, tmp_path: Path, monkeypatch) -> None:
+def test_what_does_not_arrive_is_said(
+    memory: Any, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.bin").write_bytes(b"abc")
     with pytest.raises(
         OutputError, match=r"expected to write http.*a\.bin, found: HTTP 403; check"
@@ -55,7 +60,7 @@ def test_signed_addresses_are_for_one_file() -> None:
     assert sibling("https://h/a/b.gpkg?sig=1", "b.qml") is None
 
 
-def test_rooms(tmp_path: Path, monkeypatch) -> None:
+def test_rooms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     room = room_for(["s3://a/b", "s3://a/c"])
     assert room == room_for(["s3://a/c", "s3://a/b"]) != room_for(["s3://a/b"])
@@ -70,7 +75,7 @@ def test_rooms(tmp_path: Path, monkeypatch) -> None:
     assert not room.exists()
 
 
-def test_targets_at_addresses_wait_here(tmp_path: Path, monkeypatch) -> None:
+def test_targets_at_addresses_wait_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     names = ["memory://x/c.gpkg", f"{tmp_path}/c.tif", "memory://y/c.gpkg"]
     targets = Targets.of(names)

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -22,6 +23,7 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from rscd.base.errors import OutputError, UsageError
@@ -49,7 +51,7 @@ PROVENANCE = {"model": "cva", "inputs": ["t1.tif", "Großstadt.tif"], "threshold
 
 
 @pytest.fixture
-def rasters(tmp_path):
+def rasters(tmp_path: Path) -> tuple[Path, Path]:
     """A building with a courtyard, a small and a single-pixel change; paths of mask and prob."""
     mask = np.zeros((40, 60), np.uint8)
     mask[5:15, 5:20] = 1
@@ -62,7 +64,7 @@ def rasters(tmp_path):
     return write(tmp_path / "mask.tif", mask), write(tmp_path / "prob.tif", prob)
 
 
-def write(path, array):
+def write(path: Path, array: NDArray[Any]) -> Path:
     with rasterio.open(
         path, "w", driver="GTiff", width=array.shape[1], height=array.shape[0],
         count=1, dtype=array.dtype, crs=UTM, transform=TRANSFORM,
@@ -72,21 +74,21 @@ def write(path, array):
 
 
 @pytest.fixture
-def found(rasters):
+def found(rasters: tuple[Path, Path]) -> geopandas.GeoDataFrame:
     return change_polygons(*rasters, GROUND, model="cva", t1="2019-05-01", t2="2021-05-01")
 
 
-def read(path):
+def read(path: Path) -> geopandas.GeoDataFrame:
     if path.suffix == ".parquet":
         return geopandas.read_parquet(path)
     return geopandas.read_file(path, **({"layer": "changes"} if path.suffix == ".gpkg" else {}))
 
 
-def digests(folder):
+def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def table(geometry, crs):
+def table(geometry: list[shapely.Polygon], crs: int | CRS | str | None) -> geopandas.GeoDataFrame:
     """A table of `change_polygons` around any geometries."""
     rows = {"id": range(1, len(geometry) + 1), "score": 0.5, "area_m2": 1.0}
     frame = geopandas.GeoDataFrame(rows, geometry=geometry, crs=crs)
@@ -98,7 +100,7 @@ def table(geometry, crs):
 # --- the table ----------------------------------------------------------------------------------
 
 
-def test_rows_say_what_the_pixels_say(found):
+def test_rows_say_what_the_pixels_say(found: geopandas.GeoDataFrame) -> None:
     assert list(found.columns) == COLUMNS
     assert found["id"].tolist() == [1, 2, 3]
     assert set(found["kind"]) == {"changed"}
@@ -110,13 +112,13 @@ def test_rows_say_what_the_pixels_say(found):
     assert found.crs == "EPSG:32631"
 
 
-def test_small_polygons_are_dropped_before_simplification(rasters):
+def test_small_polygons_are_dropped_before_simplification(rasters: tuple[Path, Path]) -> None:
     kept = change_polygons(*rasters, GROUND, min_area_m2=500, simplify_m=25)
     assert kept["id"].tolist() == [1, 2]
     np.testing.assert_allclose(kept["area_m2"], [13_400, 1_200], rtol=1e-3)
 
 
-def test_doubtful_polygons_are_dropped_where_there_is_a_score(rasters):
+def test_doubtful_polygons_are_dropped_where_there_is_a_score(rasters: tuple[Path, Path]) -> None:
     kept = change_polygons(*rasters, GROUND, min_score=0.8)
     assert kept["score"].tolist() == [0.9877]
     assert kept["id"].tolist() == [1]
@@ -124,21 +126,22 @@ def test_doubtful_polygons_are_dropped_where_there_is_a_score(rasters):
     assert len(change_polygons(rasters[0], None, GROUND, min_score=0.8)) == 3
 
 
-def test_without_crs(rasters):
+def test_without_crs(rasters: tuple[Path, Path]) -> None:
     found = change_polygons(*rasters, Ground(None, Affine.identity()))
     assert found.crs is None
     assert found["area_m2"].isna().all()
     assert change_polygons(*rasters, Ground(None, Affine.identity(), 2))["area_m2"][2] == 4.0
-    for wish in ({"min_area_m2": 1.0}, {"simplify_m": 1.0}):
+    wishes: tuple[dict[str, Any], ...] = ({"min_area_m2": 1.0}, {"simplify_m": 1.0})
+    for wish in wishes:
         with pytest.raises(UsageError, match="--gsd"):
             change_polygons(*rasters, Ground(None, Affine.identity()), **wish)
 
 
-def test_without_probability(rasters):
+def test_without_probability(rasters: tuple[Path, Path]) -> None:
     assert change_polygons(rasters[0], None, GROUND)["score"].isna().all()
 
 
-def test_a_polygon_of_just_the_least_area_is_kept(rasters):
+def test_a_polygon_of_just_the_least_area_is_kept(rasters: tuple[Path, Path]) -> None:
     """Without CRS and with 2 m pixels a single pixel has 4 m2, in floating-point numbers too."""
     ground = Ground(None, Affine.identity(), 2.0)
     found = change_polygons(*rasters, ground, min_area_m2=4.0)
@@ -158,19 +161,22 @@ def test_a_polygon_of_just_the_least_area_is_kept(rasters):
         ("2019-02-30", None, "found '2019-02-30'"),
     ],
 )
-def test_dates_that_cannot_be(rasters, t1, t2, said):
+def test_dates_that_cannot_be(
+    rasters: tuple[Path, Path], t1: str | None, t2: str | None, said: str
+) -> None:
     with pytest.raises(UsageError, match=said):
         change_polygons(*rasters, GROUND, t1=t1, t2=t2)
 
 
-def test_a_date_with_time_is_its_day(rasters):
-    dates = {"t1": "2019-05-01T23:59:59+02:00", "t2": "2019-05-01"}
-    found = change_polygons(*rasters, GROUND, **dates)
+def test_a_date_with_time_is_its_day(rasters: tuple[Path, Path]) -> None:
+    found = change_polygons(*rasters, GROUND, t1="2019-05-01T23:59:59+02:00", t2="2019-05-01")
     assert set(found["t1"]) == set(found["t2"]) == {datetime.date(2019, 5, 1)}
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".gpkg", "OFTDate"), (".geojson", "OFTDate")])
-def test_dates_are_dates(tmp_path, found, suffix, kind):
+def test_dates_are_dates(
+    tmp_path: Path, found: geopandas.GeoDataFrame, suffix: str, kind: str
+) -> None:
     write_vector(found, tmp_path / f"a{suffix}", provenance={})
     about = pyogrio.read_info(tmp_path / f"a{suffix}", layer="changes")
     kinds = dict(zip(about["fields"], about["ogr_types"], strict=True))
@@ -180,12 +186,14 @@ def test_dates_are_dates(tmp_path, found, suffix, kind):
     assert str(schema.field("t1").type) == str(schema.field("t2").type) == "date32[day]"
 
 
-def test_unknown_kind(rasters):
+def test_unknown_kind(rasters: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="expected kind appeared, vanished, changed"):
         change_polygons(*rasters, GROUND, kind="new")
 
 
-def test_an_empty_table_has_the_same_types(rasters, tmp_path, found):
+def test_an_empty_table_has_the_same_types(
+    rasters: tuple[Path, Path], tmp_path: Path, found: geopandas.GeoDataFrame
+) -> None:
     nothing = write(tmp_path / "nothing.tif", np.zeros((40, 60), np.uint8))
     empty = change_polygons(nothing, rasters[1], GROUND, min_area_m2=1, simplify_m=1)
     assert len(empty) == 0
@@ -197,7 +205,9 @@ def test_an_empty_table_has_the_same_types(rasters, tmp_path, found):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_files_read_back_as_the_table(tmp_path, found, suffix):
+def test_files_read_back_as_the_table(
+    tmp_path: Path, found: geopandas.GeoDataFrame, suffix: str
+) -> None:
     path = tmp_path / f"change{suffix}"
     before = set(tmp_path.iterdir())
     write_vector(found, path, provenance=PROVENANCE)
@@ -217,7 +227,7 @@ def test_files_read_back_as_the_table(tmp_path, found, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_same_input_same_bytes(tmp_path, found, suffix):
+def test_same_input_same_bytes(tmp_path: Path, found: geopandas.GeoDataFrame, suffix: str) -> None:
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
         write_vector(found, tmp_path / folder / f"change{suffix}", provenance=PROVENANCE)
@@ -227,18 +237,25 @@ def test_same_input_same_bytes(tmp_path, found, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_no_file_holds_the_date_of_today(tmp_path, found, suffix):
+def test_no_file_holds_the_date_of_today(
+    tmp_path: Path, found: geopandas.GeoDataFrame, suffix: str
+) -> None:
     path = tmp_path / f"change{suffix}"
     write_vector(found, path, provenance=PROVENANCE)
     assert time.strftime("%Y-%m-%d").encode() not in path.read_bytes()
 
 
-def test_geopackages_of_two_threads_do_not_touch_each_other(tmp_path, found, monkeypatch):
+def test_geopackages_of_two_threads_do_not_touch_each_other(
+    tmp_path: Path, found: geopandas.GeoDataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One thread writes its package while another is between GDAL and the style."""
     write_vector(found, tmp_path / "alone.gpkg", provenance=PROVENANCE)
-    write_ogr, nested = vector._write_ogr, []
+    write_ogr = vector._write_ogr
+    nested: list[str] = []
 
-    def interrupted(polygons, where, *args, **keywords):
+    def interrupted(
+        polygons: geopandas.GeoDataFrame, where: Any, *args: Any, **keywords: Any
+    ) -> None:
         if not nested:  # what another thread does at this moment
             nested.append(where)
             write_vector(found, tmp_path / "other.gpkg", provenance=PROVENANCE)
@@ -254,7 +271,9 @@ def test_geopackages_of_two_threads_do_not_touch_each_other(tmp_path, found, mon
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_empty_results_are_valid_layers(tmp_path, found, suffix):
+def test_empty_results_are_valid_layers(
+    tmp_path: Path, found: geopandas.GeoDataFrame, suffix: str
+) -> None:
     path = tmp_path / f"change{suffix}"
     write_vector(found[:0], path, provenance=PROVENANCE)
     again = read(path)
@@ -278,7 +297,7 @@ def test_empty_results_are_valid_layers(tmp_path, found, suffix):
         assert types[0] == types[1]
 
 
-def test_provenance_is_found_again(tmp_path, found):
+def test_provenance_is_found_again(tmp_path: Path, found: geopandas.GeoDataFrame) -> None:
     for suffix in SUFFIXES:
         write_vector(found, tmp_path / f"change{suffix}", provenance=PROVENANCE)
     texts = {
@@ -298,14 +317,16 @@ def test_provenance_is_found_again(tmp_path, found):
     }  # fmt: skip
 
 
-def test_geopackages_hold_coordinates_of_more_digits_than_text_of_their_extent(tmp_path, found):
+def test_geopackages_hold_coordinates_of_more_digits_than_text_of_their_extent(
+    tmp_path: Path, found: geopandas.GeoDataFrame
+) -> None:
     off = found.set_geometry(found.geometry.translate(1 / 3e7, -1 / 7e6))
     assert any(float(f"{bound:.15g}") != bound for bound in off.total_bounds)
     write_vector(off, tmp_path / "change.gpkg", provenance=PROVENANCE)
     assert (read(tmp_path / "change.gpkg").total_bounds == off.total_bounds).all()
 
 
-def test_geopackage_names_its_default_style(tmp_path, found):
+def test_geopackage_names_its_default_style(tmp_path: Path, found: geopandas.GeoDataFrame) -> None:
     write_vector(found, tmp_path / "change.gpkg", provenance=PROVENANCE)
     with sqlite3.connect(tmp_path / "change.gpkg") as connection:
         row = connection.execute(
@@ -317,7 +338,7 @@ def test_geopackage_names_its_default_style(tmp_path, found):
     assert check == ("ok",)
 
 
-def test_layer_options_reach_the_driver(tmp_path, found):
+def test_layer_options_reach_the_driver(tmp_path: Path, found: geopandas.GeoDataFrame) -> None:
     write_vector(
         found, tmp_path / "a.gpkg", provenance={}, layer_options={"geometry_name": "shape"}
     )
@@ -330,19 +351,21 @@ def test_layer_options_reach_the_driver(tmp_path, found):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_unknown_layer_options_are_usage_errors(tmp_path, found, suffix):
+def test_unknown_layer_options_are_usage_errors(
+    tmp_path: Path, found: geopandas.GeoDataFrame, suffix: str
+) -> None:
     path = tmp_path / f"a{suffix}"
     with pytest.raises(UsageError, match=r"FOO.*--lco"):
         write_vector(found, path, provenance={}, layer_options={"FOO": "1"})
     assert not list(tmp_path.glob("*a.*"))
 
 
-def test_unknown_suffix(tmp_path, found):
+def test_unknown_suffix(tmp_path: Path, found: geopandas.GeoDataFrame) -> None:
     with pytest.raises(UsageError, match=r"\.geojson, \.gpkg, \.fgb, \.parquet, found '\.shp'"):
         write_vector(found, tmp_path / "change.shp", provenance={})
 
 
-def test_replaces_what_was_there(tmp_path, found):
+def test_replaces_what_was_there(tmp_path: Path, found: geopandas.GeoDataFrame) -> None:
     for suffix in SUFFIXES:
         path = tmp_path / f"change{suffix}"
         path.write_text("old")
@@ -352,20 +375,22 @@ def test_replaces_what_was_there(tmp_path, found):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_missing_folder(tmp_path, found):
+def test_missing_folder(tmp_path: Path, found: geopandas.GeoDataFrame) -> None:
     for suffix in SUFFIXES:
         with pytest.raises(OutputError, match="No such file or directory; choose a folder"):
             write_vector(found, tmp_path / "none" / f"change{suffix}", provenance={})
 
 
-def many():
+def many() -> geopandas.GeoDataFrame:
     return table([shapely.box(i, 0, i + 1, 1).segmentize(0.1) for i in range(1000)], 32631)
 
 
 @pytest.mark.posix
 @pytest.mark.parametrize("missing", [1, 200_000])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, suffix, missing):
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
+    tmp_path: Path, suffix: str, missing: int
+) -> None:
     """A limit on file size stands in for the full disk."""
     import resource
 
@@ -387,8 +412,10 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, suffix, miss
     assert path.read_text() == "old"
 
 
-def test_failure_between_the_files_leaves_nothing(tmp_path, found, monkeypatch):
-    def fail(*_args):
+def test_failure_between_the_files_leaves_nothing(
+    tmp_path: Path, found: geopandas.GeoDataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any) -> None:
         raise OSError(28, "No space left on device")
 
     broken = vector._Format(fail)
@@ -401,18 +428,20 @@ def test_failure_between_the_files_leaves_nothing(tmp_path, found, monkeypatch):
 # --- RFC 7946 -----------------------------------------------------------------------------------
 
 
-def geojson(path, geometry, crs, **keywords):
+def geojson(
+    path: Path, geometry: list[shapely.Polygon], crs: CRS | str | None, **keywords: Any
+) -> dict[str, Any]:
     write_vector(table(geometry, crs), path, provenance={}, **keywords)
     return json.loads(path.read_text(), parse_float=str)
 
 
-def positions(coordinates):
+def positions(coordinates: list[Any]) -> list[list[str]]:
     if isinstance(coordinates[0], list):
         return [position for part in coordinates for position in positions(part)]
     return [coordinates]
 
 
-def test_geojson_is_rfc_7946(tmp_path, found):
+def test_geojson_is_rfc_7946(tmp_path: Path, found: geopandas.GeoDataFrame) -> None:
     write_vector(found, tmp_path / "change.geojson", provenance={})
     document = json.loads((tmp_path / "change.geojson").read_text(), parse_float=str)
     assert "crs" not in document
@@ -438,7 +467,9 @@ def test_geojson_is_rfc_7946(tmp_path, found):
         (3031, (-50_000, -1_500_000, 50_000, -1_400_000)),  # Antarctica, polar stereographic
     ],
 )
-def test_polygons_are_cut_at_the_antimeridian(tmp_path, epsg, box):
+def test_polygons_are_cut_at_the_antimeridian(
+    tmp_path: Path, epsg: int, box: tuple[float, int, float, float]
+) -> None:
     crs = CRS.from_epsg(epsg)
     if epsg in {32601, 32760}:  # move the box onto the line
         x, _ = rasterio.warp.transform("EPSG:4326", crs, [180.0], [9.0 if epsg == 32601 else -16])
@@ -469,14 +500,14 @@ def test_polygons_are_cut_at_the_antimeridian(tmp_path, epsg, box):
     assert difference.area < 1e-3 * polygon.area
 
 
-def test_polygons_around_a_pole_have_no_outline_in_degrees(tmp_path):
+def test_polygons_around_a_pole_have_no_outline_in_degrees(tmp_path: Path) -> None:
     around = shapely.box(-5000, -4000, 5000, 6000)
     with pytest.raises(OutputError, match=r"found one around a pole; write \.gpkg"):
         geojson(tmp_path / "a.geojson", [around], CRS.from_epsg(3413))
     assert not list(tmp_path.iterdir())
 
 
-def test_long_edges_follow_the_ground(tmp_path):
+def test_long_edges_follow_the_ground(tmp_path: Path) -> None:
     crs = CRS.from_epsg(32631)
     document = geojson(tmp_path / "a.geojson", [shapely.box(6e5, 6e6, 7e5, 6.1e6)], crs)
     lon, lat = np.array(positions(document["features"][0]["geometry"]["coordinates"]), float).T
@@ -492,7 +523,7 @@ def test_long_edges_follow_the_ground(tmp_path):
 
 @given(st.floats(-179.99, 179.99), st.floats(-60, 60), st.integers(1, 30))
 @settings(max_examples=60, deadline=None)
-def test_tiny_polygons_stay_valid_in_seven_decimals(lon, lat, pixels):
+def test_tiny_polygons_stay_valid_in_seven_decimals(lon: float, lat: float, pixels: int) -> None:
     size = 3e-7 * np.array([pixels, 1])
     ell = shapely.box(lon, lat, *(np.array([lon, lat]) + size))
     geometry = vector.lonlat_outlines(table([ell], "EPSG:4326"))
@@ -500,13 +531,15 @@ def test_tiny_polygons_stay_valid_in_seven_decimals(lon, lat, pixels):
     assert not shapely.is_empty(geometry).any()
 
 
-def test_flat_polygons_are_reported_not_lost(tmp_path, caplog):
+def test_flat_polygons_are_reported_not_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     speck = shapely.box(10, 50, 10 + 1e-9, 50 + 1e-9)
     assert len(geojson(tmp_path / "a.geojson", [speck], "EPSG:4326")["features"]) == 1
     assert "1 polygons are flat" in caplog.text
 
 
-def test_geojson_without_crs_needs_permission(tmp_path):
+def test_geojson_without_crs_needs_permission(tmp_path: Path) -> None:
     box = [shapely.box(3, 4, 7, 9)]
     with pytest.raises(UsageError, match="--pixel-coordinates"):
         geojson(tmp_path / "a.geojson", box, None)
@@ -517,7 +550,7 @@ def test_geojson_without_crs_needs_permission(tmp_path):
     assert (points.max(axis=0) == [7, 9]).all()
 
 
-def test_pictures_are_written_in_threads_without_warnings(tmp_path):
+def test_pictures_are_written_in_threads_without_warnings(tmp_path: Path) -> None:
     """Warnings are errors here: each thread's own filters would be taken away by another one."""
     table = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)])
     before, paths = list(warnings.filters), [tmp_path / f"{n}.fgb" for n in range(20)]
@@ -528,7 +561,7 @@ def test_pictures_are_written_in_threads_without_warnings(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".parquet"])
-def test_other_formats_take_pixel_coordinates(tmp_path, suffix):
+def test_other_formats_take_pixel_coordinates(tmp_path: Path, suffix: str) -> None:
     write_vector(table([shapely.box(3, 4, 7, 9)], None), tmp_path / f"a{suffix}", provenance={})
     assert read(tmp_path / f"a{suffix}").total_bounds.tolist() == [3, 4, 7, 9]
 
@@ -551,7 +584,7 @@ STYLES = {
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_own_styles_are_known_until_they_are_changed(name):
+def test_own_styles_are_known_until_they_are_changed(name: str) -> None:
     text = STYLES[name]
     assert ET.fromstring(text).tag == "qgis"
     assert is_own_qml(text)
@@ -559,12 +592,12 @@ def test_own_styles_are_known_until_they_are_changed(name):
     assert not is_own_qml(text.replace("made by rscd: ", "made by rscd: 0"))
 
 
-def test_layers_without_dates_are_shown_at_all_times():
+def test_layers_without_dates_are_shown_at_all_times() -> None:
     assert "<temporal" in STYLES["event"]
     assert "<temporal" not in STYLES["footprints"]
 
 
-def test_styles_are_well_formed_and_cover_every_score():
+def test_styles_are_well_formed_and_cover_every_score() -> None:
     for text in (change_qml(), probability_qml()):
         assert ET.fromstring(text).tag == "qgis"
     bounds = [bound for lower, upper, _ in SCORE_CLASSES for bound in (lower, upper)]

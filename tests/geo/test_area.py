@@ -1,5 +1,7 @@
 """Areas of interest in any CRS."""
 
+from pathlib import Path
+
 import geopandas
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from rscd.geo.area import Area
 GRID = GeoBox((400, 600), Affine(10, 0, 500_000, 0, -10, 5_000_000), "EPSG:32633")
 
 
-def test_a_rectangle_in_the_scenes_crs_stays_one():
+def test_a_rectangle_in_the_scenes_crs_stays_one() -> None:
     geometry, is_box = Area.from_text("500100,4999000,500200,4999500").on(GRID)
     assert geometry.bounds == (500_100, 4_999_000, 500_200, 4_999_500)
     assert is_box
@@ -22,23 +24,23 @@ def test_a_rectangle_in_the_scenes_crs_stays_one():
 
 
 @pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1;2;3;4"])
-def test_texts_that_are_no_rectangle(text):
+def test_texts_that_are_no_rectangle(text: str) -> None:
     with pytest.raises(UsageError, match="expected --bbox xmin,ymin,xmax,ymax"):
         Area.from_text(text)
 
 
 @pytest.mark.parametrize("text", ["3,2,1,4", "1,4,3,2", "1,2,1,4", "nan,2,3,4", "0,0,inf,inf"])
-def test_rectangles_without_an_inside(text):
+def test_rectangles_without_an_inside(text: str) -> None:
     with pytest.raises(UsageError, match="expected --bbox"):
         Area.from_text(text)
 
 
-def test_an_unknown_crs():
+def test_an_unknown_crs() -> None:
     with pytest.raises(UsageError, match="expected --bbox-crs such as EPSG:4326, found 'nowhere'"):
         Area.from_text("1,2,3,4", "nowhere")
 
 
-def test_a_rectangle_of_degrees_is_carried_edge_by_edge():
+def test_a_rectangle_of_degrees_is_carried_edge_by_edge() -> None:
     """Points along the bent sides agree with the transformation of each of them."""
     west, south, east, north = 15.005, 45.12, 15.07, 45.15
     geometry, is_box = Area.from_text(f"{west},{south},{east},{north}", "EPSG:4326").on(GRID)
@@ -52,13 +54,13 @@ def test_a_rectangle_of_degrees_is_carried_edge_by_edge():
     assert geometry.contains(inside).all()
 
 
-def test_degrees_come_longitude_first():
+def test_degrees_come_longitude_first() -> None:
     geometry, _ = Area.from_text("15,45,15.01,45.01", "EPSG:4326").on(GRID)
     assert geometry.centroid.x == pytest.approx(500_394, abs=5)
     assert geometry.centroid.y == pytest.approx(4_983_505, abs=600)
 
 
-def test_polygons_of_a_file_in_another_crs(tmp_path):
+def test_polygons_of_a_file_in_another_crs(tmp_path: Path) -> None:
     triangle = shapely.Polygon([(500_100, 4_998_000), (502_000, 4_998_000), (500_100, 4_999_900)])
     hole = shapely.box(500_300, 4_998_200, 500_500, 4_998_400)
     dense = shapely.segmentize(triangle.difference(hole), 50)  # edges bend from CRS to CRS
@@ -74,7 +76,7 @@ def test_polygons_of_a_file_in_another_crs(tmp_path):
         assert not geometry.contains(shapely.Point(500_400, 4_998_300))
 
 
-def test_polygons_that_overlap_or_cross_themselves_are_one_area(tmp_path):
+def test_polygons_that_overlap_or_cross_themselves_are_one_area(tmp_path: Path) -> None:
     path = tmp_path / "a.gpkg"
     bow = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
     shapes = [bow, shapely.box(0, 0, 2, 2), shapely.box(1, 0, 4, 2)]
@@ -84,7 +86,7 @@ def test_polygons_that_overlap_or_cross_themselves_are_one_area(tmp_path):
     assert geometry.bounds == (0, 0, 4, 2)
 
 
-def test_files_without_polygons(tmp_path):
+def test_files_without_polygons(tmp_path: Path) -> None:
     missing = tmp_path / "none.geojson"
     with pytest.raises(DataError, match=r"expected polygons in --aoi .*none\.geojson, found"):
         Area.from_file(missing)
@@ -106,20 +108,20 @@ def test_files_without_polygons(tmp_path):
         Area.from_file(empty)
 
 
-def test_an_area_with_a_crs_means_nothing_for_bare_pixels():
+def test_an_area_with_a_crs_means_nothing_for_bare_pixels() -> None:
     pixels = GeoBox((10, 10), Affine.identity(), None)
     with pytest.raises(GridMismatchError, match=r"area in pixels .* found EPSG:4326"):
         Area.from_text("1,2,3,4", "EPSG:4326").on(pixels)
     assert Area.from_text("1,2,3,4").on(pixels)[1]
 
 
-def test_an_area_beyond_the_projection():
+def test_an_area_beyond_the_projection() -> None:
     mercator = GeoBox((10, 10), Affine(1000, 0, 0, 0, -1000, 0), "EPSG:3857")
     pole = Area(shapely.box(-10, 80, 10, 91), CRS("EPSG:4326"))
     with pytest.raises(GridMismatchError, match="area that exists in EPSG:3857"):
         pole.on(mercator)
 
 
-def test_the_whole_world_is_cut_to_the_scene():
+def test_the_whole_world_is_cut_to_the_scene() -> None:
     geometry, _ = Area.from_text("-180,-90,180,90", "EPSG:4326").on(GRID)
     assert geometry.contains(shapely.box(*GRID.boundingbox.bbox))

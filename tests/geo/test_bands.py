@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from rscd.data.folder import PairFolder
@@ -26,7 +28,14 @@ def noise(bands: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(1, 200, (bands, H, W)).astype(np.uint8)
 
 
-def write(path: Path, pixels: np.ndarray, kinds=None, units=None, shift=0.0, **profile) -> Path:
+def write(
+    path: Path,
+    pixels: np.ndarray,
+    kinds: list[ColorInterp] | None = None,
+    units: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    shift: float = 0.0,
+    **profile: Any,
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     transform = Affine(10, 0, 500_000 + shift, 0, -10, 5_000_000 + shift)
     shape = {"count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2]}
@@ -42,12 +51,12 @@ def write(path: Path, pixels: np.ndarray, kinds=None, units=None, shift=0.0, **p
     return path
 
 
-def scene(t1: Path, t2: Path, **options) -> tuple[np.ndarray, np.ndarray]:
+def scene(t1: Path, t2: Path, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     pair = ScenePair.open(t1, t2, **options)
     return pair.read(Box(0, 0, *pair.shape_hw))
 
 
-def folder(root: Path, **options) -> tuple[np.ndarray, np.ndarray]:
+def folder(root: Path, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     sample = PairFolder(root, keys={"image", "valid"}, **options)[0]
     return sample["image"].numpy(), sample["valid"][0].numpy()
 
@@ -55,7 +64,7 @@ def folder(root: Path, **options) -> tuple[np.ndarray, np.ndarray]:
 READERS = ("scene", "folder")
 
 
-def read(how: str, root: Path, **options) -> tuple[np.ndarray, np.ndarray]:
+def read(how: str, root: Path, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     if how == "folder":
         return folder(root, **options)
     return scene(root / "A" / "x.tif", root / "B" / "x.tif", **options)
@@ -63,39 +72,53 @@ def read(how: str, root: Path, **options) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("how", READERS)
 class TestColours:
-    def pair(self, root: Path, kinds1, kinds2, order1, order2, bands: int = 3):
+    def pair(
+        self,
+        root: Path,
+        kinds1: list[ColorInterp] | None,
+        kinds2: list[ColorInterp] | None,
+        order1: tuple[int, ...],
+        order2: tuple[int, ...],
+        bands: int = 3,
+    ) -> NDArray[Any]:
         t1, t2 = noise(bands, 1), noise(bands, 2)
         write(root / "A" / "x.tif", t1[list(order1)], kinds1)
         write(root / "B" / "x.tif", t2[list(order2)], kinds2)
         return np.stack([t1, t2]).astype(np.float32)
 
-    def test_both_dates_in_another_order(self, how, tmp_path) -> None:
+    def test_both_dates_in_another_order(self, how: str, tmp_path: Path) -> None:
         wanted = self.pair(tmp_path, [BLUE, GREEN, RED], [BLUE, GREEN, RED], (2, 1, 0), (2, 1, 0))
         np.testing.assert_array_equal(read(how, tmp_path)[0], wanted)
 
-    def test_each_date_in_an_order_of_its_own(self, how, tmp_path) -> None:
+    def test_each_date_in_an_order_of_its_own(self, how: str, tmp_path: Path) -> None:
         kinds = [RED, GREEN, BLUE, NIR], [NIR, BLUE, GREEN, RED]
         wanted = self.pair(tmp_path, *kinds, (0, 1, 2, 3), (3, 2, 1, 0), bands=4)
         np.testing.assert_array_equal(read(how, tmp_path)[0], wanted)
 
-    def test_named_bands_stay_in_the_order_named(self, how, tmp_path) -> None:
+    def test_named_bands_stay_in_the_order_named(self, how: str, tmp_path: Path) -> None:
         wanted = self.pair(tmp_path, [BLUE, GREEN, RED], [BLUE, GREEN, RED], (2, 1, 0), (2, 1, 0))
         image, _ = read(how, tmp_path, bands=(1, 3))
         np.testing.assert_array_equal(image, wanted[:, [2, 0]])
 
-    def test_one_date_that_does_not_say(self, how, tmp_path, caplog) -> None:
+    def test_one_date_that_does_not_say(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         kinds = [BLUE, GREEN, RED], [ColorInterp.gray, NONE, NONE]
         wanted = self.pair(tmp_path, *kinds, (2, 1, 0), (2, 1, 0))
         image, _ = read(how, tmp_path)
         np.testing.assert_array_equal(image, wanted[:, ::-1])
         assert "give --bands 3,2,1" in caplog.text
 
-    def test_named_bands_of_two_colours(self, how, tmp_path, caplog) -> None:
+    def test_named_bands_of_two_colours(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         self.pair(tmp_path, [RED, GREEN, BLUE], [BLUE, GREEN, RED], (0, 1, 2), (2, 1, 0))
         read(how, tmp_path, bands=(1, 2))
         assert "found red in band 1 of t1 and blue in band 1 of t2" in caplog.text
 
-    def test_plain_files_are_read_as_they_are_without_a_word(self, how, tmp_path, caplog) -> None:
+    def test_plain_files_are_read_as_they_are_without_a_word(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.INFO)
         wanted = self.pair(tmp_path, None, None, (0, 1, 2), (0, 1, 2))
         np.testing.assert_array_equal(read(how, tmp_path)[0], wanted)
@@ -104,25 +127,27 @@ class TestColours:
 
 @pytest.mark.parametrize("how", READERS)
 class TestAlpha:
-    def pair(self, root: Path, **options) -> np.ndarray:
+    def pair(self, root: Path, **options: Any) -> np.ndarray:
         t1, t2 = noise(4, 1), noise(4, 2)
         t1[3, :5, :5] = 0
         for name, pixels in (("A", t1), ("B", t2)):
             write(root / name / "x.tif", pixels, [RED, GREEN, BLUE, ALPHA], **options)
         return np.stack([t1, t2]).astype(np.float32)
 
-    def test_named_as_data_it_masks_nothing(self, how, tmp_path) -> None:
+    def test_named_as_data_it_masks_nothing(self, how: str, tmp_path: Path) -> None:
         wanted = self.pair(tmp_path)
         image, valid = read(how, tmp_path, bands=(1, 2, 3, 4))
         np.testing.assert_array_equal(image, wanted)
         assert valid.all()
 
-    def test_left_out_it_masks(self, how, tmp_path) -> None:
+    def test_left_out_it_masks(self, how: str, tmp_path: Path) -> None:
         self.pair(tmp_path)
         _, valid = read(how, tmp_path)
         assert np.count_nonzero(~valid) == 25
 
-    def test_nodata_counts_beside_an_alpha_band_that_is_data(self, how, tmp_path) -> None:
+    def test_nodata_counts_beside_an_alpha_band_that_is_data(
+        self, how: str, tmp_path: Path
+    ) -> None:
         self.pair(tmp_path, nodata=0)
         assert read(how, tmp_path, bands=(1, 2, 3, 4))[1].all()
         assert np.count_nonzero(~read(how, tmp_path, bands=(4,))[1]) == 25
@@ -152,7 +177,7 @@ def test_a_stated_nodata_takes_the_place_of_an_alpha_band(tmp_path: Path) -> Non
     assert np.count_nonzero(~valid) == 100
 
 
-def test_the_left_out_alpha_band_is_said(tmp_path: Path, caplog) -> None:
+def test_the_left_out_alpha_band_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "t.tif", noise(4), [RED, GREEN, BLUE, ALPHA])
     caplog.set_level(logging.INFO)
     ScenePair.open(path, path)
@@ -165,7 +190,9 @@ def test_the_left_out_alpha_band_is_said(tmp_path: Path, caplog) -> None:
 
 @pytest.mark.parametrize("how", READERS)
 class TestUnits:
-    def test_t2_comes_in_the_units_of_t1(self, how, tmp_path, caplog) -> None:
+    def test_t2_comes_in_the_units_of_t1(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         stored = noise(2, 1).astype(np.uint16)
         first, second = ((0.5, 0.25), (0.0, 1.0)), ((0.25, 0.125), (-0.5, 1.0))
         write(tmp_path / "A" / "x.tif", stored, units=first)
@@ -178,7 +205,9 @@ class TestUnits:
         np.testing.assert_array_equal(image[1], stored)
         assert "units" in caplog.text
 
-    def test_only_one_date_declares_units(self, how, tmp_path, caplog) -> None:
+    def test_only_one_date_declares_units(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         stored = noise(2, 1)
         write(tmp_path / "A" / "x.tif", stored, units=((0.5, 0.5), (0.0, 0.0)))
         write(tmp_path / "B" / "x.tif", stored.astype(np.float32) * 0.5)
@@ -186,7 +215,9 @@ class TestUnits:
         np.testing.assert_array_equal(image[1], stored)
         assert "neither" in caplog.text
 
-    def test_equal_units_leave_stored_values(self, how, tmp_path, caplog) -> None:
+    def test_equal_units_leave_stored_values(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.INFO)
         for name, seed in (("A", 1), ("B", 2)):
             units = ((1e-4, 1e-4), (-0.1, -0.1))
@@ -214,7 +245,7 @@ number = st.floats(0.001, 100) | st.floats(-100, -0.001)
 
 
 @given(st.lists(st.tuples(number, number, number, number), min_size=1, max_size=4))
-def test_converted_values_mean_the_same(units) -> None:
+def test_converted_values_mean_the_same(units: list[tuple[float, float, float, float]]) -> None:
     first, second = [u[:2] for u in units], [u[2:] for u in units]
     stored = np.arange(12, dtype=np.float64).reshape(1, 3, 4).repeat(len(units), 0)
     into = conversion(first, second)
@@ -226,7 +257,7 @@ def test_converted_values_mean_the_same(units) -> None:
 
 
 @given(st.permutations(["red", "green", "blue", "nir", ""]), st.integers(0, 5))
-def test_order_by_colour_is_a_permutation_with_rgb_first(colours, alpha) -> None:
+def test_order_by_colour_is_a_permutation_with_rgb_first(colours: list[str], alpha: int) -> None:
     own = Bands(tuple(colours), ((1.0, 0.0),) * 5, alpha or None)
     order, _ = pair_order(own, own)
     assert sorted(order) == list(own.data)

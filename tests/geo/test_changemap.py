@@ -4,6 +4,7 @@ import errno
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from rscd.geo.tiles import Box, plan_tiles
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
-def change_map(folder, shape=(20, 30), threshold=0.5):
+def change_map(
+    folder: Path, shape: tuple[int, int] = (20, 30), threshold: float = 0.5
+) -> ChangeMap:
     return ChangeMap(folder, GeoBox(shape, Affine.identity(), None), threshold, {})
 
 
@@ -34,8 +37,13 @@ def change_map(folder, shape=(20, 30), threshold=0.5):
     st.randoms(use_true_random=False),
 )
 def test_boxes_written_in_any_order_make_the_array(
-    tmp_path_factory, height, width, tile_size, dtype, random
-):
+    tmp_path_factory: pytest.TempPathFactory,
+    height: int,
+    width: int,
+    tile_size: int,
+    dtype: str,
+    random: Any,
+) -> None:
     values = (np.arange(height * width) % 251).reshape(height, width).astype(dtype)
     raster = RawRaster(tmp_path_factory.mktemp("raw") / "a.img", (height, width), dtype)
     raster.create()
@@ -52,7 +60,9 @@ def test_boxes_written_in_any_order_make_the_array(
         assert dataset.dtypes == (dtype,)
 
 
-def test_strips_cover_the_raster_in_order_and_stay_small(tmp_path, monkeypatch):
+def test_strips_cover_the_raster_in_order_and_stay_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(changemap, "STRIP_BYTES", 4000)
     raster = RawRaster(tmp_path / "a.img", (37, 130), "float32")
     raster.create()
@@ -65,15 +75,17 @@ def test_strips_cover_the_raster_in_order_and_stay_small(tmp_path, monkeypatch):
     assert [strip.height for strip, _ in wide.strips()] == [1, 1, 1]
 
 
-def test_space_is_reserved_at_once(tmp_path):
+def test_space_is_reserved_at_once(tmp_path: Path) -> None:
     raster = RawRaster(tmp_path / "a.img", (1000, 1000), "float32")
     raster.create()
     assert raster.nbytes == 4_000_000
     assert raster.path.stat().st_blocks * 512 >= raster.nbytes
 
 
-def test_a_full_disk_shows_when_space_is_reserved(tmp_path, monkeypatch):
-    def full(*_):
+def test_a_full_disk_shows_when_space_is_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
@@ -81,16 +93,20 @@ def test_a_full_disk_shows_when_space_is_reserved(tmp_path, monkeypatch):
         RawRaster(tmp_path / "a.img", (10, 10), "uint8").create()
 
 
-def test_systems_without_reservation_still_write(tmp_path, monkeypatch):
+def test_systems_without_reservation_still_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr(os, "posix_fallocate")
     raster = RawRaster(tmp_path / "a.img", (10, 10), "uint8")
     raster.create()
     assert (raster.read(Box(0, 0, 10, 10)) == 0).all()
 
 
-def test_a_write_that_the_system_cuts_short_is_continued(tmp_path, monkeypatch):
+def test_a_write_that_the_system_cuts_short_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Stingy(io.FileIO):
-        def write(self, data):
+        def write(self, data: Any, /) -> int:
             return super().write(memoryview(data).cast("B")[:100])
 
     raster = RawRaster(tmp_path / "a.img", (20, 30), "float32")
@@ -106,7 +122,7 @@ def test_a_write_that_the_system_cuts_short_is_continued(tmp_path, monkeypatch):
 
 
 @given(st.floats(0, 1), st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
-def test_change_is_at_or_above_the_threshold(threshold, values):
+def test_change_is_at_or_above_the_threshold(threshold: float, values: list[float]) -> None:
     prob = np.array([[*values, np.nan]], np.float32)
     mask = binarise(prob, threshold)
     assert mask.dtype == np.uint8
@@ -114,13 +130,15 @@ def test_change_is_at_or_above_the_threshold(threshold, values):
     assert mask[0, :-1].tolist() == [int(v >= np.float32(threshold)) for v in prob[0, :-1]]
 
 
-def test_a_threshold_means_the_same_in_single_precision():
+def test_a_threshold_means_the_same_in_single_precision() -> None:
     prob = np.array([[0.1, 0.3, 0.7]], np.float32)
     for value in (0.1, 0.3, 0.7):  # none of these is exact in float32
         assert binarise(prob, value).tolist() == (prob >= np.float32(value)).astype(int).tolist()
 
 
-def test_the_mask_is_made_strip_by_strip_and_counted(tmp_path, monkeypatch):
+def test_the_mask_is_made_strip_by_strip_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(changemap, "STRIP_BYTES", 1000)
     prob = np.random.default_rng(0).random((20, 30), np.float32)
     prob[3:6, 4:9] = np.nan
@@ -135,7 +153,7 @@ def test_the_mask_is_made_strip_by_strip_and_counted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_predictions_are_numbers_wherever_there_is_data(broken):
+def test_predictions_are_numbers_wherever_there_is_data(broken: float) -> None:
     prob = np.full((3, 4), 0.5, np.float32)
     valid = np.ones((3, 4), bool)
     valid[1, 2] = False

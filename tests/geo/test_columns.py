@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rscd.geo.columns import as_text, distinct_names, for_ogr, joined
 
@@ -17,12 +19,12 @@ WHOLE = st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), min_size=1, max_s
 NAMES = st.lists(st.sampled_from(["id", "ID", "Name", "name", "source_id", "id_2", "kind"]))
 
 
-def values(column):
+def values(column: Any) -> list[Any]:
     return [None if pd.isna(value) else value for value in column.astype(object)]
 
 
 @given(NAMES.map(lambda names: list(dict.fromkeys(names))))
-def test_names_differ_whatever_their_case_and_stay_where_they_can(names):
+def test_names_differ_whatever_their_case_and_stay_where_they_can(names: list[Any]) -> None:
     taken = ("id", "kind", "geometry")
     found = distinct_names(names, taken, "source_")
     assert len(found) == len(names)
@@ -32,13 +34,13 @@ def test_names_differ_whatever_their_case_and_stay_where_they_can(names):
     assert set(first) <= set(found)
 
 
-def test_a_renamed_field_does_not_take_the_name_of_another():
+def test_a_renamed_field_does_not_take_the_name_of_another() -> None:
     found = distinct_names(["id", "source_id", "Name", "name"], ["id"], "source_")
     assert found == ["source_id_2", "source_id", "Name", "name_2"]
 
 
 @given(WHOLE, WHOLE)
-def test_whole_numbers_stay_whole(first, second):
+def test_whole_numbers_stay_whole(first: list[Any], second: list[Any]) -> None:
     parts = [pd.Series(pd.array(part, dtype="Int64")) for part in (first, second)]
     assert values(joined(parts)) == first + second
     assert values(for_ogr(joined(parts), binary=False)[0]) == first + second
@@ -58,7 +60,9 @@ def test_whole_numbers_stay_whole(first, second):
         ([1, "a"], [None], ["1", "a", None]),
     ],
 )
-def test_layers_of_different_types(first, second, expected):
+def test_layers_of_different_types(
+    first: NDArray[Any] | list[Any], second: list[Any], expected: list[Any]
+) -> None:
     assert values(joined([pd.Series(first), pd.Series(second)])) == expected
 
 
@@ -89,21 +93,25 @@ MOMENT = datetime.datetime(
         (["a", None], ["a", None], None),
     ],
 )  # fmt: skip
-def test_what_ogr_holds(column, expected, became):
+def test_what_ogr_holds(column: Any, expected: list[Any], became: str | None) -> None:
     import re
 
     found, note = for_ogr(pd.Series(column), binary=False)
     assert values(found) == expected
-    assert (note is None) if became is None else re.search(became, note)
+    if became is None:
+        assert note is None
+    else:
+        assert note is not None
+        assert re.search(became, note)
 
 
-def test_bytes_stay_where_the_format_has_them():
+def test_bytes_stay_where_the_format_has_them() -> None:
     column = pd.Series([b"ab"], dtype=pd.ArrowDtype(pa.binary()))
     assert for_ogr(column, binary=True)[1] is None
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(),
                     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
-def test_nested_values_are_json(value):
+def test_nested_values_are_json(value: Any) -> None:
     (text,) = as_text(pd.Series([[value]]))
     assert json.loads(text) == [value]

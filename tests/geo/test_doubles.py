@@ -1,5 +1,8 @@
 """Polygons of pairs that overlap: one per change, none changed, whatever the order."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import shapely
@@ -11,7 +14,7 @@ from rscd.geo.doubles import LEAST_SHARED, Found, without_doubles
 DAYS = np.array(["2019-01-01", "2020-01-01", "2021-01-01", "NaT"], "datetime64[D]")
 
 
-def found(rows):
+def found(rows: list[tuple[Any, ...]]) -> Found:
     """Rows of (box, pair, kind, start, end, score)."""
     boxes, pairs, kinds, starts, ends, scores = zip(*rows, strict=True)
     return Found(
@@ -25,7 +28,7 @@ def found(rows):
 
 
 @st.composite
-def _rows(draw):
+def _rows(draw: Callable[..., Any]) -> list[Any]:
     side = st.integers(1, 6)
     rows = []
     # polygons of one pair do not overlap: one per cell of a lattice of its own
@@ -40,7 +43,7 @@ def _rows(draw):
     return rows
 
 
-def _doubles(one, other):
+def _doubles(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     """The rule as its text says it."""
     (a, pair_a, kind_a, *days_a, _), (b, pair_b, kind_b, *days_b, _) = one, other
     a, b = shapely.box(*a), shapely.box(*b)
@@ -54,7 +57,7 @@ def _doubles(one, other):
 
 @settings(max_examples=150, deadline=None)
 @given(rows=_rows(), seed=st.integers(0, 9))
-def test_no_two_are_doubles_and_none_is_lost(rows, seed):
+def test_no_two_are_doubles_and_none_is_lost(rows: list[Any], seed: int) -> None:
     if not rows:
         return
     keep = without_doubles(found(rows))
@@ -70,7 +73,14 @@ def test_no_two_are_doubles_and_none_is_lost(rows, seed):
     assert without_doubles(found(kept)).all()
 
 
-def row(box, pair, kind="changed", start="2019-01-01", end="2020-01-01", score=0.5):
+def row(
+    box: tuple[int, int, int, int],
+    pair: str,
+    kind: str = "changed",
+    start: str = "2019-01-01",
+    end: str = "2020-01-01",
+    score: float = 0.5,
+) -> tuple[Any, ...]:
     return box, pair, kind, start, end, score
 
 
@@ -107,5 +117,5 @@ WHOLE, CUT = (0, 0, 10, 10), (0, 0, 4, 10)
         ),
     ],
 )
-def test_what_is_a_double(rows, keep):
+def test_what_is_a_double(rows: list[tuple[Any, ...]], keep: list[bool]) -> None:
     assert without_doubles(found(rows)).tolist() == keep

@@ -1,5 +1,8 @@
 """The meaning of stored label values is decided in one place, from the whole file."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from rscd.base.errors import DataError
 from rscd.geo.labels import (
     Coding,
+    MaskRule,
     Values,
     coding_in,
     coding_of,
@@ -44,7 +48,13 @@ UNKNOWN = 255
         ({0, 128}, None, None, None, None),
     ],
 )
-def test_what_stored_values_mean(found, change, unlabelled, nodata, expected):
+def test_what_stored_values_mean(
+    found: set[float],
+    change: tuple[int, ...] | None,
+    unlabelled: tuple[int, ...] | None,
+    nodata: int | None,
+    expected: tuple[set[float], set[float]] | None,
+) -> None:
     rule = Values(change, unlabelled)
     if expected is None:
         with pytest.raises(DataError, match="it: expected label values 0 and 255"):
@@ -57,7 +67,7 @@ def test_what_stored_values_mean(found, change, unlabelled, nodata, expected):
 
 
 @pytest.mark.parametrize("found", [{0, 127, 255}, {0, 127}, {127}])
-def test_no_data_of_png_masks_is_named_never_guessed(found):
+def test_no_data_of_png_masks_is_named_never_guessed(found: set[int]) -> None:
     with pytest.raises(
         DataError, match=r"found .*127.*; if 127 is no data, .*\{0: 0, .*127: 255\}"
     ):
@@ -68,7 +78,7 @@ def test_no_data_of_png_masks_is_named_never_guessed(found):
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=30))
 @settings(max_examples=50, deadline=None)
-def test_strict_accepts_exactly_clean_files(values):
+def test_strict_accepts_exactly_clean_files(values: list[int]) -> None:
     array = np.array(values, np.uint8)
     if not set(values) <= {0, 1, 255}:
         with pytest.raises(DataError):
@@ -81,8 +91,8 @@ def test_strict_accepts_exactly_clean_files(values):
     np.testing.assert_array_equal(mask, expected)
 
 
-def test_named_rules_and_mappings():
-    def decoded(values, rule, nodata=None):
+def test_named_rules_and_mappings() -> None:
+    def decoded(values: list[int], rule: MaskRule, nodata: int | None = None) -> list[int]:
         return coding_of("it", rule, nodata).decode(np.asarray(values)).tolist()
 
     gray = [0, 1, 127, 128, 255]
@@ -102,10 +112,10 @@ def test_named_rules_and_mappings():
     with pytest.raises(DataError, match="leads to 0, 1 or 255"):
         decoded([0], {0: 7})
     with pytest.raises(DataError, match="unknown label rule 'fuzzy'"):
-        decoded([0], "fuzzy")
+        decoded([0], "fuzzy")  # type: ignore[arg-type]
 
 
-def test_decoding_knows_not_a_number_and_pixels_without_label():
+def test_decoding_knows_not_a_number_and_pixels_without_label() -> None:
     values = np.array([[0, 1, 2, np.nan]], np.float32)
     coding = Coding("it", frozenset({1.0}), frozenset({2.0}))
     assert coding.decode(values).tolist() == [[0, 1, 255, 255]]
@@ -125,11 +135,13 @@ def test_decoding_knows_not_a_number_and_pixels_without_label():
         (Values((1,)), 0, True),
     ],
 )
-def test_a_file_is_looked_through_where_its_values_decide(rule, nodata, needed):
+def test_a_file_is_looked_through_where_its_values_decide(
+    rule: MaskRule, nodata: int | None, needed: bool
+) -> None:
     assert needs_values(rule, nodata) is needed
 
 
-def test_bands_that_agree_are_one_and_colours_are_refused():
+def test_bands_that_agree_are_one_and_colours_are_refused() -> None:
     plane = np.array([[0, np.nan], [1, 0]], np.float32)
     np.testing.assert_array_equal(one_band("it", np.stack([plane] * 3)), plane)
     with pytest.raises(DataError, match="it: expected a label with one band, found 2 that differ"):
@@ -137,7 +149,9 @@ def test_bands_that_agree_are_one_and_colours_are_refused():
 
 
 @pytest.mark.parametrize("tiled", [True, False])
-def test_the_last_pixel_of_a_file_decides_what_its_255_means(tmp_path, write_tif, tiled):
+def test_the_last_pixel_of_a_file_decides_what_its_255_means(
+    tmp_path: Path, write_tif: Callable[..., Path], tiled: bool
+) -> None:
     values = np.zeros((600, 5000), np.uint8)
     values[0, 0] = 255
     tiles = {"tiled": True, "blockxsize": 256, "blockysize": 256} if tiled else {}

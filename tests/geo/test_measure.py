@@ -23,7 +23,7 @@ GRIDS = [
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_pixels_together_are_as_large_as_their_polygon(data):
+def test_pixels_together_are_as_large_as_their_polygon(data: st.DataObject) -> None:
     """The sum over pixels and the area of the outline are found in two ways that share nothing."""
     crs, transform, shape = data.draw(st.sampled_from(GRIDS))
     (row, bottom), (col, right) = (
@@ -42,20 +42,22 @@ def test_pixels_together_are_as_large_as_their_polygon(data):
     assert part == pytest.approx(areas.total(mask), rel=1e-9)
 
 
-def test_pixels_of_pictures_have_the_area_that_is_stated():
+def test_pixels_of_pictures_have_the_area_that_is_stated() -> None:
     mask = np.ones((3, 5), bool)
     assert Ground(None, Affine.identity(), 2).pixel_areas_m2((3, 5)).total(mask) == 60
     assert np.isnan(Ground(None, Affine.identity()).pixel_areas_m2((3, 5)).total(mask))
 
 
-def test_the_pixels_of_a_huge_grid_are_not_held():
+def test_the_pixels_of_a_huge_grid_are_not_held() -> None:
     areas = Ground("EPSG:32633", Affine(0.1, 0, 5e5, 0, -0.1, 5e6)).pixel_areas_m2((10**6, 10**6))
     assert areas.nodes.nbytes < 20e6
     assert areas.total(np.ones((1, 10**6), bool), 5) == pytest.approx(1e4, rel=2e-3)
 
 
 @pytest.mark.parametrize(("crs", "transform", "shape"), [*GRIDS, (None, Affine.identity(), (4, 3))])
-def test_single_pixels_add_up_to_all(crs, transform, shape):
+def test_single_pixels_add_up_to_all(
+    crs: str | None, transform: Affine, shape: tuple[int, int]
+) -> None:
     areas = Ground(crs, transform, 2 if crs is None else None).pixel_areas_m2(shape)
     rows, cols = np.divmod(np.arange(0, shape[0] * shape[1], 7), shape[1])
     mask = np.zeros(shape, bool)

@@ -1,6 +1,9 @@
 """Results for pictures without georeferencing lie where QGIS shows the picture."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import geopandas
@@ -9,6 +12,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio.features import rasterize
 
@@ -35,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(params=["plain", "world file"])
-def pictures(request, tmp_path):
+def pictures(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Affine]:
     """Two pictures with a change near the upper edge, and where QGIS shows them."""
     rng = np.random.default_rng(0)
     t1 = rng.integers(40, 90, (*SHAPE, 3)).astype(np.uint8)
@@ -49,28 +53,30 @@ def pictures(request, tmp_path):
     return tmp_path / "t1.png", tmp_path / "t2.png", transform
 
 
-def truth():
+def truth() -> NDArray[Any]:
     mask = np.zeros(SHAPE, np.uint8)
     mask[5:20, 30:60] = 1
     return mask
 
 
-def in_qgis(path):
+def in_qgis(path: Path) -> tuple[Affine, NDArray[Any]]:
     """Transform under which QGIS shows a raster, and its first band."""
     with rasterio.open(path) as dataset:
         plain = dataset.transform.is_identity  # GDAL found none; QGIS then counts rows downwards
         return PICTURE if plain else dataset.transform, dataset.read(1)
 
 
-def read(path):
+def read(path: Path) -> geopandas.GeoDataFrame:
     return geopandas.read_file(path, layer="changes" if path.suffix == ".gpkg" else None)
 
 
-def share_alike(a, b):
+def share_alike(a: NDArray[Any], b: NDArray[Any]) -> float:
     return (a == b).mean()
 
 
-def test_masks_and_polygons_lie_on_the_picture(pictures, tmp_path):
+def test_masks_and_polygons_lie_on_the_picture(
+    pictures: tuple[Path, Path, Affine], tmp_path: Path
+) -> None:
     t1, t2, transform = pictures
     outputs = [tmp_path / f"a{suffix}" for suffix in (".tif", ".png", ".gpkg", ".geojson", ".fgb")]
     predict(open_pair(t1, t2), outputs, OPTIONS, prob=tmp_path / "prob.tif")
@@ -85,7 +91,9 @@ def test_masks_and_polygons_lie_on_the_picture(pictures, tmp_path):
         np.testing.assert_array_equal(burnt, in_qgis(outputs[0])[1])
 
 
-def test_a_part_of_a_picture_lies_on_it(pictures, tmp_path):
+def test_a_part_of_a_picture_lies_on_it(
+    pictures: tuple[Path, Path, Affine], tmp_path: Path
+) -> None:
     t1, t2, transform = pictures
     x, y = (np.array([25, 70, 70, 25]), np.array([2, 2, 30, 30]))
     corners = shapely.Polygon(np.column_stack(apply(transform, x, y)))
@@ -99,14 +107,16 @@ def test_a_part_of_a_picture_lies_on_it(pictures, tmp_path):
     assert share_alike(burnt, expected) > 0.99
     for path, change in zip(outputs[:2], (1, 255), strict=True):
         moved, values = in_qgis(path)
-        col, row = (round(place) for place in apply(~transform, moved.c, moved.f))
+        col, row = (round(float(place)) for place in apply(~transform, moved.c, moved.f))
         height, width = values.shape
         there = expected[row : row + height, col : col + width]
         assert share_alike(values == change, there) > 0.99
         assert there.sum() == expected.sum()
 
 
-def test_boxes_in_columns_and_rows_are_what_they_were(pictures, tmp_path, caplog):
+def test_boxes_in_columns_and_rows_are_what_they_were(
+    pictures: tuple[Path, Path, Affine], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     t1, t2, transform = pictures
     if transform != PICTURE:
         pytest.skip("with a world file a box is in its coordinates")
@@ -122,7 +132,9 @@ def test_boxes_in_columns_and_rows_are_what_they_were(pictures, tmp_path, caplog
 
 
 class TestEvaluation:
-    def test_results_are_read_again(self, pictures, tmp_path):
+    def test_results_are_read_again(
+        self, pictures: tuple[Path, Path, Affine], tmp_path: Path
+    ) -> None:
         t1, t2, _ = pictures
         cv2.imwrite(str(tmp_path / "truth.png"), truth() * 255)
         if (world := t1.with_suffix(".pgw")).exists():
@@ -137,7 +149,9 @@ class TestEvaluation:
             )
             assert report.counts.hit[1] > 0.98 * report.counts.true[1] == 0.98 * truth().sum()
 
-    def test_polygons_in_columns_and_rows_are_told(self, tmp_path, caplog):
+    def test_polygons_in_columns_and_rows_are_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """As version 0.1 wrote them, and labelling tools do."""
         cv2.imwrite(str(tmp_path / "truth.png"), truth() * 255)
         house = {"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(HOUSE)}
@@ -150,7 +164,9 @@ class TestEvaluation:
             assert report.counts.hit[1] == truth().sum()
             assert f"{name}: y from 5 to 20 is taken as rows that count downwards" in caplog.text
 
-    def test_masks_without_a_transform_are_read_as_before(self, tmp_path, write_tif):
+    def test_masks_without_a_transform_are_read_as_before(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         old = write_tif(tmp_path / "old.tif", truth(), crs=None, transform=None)
         new = write_tif(tmp_path / "new.tif", truth(), crs=None, transform=PICTURE)
         for one, other in ((old, new), (new, old), (old, old)):
@@ -158,7 +174,7 @@ class TestEvaluation:
             assert report.counts.hit == report.counts.true
 
 
-def test_a_picture_is_a_grid_of_its_own(tmp_path, write_tif):
+def test_a_picture_is_a_grid_of_its_own(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     path = write_tif(tmp_path / "a.tif", truth() + 1, crs=None, transform=None)
     pair = ScenePair.open(path, path)
     assert is_picture(pair.grid)
@@ -175,7 +191,9 @@ def test_a_picture_is_a_grid_of_its_own(tmp_path, write_tif):
         ((3, -1, 9, 20), True),
     ],
 )
-def test_the_side_on_which_polygons_lie_decides(box, flips):
+def test_the_side_on_which_polygons_lie_decides(
+    box: tuple[int, int, int, int], flips: bool
+) -> None:
     shapes = np.array([shapely.box(*box)], dtype=object)
     (found,) = on_picture(shapes, GeoBox(SHAPE, PICTURE, None), "polygons")
     expected = (box[1], box[3]) if not flips else (-box[3], -box[1])
@@ -184,7 +202,9 @@ def test_the_side_on_which_polygons_lie_decides(box, flips):
     assert on_picture(shapes, plane, "polygons") is shapes
 
 
-def test_training_labels_in_columns_and_rows(tmp_path, write_tif, caplog):
+def test_training_labels_in_columns_and_rows(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     geopandas.GeoSeries([HOUSE]).to_file(tmp_path / "old.gpkg")
     grid = GeoBox(SHAPE, PICTURE, None)
     layer = open_layer(str(tmp_path / "old.gpkg"), grid)
@@ -193,7 +213,9 @@ def test_training_labels_in_columns_and_rows(tmp_path, write_tif, caplog):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_picture_is_resampled_the_right_way_up(tmp_path, write_tif, order):
+def test_a_picture_is_resampled_the_right_way_up(
+    tmp_path: Path, write_tif: Callable[..., Path], order: tuple[int, int]
+) -> None:
     """One date without georeferencing, the other of half the resolution on the same plane."""
     rng = np.random.default_rng(0)
     image = np.kron(rng.integers(0, 250, (10, 12)), np.ones((8, 8))).astype(np.uint8)
@@ -209,7 +231,9 @@ def test_a_picture_is_resampled_the_right_way_up(tmp_path, write_tif, order):
     assert np.abs(dates[0] - dates[1]).mean() < 12  # at the edges of blocks
 
 
-def test_an_evaluation_resamples_a_picture_the_right_way_up(tmp_path, write_tif):
+def test_an_evaluation_resamples_a_picture_the_right_way_up(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     fine = write_tif(tmp_path / "fine.tif", truth(), crs=None, transform=None)
     coarse = Affine(5, 0, 0, 0, -5, 0)
     rough = write_tif(tmp_path / "rough.tif", truth()[2::5, 2::5], crs=None, transform=coarse)

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 from pyproj import Geod
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
@@ -34,7 +37,10 @@ masks = hnp.arrays(
 )
 
 
-def write(path, array, **profile):
+PathT = TypeVar("PathT", str, Path)
+
+
+def write(path: PathT, array: NDArray[Any], **profile: Any) -> PathT:
     height, width = array.shape
     profile = {"driver": "GTiff", "transform": NORTH_UP, "crs": UTM} | profile
     with rasterio.open(
@@ -44,34 +50,36 @@ def write(path, array, **profile):
     return path
 
 
-def traced(mask):
+def traced(mask: NDArray[Any]) -> NDArray[Any]:
     with MemoryFile() as memory:
         return trace(write(memory.name, mask))
 
 
-def averaged(polygons, values):
+def averaged(polygons: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
     with MemoryFile() as memory:
         return mean_under(polygons, write(memory.name, values))
 
 
-def whole_array(mask):
+def whole_array(mask: NDArray[Any]) -> list[Any]:
     found = rasterio.features.shapes(mask, mask=mask == 1)
     return [shapely.geometry.shape(region) for region, _ in found]
 
 
-def burnt(polygons, shape):
+def burnt(polygons: NDArray[Any] | list[shapely.Polygon], shape: tuple[int, int]) -> NDArray[Any]:
     if len(polygons) == 0:
         return np.zeros(shape, np.uint8)
     return rasterio.features.rasterize(list(polygons), out_shape=shape, dtype="uint8")
 
 
-def first_pixels(polygons, shape):
+def first_pixels(polygons: NDArray[Any], shape: tuple[int, int]) -> list[Any]:
     return [int(np.flatnonzero(burnt([polygon], shape))[0]) for polygon in polygons]
 
 
 @given(masks)
 @settings(max_examples=150, deadline=None)
-def test_polygons_are_those_of_the_whole_array_and_rasterise_to_the_mask(mask):
+def test_polygons_are_those_of_the_whole_array_and_rasterise_to_the_mask(
+    mask: NDArray[Any],
+) -> None:
     polygons = traced(mask)
     assert np.array_equal(burnt(polygons, mask.shape), mask == 1)
     assert shapely.is_valid(polygons).all()
@@ -81,7 +89,7 @@ def test_polygons_are_those_of_the_whole_array_and_rasterise_to_the_mask(mask):
 
 @given(masks)
 @settings(max_examples=60, deadline=None)
-def test_polygons_come_in_the_order_of_their_first_pixels(mask):
+def test_polygons_come_in_the_order_of_their_first_pixels(mask: NDArray[Any]) -> None:
     polygons = traced(mask)
     first = first_pixels(polygons, mask.shape)
     assert first == sorted(first)
@@ -89,7 +97,7 @@ def test_polygons_come_in_the_order_of_their_first_pixels(mask):
 
 @given(masks, st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
-def test_means_and_counts_are_those_of_the_pixels(mask, seed):
+def test_means_and_counts_are_those_of_the_pixels(mask: NDArray[Any], seed: int) -> None:
     values = np.random.default_rng(seed).random(mask.shape, dtype=np.float32)
     values[mask == 255] = np.nan
     polygons = traced(mask)
@@ -115,7 +123,7 @@ def test_means_and_counts_are_those_of_the_pixels(mask, seed):
         ("holes touching diagonally", np.pad(np.eye(2) == 0, 2, constant_values=1), 1),
     ],
 )
-def test_shapes_that_trip_tracers(name, mask, count):
+def test_shapes_that_trip_tracers(name: str, mask: NDArray[Any], count: int) -> None:
     mask = mask.astype(np.uint8)
     polygons = traced(mask)
     assert len(polygons) == count
@@ -123,7 +131,7 @@ def test_shapes_that_trip_tracers(name, mask, count):
     assert np.array_equal(burnt(polygons, mask.shape), mask == 1)
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = (np.random.default_rng(0).random((90, 80)) < 0.4).astype(np.uint8)
     values = np.random.default_rng(1).random(mask.shape, dtype=np.float32)
     whole = traced(mask)
@@ -140,7 +148,7 @@ def test_chunks_do_not_show(monkeypatch):
 
 
 @pytest.mark.parametrize("profile", [{"driver": "ENVI"}, {"tiled": True, "blockxsize": 16}])
-def test_layout_of_the_file_does_not_show(tmp_path, profile):
+def test_layout_of_the_file_does_not_show(tmp_path: Path, profile: dict[str, Any]) -> None:
     mask = (np.random.default_rng(2).random((70, 50)) < 0.5).astype(np.uint8)
     profile = profile | ({"blockysize": 16} if profile.get("tiled") else {})
     path = write(tmp_path / "mask.bin", mask, **profile)
@@ -148,7 +156,7 @@ def test_layout_of_the_file_does_not_show(tmp_path, profile):
 
 
 @pytest.mark.parametrize("transform", [NORTH_UP, ROTATED, SOUTH_UP, Affine.identity()])
-def test_world_polygons_are_exact_and_right_handed(transform):
+def test_world_polygons_are_exact_and_right_handed(transform: Affine) -> None:
     mask = np.pad(np.zeros((2, 3), np.uint8), 2, constant_values=1)
     (polygon,) = to_world(traced(mask), transform)
     assert polygon.exterior.is_ccw
@@ -158,13 +166,13 @@ def test_world_polygons_are_exact_and_right_handed(transform):
     assert set(polygon.exterior.coords) == expected
 
 
-def test_unreadable_mask(tmp_path):
+def test_unreadable_mask(tmp_path: Path) -> None:
     (tmp_path / "mask.tif").write_bytes(b"no raster")
     with pytest.raises(SceneError, match=r"mask\.tif: expected a readable raster"):
         trace(tmp_path / "mask.tif")
 
 
-def test_truncated_mask(tmp_path):
+def test_truncated_mask(tmp_path: Path) -> None:
     noise = (np.random.default_rng(0).random((256, 256)) < 0.5).astype(np.uint8)
     path = write(tmp_path / "mask.tif", noise, compress="deflate", tiled=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -172,13 +180,13 @@ def test_truncated_mask(tmp_path):
         trace(path)
 
 
-def test_lost_regions_are_noticed(monkeypatch):
+def test_lost_regions_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rasterio.features, "shapes", lambda *_args, **_keywords: iter([]))
     with pytest.raises(SceneError, match="0 of 16 changed pixels"):
         traced(np.ones((4, 4), np.uint8))
 
 
-def test_mean_wants_the_same_scene_and_pixel_outlines():
+def test_mean_wants_the_same_scene_and_pixel_outlines() -> None:
     polygons = traced(np.ones((4, 4), np.uint8))
     with pytest.raises(SceneError, match="expected at least 4 x 4 pixels"):
         averaged(polygons, np.zeros((3, 4), np.float32))
@@ -190,11 +198,11 @@ def test_mean_wants_the_same_scene_and_pixel_outlines():
 # --- metres -------------------------------------------------------------------------------------
 
 
-def square(size):
+def square(size: int) -> NDArray[Any]:
     return np.array([shapely.box(0, 0, size, size)])
 
 
-def geodesic_area(crs, transform, polygon):
+def geodesic_area(crs: CRS, transform: Affine, polygon: shapely.Polygon) -> float:
     """Karney's geodesic area of the densified outline: independent of any projection."""
     world = to_world(shapely.segmentize(np.array([polygon]), 0.5), transform)[0]
     source = rasterio.warp.transform(crs, CRS.from_epsg(4326), *shapely.get_coordinates(world).T)
@@ -214,7 +222,7 @@ def geodesic_area(crs, transform, polygon):
         (3832, Affine(30, 0, 3_339_000, 0, -30, -1_900_000)),
     ],
 )
-def test_areas_agree_with_geodesics(epsg, transform):
+def test_areas_agree_with_geodesics(epsg: int, transform: Affine) -> None:
     crs = CRS.from_epsg(epsg)
     polygons = square(50)
     area = Ground(crs, transform).areas_m2(polygons)[0]
@@ -223,13 +231,13 @@ def test_areas_agree_with_geodesics(epsg, transform):
     assert area == pytest.approx(geodesic_area(crs, transform, polygons[0]), rel=tolerance)
 
 
-def test_areas_of_a_subcontinent_agree_with_geodesics():
+def test_areas_of_a_subcontinent_agree_with_geodesics() -> None:
     crs, transform = CRS.from_epsg(3413), Affine(5_000, 0, -500_000, 0, -5_000, -1_000_000)
     area = Ground(crs, transform).areas_m2(square(200))[0]
     assert area == pytest.approx(geodesic_area(crs, transform, square(200)[0]), rel=1e-4)
 
 
-def test_areas_of_other_units():
+def test_areas_of_other_units() -> None:
     feet = Ground(CRS.from_epsg(2263), Affine(1, 0, 980_000, 0, -1, 200_000))
     assert feet.areas_m2(square(100))[0] == pytest.approx(1e4 * 0.3048**2, rel=1e-4)
     grads = Ground(CRS.from_epsg(27572), Affine(10, 0, 600_000, 0, -10, 2_200_000))
@@ -238,12 +246,12 @@ def test_areas_of_other_units():
     assert Ground(plane, NORTH_UP).areas_m2(square(1))[0] == pytest.approx(100 * 0.3048**2)
 
 
-def test_areas_without_crs():
+def test_areas_without_crs() -> None:
     assert Ground(None, Affine.identity(), gsd_m=0.5).areas_m2(square(4))[0] == 4.0
     assert np.isnan(Ground(None, Affine.identity()).areas_m2(square(4))).all()
 
 
-def test_areas_subtract_holes():
+def test_areas_subtract_holes() -> None:
     mask = np.pad(np.zeros((2, 3), np.uint8), 2, constant_values=1)
     area = Ground(UTM, NORTH_UP).areas_m2(traced(mask))[0]
     assert area == pytest.approx(36 * 100, rel=1e-3)
@@ -258,7 +266,7 @@ def test_areas_subtract_holes():
         (None, Affine.identity()),
     ],
 )
-def test_tolerance_is_in_metres_on_the_ground(crs, transform):
+def test_tolerance_is_in_metres_on_the_ground(crs: CRS | None, transform: Affine) -> None:
     # A step of one pixel, half a metre: kept at 0.4 m, gone at 0.6 m.
     mask = np.ones((20, 40), np.uint8)
     mask[0, 20:] = 0
@@ -270,7 +278,9 @@ def test_tolerance_is_in_metres_on_the_ground(crs, transform):
 
 @given(masks, st.floats(0, 500))
 @settings(max_examples=100, deadline=None)
-def test_simplified_polygons_are_valid_and_keep_pixel_corners(mask, tolerance_m):
+def test_simplified_polygons_are_valid_and_keep_pixel_corners(
+    mask: NDArray[Any], tolerance_m: float
+) -> None:
     polygons = traced(mask)
     simple = Ground(UTM, ROTATED).simplify(polygons, tolerance_m)
     assert len(simple) == len(polygons)
@@ -282,7 +292,7 @@ def test_simplified_polygons_are_valid_and_keep_pixel_corners(mask, tolerance_m)
         )
 
 
-def test_simplify_needs_metres():
+def test_simplify_needs_metres() -> None:
     with pytest.raises(UsageError, match="--gsd"):
         Ground(None, Affine.identity()).simplify(square(3), 1.0)
     with pytest.raises(UsageError, match="0 m or more"):
@@ -291,7 +301,7 @@ def test_simplify_needs_metres():
 
 @pytest.mark.linux
 @pytest.mark.slow
-def test_trace_reads_a_large_mask_in_little_memory(tmp_path):
+def test_trace_reads_a_large_mask_in_little_memory(tmp_path: Path) -> None:
     """The band is streamed: the peak of a child process stays far below the array's size."""
     path = tmp_path / "mask.tif"
     with rasterio.open(

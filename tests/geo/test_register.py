@@ -2,7 +2,10 @@
 
 import json
 import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import cv2
 import geopandas
@@ -10,12 +13,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
 from rscd import Options, open_pair, predict
 from rscd.base.errors import SceneError, UsageError
+from rscd.base.types import Align
 from rscd.export.targets import Targets
-from rscd.geo.register import _doubt, doubt_at, estimate_field, register
+from rscd.geo.register import Register, _doubt, doubt_at, estimate_field, register
 from rscd.geo.registration import estimate_shift
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
@@ -30,13 +35,13 @@ INNER = (slice(24, -24), slice(24, -24))
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
 
 @pytest.fixture(scope="module")
-def town():
+def town() -> NDArray[Any]:
     """Two dates with other light, season and sensor; what stands on the ground does not lean."""
     drawn = Nuisance.draw(np.random.default_rng(5))
     upright = {date: replace(getattr(drawn, date), off_nadir_deg=0.0) for date in ("t1", "t2")}
@@ -44,15 +49,15 @@ def town():
     return render_town(plan_town(5, (SIDE, SIDE), 0.5, change_share=0.1), still).image
 
 
-def constant(x, y):
+def constant(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return 2.4 + 0 * x, -1.3 + 0 * y
 
 
-def bent(x, y):
+def bent(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any] | float, NDArray[Any] | float]:
     return 3 + 1.5 * np.sin(x / 150), -1 + 2 * (y / SIDE) ** 2
 
 
-def displaced(image, field):
+def displaced(image: NDArray[Any], field: Callable[..., Any]) -> NDArray[Any]:
     """(C,H,W) whose content at (x, y) lies at (x, y) + field(x, y)."""
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     from_x, from_y = x, y
@@ -63,27 +68,38 @@ def displaced(image, field):
     return np.stack([cv2.remap(band, *maps, cv2.INTER_CUBIC) for band in image])
 
 
-def opened(folder, write_tif, t1, t2, align="t1", **profile):
+def opened(
+    folder: Path,
+    write_tif: Callable[..., Path],
+    t1: NDArray[Any],
+    t2: NDArray[Any],
+    align: Align = "t1",
+    **profile: Any,
+) -> ScenePair:
     profile = {"transform": HALF_METRE} | profile
     paths = [write_tif(folder / f"{n}.tif", i, **profile) for n, i in (("t1", t1), ("t2", t2))]
     return ScenePair.open(*paths, align=align)
 
 
-def far(image, expected):
+def far(image: NDArray[Any], expected: NDArray[Any]) -> float:
     """Mean difference of one date from what it should be, away from the edges."""
     return np.abs(image - expected.astype(float))[:, *INNER].mean()
 
 
 @pytest.mark.parametrize("mode", ["shift", "local"])
 @pytest.mark.parametrize("align", ["t1", "t2"])
-def test_a_shifted_date_comes_to_lie_on_the_other(tmp_path, write_tif, town, mode, align):
+def test_a_shifted_date_comes_to_lie_on_the_other(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any], mode: Register, align: Align
+) -> None:
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], constant), align)
     moved, record = register(pair, mode, align)
     assert moved.grid == pair.grid
+    assert record is not None
     assert record["moved"] == ("t2" if align == "t1" else "t1")
     sign = 1 if align == "t1" else -1
     assert (record["cols"], record["rows"]) == pytest.approx((2.4 * sign, -1.3 * sign), abs=0.15)
     left = estimate_shift(moved)
+    assert left is not None
     assert left.pixels < 0.15
     if align == "t1":
         before, _ = pair.read(WHOLE)
@@ -93,7 +109,9 @@ def test_a_shifted_date_comes_to_lie_on_the_other(tmp_path, write_tif, town, mod
     assert "moved by" in moved.alignment[record["moved"]]
 
 
-def test_a_bent_date_needs_a_field(tmp_path, write_tif, town):
+def test_a_bent_date_needs_a_field(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))
     shifted, _ = register(pair, "shift", "t1")
     unbent, record = register(pair, "local", "t1")
@@ -101,6 +119,7 @@ def test_a_bent_date_needs_a_field(tmp_path, write_tif, town):
     assert far_unbent < 0.7 * far_shifted
     side = np.linspace(0, SIDE, 9)
     wanted = np.stack(bent(*np.meshgrid(side, side)))
+    assert record is not None
     found = np.array([record["field"]["cols"], record["field"]["rows"]])
     inner = (slice(None), slice(1, -1), slice(1, -1))
     assert np.median(np.abs(found - wanted)[inner]) < 0.3
@@ -110,7 +129,7 @@ def test_a_bent_date_needs_a_field(tmp_path, write_tif, town):
     assert 0 < np.median(doubt[1:-1, 1:-1]) < 0.5
 
 
-def test_a_field_is_doubted_where_windows_miss_it_and_where_there_are_none():
+def test_a_field_is_doubted_where_windows_miss_it_and_where_there_are_none() -> None:
     points = np.stack(np.meshgrid(np.arange(0, 500, 50), np.arange(0, 500, 50)), 2).reshape(-1, 2)
     missed = np.where(points[:, 0] < 250, 0.1, 0.4)
     places = np.array([[100, 200], [400, 200], [0, 700], [425.0, 225]])
@@ -119,7 +138,7 @@ def test_a_field_is_doubted_where_windows_miss_it_and_where_there_are_none():
     assert found[2] == pytest.approx(0.1 * (700 - 450) / 50)  # five windows away from the last
 
 
-def test_doubt_is_read_between_the_points_of_a_field():
+def test_doubt_is_read_between_the_points_of_a_field() -> None:
     lattice = np.tile(np.linspace(0, 0.8, 9), (9, 1))
     record = {"register": "local", "field": {"doubt": lattice.tolist()}}
     points = np.array([[0.0, 0], [100, 70], [400, 5], [450, 5]])
@@ -153,7 +172,9 @@ def test_a_date_that_is_bent_leaves_one_shift_in_doubt(tmp_path, write_tif, town
 
 
 @pytest.mark.parametrize("mode", ["shift", "local"])
-def test_every_box_is_cut_from_the_same_pixels(tmp_path, write_tif, town, mode):
+def test_every_box_is_cut_from_the_same_pixels(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any], mode: Register
+) -> None:
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))
     moved, _ = register(pair, mode, "t1")
     image, valid = moved.read(WHOLE)
@@ -167,7 +188,9 @@ def test_every_box_is_cut_from_the_same_pixels(tmp_path, write_tif, town, mode):
 
 
 @pytest.mark.parametrize("mode", ["shift", "local"])
-def test_what_holds_no_data_moves_along(tmp_path, write_tif, town, mode):
+def test_what_holds_no_data_moves_along(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any], mode: Register
+) -> None:
     """Declared nodata, an alpha band and a mask mean the same before and after."""
     t2 = displaced(town[1], bent)
     hole = np.ones((SIDE, SIDE), bool)
@@ -198,7 +221,9 @@ def test_what_holds_no_data_moves_along(tmp_path, write_tif, town, mode):
 
 
 @pytest.mark.parametrize("mode", ["shift", "local"])
-def test_another_crs_is_resampled_once(tmp_path, write_tif, town, mode):
+def test_another_crs_is_resampled_once(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any], mode: Register
+) -> None:
     t1 = write_tif(tmp_path / "t1.tif", town[0], transform=HALF_METRE)
     t2 = displaced(town[1], constant)
     bounds = (500_000, 5_000_000 - SIDE / 2, 500_000 + SIDE / 2, 5_000_000)
@@ -212,37 +237,49 @@ def test_another_crs_is_resampled_once(tmp_path, write_tif, town, mode):
     path = write_tif(tmp_path / "t2.tif", other, transform=transform, crs=crs[1], nodata=0)
     pair = ScenePair.open(t1, path)
     moved, record = register(pair, mode, "t1")
+    assert record is not None
     assert (record["cols"], record["rows"]) == pytest.approx((2.4, -1.3), abs=0.2)
     before, _ = pair.read(WHOLE)
     after, _ = moved.read(WHOLE)
     assert far(after[1], town[1]) < 0.5 * far(before[1], town[1])
 
 
-def test_pictures_are_registered_too(tmp_path, write_tif, town):
+def test_pictures_are_registered_too(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     t2 = displaced(town[1], constant)
     pair = opened(tmp_path, write_tif, town[0], t2, transform=None, crs=None)
     moved, _ = register(pair, "local", "t1")
     assert far(moved.read(WHOLE)[0][1], town[1]) < 0.5 * far(pair.read(WHOLE)[0][1], town[1])
 
 
-def test_dates_that_fit_stay_as_they_are(tmp_path, write_tif, town):
+def test_dates_that_fit_stay_as_they_are(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     pair = opened(tmp_path, write_tif, town[0], town[0])
     moved, record = register(pair, "shift", "t1")
     assert moved == pair
+    assert record is not None
     assert (record["cols"], record["rows"]) == (0, 0)
     assert register(pair, "off", "t1") == (pair, None)
 
 
-def test_dates_at_rest_are_seen_at_rest_under_other_light(tmp_path, write_tif, town):
+def test_dates_at_rest_are_seen_at_rest_under_other_light(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     found = estimate_shift(opened(tmp_path, write_tif, *town))
+    assert found is not None
     assert found.pixels < 0.1
 
 
-def test_where_nothing_is_clear_it_refuses(tmp_path, write_tif, town):
+def test_where_nothing_is_clear_it_refuses(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (2, 3, SIDE, SIDE)).astype(np.uint8)
     pair = opened(tmp_path, write_tif, *noise)
-    for mode in ("shift", "local"):
+    modes: tuple[Register, ...] = ("shift", "local")
+    for mode in modes:
         with pytest.raises(SceneError, match=r"found no clear shift.*--register off"):
             register(pair, mode, "t1")
     half = town[1].copy()
@@ -250,22 +287,29 @@ def test_where_nothing_is_clear_it_refuses(tmp_path, write_tif, town):
     whole = estimate_shift(opened(tmp_path, write_tif, town[0], town[1]))
     close_handles()
     pair = opened(tmp_path, write_tif, town[0], half)
+    assert whole is not None
     with pytest.raises(SceneError, match=r"clear shift in \d+ of \d+ windows"):
         estimate_field(pair, whole)
 
 
-def test_windows_that_changed_do_not_bend_the_field(tmp_path, write_tif, town):
+def test_windows_that_changed_do_not_bend_the_field(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     t2 = town[1].copy()
     t2[:, 100:200, 100:200] = np.roll(t2, (3, 4), (1, 2))[:, 100:200, 100:200]
     pair = opened(tmp_path, write_tif, town[0], t2)
-    field = estimate_field(pair, estimate_shift(pair))
+    whole = estimate_shift(pair)
+    assert whole is not None
+    field = estimate_field(pair, whole)
     assert field.spread < 2
     assert np.abs(np.median(field.at, axis=(0, 1))).max() < 0.3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shift", "local"])
-def test_a_run_gives_the_same_bytes_however_it_is_tiled(tmp_path, write_tif, town, mode):
+def test_a_run_gives_the_same_bytes_however_it_is_tiled(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any], mode: Register
+) -> None:
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))
     made = []
     for tile_size, workers in ((150, 2), (1024, 1)):
@@ -290,11 +334,13 @@ def test_a_run_gives_the_same_bytes_however_it_is_tiled(tmp_path, write_tif, tow
     assert table.reg_err_px.between(*np.round(expected, 2)).all()
 
 
-def test_what_was_done_tells_runs_apart(tmp_path, write_tif, town):
+def test_what_was_done_tells_runs_apart(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     """An interrupted run is continued by one of the same identity only."""
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))
     targets = Targets.of([tmp_path / "change.tif"])
-    modes = ("off", "shift", "local", "local")
+    modes: tuple[Register, ...] = ("off", "shift", "local", "local")
     runs = [registered(resolve(pair, targets, Options(model="cva", register=m))) for m in modes]
     off, shift, local, again = (json.dumps(run.identity, sort_keys=True) for run in runs)
     assert local == again
@@ -303,7 +349,9 @@ def test_what_was_done_tells_runs_apart(tmp_path, write_tif, town):
     assert runs[1].folder == runs[0].folder
 
 
-def test_a_part_of_a_scene_is_registered_as_the_whole(tmp_path, write_tif, town):
+def test_a_part_of_a_scene_is_registered_as_the_whole(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     from rscd.geo.area import Area
 
     opened(tmp_path, write_tif, town[0], displaced(town[1], constant))
@@ -318,7 +366,12 @@ def test_a_part_of_a_scene_is_registered_as_the_whole(tmp_path, write_tif, town)
     assert (moved.read(box)[0] == moved_whole.read(inside)[0]).all()
 
 
-def test_a_model_with_flow_of_its_own_refuses(tmp_path, write_tif, town, monkeypatch):
+def test_a_model_with_flow_of_its_own_refuses(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    town: NDArray[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from rscd.inference.predictor import Tiling
     from rscd.pipeline import run
 

@@ -1,5 +1,7 @@
 """Right angles: none where they would be wrong, and never an overlap."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import rasterio.features
@@ -7,6 +9,7 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from rscd.geo.measure import Ground
@@ -14,26 +17,26 @@ from rscd.geo.polygons import iou
 from rscd.geo.regularize import LARGEST_AREA_ERROR, LEAST_IOU, Square, regularize
 
 
-def outlines(mask):
+def outlines(mask: NDArray[Any]) -> NDArray[Any]:
     """Pixel outlines of the 4-connected regions of a mask."""
     found = rasterio.features.shapes(mask.astype(np.uint8), mask=mask.astype(bool), connectivity=4)
     return np.array([shapely.geometry.shape(shape) for shape, _ in found], dtype=object)
 
 
-def drawn(*polygons, size=80):
+def drawn(*polygons: shapely.Polygon, size: int = 80) -> NDArray[Any]:
     """Pixel outlines of polygons drawn on a grid."""
     mask = rasterio.features.rasterize(polygons, (size, size), dtype="uint8")
     return outlines(mask)
 
 
-def angles(polygon):
+def angles(polygon: shapely.Polygon) -> NDArray[Any]:
     """Turns at the corners, in degrees from 0 to 180."""
     edges = np.diff(shapely.get_coordinates(polygon.exterior), axis=0)
     heading = np.degrees(np.arctan2(edges[:, 1], edges[:, 0]))
     return np.abs((heading - np.roll(heading, 1) + 180) % 360 - 180)
 
 
-def turned(polygon, degrees):
+def turned(polygon: shapely.Polygon, degrees: float) -> shapely.Polygon:
     return shapely.affinity.rotate(polygon, degrees)
 
 
@@ -43,7 +46,9 @@ CORNER = shapely.Polygon([(20, 20), (60, 20), (60, 40), (40, 40), (40, 60), (20,
 
 @pytest.mark.parametrize("degrees", [0, 7, 20, 33, 45, 61, 80])
 @pytest.mark.parametrize(("shape", "corners"), [(RECTANGLE, 4), (CORNER, 6)])
-def test_buildings_get_their_corners_back(shape, corners, degrees):
+def test_buildings_get_their_corners_back(
+    shape: shapely.Polygon, corners: int, degrees: int
+) -> None:
     true = turned(shape, degrees)
     [found] = regularize(drawn(true))
     assert len(found.exterior.coords) - 1 == corners
@@ -61,7 +66,7 @@ PIXELS = Square(tolerance=1.5, shortest=3)
 
 @pytest.mark.parametrize("degrees", [0, 7, 20, 45])
 @pytest.mark.parametrize("shape", [CORNER, CIRCLE, CUT], ids=["corner", "round", "cut corners"])
-def test_no_corner_lies_far_outside(shape, degrees):
+def test_no_corner_lies_far_outside(shape: shapely.Polygon, degrees: int) -> None:
     [before] = drawn(turned(shape, degrees))
     [after] = regularize(np.array([before]), PIXELS)
     assert len(after.exterior.coords) - 1 <= 16
@@ -70,18 +75,18 @@ def test_no_corner_lies_far_outside(shape, degrees):
     assert shapely.distance(corners, before).max() <= PIXELS.shortest
 
 
-def test_round_outlines_are_simplified():
+def test_round_outlines_are_simplified() -> None:
     before = drawn(CIRCLE)
     assert regularize(before, PIXELS)[0].equals(before[0].simplify(PIXELS.tolerance))
 
 
-def noise(seed, blur=4, share=0.5):
+def noise(seed: int, blur: int = 4, share: float = 0.5) -> NDArray[Any]:
     """Outlines of blobs of any shape, close to each other."""
     smooth = uniform_filter(np.random.default_rng(seed).random((60, 60)), blur)
     return outlines(smooth > np.quantile(smooth, share))
 
 
-def village(seed):
+def village(seed: int) -> NDArray[Any]:
     """Uneven outlines of turned rectangles, close to each other."""
     rng = np.random.default_rng(seed)
     houses = [
@@ -95,7 +100,9 @@ def village(seed):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(3, 6), st.floats(0.4, 0.6))
-def test_whatever_comes_is_valid_of_about_the_area_and_overlaps_nothing(seed, blur, share):
+def test_whatever_comes_is_valid_of_about_the_area_and_overlaps_nothing(
+    seed: int, blur: int, share: float
+) -> None:
     before = noise(seed, blur, share)
     after = regularize(before, PIXELS)
     assert len(after) == len(before)
@@ -109,7 +116,7 @@ def test_whatever_comes_is_valid_of_about_the_area_and_overlaps_nothing(seed, bl
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_an_outline_is_squared_where_that_is_close_and_simplified_elsewhere(seed):
+def test_an_outline_is_squared_where_that_is_close_and_simplified_elsewhere(seed: int) -> None:
     before = village(seed)
     after = regularize(before, PIXELS)
     simple = shapely.simplify(before, PIXELS.tolerance)
@@ -125,7 +132,7 @@ def test_an_outline_is_squared_where_that_is_close_and_simplified_elsewhere(seed
         assert original.distance(corners).max() <= PIXELS.shortest
 
 
-def test_where_right_angles_overlap_both_outlines_are_simplified():
+def test_where_right_angles_overlap_both_outlines_are_simplified() -> None:
     shed = turned(shapely.box(70, 40, 100, 70), 20)
     hall = shapely.box(5, 5, 75, 115).difference(shed.envelope.buffer(1, join_style="mitre"))
     coarse = Square(tolerance=1.5, shortest=12)
@@ -139,7 +146,7 @@ def test_where_right_angles_overlap_both_outlines_are_simplified():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_neither_order_nor_chunks_count(seed, monkeypatch):
+def test_neither_order_nor_chunks_count(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     before = village(seed)
     after = regularize(before, PIXELS)
     order = np.random.default_rng(seed).permutation(len(before))
@@ -147,19 +154,19 @@ def test_neither_order_nor_chunks_count(seed, monkeypatch):
     assert shapely.equals_exact(regularize(before[order], PIXELS), after[order]).all()
 
 
-def test_a_courtyard_stays_a_hole():
+def test_a_courtyard_stays_a_hole() -> None:
     ring = turned(RECTANGLE.buffer(8, join_style="mitre"), 20).difference(turned(RECTANGLE, 20))
     [found] = regularize(drawn(ring))
     assert len(found.interiors) == 1
     assert shapely.Polygon(found.interiors[0]).area == pytest.approx(RECTANGLE.area, rel=0.1)
 
 
-def test_nothing_is_nothing():
+def test_nothing_is_nothing() -> None:
     assert len(regularize(np.empty(0, dtype=object))) == 0
 
 
 @pytest.mark.parametrize("gsd_m", [0.25, 0.5, 1.0])
-def test_metres_count_whatever_the_pixels(gsd_m):
+def test_metres_count_whatever_the_pixels(gsd_m: float) -> None:
     true = turned(shapely.box(20, 20, 44, 36), 25)  # metres
     pixels = shapely.affinity.scale(true, 1 / gsd_m, 1 / gsd_m, origin=(0, 0))
     ground = Ground(None, Affine.identity(), gsd_m)
@@ -168,7 +175,7 @@ def test_metres_count_whatever_the_pixels(gsd_m):
     assert found.area * gsd_m**2 == pytest.approx(true.area, rel=0.1)
 
 
-def test_right_angles_are_right_on_the_ground_in_degrees_as_well():
+def test_right_angles_are_right_on_the_ground_in_degrees_as_well() -> None:
     # pixels of 60 degrees north are half as wide as high
     step = 0.5 / 111_320
     grid = Affine(2 * step, 0, 20.0, 0, -2 * step, 60.0)

@@ -1,6 +1,7 @@
 """Remote rasters, against a server on this machine."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.env import get_gdal_config
 
 from rscd.base.errors import RemoteError, SceneError
@@ -18,6 +20,7 @@ from rscd.geo.settings import input_files
 from rscd.geo.source import inspect, read_source
 from rscd.geo.tiles import Box
 from rscd.geo.traffic import bytes_of
+from tests.conftest import Web
 
 SIDE = 512
 BLOCK = 128
@@ -40,17 +43,22 @@ def at_half_a_pixel(path: Any) -> Any:
     return one, one.grid * Affine.translation(0.5, 0.5)
 
 
-def test_ranges_of_the_wanted_blocks_are_asked_for(web, write_tif, noise) -> None:
+def test_ranges_of_the_wanted_blocks_are_asked_for(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]
+) -> None:
     local = write_tif(web.folder / "a.tif", noise, **COG)
     box = Box(100, 130, 200, 220)
     wanted = bytes_of(inspect("t1", local, None, None), (0, 0), None, [box])  # type: ignore[arg-type]
     assert np.array_equal(read(web.at("a.tif"), box)[0], noise[:, *box.slices])
     data = [line for line in web.asked("a.tif") if line["method"] == "GET"]
     assert all(line["range"] for line in data)
+    assert wanted is not None
     assert wanted < sum(line["bytes"] for line in data) - (1 << 14) < 1.3 * wanted
 
 
-def test_neighbours_do_not_fetch_a_block_again(web, write_tif, noise) -> None:
+def test_neighbours_do_not_fetch_a_block_again(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]
+) -> None:
     local = write_tif(web.folder / "a.tif", noise, **COG)
     one = inspect("t1", web.at("a.tif"), None, None)
     boxes = [Box(row, col, 100, 100) for row in (70, 140, 210) for col in (70, 140, 210)]
@@ -59,10 +67,13 @@ def test_neighbours_do_not_fetch_a_block_again(web, write_tif, noise) -> None:
         values, _ = read_source(one, (0, 0), one.grid, box)
         assert np.array_equal(values, noise[:, *box.slices])
     fetched = sum(line["bytes"] for line in web.asked("a.tif"))
+    assert wanted is not None
     assert wanted < fetched - (1 << 14) < 1.3 * wanted
 
 
-def test_what_is_resampled_is_fetched_once(web, write_tif, noise) -> None:
+def test_what_is_resampled_is_fetched_once(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]
+) -> None:
     one, grid = at_half_a_pixel(write_tif(web.folder / "a.tif", noise, **COG))
     boxes = [Box(100, 100, 150, 150), Box(100, 200, 150, 150)]
     wanted = bytes_of(one, None, grid, boxes)
@@ -71,11 +82,14 @@ def test_what_is_resampled_is_fetched_once(web, write_tif, noise) -> None:
         here = read_source(one, None, grid, box)
         assert all(map(np.array_equal, read_source(there, None, grid, box), here))
     fetched = sum(line["bytes"] for line in web.asked("a.tif"))
+    assert wanted is not None
     assert wanted < fetched - (1 << 14) < 1.3 * wanted
 
 
 @pytest.mark.parametrize("resampled", [False, True])
-def test_small_pictures_come_from_overviews(web, write_tif, resampled) -> None:
+def test_small_pictures_come_from_overviews(
+    web: Web, write_tif: Callable[..., Path], resampled: bool
+) -> None:
     rows, cols = np.mgrid[:1024, :1024]
     smooth = np.stack([rows // 8, cols // 8, (rows + cols) // 16]).astype(np.uint8)
     noisy = smooth + np.random.default_rng(0).integers(0, 8, smooth.shape).astype(np.uint8)
@@ -90,7 +104,9 @@ def test_small_pictures_come_from_overviews(web, write_tif, resampled) -> None:
     assert sum(line["bytes"] for line in web.asked("a.tif")) < 0.15 * local.stat().st_size
 
 
-def test_masks_beside_remote_files_count(web, write_tif, noise) -> None:
+def test_masks_beside_remote_files_count(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]
+) -> None:
     mask = np.arange(SIDE)[:, None] + np.zeros(SIDE) > 99
     write_tif(web.folder / "a.tif", noise)
     with rasterio.open(web.folder / "a.tif", "r+") as dataset:
@@ -102,7 +118,9 @@ def test_masks_beside_remote_files_count(web, write_tif, noise) -> None:
 
 @pytest.mark.parametrize("mode", ["busy2", "cut2"])
 @pytest.mark.parametrize("resampled", [False, True])
-def test_what_fails_for_a_while_is_tried_again(web, write_tif, noise, mode, resampled) -> None:
+def test_what_fails_for_a_while_is_tried_again(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any], mode: str, resampled: bool
+) -> None:
     one, grid = at_half_a_pixel(write_tif(web.folder / "a.tif", noise, **COG))
     there, _ = at_half_a_pixel(web.at("a.tif", mode))
     offset, grid = (None, grid) if resampled else ((0, 0), one.grid)
@@ -112,7 +130,13 @@ def test_what_fails_for_a_while_is_tried_again(web, write_tif, noise, mode, resa
 
 
 @pytest.mark.parametrize("kind", [COG, {}, {"compress": "lzw"}, {"driver": "JPEG"}])
-def test_a_broken_connection_is_an_error(web, write_tif, noise, kind, monkeypatch) -> None:
+def test_a_broken_connection_is_an_error(
+    web: Web,
+    write_tif: Callable[..., Path],
+    noise: NDArray[Any],
+    kind: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
     place = {"crs": None, "transform": None} if kind.get("driver") == "JPEG" else {}
     write_tif(web.folder / "a.tif", noise, **kind, **place)
@@ -130,7 +154,9 @@ def write_vrt(path: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("driver", ["PNG", "ENVI", "BMP"])
-def test_formats_that_would_turn_black_are_refused(web, write_tif, noise, driver) -> None:
+def test_formats_that_would_turn_black_are_refused(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any], driver: str
+) -> None:
     write_tif(web.folder / "a.img", noise, driver=driver, crs=None, transform=None)
     with pytest.raises(SceneError, match=rf"expected a GeoTIFF.*found {driver} .*copy it here"):
         inspect("t1", web.at("a.img"), None, None)
@@ -140,7 +166,9 @@ def test_formats_that_would_turn_black_are_refused(web, write_tif, noise, driver
         inspect("t1", web.folder / "a.vrt", None, None)
 
 
-def test_a_vrt_here_of_files_there(web, write_tif, noise, monkeypatch) -> None:
+def test_a_vrt_here_of_files_there(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "3")
     write_tif(web.folder / "a.tif", noise, **COG)
     write_vrt(web.folder / "a.vrt", web.at("a.tif", "cut2"))
@@ -149,7 +177,9 @@ def test_a_vrt_here_of_files_there(web, write_tif, noise, monkeypatch) -> None:
     assert web.asked("a.tif")
 
 
-def test_a_file_that_was_replaced_is_read_anew(web, write_tif, noise) -> None:
+def test_a_file_that_was_replaced_is_read_anew(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]
+) -> None:
     box = Box(0, 0, SIDE, SIDE)
     write_tif(web.folder / "a.tif", noise, **COG)
     before = inspect("t1", web.at("a.tif"), None, None)
@@ -162,7 +192,9 @@ def test_a_file_that_was_replaced_is_read_anew(web, write_tif, noise) -> None:
     assert look(web.at("a.tif")).stamp != before.stamp
 
 
-def test_what_a_server_says_of_a_file(web, write_tif, noise) -> None:
+def test_what_a_server_says_of_a_file(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]
+) -> None:
     local = write_tif(web.folder / "a.tif", noise)
     told = look(web.at("a.tif"))
     assert (told.nbytes, bool(told.etag)) == (local.stat().st_size, True)
@@ -172,7 +204,9 @@ def test_what_a_server_says_of_a_file(web, write_tif, noise) -> None:
     forget(web.at("none.tif"))
 
 
-def test_object_stores_are_gdals_own(web, write_tif, noise, monkeypatch) -> None:
+def test_object_stores_are_gdals_own(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With credentials from the environment alone, which no client library signs with."""
     write_tif(web.folder / "a.tif", noise, **COG)
     environment = {
@@ -195,7 +229,7 @@ def test_object_stores_are_gdals_own(web, write_tif, noise, monkeypatch) -> None
         read(f"s3://403/{web.folder.name}/b.tif", Box(0, 0, 1, 1))
 
 
-def test_settings_of_the_user_come_first(monkeypatch) -> None:
+def test_settings_of_the_user_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "GDAL_HTTP_MAX_RETRY"
     with input_files("https://h/a.tif"):
         assert get_gdal_config(name) == 4
@@ -209,14 +243,16 @@ def test_settings_of_the_user_come_first(monkeypatch) -> None:
         assert get_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN") == "EMPTY_DIR"
 
 
-def test_nothing_stays_open(web, write_tif, noise) -> None:
+def test_nothing_stays_open(web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]) -> None:
     """A dataset that stays open fetches ahead of what is wanted."""
     write_tif(web.folder / "a.tif", noise, **COG)
     read(web.at("a.tif"), Box(0, 0, 10, 10))
     assert not source_module._handles.open
 
 
-def test_a_pair_of_addresses_given_as_paths(web, write_tif, noise) -> None:
+def test_a_pair_of_addresses_given_as_paths(
+    web: Web, write_tif: Callable[..., Path], noise: NDArray[Any]
+) -> None:
     write_tif(web.folder / "a.tif", noise, **COG)
     shutil.copy(web.folder / "a.tif", web.folder / "b.tif")
     pair = ScenePair.open(Path(web.at("a.tif")), Path(web.at("b.tif")))

@@ -14,7 +14,7 @@ def planes(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(40, 52), (20, 26), (13, 97), (80, 104), (1, 1), (40, 60)])
-def test_the_values_are_those_of_torch_and_pillow(shape):
+def test_the_values_are_those_of_torch_and_pillow(shape: tuple[int, int]) -> None:
     image = planes(2, 3, 40, 52)
     found = resampled(image, shape)
     assert found.dtype == np.float32
@@ -24,7 +24,7 @@ def test_the_values_are_those_of_torch_and_pillow(shape):
     np.testing.assert_allclose(found[1, 2], np.asarray(pillow), atol=1e-3, rtol=1e-5)
 
 
-def test_equal_values_stay_and_nothing_is_added():
+def test_equal_values_stay_and_nothing_is_added() -> None:
     equal = np.full((1, 31, 17), 7, np.float32)
     np.testing.assert_allclose(resampled(equal, (12, 40)), 7, rtol=1e-6)
     image = planes(1, 24, 24)
@@ -32,7 +32,7 @@ def test_equal_values_stay_and_nothing_is_added():
     np.testing.assert_array_equal(resampled(image, (24, 24)), image)
 
 
-def test_a_part_of_a_line_is_resampled_as_in_the_whole_line():
+def test_a_part_of_a_line_is_resampled_as_in_the_whole_line() -> None:
     image = planes(1, 240, 16)
     whole = resampled(image, (160, 16))
     part = resampled(image[:, 60:180], (80, 16))

@@ -1,6 +1,8 @@
 """The columns of a review: one set of words and types, whatever format they come from."""
 
 import datetime
+from pathlib import Path
+from typing import Any
 
 import geopandas
 import pandas as pd
@@ -13,7 +15,7 @@ from rscd.base.errors import DataError
 from rscd.geo.reviewed import COLUMNS, STATUSES, checked_review, instant, read_reviewed
 
 
-def table(**columns):
+def table(**columns: Any) -> geopandas.GeoDataFrame:
     count = max(map(len, columns.values()))
     columns = {"id": range(1, count + 1), **columns}
     return geopandas.GeoDataFrame(
@@ -31,7 +33,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
-def test_every_format_gives_the_same_columns(tmp_path, suffix):
+def test_every_format_gives_the_same_columns(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"reviewed{suffix}"
     stored = table(**STORED)
     stored.to_parquet(path) if suffix == ".parquet" else stored.to_file(path)
@@ -47,7 +49,7 @@ def test_every_format_gives_the_same_columns(tmp_path, suffix):
     assert found["edited"].tolist() == STORED["edited"]
 
 
-def test_missing_columns_are_added_undecided():
+def test_missing_columns_are_added_undecided() -> None:
     found = checked_review(table(score=[0.5, 0.7]), "change.gpkg")
     assert list(found.columns) == ["id", "score", "geometry", *COLUMNS]
     assert found["status"].tolist() == ["unreviewed"] * 2
@@ -67,12 +69,12 @@ def test_missing_columns_are_added_undecided():
         ({"id": ["a"]}, "whole numbers as id.*'a'"),
     ],
 )
-def test_values_that_are_none_are_refused(columns, words):
+def test_values_that_are_none_are_refused(columns: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         checked_review(table(**columns), "change.gpkg")
 
 
-def test_a_layer_without_status_is_refused_with_what_to_do(tmp_path):
+def test_a_layer_without_status_is_refused_with_what_to_do(tmp_path: Path) -> None:
     table(score=[1.0]).to_file(tmp_path / "change.gpkg")
     with pytest.raises(DataError, match=r"column status.*found id, score; .*rscd review apply"):
         read_reviewed(tmp_path / "change.gpkg")
@@ -93,7 +95,7 @@ def test_a_layer_without_status_is_refused_with_what_to_do(tmp_path):
         max_size=2,
     )
 )
-def test_instants_sort_as_times(times):
+def test_instants_sort_as_times(times: list[Any]) -> None:
     whole = [time.replace(microsecond=time.microsecond // 1000 * 1000) for time in times]
     texts = [instant(time.isoformat()) for time in whole]
     assert (texts[0] < texts[1]) == (whole[0] < whole[1])

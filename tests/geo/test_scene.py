@@ -3,7 +3,10 @@
 import math
 import pickle
 import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
@@ -20,6 +25,7 @@ from rasterio.warp import calculate_default_transform, reproject
 from scipy.ndimage import binary_erosion
 
 from rscd.base.errors import GridMismatchError, RscdError, SceneError, UsageError
+from rscd.base.types import Align
 from rscd.geo.grid import apply, compose
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles, parse_bands
@@ -30,31 +36,40 @@ HEIGHT, WIDTH = 40, 60
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
 
-def noise(shape=(3, HEIGHT, WIDTH), dtype=np.uint8, seed=0):
+def noise(
+    shape: tuple[int, int, int] = (3, HEIGHT, WIDTH),
+    dtype: str | type[Any] = np.uint8,
+    seed: int = 0,
+) -> NDArray[Any]:
     high = {"u": 250, "i": 250, "f": 1}[np.dtype(dtype).kind]
     return (np.random.default_rng(seed).random(shape) * high + 1).astype(dtype)
 
 
-def whole(pair):
+def whole(pair: ScenePair) -> tuple[NDArray[Any], NDArray[Any]]:
     return pair.read(Box(0, 0, *pair.shape_hw))
 
 
-def moved(cols, rows, base=UTM):
+def moved(cols: float, rows: float, base: Affine = UTM) -> Affine:
     return compose(base, Affine.translation(cols, rows))
 
 
-def centres(grid):
+def centres(grid: GeoBox) -> tuple[NDArray[Any], NDArray[Any]]:
     """CRS coordinates of all pixel centres, (h,w) each."""
     col, row = np.meshgrid(np.arange(grid.shape[1]) + 0.5, np.arange(grid.shape[0]) + 0.5)
     return apply(grid.affine, col, row)
 
 
-def painted(function, shape, transform, crs_to=None):
+def painted(
+    function: Callable[..., Any],
+    shape: tuple[int, int],
+    transform: Affine,
+    crs_to: tuple[str, str] | None = None,
+) -> NDArray[Any]:
     """An image whose values are a function of the coordinates of its pixel centres."""
     col, row = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5)
     x, y = apply(transform, col, row)
@@ -65,7 +80,9 @@ def painted(function, shape, transform, crs_to=None):
 
 class TestOneGrid:
     @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "float32", "float64"])
-    def test_values_are_those_of_rasterio(self, tmp_path, write_tif, dtype):
+    def test_values_are_those_of_rasterio(
+        self, tmp_path: Path, write_tif: Callable[..., Path], dtype: str
+    ) -> None:
         a, b = noise(dtype=dtype, seed=1), noise(dtype=dtype, seed=2)
         if dtype == "int8":
             a, b = a % 100, b % 100
@@ -80,7 +97,9 @@ class TestOneGrid:
 
     @settings(max_examples=40, deadline=None)
     @given(st.integers(-120, 120), st.integers(-120, 120), st.integers(1, 150), st.integers(1, 150))
-    def test_boxes_anywhere_are_the_reflected_scene(self, tmp_path_factory, row, col, h, w):
+    def test_boxes_anywhere_are_the_reflected_scene(
+        self, tmp_path_factory: pytest.TempPathFactory, row: int, col: int, h: int, w: int
+    ) -> None:
         pair = self.shared_pair(tmp_path_factory)
         top, left = max(0, -row), max(0, -col)
         bottom, right = max(0, row + h - HEIGHT), max(0, col + w - WIDTH)
@@ -95,7 +114,7 @@ class TestOneGrid:
     _pair: ScenePair | None = None
 
     @classmethod
-    def shared_pair(cls, tmp_path_factory):
+    def shared_pair(cls, tmp_path_factory: pytest.TempPathFactory) -> ScenePair:
         if cls._pair is None:
             folder = tmp_path_factory.mktemp("shared")
             for name, seed in (("a.tif", 1), ("b.tif", 2)):
@@ -114,25 +133,29 @@ class TestOneGrid:
             cls._pair = ScenePair.open(folder / "a.tif", folder / "b.tif")
         return cls._pair
 
-    def test_a_scene_of_one_pixel(self, tmp_path, write_tif):
+    def test_a_scene_of_one_pixel(self, tmp_path: Path, write_tif: Callable[..., Path]) -> None:
         a = write_tif(tmp_path / "a.tif", np.full((1, 1, 1), 7, np.uint8))
         image, valid = ScenePair.open(a, a).read(Box(-3, -2, 8, 5))
         assert (image == 7).all()
         assert valid.sum() == 1
         assert valid[3, 2]
 
-    def test_bands_are_chosen_in_the_order_asked(self, tmp_path, write_tif):
+    def test_bands_are_chosen_in_the_order_asked(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = noise((16, 5, 5))
         path = write_tif(tmp_path / "a.tif", a)
         assert ScenePair.open(path, path).n_bands == 16
         pair = ScenePair.open(path, path, bands=(7, 2))
         np.testing.assert_array_equal(whole(pair)[0][0], a[[6, 1]])
 
-    def test_a_pair_is_a_value_that_can_be_pickled(self, tmp_path, write_tif):
+    def test_a_pair_is_a_value_that_can_be_pickled(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise(seed=1))
         b = write_tif(tmp_path / "b.tif", noise(seed=2), transform=moved(3.5, 2.5))
         pair = ScenePair.open(a, b).crop(
-            shapely.box(500_100, 4_999_700, 500_300, 4_999_900), mask=1
+            shapely.box(500_100, 4_999_700, 500_300, 4_999_900), mask=True
         )
         before = whole(pair)
         again = pickle.loads(pickle.dumps(pair))
@@ -140,7 +163,9 @@ class TestOneGrid:
         for one, other in zip(before, whole(again), strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_a_pair_serves_many_threads(self, tmp_path, write_tif):
+    def test_a_pair_serves_many_threads(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(
             tmp_path / "a.tif",
             noise((2, 200, 200), seed=1),
@@ -159,7 +184,9 @@ class TestOneGrid:
                 np.testing.assert_array_equal(part, image[:, :, at[0], at[1]])
                 np.testing.assert_array_equal(part_valid, valid[at])
 
-    def test_a_file_that_was_replaced_is_read_anew(self, tmp_path, write_tif):
+    def test_a_file_that_was_replaced_is_read_anew(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         path = write_tif(tmp_path / "a.tif", noise(seed=1))
         whole(ScenePair.open(path, path))
         path.unlink()
@@ -180,8 +207,8 @@ class TestAlignment:
     )
     @pytest.mark.parametrize("align", ["t1", "t2"])
     def test_whole_pixel_shifts_are_cut_out_and_not_resampled(
-        self, tmp_path, write_tif, base, align
-    ):
+        self, tmp_path: Path, write_tif: Callable[..., Path], base: Affine, align: Align
+    ) -> None:
         a, b = noise(seed=1), noise((3, 50, 30), seed=2)
         t2_base = moved(7, -4, base)
         pair = ScenePair.open(
@@ -199,7 +226,9 @@ class TestAlignment:
             [*pair.grid.affine[:6]], [*moved(7, 0, base)[:6]], rtol=1e-9, atol=1e-7
         )
 
-    def test_sizes_that_differ_by_a_row(self, tmp_path, write_tif):
+    def test_sizes_that_differ_by_a_row(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a, b = noise(seed=1), noise((3, HEIGHT + 1, WIDTH - 1), seed=2)
         pair = ScenePair.open(write_tif(tmp_path / "a.tif", a), write_tif(tmp_path / "b.tif", b))
         assert pair.shape_hw == (HEIGHT, WIDTH - 1)
@@ -211,11 +240,15 @@ class TestAlignment:
     @settings(max_examples=15, deadline=None)
     @given(st.floats(-3, 3), st.floats(-3, 3))
     def test_a_fraction_of_a_pixel_interpolates_a_ramp_exactly(
-        self, tmp_path_factory, write_tif, cols, rows
-    ):
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        write_tif: Callable[..., Path],
+        cols: float,
+        rows: float,
+    ) -> None:
         folder = tmp_path_factory.mktemp("ramp")
 
-        def ramp(x, y):
+        def ramp(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
             return (x - 500_000) / 10 + 3 * (5_000_000 - y) / 10
 
         t2_transform = moved(cols, rows)
@@ -232,8 +265,10 @@ class TestAlignment:
         assert valid[inner].all()
 
     @pytest.mark.parametrize("scale", [0.25, 0.8, 1.7])
-    def test_another_resolution_reproduces_a_smooth_image(self, tmp_path, write_tif, scale):
-        def wave(x, y):
+    def test_another_resolution_reproduces_a_smooth_image(
+        self, tmp_path: Path, write_tif: Callable[..., Path], scale: float
+    ) -> None:
+        def wave(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
             return 100 + 50 * np.sin(x / 90) * np.cos(y / 110)
 
         t2_transform = compose(moved(-2.3, -1.7), Affine.scale(scale))
@@ -251,8 +286,10 @@ class TestAlignment:
 
     @pytest.mark.parametrize("align", ["t1", "t2"])
     @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:32632", "EPSG:2154"])
-    def test_another_crs_reproduces_a_smooth_image(self, tmp_path, write_tif, crs, align):
-        def wave(x, y):
+    def test_another_crs_reproduces_a_smooth_image(
+        self, tmp_path: Path, write_tif: Callable[..., Path], crs: str, align: Align
+    ) -> None:
+        def wave(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
             return 100 + 50 * np.sin((x - 5e5) / 90) * np.cos((y - 5e6) / 110)
 
         transform, width, height = calculate_default_transform(
@@ -277,7 +314,9 @@ class TestAlignment:
             assert np.abs(date[0] - exact)[inner].max() < 1.5
             assert np.abs(date[0] - exact)[valid].max() < 3
 
-    def test_positions_are_exact_to_a_hundredth_of_a_pixel(self, tmp_path, write_tif):
+    def test_positions_are_exact_to_a_hundredth_of_a_pixel(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         """Bilinear resampling of column and row numbers tells where each pixel was taken from."""
         t2_transform = Affine(0.2, 0, 0, 0, -0.2, 65)  # over 30 degrees, where meridians converge
         cols, rows = np.meshgrid(np.arange(150) + 0.5, np.arange(125) + 0.5)
@@ -303,13 +342,15 @@ class TestAlignment:
         inner = binary_erosion(valid, np.ones((5, 5)))
         assert np.abs(image[1] - np.stack(exact))[:, inner].max() < 0.01
 
-    def test_no_half_pixel_shift_between_two_crs(self, tmp_path, write_tif):
+    def test_no_half_pixel_shift_between_two_crs(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         # a shift of 0.05 pixels would show on this slope of 20 per pixel
         transform, width, height = calculate_default_transform(
             "EPSG:32633", "EPSG:3857", WIDTH, HEIGHT, 500_000, 4_999_600, 500_600, 5_000_000
         )
 
-        def slope(x, y):
+        def slope(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
             return 2 * (x - 500_000) - 2 * (y - 5_000_000)
 
         a = write_tif(tmp_path / "a.tif", painted(slope, (HEIGHT, WIDTH), UTM))
@@ -334,8 +375,10 @@ class TestAlignment:
             compose(Affine.rotation(20), Affine.shear(10, 5)),
         ],
     )
-    def test_rotated_and_flipped_transforms(self, tmp_path, write_tif, linear):
-        def wave(x, y):
+    def test_rotated_and_flipped_transforms(
+        self, tmp_path: Path, write_tif: Callable[..., Path], linear: Affine
+    ) -> None:
+        def wave(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
             return 100 + 50 * np.sin((x - 5e5) / 90) * np.cos((y - 5e6) / 110)
 
         # turned about the middle of the scene, and large enough to cover it
@@ -350,7 +393,9 @@ class TestAlignment:
         assert valid.all()
         assert np.abs(image[1] - image[0]).max() < 1.5
 
-    def test_outside_a_rotated_footprint_nothing_is_valid(self, tmp_path, write_tif):
+    def test_outside_a_rotated_footprint_nothing_is_valid(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         t2_transform = compose(
             moved(30, 20), compose(Affine.rotation(45), Affine.translation(-14, -14))
         )
@@ -363,7 +408,9 @@ class TestAlignment:
         np.testing.assert_array_equal(valid, (u > 0) & (u < 28) & (v > 0) & (v < 28))
         assert (image[:, :, ~valid] == 0).all()
 
-    def test_partial_overlap_keeps_the_intersection(self, tmp_path, write_tif):
+    def test_partial_overlap_keeps_the_intersection(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise(seed=1))
         b = write_tif(tmp_path / "b.tif", noise(seed=2), transform=moved(40.5, 25.5))
         pair = ScenePair.open(a, b)
@@ -373,8 +420,12 @@ class TestAlignment:
     @settings(max_examples=8, deadline=None)
     @given(st.integers(5, 64), st.integers(0, 9))
     def test_warped_tiles_equal_the_warped_whole_to_the_bit(
-        self, tmp_path_factory, write_tif, tile_size, halo
-    ):
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        write_tif: Callable[..., Path],
+        tile_size: int,
+        halo: int,
+    ) -> None:
         folder = tmp_path_factory.mktemp("warp")
         a = write_tif(folder / "a.tif", noise((2, 90, 150), np.uint16, seed=1))
         transform, width, height = calculate_default_transform(
@@ -401,7 +452,9 @@ class TestAlignment:
             np.testing.assert_array_equal(part_valid[tile.inner], valid[at])
         close_handles()
 
-    def test_none_accepts_equal_grids_alone(self, tmp_path, write_tif):
+    def test_none_accepts_equal_grids_alone(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise(seed=1))
         assert ScenePair.open(a, a, align="none").shape_hw == (HEIGHT, WIDTH)
         shifted = write_tif(tmp_path / "b.tif", noise(seed=2), transform=moved(2.5, -1))
@@ -421,20 +474,24 @@ class TestAlignment:
 
 
 class TestMismatches:
-    def test_no_overlap_names_both_bounds(self, tmp_path, write_tif):
+    def test_no_overlap_names_both_bounds(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise())
         b = write_tif(tmp_path / "b.tif", noise(), transform=moved(100, 0))
         with pytest.raises(GridMismatchError, match=r"\(500000, .*\(501000, .*EPSG:32633"):
             ScenePair.open(a, b)
 
-    def test_a_crs_on_one_side_only(self, tmp_path, write_tif):
+    def test_a_crs_on_one_side_only(self, tmp_path: Path, write_tif: Callable[..., Path]) -> None:
         a = write_tif(tmp_path / "a.tif", noise())
         b = write_tif(tmp_path / "b.tif", noise(), crs=None)
         for pair in ((a, b), (b, a)):
             with pytest.raises(GridMismatchError, match=r"gdal_edit.py -a_srs EPSG:32633 .*b\.tif"):
                 ScenePair.open(*pair)
 
-    def test_pixels_alone_need_one_size(self, tmp_path, write_tif):
+    def test_pixels_alone_need_one_size(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise(seed=1), crs=None, transform=None)
         b = write_tif(tmp_path / "b.tif", noise(seed=2), crs=None, transform=None)
         image, valid = whole(ScenePair.open(a, b))
@@ -444,8 +501,10 @@ class TestMismatches:
         with pytest.raises(GridMismatchError, match="60 x 40 and 60 x 10"):
             ScenePair.open(a, c)
 
-    def test_grids_without_a_crs_are_aligned_in_their_one_plane(self, tmp_path, write_tif):
-        def ramp(x, y):
+    def test_grids_without_a_crs_are_aligned_in_their_one_plane(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
+        def ramp(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
             return x / 10 - 3 * y / 10
 
         plane, other = Affine(10, 0, 0, 0, -10, 0), Affine(10, 0, 4, 0, -10, -7)
@@ -461,18 +520,24 @@ class TestMismatches:
         assert valid[1:-1, 1:-1].all()
         np.testing.assert_allclose(image[1, 0, 1:-1, 1:-1], image[0, 0, 1:-1, 1:-1], atol=1e-3)
 
-    def test_numbers_of_bands_that_differ(self, tmp_path, write_tif):
+    def test_numbers_of_bands_that_differ(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a, b = write_tif(tmp_path / "a.tif", noise()), write_tif(tmp_path / "b.tif", noise()[:1])
         with pytest.raises(SceneError, match=r"3 in .*a\.tif and 1 in .*b\.tif; .*--bands"):
             ScenePair.open(a, b)
         assert ScenePair.open(a, b, bands=(1,)).n_bands == 1
 
-    def test_band_numbers_that_do_not_exist(self, tmp_path, write_tif):
+    def test_band_numbers_that_do_not_exist(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise())
         with pytest.raises(SceneError, match=r"from 1 to 3 .* found 4, 9; correct --bands"):
             ScenePair.open(a, a, bands=(1, 4, 9))
 
-    def test_seventeen_bands_are_too_many(self, tmp_path, write_tif):
+    def test_seventeen_bands_are_too_many(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise((17, 4, 4)))
         with pytest.raises(SceneError, match="at most 16 bands, found 17"):
             ScenePair.open(a, a)
@@ -480,7 +545,14 @@ class TestMismatches:
 
 
 class TestValidity:
-    def pair(self, tmp_path, write_tif, a, b, **profile):
+    def pair(
+        self,
+        tmp_path: Path,
+        write_tif: Callable[..., Path],
+        a: NDArray[Any],
+        b: NDArray[Any],
+        **profile: Any,
+    ) -> ScenePair:
         return ScenePair.open(
             write_tif(tmp_path / "a.tif", a, **profile), write_tif(tmp_path / "b.tif", b, **profile)
         )
@@ -500,7 +572,9 @@ class TestValidity:
         ],
     )
     @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
-    def test_nodata_of_either_date_suffices(self, tmp_path, write_tif, dtype, nodata):
+    def test_nodata_of_either_date_suffices(
+        self, tmp_path: Path, write_tif: Callable[..., Path], dtype: str, nodata: float
+    ) -> None:
         a, b = noise(dtype=dtype, seed=1), noise(dtype=dtype, seed=2)
         a[:, 3, 4] = nodata
         b[:, 5, 6] = nodata
@@ -510,7 +584,9 @@ class TestValidity:
         np.testing.assert_array_equal(valid, expected)
         assert (image[:, :, ~valid] == 0).all()
 
-    def test_one_band_at_nodata_is_a_dark_pixel_and_all_bands_are_none(self, tmp_path, write_tif):
+    def test_one_band_at_nodata_is_a_dark_pixel_and_all_bands_are_none(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = noise()
         a[0, 3, 4] = 0
         a[:, 5, 6] = 0
@@ -518,7 +594,9 @@ class TestValidity:
         assert valid[3, 4]
         assert not valid[5, 6]
 
-    def test_one_band_at_nodata_stays_dark_when_resampled(self, tmp_path, write_tif):
+    def test_one_band_at_nodata_stays_dark_when_resampled(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         b = np.full((2, HEIGHT, WIDTH), 100, np.uint8)
         b[0, 10:20, 10:20] = 0
         t1 = write_tif(tmp_path / "a.tif", noise((2, HEIGHT, WIDTH)), nodata=0)
@@ -529,7 +607,9 @@ class TestValidity:
         assert (image[1, 0, 10, 11:20] == 50).all()
         assert (image[1, 1, 1:, 1:] == 100).all()
 
-    def test_nan_without_declared_nodata(self, tmp_path, write_tif):
+    def test_nan_without_declared_nodata(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = noise(dtype=np.float32)
         a[1, 3, 4], a[0, 7, 7] = np.nan, np.inf
         image, valid = whole(self.pair(tmp_path, write_tif, a, noise(dtype=np.float32)))
@@ -537,7 +617,9 @@ class TestValidity:
         assert np.isfinite(image).all()
 
     @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-    def test_alpha_is_validity_and_no_band(self, tmp_path, write_tif, dtype):
+    def test_alpha_is_validity_and_no_band(
+        self, tmp_path: Path, write_tif: Callable[..., Path], dtype: str
+    ) -> None:
         a = noise((4, HEIGHT, WIDTH), dtype)
         a[3] = np.iinfo(dtype).max
         a[3, 3, 4], a[3, 5, 5] = 0, 1
@@ -546,13 +628,15 @@ class TestValidity:
         valid = whole(pair)[1]
         assert np.argwhere(~valid).tolist() == [[3, 4]]
 
-    def test_internal_mask(self, tmp_path, write_tif):
+    def test_internal_mask(self, tmp_path: Path, write_tif: Callable[..., Path]) -> None:
         mask = np.ones((HEIGHT, WIDTH), bool)
         mask[:5, :7] = False
         pair = self.pair(tmp_path, write_tif, noise(seed=1), noise(seed=2), mask=mask)
         np.testing.assert_array_equal(whole(pair)[1], mask)
 
-    def test_src_nodata_takes_the_place_of_what_the_files_say(self, tmp_path, write_tif):
+    def test_src_nodata_takes_the_place_of_what_the_files_say(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         a = noise()
         a[:, 3, 4], a[:, 5, 6] = 0, 99
         path = write_tif(tmp_path / "a.tif", a, nodata=0)
@@ -563,20 +647,24 @@ class TestValidity:
     @pytest.mark.parametrize("nodata", [-9999.0, 300.0, math.nan, 0.5])
     @pytest.mark.parametrize("shift", [0, 0.5])
     def test_a_nodata_value_the_type_cannot_hold_marks_nothing(
-        self, tmp_path, write_tif, nodata, shift
-    ):
+        self, tmp_path: Path, write_tif: Callable[..., Path], nodata: float, shift: float
+    ) -> None:
         a = write_tif(tmp_path / "a.tif", noise(seed=1))
         b = write_tif(tmp_path / "b.tif", noise(seed=2), transform=moved(shift, shift))
         valid = whole(ScenePair.open(a, b, src_nodata=nodata))[1]
         assert valid[1:-1, 1:-1].all()
 
     @pytest.mark.parametrize("kind", ["nodata", "nan", "alpha", "mask", "src_nodata", "bare nan"])
-    def test_validity_is_carried_through_resampling(self, tmp_path, write_tif, kind):
+    def test_validity_is_carried_through_resampling(
+        self, tmp_path: Path, write_tif: Callable[..., Path], kind: str
+    ) -> None:
         """A pixel is valid where t2 is; no value of an invalid pixel leaks into its neighbours."""
         b = np.full((2, HEIGHT, WIDTH), 100, np.float32)
         hole = np.zeros((HEIGHT, WIDTH), bool)
         hole[10:20, 12:30] = True
-        profile, options, fill = {}, {}, 7000
+        profile: dict[str, Any] = {}
+        options: dict[str, Any] = {}
+        fill: float = 7000
         if kind == "nodata":
             profile = {"nodata": 7000}
         elif kind in ("nan", "bare nan"):
@@ -598,7 +686,9 @@ class TestValidity:
         assert valid[22:, 1:].all()
         assert np.abs(image[1][:, valid] - 100).max() < 1e-3
 
-    def test_a_mask_beside_src_nodata_no_longer_counts(self, tmp_path, write_tif):
+    def test_a_mask_beside_src_nodata_no_longer_counts(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         mask = np.ones((HEIGHT, WIDTH), bool)
         mask[:5] = False
         a = noise()
@@ -612,7 +702,7 @@ class TestValidity:
 
 
 class TestAreasOfInterest:
-    def test_a_rectangle_crops(self, tmp_path, write_tif):
+    def test_a_rectangle_crops(self, tmp_path: Path, write_tif: Callable[..., Path]) -> None:
         a = noise()
         path = write_tif(tmp_path / "a.tif", a)
         pair = ScenePair.open(path, path).crop(
@@ -621,7 +711,9 @@ class TestAreasOfInterest:
         np.testing.assert_array_equal(whole(pair)[0][0], a[:, 5:20, 10:20])
         assert "cropped at column 10, row 5" in pair.alignment["t1"]
 
-    def test_outside_polygons_nothing_is_valid(self, tmp_path, write_tif):
+    def test_outside_polygons_nothing_is_valid(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         path = write_tif(tmp_path / "a.tif", noise())
         corners = [(500_100, 4_999_800), (500_304, 4_999_800), (500_100, 5_000_000)]
         triangle = shapely.Polygon(corners)
@@ -631,7 +723,9 @@ class TestAreasOfInterest:
         part = pair.read(Box(5, 3, 7, 9))[1]
         np.testing.assert_array_equal(part, whole(pair)[1][5:12, 3:12])
 
-    def test_areas_that_miss_the_scene(self, tmp_path, write_tif):
+    def test_areas_that_miss_the_scene(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         path = write_tif(tmp_path / "a.tif", noise())
         pair = ScenePair.open(path, path)
         with pytest.raises(GridMismatchError, match=r"touches the scene, found .*--bbox-crs"):
@@ -641,34 +735,34 @@ class TestAreasOfInterest:
 
 
 class TestUnusableFiles:
-    def refused(self, path, match, error=SceneError):
+    def refused(self, path: Path, match: str, error: type[SceneError] = SceneError) -> None:
         with pytest.raises(error, match=match) as caught:
             whole(ScenePair.open(path, path))
         assert "\n" not in str(caught.value)
 
-    def test_missing(self, tmp_path):
+    def test_missing(self, tmp_path: Path) -> None:
         self.refused(tmp_path / "none.tif", "no file at .*none.tif")
 
-    def test_empty(self, tmp_path):
+    def test_empty(self, tmp_path: Path) -> None:
         path = tmp_path / "empty.tif"
         path.touch()
         self.refused(path, "t1, found an empty file at .*empty.tif")
 
-    def test_text(self, tmp_path):
+    def test_text(self, tmp_path: Path) -> None:
         path = tmp_path / "text.tif"
         path.write_text("not a raster")
         self.refused(path, r"found text at .*text\.tif; check the file")
 
-    def test_a_folder(self, tmp_path):
+    def test_a_folder(self, tmp_path: Path) -> None:
         self.refused(tmp_path, "found a folder at .*; name a file in it")
 
     @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
-    def test_truncated(self, tmp_path, write_tif, share):
+    def test_truncated(self, tmp_path: Path, write_tif: Callable[..., Path], share: float) -> None:
         path = write_tif(tmp_path / "a.tif", noise((3, 300, 300)), compress="deflate")
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
         self.refused(path, "damage or an unknown format in .*a.tif")
 
-    def test_truncated_and_resampled(self, tmp_path, write_tif):
+    def test_truncated_and_resampled(self, tmp_path: Path, write_tif: Callable[..., Path]) -> None:
         good = write_tif(tmp_path / "a.tif", noise((3, 300, 300)))
         bad = write_tif(
             tmp_path / "b.tif", noise((3, 300, 300)), compress="deflate", transform=moved(0.5, 0.5)
@@ -678,12 +772,14 @@ class TestUnusableFiles:
             whole(ScenePair.open(good, bad))
 
     @pytest.mark.parametrize("dtype", ["complex64", "complex128", "complex_int16"])
-    def test_complex(self, tmp_path, write_tif, dtype):
+    def test_complex(self, tmp_path: Path, write_tif: Callable[..., Path], dtype: str) -> None:
         pixels = np.ones((1, 4, 4), np.complex64 if dtype == "complex_int16" else dtype)
         path = write_tif(tmp_path / "a.tif", pixels, dtype=dtype)
         self.refused(path, "real pixel values")
 
-    def test_ground_control_points_alone(self, tmp_path, write_tif):
+    def test_ground_control_points_alone(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         gcps = [
             GroundControlPoint(row=r, col=c, x=15 + c * 1e-4, y=45 - r * 1e-4)
             for r, c in ((0, 0), (0, 60), (40, 0), (40, 60))
@@ -691,7 +787,9 @@ class TestUnusableFiles:
         path = write_tif(tmp_path / "a.tif", noise(), gcps=gcps, transform=None, crs="EPSG:4326")
         self.refused(path, "only ground control points .*gdalwarp -tps")
 
-    def test_rational_polynomials_alone(self, tmp_path, write_tif):
+    def test_rational_polynomials_alone(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         rpcs = RPC(
             height_off=0,
             height_scale=500,
@@ -723,12 +821,14 @@ class TestUnusableFiles:
             Affine(1e-300, 0, 5e5, 0, -1e-300, 5e6),
         ],
     )
-    def test_degenerate_transforms(self, tmp_path, write_tif, transform):
+    def test_degenerate_transforms(
+        self, tmp_path: Path, write_tif: Callable[..., Path], transform: Affine
+    ) -> None:
         path = write_tif(tmp_path / "a.tif", noise(), transform=transform)
         self.refused(path, "degenerate transform")
 
 
-def test_band_lists():
+def test_band_lists() -> None:
     assert parse_bands("1, 2,10") == (1, 2, 10)
     for text in ("", "0", "1,,2", "-1", "1.5", "a", "1 2"):
         with pytest.raises(UsageError, match="band numbers such as 1,2,3"):
@@ -739,7 +839,7 @@ ODD_REASONS = "degenerate|control points|polynomial|real pixel|at most 16|damage
 
 
 @pytest.mark.realdata
-def test_every_odd_file_works_against_itself_or_says_why(realdata):
+def test_every_odd_file_works_against_itself_or_says_why(realdata: Path) -> None:
     worked = 0
     for path in sorted((realdata / "geotiff" / "odd").glob("*.tif")):
         try:
@@ -762,7 +862,7 @@ def test_every_odd_file_works_against_itself_or_says_why(realdata):
 
 
 @pytest.mark.realdata
-def test_naip_dates_meet_on_one_grid(realdata):
+def test_naip_dates_meet_on_one_grid(realdata: Path) -> None:
     paths = sorted((realdata / "geotiff" / "naip").glob("*.tif"))
     assert len(paths) == 4
     for t1 in paths:
@@ -780,7 +880,9 @@ def test_naip_dates_meet_on_one_grid(realdata):
 
 
 @pytest.mark.realdata
-def test_one_raster_in_two_crs_is_no_change(realdata, tmp_path, write_tif):
+def test_one_raster_in_two_crs_is_no_change(
+    realdata: Path, tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     source = realdata / "geotiff" / "fotbcd" / "val_25_A.tif"
     with rasterio.open(source) as dataset:
         pixels = dataset.read()

@@ -166,9 +166,10 @@ def test_place_and_pixel_size_of_the_item(write_tif: Any) -> None:
     assert pair.grid.crs is None
     assert pair.pixel_size_m == 0.3
     assert open_pair(bare, bare, gsd_m=0.4).pixel_size_m == 0.4
-    about = {"proj:code": "EPSG:32633", "proj:transform": [2, 0, 5e5, 0, -2, 5e6]}
+    about: dict[str, Any] = {"proj:code": "EPSG:32633", "proj:transform": [2, 0, 5e5, 0, -2, 5e6]}
     put = save(item("put", gsd=5, **about), "put.json", image=asset)
     pair = open_pair(put, put)
+    assert pair.grid.crs is not None
     assert pair.grid.crs.to_epsg() == 32633
     assert pair.grid.affine == Affine(2, 0, 5e5, 0, -2, 5e6)
 

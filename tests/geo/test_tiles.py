@@ -18,7 +18,9 @@ plans = st.builds(
 
 
 @given(sides, sides, st.integers(1, 100), st.integers(0, 40), st.sampled_from([1, 2, 7, 16, 32]))
-def test_every_pixel_has_exactly_one_owner(height, width, tile_size, halo, multiple):
+def test_every_pixel_has_exactly_one_owner(
+    height: int, width: int, tile_size: int, halo: int, multiple: int
+) -> None:
     owners = np.zeros((height, width), int)
     for tile in plan_tiles((height, width), tile_size, halo, multiple):
         write = tile.write
@@ -32,8 +34,8 @@ def test_every_pixel_has_exactly_one_owner(height, width, tile_size, halo, multi
 
 @given(sides, sides, st.integers(1, 100), st.integers(0, 40), st.sampled_from([1, 2, 7, 16, 32]))
 def test_a_tile_reads_its_halo_at_one_phase_of_the_network(
-    height, width, tile_size, halo, multiple
-):
+    height: int, width: int, tile_size: int, halo: int, multiple: int
+) -> None:
     for tile in plan_tiles((height, width), tile_size, halo, multiple):
         read, write = tile.read, tile.write
         assert write.row - read.row >= halo
@@ -44,7 +46,7 @@ def test_a_tile_reads_its_halo_at_one_phase_of_the_network(
 
 
 @given(plans)
-def test_inner_cuts_the_write_box_out_of_the_read_box(tiles):
+def test_inner_cuts_the_write_box_out_of_the_read_box(tiles: list[Tile]) -> None:
     for tile in tiles:
         read = tile.read
         rows = np.arange(read.row, read.row + read.height)[tile.inner[0]]
@@ -59,14 +61,14 @@ def test_inner_cuts_the_write_box_out_of_the_read_box(tiles):
 
 
 @given(plans)
-def test_tiles_are_numbered_row_by_row(tiles):
+def test_tiles_are_numbered_row_by_row(tiles: list[Tile]) -> None:
     assert [tile.index for tile in tiles] == list(range(len(tiles)))
     corners = [(tile.write.row, tile.write.col) for tile in tiles]
     assert corners == sorted(corners)
 
 
 @given(plans, st.integers(1, 9))
-def test_batches_keep_order_and_have_one_shape(tiles, size):
+def test_batches_keep_order_and_have_one_shape(tiles: list[Tile], size: int) -> None:
     cut = list(batches(tiles, size))
     assert [tile for batch in cut for tile in batch] == tiles
     for batch in cut:
@@ -74,26 +76,28 @@ def test_batches_keep_order_and_have_one_shape(tiles, size):
         assert len({tile.read.shape_hw for tile in batch}) == 1
 
 
-def test_batches_are_filled_where_shapes_allow():
+def test_batches_are_filled_where_shapes_allow() -> None:
     tiles = plan_tiles((64, 64), 16)
     assert [len(batch) for batch in batches(tiles, 6)] == [6, 6, 4]
 
 
 @given(st.integers(0, 10_000), st.integers(1, 512))
-def test_round_up_is_the_smallest_multiple_not_below(value, multiple):
+def test_round_up_is_the_smallest_multiple_not_below(value: int, multiple: int) -> None:
     rounded = round_up(value, multiple)
     assert rounded % multiple == 0
     assert value <= rounded < value + multiple
 
 
 @given(st.integers(1, 12), st.integers(0, 60), st.integers(0, 60))
-def test_reflect_is_what_numpy_pads(size, before, after):
+def test_reflect_is_what_numpy_pads(size: int, before: int, after: int) -> None:
     padded = np.pad(np.arange(size), (before, after), mode="reflect")
     np.testing.assert_array_equal(reflect(-before, size + after, size), padded)
 
 
 @given(st.integers(1, 12), st.integers(-200, 200), st.integers(1, 60))
-def test_reflect_far_outside_agrees_with_reflect_from_the_scene_on(size, start, length):
+def test_reflect_far_outside_agrees_with_reflect_from_the_scene_on(
+    size: int, start: int, length: int
+) -> None:
     near, far = min(start, 0), max(start + length, size)
     whole = reflect(near, far, size)
     np.testing.assert_array_equal(
@@ -102,18 +106,18 @@ def test_reflect_far_outside_agrees_with_reflect_from_the_scene_on(size, start, 
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (512, 512), (513, 511)])
-def test_scenes_at_and_around_the_tile_size(shape):
+def test_scenes_at_and_around_the_tile_size(shape: tuple[int, int]) -> None:
     tiles = plan_tiles(shape, 512)
     assert len(tiles) == (-(-shape[0] // 512)) * (-(-shape[1] // 512))
     assert sum(tile.write.height * tile.write.width for tile in tiles) == shape[0] * shape[1]
 
 
-def test_tiles_and_boxes_are_values():
+def test_tiles_and_boxes_are_values() -> None:
     assert Box(1, 2, 3, 4) == Box(1, 2, 3, 4)
     assert Box(1, 2, 3, 4).shape_hw == (3, 4)
     assert len({Tile(0, Box(0, 0, 1, 1), Box(0, 0, 1, 1))} | set(plan_tiles((1, 1), 1))) == 1
 
 
-def test_a_grown_box_has_more_on_every_side():
+def test_a_grown_box_has_more_on_every_side() -> None:
     assert Box(5, 3, 10, 20).grown(4) == Box(1, -1, 18, 28)
     assert Box(5, 3, 10, 20).grown(4).grown(-4) == Box(5, 3, 10, 20)

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import struct
 import zipfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def three_faced() -> dict[str, bytes]:
     wall = [roof[0], roof[1], floor[1], floor[0], roof[0]]
     halves = [[roof[0], roof[1], roof[2], roof[0]], [roof[0], roof[2], roof[3], roof[0]]]
 
-    def face(ring: list[tuple[float, ...]], kind: int) -> bytes:
+    def face(ring: Sequence[tuple[float, ...]], kind: int) -> bytes:
         points = b"".join(struct.pack(f"<{len(p)}d", *p) for p in ring)
         return b"\x01" + struct.pack("<III", kind, 1, len(ring)) + points
 
@@ -253,7 +254,9 @@ def test_an_index_with_names_is_kept(tmp_path: Path) -> None:
     assert found["id"].tolist() == [1, 2]
 
 
-def test_numbers_that_gdal_changes_are_said(tmp_path: Path, caplog) -> None:
+def test_numbers_that_gdal_changes_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     text = squares(1, DEGREES).to_json().replace('"n": 0', f'"n": {2**64}')
     (tmp_path / "big.geojson").write_text(text)
     with caplog.at_level("WARNING"):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,18 +22,18 @@ HERE = Path("m.safetensors")
 
 
 @pytest.fixture(scope="module")
-def card() -> dict:
+def card() -> dict[str, Any]:
     return shipped_card()
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_weights(path, build_network("tiny", SMALL), "tiny", SMALL, SIZES)
     return path
 
 
-def test_the_card_that_ships_is_kept_as_it_is(card) -> None:
+def test_the_card_that_ships_is_kept_as_it_is(card: dict[str, Any]) -> None:
     assert checked_card(card, HERE) == card
 
 
@@ -56,7 +57,9 @@ def test_the_card_that_ships_is_kept_as_it_is(card) -> None:
         ("whole_pictures", ("yes", 1)),
     ],
 )
-def test_the_wrong_field_is_named_with_its_value(card, field: str, values: tuple) -> None:
+def test_the_wrong_field_is_named_with_its_value(
+    card: dict[str, Any], field: str, values: tuple[Any, ...]
+) -> None:
     for value in values:
         with pytest.raises(ModelError, match=rf"m\.safetensors, found .*{field}") as caught:
             checked_card(card | {field: value}, HERE)
@@ -64,7 +67,7 @@ def test_the_wrong_field_is_named_with_its_value(card, field: str, values: tuple
 
 
 @pytest.mark.parametrize("field", ["network", "network_args", "halo", "threshold"])
-def test_a_missing_field_is_named(card, field: str) -> None:
+def test_a_missing_field_is_named(card: dict[str, Any], field: str) -> None:
     with pytest.raises(ModelError, match=f"found none of {field}"):
         checked_card({name: value for name, value in card.items() if name != field}, HERE)
 
@@ -78,7 +81,7 @@ anything = st.recursive(
 
 @pytest.mark.slow
 @given(field=st.sampled_from(sorted(shipped_card())), value=anything)
-def test_any_value_is_taken_or_refused(card, field: str, value) -> None:
+def test_any_value_is_taken_or_refused(card: dict[str, Any], field: str, value: Any) -> None:
     changed = card | {field: value}
     try:
         found = checked_card(changed, HERE)
@@ -101,7 +104,7 @@ def test_any_value_is_taken_or_refused(card, field: str, value) -> None:
     ],
 )
 def test_arguments_that_no_network_has_are_refused_and_take_no_memory(
-    tmp_path: Path, weights: Path, args: dict
+    tmp_path: Path, weights: Path, args: dict[str, Any]
 ) -> None:
     path = tmp_path / "m.safetensors"
     write_weights(path, read_tensors(weights), SIZES | {"network": "tiny", "network_args": args})
@@ -110,7 +113,9 @@ def test_arguments_that_no_network_has_are_refused_and_take_no_memory(
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_line_says_it_in_one_line(tmp_path: Path, weights: Path, capsys) -> None:
+def test_the_command_line_says_it_in_one_line(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "m.safetensors"
     wrong = SIZES | {"network": "tiny", "network_args": SMALL, "halo": "wide"}
     write_weights(path, read_tensors(weights), wrong)

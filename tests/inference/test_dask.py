@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +17,19 @@ import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from numpy.typing import NDArray
 
 from rscd import Options, open_pair, predict
 from rscd.base.errors import RscdError, SceneError, UsageError
 from rscd.cli import main
 from rscd.geo.changemap import ChangeMap
+from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box
 from rscd.inference.dask import cluster_mapper, dask_mapper, pack, weights_folder
 from rscd.inference.journal import open_journal
 from rscd.inference.kinds import Standing
-from rscd.inference.network import load_network, save_weights
+from rscd.inference.network import Network, load_network, save_weights
 from rscd.inference.predictor import Tiling
 from rscd.inference.tiled import predict_scene, scene_blocks
 from rscd.models.networks import build_network
@@ -39,13 +42,13 @@ TILES = 4 * 5
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
 
 @pytest.fixture(scope="module")
-def client():
+def client() -> Iterator[Client]:
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
@@ -54,7 +57,7 @@ def client():
 
 
 @pytest.fixture
-def pair(tmp_path, write_tif):
+def pair(tmp_path: Path, write_tif: Callable[..., Path]) -> ScenePair:
     rng = np.random.default_rng(0)
     t1, t2 = rng.integers(1, 200, (2, 3, *SHAPE)).astype(np.uint8)
     t2[:] = t1 // 2 + rng.integers(0, 9, t1.shape)
@@ -66,14 +69,14 @@ def pair(tmp_path, write_tif):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_weights(path, build_network("tiny", {}), "tiny", {}, CARD)
     return path
 
 
-def outputs(pair, folder, model, **how):
+def outputs(pair: ScenePair, folder: Path, model: str | Path, **how: Any) -> dict[str, bytes]:
     folder.mkdir()
     files = [folder / "change.tif", folder / "change.geojson"]
     options = Options(model=str(model), tile_size=48)
@@ -84,14 +87,16 @@ def outputs(pair, folder, model, **how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["irmad", "pca-kmeans", "network"])
-def test_a_cluster_gives_the_bytes_of_one_process(tmp_path, pair, weights, client, model):
-    model = weights if model == "network" else model
+def test_a_cluster_gives_the_bytes_of_one_process(
+    tmp_path: Path, pair: ScenePair, weights: Path, client: Client, model: str
+) -> None:
+    model = str(weights) if model == "network" else model
     here = outputs(pair, tmp_path / "here", model)
     there = outputs(pair, tmp_path / "there", model, mapper=dask_mapper(client))
     assert here == there
 
 
-def bytes_to_workers(client):
+def bytes_to_workers(client: Client) -> dict[str, int]:
     """Bytes of all messages that the scheduler has sent to each worker."""
 
     def count(dask_scheduler: Any) -> dict[str, int]:
@@ -100,7 +105,7 @@ def bytes_to_workers(client):
     return client.run_on_scheduler(count)
 
 
-def stamps(client):
+def stamps(client: Client) -> dict[str, dict[str, int]]:
     """Name and time of every weights file on every worker."""
 
     def files(dask_worker: Any) -> dict[str, int]:
@@ -110,7 +115,9 @@ def stamps(client):
 
 
 @pytest.mark.slow
-def test_weights_travel_once_per_worker(tmp_path, pair, weights, client):
+def test_weights_travel_once_per_worker(
+    tmp_path: Path, pair: ScenePair, weights: Path, client: Client
+) -> None:
     outputs(pair, tmp_path / "first", weights, mapper=dask_mapper(client))
     before, sent = stamps(client), bytes_to_workers(client)
     assert all(len(files) == 1 for files in before.values())
@@ -121,7 +128,9 @@ def test_weights_travel_once_per_worker(tmp_path, pair, weights, client):
     assert 0 < each < 10_000 < weights.stat().st_size / 10
 
 
-def test_what_is_packed_has_no_weights_and_absolute_paths(tmp_path, pair, weights, monkeypatch):
+def test_what_is_packed_has_no_weights_and_absolute_paths(
+    tmp_path: Path, pair: ScenePair, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = load_network(weights, "cpu", 1)
     monkeypatch.chdir(tmp_path)
     relative = replace(pair, t1=replace(pair.t1, path="t1.tif"))
@@ -131,10 +140,10 @@ def test_what_is_packed_has_no_weights_and_absolute_paths(tmp_path, pair, weight
     assert str(tmp_path / "t1.tif").encode() in packed
 
 
-def test_jobs_are_taken_only_as_results_are_taken(client):
+def test_jobs_are_taken_only_as_results_are_taken(client: Client) -> None:
     taken = 0
 
-    def jobs():
+    def jobs() -> Iterator[int]:
         nonlocal taken
         for job in range(30):
             taken += 1
@@ -146,8 +155,8 @@ def test_jobs_are_taken_only_as_results_are_taken(client):
     assert number == taken == 30
 
 
-def test_errors_of_the_work_arrive_as_they_are(client):
-    def work(job):
+def test_errors_of_the_work_arrive_as_they_are(client: Client) -> None:
+    def work(job: int) -> Any:
         if job == 2:
             raise SceneError("expected pixels, found none; look again")
         return job
@@ -156,7 +165,7 @@ def test_errors_of_the_work_arrive_as_they_are(client):
         list(dask_mapper(client)(work, range(9)))
 
 
-def test_a_raster_that_workers_see_otherwise_is_refused(pair, client):
+def test_a_raster_that_workers_see_otherwise_is_refused(pair: ScenePair, client: Client) -> None:
     other = replace(pair, t1=replace(pair.t1, stamp=(0, 1)))
     with pytest.raises(SceneError, match=r"t1\.tif on worker .*, found another file; use a folder"):
         list(scene_blocks(other, 0, dask_mapper(client)))
@@ -165,7 +174,9 @@ def test_a_raster_that_workers_see_otherwise_is_refused(pair, client):
         list(scene_blocks(other, 0, dask_mapper(client)))
 
 
-def test_another_version_on_the_workers_is_refused(client, monkeypatch):
+def test_another_version_on_the_workers_is_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rscd.inference.dask.version", lambda: "0.0.1")
     with pytest.raises(RscdError, match=r"expected rscd 0\.0\.1 on every worker, found"):
         list(dask_mapper(client)(abs, [1]))
@@ -186,13 +197,19 @@ class Noted:
     def tiling(self) -> Tiling:
         return self.predictor.tiling
 
-    def __call__(self, image, valid):
+    def __call__(self, image: NDArray[Any], valid: NDArray[Any]) -> Any:
         (self.folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
         time.sleep(0.05)
         return self.predictor(image, valid)
 
 
-def fill(pair, predictor, folder, mapper=map, progress=lambda *_: None):
+def fill(
+    pair: ScenePair,
+    predictor: Network | Noted,
+    folder: Path,
+    mapper: Callable[..., Any] = map,
+    progress: Callable[..., Any] = lambda *_: None,
+) -> NDArray[Any]:
     """Probabilities as the engine makes them; the journal stays only if it is interrupted."""
     with open_journal(folder, {}) as journal:
         change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
@@ -204,7 +221,9 @@ def fill(pair, predictor, folder, mapper=map, progress=lambda *_: None):
     return prob
 
 
-def test_buildings_come_with_the_change(tmp_path, pair, buildings, client):
+def test_buildings_come_with_the_change(
+    tmp_path: Path, pair: ScenePair, buildings: Path, client: Client
+) -> None:
     network, found = load_network(buildings, "cpu", 1), []
     for name, mapper in (("here", map), ("there", dask_mapper(client))):
         with open_journal(tmp_path / name, {}) as journal:
@@ -222,23 +241,25 @@ def test_buildings_come_with_the_change(tmp_path, pair, buildings, client):
 
 
 @pytest.fixture
-def noted(tmp_path, weights):
+def noted(tmp_path: Path, weights: Path) -> Noted:
     (tmp_path / "calls").mkdir()
     return Noted(load_network(weights, "cpu", 1), tmp_path / "calls")
 
 
-def calls(noted):
+def calls(noted: Noted) -> list[str]:
     return [path.name.split("-")[0] for path in noted.folder.iterdir()]
 
 
 @pytest.mark.posix
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_blocks_and_nothing_else(tmp_path, pair, noted, client):
+def test_a_killed_worker_costs_its_blocks_and_nothing_else(
+    tmp_path: Path, pair: ScenePair, noted: Noted, client: Client
+) -> None:
     expected = fill(pair, noted.predictor, tmp_path / "here")
     client.wait_for_workers(2, timeout=300)
-    killed = []
+    killed: list[Any] = []
 
-    def progress(stage, done, total):
+    def progress(stage: str, done: int, total: int) -> None:
         if done == TILES // 4 and not killed:
             killed.append(int(calls(noted)[0]))  # one that works
             os.kill(killed[0], signal.SIGKILL)
@@ -253,10 +274,12 @@ def test_a_killed_worker_costs_its_blocks_and_nothing_else(tmp_path, pair, noted
     assert all(stamps(client).values())  # the worker in its place has the weights
 
 
-def test_an_interrupted_run_is_resumed_on_a_cluster(tmp_path, pair, noted, client):
+def test_an_interrupted_run_is_resumed_on_a_cluster(
+    tmp_path: Path, pair: ScenePair, noted: Noted, client: Client
+) -> None:
     expected = fill(pair, noted.predictor, tmp_path / "here")
 
-    def stop(stage, done, total):
+    def stop(stage: str, done: int, total: int) -> None:
         if done == 7:
             raise KeyboardInterrupt
 
@@ -269,7 +292,9 @@ def test_an_interrupted_run_is_resumed_on_a_cluster(tmp_path, pair, noted, clien
 
 class TestCommand:
     @pytest.mark.slow
-    def test_local_workers(self, tmp_path, pair, capsys):
+    def test_local_workers(
+        self, tmp_path: Path, pair: ScenePair, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         inputs = [pair.t1.path, pair.t2.path, "-m", "irmad", "--tile-size", "48"]
         for name, more in (("a", []), ("b", ["--dask", "local:1"])):
             out = str(tmp_path / f"{name}.gpkg")
@@ -288,8 +313,15 @@ class TestCommand:
         ],
     )
     def test_what_cannot_be_is_told_in_one_line(
-        self, tmp_path, pair, capsys, monkeypatch, more, message, code
-    ):
+        self,
+        tmp_path: Path,
+        pair: ScenePair,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        more: list[str],
+        message: str,
+        code: int,
+    ) -> None:
         monkeypatch.setattr("rscd.inference.dask.CONNECT_S", 1)
         out = tmp_path / "out.tif"
         assert main(["predict", pair.t1.path, pair.t2.path, "-o", str(out), *more]) == code
@@ -297,7 +329,13 @@ class TestCommand:
         assert message in last
         assert not out.exists()
 
-    def test_without_dask(self, tmp_path, pair, capsys, monkeypatch):
+    def test_without_dask(
+        self,
+        tmp_path: Path,
+        pair: ScenePair,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         monkeypatch.delitem(sys.modules, "rscd.inference.dask")
         monkeypatch.setitem(sys.modules, "distributed", None)
         words = ["predict", pair.t1.path, pair.t2.path, "-o", str(tmp_path / "o.tif")]
@@ -306,7 +344,7 @@ class TestCommand:
 
 
 @pytest.mark.slow
-def test_a_scheduler_and_a_worker_started_by_hand(tmp_path, pair):
+def test_a_scheduler_and_a_worker_started_by_hand(tmp_path: Path, pair: ScenePair) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -333,6 +371,6 @@ def test_a_scheduler_and_a_worker_started_by_hand(tmp_path, pair):
 
 
 @pytest.mark.slow
-def test_an_address_is_not_a_word():
+def test_an_address_is_not_a_word() -> None:
     with pytest.raises(UsageError, match="give, for example, tcp:"), cluster_mapper("local:x"):
         pass

@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,14 +24,14 @@ from rscd.base.types import CARD_KEY
 from rscd.cli import main
 from rscd.inference import deepness, graphs
 from rscd.inference.dask import pack
-from rscd.inference.graphs import OPSET, export_graph
+from rscd.inference.graphs import OPSET, export_graph, graph_of
 from rscd.inference.models import load_model
-from rscd.inference.network import save_weights
+from rscd.inference.network import Network, save_weights
 from rscd.inference.onnx_network import OnnxNetwork, load_onnx
 from rscd.models.inputs import check_image
 from rscd.models.networks import NETWORKS
 
-CARD = {
+CARD: dict[str, Any] = {
     "halo": 4, "multiple": 4, "patch_size": 64, "threshold": 0.5, "gsd_m": 10.0,
     "kind_margin": 0.1, "name": "two heads",
 }  # fmt: skip
@@ -55,11 +57,11 @@ class TwoHeads(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Weights of `TwoHeads`, and what they are exported to."""
     folder = tmp_path_factory.mktemp("graphs")
     torch.manual_seed(0)
-    network = TwoHeads()
+    network: Any = TwoHeads()
     network.maps[1].running_mean.uniform_(-1, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETWORKS, "two-heads", TwoHeads)
@@ -76,11 +78,21 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 
+def both_of(files: Path) -> tuple[Network, OnnxNetwork]:
+    """The network as torch and as ONNX Runtime carry it out."""
+    ours, theirs = (load_model(str(files / name)) for name in ("net.safetensors", "net.onnx"))
+    assert isinstance(ours, Network)
+    assert isinstance(theirs, OnnxNetwork)
+    return ours, theirs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 2, 3, 64, 64), (3, 2, 3, 20, 132)])
-def test_any_batch_and_size_gives_what_the_network_gives(files, shape):
+def test_any_batch_and_size_gives_what_the_network_gives(
+    files: Path, shape: tuple[int, ...]
+) -> None:
     image, valid = images(*shape), np.ones((shape[0], *shape[3:]), bool)
-    ours, theirs = (load_model(str(files / name)) for name in ("net.safetensors", "net.onnx"))
+    ours, theirs = both_of(files)
     found, wanted = theirs.with_buildings(image, valid), ours.with_buildings(image, valid)
     program = torch.export.load(files / "net.pt2").module()
     for onnx_map, torch_map, program_map in zip(
@@ -93,8 +105,8 @@ def test_any_batch_and_size_gives_what_the_network_gives(files, shape):
     assert found[0].std() > 0.01
 
 
-def test_a_file_describes_itself(files):
-    ours, theirs = (load_model(str(files / name)) for name in ("net.safetensors", "net.onnx"))
+def test_a_file_describes_itself(files: Path) -> None:
+    ours, theirs = both_of(files)
     assert theirs.tiling == ours.tiling
     assert theirs.card() == ours.card() | {"sha256": theirs.sha256}
     assert (theirs.n_bands, theirs.threshold) == (ours.n_bands, ours.threshold)
@@ -125,7 +137,13 @@ sys.exit(main())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gsd", ["10", "7.5"])
-def test_the_same_polygons_without_torch(files, tmp_path, write_tif, monkeypatch, gsd):
+def test_the_same_polygons_without_torch(
+    files: Path,
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    gsd: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     dates = images(2, 3, 96, 120).astype(np.uint8) // 2
     dates[1, :, 30:60, 40:80] = 240
@@ -175,7 +193,7 @@ def run_as_deepness(path: Path, raster: Path) -> np.ndarray:
         for col in range(cols):
             y, x = row * stride, col * stride
             tile = padded[:, y : y + side, x : x + side].transpose(1, 2, 0)
-            tile = (np.float32(tile * 1.0 / 255.0) - mean) / std
+            tile = ((tile * 1.0 / 255.0).astype(np.float32) - mean) / std
             prob = session.run(None, {stack.name: tile.transpose(2, 0, 1)[None]})[0][0, 0]
             top, left = (half if at else 0 for at in (row, col))
             bottom = side if row == rows - 1 else side - half
@@ -185,7 +203,9 @@ def run_as_deepness(path: Path, raster: Path) -> np.ndarray:
     return found[:height, :width]
 
 
-def test_deepness_finds_in_the_stack_what_predict_finds_in_the_pair(files, tmp_path, write_tif):
+def test_deepness_finds_in_the_stack_what_predict_finds_in_the_pair(
+    files: Path, tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     dates = np.kron(images(2, 3, 15, 17).astype(np.uint8), np.ones((10, 10), np.uint8))
     moved = {"transform": Affine(10, 0, 500_020, 0, -10, 4_999_990)}
     pair = [
@@ -204,7 +224,7 @@ def test_deepness_finds_in_the_stack_what_predict_finds_in_the_pair(files, tmp_p
     np.testing.assert_array_equal(found[inner], wanted[inner])
 
 
-def test_deepness_is_told_how_to_cut_and_read(files):
+def test_deepness_is_told_how_to_cut_and_read(files: Path) -> None:
     model = onnx.load(files / "deepness.onnx")
     texts = {each.key: json.loads(each.value) for each in model.metadata_props}
     card = texts.pop(CARD_KEY)
@@ -224,7 +244,9 @@ def test_deepness_is_told_how_to_cut_and_read(files):
 
 
 @given(st.integers(0, 300), st.integers(1, 64), st.integers(16, 2048))
-def test_tiles_of_deepness_leave_every_pixel_its_context(halo, multiple, patch):
+def test_tiles_of_deepness_leave_every_pixel_its_context(
+    halo: int, multiple: int, patch: int
+) -> None:
     side = deepness.tile_side({"halo": halo, "multiple": multiple, "patch_size": patch})
     percent = deepness.overlap_percent(side, halo)
     overlap = int(side * percent / 100 * 2) // 2
@@ -232,7 +254,7 @@ def test_tiles_of_deepness_leave_every_pixel_its_context(halo, multiple, patch):
     assert halo <= overlap // 2 < side / 2
 
 
-def test_it_travels_to_workers_as_weights_do(files):
+def test_it_travels_to_workers_as_weights_do(files: Path) -> None:
     model = load_onnx(files / "net.onnx", "cpu")
     packed, weights = pack(model)
     assert weights == {f"{model.sha256}.onnx": files / "net.onnx"}
@@ -240,7 +262,7 @@ def test_it_travels_to_workers_as_weights_do(files):
 
 
 class TestErrors:
-    def test_what_is_no_model(self, files, tmp_path):
+    def test_what_is_no_model(self, files: Path, tmp_path: Path) -> None:
         text = tmp_path / "text.onnx"
         text.write_text("no model")
         with pytest.raises(ModelError, match=r"expected an ONNX model, .*text\.onnx"):
@@ -253,7 +275,7 @@ class TestErrors:
         with pytest.raises(ModelError, match="a file without its card"):
             load_onnx(text)
 
-    def test_a_card_is_not_trusted(self, files, tmp_path):
+    def test_a_card_is_not_trusted(self, files: Path, tmp_path: Path) -> None:
         model = onnx.load(files / "net.onnx")
         card = json.loads(model.metadata_props[0].value)
         for wrong, message in (
@@ -266,7 +288,7 @@ class TestErrors:
             with pytest.raises(ModelError, match=message):
                 load_onnx(tmp_path / "wrong.onnx")
 
-    def test_a_file_replaced_after_it_was_opened(self, files, tmp_path):
+    def test_a_file_replaced_after_it_was_opened(self, files: Path, tmp_path: Path) -> None:
         path = Path(shutil.copy(files / "net.onnx", tmp_path))
         model = load_onnx(path, "cpu", threads=2)
         path.write_bytes(b"other")
@@ -274,59 +296,74 @@ class TestErrors:
         with pytest.raises(ModelError, match="as it was when it was opened"):
             fresh(images(1, 2, 3, 8, 8), np.ones((1, 8, 8), bool))
 
-    def test_other_bands_and_sizes(self, files):
+    def test_other_bands_and_sizes(self, files: Path) -> None:
         model = load_onnx(files / "net.onnx")
         with pytest.raises(ModelError, match="expected 3 bands for two heads, found 4"):
             model(images(1, 2, 4, 8, 8), np.ones((1, 8, 8), bool))
 
-    def test_no_gpu(self, files):
+    def test_no_gpu(self, files: Path) -> None:
         with pytest.raises(ModelError, match="expected an ONNX Runtime for CUDA"):
             load_onnx(files / "net.onnx", "cuda")
 
-    def test_no_runtime(self, files, monkeypatch):
+    def test_no_runtime(self, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(ModelError, match=r"pip install 'rscd\[onnx\]'"):
             load_onnx(files / "net.onnx")
         with pytest.raises(ModelError, match=r"found no onnxruntime; pip install 'rscd\[export\]'"):
             export_graph(files / "net.safetensors", files / "again.onnx")
 
-    def test_views_need_torch(self, files, capsys, tmp_path, write_tif):
+    def test_views_need_torch(
+        self,
+        files: Path,
+        capsys: pytest.CaptureFixture[str],
+        tmp_path: Path,
+        write_tif: Callable[..., Path],
+    ) -> None:
         pair = [str(write_tif(tmp_path / f"{i}.tif", images(3, 16, 16))) for i in (1, 2)]
         args = ["-m", str(files / "net.onnx"), "--msi", "1,2", "-o", str(tmp_path / "c.tif")]
         assert main(["predict", *pair, *args]) == 1
         assert "found two heads; give -m FILE.safetensors or FILE.ckpt" in capsys.readouterr().err
 
-    def test_a_file_for_deepness_is_not_one_for_predict(self, files):
+    def test_a_file_for_deepness_is_not_one_for_predict(self, files: Path) -> None:
         with pytest.raises(ModelError, match=r"found the inputs stack in .*deepness\.onnx"):
             load_onnx(files / "deepness.onnx")
 
-    def test_deepness_takes_onnx_and_tiles(self, files, capsys, monkeypatch):
+    def test_deepness_takes_onnx_and_tiles(
+        self, files: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         weights, out = str(files / "net.safetensors"), str(files / "d.onnx")
         args = ["model", "export", weights, "--target", "deepness", "-o"]
         assert main([*args, str(files / "d.pt2")]) == 2
         assert "expected -o ending in .onnx with --target" in capsys.readouterr().err
-        usual = deepness.graph_of
+
         monkeypatch.setattr(
             deepness,
             "graph_of",
-            lambda *a, **k: (usual(*a, **k)[0] | {"whole_pictures": True}, *usual(*a, **k)[1:]),
+            lambda *a, **k: (
+                graph_of(*a, **k)[0] | {"whole_pictures": True},
+                *graph_of(*a, **k)[1:],
+            ),
         )
         assert main([*args, out]) == 1
         assert "expected a network that looks at parts of a scene" in capsys.readouterr().err
         assert not Path(out).exists()
 
-    def test_another_suffix(self, files, capsys):
+    def test_another_suffix(self, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = str(files / "net.trt")
         assert main(["model", "export", str(files / "net.safetensors"), "-o", out]) == 2
         assert "expected -o ending in .safetensors, .onnx or .pt2" in capsys.readouterr().err
 
-    def test_nothing_is_written_that_differs(self, files, monkeypatch):
+    def test_nothing_is_written_that_differs(
+        self, files: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
         with pytest.raises(ModelError, match=r"written as \.pt2, found two-heads: .*apart"):
             export_graph(files / "net.safetensors", files / "off.pt2")
         assert not (files / "off.pt2").exists()
 
-    def test_a_network_that_cannot_be_traced(self, files, monkeypatch):
+    def test_a_network_that_cannot_be_traced(
+        self, files: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class OneByOne(TwoHeads):
             def forward(self, image: Tensor) -> dict[str, Tensor]:
                 parts = [super(OneByOne, self).forward(each[None]) for each in image]

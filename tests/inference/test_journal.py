@@ -9,21 +9,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from affine import Affine
+from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from rscd.base.errors import OutputError
 from rscd.cli import main
 from rscd.geo.changemap import RawRaster
+from rscd.geo.tiles import Box
 from rscd.inference import journal as journal_module
-from rscd.inference.journal import open_journal
+from rscd.inference.journal import Journal, open_journal
 
 
 class TestJournal:
-    def test_tiles_are_remembered(self, tmp_path):
+    def test_tiles_are_remembered(self, tmp_path: Path) -> None:
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             assert not journal.resumed
             assert journal.done() == {}
@@ -36,7 +42,7 @@ class TestJournal:
             journal.remove()
         assert list(tmp_path.iterdir()) == []
 
-    def test_part_of_a_record_is_no_tile(self, tmp_path):
+    def test_part_of_a_record_is_no_tile(self, tmp_path: Path) -> None:
         with open_journal(tmp_path / "work", {}) as journal:
             journal.start(64)
             journal.add({1: 11, 2: 22})
@@ -47,7 +53,9 @@ class TestJournal:
             journal.add({5: 55})
             assert journal.done() == {1: 11, 2: 22, 5: 55}
 
-    def test_another_identity_starts_anew_and_says_so(self, tmp_path, caplog):
+    def test_another_identity_starts_anew_and_says_so(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with open_journal(tmp_path / "work", {"a": 1}) as journal:
             journal.start(64)
             journal.add({1: 11})
@@ -58,19 +66,21 @@ class TestJournal:
             assert not (tmp_path / "work" / "prob.img").exists()
         assert "starting over" in caplog.text
 
-    def test_the_same_identity_is_not_announced(self, tmp_path, caplog):
+    def test_the_same_identity_is_not_announced(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for _ in range(2):
             with open_journal(tmp_path / "work", {"a": [1, None], "b": "x"}) as journal:
                 journal.start(64)
         assert caplog.text == ""
 
-    def test_order_of_keys_does_not_matter(self, tmp_path):
+    def test_order_of_keys_does_not_matter(self, tmp_path: Path) -> None:
         with open_journal(tmp_path / "work", {"a": 1, "b": 2}) as journal:
             journal.start(64)
         with open_journal(tmp_path / "work", {"b": 2, "a": 1}) as journal:
             assert journal.resumed
 
-    def test_before_the_rasters_are_laid_out_nothing_is_resumed(self, tmp_path):
+    def test_before_the_rasters_are_laid_out_nothing_is_resumed(self, tmp_path: Path) -> None:
         folder = tmp_path / "work"
         with open_journal(folder, {"a": 1}) as journal:
             journal.start(64)
@@ -81,7 +91,9 @@ class TestJournal:
             assert not (folder / "prob.img").exists()
 
     @pytest.mark.parametrize("now", [1, 2])
-    def test_a_run_of_version_0_1_is_resumed_by_the_same_alone(self, tmp_path, caplog, now):
+    def test_a_run_of_version_0_1_is_resumed_by_the_same_alone(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, now: int
+    ) -> None:
         folder = tmp_path / "work"
         with open_journal(folder, {"a": 1}) as journal:
             journal.start(64)
@@ -96,7 +108,7 @@ class TestJournal:
             journal.remove()
         assert list(tmp_path.iterdir()) == []
 
-    def test_folders_of_a_killed_run_are_cleared_away(self, tmp_path):
+    def test_folders_of_a_killed_run_are_cleared_away(self, tmp_path: Path) -> None:
         folder = tmp_path / "work"
         (folder / "tmp_rehearsal" / "deep").mkdir(parents=True)
         (folder / "tmp_rehearsal" / "a.tif").touch()
@@ -104,15 +116,16 @@ class TestJournal:
             assert sorted(path.name for path in folder.iterdir()) == [".lock", "claim.json"]
 
     def test_killed_while_clearing_away_it_does_not_resume_what_is_gone(
-        self, tmp_path, monkeypatch
-    ):
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         folder = tmp_path / "work"
         with open_journal(folder, {"a": 1}) as journal:
             journal.start(64)
             (folder / "prob.img").touch()
-        unlink, unlinked = type(folder).unlink, []
+        unlink = type(folder).unlink
+        unlinked: list[str] = []
 
-        def killed(path, **given):
+        def killed(path: Path, **given: Any) -> None:
             if unlinked:
                 raise KeyboardInterrupt
             unlinked.append(path.name)
@@ -125,7 +138,7 @@ class TestJournal:
         with open_journal(folder, {"a": 1}) as journal:
             assert not journal.resumed
 
-    def test_two_runs_at_once(self, tmp_path):
+    def test_two_runs_at_once(self, tmp_path: Path) -> None:
         with open_journal(tmp_path / "work", {}) as journal:
             journal.start(64)
             with (
@@ -136,8 +149,8 @@ class TestJournal:
             assert journal.started
 
     @pytest.mark.posix
-    def test_a_process_that_died_holds_nothing(self, tmp_path):
-        def hold(folder):
+    def test_a_process_that_died_holds_nothing(self, tmp_path: Path) -> None:
+        def hold(folder: Path) -> None:
             with open_journal(folder, {}) as journal:
                 journal.start(64)
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -149,13 +162,15 @@ class TestJournal:
         with open_journal(tmp_path / "w", {}) as journal:
             assert journal.resumed
 
-    def test_an_error_before_there_is_anything_to_resume_leaves_nothing(self, tmp_path):
+    def test_an_error_before_there_is_anything_to_resume_leaves_nothing(
+        self, tmp_path: Path
+    ) -> None:
         with pytest.raises(ZeroDivisionError), open_journal(tmp_path / "work", {}):
             raise ZeroDivisionError
         assert list(tmp_path.iterdir()) == []
 
-    def test_an_error_later_leaves_what_can_be_resumed(self, tmp_path):
-        def fail(journal):
+    def test_an_error_later_leaves_what_can_be_resumed(self, tmp_path: Path) -> None:
+        def fail(journal: Journal) -> None:
             journal.start(64)
             raise OutputError
 
@@ -165,7 +180,7 @@ class TestJournal:
             assert journal.resumed
 
 
-def town(side):
+def town(side: int) -> Iterator[Any]:
     rng = np.random.default_rng(0)
     fields = uniform_filter(rng.random((3, side, side)) * 255, (0, 9, 9)) * 2 % 200
     t1, t2 = (fields + rng.normal(0, 4, fields.shape) for _ in range(2))
@@ -175,7 +190,7 @@ def town(side):
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory, write_tif):
+def scene(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]) -> list[str]:
     """Names of a small pair."""
     folder = tmp_path_factory.mktemp("scene")
     return [
@@ -187,20 +202,25 @@ def scene(tmp_path_factory, write_tif):
 OUTPUTS = ("a.gpkg", "a.geojson", "b.tif", "p.tif")
 
 
-def command(scene, folder, *more):
+def command(scene: list[str], folder: Path, *more: str) -> list[str]:
     a, b, c, prob = (str(folder / name) for name in OUTPUTS)
     return ["predict", *scene, "-o", a, "-o", b, "-o", c, "--prob", prob, "-m", "cva", "-q", *more]
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def interrupt(monkeypatch, after, error=KeyboardInterrupt):
+def interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    error: type[KeyboardInterrupt] | OSError = KeyboardInterrupt,
+) -> list[Any]:
     """Let so many tiles be written, then fail."""
-    write, written = RawRaster.write, []
+    write = RawRaster.write
+    written: list[Any] = []
 
-    def failing(raster, box, values):
+    def failing(raster: RawRaster, box: Box, values: NDArray[Any]) -> None:
         if raster.path.name == "prob.img" and raster.shape_hw != (1, 1):
             if len(written) == after:
                 raise error
@@ -212,7 +232,7 @@ def interrupt(monkeypatch, after, error=KeyboardInterrupt):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(scene, tmp_path_factory):
+def uninterrupted(scene: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert main(command(scene, folder, "--tile-size", "25")) == 0
     return contents(folder)
@@ -220,8 +240,12 @@ def uninterrupted(scene, tmp_path_factory):
 
 @pytest.mark.parametrize("after", [0, 1, 7, 24])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
-    scene, uninterrupted, tmp_path, monkeypatch, after
-):
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
     arguments = command(scene, tmp_path, "--tile-size", "25")
     with monkeypatch.context() as patch:
         interrupt(patch, after)
@@ -235,8 +259,11 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(
 
 
 def test_tiles_that_were_half_written_are_written_again(
-    scene, uninterrupted, tmp_path, monkeypatch
-):
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     arguments = command(scene, tmp_path, "--tile-size", "25")
     with monkeypatch.context() as patch:
         interrupt(patch, 9)
@@ -251,7 +278,12 @@ def test_tiles_that_were_half_written_are_written_again(
     assert contents(tmp_path) == uninterrupted
 
 
-def test_other_outputs_may_be_asked_for_when_going_on(scene, uninterrupted, tmp_path, monkeypatch):
+def test_other_outputs_may_be_asked_for_when_going_on(
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     arguments = command(scene, tmp_path, "--tile-size", "25")
     with monkeypatch.context() as patch:
         interrupt(patch, 9)
@@ -286,7 +318,13 @@ def test_other_outputs_may_be_asked_for_when_going_on(scene, uninterrupted, tmp_
         ["--src-nodata", "7"],
     ],
 )
-def test_other_parameters_start_anew_and_say_so(scene, tmp_path, monkeypatch, capsys, change):
+def test_other_parameters_start_anew_and_say_so(
+    scene: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: list[str],
+) -> None:
     base = ["predict", *scene, "-m", "cva", "--tile-size", "25", "-o"]
     with monkeypatch.context() as patch:
         interrupt(patch, 9)
@@ -300,7 +338,12 @@ def test_other_parameters_start_anew_and_say_so(scene, tmp_path, monkeypatch, ca
     assert (tmp_path / "a.gpkg").read_bytes() == (fresh / "a.gpkg").read_bytes()
 
 
-def test_another_input_starts_anew(write_tif, tmp_path, monkeypatch, capsys):
+def test_another_input_starts_anew(
+    write_tif: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     t1, t2 = town(120)
     paths = [str(write_tif(tmp_path / n, p)) for n, p in (("t1.tif", t1), ("t2.tif", t2))]
     arguments = ["predict", *paths, "-m", "cva", "--tile-size", "25", "-o", str(tmp_path / "a.tif")]
@@ -313,7 +356,12 @@ def test_another_input_starts_anew(write_tif, tmp_path, monkeypatch, capsys):
     assert "starting over" in capsys.readouterr().err
 
 
-def test_going_on_is_announced(scene, tmp_path, monkeypatch, capsys):
+def test_going_on_is_announced(
+    scene: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = [
         "predict",
         *scene,
@@ -335,10 +383,15 @@ def test_going_on_is_announced(scene, tmp_path, monkeypatch, capsys):
     assert json.loads(said.out)["resumed"] is True
 
 
-def test_a_disk_that_fills_up_before_the_work_leaves_nothing(scene, tmp_path, monkeypatch, capsys):
+def test_a_disk_that_fills_up_before_the_work_leaves_nothing(
+    scene: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     reserve = os.posix_fallocate
 
-    def full(descriptor, offset, size):
+    def full(descriptor: int, offset: int, size: int) -> None:
         if size > 1000:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         reserve(descriptor, offset, size)
@@ -351,12 +404,15 @@ def test_a_disk_that_fills_up_before_the_work_leaves_nothing(scene, tmp_path, mo
 
 
 def test_interrupted_while_writing_outputs_the_same_command_finishes(
-    scene, uninterrupted, tmp_path, monkeypatch
-):
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Some outputs are there already, made by this very run: no reason to ask for --overwrite."""
     arguments = command(scene, tmp_path, "--tile-size", "25")
 
-    def killed(*_, **__):
+    def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -366,12 +422,12 @@ def test_interrupted_while_writing_outputs_the_same_command_finishes(
     assert contents(tmp_path) == uninterrupted
 
 
-def _once_then(fail):
+def _once_then(fail: Callable[..., Any]) -> Callable[..., Any]:
     from rscd.export.raster import write_probability
 
     calls = []
 
-    def write(*args, **kwargs):  # the first call is the rehearsal
+    def write(*args: Any, **kwargs: Any) -> Any:  # the first call is the rehearsal
         calls.append(args)
         return write_probability(*args, **kwargs) if len(calls) == 1 else fail()
 
@@ -392,8 +448,13 @@ def _once_then(fail):
     ],
 )
 def test_a_damaged_work_folder_costs_time_alone(
-    scene, uninterrupted, tmp_path, monkeypatch, name, content
-):
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: bytes,
+) -> None:
     arguments = command(scene, tmp_path, "--tile-size", "25")
     with monkeypatch.context() as patch:
         interrupt(patch, 9)
@@ -404,7 +465,12 @@ def test_a_damaged_work_folder_costs_time_alone(
     assert contents(tmp_path) == uninterrupted
 
 
-def test_pixels_that_the_disk_lost_are_computed_again(scene, uninterrupted, tmp_path, monkeypatch):
+def test_pixels_that_the_disk_lost_are_computed_again(
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     arguments = command(scene, tmp_path, "--tile-size", "25")
     with monkeypatch.context() as patch:
         interrupt(patch, 9)
@@ -422,12 +488,17 @@ def test_pixels_that_the_disk_lost_are_computed_again(scene, uninterrupted, tmp_
 
 @pytest.mark.parametrize("step", ["before", "within", "after"])
 def test_killed_while_it_clears_away_a_run_is_done(
-    scene, uninterrupted, tmp_path, monkeypatch, capsys, step
-):
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    step: str,
+) -> None:
     arguments = command(scene, tmp_path, "--tile-size", "25", "--json")
     remove = journal_module.Journal.remove
 
-    def killed(journal):
+    def killed(journal: Journal) -> None:
         if step == "after":
             remove(journal)
         if step == "within":
@@ -449,8 +520,11 @@ def test_killed_while_it_clears_away_a_run_is_done(
 
 
 def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
-    scene, tmp_path, monkeypatch, capsys
-):
+    scene: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(journal_module.Journal, "remove", _interrupted)
         assert main(command(scene, tmp_path, "--tile-size", "25")) == 130
@@ -459,13 +533,17 @@ def test_another_command_is_not_done_by_a_run_that_was_killed_at_its_end(
     assert "already there; add --overwrite" in capsys.readouterr().err
 
 
-def _interrupted(*_):
+def _interrupted(*_: Journal) -> None:
     raise KeyboardInterrupt
 
 
 def test_a_disk_that_fills_up_during_the_work_says_what_is_kept(
-    scene, uninterrupted, tmp_path, monkeypatch, capsys
-):
+    scene: list[str],
+    uninterrupted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     arguments = command(scene, tmp_path, "--tile-size", "25")
     with monkeypatch.context() as patch:
         interrupt(patch, 9, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
@@ -481,7 +559,9 @@ SIDE = 200
 
 
 @pytest.fixture(scope="module")
-def larger_scene(tmp_path_factory, write_tif):
+def larger_scene(
+    tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]
+) -> list[str]:
     folder = tmp_path_factory.mktemp("larger")
     return [
         str(write_tif(folder / name, pixels, transform=Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)))
@@ -489,7 +569,7 @@ def larger_scene(tmp_path_factory, write_tif):
     ]
 
 
-def slow(scene, folder, model, tile):
+def slow(scene: list[str], folder: Path, model: str, tile: int) -> list[str]:
     """Many tiny tiles: there is time to kill it."""
     names = ["-o", "a.gpkg", "-o", "b.tif"]
     names += [] if model == "cva" else ["--objects-t1", "t1.gpkg", "--objects-t2", "t2.gpkg"]
@@ -512,7 +592,7 @@ main(arguments)
 """However busy the machine is, there is time to kill it when the journal holds so many bytes."""
 
 
-def kill_at(process, done, n_bytes):
+def kill_at(process: Any, done: Path, n_bytes: float) -> bool:
     """Wait until the journal holds so many bytes, kill; whether it came to that."""
     deadline = time.monotonic() + 60
     try:
@@ -530,8 +610,13 @@ def kill_at(process, done, n_bytes):
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "tile"), [("cva", 8), ("buildings", 32)])
 def test_a_process_killed_three_times_ends_with_the_same_bytes(
-    larger_scene, tmp_path, buildings, model, tile, forked
-):
+    larger_scene: list[str],
+    tmp_path: Path,
+    buildings: Path,
+    model: str,
+    tile: int,
+    forked: Callable[..., BaseProcess],
+) -> None:
     model = str(buildings) if model == "buildings" else model
     through, killed = tmp_path / "through", tmp_path / "killed"
     for folder in (through, killed):
@@ -552,7 +637,7 @@ def test_a_process_killed_three_times_ends_with_the_same_bytes(
     assert contents(killed) == contents(through)
 
 
-def test_two_processes_at_once(scene, tmp_path):
+def test_two_processes_at_once(scene: list[str], tmp_path: Path) -> None:
     arguments = ["predict", *scene, "-q", "-m", "cva", "-o", str(tmp_path / "a.tif")]
     with open_journal(tmp_path / ".a.tif.rscd", {}) as journal:
         journal.start(64)

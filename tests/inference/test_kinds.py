@@ -1,5 +1,9 @@
 """Kinds of change polygons: the dates exchanged, kinds are exchanged, and nothing else."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import geopandas
 import numpy as np
 import pytest
@@ -21,7 +25,7 @@ from rscd.pipeline import maps
 OTHER = {"appeared": "vanished", "vanished": "appeared", "changed": "changed"}
 
 
-def test_a_building_at_one_date_came_or_went():
+def test_a_building_at_one_date_came_or_went() -> None:
     t1 = np.array([0.1, 0.9, 0.8, 0.1, 0.5])
     t2 = np.array([0.9, 0.1, 0.8, 0.1, 0.6])
     assert kind_of(t1, t2, 0.2).tolist() == [
@@ -29,7 +33,7 @@ def test_a_building_at_one_date_came_or_went():
     ]  # fmt: skip
 
 
-def test_exchanged_dates_exchange_kinds():
+def test_exchanged_dates_exchange_kinds() -> None:
     rng = np.random.default_rng(0)
     t1, t2 = rng.integers(0, 256, (2, 500)) / 255
     t2[:50] = t1[:50]
@@ -39,11 +43,11 @@ def test_exchanged_dates_exchange_kinds():
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that calls what differs in brightness change, and what is bright a building."""
     torch.manual_seed(0)
     args = {"neck_widths": [8, 8, 8, 8], "decoder_widths": [8, 8, 8, 8]}
-    network = build_network("semantic-lite", args)
+    network: Any = build_network("semantic-lite", args)
     card = {
         "halo": 32, "multiple": 16, "patch_size": 128, "threshold": 0.5, "kind_margin": 0.02,
         "gsd_m": 0.5, "min_area_m2": 2,
@@ -59,7 +63,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def dates(tmp_path_factory, write_tif):
+def dates(
+    tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]
+) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("dates")
     found = {}
@@ -77,7 +83,9 @@ def dates(tmp_path_factory, write_tif):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_run_tells_kinds_and_exchanged_dates_exchange_them_alone(tmp_path, weights, dates, dtype):
+def test_a_run_tells_kinds_and_exchanged_dates_exchange_them_alone(
+    tmp_path: Path, weights: Path, dates: dict[str, Any], dtype: str
+) -> None:
     tables = []
     for name, paths in (("forth", dates[dtype]), ("back", dates[dtype][::-1])):
         out = tmp_path / f"{name}.gpkg"
@@ -91,7 +99,9 @@ def test_a_run_tells_kinds_and_exchanged_dates_exchange_them_alone(tmp_path, wei
     assert forth[rest].equals(back[rest])
 
 
-def test_one_pass_finds_what_a_second_one_would(tmp_path, weights, dates, monkeypatch):
+def test_one_pass_finds_what_a_second_one_would(
+    tmp_path: Path, weights: Path, dates: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The oracle is that second pass: the buildings of each tile, averaged under the pixels."""
     network = load_network(weights, "cpu", 1)
     pair = open_pair(*dates["half a metre"])
@@ -99,7 +109,12 @@ def test_one_pass_finds_what_a_second_one_would(tmp_path, weights, dates, monkey
     seen = []
     outputs = Network.outputs
     monkeypatch.setattr(maps, "measure_seam", lambda *_: None)  # which looks again by intention
-    monkeypatch.setattr(Network, "outputs", lambda *given: (seen.append(given), outputs(*given))[1])
+
+    def noted(*given: Any) -> Any:
+        seen.append(given)
+        return outputs(*given)
+
+    monkeypatch.setattr(Network, "outputs", noted)
     options = Options(model=str(weights), tile_size=80, regularize=False, min_area_m2=0)
     predict(pair, [tmp_path / "c.tif", tmp_path / "c.gpkg"], options, prob=tmp_path / "prob.tif")
     assert len(seen) == len(tiles) == 6
@@ -123,7 +138,7 @@ def test_one_pass_finds_what_a_second_one_would(tmp_path, weights, dates, monkey
 
 
 @pytest.mark.parametrize("gsd_m", [0.5, 0.4])
-def test_at_any_resolution_change_is_the_same_with_buildings(weights, gsd_m):
+def test_at_any_resolution_change_is_the_same_with_buildings(weights: Path, gsd_m: float) -> None:
     model = adapted(load_network(weights, "cpu", 1), 3, gsd_m, eight_bit=True)
     image = np.random.default_rng(0).integers(0, 200, (1, 2, 3, 80, 80)).astype(np.float32)
     valid = np.ones((1, 80, 80), bool)
@@ -137,26 +152,28 @@ def test_at_any_resolution_change_is_the_same_with_buildings(weights, gsd_m):
     np.testing.assert_array_equal(exchanged[:, ::-1], found)
 
 
-def test_views_find_none(weights):
+def test_views_find_none(weights: Path) -> None:
     views = multi_scale(load_network(weights, "cpu", 1), msi="1", tta=None, eight_bit=True)
     for model in (views, adapted(views, 3, 0.4, eight_bit=True)):
         assert not finds_buildings(model)
 
 
-def test_a_mask_needs_no_buildings(tmp_path, weights, dates, monkeypatch):
+def test_a_mask_needs_no_buildings(
+    tmp_path: Path, weights: Path, dates: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Network, "with_buildings", None)
     result = predict(open_pair(*dates["uint8"]), [tmp_path / "c.tif"], Options(model=str(weights)))
     assert result.changed_pixels > 0
 
 
-def test_stored_values_are_rounded_and_only_those_wanted():
+def test_stored_values_are_rounded_and_only_those_wanted() -> None:
     prob = np.array([[[0, 1, 0.5, np.nan]], [[0.0019, 0.002, 1.0000001, np.inf]]], np.float32)
     found = stored(prob, np.array([[True, True, True, False]]))
     assert found.dtype == np.uint8
     assert found.tolist() == [[[0, 255, 128, 0]], [[0, 1, 255, 0]]]
 
 
-def test_models_that_know_no_kinds_say_changed(tmp_path, dates):
+def test_models_that_know_no_kinds_say_changed(tmp_path: Path, dates: dict[str, Any]) -> None:
     out = tmp_path / "a.gpkg"
     predict(open_pair(*dates["uint8"]), [out], Options(model="cva", threshold=0.01))
     assert set(geopandas.read_file(out, layer="changes")["kind"]) == {"changed"}

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -33,30 +35,32 @@ ASKED = Load(tile_size=1024, batch_size=8, workers=8, gdal_cache=GDAL_CACHE)
         ("7B", 7),
     ],
 )
-def test_sizes_are_understood(text, size):
+def test_sizes_are_understood(text: str, size: int) -> None:
     assert parse_memory(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-2GB", "2 apples", "1e9", "2GBB", "2,5GB", "iB"])
-def test_other_texts_are_no_sizes(text):
+def test_other_texts_are_no_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="expected a memory size such as 2GB"):
         parse_memory(text)
 
 
-def test_without_a_limit_nothing_changes():
+def test_without_a_limit_nothing_changes() -> None:
     assert fit_load(ASKED, None, 3, POINTWISE) == ASKED
 
 
-def with_room(monkeypatch, resident):
+def with_room(monkeypatch: pytest.MonkeyPatch, resident: int) -> None:
     class Process:
-        def memory_info(self):
+        def memory_info(self) -> type[Any]:
             return type("Info", (), {"rss": resident})
 
     monkeypatch.setattr(psutil, "Process", Process)
 
 
 @given(st.integers(1, 64), st.integers(1, 16), st.integers(0, 200), st.integers(1, 400))
-def test_the_load_fits_or_the_message_says_what_would(gigabyte_64th, bands, halo, per_pixel):
+def test_the_load_fits_or_the_message_says_what_would(
+    gigabyte_64th: int, bands: int, halo: int, per_pixel: int
+) -> None:
     limit = gigabyte_64th * 10**9 // 16
     tiling = Tiling(halo=halo, bytes_per_pixel=per_pixel)
     try:
@@ -72,7 +76,7 @@ def test_the_load_fits_or_the_message_says_what_would(gigabyte_64th, bands, halo
     assert load.tile_size >= MIN_TILE
 
 
-def test_batches_shrink_first_and_tiles_last(monkeypatch):
+def test_batches_shrink_first_and_tiles_last(monkeypatch: pytest.MonkeyPatch) -> None:
     with_room(monkeypatch, 200 << 20)
     loads = [
         fit_load(ASKED, limit, 3, POINTWISE) for limit in (8 << 30, 2 << 30, 1 << 30, 400 << 20)
@@ -85,7 +89,7 @@ def test_batches_shrink_first_and_tiles_last(monkeypatch):
     assert sizes[3][:2] == (1, 1)
 
 
-def test_remote_files_in_memory_count(monkeypatch):
+def test_remote_files_in_memory_count(monkeypatch: pytest.MonkeyPatch) -> None:
     with_room(monkeypatch, 200 << 20)
     remote = replace(ASKED, remote_cache=300 << 20)
     assert remote.nbytes(3, POINTWISE) - ASKED.nbytes(3, POINTWISE) == 300 << 20
@@ -98,7 +102,7 @@ def test_remote_files_in_memory_count(monkeypatch):
     assert fit_load(ASKED, 560 << 20, 3, POINTWISE)
 
 
-def test_small_tiles_asked_for_stay(monkeypatch):
+def test_small_tiles_asked_for_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     with_room(monkeypatch, 100 << 20)
     small = Load(tile_size=16, batch_size=1, workers=1, gdal_cache=GDAL_CACHE)
     assert fit_load(small, 1 << 30, 3, POINTWISE).tile_size == 16
@@ -115,7 +119,7 @@ sys.exit(code)
 """
 
 
-def write_scene(path, side, *, changed):
+def write_scene(path: Path, side: int, *, changed: int) -> None:
     texture = np.random.default_rng(0).integers(60, 180, (3, 500, side), np.uint8)
     texture += np.random.default_rng(int(changed)).integers(0, 9, texture.shape, np.uint8)
     if changed:
@@ -136,7 +140,7 @@ def write_scene(path, side, *, changed):
             dataset.write(texture, window=Window(0, row, side, 500))
 
 
-def peak_bytes(folder, side, *options):
+def peak_bytes(folder: Path, side: int, *options: Any) -> int:
     """Largest resident size of a whole ``rscd predict`` in a process of its own."""
     paths = [folder / f"{side}_{date}.tif" for date in (1, 2)]
     for path in paths:
@@ -169,7 +173,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/sel
 
 @needs_proc
 @pytest.mark.slow
-def test_sixteen_times_the_scene_takes_no_more_memory(tmp_path):
+def test_sixteen_times_the_scene_takes_no_more_memory(tmp_path: Path) -> None:
     small, large = (
         peak_bytes(tmp_path, side, "-m", "cva", "--max-memory", "420MB") for side in (1000, 4000)
     )
@@ -180,5 +184,5 @@ def test_sixteen_times_the_scene_takes_no_more_memory(tmp_path):
 @pytest.mark.slow
 @needs_proc
 @pytest.mark.parametrize("model", ["irmad", "pca-kmeans"])
-def test_the_limit_holds_for_detectors_that_take_samples(tmp_path, model):
+def test_the_limit_holds_for_detectors_that_take_samples(tmp_path: Path, model: str) -> None:
     assert peak_bytes(tmp_path, 1500, "-m", model, "--max-memory", "500MB") < 500e6

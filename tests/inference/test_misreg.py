@@ -1,5 +1,9 @@
 """Slivers of a wrong registration vanish when a date is moved; real change stays."""
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import geopandas
 import numpy as np
 import pytest
@@ -14,17 +18,17 @@ from rscd.inference.misreg import misreg_reach
 
 SIDE = 160
 HALF_METRE = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
-CVA = {"model": "cva"}
+CVA: dict[str, Any] = {"model": "cva"}
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
 
 @pytest.fixture
-def pair(tmp_path, write_tif):
+def pair(tmp_path: Path, write_tif: Callable[..., Path]) -> tuple[Path, Path]:
     """Bright roofs on textured ground; at t2 one more, and the others two pixels to the right."""
     rng = np.random.default_rng(0)
     ground = ndimage.gaussian_filter(rng.normal(0, 20, (3, SIDE, SIDE)), (0, 4, 4)) * 2 + 90
@@ -33,19 +37,20 @@ def pair(tmp_path, write_tif):
         t1[:, row : row + 30, col : col + 30] = 220
         t2[:, row : row + 30, col + 2 : col + 32] = 220
     t2[:, 95:125, 95:125] = 220
-    return [
+    before, after = (
         write_tif(tmp_path / f"{name}.tif", np.clip(date, 0, 255).astype(np.uint8),
                   transform=HALF_METRE)
         for name, date in (("t1", t1), ("t2", t2))
-    ]  # fmt: skip
+    )  # fmt: skip
+    return before, after
 
 
-def table(pair, path, **options):
+def table(pair: tuple[Path, Path], path: Path, **options: Any) -> geopandas.GeoDataFrame:
     predict(open_pair(*pair), [path], Options(**CVA, **options))
     return geopandas.read_file(path)
 
 
-def test_slivers_go_and_change_stays(tmp_path, pair):
+def test_slivers_go_and_change_stays(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     found = table(pair, tmp_path / "a.fgb", misreg=2.0, min_area_m2=8)
     real = found.area > 150
     assert real.sum() == 1
@@ -55,7 +60,7 @@ def test_slivers_go_and_change_stays(tmp_path, pair):
     assert (found.misreg[~real] > 0.8).all()
 
 
-def test_a_column_only_where_it_is_asked_for(tmp_path, pair):
+def test_a_column_only_where_it_is_asked_for(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     with_it = table(pair, tmp_path / "a.fgb", misreg="auto")
     without = table(pair, tmp_path / "b.fgb")
     assert list(with_it.columns.drop("misreg")) == list(without.columns)
@@ -63,7 +68,7 @@ def test_a_column_only_where_it_is_asked_for(tmp_path, pair):
     assert with_it.misreg.between(0, 1).all()
 
 
-def test_tiles_and_threads_do_not_matter(tmp_path, pair):
+def test_tiles_and_threads_do_not_matter(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     tables = [
         (tmp_path / name, options)
         for name, options in (
@@ -77,7 +82,7 @@ def test_tiles_and_threads_do_not_matter(tmp_path, pair):
     assert first.replace('"a"', '"b"') == second
 
 
-def test_the_date_that_is_not_on_its_grid_is_moved(tmp_path, pair):
+def test_the_date_that_is_not_on_its_grid_is_moved(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     found = table(pair, tmp_path / "a.fgb", misreg=2.0, align="t2", min_area_m2=8)
     real = found.area > 150
     assert real.sum() == 1
@@ -85,8 +90,8 @@ def test_the_date_that_is_not_on_its_grid_is_moved(tmp_path, pair):
     assert (found.misreg[real] < 0.25).all()
 
 
-def test_how_far_is_what_the_estimate_leaves_open():
-    def left(cols, error):
+def test_how_far_is_what_the_estimate_leaves_open() -> None:
+    def left(cols: float, error: float) -> Shift:
         return Shift(cols, 0.0, windows=9, agreeing=9, error=error)
 
     assert misreg_reach(2.5, None) == 2.5
@@ -96,12 +101,12 @@ def test_how_far_is_what_the_estimate_leaves_open():
     assert misreg_reach("auto", left(9.0, 0.4)) == 4.0
 
 
-def test_it_needs_polygons(tmp_path, pair):
+def test_it_needs_polygons(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="expected polygons among the outputs for --misreg"):
         predict(open_pair(*pair), [tmp_path / "a.tif"], Options(**CVA, misreg=1.0))
 
 
-def test_nothing_changed(tmp_path, pair):
+def test_nothing_changed(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     predict(open_pair(pair[0], pair[0]), [tmp_path / "a.fgb"], Options(model="cva", misreg="auto"))
     found = geopandas.read_file(tmp_path / "a.fgb")
     assert "misreg" in found

@@ -1,11 +1,15 @@
 """Colour infrared is told from true colour, and only where a network wants true colour."""
 
 import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from rscd import Options, predict
@@ -20,28 +24,30 @@ TRUE_COLOUR, INFRARED = [0, 1, 2], [3, 0, 1]
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
 
 @pytest.fixture(scope="module", params=["uint8", "uint16"])
-def towns(request):
+def towns(request: pytest.FixtureRequest) -> list[NDArray[Any]]:
     """(2,4,H,W) of two towns: red, green, blue and near infrared."""
     drawn = TownPairs(2, 31, 160, gsd_m=0.5, bands=4, dtype=request.param)
     return [drawn[number]["image"].numpy() for number in range(2)]
 
 
-def seen(image):
-    return infrared(looks_of([(image, np.ones(image.shape[-2:], bool))]))
+def seen(image: NDArray[Any]) -> bool:
+    looks = looks_of([(image, np.ones(image.shape[-2:], bool))])
+    assert looks is not None
+    return infrared(looks)
 
 
-def test_towns_are_told_apart(towns):
+def test_towns_are_told_apart(towns: list[NDArray[Any]]) -> None:
     assert not any(seen(town[:, TRUE_COLOUR]) for town in towns)
     assert all(seen(town[:, INFRARED]) for town in towns)
 
 
-def test_pixels_without_data_do_not_count(towns):
+def test_pixels_without_data_do_not_count(towns: list[NDArray[Any]]) -> None:
     image, valid = towns[0][:, INFRARED].copy(), np.ones(towns[0].shape[-2:], bool)
     valid[:80] = False
     cut = looks_of([(image[:, :, 80:], valid[80:])])
@@ -49,7 +55,7 @@ def test_pixels_without_data_do_not_count(towns):
     assert looks_of([(image, valid)]) == cut
 
 
-def test_nothing_is_said_of_too_little_or_of_flat_bands():
+def test_nothing_is_said_of_too_little_or_of_flat_bands() -> None:
     rng = np.random.default_rng(0)
     values = rng.random((3, 5000))
     assert look(values) is not None
@@ -60,7 +66,9 @@ def test_nothing_is_said_of_too_little_or_of_flat_bands():
     assert looks_of([(np.ones((2, 3, 90, 90), np.float32), np.zeros((90, 90), bool))]) is None
 
 
-def opened(folder, write_tif, image, **keywords):
+def opened(
+    folder: Path, write_tif: Callable[..., Path], image: NDArray[Any], **keywords: Any
+) -> ScenePair:
     paths = [
         write_tif(folder / f"{name}.tif", date.astype(np.uint8), transform=HALF_METRE, **keywords)
         for name, date in zip(("t1", "t2"), image, strict=True)
@@ -68,7 +76,9 @@ def opened(folder, write_tif, image, **keywords):
     return ScenePair.open(*paths)
 
 
-def test_a_scene_is_warned_of_once_and_in_one_line(tmp_path, write_tif, caplog):
+def test_a_scene_is_warned_of_once_and_in_one_line(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     town = TownPairs(1, 31, 160, gsd_m=0.5, bands=4)[0]["image"].numpy()
     pair = opened(tmp_path, write_tif, town[:, INFRARED])
     with caplog.at_level(logging.WARNING):
@@ -81,7 +91,9 @@ def test_a_scene_is_warned_of_once_and_in_one_line(tmp_path, write_tif, caplog):
     assert not warn_of_near_infrared(pair, shipped_card() | {"bands": "near infrared, red, green"})
 
 
-def test_a_run_says_so(tmp_path, write_tif, caplog):
+def test_a_run_says_so(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     town = TownPairs(1, 31, 96, gsd_m=0.5, bands=4)[0]["image"].numpy()
     pair = opened(tmp_path, write_tif, town[:, INFRARED])
     for model, said in (("buildings", True), ("cva", False)):
@@ -90,13 +102,17 @@ def test_a_run_says_so(tmp_path, write_tif, caplog):
         assert ("looks like near infrared" in caplog.text) == said
 
 
-def test_true_colour_is_not(tmp_path, write_tif, caplog):
+def test_true_colour_is_not(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     town = TownPairs(1, 31, 160, gsd_m=0.5, bands=4)[0]["image"].numpy()
     assert not warn_of_near_infrared(opened(tmp_path, write_tif, town), shipped_card())
     assert caplog.text == ""
 
 
-def test_what_a_file_says_needs_no_look(tmp_path, write_tif, caplog):
+def test_what_a_file_says_needs_no_look(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     rng = np.random.default_rng(0)
     paths = []
     for name in ("t1", "t2"):
@@ -109,7 +125,7 @@ def test_what_a_file_says_needs_no_look(tmp_path, write_tif, caplog):
     assert "t1 says that its band 1 is near infrared" in caplog.text
 
 
-def test_the_dates_are_averaged():
+def test_the_dates_are_averaged() -> None:
     clear, odd, plain = Look(0.6, 0.5), Look(0.1, 0.0), Look(0.0, 0.0)
     assert infrared((clear, odd))
     assert infrared((Look(0.2, 0.1),) * 2)

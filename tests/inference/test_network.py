@@ -3,46 +3,55 @@
 import json
 import os
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 import rscd.inference.weights as network_files
 from rscd import Options, open_pair, predict
 from rscd.base.errors import ModelError
 from rscd.base.types import CARD_FORMAT, CARD_KEY, NETWORK_PREFIX
 from rscd.evaluation.dataset import predict_pair
+from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
 from rscd.inference.network import export_weights, load_network, save_weights
 from rscd.inference.weights import read_card, write_weights
 from rscd.models.networks import build_network
+from rscd.pipeline.prediction import Prediction
 
 SHALLOW = {"n_bands": 2, "encoder": "resnet18", "decoder_channels": [8, 4], "std": [50.0, 50.0]}
 CARD = {"halo": 48, "multiple": 4, "patch_size": 160, "threshold": 0.5}
 
 
 @pytest.fixture(scope="module")
-def network():
+def network() -> nn.Module:
     torch.manual_seed(0)
     return build_network("siamese-unet", SHALLOW)
 
 
-def saved(path, network, **card):
+def saved(path: Path, network: nn.Module, **card: Any) -> Path:
     save_weights(path, network, "siamese-unet", SHALLOW, CARD | card)
     return path
 
 
 @pytest.fixture
-def pair(tmp_path, write_tif):
+def pair(tmp_path: Path, write_tif: Callable[..., Path]) -> ScenePair:
     rng = np.random.default_rng(0)
     dates = rng.integers(1, 200, (2, 2, 170, 210)).astype(np.uint8)
-    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
-    return open_pair(*paths)
+    t1, t2 = (write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates))
+    return open_pair(t1, t2)
 
 
-def probabilities(pair, weights, folder, tile_size, **options):
+def probabilities(
+    pair: ScenePair, weights: Path, folder: Path, tile_size: int, **options: Any
+) -> tuple[NDArray[Any], Prediction]:
     import rasterio
 
     out, prob = folder / f"{tile_size}.tif", folder / f"prob{tile_size}.tif"
@@ -52,7 +61,9 @@ def probabilities(pair, weights, folder, tile_size, **options):
         return dataset.read(1), result
 
 
-def test_tiled_equals_whole_when_the_halo_covers_the_receptive_field(tmp_path, network, pair):
+def test_tiled_equals_whole_when_the_halo_covers_the_receptive_field(
+    tmp_path: Path, network: nn.Module, pair: ScenePair
+) -> None:
     weights = saved(tmp_path / "w.safetensors", network)
     radius = read_card(weights)["receptive_radius"]
     assert radius is not None
@@ -66,7 +77,9 @@ def test_tiled_equals_whole_when_the_halo_covers_the_receptive_field(tmp_path, n
         assert result.seam is None
 
 
-def test_a_small_halo_is_measured_and_reported(tmp_path, network, pair):
+def test_a_small_halo_is_measured_and_reported(
+    tmp_path: Path, network: nn.Module, pair: ScenePair
+) -> None:
     weights = saved(tmp_path / "w.safetensors", network, halo=4)
     _, result = probabilities(pair, weights, tmp_path, 64)
     _, single = probabilities(pair, weights, tmp_path, 512)
@@ -76,7 +89,9 @@ def test_a_small_halo_is_measured_and_reported(tmp_path, network, pair):
     assert single.seam is None
 
 
-def test_checkpoint_and_export_predict_the_same(tmp_path, network, pair):
+def test_checkpoint_and_export_predict_the_same(
+    tmp_path: Path, network: nn.Module, pair: ScenePair
+) -> None:
     state = {f"method.network.{k}": v for k, v in network.state_dict().items()}
     card = {"format": CARD_FORMAT, "network": "siamese-unet", "network_args": SHALLOW, **CARD}
     torch.save({"state_dict": state, CARD_KEY: card}, tmp_path / "run.ckpt")
@@ -88,18 +103,18 @@ def test_checkpoint_and_export_predict_the_same(tmp_path, network, pair):
         load_network(tmp_path / name, "cpu", 1)(image[None], valid[None])
         for name in ("run.ckpt", "w.safetensors")
     ]
-    np.testing.assert_array_equal(*results)
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 class Malicious:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_file_that_would_run_code_is_refused(tmp_path):
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     torch.save({"state_dict": {}, CARD_KEY: Malicious(trap)}, tmp_path / "evil.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(Malicious(trap), protocol=2))
@@ -109,7 +124,9 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     assert not trap.exists()
 
 
-def test_what_cannot_be_used_is_one_clear_line(tmp_path, network, pair):
+def test_what_cannot_be_used_is_one_clear_line(
+    tmp_path: Path, network: nn.Module, pair: ScenePair
+) -> None:
     with pytest.raises(ModelError, match="no file at"):
         read_card(tmp_path / "absent.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
@@ -130,7 +147,9 @@ def test_what_cannot_be_used_is_one_clear_line(tmp_path, network, pair):
             load_network(weights, "cuda", 1)
 
 
-def test_weights_that_take_the_place_of_others_are_read_anew(tmp_path, network):
+def test_weights_that_take_the_place_of_others_are_read_anew(
+    tmp_path: Path, network: nn.Module
+) -> None:
     image = np.random.default_rng(0).random((1, 2, 2, 64, 64), dtype=np.float32) * 255
     valid = np.ones((1, 64, 64), bool)
     path = tmp_path / "w.safetensors"
@@ -150,8 +169,8 @@ def test_weights_that_take_the_place_of_others_are_read_anew(tmp_path, network):
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused_everywhere(
-    tmp_path, network, pair, suffix, broken
-):
+    tmp_path: Path, network: nn.Module, pair: ScenePair, suffix: str, broken: float
+) -> None:
     weights = saved(tmp_path / "good.safetensors", network)
     card, tensors = read_card(weights), {k: v.clone() for k, v in network.state_dict().items()}
     name = next(key for key, value in tensors.items() if value.ndim == 4)
@@ -177,16 +196,21 @@ def test_weights_that_are_no_numbers_are_refused_everywhere(
 
 @pytest.mark.parametrize("everywhere", [True, False])
 def test_outputs_that_are_no_numbers_are_no_missing_data(
-    tmp_path, network, pair, monkeypatch, everywhere
-):
+    tmp_path: Path,
+    network: nn.Module,
+    pair: ScenePair,
+    monkeypatch: pytest.MonkeyPatch,
+    everywhere: bool,
+) -> None:
     """Finite weights may still overflow on values far beyond those of the training."""
     weights = saved(tmp_path / "w.safetensors", network)
-    build = network_files.build_network
 
-    def broken(name, args):
-        made = build(name, args)
+    def broken(name: str, args: dict[str, Any]) -> nn.Module:
+        made = build_network(name, args)
 
-        def spoil(module, inputs, outputs):
+        def spoil(
+            module: nn.Module, inputs: tuple[Tensor], outputs: dict[str, Tensor]
+        ) -> dict[str, Tensor]:
             logits = outputs["logits"].clone()
             row, col = (size // 2 for size in logits.shape[-2:])  # not in the halo
             logits[... if everywhere else (..., row, col)] = torch.nan

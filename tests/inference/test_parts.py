@@ -1,6 +1,9 @@
 """A part of a scene is the part of the whole scene's result: `--bbox` and `--aoi` cut, no more."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from rasterio.features import geometry_mask
 
 from rscd.geo.changemap import ChangeMap
@@ -18,9 +22,9 @@ from rscd.geo.tiles import Box, plan_tiles
 from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.journal import open_journal
 from rscd.inference.models import scene_model
-from rscd.inference.predictor import Tiling
+from rscd.inference.predictor import Predictor, Tiling
 from rscd.inference.shipped import SceneFacts
-from rscd.inference.tiled import fit_model, measure_seam, predict_scene
+from rscd.inference.tiled import Seam, fit_model, measure_seam, predict_scene
 from rscd.synthetic.towns import Nuisance, plan_town, render_town
 
 UTM = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
@@ -29,13 +33,17 @@ TWO_SCALES = {"msi": "0.5,1"}
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
 
 @pytest.fixture(scope="module", params=["one grid", "resampled"])
-def pair(request, tmp_path_factory, write_tif):
+def pair(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    write_tif: Callable[..., Path],
+) -> ScenePair:
     """Noise with blocks of change and a corner without data; t2 half a pixel off in one case."""
     folder = tmp_path_factory.mktemp("parts")
     rng = np.random.default_rng(0)
@@ -58,10 +66,10 @@ class Phases:
     threshold: float = 0.5
 
     @property
-    def tiling(self):
+    def tiling(self) -> Tiling:
         return Tiling(halo=3, multiple=8, exact=False)
 
-    def __call__(self, image, valid):
+    def __call__(self, image: NDArray[Any], valid: NDArray[Any]) -> NDArray[Any]:
         near = np.abs(image[:, 1] - image[:, 0]).mean(axis=1)
         batch, height, width = near.shape
         blocks = near.reshape(batch, height // 8, 8, width // 8, 8).mean(axis=(2, 4))
@@ -70,7 +78,9 @@ class Phases:
         return (1 / (1 + np.exp(-(near + strided - everywhere) / 50))).astype(np.float32)
 
 
-def probabilities(pair, predictor, folder, tile_size=64):
+def probabilities(
+    pair: ScenePair, predictor: Predictor, folder: Path, tile_size: int = 64
+) -> tuple[NDArray[Any], Seam | None]:
     with open_journal(folder, {}) as journal:
         change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
         predict_scene(pair, predictor, change_map, journal, tile_size=tile_size)
@@ -80,14 +90,14 @@ def probabilities(pair, predictor, folder, tile_size=64):
     return prob, seam
 
 
-def corners(pair, box):
+def corners(pair: ScenePair, box: Box) -> shapely.Polygon:
     cols = np.array([box.col, box.col + box.width])
     rows = np.array([box.row, box.row + box.height])
     x, y = apply(pair.scene.affine, cols, rows)
     return shapely.box(x.min(), y.min(), x.max(), y.max())
 
 
-def quarters(shape, row, col):
+def quarters(shape: tuple[int, int], row: int, col: int) -> list[Box]:
     height, width = shape
     return [
         Box(top, left, bottom - top, right - left)
@@ -101,12 +111,12 @@ def quarters(shape, row, col):
 @settings(max_examples=3, deadline=None)
 @given(st.data())
 def test_a_scene_split_by_boxes_gives_the_pixels_of_the_whole_scene(
-    pair, tmp_path_factory, name, data
-):
+    pair: ScenePair, tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.mktemp("work")
-    model = Phases() if name == "not local" else DETECTORS[name]()
+    model: Any = Phases() if name == "not local" else DETECTORS[name]()
 
-    def detect(part):
+    def detect(part: ScenePair) -> NDArray[Any]:
         predictor = fit_model(part, model) if hasattr(model, "fit") else model
         return probabilities(part, predictor, folder / "run")[0]
 
@@ -120,7 +130,9 @@ def test_a_scene_split_by_boxes_gives_the_pixels_of_the_whole_scene(
         np.testing.assert_array_equal(detect(part), expected)
 
 
-def test_outside_an_area_of_interest_nothing_is_predicted_but_all_is_seen(pair, tmp_path):
+def test_outside_an_area_of_interest_nothing_is_predicted_but_all_is_seen(
+    pair: ScenePair, tmp_path: Path
+) -> None:
     x, y = apply(pair.scene.affine, np.array([20, 180, 70]), np.array([10, 60, 140]))
     triangle = shapely.Polygon(np.column_stack([x, y]))
     part = pair.crop(triangle, mask=True)
@@ -132,7 +144,7 @@ def test_outside_an_area_of_interest_nothing_is_predicted_but_all_is_seen(pair, 
     np.testing.assert_array_equal(found, expected)
 
 
-def test_the_seam_of_a_part_is_measured_inside_it(pair, tmp_path):
+def test_the_seam_of_a_part_is_measured_inside_it(pair: ScenePair, tmp_path: Path) -> None:
     part = pair.crop(corners(pair, Box(10, 70, 120, 100)), mask=False)
     _, seam = probabilities(part, Phases(), tmp_path / "run")
     assert seam is not None
@@ -147,8 +159,13 @@ def test_the_seam_of_a_part_is_measured_inside_it(pair, tmp_path):
     st.integers(0, 20), st.sampled_from([1, 8, 12]), st.booleans(),
 )  # fmt: skip
 def test_tiles_of_a_part_lie_on_the_lattice_of_the_scene(
-    shape, data, tile_size, halo, multiple, trim
-):
+    shape: tuple[int, int],
+    data: st.DataObject,
+    tile_size: int,
+    halo: int,
+    multiple: int,
+    trim: bool,
+) -> None:
     row, col = (data.draw(st.integers(0, size - 1)) for size in shape)
     height, width = (
         data.draw(st.integers(1, size - start))
@@ -176,7 +193,14 @@ def test_tiles_of_a_part_lie_on_the_lattice_of_the_scene(
 @pytest.mark.parametrize(
     ("halo", "gsd_m", "views"), [("own", 0.5, {}), ("small", 0.3, {}), ("small", 0.5, TWO_SCALES)]
 )
-def test_the_shipped_network_sees_around_a_part(tmp_path, write_tif, buildings, halo, gsd_m, views):
+def test_the_shipped_network_sees_around_a_part(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    buildings: Path,
+    halo: str,
+    gsd_m: float,
+    views: Any,
+) -> None:
     """At its own resolution, at another one, and looking several times."""
     town = render_town(
         plan_town(8, (176, 224), 0.5, change_share=0.3), Nuisance.draw(np.random.default_rng(8))

@@ -1,12 +1,16 @@
 """The shipped network: when it is the default, that it is whole, small and what its card says."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import geopandas
 import numpy as np
 import pytest
 import torch
 from affine import Affine
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from rscd import Options, open_pair, predict
@@ -24,7 +28,13 @@ from rscd.models.networks import build_network
 from rscd.synthetic.town_pairs import TownPairs
 
 
-def facts(n_bands=3, gsd_m=0.5, *, georeferenced=True, eight_bit=True):
+def facts(
+    n_bands: int = 3,
+    gsd_m: float | None = 0.5,
+    *,
+    georeferenced: bool = True,
+    eight_bit: bool = True,
+) -> SceneFacts:
     return SceneFacts(n_bands, gsd_m, georeferenced, eight_bit)
 
 
@@ -47,13 +57,13 @@ def facts(n_bands=3, gsd_m=0.5, *, georeferenced=True, eight_bit=True):
         (facts(3, None), DEFAULT_DETECTOR, "needs a pixel size, found none"),
     ],
 )
-def test_default_follows_bands_and_resolution(scene, name, reason):
+def test_default_follows_bands_and_resolution(scene: SceneFacts, name: str, reason: str) -> None:
     chosen, why = default_model(scene)
     assert chosen == name
     assert reason in why
 
 
-def test_choice_is_said_with_its_reason(caplog):
+def test_choice_is_said_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="rscd")
     assert scene_model(None, facts(6, 30.0)).name == DEFAULT_DETECTOR
     assert "model irmad: buildings is trained for pixels of 0.1 to 1 m, found 30 m" in caplog.text
@@ -63,7 +73,9 @@ def test_choice_is_said_with_its_reason(caplog):
 
 
 @pytest.mark.parametrize(("name", "bands"), [("irmad", 1), ("irmad", 2), ("pca-kmeans", 1)])
-def test_a_detector_that_needs_two_bands_says_so(caplog, name, bands):
+def test_a_detector_that_needs_two_bands_says_so(
+    caplog: pytest.LogCaptureFixture, name: str, bands: int
+) -> None:
     caplog.set_level("INFO", logger="rscd")
     assert scene_model(name, facts(bands, 10.0)).name == name
     said = "irmad needs two bands or more and finds little in the one of these images"
@@ -71,49 +83,59 @@ def test_a_detector_that_needs_two_bands_says_so(caplog, name, bands):
     assert ("take -m pca-kmeans" in caplog.text) is (said in caplog.text)
 
 
-def test_run_takes_it_and_says_so(tmp_path, write_tif, caplog):
+def test_run_takes_it_and_says_so(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", logger="rscd")
     rng = np.random.default_rng(0)
     dates = rng.integers(1, 200, (2, 3, 40, 50)).astype(np.uint8)
     grid = Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
-    paths = [
+    t1, t2 = (
         write_tif(tmp_path / f"t{i + 1}.tif", date, transform=grid) for i, date in enumerate(dates)
-    ]
-    result = predict(open_pair(*paths), [tmp_path / "out.tif"], Options())
+    )
+    result = predict(open_pair(t1, t2), [tmp_path / "out.tif"], Options())
     assert result.model == SHIPPED
     assert f"model {SHIPPED}: " in caplog.text
 
 
-def test_specks_below_the_smallest_building_are_no_polygons(tmp_path, write_tif):
+def test_specks_below_the_smallest_building_are_no_polygons(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     torch.manual_seed(0)
     args = {"widths": [4, 6], "depths": [1, 1], "neck_width": 6, "decoder_width": 6}
     card = {"halo": 32, "multiple": 4, "patch_size": 96, "threshold": 0.5, "min_area_m2": 2000}
     weights = tmp_path / "w.safetensors"
     save_weights(weights, build_network("semantic", args), "semantic", args, card)
     dates = np.random.default_rng(0).integers(0, 256, (2, 3, 80, 80)).astype(np.uint8)
-    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
+    t1, t2 = (write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates))
     counts = []
     for least in (None, 0.0, 2000.0):
         options = Options(model=str(weights), min_area_m2=least, overwrite=True)
-        counts.append(predict(open_pair(*paths), [tmp_path / "a.gpkg"], options).n_polygons)
+        found = predict(open_pair(t1, t2), [tmp_path / "a.gpkg"], options)
+        assert found.n_polygons is not None
+        counts.append(found.n_polygons)
     assert counts[0] == counts[2] < counts[1]
 
 
-def test_doubtful_polygons_are_left_out_at_the_threshold_of_the_card(tmp_path, write_tif):
+def test_doubtful_polygons_are_left_out_at_the_threshold_of_the_card(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     torch.manual_seed(0)
     args = {"widths": [4, 6], "depths": [1, 1], "neck_width": 6, "decoder_width": 6}
     card = {"halo": 32, "multiple": 4, "patch_size": 96, "threshold": 0.5}
     dates = np.random.default_rng(0).integers(0, 256, (2, 3, 80, 80)).astype(np.uint8)
-    paths = [write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates)]
-    network = build_network("semantic", args)
+    t1, t2 = (write_tif(tmp_path / f"t{i + 1}.tif", date) for i, date in enumerate(dates))
+    network: Any = build_network("semantic", args)
     network.decoder.head.weight.data *= 0.01  # so that scores differ in their four decimals
 
-    def found(least, threshold=None, own=None):
+    def found(
+        least: float | None, threshold: float | None = None, own: float | None = None
+    ) -> list[float]:
         weights = tmp_path / "w.safetensors"
         save_weights(weights, network, "semantic", args, card | ({"min_score": own} if own else {}))
         options = Options(model=str(weights), min_score=least, threshold=threshold, overwrite=True)
         out = tmp_path / "a.gpkg"
-        predict(open_pair(*paths), [out], options)
+        predict(open_pair(t1, t2), [out], options)
         return geopandas.read_file(out, layer="changes")["score"].tolist()
 
     every = found(None)
@@ -125,14 +147,14 @@ def test_doubtful_polygons_are_left_out_at_the_threshold_of_the_card(tmp_path, w
     assert found(None, threshold=0.5, own=middle) == every
 
 
-def test_it_is_listed_first_and_loads_by_name():
+def test_it_is_listed_first_and_loads_by_name() -> None:
     assert model_names()[:2] == [SHIPPED, DEFAULT_DETECTOR]
     model = load_model(SHIPPED)
     assert model.name == SHIPPED
     assert model.tiling.exact
 
 
-def test_changed_weights_are_refused(tmp_path, monkeypatch):
+def test_changed_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytearray(shipped_path().read_bytes())
     content[-1] ^= 1
     path = tmp_path / shipped_path().name
@@ -146,7 +168,7 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
         load_model(SHIPPED)
 
 
-def test_card_beside_is_the_card_within():
+def test_card_beside_is_the_card_within() -> None:
     beside = shipped_card()
     assert read_card(shipped_path()) == {k: v for k, v in beside.items() if k != "sha256"}
     for key in ("licence", "data", "gsd_m", "gsd_range_m", "bands", "measured", "summary"):
@@ -154,7 +176,7 @@ def test_card_beside_is_the_card_within():
     assert tuple(beside["gsd_range_m"]) == shipped.GSD_RANGE_M
 
 
-def test_it_is_as_small_as_promised():
+def test_it_is_as_small_as_promised() -> None:
     size = sum(shipped_path().with_suffix(s).stat().st_size for s in (".safetensors", ".json"))
     assert size <= 12e6
     card = shipped_card()
@@ -164,7 +186,12 @@ def test_it_is_as_small_as_promised():
     assert counter.get_total_flops() / 2 <= 1.6e9  # multiply-adds
 
 
-def town(index=0, seed=4242, change_share=(0.3, 0.5), dtype="uint8"):
+def town(
+    index: int = 0,
+    seed: int = 4242,
+    change_share: float | tuple[float, float] = (0.3, 0.5),
+    dtype: Literal["uint8", "uint16"] = "uint8",
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Image and mask of a town that training never drew."""
     towns = TownPairs(seed=seed, patch_size=192, change_share=change_share, dtype=dtype)
     sample = towns[index]
@@ -172,7 +199,7 @@ def town(index=0, seed=4242, change_share=(0.3, 0.5), dtype="uint8"):
 
 
 @pytest.mark.slow
-def test_it_finds_new_buildings_of_towns():
+def test_it_finds_new_buildings_of_towns() -> None:
     pooled = Counts((0, 0), (0, 0), (0, 0))
     for index in range(3):
         pooled += counted(*town(index))
@@ -181,12 +208,12 @@ def test_it_finds_new_buildings_of_towns():
 
 
 @pytest.mark.slow
-def test_it_finds_next_to_nothing_where_nothing_was_built():
+def test_it_finds_next_to_nothing_where_nothing_was_built() -> None:
     called = [counted(*town(index, 4343, 0.0)).predicted[1] for index in range(3)]
     assert sum(called) < 0.01 * 3 * 192**2
 
 
-def test_sixteen_bit_towns_do_as_well():
+def test_sixteen_bit_towns_do_as_well() -> None:
     eight = f1(counted(*town(1)))
     assert f1(counted(*town(1, dtype="uint16"), eight_bit=False)) > eight - 0.1
 
@@ -194,7 +221,7 @@ def test_sixteen_bit_towns_do_as_well():
 @pytest.mark.realdata
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "gsd"), [("levir-cd", 0.5), ("fotbcd-binary", 0.2)])
-def test_it_does_on_real_pairs_what_its_card_says(realdata, name, gsd):
+def test_it_does_on_real_pairs_what_its_card_says(realdata: Path, name: str, gsd: float) -> None:
     data = labelled_folder(realdata / name, "test")
     model = scene_model(SHIPPED, data_facts(data, gsd))
     report = evaluate_split(Split(data, model, None))
@@ -203,11 +230,11 @@ def test_it_does_on_real_pairs_what_its_card_says(realdata, name, gsd):
     )
 
 
-def counted(image, mask, *, eight_bit=True):
+def counted(image: NDArray[Any], mask: NDArray[Any], *, eight_bit: bool = True) -> Counts:
     model = scene_model(SHIPPED, facts(eight_bit=eight_bit))
     prob, threshold = predict_pair(model, image, np.ones(mask.shape, bool))
     return count((prob >= threshold).astype(np.uint8), mask)
 
 
-def f1(counts):
+def f1(counts: Counts) -> float:
     return 2 * counts.hit[1] / (counts.true[1] + counts.predicted[1])

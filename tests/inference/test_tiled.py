@@ -2,17 +2,22 @@
 
 import multiprocessing
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from rscd.base.errors import ModelError, SceneError
@@ -39,7 +44,7 @@ UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
@@ -53,21 +58,21 @@ class BoxMean:
     threshold: float = 0.25
 
     @property
-    def tiling(self):
+    def tiling(self) -> Tiling:
         return Tiling(halo=self.radius, multiple=self.multiple)
 
-    def __call__(self, image, valid):
+    def __call__(self, image: NDArray[Any], valid: NDArray[Any]) -> NDArray[Any]:
         assert image.dtype == np.float32
         assert image.shape[3] % self.multiple == image.shape[4] % self.multiple == 0
         difference = np.abs(image[:, 1] - image[:, 0]).mean(axis=1, dtype=np.float64) / 255
         return self.mean(difference).astype(np.float32)
 
-    def mean(self, difference):
+    def mean(self, difference: NDArray[Any]) -> NDArray[Any]:
         side = 2 * self.radius + 1
         return uniform_filter(difference, (0, side, side)[-difference.ndim :], mode="constant")
 
 
-def town(shape, seed=0, bands=3):
+def town(shape: tuple[int, int], seed: int = 0, bands: int = 3) -> Iterator[Any]:
     """Smooth fields, and blocks that are brighter at t2: holes, diagonal touches, thin lines."""
     rng = np.random.default_rng(seed)
     height, width = shape
@@ -83,7 +88,15 @@ def town(shape, seed=0, bands=3):
     return (np.clip(date, 1, 255).astype(np.uint8) for date in (t1, t2))
 
 
-def open_town(folder, write_tif, shape, *, seed=0, warped=False, holes=True):
+def open_town(
+    folder: Path,
+    write_tif: Callable[..., Path],
+    shape: tuple[int, int],
+    *,
+    seed: int = 0,
+    warped: bool = False,
+    holes: bool = True,
+) -> ScenePair:
     t1, t2 = town(shape, seed)
     if holes:
         t1[:, : shape[0] // 6, : shape[1] // 5] = 0
@@ -94,11 +107,22 @@ def open_town(folder, write_tif, shape, *, seed=0, warped=False, holes=True):
     )
 
 
-def detect(pair, model, folder, *, tile_size, batch_size=1, workers=0, mapper=map):
+def detect(
+    pair: ScenePair,
+    model: Any,
+    folder: Path,
+    *,
+    tile_size: int,
+    batch_size: int = 1,
+    workers: int = 0,
+    mapper: Callable[..., Any] = map,
+) -> tuple[NDArray[Any], NDArray[Any], tuple[int, int], geopandas.GeoDataFrame]:
     """Probabilities and mask of the whole scene, and polygons, as the engine makes them."""
     folder.mkdir(exist_ok=True)
 
-    def run(mapper):
+    def run(
+        mapper: Callable[..., Any],
+    ) -> tuple[NDArray[Any], NDArray[Any], tuple[int, int], geopandas.GeoDataFrame]:
         predictor = fit_model(pair, model, mapper) if hasattr(model, "fit") else model
         with open_journal(folder / "work", {}) as journal:
             change_map = ChangeMap(journal.folder, pair.grid, predictor.threshold, {})
@@ -124,7 +148,10 @@ def detect(pair, model, folder, *, tile_size, batch_size=1, workers=0, mapper=ma
         return run(threads)
 
 
-def assert_same(one, other):
+def assert_same(
+    one: tuple[NDArray[Any], NDArray[Any], tuple[int, int], geopandas.GeoDataFrame],
+    other: tuple[NDArray[Any], NDArray[Any], tuple[int, int], geopandas.GeoDataFrame],
+) -> None:
     prob, mask, counts, polygons = one
     np.testing.assert_array_equal(prob.view(np.uint32), other[0].view(np.uint32))
     np.testing.assert_array_equal(mask, other[1])
@@ -137,8 +164,12 @@ def assert_same(one, other):
 @settings(max_examples=4, deadline=None)
 @given(data=st.data())
 def test_detectors_give_the_same_bits_for_any_tiling(
-    tmp_path_factory, write_tif, name, warped, data
-):
+    tmp_path_factory: pytest.TempPathFactory,
+    write_tif: Callable[..., Path],
+    name: str,
+    warped: bool,
+    data: st.DataObject,
+) -> None:
     shape = data.draw(st.tuples(st.integers(8, 200), st.integers(8, 300)))
     tile_size = data.draw(st.integers(16, 320))
     batch_size, workers = data.draw(st.integers(1, 5)), data.draw(st.integers(0, 3))
@@ -164,8 +195,8 @@ def test_detectors_give_the_same_bits_for_any_tiling(
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_statistics_gathered_over_several_blocks_do_not_depend_on_workers(
-    tmp_path, write_tif, name
-):
+    tmp_path: Path, write_tif: Callable[..., Path], name: str
+) -> None:
     pair = open_town(tmp_path, write_tif, (100, 1040))
     whole = detect(pair, DETECTORS[name](), tmp_path / "whole", tile_size=2048)
     cut = detect(pair, DETECTORS[name](), tmp_path / "cut", tile_size=90, batch_size=7, workers=3)
@@ -175,9 +206,11 @@ def test_statistics_gathered_over_several_blocks_do_not_depend_on_workers(
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 200), (3, 5)])
-def test_tiny_scenes_work_or_say_why(tmp_path, write_tif, name, shape):
+def test_tiny_scenes_work_or_say_why(
+    tmp_path: Path, write_tif: Callable[..., Path], name: str, shape: tuple[int, int]
+) -> None:
     pair = open_town(tmp_path, write_tif, shape, holes=False)
-    outcomes = []
+    outcomes: list[str | bytes] = []
     for tile_size in (1, 64):
         try:
             found = detect(pair, DETECTORS[name](), tmp_path / f"{tile_size}", tile_size=tile_size)
@@ -198,8 +231,14 @@ def test_tiny_scenes_work_or_say_why(tmp_path, write_tif, name, shape):
     st.integers(1, 4),
 )
 def test_a_local_operator_equals_itself_on_the_whole_scene(
-    tmp_path_factory, write_tif, shape, tile_size, radius, multiple, batch_size
-):
+    tmp_path_factory: pytest.TempPathFactory,
+    write_tif: Callable[..., Path],
+    shape: tuple[int, int],
+    tile_size: int,
+    radius: int,
+    multiple: int,
+    batch_size: int,
+) -> None:
     folder = tmp_path_factory.mktemp("local")
     pair = open_town(folder, write_tif, shape)
     predictor = BoxMean(radius, multiple)
@@ -212,7 +251,7 @@ def test_a_local_operator_equals_itself_on_the_whole_scene(
     np.testing.assert_allclose(prob, expected, atol=1e-6, equal_nan=True)
 
 
-def test_a_halo_that_is_too_small_would_show():
+def test_a_halo_that_is_too_small_would_show() -> None:
     """The oracle above has teeth: a halo of nothing gives other numbers at tile edges."""
     difference = np.random.default_rng(0).random((40, 40))
     whole = BoxMean(3).mean(difference)
@@ -224,17 +263,19 @@ def test_a_halo_that_is_too_small_would_show():
 class Brightness(BoxMean):
     """Where a date is bright, a building stands; notes how often it is asked."""
 
-    calls: tuple = ()
+    calls: tuple[list[bool], ...] = ()
     """Lists to which each call appends whether buildings were asked for."""
 
     finds_buildings = True
 
-    def __call__(self, image, valid):
+    def __call__(self, image: NDArray[Any], valid: NDArray[Any]) -> NDArray[Any]:
         for call in self.calls:
             call.append(False)
         return super().__call__(image, valid)
 
-    def with_buildings(self, image, valid):
+    def with_buildings(
+        self, image: NDArray[Any], valid: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         for call in self.calls:
             call.append(True)
         bright = image.mean(axis=2, dtype=np.float64) / 255
@@ -242,7 +283,16 @@ class Brightness(BoxMean):
         return super().__call__(image, valid), means.astype(np.float32)
 
 
-def filled(pair, predictor, folder, *, standing=True, mapper=map, progress=lambda *_: None, **how):
+def filled(
+    pair: ScenePair,
+    predictor: Brightness,
+    folder: Path,
+    *,
+    standing: bool = True,
+    mapper: Callable[..., Any] = map,
+    progress: Callable[..., Any] = lambda *_: None,
+    **how: Any,
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Probabilities and (2,H,W) stored buildings of a scene; its folder stays."""
     with open_journal(folder, {}) as journal:
         change_map = ChangeMap(journal.folder, pair.grid, 0.5, {})
@@ -252,10 +302,10 @@ def filled(pair, predictor, folder, *, standing=True, mapper=map, progress=lambd
             progress=progress, **{"tile_size": 4096} | how,
         )  # fmt: skip
         whole = Box(0, 0, *pair.shape_hw)
-        return change_map.prob.read(whole), beside.read(whole) if standing else None
+        return change_map.prob.read(whole), None if beside is None else beside.read(whole)
 
 
-def assert_same_bits(one, other):
+def assert_same_bits(one: NDArray[Any], other: NDArray[Any]) -> None:
     np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
@@ -270,12 +320,20 @@ class TestBuildings:
         st.integers(0, 2),
     )
     def test_they_are_those_of_the_whole_scene_and_change_is_as_without(
-        self, tmp_path_factory, write_tif, shape, tile_size, radius, multiple, batch_size, workers
-    ):
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        write_tif: Callable[..., Path],
+        shape: tuple[int, int],
+        tile_size: int,
+        radius: int,
+        multiple: int,
+        batch_size: int,
+        workers: int,
+    ) -> None:
         folder = tmp_path_factory.mktemp("houses")
         pair = open_town(folder, write_tif, shape)
         model = Brightness(radius, multiple)
-        how = {"tile_size": tile_size, "batch_size": batch_size}
+        how: dict[str, Any] = {"tile_size": tile_size, "batch_size": batch_size}
         with thread_mapper(workers) if workers else nullcontext(map) as mapper:
             prob, found = filled(pair, model, folder / "with", mapper=mapper, **how)
             alone, nothing = filled(pair, model, folder / "without", standing=False, **how)
@@ -288,22 +346,28 @@ class TestBuildings:
         inner = tuple(slice(radius, radius + n) for n in shape)
         expected = Brightness(radius).with_buildings(image[None], valid[None])[1][0][:, *inner]
         expected[:, ~valid[inner]] = 0
+        assert found is not None
         np.testing.assert_allclose(found / FULL, expected, atol=0.5 / FULL + 1e-6)
 
-    def test_nothing_is_kept_outside_an_area_of_interest(self, tmp_path, write_tif):
+    def test_nothing_is_kept_outside_an_area_of_interest(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         whole = open_town(tmp_path, write_tif, (90, 120))
         corners = [UTM @ corner for corner in ((30, 20), (110, 40), (50, 85))]
         part = whole.crop(shapely.Polygon(corners), mask=True)
-        how = {"tile_size": 32, "batch_size": 2}
+        how: dict[str, Any] = {"tile_size": 32, "batch_size": 2}
         _, everywhere = filled(whole, Brightness(2), tmp_path / "whole", **how)
         prob, found = filled(part, Brightness(2), tmp_path / "part", **how)
         window = part.window
         inside = part.inside(Box(0, 0, *part.shape_hw)) & ~np.isnan(prob)
         assert 0.2 < inside.mean() < 0.8
+        assert everywhere is not None
         np.testing.assert_array_equal(found, np.where(inside, everywhere[:, *window.slices], 0))
 
-    def test_they_are_not_looked_for_where_nobody_asks(self, tmp_path, write_tif):
-        calls = []
+    def test_they_are_not_looked_for_where_nobody_asks(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
+        calls: list[Any] = []
         pair = open_town(tmp_path, write_tif, (40, 60))
         filled(pair, Brightness(0, calls=(calls,)), tmp_path / "a", standing=False, tile_size=20)
         assert calls == [False] * 6
@@ -311,11 +375,15 @@ class TestBuildings:
         assert calls[6:] == [True] * 6
 
     @pytest.mark.parametrize("inside", [True, False])
-    def test_what_is_no_number_is_refused_where_there_is_data(self, tmp_path, write_tif, inside):
+    def test_what_is_no_number_is_refused_where_there_is_data(
+        self, tmp_path: Path, write_tif: Callable[..., Path], inside: bool
+    ) -> None:
         pair = open_town(tmp_path, write_tif, (60, 60))
 
         class Broken(Brightness):
-            def with_buildings(self, image, valid):
+            def with_buildings(
+                self, image: NDArray[Any], valid: NDArray[Any]
+            ) -> tuple[NDArray[Any], NDArray[Any]]:
                 prob, found = super().with_buildings(image, valid)
                 found[:, 1][valid if inside else ~valid] = np.nan
                 return prob, found
@@ -325,23 +393,28 @@ class TestBuildings:
                 filled(pair, Broken(0), tmp_path / "work")
         else:
             _, found = filled(pair, Broken(0), tmp_path / "work")
+            assert found is not None
             assert (found[:, :10, :12] == 0).all()
 
-    def test_a_tile_is_done_when_its_buildings_are_intact_too(self, tmp_path, write_tif):
+    def test_a_tile_is_done_when_its_buildings_are_intact_too(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         pair = open_town(tmp_path, write_tif, (60, 100), holes=False)
         expected = filled(pair, Brightness(1), tmp_path / "through", tile_size=20)
-        calls, work = [], tmp_path / "work"
+        calls: list[bool] = []
+        work = tmp_path / "work"
         model = Brightness(1, calls=(calls,))
 
-        def stop(stage, done, total):
+        def stop(stage: str, done: int, total: int) -> None:
             if done == 7:
                 raise KeyboardInterrupt
 
-        def resumed(**how):
+        def resumed(**how: Any) -> int:
             calls.clear()
             found = filled(pair, model, work, tile_size=20, **how)
             assert_same_bits(found[0], expected[0])
             if found[1] is not None:
+                assert expected[1] is not None
                 assert_same_bits(found[1], expected[1])
             return len(calls)
 
@@ -364,7 +437,7 @@ class TestBuildings:
 
 
 @pytest.mark.slow
-def test_processes_give_what_threads_give(tmp_path, write_tif):
+def test_processes_give_what_threads_give(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     pair = open_town(tmp_path, write_tif, (90, 120), warped=True)
     predictor = fit_model(pair, DETECTORS["irmad"]())
     tiles = plan_tiles(pair.shape_hw, 40)
@@ -379,7 +452,9 @@ def test_processes_give_what_threads_give(tmp_path, write_tif):
             np.testing.assert_array_equal(near.prob, far.prob)
 
 
-def test_tiles_without_data_never_reach_the_model(tmp_path, write_tif):
+def test_tiles_without_data_never_reach_the_model(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     t1, t2 = town((40, 80))
     t1[:, :, 40:] = 0
     pair = ScenePair.open(
@@ -388,7 +463,7 @@ def test_tiles_without_data_never_reach_the_model(tmp_path, write_tif):
     seen = []
 
     class Spy(BoxMean):
-        def __call__(self, image, valid):
+        def __call__(self, image: NDArray[Any], valid: NDArray[Any]) -> NDArray[Any]:
             seen.append(image.shape)
             assert valid.any()
             assert (image.transpose(1, 2, 0, 3, 4)[:, :, ~valid] == 0).all()
@@ -401,7 +476,9 @@ def test_tiles_without_data_never_reach_the_model(tmp_path, write_tif):
     assert counts[1] == 40 * 40
 
 
-def test_blocks_for_statistics_are_a_fixed_lattice(tmp_path, write_tif):
+def test_blocks_for_statistics_are_a_fixed_lattice(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     pair = open_town(tmp_path, write_tif, (520, 1030))
     blocks = list(scene_blocks(pair, 3))
     assert [block.index for block in blocks] == list(range(6))
@@ -415,7 +492,7 @@ def test_blocks_for_statistics_are_a_fixed_lattice(tmp_path, write_tif):
     np.testing.assert_array_equal(corner.image[:, :, 2, 3:], corner.image[:, :, 4, 3:])
 
 
-def test_progress_counts_up_to_all_tiles(tmp_path, write_tif):
+def test_progress_counts_up_to_all_tiles(tmp_path: Path, write_tif: Callable[..., Path]) -> None:
     pair = open_town(tmp_path, write_tif, (50, 70))
     told = []
     with open_journal(tmp_path / "work", {}) as journal:
@@ -436,7 +513,7 @@ def test_progress_counts_up_to_all_tiles(tmp_path, write_tif):
 
 class TestBoundedMap:
     @pytest.mark.parametrize("in_flight", [1, 2, 5])
-    def test_results_come_in_order(self, in_flight):
+    def test_results_come_in_order(self, in_flight: int) -> None:
         with ThreadPoolExecutor(3) as pool:
             assert list(bounded_map(pool, in_flight, lambda n: n * n, range(50))) == [
                 n * n for n in range(50)
@@ -445,19 +522,19 @@ class TestBoundedMap:
 
     @settings(max_examples=30, deadline=None)
     @given(st.integers(1, 6), st.integers(0, 30))
-    def test_jobs_are_taken_only_as_results_are_taken(self, in_flight, n_jobs):
+    def test_jobs_are_taken_only_as_results_are_taken(self, in_flight: int, n_jobs: int) -> None:
         taken = 0
 
-        def jobs():
+        def jobs() -> Iterator[int]:
             nonlocal taken
             for job in range(n_jobs):
                 taken += 1
                 yield job
 
-        class Pool:
-            def submit(self, function, job):
-                future = Future()
-                future.set_result(function(job))
+        class Pool(Executor):
+            def submit(self, function: Callable[..., Any], /, *jobs: Any, **_: Any) -> Future[Any]:
+                future: Future[Any] = Future()
+                future.set_result(function(*jobs))
                 return future
 
         for count, _ in enumerate(bounded_map(Pool(), in_flight, abs, jobs()), 1):
@@ -465,10 +542,10 @@ class TestBoundedMap:
             assert taken - count <= in_flight
         assert taken == n_jobs
 
-    def test_an_exception_reaches_the_caller_and_cancels_what_waits(self):
+    def test_an_exception_reaches_the_caller_and_cancels_what_waits(self) -> None:
         gate, started = threading.Event(), []
 
-        def work(n):
+        def work(n: int) -> int:
             started.append(n)
             if n == 1:
                 raise ZeroDivisionError
@@ -484,8 +561,8 @@ class TestBoundedMap:
             gate.set()
         assert max(started) <= 5
 
-    def test_an_exception_among_the_jobs_reaches_the_caller(self):
-        def jobs():
+    def test_an_exception_among_the_jobs_reaches_the_caller(self) -> None:
+        def jobs() -> Iterator[int]:
             yield 1
             raise KeyError("no more")
 

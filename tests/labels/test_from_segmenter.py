@@ -1,4 +1,7 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import geopandas
@@ -6,24 +9,27 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 
 from rscd.base.types import LAYERS
 from rscd.cli import main
 from rscd.data.folder import PairFolder
 from rscd.data.scenes import Scene, ScenePairs
 from rscd.labels.store import NUMBERS, TAG
+from rscd.segmenters.segmenter import SemanticPrediction
+from rscd.segmenters.stitch import segment
 
 BOTH, NEW, GONE = (4, 4), (30, 36), (8, 40)
 SIZE = 16
 
 
-def square(mask, corner, value=1):
+def square(mask: NDArray[Any], corner: tuple[int, int], value: float = 1) -> None:
     row, col = corner
     mask[row : row + SIZE, col : col + SIZE] = value
 
 
 @pytest.fixture
-def dataset(tmp_path):
+def dataset(tmp_path: Path) -> Path:
     """Two pairs of 64 x 64 PNG with masks of buildings beside them, as another program makes."""
     rng = np.random.default_rng(0)
     for name, (first, second) in {
@@ -49,18 +55,27 @@ OPTION = "--segmenter-option"
 WORDS = ["--foreground", "building", "--background", "ground"]
 
 
-def label(tmp_path, *more, code=0, backend="precomputed", source="set"):
+def stored(path: Path) -> NDArray[Any]:
+    """A label as it lies in its file."""
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert values is not None
+    return values
+
+
+def label(
+    tmp_path: Path, *more: Any, code: int = 0, backend: str = "precomputed", source: str = "set"
+) -> None:
     argv = ["pseudolabel", str(tmp_path / source), "--segmenter", backend, *WORDS, "-q"]
     if backend in ("precomputed", "fake"):
         argv += [OPTION, f"folder={tmp_path / 'ape'}"]
     try:
-        found = main([*argv, *map(str, more)])
+        found: object = main([*argv, *map(str, more)])
     except SystemExit as stop:  # argparse
         found = stop.code
     assert found == code
 
 
-def test_the_labels_can_be_trained_on(dataset):
+def test_the_labels_can_be_trained_on(dataset: Path) -> None:
     store = dataset / "store"
     label(dataset, "-o", store)
     layers = {k: {"folder": store / k} for k in ("vl_change", "vl_t1", "vl_t2")}
@@ -83,7 +98,7 @@ def test_the_labels_can_be_trained_on(dataset):
     assert (folder[0]["vl_t1"][0].numpy() == first).all()
 
 
-def test_without_a_store_the_labels_lie_beside_the_dates(dataset):
+def test_without_a_store_the_labels_lie_beside_the_dates(dataset: Path) -> None:
     label(dataset)
     folder = PairFolder(dataset / "set", keys={"image", "vl_change", "vl_t1", "vl_t2"})
     assert folder[0]["vl_change"].sum() > 0
@@ -93,7 +108,7 @@ def test_without_a_store_the_labels_lie_beside_the_dates(dataset):
     assert run["store"]["backend"] == "precomputed"
 
 
-def test_split_folders_keep_their_labels_apart(dataset):
+def test_split_folders_keep_their_labels_apart(dataset: Path) -> None:
     for part in ("train", "test"):
         for folder in ("A", "B"):
             target = dataset / "parts" / part / folder
@@ -110,7 +125,9 @@ def test_split_folders_keep_their_labels_apart(dataset):
         assert (dataset / "store" / "prob" / part / "a_1.tif").is_file()
 
 
-def test_only_what_is_missing_is_done_again(dataset, capsys):
+def test_only_what_is_missing_is_done_again(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = dataset / "store"
     label(dataset, "-o", store)
     before = {path: path.stat().st_mtime_ns for path in (store / "prob").iterdir()}
@@ -126,7 +143,7 @@ def test_only_what_is_missing_is_done_again(dataset, capsys):
     assert len((store / "log.jsonl").read_text().splitlines()) == 5
 
 
-def test_a_damaged_pair_stops_nothing(dataset, capsys):
+def test_a_damaged_pair_stops_nothing(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = dataset / "store"
     picture = dataset / "set" / "B" / "a.png"
     whole = picture.read_bytes()
@@ -142,17 +159,17 @@ def test_a_damaged_pair_stops_nothing(dataset, capsys):
     assert (store / "vl_change" / "a.png").is_file()
 
 
-def test_an_interrupted_run_goes_on(dataset, monkeypatch):
+def test_an_interrupted_run_goes_on(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rscd.labels import from_segmenter
 
-    store, true = dataset / "store", from_segmenter.segment
+    store = dataset / "store"
     calls = []
 
-    def sometimes(*args, **options):
+    def sometimes(*args: Any, **options: Any) -> SemanticPrediction:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return true(*args, **options)
+        return segment(*args, **options)
 
     monkeypatch.setattr(from_segmenter, "segment", sometimes)
     label(dataset, "-o", store, code=130)
@@ -161,7 +178,7 @@ def test_an_interrupted_run_goes_on(dataset, monkeypatch):
     assert len(calls) == 5
 
 
-def test_other_settings_are_refused(dataset, capsys):
+def test_other_settings_are_refused(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label(dataset, "-o", dataset / "store")
     label(dataset, "-o", dataset / "store", "--tile-size", 32, "--overlap", 8, code=1)
     assert "found other windows; choose another folder" in capsys.readouterr().err
@@ -170,29 +187,27 @@ def test_other_settings_are_refused(dataset, capsys):
     assert json.loads(capsys.readouterr().out)["segmented"] == 4
 
 
-def test_windows_give_the_same_labels(dataset):
+def test_windows_give_the_same_labels(dataset: Path) -> None:
     label(dataset, "-o", dataset / "whole")
     label(dataset, "-o", dataset / "cut", "--tile-size", 24, "--overlap", 8)
     for layer in ("vl_change", "vl_t1", "vl_t2"):
-        one, other = (
-            cv2.imread(str(dataset / store / layer / "a.png"), cv2.IMREAD_UNCHANGED)
-            for store in ("whole", "cut")
-        )
+        one, other = (stored(dataset / store / layer / "a.png") for store in ("whole", "cut"))
         assert (one == other).all()
 
 
-def test_unreliable_pixels_are_ignored(dataset):
+def test_unreliable_pixels_are_ignored(dataset: Path) -> None:
     masks = dataset / "ape" / "t1"
     doubt = np.full((64, 64), 100, np.uint8)
     for name in ("building", "ground"):
-        values = cv2.imread(str(masks / name / "a.png"), cv2.IMREAD_GRAYSCALE)
+        values = stored(masks / name / "a.png")
         values[40:] = doubt[40:]
         cv2.imwrite(str(masks / name / "a.png"), values)
     label(dataset, "-o", dataset / "store")
-    change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
+    change = stored(dataset / "store/vl_change/a.png")
+
     assert (change[40:] == 255).all()
     assert (change[:40] != 255).all()
-    second = cv2.imread(str(dataset / "store/vl_t2/a.png"), cv2.IMREAD_UNCHANGED)
+    second = stored(dataset / "store/vl_t2/a.png")
     assert (second != 255).all()
 
 
@@ -220,7 +235,14 @@ class TestRefusals:
             (["--overlap", "40", "--tile-size", "32"], 2, "expected an overlap from 0"),
         ],
     )
-    def test_bad_options(self, dataset, capsys, more, code, message):
+    def test_bad_options(
+        self,
+        dataset: Path,
+        capsys: pytest.CaptureFixture[str],
+        more: list[str],
+        code: int,
+        message: str,
+    ) -> None:
         label(dataset, "-o", dataset / "store", *more, code=code)
         said = capsys.readouterr().err
         assert said.startswith("rscd: ")
@@ -229,47 +251,51 @@ class TestRefusals:
 
         assert re.search(message, said)
 
-    def test_no_backend(self, dataset, capsys):
+    def test_no_backend(self, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="2"):
             main(["pseudolabel", str(dataset / "set")])
         assert "--checkpoint --segmenter is required" in capsys.readouterr().err
 
-    def test_no_folders_of_dates(self, dataset, capsys):
+    def test_no_folders_of_dates(self, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (dataset / "ape" / "t1").rename(dataset / "ape" / "x")
         label(dataset, code=1)
         assert "expected the folders t1/ and t2/, found t2, x" in capsys.readouterr().err
 
-    def test_another_size(self, dataset, capsys):
+    def test_another_size(self, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
         cv2.imwrite(str(dataset / "ape/t2/building/b.png"), np.zeros((32, 32), np.uint8))
         label(dataset, code=1)
         assert "expected 64 x 64 pixels (height x width)" in capsys.readouterr().err
 
-    def test_a_place_that_cannot_be_written(self, dataset, capsys):
+    def test_a_place_that_cannot_be_written(
+        self, dataset: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         (dataset / "file").write_text("")
         label(dataset, "-o", dataset / "file" / "store", code=1)
         assert "choose a folder that exists" in capsys.readouterr().err
 
 
 class TestMissingClasses:
-    def test_complement_needs_the_foreground_alone(self, dataset):
+    def test_complement_needs_the_foreground_alone(self, dataset: Path) -> None:
         for date in ("t1", "t2"):
             for path in (dataset / "ape" / date / "ground").iterdir():
                 path.unlink()
         label(dataset, "-o", dataset / "store", OPTION, "missing=complement")
-        change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
+        change = stored(dataset / "store/vl_change/a.png")
         assert (change == 1).sum() == 2 * SIZE**2
         assert not (change == 255).any()
 
-    def test_zero_ignores_what_nothing_covers(self, dataset):
+    def test_zero_ignores_what_nothing_covers(self, dataset: Path) -> None:
         for date in ("t1", "t2"):
             for path in (dataset / "ape" / date / "ground").iterdir():
                 path.unlink()
         label(dataset, "-o", dataset / "store", OPTION, "missing=zero")
-        change = cv2.imread(str(dataset / "store/vl_change/a.png"), cv2.IMREAD_UNCHANGED)
+        change = stored(dataset / "store/vl_change/a.png")
         assert (change == 255).any()
 
 
-def test_the_fake_backend_and_its_warnings(dataset, capsys):
+def test_the_fake_backend_and_its_warnings(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["pseudolabel", str(dataset / "set"), "--segmenter", "fake", *WORDS]
     argv += [
         OPTION,
@@ -287,7 +313,7 @@ def test_the_fake_backend_and_its_warnings(dataset, capsys):
 
 
 @pytest.fixture
-def scene(tmp_path, write_tif):
+def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Path:
     """Two scenes of half a metre, t2 one row longer, and scores with bands named by class."""
     grid = {"transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
     rng = np.random.default_rng(1)
@@ -304,7 +330,7 @@ def scene(tmp_path, write_tif):
     return tmp_path
 
 
-def test_two_rasters(scene):
+def test_two_rasters(scene: Path) -> None:
     argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), *WORDS, "-q"]
     argv += [
         "--segmenter",
@@ -331,7 +357,9 @@ def test_two_rasters(scene):
         assert json.loads(dataset.tags()[TAG])["source"]["bands"]
 
 
-def test_objects_of_one_size_in_degrees_differ_in_square_metres(tmp_path, write_tif):
+def test_objects_of_one_size_in_degrees_differ_in_square_metres(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     """At 60 degrees a pixel of a degree is half as wide as at the equator."""
     grid = {"transform": Affine(1, 0, 0, 0, -1, 64), "crs": "EPSG:4326"}
     north, south = (2, 10), (58, 30)
@@ -360,7 +388,9 @@ def test_objects_of_one_size_in_degrees_differ_in_square_metres(tmp_path, write_
         assert (change == expected).all(), least
 
 
-def test_scores_on_another_grid_are_refused(scene, capsys):
+def test_scores_on_another_grid_are_refused(
+    scene: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with rasterio.open(scene / "ape/t2/t1_t2.tif", "r+") as out:
         out.transform = Affine(0.5, 0, 500_001, 0, -0.5, 5_000_000)
     argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), *WORDS, "-q"]
@@ -369,13 +399,13 @@ def test_scores_on_another_grid_are_refused(scene, capsys):
     assert "expected the grid of the image" in capsys.readouterr().err
 
 
-def test_two_rasters_need_a_place(scene, capsys):
+def test_two_rasters_need_a_place(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), "--segmenter", "spectral"]
     assert main(argv) == 2
     assert "expected -o STORE" in capsys.readouterr().err
 
 
-def test_objects_are_kept_as_polygons(dataset):
+def test_objects_are_kept_as_polygons(dataset: Path) -> None:
     label(dataset, "-o", dataset / "store", backend="fake")
     table = geopandas.read_parquet(dataset / "store/instances/a_1.parquet")
     assert list(table["class"]) == ["building", "building"]

@@ -1,21 +1,24 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from rscd.base.errors import DataError
-from rscd.labels.guided_towns import FAULTS, LAYERS, GuidedTowns
+from rscd.base.types import LAYERS
+from rscd.labels.guided_towns import FAULTS, GuidedTowns
 from rscd.synthetic.town_pairs import TownPairs
 from rscd.synthetic.towns import LAND_COVER
 from rscd.training.module import ChangeDataModule
 
-TOWNS = {
+TOWNS: dict[str, Any] = {
     "length": 4, "patch_size": 64, "gsd_m": 1.5, "style": {"urban": [0.6, 1.0]},
     "change_share": [0.3, 0.6], "fresh": False,
 }  # fmt: skip
 PERFECT = dict.fromkeys(FAULTS, 0.0) | {"confidence": 1.0}
 
 
-def test_labels_of_a_perfect_segmenter_are_the_land_cover():
+def test_labels_of_a_perfect_segmenter_are_the_land_cover() -> None:
     towns = GuidedTowns(TOWNS, faults=PERFECT, gamma=0.0, keys=("land_cover", *LAYERS))
     changed = 0
     for index in range(4):
@@ -31,7 +34,7 @@ def test_labels_of_a_perfect_segmenter_are_the_land_cover():
     assert changed > 0
 
 
-def test_towns_are_those_without_labels_and_faults_come_again():
+def test_towns_are_those_without_labels_and_faults_come_again() -> None:
     guided, plain = GuidedTowns(TOWNS), TownPairs(**TOWNS)
     assert len(guided) == len(plain)
     assert guided.endless == plain.endless
@@ -45,8 +48,8 @@ def test_towns_are_those_without_labels_and_faults_come_again():
     assert any(not torch.equal(guided[i]["vl_t1"], other[i]["vl_t1"]) for i in range(4))
 
 
-def test_worse_segmenters_give_worse_labels():
-    def error(faults):
+def test_worse_segmenters_give_worse_labels() -> None:
+    def error(faults: dict[str, Any]) -> float:
         keys = ("land_cover", "vl_t2")
         towns = GuidedTowns(TOWNS, faults=PERFECT | faults, gamma=0.0, keys=keys)
         samples = [towns[i] for i in range(4)]
@@ -64,7 +67,7 @@ def test_worse_segmenters_give_worse_labels():
 
 
 @pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated")
-def test_only_asked_keys_come_and_no_mask_reaches_the_unlabeled_stream():
+def test_only_asked_keys_come_and_no_mask_reaches_the_unlabeled_stream() -> None:
     assert set(GuidedTowns(TOWNS, keys=("image", "vl_t1"))[0]) >= {"image", "vl_t1"}
     assert "land_cover" not in GuidedTowns(TOWNS)[0]
     assert not set(GuidedTowns(TOWNS, keys=("image",))[0]) & {*LAYERS, "mask", "land_cover"}
@@ -87,6 +90,6 @@ def test_only_asked_keys_come_and_no_mask_reaches_the_unlabeled_stream():
         ({"keys": ("image", "vl_t3")}, "vl_t3"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(options, message):
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         GuidedTowns(TOWNS, **options)

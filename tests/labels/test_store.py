@@ -1,16 +1,19 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from rscd.base.errors import DataError, OutputError
 from rscd.base.files import digest_of
-from rscd.labels.store import EMPTY, STEPS, open_store
+from rscd.labels.store import EMPTY, STEPS, Store, open_store
 from rscd.segmenters.instances import from_masks
 from rscd.segmenters.segmenter import SemanticPrediction
 
@@ -24,12 +27,14 @@ GRIDS = {
 }
 
 
-def a_store(folder, **fingerprint):
+def a_store(folder: Path, **fingerprint: Any) -> Store:
     with open_store(folder, {"backend": "x", **fingerprint}, CLASSES, 1) as store:
         return store
 
 
-def a_prediction(masks=(), valid=None, seed=0):
+def a_prediction(
+    masks: Sequence[Any] = (), valid: NDArray[Any] | None = None, seed: int = 0
+) -> SemanticPrediction:
     prob = np.random.default_rng(seed).random((2, 14, 17)).astype(np.float32)
     return SemanticPrediction(prob, CLASSES, 1, masks, valid)
 
@@ -37,7 +42,9 @@ def a_prediction(masks=(), valid=None, seed=0):
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 @settings(max_examples=25, deadline=None)
 @given(masks=arrays(bool, (2, 14, 17)))
-def test_objects_and_scores_come_back(tmp_path_factory, grid, masks):
+def test_objects_and_scores_come_back(
+    tmp_path_factory: pytest.TempPathFactory, grid: GeoBox | None, masks: NDArray[Any]
+) -> None:
     store = a_store(tmp_path_factory.mktemp("store"))
     kept = [i for i in from_masks(masks, [0, 0], [0.25, 0.75]) if i.area_px]
     valid = np.ones((14, 17), bool)
@@ -45,6 +52,8 @@ def test_objects_and_scores_come_back(tmp_path_factory, grid, masks):
     written = a_prediction(kept, valid)
     store.write("train/a", "t2", written, grid, SOURCE)
     found = store.read("train/a", "t2")
+    assert found.valid is not None
+    assert found.instances is not None
     assert (found.valid == valid).all()
     assert np.abs(found.prob - written.prob)[:, valid].max() <= 0.5 / STEPS + 1e-6
     assert len(found.instances) == len(kept)
@@ -61,7 +70,7 @@ def test_objects_and_scores_come_back(tmp_path_factory, grid, masks):
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.55])
-def test_hundredths_keep_their_value(tmp_path, gamma):
+def test_hundredths_keep_their_value(tmp_path: Path, gamma: float) -> None:
     store = a_store(tmp_path)
     prob = np.full((2, 4, 4), gamma, np.float32)
     store.write("a", "t1", SemanticPrediction(prob, CLASSES, 1), None, SOURCE)
@@ -70,7 +79,7 @@ def test_hundredths_keep_their_value(tmp_path, gamma):
     assert store.read("a", "t1").valid is None
 
 
-def test_complete_means_same_settings_and_same_image(tmp_path):
+def test_complete_means_same_settings_and_same_image(tmp_path: Path) -> None:
     store = a_store(tmp_path)
     assert not store.is_complete("a", "t1", SOURCE)
     store.write("a", "t1", a_prediction(), None, SOURCE)
@@ -80,7 +89,7 @@ def test_complete_means_same_settings_and_same_image(tmp_path):
     assert a_store(tmp_path).is_complete("a", "t1", SOURCE)
 
 
-def test_a_store_is_never_mixed(tmp_path):
+def test_a_store_is_never_mixed(tmp_path: Path) -> None:
     a_store(tmp_path, tile=1024)
     store = a_store(tmp_path, tile=512)  # nothing was in it
     store.write("a", "t1", a_prediction(), None, SOURCE)
@@ -88,10 +97,10 @@ def test_a_store_is_never_mixed(tmp_path):
         a_store(tmp_path, tile=256)
 
 
-def test_nothing_half_written_stays(tmp_path, monkeypatch):
+def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = a_store(tmp_path)
 
-    def full(*_args, **_options):
+    def full(*_args: Any, **_options: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rscd.labels.store._scores", full)
@@ -102,11 +111,13 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
         store.read("a", "t1")
 
 
-def test_scores_that_the_disk_loses_are_noticed(tmp_path, monkeypatch):
+def test_scores_that_the_disk_loses_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = a_store(tmp_path)
     written = Path.write_bytes
 
-    def losing(path, content):
+    def losing(path: Path, content: bytes) -> int:
         return written(path, content[:-1] if path.suffix == ".tif" else content)
 
     monkeypatch.setattr(Path, "write_bytes", losing)
@@ -116,7 +127,7 @@ def test_scores_that_the_disk_loses_are_noticed(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.tif"))
 
 
-def test_the_files_tell_what_they_are(tmp_path):
+def test_the_files_tell_what_they_are(tmp_path: Path) -> None:
     import rasterio
 
     store = a_store(tmp_path)
@@ -131,7 +142,9 @@ def test_the_files_tell_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("tile", [512, 256])
-def test_a_store_of_version_0_1_is_resumed_with_the_same_settings_alone(tmp_path, tile):
+def test_a_store_of_version_0_1_is_resumed_with_the_same_settings_alone(
+    tmp_path: Path, tile: int
+) -> None:
     store = a_store(tmp_path, tile=512)
     store.write("a", "t1", a_prediction(), None, SOURCE)
     (tmp_path / "claim.json").unlink()
@@ -145,7 +158,7 @@ def test_a_store_of_version_0_1_is_resumed_with_the_same_settings_alone(tmp_path
             a_store(tmp_path, tile=tile)
 
 
-def test_two_runs_do_not_share_a_store(tmp_path):
+def test_two_runs_do_not_share_a_store(tmp_path: Path) -> None:
     with (
         open_store(tmp_path / "s", {}, CLASSES, 1),
         pytest.raises(OutputError, match="another run is writing to"),

@@ -1,16 +1,19 @@
 """Trained weights to begin with reach whatever a method made from its network."""
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from rscd.methods.base import Method
 from rscd.methods.kdmsi import KdMsi
 from rscd.methods.registry import METHODS
 from rscd.models.networks import build_network
 
 CAM = {"encoder": "tu-test_resnet", "output_stride": 16}
-ARGS = {
+ARGS: dict[str, tuple[str, dict[str, Any]]] = {
     "supervised": ("tiny", {}),
     "detector": ("tiny", {}),
     "building-change": ("semantic", {}),
@@ -23,11 +26,11 @@ ARGS = {
 }
 
 
-def test_every_method_is_here():
+def test_every_method_is_here() -> None:
     assert ARGS.keys() == METHODS.keys()
 
 
-def mirrored(method):
+def mirrored(method: Method) -> Iterator[tuple[str, str]]:
     """Pairs of names: a tensor beside the network, and the network's own that it mirrors."""
     own = {f"network.{name}" for name in method.network.state_dict()}
     for name in method.state_dict():
@@ -38,7 +41,7 @@ def mirrored(method):
 
 
 @pytest.mark.parametrize("name", ARGS)
-def test_what_mirrors_the_network_begins_with_it(name):
+def test_what_mirrors_the_network_begins_with_it(name: str) -> None:
     torch.manual_seed(1)
     trained = build_network(*ARGS[name])
     torch.manual_seed(2)
@@ -53,9 +56,11 @@ def test_what_mirrors_the_network_begins_with_it(name):
         assert torch.equal(state[twin], state[own]), twin
 
 
-def test_a_teacher_of_another_combination_keeps_its_classifier(caplog):
-    trained = build_network("cam", CAM | {"combination": "cat"})
-    method = KdMsi("cam", CAM | {"combination": "cat"}, teacher="abs")
+def test_a_teacher_of_another_combination_keeps_its_classifier(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    trained: Any = build_network("cam", CAM | {"combination": "cat"})
+    method: Any = KdMsi("cam", CAM | {"combination": "cat"}, teacher="abs")
     fresh = method.teacher.classifier.weight.clone()
     with caplog.at_level(logging.INFO):
         method.begin(trained.state_dict())

@@ -1,10 +1,14 @@
 """DiffMatch's training as a whole: who learns from what, views, passes, and the baselines."""
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rscd.base.errors import UsageError
 from rscd.base.types import CARD_FORMAT, CARD_KEY
@@ -22,7 +26,7 @@ SAME_VIEW = {"patch_size": 64, "scale": [1, 1], "p_hflip": 0}
 LAYERS = ("vl_change", "vl_t1", "vl_t2")
 
 
-def batch(n=2, size=64, seed=0, mask=True):
+def batch(n: int = 2, size: int = 64, seed: int = 0, mask: bool = True) -> dict[str, Tensor]:
     """Squares of light that appear, with exact labels."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(n, 2, 3, size, size, generator=generator) * 60 + 60
@@ -37,21 +41,23 @@ def batch(n=2, size=64, seed=0, mask=True):
     return found | {"mask": change.clone()} if mask else found
 
 
-def streams(n=2, size=64):
+def streams(n: int = 2, size: int = 64) -> dict[str, Any]:
     return {"labeled": batch(n, size, 1), "unlabeled": batch(n, size, 2, mask=False)}
 
 
-def method(variant="diffmatch", seed=0, **options):
+def method(variant: str = "diffmatch", seed: int = 0, **options: Any) -> DiffMatch:
     torch.manual_seed(seed)
     options = {"weak": SAME_VIEW} | options
     return DiffMatch(NETWORK, SMALL, variant, **options)
 
 
-def step(module, batches, seed=3, now=0, total=10):
+def step(
+    module: DiffMatch, batches: dict[str, Any], seed: int = 3, now: int = 0, total: int = 10
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
     """Losses and gradients by name of parameter, with chance of its own."""
     torch.manual_seed(seed)
     module.zero_grad(set_to_none=True)
-    terms = {}
+    terms: dict[str, Any] = {}
     for part in module.loss_parts(batches, now, total):
         torch.stack(list(part.values())).sum().backward()
         terms |= {name: value.detach() for name, value in part.items()}
@@ -61,7 +67,7 @@ def step(module, batches, seed=3, now=0, total=10):
     return terms, gradients
 
 
-GROUPS = {
+GROUPS: dict[str, str | tuple[str, ...]] = {
     "encoder": "network.encoder.",
     "decoder": ("network.decoder.convs.", "network.decoder.fusion_conv."),
     "w_cr": "network.decoder.conv_seg.",
@@ -81,7 +87,7 @@ ROUTES = {
 @pytest.mark.parametrize("term", [
     "sup", "consistency_s", "con_x", "con_s", "vl_x", "vl_w", "vl_s", "seg_x", "seg_w", "seg_s",
 ])  # fmt: skip
-def test_each_term_teaches_the_parts_that_it_should(term):
+def test_each_term_teaches_the_parts_that_it_should(term: str) -> None:
     module = method(recipe={"conf_thresh": 0.5, "lambda_c": 1.0})
     torch.manual_seed(3)
     terms = module.losses(streams(), 0, 10)
@@ -95,7 +101,7 @@ def test_each_term_teaches_the_parts_that_it_should(term):
     assert touched == ROUTES[term.partition("_")[0]]
 
 
-def test_pseudo_labels_come_from_a_pass_that_does_not_learn():
+def test_pseudo_labels_come_from_a_pass_that_does_not_learn() -> None:
     """Without any other term, the weak view leaves no trace in the gradients."""
     module = method("fixmatch", recipe={"conf_thresh": 1.1})
     terms, gradients = step(module, streams())
@@ -108,7 +114,7 @@ def test_pseudo_labels_come_from_a_pass_that_does_not_learn():
     _, second = step(module, batches)
     assert gradients.keys() == first.keys()
     assert all(
-        torch.equal(a, b)
+        a is not None and b is not None and torch.equal(a, b)
         for a, b in zip(first.values(), second.values(), strict=True)
         if a is not None
     )
@@ -116,7 +122,7 @@ def test_pseudo_labels_come_from_a_pass_that_does_not_learn():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("n", [1, 2])
-def test_every_variant_teaches_all_that_it_may(variant, n):
+def test_every_variant_teaches_all_that_it_may(variant: str, n: int) -> None:
     module = method(variant, recipe={"conf_thresh": 0.0})
     terms, gradients = step(module, streams(n))
     assert all(value.isfinite() for value in terms.values())
@@ -128,7 +134,7 @@ def test_every_variant_teaches_all_that_it_may(variant, n):
 
 
 @pytest.mark.parametrize("variant", ["supervised", "fixmatch", "unimatch"])
-def test_deeplab_trains_where_nothing_is_guided(variant):
+def test_deeplab_trains_where_nothing_is_guided(variant: str) -> None:
     torch.manual_seed(0)
     args = {"encoder": "tu-test_resnet", "fusion": "abs", "batch_norm": "normal"}
     recipe = {"conf_thresh": 0.0}
@@ -141,7 +147,7 @@ def test_deeplab_trains_where_nothing_is_guided(variant):
     assert rates == [0.02, 0.2]
 
 
-def test_parts_in_turn_give_the_gradients_of_the_sum():
+def test_parts_in_turn_give_the_gradients_of_the_sum() -> None:
     module = method("unimatch", recipe={"guidance": "dual", "guide_dates": True, "lambda_c": 0.1})
     state = copy.deepcopy(module.state_dict())
     terms, parts = step(module, streams())
@@ -155,8 +161,8 @@ def test_parts_in_turn_give_the_gradients_of_the_sum():
         torch.testing.assert_close(p.grad, parts[name], msg=name)
 
 
-def test_terms_follow_their_weights():
-    settings = {"recipe": {"conf_thresh": 0.5}}
+def test_terms_follow_their_weights() -> None:
+    settings: dict[str, Any] = {"recipe": {"conf_thresh": 0.5}}
     first, _ = step(method(**settings), streams(), now=0)
     late, _ = step(method(**settings), streams(), now=9)
     for name in first:
@@ -167,7 +173,7 @@ def test_terms_follow_their_weights():
 
 
 @pytest.mark.slow
-def test_masks_of_unlabeled_pairs_are_never_seen():
+def test_masks_of_unlabeled_pairs_are_never_seen() -> None:
     clean = streams()
     dirty = streams()
     dirty["unlabeled"]["mask"] = torch.randint(-5, 300, (2, 1, 64, 64))
@@ -180,10 +186,12 @@ def test_masks_of_unlabeled_pairs_are_never_seen():
         (terms, gradients), (other, others) = step(ours, clean), step(theirs, dirty)
         assert all(torch.equal(terms[name], other[name]) for name in terms)
         for name, value in gradients.items():
-            assert (value is None and others[name] is None) or torch.equal(value, others[name])
+            twin = others[name]
+            assert (value is None) == (twin is None)
+            assert value is None or twin is None or torch.equal(value, twin)
 
 
-def test_each_variant_asks_for_what_it_uses():
+def test_each_variant_asks_for_what_it_uses() -> None:
     needs = {name: method(name).needs for name in VARIANTS}
     assert needs["supervised"] == {"labeled": {"image", "mask"}}
     assert needs["fixmatch"] == {"labeled": {"image", "mask"}, "unlabeled": {"image"}}
@@ -195,43 +203,55 @@ def test_each_variant_asks_for_what_it_uses():
     assert few == {"labeled": {"image", "mask"}, "unlabeled": {"image", "valid", *LAYERS}}
 
 
-def test_batch_norms_see_each_date_and_group_on_its_own():
+def test_batch_norms_see_each_date_and_group_on_its_own() -> None:
     """Partner without a trace, then t1 and t2 of [labelled; weak], then t1 and t2 of strong."""
     module = method()
     seen = []
 
-    def note(layer, inputs):
+    def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
         seen.append((tuple(inputs[0].shape), layer.training, torch.is_grad_enabled()))
 
-    first = next(m for m in module.network.encoder.modules() if isinstance(m, nn.BatchNorm2d))
+    first: Any = next(m for m in module.network.encoder.modules() if isinstance(m, nn.BatchNorm2d))
     first.register_forward_pre_hook(note)
     step(module, {"labeled": batch(3, 64, 1), "unlabeled": batch(2, 64, 2)})
     rows = [(shape[0], training, grad) for shape, training, grad in seen]
     assert rows == [(4, False, False), (5, True, True), (5, True, True), *[(2, True, True)] * 2]
+    decoder: Any = module.network.decoder
+    segmentation: Any = module.segmentation
     counts = {
         "encoder": int(first.num_batches_tracked),
-        "decoder": int(module.network.decoder.fusion_conv.bn.num_batches_tracked),
-        "segmentation": int(module.segmentation.fusion_conv.bn.num_batches_tracked),
+        "decoder": int(decoder.fusion_conv.bn.num_batches_tracked),
+        "segmentation": int(segmentation.fusion_conv.bn.num_batches_tracked),
     }
     assert counts == {"encoder": 4, "decoder": 2, "segmentation": 4}
     assert module.network.training
 
 
-def captured_views(module, batches, seed=3):
+def noting(function: Callable[..., Any], results: list[Any]) -> Callable[..., Any]:
+    """The function, each result of which is appended to the list."""
+
+    def noted(*args: Any) -> Any:
+        results.append(function(*args))
+        return results[-1]
+
+    return noted
+
+
+def captured_views(module: DiffMatch, batches: dict[str, Any], seed: int = 3) -> list[Tensor]:
     """What goes into the network: weak partner, [labelled; weak], strong."""
     images = []
     encode = module.network.encode
 
-    def spy(image):
+    def spy(image: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         images.append(image.clone())
         return encode(image)
 
-    module.network.encode = spy
+    module.network.encode = spy  # type: ignore[method-assign]
     step(module, batches, seed)
     return images
 
 
-def test_strong_views_share_the_geometry_and_the_box_but_not_the_colours():
+def test_strong_views_share_the_geometry_and_the_box_but_not_the_colours() -> None:
     module = method(weak={"patch_size": 48})
     flat = streams()
     ramp = torch.linspace(50, 200, 64).expand(2, 2, 3, 64, 64).clone()
@@ -245,7 +265,7 @@ def test_strong_views_share_the_geometry_and_the_box_but_not_the_colours():
 
 
 @pytest.mark.parametrize("partner", ["other", "same"])
-def test_the_partner_is_another_pair_or_another_view_of_the_same(partner):
+def test_the_partner_is_another_pair_or_another_view_of_the_same(partner: str) -> None:
     module = method(recipe={"cutmix_partner": partner})
     batches = streams()
     for value, image in enumerate(batches["unlabeled"]["image"]):
@@ -257,7 +277,7 @@ def test_the_partner_is_another_pair_or_another_view_of_the_same(partner):
     assert theirs == ([200, 100] if partner == "other" else [100, 200])
 
 
-def test_labels_go_where_their_pixels_go(monkeypatch):
+def test_labels_go_where_their_pixels_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random bits as image and as every label map: crops, flips, turns and boxes keep them one."""
     weak = {"patch_size": 48, "scale": [1, 1], "p_vflip": 0.5, "rot90": True}
     module = method(strong={}, weak=weak)
@@ -265,9 +285,9 @@ def test_labels_go_where_their_pixels_go(monkeypatch):
     bits = torch.randint(0, 2, (2, 1, 64, 64), generator=torch.Generator().manual_seed(0))
     batches["unlabeled"]["image"] = bits[:, None].expand(-1, 2, 3, -1, -1) * 100.0
     batches["unlabeled"] |= {layer: bits.clone() for layer in LAYERS}
-    seen = []
+    seen: list[Any] = []
     strong = module._strong
-    monkeypatch.setattr(module, "_strong", lambda *a: seen.append(strong(*a)) or seen[-1])
+    monkeypatch.setattr(module, "_strong", noting(strong, seen))
     for seed in range(6):
         step(module, batches, seed)
     for view in seen:
@@ -276,23 +296,26 @@ def test_labels_go_where_their_pixels_go(monkeypatch):
             assert all(torch.equal(view[layer], shown) for layer in LAYERS)
 
 
-def test_pseudo_labels_are_those_of_the_weak_view_in_train_mode(monkeypatch):
+def test_pseudo_labels_are_those_of_the_weak_view_in_train_mode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module = method(recipe={"cutmix_partner": "same"})
     monkeypatch.setattr(
         "rscd.methods.diffmatch.cutmix_boxes",
         lambda n, hw, _: torch.zeros(n, *hw, dtype=torch.bool),
     )
-    seen, logits = [], []
+    seen: list[Any] = []
+    logits: list[Any] = []
     strong, outputs = module._strong, module._outputs
-    monkeypatch.setattr(module, "_strong", lambda *a: seen.append(strong(*a)) or seen[-1])
-    monkeypatch.setattr(module, "_outputs", lambda *a: logits.append(outputs(*a)) or logits[-1])
+    monkeypatch.setattr(module, "_strong", noting(strong, seen))
+    monkeypatch.setattr(module, "_outputs", noting(outputs, logits))
     step(module, streams())
     label, confidence = pseudo_labels(logits[0]["logits"][2:])
     assert torch.equal(seen[0]["pseudo"][:, 0], label)
     assert torch.equal(seen[0]["confidence"][:, 0], confidence)
 
 
-def test_padding_and_nodata_count_in_no_loss():
+def test_padding_and_nodata_count_in_no_loss() -> None:
     """Where the unlabelled pair is not valid, whatever is predicted changes nothing."""
     module = method("fixmatch", recipe={"conf_thresh": 0.0}, use_valid=True)
     batches = streams()
@@ -304,7 +327,7 @@ def test_padding_and_nodata_count_in_no_loss():
     assert terms["consistency_s"] > 0
 
 
-def test_half_precision_still_learns():
+def test_half_precision_still_learns() -> None:
     """Weights cast without gradient for the partner must not be taken for the passes that learn."""
     module = method()
     with torch.autocast("cpu", torch.bfloat16):
@@ -313,45 +336,47 @@ def test_half_precision_still_learns():
     assert all(g is not None for g in gradients.values())
 
 
-def test_the_legacy_distance_is_another_one():
+def test_the_legacy_distance_is_another_one() -> None:
     ours, _ = step(method(), streams())
     legacy, _ = step(method(recipe={"distance": "legacy_last_axis"}), streams())
     assert ours["sup"] == legacy["sup"]
     assert ours["con_x"] != legacy["con_x"]
 
 
-def test_one_more_view_of_features_and_of_values():
+def test_one_more_view_of_features_and_of_values() -> None:
     terms, _ = step(method("unimatch", recipe={"conf_thresh": 0.0}), streams())
     assert terms.keys() == {"sup", "consistency_s", "consistency_s2", "consistency_f"}
     assert terms["consistency_s"] != terms["consistency_s2"]
 
 
-def test_equal_seeds_give_equal_steps():
+def test_equal_seeds_give_equal_steps() -> None:
     first, second, third = (step(method(), streams(), seed) for seed in (3, 3, 4))
     assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
     assert any(not torch.equal(first[0][name], third[0][name]) for name in first[0])
 
 
-def test_variants_draw_the_same_views():
+def test_variants_draw_the_same_views() -> None:
     images = [captured_views(method(name), streams())[1] for name in ("fixmatch", "diffmatch")]
     assert torch.equal(*images)
 
 
-def test_heads_learn_faster_than_the_encoder():
+def test_heads_learn_faster_than_the_encoder() -> None:
     groups = method().parameter_groups(0.02)
     assert [group["lr"] for group in groups] == [0.02, pytest.approx(0.2)]
     encoder = list(method().network.encoder.parameters())
     assert len(groups[0]["params"]) == len(encoder)
 
 
-def test_only_what_predicts_is_exported(tmp_path):
+def test_only_what_predicts_is_exported(tmp_path: Path) -> None:
     module = method()
     step(module, streams())  # statistics of its own
     module.eval()
     state = {f"method.{name}": value for name, value in module.state_dict().items()}
-    card = {"format": CARD_FORMAT, "halo": 0, "multiple": 16, "patch_size": 64, "threshold": 0.5}
+    card = {
+        **{"format": CARD_FORMAT, "halo": 0, "multiple": 16, "patch_size": 64, "threshold": 0.5},
+        **{"network": NETWORK, "network_args": SMALL},
+    }
     checkpoint = tmp_path / "best.ckpt"
-    card |= {"network": NETWORK, "network_args": SMALL}
     torch.save({"state_dict": state, CARD_KEY: card}, checkpoint)
     export_weights(checkpoint, tmp_path / "out.safetensors")
     names = read_tensors(tmp_path / "out.safetensors").keys()
@@ -359,12 +384,14 @@ def test_only_what_predicts_is_exported(tmp_path):
     image = batch()["image"]
     expected = module.predict(image).detach().numpy()
     for path in (checkpoint, tmp_path / "out.safetensors"):
-        found = load_network(path, "cpu", 1)(image.numpy(), None)
+        pixels = image.numpy()
+        everywhere = np.ones((len(pixels), *pixels.shape[-2:]), bool)
+        found = load_network(path, "cpu", 1)(pixels, everywhere)
         assert abs(found - expected[:, 0]).max() < 1e-5
 
 
 @pytest.mark.slow
-def test_overfits_four_pairs_and_beats_the_untrained_network():
+def test_overfits_four_pairs_and_beats_the_untrained_network() -> None:
     module = method(recipe={"lambda_c": 0.01}, head_lr_mult=2, weak=SAME_VIEW | {"p_hflip": 0.5})
     data = {"labeled": batch(4, 64, 1), "unlabeled": batch(4, 64, 1, mask=False)}
     optimizer = torch.optim.AdamW(module.parameter_groups(2e-3), lr=2e-3)
@@ -377,7 +404,7 @@ def test_overfits_four_pairs_and_beats_the_untrained_network():
     pytest.fail(f"{total} steps were not enough")
 
 
-def overlap(module, pairs):
+def overlap(module: DiffMatch, pairs: Mapping[str, Tensor]) -> float:
     """IoU of change."""
     module.eval()
     with torch.no_grad():
@@ -401,10 +428,10 @@ def overlap(module, pairs):
         ({"strong": {"p_grey": 3}}, "photometric view: expected"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(options, message):
+def test_what_cannot_be_meant_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         DiffMatch(**{"network": NETWORK, "network_args": SMALL} | options)
 
 
-def test_is_registered():
+def test_is_registered() -> None:
     assert METHODS["diffmatch"] is DiffMatch

@@ -1,13 +1,18 @@
 """KD-MSI's first stage: losses, groups, steps and short trainings against the reference arrays."""
 
 import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from rscd.base.errors import ModelError, UsageError
+from rscd.base.types import Batch
 from rscd.methods.kdmsi import KdMsi
 from rscd.methods.parts.cam_losses import (
     activation_map,
@@ -25,24 +30,25 @@ from rscd.models.cam import CamClassifier
 from rscd.models.encoders import Backbone
 from rscd.models.fusion import FUSIONS
 from rscd.models.normalize import Normalize
+from tests.conftest import Golden
 
 SMALL = {"encoder": "tu-test_resnet", "output_stride": 16, "combination": "cat"}
 
 
-def kdmsi(student="cat", **args):
+def kdmsi(student: str = "cat", **args: Any) -> KdMsi:
     return KdMsi("cam", SMALL | {"combination": student}, **args)
 
 
 ORACLE_GRID = [0.1 + 0.05 * k for k in range(18)]
 
 
-def files(golden, group):
+def files(golden: Golden, group: str) -> list[tuple[str, Any]]:
     found = golden.files(f"kdmsi/{group}_*.npz")
     assert found
     return [(path.name, np.load(path)) for path in found]
 
 
-def batch(n=4, size=64, seed=0):
+def batch(n: int = 4, size: int = 64, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     image = torch.rand(n, 2, 3, size, size, generator=generator) * 255
     label = torch.arange(n) % 2
@@ -51,8 +57,12 @@ def batch(n=4, size=64, seed=0):
     return {"image": image, "label": label, "mask": mask}
 
 
+def summed(terms: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
 @pytest.mark.golden
-def test_losses_and_gradients_match_the_reference_arrays(golden):
+def test_losses_and_gradients_match_the_reference_arrays(golden: Golden) -> None:
     for name, case in files(golden, "kd_loss"):
         teacher = torch.from_numpy(case["features_teacher"]).requires_grad_()
         student = torch.from_numpy(case["features_student"]).requires_grad_()
@@ -73,12 +83,13 @@ def test_losses_and_gradients_match_the_reference_arrays(golden):
             "grad_student": student.grad,
         }
         for key, found in expected.items():
+            assert found is not None
             np.testing.assert_allclose(
                 found.detach().numpy(), case[key], rtol=1e-6, atol=1e-6, err_msg=f"{name} {key}"
             )
 
 
-def test_worked_example():
+def test_worked_example() -> None:
     teacher = torch.tensor([[[[2.0, -1], [0.5, 1]]]])
     cam = activation_map(teacher)
     torch.testing.assert_close(
@@ -94,7 +105,7 @@ def test_worked_example():
 
 
 @pytest.mark.parametrize(("peak", "expected"), [(2e-5, 1 / 3), (1e-4, 9 / 11), (1, 0.99998)])
-def test_peak_of_the_map(peak, expected):
+def test_peak_of_the_map(peak: float, expected: float) -> None:
     assert float(activation_map(torch.full((1, 1, 1, 1), peak))) == pytest.approx(
         expected, abs=1e-5
     )
@@ -102,14 +113,14 @@ def test_peak_of_the_map(peak, expected):
         assert not activation_map(torch.full((1, 1, 2, 2), nothing)).any()
 
 
-def test_maps_of_a_batch_do_not_depend_on_each_other():
+def test_maps_of_a_batch_do_not_depend_on_each_other() -> None:
     maps = torch.randn(5, 1, 4, 6)
     alone = torch.cat([activation_map(m[None]) for m in maps])
     assert torch.equal(activation_map(maps), alone)
 
 
 @pytest.mark.golden
-def test_groups_are_the_published_ones(golden):
+def test_groups_are_the_published_ones(golden: Golden) -> None:
     for name, case in files(golden, "param_groups"):
         parameters = [
             (n, nn.Parameter(torch.zeros(int(k))))
@@ -122,13 +133,13 @@ def test_groups_are_the_published_ones(golden):
         assert [len(g["params"]) for g in groups] == case["group_counts"].tolist()
 
 
-def test_groups_of_the_detector():
+def test_groups_of_the_detector() -> None:
     groups = METHODS["detector"]("siamese-deeplab", {"weights": None}).parameter_groups(0.007)
     assert [len(g["params"]) for g in groups] == [106, 53, 19, 10]
 
 
 @pytest.mark.golden
-def test_steps_match_the_reference_arrays(golden):
+def test_steps_match_the_reference_arrays(golden: Golden) -> None:
     for name, case in files(golden, "poly_sgd"):
         base, decay, total = (
             float(case["base_lr"]),
@@ -143,7 +154,7 @@ def test_steps_match_the_reference_arrays(golden):
         optimizer = torch.optim.SGD(
             groups, lr=base, momentum=decay, weight_decay=decay, nesterov=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, n=total: poly(step, n))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(poly, total=total))
         for step, grads in enumerate(case["grads"]):
             used = [group["lr"] for group in optimizer.param_groups]
             np.testing.assert_allclose(used, case["lr_used"][step], rtol=1e-9, err_msg=name)
@@ -157,7 +168,7 @@ def test_steps_match_the_reference_arrays(golden):
             assert group["weight_decay"] == expected
 
 
-def test_poly_by_hand():
+def test_poly_by_hand() -> None:
     rates = {0: 1e-3, 1: 9.54885e-4, 10: 5.35887e-4, 19: 6.74642e-5, 25: 6.74642e-5}
     assert {t: 1e-3 * poly(t, 20) for t in rates} == pytest.approx(rates, rel=1e-5)
 
@@ -165,26 +176,26 @@ def test_poly_by_hand():
 class Levels(nn.Module):
     """The tiny encoder of the reference trainings, as one level."""
 
-    def __init__(self, stride):
+    def __init__(self, stride: int) -> None:
         super().__init__()
         self.add_module("0", nn.Conv2d(3, 4, 3, stride, 1))
 
-    def forward(self, image):
-        return [image, torch.relu(self._modules["0"](image))]
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [image, torch.relu(self.get_submodule("0")(image))]
 
 
-def half_range():
+def half_range() -> Normalize:
     return Normalize([127.5] * 3, [127.5] * 3)
 
 
-def tiny_classifier(combination):
+def tiny_classifier(combination: str) -> CamClassifier:
     backbone = Backbone(Levels(2), (3, 4), 2, any_size=True, statistics=((), ()))
     return CamClassifier(
         normalize=half_range(), backbone=backbone, combination=combination, batch_norm="normal"
     )
 
 
-def fill(network, case, prefix):
+def fill(network: nn.Module, case: Any, prefix: str) -> None:
     state = {
         key.removeprefix(prefix): torch.from_numpy(case[key])
         for key in case
@@ -195,29 +206,31 @@ def fill(network, case, prefix):
     assert set(missing) <= {"normalize.mean", "normalize.std"}
 
 
-def pair_batch(case):
+def pair_batch(case: Any) -> Tensor:
     both = np.stack([case["image_pre"], case["image_post"]], axis=1)
     return torch.from_numpy(both).permute(0, 1, 4, 2, 3).float()
 
 
-def published_sgd(groups, base, decay):
+def published_sgd(groups: list[dict[str, Any]], base: float, decay: float) -> Any:
     groups = [group for group in groups if group["params"]]
     return torch.optim.SGD(groups, lr=base, momentum=decay, weight_decay=decay, nesterov=True)
 
 
-def best_oracle(maps, masks, labels):
+def best_oracle(maps: Tensor, masks: NDArray[Any], labels: Tensor) -> tuple[float, float]:
     """Change IoU of nearest-resized maps over the thresholds of section 3.6, the first maximum."""
-    maps = nn.functional.interpolate(maps, masks.shape[-2:], mode="nearest")[:, 0].numpy()
-    maps = maps * labels.numpy()[:, None, None]
+    resized = nn.functional.interpolate(maps, masks.shape[-2:], mode="nearest")[:, 0].numpy()
+    gated = resized * labels.numpy()[:, None, None]
     scores = [
-        summarise(count(maps > np.float32(t), masks), 1e-10)["iou_change"] for t in ORACLE_GRID
+        summarise(count(gated > np.float32(t), masks), 1e-10)["iou_change"] for t in ORACLE_GRID
     ]
     best = int(np.argmax(scores))
     return ORACLE_GRID[best], scores[best]
 
 
 @pytest.mark.golden
-def test_short_joint_trainings_match_the_reference(golden, monkeypatch):
+def test_short_joint_trainings_match_the_reference(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, case in files(golden, "train_kd"):
         for room in ("base", "kdmsi"):  # of the student, of the teacher
             monkeypatch.setattr(
@@ -231,8 +244,8 @@ def test_short_joint_trainings_match_the_reference(golden, monkeypatch):
         base, steps = float(case["base_lr"]), int(case["epochs"])
         optimizer = published_sgd(method.parameter_groups(base), base, float(case["weight_decay"]))
         label = torch.from_numpy(case["image_label"])
-        train = {"train": {"image": pair_batch(case), "label": label}}
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t, n=steps: poly(t, n))
+        train: dict[str, Batch] = {"train": {"image": pair_batch(case), "label": label}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(poly, total=steps))
         masks = (case["mask_uint8"] == 255).astype(np.uint8)
         best = -1.0
         for step in range(steps):
@@ -240,11 +253,11 @@ def test_short_joint_trainings_match_the_reference(golden, monkeypatch):
             assert float(terms["cls"].detach()) == pytest.approx(
                 case["loss_cls"][step], abs=1e-5
             ), name
-            assert float(sum(terms.values()).detach()) == pytest.approx(
+            assert float(summed(terms).detach()) == pytest.approx(
                 case["loss_total"][step], abs=1e-4
             )
             optimizer.zero_grad()
-            sum(terms.values()).backward()
+            summed(terms).backward()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -270,19 +283,21 @@ def test_short_joint_trainings_match_the_reference(golden, monkeypatch):
 class TinyDetector(nn.Module):
     """The network of the reference detector trainings."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.normalize = half_range()
         self.model = Levels(1)
         self.decoder = nn.Conv2d(4, 2, 1)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
         t1, t2 = (self.model(self.normalize(image[:, i]))[-1] for i in (0, 1))
         return {"logits": self.decoder(FUSIONS["diff-reversed"](t1, t2))}
 
 
 @pytest.mark.golden
-def test_short_detector_trainings_match_the_reference(golden, monkeypatch):
+def test_short_detector_trainings_match_the_reference(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rscd.methods.base.build_network", lambda *_: TinyDetector())
     for name, case in files(golden, "train_cd"):
         method = Supervised(losses={"ce": 1.0})
@@ -296,8 +311,8 @@ def test_short_detector_trainings_match_the_reference(golden, monkeypatch):
             float(case["weight_decay"]),
         )
         pseudo = torch.from_numpy((case["pseudo_uint8"] == 255).astype(np.int64))[:, None]
-        train = {"train": {"image": pair_batch(case), "mask": pseudo}}
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t, n=steps: poly(t, n))
+        train: dict[str, Batch] = {"train": {"image": pair_batch(case), "mask": pseudo}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(poly, total=steps))
         for step in range(steps):
             loss = method.losses(train, step, steps)["ce"]
             assert float(loss.detach()) == pytest.approx(case["loss"][step], abs=1e-5), name
@@ -320,15 +335,15 @@ def test_short_detector_trainings_match_the_reference(golden, monkeypatch):
             )
 
 
-def gradients(method):
+def gradients(method: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
 
 
-def test_parts_one_after_the_other_give_the_gradients_of_the_sum():
+def test_parts_one_after_the_other_give_the_gradients_of_the_sum() -> None:
     torch.manual_seed(0)
     method, streams = kdmsi(), {"train": batch()}
     state = copy.deepcopy(method.state_dict())
-    sum(method.losses(streams, 0, 1).values()).backward()
+    summed(method.losses(streams, 0, 1)).backward()
     whole, after = gradients(method), method.state_dict()
     after = {k: v.clone() for k, v in after.items() if isinstance(v, torch.Tensor)}
     method.zero_grad()
@@ -336,7 +351,7 @@ def test_parts_one_after_the_other_give_the_gradients_of_the_sum():
     names = []
     for part in method.loss_parts(streams, 0, 1):
         names += list(part)
-        sum(part.values()).backward()
+        summed(part).backward()
     assert names == ["cls", "kd"]
     found = gradients(method)
     assert found.keys() == whole.keys() == dict(method.named_parameters()).keys()
@@ -344,28 +359,28 @@ def test_parts_one_after_the_other_give_the_gradients_of_the_sum():
     assert all(torch.equal(method.state_dict()[name], after[name]) for name in after)
 
 
-def test_parts_hold_one_graph_at_a_time():
+def test_parts_hold_one_graph_at_a_time() -> None:
     """What is saved for going back: at no time more than the larger of both networks needs."""
     method, streams = kdmsi(), {"train": batch()}
     alive, peak = 0, 0
 
     class Saved:
-        def __init__(self, tensor):
+        def __init__(self, tensor: Tensor) -> None:
             nonlocal alive, peak
             self.tensor = tensor
             alive += tensor.numel()
             peak = max(peak, alive)
 
-        def __del__(self):
+        def __del__(self) -> None:
             nonlocal alive
             alive -= self.tensor.numel()
 
-    def measured(parts):
+    def measured(parts: Callable[..., Any]) -> int:
         nonlocal alive, peak
         alive = peak = 0
         with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
             for part in parts():
-                sum(part.values()).backward()
+                summed(part).backward()
                 del part
         method.zero_grad()
         return peak
@@ -375,18 +390,19 @@ def test_parts_hold_one_graph_at_a_time():
     assert apart < 0.55 * together
 
 
-def test_student_does_not_reach_the_teacher():
+def test_student_does_not_reach_the_teacher() -> None:
     torch.manual_seed(0)
     weights = {}
     for weight in (0.0, 10.0):
         torch.manual_seed(1)
         method = kdmsi(distillation_weight=weight)
-        sum(method.losses({"train": batch()}, 0, 1).values()).backward()
-        weights[weight] = {n: p.grad for n, p in method.teacher.named_parameters()}
+        summed(method.losses({"train": batch()}, 0, 1)).backward()
+        weights[weight] = gradients(method.teacher)
+        assert len(weights[weight]) == len(list(method.teacher.parameters()))
     assert all(torch.equal(weights[0.0][n], weights[10.0][n]) for n in weights[0.0])
 
 
-def test_only_image_and_label_are_needed_and_seen():
+def test_only_image_and_label_are_needed_and_seen() -> None:
     for name in ("kdmsi", "cam"):
         method = METHODS[name]("cam", SMALL)
         assert method.needs == {"train": {"image", "label"}}
@@ -396,31 +412,31 @@ def test_only_image_and_label_are_needed_and_seen():
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("minus", "cat"), ("abs", "cat"), ("cat", "abs")])
-def test_combinations_and_bands(teacher, student):
+def test_combinations_and_bands(teacher: str, student: str) -> None:
     method = KdMsi("cam", SMALL | {"n_bands": 5, "combination": student}, teacher=teacher)
     assert method.teacher.combination == teacher
     assert method.network.combination == student
     streams = batch(2)
     streams["image"] = torch.rand(2, 2, 5, 64, 64)
-    sum(method.losses({"train": streams}, 0, 1).values()).backward()
+    summed(method.losses({"train": streams}, 0, 1)).backward()
     assert all(p.grad is not None for p in method.parameters())
     prob = method.eval().predict(streams["image"])
     assert prob.shape == (2, 1, 64, 64)
 
 
-def test_other_combinations_of_equal_shape_are_refused():
+def test_other_combinations_of_equal_shape_are_refused() -> None:
     state = kdmsi("minus").state_dict()
     with pytest.raises(ModelError, match=r"expected a checkpoint with combinations .*abs"):
         kdmsi("abs").load_state_dict(state)
 
 
-def test_what_a_checkpoint_must_say_is_asked_for():
+def test_what_a_checkpoint_must_say_is_asked_for() -> None:
     for args in ({}, {"network": "cam"}, {"network": "tiny", "network_args": SMALL}):
         with pytest.raises(UsageError, match="expected method_args with network: cam"):
             KdMsi(**args)
 
 
-def test_validation_is_gated_by_the_labels_of_its_masks():
+def test_validation_is_gated_by_the_labels_of_its_masks() -> None:
     method, val = kdmsi().eval(), batch()
     val["mask"][2, :, 0, 0] = 255  # ignored pixels are no change
     with torch.no_grad():
@@ -429,12 +445,12 @@ def test_validation_is_gated_by_the_labels_of_its_masks():
         assert torch.equal(KdMsi.evaluate(_ungated(method), val), plain)
 
 
-def _ungated(method):
+def _ungated(method: KdMsi) -> KdMsi:
     method.gate_validation = False
     return method
 
 
-def test_baseline_predicts_its_activation_map():
+def test_baseline_predicts_its_activation_map() -> None:
     method = METHODS["cam"]("cam", SMALL).eval()
     with torch.no_grad():
         image = batch(2)["image"]
@@ -444,7 +460,7 @@ def test_baseline_predicts_its_activation_map():
     assert float(prob.max()) <= float(cam.max())
 
 
-def test_rates_are_applied_to_both_networks():
+def test_rates_are_applied_to_both_networks() -> None:
     groups = kdmsi().parameter_groups(0.1)
     assert [g["lr"] / 0.1 for g in groups] == pytest.approx([1, 2, 10, 1, 2, 10])
     assert RATES == (1, 2, 10, 20)

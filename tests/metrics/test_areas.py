@@ -2,11 +2,13 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rscd.metrics.areas import Estimate, StratifiedSample, share_of, unseen_share
 
@@ -15,13 +17,18 @@ MAPPED_PX = np.array([200_000, 150_000, 3_200_000, 6_450_000])
 HECTARES = 30 * 30 / 10_000
 
 
-def units(matrix):
+def units(matrix: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Stratum and true class of each unit of an error matrix (rows: strata)."""
     pairs = np.argwhere(np.ones_like(matrix)).repeat(matrix.ravel(), axis=0)
     return pairs[:, 0], pairs[:, 1]
 
 
-def sample_of(stratum, sizes, areas=None, unit_areas=None):
+def sample_of(
+    stratum: NDArray[Any],
+    sizes: NDArray[Any] | list[int],
+    areas: NDArray[Any] | None = None,
+    unit_areas: NDArray[Any] | None = None,
+) -> StratifiedSample:
     sizes = np.asarray(sizes)
     return StratifiedSample(
         stratum,
@@ -31,7 +38,7 @@ def sample_of(stratum, sizes, areas=None, unit_areas=None):
     )
 
 
-def test_the_example_of_olofsson_2014():
+def test_the_example_of_olofsson_2014() -> None:
     """Section 5: deforestation, forest gain, stable forest, stable non-forest."""
     stratum, true = units(MATRIX)
     sample = sample_of(stratum, MAPPED_PX)
@@ -52,7 +59,7 @@ def test_the_example_of_olofsson_2014():
     assert (round(overall.value, 2), round(1.96 * overall.standard_error, 2)) == (0.95, 0.02)
 
 
-def olofsson(matrix, sizes):
+def olofsson(matrix: NDArray[Any], sizes: NDArray[Any]) -> tuple[Any, ...]:
     """Area, user's and producer's accuracy of each class with their variances, as published."""
     n, weight = matrix.sum(1), sizes / sizes.sum()
     cells = weight[:, None] * matrix / n[:, None]
@@ -83,7 +90,9 @@ matrices = st.integers(2, 4).flatmap(
 
 @settings(max_examples=30)
 @given(matrices)
-def test_strata_that_are_the_classes_give_the_formulas_of_olofsson(drawn):
+def test_strata_that_are_the_classes_give_the_formulas_of_olofsson(
+    drawn: tuple[list[list[int]], list[int]],
+) -> None:
     matrix, sizes = np.array(drawn[0]) + np.eye(len(drawn[1]), dtype=int) * 2, np.array(drawn[1])
     stratum, true = units(matrix)
     sample = sample_of(stratum, sizes)
@@ -107,7 +116,7 @@ def test_strata_that_are_the_classes_give_the_formulas_of_olofsson(drawn):
     assert found.standard_error == pytest.approx(math.sqrt(overall_var), rel=1e-6, abs=1e-7)
 
 
-def test_over_all_possible_samples_totals_and_variances_are_right_on_average():
+def test_over_all_possible_samples_totals_and_variances_are_right_on_average() -> None:
     """Strata are not the classes; every sample of 2 of 5 and 3 of 6 units is tried."""
     first, second = np.array([1, 0, 0, 1, 1]), np.array([0, 1, 0, 0, 0, 1])
     truth = first.sum() + second.sum()
@@ -122,7 +131,7 @@ def test_over_all_possible_samples_totals_and_variances_are_right_on_average():
     assert np.mean(variances) == pytest.approx(np.var(totals))
 
 
-def test_units_of_several_sizes_count_with_their_own():
+def test_units_of_several_sizes_count_with_their_own() -> None:
     random = np.random.default_rng(0)
     size = random.uniform(0.5, 2, 400)
     change = random.random(400) < 0.2 + 0.3 * (size > 1)
@@ -141,23 +150,23 @@ def test_units_of_several_sizes_count_with_their_own():
     assert 0.92 < np.mean(inside) < 0.98
 
 
-def test_a_census_has_no_error():
+def test_a_census_has_no_error() -> None:
     sample = sample_of(np.array([0, 0, 0, 1]), [3, 1])
     assert sample.total(np.array([1, 0, 1, 1])) == Estimate(3.0, 0.0, most=4.0)
 
 
-def test_nothing_to_divide_by_is_no_number():
+def test_nothing_to_divide_by_is_no_number() -> None:
     sample = sample_of(np.zeros(4, int), [10])
     assert math.isnan(sample.ratio(np.zeros(4), np.zeros(4)).value)
 
 
 @pytest.mark.parametrize(("stratum", "sizes"), [([0, 0, 1], [9, 9]), ([0, 0, 0], [2])])
-def test_samples_without_a_variance_are_refused(stratum, sizes):
+def test_samples_without_a_variance_are_refused(stratum: list[int], sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="at least 2 units"):
         sample_of(np.array(stratum), sizes)
 
 
-def test_intervals_end_where_the_possible_does():
+def test_intervals_end_where_the_possible_does() -> None:
     assert Estimate(0.99, 0.1, most=1.0).interval()[1] == 1.0
     assert Estimate(1.0, 10.0).interval()[0] == 0.0
     low, high = Estimate(5.0, 1.0).interval(0.9)
@@ -166,12 +175,12 @@ def test_intervals_end_where_the_possible_does():
 
 @settings(max_examples=10)
 @given(st.integers(1, 20), st.floats(0.02, 0.98))
-def test_the_exact_interval_covers_as_often_as_it_says(tried, share):
+def test_the_exact_interval_covers_as_often_as_it_says(tried: int, share: float) -> None:
     hits = np.arange(tried + 1)
-    inside = [low <= share <= high for low, high in (share_of(h, tried, 0.9) for h in hits)]
+    inside = [low <= share <= high for low, high in (share_of(int(h), tried, 0.9) for h in hits)]
     chance = [math.comb(tried, h) * share**h * (1 - share) ** (tried - h) for h in hits]
     assert np.dot(inside, chance) >= 0.9 - 1e-9
 
 
-def test_what_no_point_shows():
+def test_what_no_point_shows() -> None:
     assert unseen_share(300) == pytest.approx(3 / 300, rel=0.01)  # the rule of three

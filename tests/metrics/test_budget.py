@@ -1,13 +1,18 @@
 """The least score keeps its budget as often as it says: simulations of 1,000 reviews."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 
 from rscd.metrics.budget import (
     GRID,
+    LeastScore,
     area_needed_km2,
     best_rate,
     for_density,
@@ -19,21 +24,26 @@ REVIEWS = 1000
 SIGMAS = 3 * np.sqrt(0.1 * 0.9 / REVIEWS)
 
 # probability that a polygon of a score is false; scores are uniform from 0.3 to 1
-FALLING = {"falling": lambda s: 0.5 * (1 - s), "steep": lambda s: 0.9 * np.exp(-8 * (s - 0.3))}
-UNEVEN = {
+Falsehood = Callable[[Any], Any]
+
+FALLING: dict[str, Falsehood] = {
+    "falling": lambda s: 0.5 * (1 - s),
+    "steep": lambda s: 0.9 * np.exp(-8 * (s - 0.3)),
+}
+UNEVEN: dict[str, Falsehood] = {
     "constant just above": lambda s: np.full_like(s, 0.101),
     "rising at the top": lambda s: np.where(s > 0.9, 0.3, 0.02),
     "a bad band": lambda s: np.where((s > 0.55) & (s < 0.7), 0.6, 0.03),
 }
 
 
-def rate_from(p, t):
+def rate_from(p: Falsehood, t: float) -> float:
     """Fraction of false alarms at or above a score."""
     s = np.linspace(max(t, 0.3), 1, 4001)
     return float(np.trapezoid(p(s), s) / (s[-1] - s[0]))
 
 
-def drawn(p, n, random):
+def drawn(p: Falsehood, n: int, random: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
     scores = random.uniform(0.3, 1, n)
     return scores, random.random(n) < p(scores)
 
@@ -41,7 +51,7 @@ def drawn(p, n, random):
 @pytest.mark.parametrize(
     ("name", "n"), [*((name, 150) for name in FALLING | UNEVEN), ("falling", 40), ("steep", 400)]
 )
-def test_the_fraction_is_kept_as_often_as_promised(name, n):
+def test_the_fraction_is_kept_as_often_as_promised(name: str, n: int) -> None:
     p = (FALLING | UNEVEN)[name]
     random = np.random.default_rng(7)
     rates = {round(float(t), 2): rate_from(p, t) for t in GRID if t < 1}
@@ -56,11 +66,16 @@ def test_the_fraction_is_kept_as_often_as_promised(name, n):
         assert found > 0.8 * REVIEWS
 
 
-def test_more_reviews_allow_a_lower_score():
+def score_of(found: LeastScore | None) -> float:
+    assert found is not None
+    return found.score
+
+
+def test_more_reviews_allow_a_lower_score() -> None:
     p, random = FALLING["falling"], np.random.default_rng(0)
     ideal = next(t for t in GRID[::-1] if t >= 0.3 and rate_from(p, t) <= 0.1)
     few, many = (
-        np.median([for_fraction(*drawn(p, n, random), 0.1, floor=0.3).score for _ in range(30)])
+        np.median([score_of(for_fraction(*drawn(p, n, random), 0.1, floor=0.3)) for _ in range(30)])
         for n in (2000, 20_000)
     )
     assert ideal <= many < few
@@ -68,7 +83,7 @@ def test_more_reviews_allow_a_lower_score():
 
 
 @pytest.mark.parametrize("name", FALLING)
-def test_the_density_is_kept_as_often_as_promised(name):
+def test_the_density_is_kept_as_often_as_promised(name: str) -> None:
     p, random = FALLING[name], np.random.default_rng(3)
     per_km2, area, budget = 60, 4.0, 6.0
     s = np.linspace(0.3, 1, 7001)
@@ -78,6 +93,7 @@ def test_the_density_is_kept_as_often_as_promised(name):
     for _ in range(REVIEWS):
         reviewed = drawn(p, random.poisson(per_km2 * area), random)
         chosen = for_density(*reviewed, budget, area, 0.9, floor=0.3)
+        assert chosen is not None
         broken += density[round(chosen.score, 2)] > budget
     assert 0.02 < broken / REVIEWS <= 0.1 + SIGMAS
 
@@ -87,7 +103,7 @@ reviews = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_si
 
 @settings(max_examples=40)
 @given(reviews, st.floats(0.02, 0.9))
-def test_what_is_counted_is_what_is_kept(reviews, budget):
+def test_what_is_counted_is_what_is_kept(reviews: list[tuple[float, bool]], budget: float) -> None:
     scores, false = (np.array(column) for column in zip(*reviews, strict=True))
     for chosen in (for_fraction(scores, false, budget), for_density(scores, false, budget, 100)):
         if chosen is not None:
@@ -97,32 +113,34 @@ def test_what_is_counted_is_what_is_kept(reviews, budget):
     assert found is None or found.false / found.kept <= budget
 
 
-def test_no_score_below_the_floor():
+def test_no_score_below_the_floor() -> None:
     scores, false = np.linspace(0.5, 1, 400), np.zeros(400, bool)
-    assert for_fraction(scores, false, 0.1, floor=0.5).score == 0.5
-    assert for_density(scores, false, 5, 100, floor=0.47).score == 0.47
+    assert score_of(for_fraction(scores, false, 0.1, floor=0.5)) == 0.5
+    assert score_of(for_density(scores, false, 5, 100, floor=0.47)) == 0.47
 
 
 @pytest.mark.parametrize("budget", [0.05, 0.1, 0.3])
-def test_as_many_reviews_as_are_said_to_be_needed_are_enough(budget):
+def test_as_many_reviews_as_are_said_to_be_needed_are_enough(budget: float) -> None:
     needed = reviews_needed(budget)
+    assert needed is not None
     for n, enough in ((needed, True), (needed - 1, False)):
         found = for_fraction(np.full(n, 0.8), np.zeros(n, bool), budget)
         assert (found is not None) == enough
     assert reviews_needed(budget, rate=budget) is None
     more = reviews_needed(budget, rate=budget / 2)
+    assert more is not None
     false = np.arange(more) < np.ceil(more * budget / 2)
     assert for_fraction(np.full(more, 0.8), false, budget) is not None
 
 
-def test_as_much_ground_as_is_said_to_be_needed_is_enough():
+def test_as_much_ground_as_is_said_to_be_needed_is_enough() -> None:
     area = area_needed_km2(5)
     nothing = np.array([]), np.array([], bool)
-    assert for_density(*nothing, 5, area * 1.001).score == 0
+    assert score_of(for_density(*nothing, 5, area * 1.001)) == 0
     assert for_density(*nothing, 5, area * 0.999) is None
 
 
-def test_the_best_rate_of_what_was_reviewed():
+def test_the_best_rate_of_what_was_reviewed() -> None:
     scores, false = np.array([0.9, 0.8, 0.6, 0.4]), np.array([True, False, False, True])
-    assert best_rate(scores, false, 3) == (0.6, pytest.approx(1 / 3))
+    assert best_rate(scores, false, 3) == pytest.approx((0.6, 1 / 3))
     assert best_rate(scores, false, 5) is None

@@ -1,15 +1,19 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from rscd.metrics.pixels import MODE, MONITOR, THRESHOLDS, Counts, count, summarise
 from rscd.metrics.probabilities import ChangeMetrics
+from tests.conftest import Golden
 
 
-def test_worked_example():
+def test_worked_example() -> None:
     # TP 30, FP 20, FN 10, TN 940
     found = summarise(Counts((960, 40), (950, 50), (940, 30)))
     expected = {
@@ -30,7 +34,7 @@ binary = arrays(np.uint8, (3, 7), elements=st.sampled_from([0, 1]))
 
 
 @given(binary, labels)
-def test_identities(prediction, mask):
+def test_identities(prediction: NDArray[Any], mask: NDArray[Any]) -> None:
     found = summarise(count(prediction, mask))
     assert all(-1 <= v <= 1 and np.isfinite(v) for v in found.values())
     assert found["f1_change"] == pytest.approx(
@@ -42,13 +46,15 @@ def test_identities(prediction, mask):
 
 
 @given(st.lists(st.tuples(binary, labels), min_size=1, max_size=4))
-def test_pooling_equals_counting_all_at_once(pairs):
+def test_pooling_equals_counting_all_at_once(
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]],
+) -> None:
     pooled = sum((count(*pair) for pair in pairs[1:]), count(*pairs[0]))
     predictions, masks = (np.stack(side) for side in zip(*pairs, strict=True))
     assert pooled == count(predictions, masks)
 
 
-def test_kappa_equals_its_definition_and_perfect_is_one():
+def test_kappa_equals_its_definition_and_perfect_is_one() -> None:
     rng = np.random.default_rng(0)
     mask, prediction = rng.integers(0, 2, (2, 50))
     agree = (mask == prediction).mean()
@@ -59,9 +65,9 @@ def test_kappa_equals_its_definition_and_perfect_is_one():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_metric_agrees_with_counting_at_every_threshold(seed):
+def test_metric_agrees_with_counting_at_every_threshold(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    prob = rng.choice(np.float32([*THRESHOLDS, 0, 1, 0.123]), (4, 9))
+    prob = rng.choice(np.array([*THRESHOLDS, 0, 1, 0.123], np.float32), (4, 9))
     mask = rng.choice([0, 1, 255], (4, 9))
     metric = ChangeMetrics()
     for p, m in zip(prob, mask, strict=True):
@@ -74,7 +80,7 @@ def test_metric_agrees_with_counting_at_every_threshold(seed):
     assert MODE == "max"
 
 
-def test_calibration():
+def test_calibration() -> None:
     metric = ChangeMetrics()
     prob = torch.full((1000,), 0.3)
     mask = torch.zeros(1000, dtype=torch.long)
@@ -88,13 +94,13 @@ def test_calibration():
     assert metric.reliability()[:, 4] == pytest.approx([0.3, 0, 1], abs=1e-6)
 
 
-def as_classes(grey):
+def as_classes(grey: NDArray[Any]) -> NDArray[Any]:
     """0 and 255 are the classes; the evaluation counts other values for neither."""
     return np.select([grey == 0, grey == 255], [0, 1], 2)
 
 
 @pytest.mark.golden
-def test_golden_png(golden):
+def test_golden_png(golden: Golden) -> None:
     files = golden.files("kdmsi/metrics_png_*.npz")
     assert files
     for file in files:
@@ -115,7 +121,7 @@ def test_golden_png(golden):
 
 
 @pytest.mark.golden
-def test_golden_threshold_search(golden):
+def test_golden_threshold_search(golden: Golden) -> None:
     files = golden.files("kdmsi/metrics_npy_*.npz")
     assert files
     for file in files:
@@ -137,7 +143,7 @@ def test_golden_threshold_search(golden):
 
 
 @pytest.mark.golden
-def test_golden_diffmatch(golden):
+def test_golden_diffmatch(golden: Golden) -> None:
     files = golden.files("diffmatch/metrics*.npz")
     assert files
     for file in files:
@@ -160,7 +166,7 @@ def test_golden_diffmatch(golden):
 
 
 @pytest.mark.golden
-def test_golden_scene(golden):
+def test_golden_scene(golden: Golden) -> None:
     files = golden.files("scene/metrics*.npz")
     assert files
     for file in files:
@@ -190,7 +196,7 @@ def test_golden_scene(golden):
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_no_number_counts_as_neither_class(broken):
+def test_what_is_no_number_counts_as_neither_class(broken: float) -> None:
     random = torch.Generator().manual_seed(0)
     prob = torch.rand(200, generator=random)
     mask = (torch.rand(200, generator=random) > 0.6).long()

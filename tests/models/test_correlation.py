@@ -64,7 +64,8 @@ def test_global_correlation_matches_the_reference_arrays(golden: Any) -> None:
         torch.testing.assert_close(match_channels(t1, t2), arrays["corr_channels"], **close)
         flow = map_to_flow(arrays["map_norm"])
         torch.testing.assert_close(flow, arrays["flow_grid_px"], **close)
-        low = convert_unit(flow, tuple(flow.shape[-2:]), (256, 256))
+        height, width = flow.shape[-2:]
+        low = convert_unit(flow, (height, width), (256, 256))
         torch.testing.assert_close(low, arrays["flow_256_px"], **close)
 
 

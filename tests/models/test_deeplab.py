@@ -1,25 +1,32 @@
 """KD-MSI's DeepLabV3+ against the reference arrays, and what makes it that one."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from rscd.models.networks import build_network
+from tests.conftest import Golden
 
 SMALL = {"encoder": "mobilenet_v2", "output_stride": 32}
 
 
-def canonical(name):
+def canonical(name: str) -> str:
     return name.removeprefix("encoder.").removeprefix("decoder.")
 
 
 @pytest.mark.golden
 @pytest.mark.slow
-def test_forward_matches_the_reference_arrays(golden, fill_by_rule, pairs_of):
+def test_forward_matches_the_reference_arrays(
+    golden: Golden, fill_by_rule: Callable[..., nn.Module], pairs_of: Callable[..., Tensor]
+) -> None:
     files = golden.files("kdmsi/deeplab_*.npz")
     assert files
-    network = build_network("siamese-deeplab", {}).eval()
+    network: Any = build_network("siamese-deeplab", {}).eval()
     for file in files:
         arrays = np.load(file)
         fill_by_rule(network, int(arrays["seed"]), canonical)
@@ -53,8 +60,8 @@ def test_forward_matches_the_reference_arrays(golden, fill_by_rule, pairs_of):
         assert tuple(logits.shape) == tuple(arrays["logits_shape"])
 
 
-def test_parameters_are_those_of_the_paper():
-    network = build_network("siamese-deeplab", {})
+def test_parameters_are_those_of_the_paper() -> None:
+    network: Any = build_network("siamese-deeplab", {})
     assert sum(p.numel() for p in network.parameters()) == 40_347_298
     assert sum(p.numel() for p in network.encoder.parameters()) == 23_508_032
     assert {m.dilation for m in network.encoder.modules() if isinstance(m, torch.nn.Conv2d)} == {
@@ -68,16 +75,16 @@ def test_parameters_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("side", [50, 64, 100])
-def test_encoder_takes_any_size(side):
-    network = build_network("siamese-deeplab", {}).eval()
+def test_encoder_takes_any_size(side: int) -> None:
+    network: Any = build_network("siamese-deeplab", {}).eval()
     with torch.inference_mode():
         t1, _ = network.encode(torch.rand(1, 2, 3, side, side))
         assert t1[-1].shape[-1] == -(-side // 16)
         assert network(torch.rand(1, 2, 3, side, side))["logits"].shape[-2:] == (side, side)
 
 
-def test_fixed_batch_norm_keeps_its_statistics_and_learns_its_scale():
-    network = build_network("siamese-deeplab", SMALL)
+def test_fixed_batch_norm_keeps_its_statistics_and_learns_its_scale() -> None:
+    network: Any = build_network("siamese-deeplab", SMALL)
     for module in network.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -99,7 +106,7 @@ def test_fixed_batch_norm_keeps_its_statistics_and_learns_its_scale():
     assert any(not torch.equal(before[f"{name}.bias"], after[f"{name}.bias"]) for name in norms)
 
 
-def test_exchanged_dates_change_the_sign_of_the_features_only_before_the_norms():
+def test_exchanged_dates_change_the_sign_of_the_features_only_before_the_norms() -> None:
     network = build_network("siamese-deeplab", SMALL).eval()
     image = torch.rand(1, 2, 3, 64, 64) * 255
     with torch.inference_mode():

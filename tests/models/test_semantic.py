@@ -5,15 +5,18 @@ import torch
 from torch import nn
 
 from rscd.models.networks import build_network, receptive_radius
+from rscd.models.semantic import SemanticChangeNet
 
 
 @pytest.fixture(scope="module")
-def network():
+def network() -> SemanticChangeNet:
     torch.manual_seed(0)
-    return build_network("semantic", {}).eval()
+    built = build_network("semantic", {}).eval()
+    assert isinstance(built, SemanticChangeNet)
+    return built
 
 
-def test_order_of_dates_is_free(network):
+def test_order_of_dates_is_free(network: SemanticChangeNet) -> None:
     image = torch.rand(1, 2, 3, 64, 96) * 255
     with torch.inference_mode():
         forth, back = network(image)["logits"], network(image.flip(1))["logits"]
@@ -21,7 +24,7 @@ def test_order_of_dates_is_free(network):
     torch.testing.assert_close(back, forth, atol=1e-5, rtol=1e-4)
 
 
-def test_buildings_are_given_in_training_alone_and_date_by_date():
+def test_buildings_are_given_in_training_alone_and_date_by_date() -> None:
     torch.manual_seed(0)
     network = build_network("semantic", {})
     image = torch.rand(2, 2, 3, 32, 32) * 255
@@ -39,6 +42,8 @@ def test_buildings_are_given_in_training_alone_and_date_by_date():
     assert "buildings" not in network.eval()(image)
 
 
-def test_it_is_local(network):
-    assert receptive_radius(network, 3) <= 144
+def test_it_is_local(network: SemanticChangeNet) -> None:
+    radius = receptive_radius(network, 3)
+    assert radius is not None
+    assert radius <= 144
     assert not any("Pool" in type(module).__name__ for module in network.modules())

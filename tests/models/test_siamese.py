@@ -1,26 +1,29 @@
 """Encoder, fusion and decoder fit together whatever each of them is."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from rscd.base.errors import ModelError
 from rscd.models.fusion import FUSIONS, fuse, fused_channels
 from rscd.models.networks import build_network
 
-DECODERS = {
+DECODERS: dict[str, Any] = {
     "siamese-unet": {"decoder_channels": [32, 16, 16, 8, 8]},
     "siamese-mlp": {"width": 16, "output_stride": 32},
     "siamese-deeplab": {"output_stride": 32},
 }
 
 
-def pairs(n=1, n_bands=3, side=64):
+def pairs(n: int = 1, n_bands: int = 3, side: int = 64) -> Tensor:
     return torch.rand(n, 2, n_bands, side, side, generator=torch.Generator().manual_seed(0)) * 255
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("network", DECODERS)
-def test_every_fusion_with_every_decoder(network, fusion):
+def test_every_fusion_with_every_decoder(network: str, fusion: str) -> None:
     built = build_network(network, DECODERS[network] | {"encoder": "resnet18", "fusion": fusion})
     with torch.inference_mode():
         assert built.eval()(pairs())["logits"].shape[2:] == (64, 64)
@@ -31,7 +34,7 @@ def test_every_fusion_with_every_decoder(network, fusion):
     ["mobilenet_v2", "mit_b0", "tu-convnext_atto", "tg-resnet18", "tg-swin_v2_t", "resnet50-s16"],
 )
 @pytest.mark.parametrize("network", DECODERS)
-def test_every_kind_of_encoder_with_every_decoder(network, encoder):
+def test_every_kind_of_encoder_with_every_decoder(network: str, encoder: str) -> None:
     args = DECODERS[network] | {"encoder": encoder, "fusion": "abs"}
     if encoder == "tu-convnext_atto" and network == "siamese-unet":
         args = args | {"fusion": "concat"}
@@ -42,14 +45,14 @@ def test_every_kind_of_encoder_with_every_decoder(network, encoder):
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18", "tg-resnet18", "tg-swin_t"])
 @pytest.mark.parametrize("n_bands", [1, 4, 13])
-def test_every_kind_of_encoder_takes_any_bands(encoder, n_bands):
+def test_every_kind_of_encoder_takes_any_bands(encoder: str, n_bands: int) -> None:
     args = DECODERS["siamese-mlp"] | {"encoder": encoder, "n_bands": n_bands}
     built = build_network("siamese-mlp", args).eval()
     with torch.inference_mode():
         assert built(pairs(1, n_bands))["logits"].shape == (1, 2, 64, 64)
 
 
-def test_fusions_do_what_their_names_say():
+def test_fusions_do_what_their_names_say() -> None:
     t1, t2 = torch.tensor([[[[1.0]]]]), torch.tensor([[[[-3.0]]]])
     expected = {
         "concat": [1, -3],
@@ -65,19 +68,19 @@ def test_fusions_do_what_their_names_say():
         assert fused_channels(name, [1]) == [len(values)]
 
 
-def test_exchanged_dates_of_the_signed_difference_are_told_apart():
+def test_exchanged_dates_of_the_signed_difference_are_told_apart() -> None:
     built = build_network("siamese-unet", DECODERS["siamese-unet"] | {"fusion": "diff"}).eval()
     image = pairs()
     with torch.inference_mode():
         assert not torch.allclose(built(image)["logits"], built(image.flip(1))["logits"])
 
 
-def test_dates_in_one_batch_or_apart_give_the_same_prediction():
+def test_dates_in_one_batch_or_apart_give_the_same_prediction() -> None:
     image = pairs(2)
     state = None
     found = []
     for order in ("joint", "t1-first", "t2-first"):
-        built = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16}).eval()
+        built: Any = build_network("siamese-mlp", {"encoder": "tu-resnet18", "width": 16}).eval()
         built.order = order
         state = state or built.state_dict()
         built.load_state_dict(state)
@@ -87,8 +90,8 @@ def test_dates_in_one_batch_or_apart_give_the_same_prediction():
     torch.testing.assert_close(found[0], found[2])
 
 
-def test_a_shallow_encoder_keeps_only_what_it_runs():
-    shallow = build_network("siamese-unet", {"decoder_channels": [16, 8]})
+def test_a_shallow_encoder_keeps_only_what_it_runs() -> None:
+    shallow: Any = build_network("siamese-unet", {"decoder_channels": [16, 8]})
     names = {name.split(".")[1] for name, _ in shallow.encoder.named_parameters()}
     stages = {name.split(".")[0] for name, _ in shallow.encoder.named_parameters()}
     assert stages == {"conv1", "bn1", "layer1"}, names
@@ -96,7 +99,7 @@ def test_a_shallow_encoder_keeps_only_what_it_runs():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet-b0", "densenet121"])
-def test_dropping_stages_changes_no_output(name):
+def test_dropping_stages_changes_no_output(name: str) -> None:
     from segmentation_models_pytorch.encoders import get_encoder
 
     from rscd.models.smp_encoders import drop_unused
@@ -113,7 +116,7 @@ def test_dropping_stages_changes_no_output(name):
     assert sum(p.numel() for p in encoder.parameters()) < count
 
 
-def test_unknown_parts_are_user_errors():
+def test_unknown_parts_are_user_errors() -> None:
     with pytest.raises(ModelError, match="a fusion among concat"):
         build_network("siamese-unet", {"fusion": "minus"})
     with pytest.raises(ModelError, match="an encoder of segmentation-models-pytorch"):

@@ -13,14 +13,14 @@ from rscd.models.tiny import DEPTHS, WIDTHS
 def seen(first: int, last: int) -> tuple[int, int]:
     """First and last pixel of the image that output pixels first..last look at, layer by layer."""
 
-    def conv(span, stride=1):
+    def conv(span: tuple[int, int], stride: int = 1) -> tuple[int, int]:
         return stride * span[0] - 1, stride * span[1] + 1
 
-    def upsampled(span):
+    def upsampled(span: tuple[int, int]) -> tuple[int, int]:
         # bilinear, half-pixel centres: output o lies at (o + 0.5) / 2 - 0.5 between two inputs
         return math.floor((span[0] - 0.5) / 2), math.floor((span[1] - 0.5) / 2) + 1
 
-    def hull(a, b):
+    def hull(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
         return min(a[0], b[0]), max(a[1], b[1])
 
     span = conv((first // 2, last // 2))  # pixel shuffle, head
@@ -39,7 +39,7 @@ def seen(first: int, last: int) -> tuple[int, int]:
     return conv(span, stride=2)  # stem
 
 
-def test_radius_is_that_of_the_layers():
+def test_radius_is_that_of_the_layers() -> None:
     network = build_network("tiny", {})
     with torch.no_grad():
         for module in network.modules():
@@ -54,10 +54,12 @@ def test_radius_is_that_of_the_layers():
     assert expected < 128
 
 
-def test_prediction_in_tiles_with_that_halo_is_the_whole_one():
+def test_prediction_in_tiles_with_that_halo_is_the_whole_one() -> None:
     torch.manual_seed(0)
     network = build_network("tiny", {}).eval()
-    halo = -(-receptive_radius(network, 3) // 16) * 16
+    radius = receptive_radius(network, 3)
+    assert radius is not None
+    halo = -(-radius // 16) * 16
     side = 2 * halo + 64
     image = torch.rand(1, 2, 3, side, side) * 255
     with torch.inference_mode():
@@ -67,7 +69,7 @@ def test_prediction_in_tiles_with_that_halo_is_the_whole_one():
     torch.testing.assert_close(whole, part, atol=1e-5, rtol=1e-4)
 
 
-def test_it_is_small():
+def test_it_is_small() -> None:
     network = build_network("tiny", {}).eval()
     assert sum(p.numel() for p in network.parameters()) < 1_000_000
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -75,7 +77,7 @@ def test_it_is_small():
     assert counter.get_total_flops() / 2 < 1.0e9  # multiply-adds
 
 
-def test_it_is_made_of_local_layers():
+def test_it_is_made_of_local_layers() -> None:
     kinds = {type(module) for module in build_network("tiny", {}).modules()}
     norms = {kind for kind in kinds if kind.__name__.endswith(("Norm", "Norm2d"))}
     assert norms == {nn.BatchNorm2d}

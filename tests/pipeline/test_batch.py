@@ -24,8 +24,10 @@ from rscd.data.images import write_picture
 from rscd.inference import network
 from rscd.inference.dask import dask_mapper
 from rscd.inference.tiled import JobLost
+from rscd.inference.weights import read_network
 from rscd.pipeline import batch
 from rscd.pipeline.batch import RECORD, RUNS, Work, run_batch
+from rscd.pipeline.maps import carry_out
 from rscd.pipeline.pairs import Pair
 
 SIDE = 32
@@ -135,8 +137,10 @@ def test_what_stands_over_all(scenes: Path, capsys: Any) -> None:
         files = {key: asset.get_absolute_href() for key, asset in item.assets.items()}
         assert files.pop("model") == "rscd:cva"
         assert list(files) == ["polygons"]
+        assert files["polygons"] is not None
         assert Path(files["polygons"]).is_file()
         assert not [*LocalValidator().item_validator().iter_errors(item.to_dict())]
+        assert item.bbox is not None
         west, south, east, north = item.bbox
         assert 14 < west < east < 16
         assert 45 < south < north < 46
@@ -244,13 +248,12 @@ def work(folder: Path, model: str = "cva", **more: Any) -> Work:
 def test_what_failed_is_tried_again(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
-    def flaky(pair: Any, **_: Any) -> None:
+    def flaky(pair: Any, **_: Any) -> Any:
         tries.append(Path(pair.pair.t1.path).name)
         if tries.count(tries[-1]) < {"a_t1.tif": 3, "b_t1.tif": 9}.get(tries[-1], 1):
             raise RuntimeError("a server that is down")
         return carry_out(pair, **_)
 
-    carry_out = batch.carry_out
     monkeypatch.setattr(batch, "carry_out", flaky)
     summary = run_batch(pairs(scenes), work(scenes / "out"), retries=2)
     assert (summary.done, summary.failed) == (2, 1)
@@ -288,7 +291,7 @@ def test_a_cluster_that_is_gone_ends_the_run(scenes: Path) -> None:
 def test_a_cluster_gives_the_bytes_of_one_process(
     scenes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = {"writes": ("polygons", "mask"), "suffix": ".parquet"}
+    how: dict[str, Any] = {"writes": ("polygons", "mask"), "suffix": ".parquet"}
     run_batch(pairs(scenes), work(scenes / "here", **how))
     # the largest go by blocks
     monkeypatch.setattr(batch, "MOST_PIXELS", SIDE * SIDE)
@@ -325,7 +328,6 @@ def test_the_network_is_loaded_once(
         reads.append(path)
         return read_network(path, *more)
 
-    read_network = network.read_network
     monkeypatch.setattr(network, "read_network", counted)
     weights = shutil.copy(buildings, scenes)  # which no other test has loaded
     summary = run_batch(pairs(scenes)[:2], work(scenes / "out", str(weights)))
@@ -357,7 +359,7 @@ def test_pairs_without_place_or_dates(scenes: Path, caplog: pytest.LogCaptureFix
 def test_a_search_of_a_catalogue(scenes: Path, capsys: Any) -> None:
     """Bands, dates and places are those of the items."""
     bands = [{"eo:common_name": name} for name in ("red", "green", "blue")]
-    items = [
+    items: list[dict[str, Any]] = [
         {
             "type": "Feature",
             "stac_version": "1.1.0",

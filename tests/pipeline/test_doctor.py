@@ -6,8 +6,11 @@ import logging
 import shlex
 import sys
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +22,9 @@ from rscd.base.errors import RscdError, UsageError
 from rscd.geo.source import close_handles
 from rscd.inference.detectors.registry import DETECTORS
 from rscd.inference.near_infrared import TRUE_COLOUR
-from rscd.pipeline import doctor as examined
-from rscd.pipeline.doctor import diagnose, measure
-from rscd.pipeline.faults import KINDS
+from rscd.pipeline.doctor import Report, diagnose, measure
+from rscd.pipeline.faults import KINDS, faults_of_pixels
+from tests.conftest import Web
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "doctor.py"
 SIDE = 448
@@ -29,9 +32,11 @@ CVA = Options(model="cva")
 CVA_MODEL = DETECTORS["cva"]
 
 
-def _benchmark():
+def _benchmark() -> ModuleType:
     spec = importlib.util.spec_from_file_location("benchmark_doctor", BENCHMARK)
+    assert spec is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
     spec.loader.exec_module(module)
     return module
 
@@ -40,25 +45,26 @@ injected = _benchmark()
 
 
 @pytest.fixture(autouse=True)
-def _closed():
+def _closed() -> Iterator[None]:
     yield
     close_handles()
 
 
 @pytest.fixture(scope="module")
-def pair():
+def pair() -> tuple[Any, Any]:
     return injected.good_pair(3, SIDE)
 
 
-def written(pair, folder):
-    return [scene.write(folder / f"t{number}.tif") for number, scene in enumerate(pair, 1)]
+def written(pair: Sequence[Any], folder: Path) -> tuple[Path, Path]:
+    t1, t2 = pair
+    return t1.write(folder / "t1.tif"), t2.write(folder / "t2.tif")
 
 
-def kinds(report):
+def kinds(report: Report) -> set[Any]:
     return {one.kind for one in report.findings}
 
 
-def test_a_good_pair_has_no_finding(pair, tmp_path):
+def test_a_good_pair_has_no_finding(pair: tuple[Any, Any], tmp_path: Path) -> None:
     paths = written(pair, tmp_path)
     before = sorted(tmp_path.iterdir())
     report = diagnose(*paths, CVA)
@@ -66,15 +72,17 @@ def test_a_good_pair_has_no_finding(pair, tmp_path):
     assert report.exit_code == 0
     assert sorted(tmp_path.iterdir()) == before  # nothing is written
     assert report.between["shift"]["cols"] == pytest.approx(0, abs=0.3)
+    assert report.predict is not None
     assert report.predict["model"] == "cva"
     assert report.predict["memory_bytes"] > 0
+    assert report.command is not None
     assert report.command.startswith("rscd predict")
     assert "--register" not in report.command
     assert json.loads(json.dumps(report.data))["exit_code"] == 0
 
 
 @pytest.mark.parametrize("kind", injected.FAULTS)
-def test_a_fault_is_named(pair, tmp_path, kind):
+def test_a_fault_is_named(pair: tuple[Any, Any], tmp_path: Path, kind: str) -> None:
     report = injected.examine(injected.FAULTS[kind](*pair), tmp_path)
     assert kinds(report) == {kind}
     [found] = report.findings
@@ -88,7 +96,7 @@ def test_a_fault_is_named(pair, tmp_path, kind):
 @pytest.mark.parametrize(
     "kind", [kind for kind in injected.FAULTS if KINDS[kind][0] == "stops" and kind != "unreadable"]
 )
-def test_it_says_what_predict_says(pair, tmp_path, kind):
+def test_it_says_what_predict_says(pair: tuple[Any, Any], tmp_path: Path, kind: str) -> None:
     scenes = injected.FAULTS[kind](*pair)
     report = injected.examine(scenes, tmp_path)
     with pytest.raises(RscdError) as raised:
@@ -97,7 +105,7 @@ def test_it_says_what_predict_says(pair, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["shift", "large-shift", "distortion", "undeclared-nodata"])
-def test_what_it_advises_helps(pair, tmp_path, kind):
+def test_what_it_advises_helps(pair: tuple[Any, Any], tmp_path: Path, kind: str) -> None:
     from rscd.geo.register import register
 
     report = injected.examine(injected.FAULTS[kind](*pair), tmp_path)
@@ -108,11 +116,11 @@ def test_what_it_advises_helps(pair, tmp_path, kind):
     if option == "--register":
         opened, _ = register(opened, value, "t1")
     again = measure(opened)
-    assert set() == {one.kind for one in examined.faults_of_pixels(opened, again)} & {kind}
+    assert set() == {one.kind for one in faults_of_pixels(opened, again)} & {kind}
     close_handles()
 
 
-def test_faults_that_depend_on_options_and_model(pair, tmp_path):
+def test_faults_that_depend_on_options_and_model(pair: tuple[Any, Any], tmp_path: Path) -> None:
     t1, t2 = pair
     moved = replace(t2, profile={"transform": injected.HALF_METRE @ Affine.translation(0.4, 0)})
     paths = written((t1, moved), tmp_path)
@@ -127,7 +135,12 @@ def test_faults_that_depend_on_options_and_model(pair, tmp_path):
     assert kinds(diagnose(*written((t1, flat), tmp_path), CVA)) == {"degenerate-transform"}
 
 
-def test_near_infrared_is_named_as_predict_warns_of_it(pair, tmp_path, monkeypatch, caplog):
+def test_near_infrared_is_named_as_predict_warns_of_it(
+    pair: tuple[Any, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     monkeypatch.setattr(CVA_MODEL, "card", lambda self: {"name": "cva", "bands": TRUE_COLOUR})
     tagged = [replace(scene, colours=("nir", "red", "green")) for scene in pair]
     report = diagnose(*written(tagged, tmp_path), CVA)
@@ -137,7 +150,7 @@ def test_near_infrared_is_named_as_predict_warns_of_it(pair, tmp_path, monkeypat
     assert not caplog.text  # said once, in the report
 
 
-def test_every_kind_is_tested():
+def test_every_kind_is_tested() -> None:
     elsewhere = {
         "near-infrared",
         "one-band",
@@ -149,21 +162,25 @@ def test_every_kind_is_tested():
     assert set(KINDS) == set(injected.FAULTS) | elsewhere
 
 
-def test_wrong_usage_is_no_finding(pair, tmp_path):
+def test_wrong_usage_is_no_finding(pair: tuple[Any, Any], tmp_path: Path) -> None:
     paths = written(pair, tmp_path)
     with pytest.raises(UsageError, match="--gsd"):
         diagnose(*paths, CVA, gsd_m=3.0)
 
 
-def test_a_file_that_is_missing_and_one_that_is_not(pair, tmp_path):
+def test_a_file_that_is_missing_and_one_that_is_not(pair: tuple[Any, Any], tmp_path: Path) -> None:
     path, _ = written(pair, tmp_path)
     report = diagnose(path, tmp_path / "none.tif", CVA)
     assert kinds(report) == {"unreadable"}
+    assert report.dates is not None
+    assert report.dates["t1"] is not None
     assert report.dates["t1"]["dtype"] == ["uint8"]
     assert report.dates["t2"] is None
 
 
-def test_of_a_large_scene_few_pixels_are_read(tmp_path, write_tif, monkeypatch):
+def test_of_a_large_scene_few_pixels_are_read(
+    tmp_path: Path, write_tif: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A raster of a hundred million pixels of which nothing but a corner is stored."""
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "width": 10_000, "height": 10_000}
     profile |= {"tiled": True, "sparse_ok": True, "crs": "EPSG:32633"}
@@ -174,16 +191,19 @@ def test_of_a_large_scene_few_pixels_are_read(tmp_path, write_tif, monkeypatch):
             corner = np.random.default_rng(0).integers(1, 255, (3, 256, 256)).astype(np.uint8)
             dataset.write(corner, window=((0, 256), (0, 256)))
     pair = open_pair(tmp_path / "t1.tif", tmp_path / "t2.tif", CVA)
-    read = []
+    read: list[Any] = []
     whole = type(pair).context
-    monkeypatch.setattr(
-        type(pair), "context", lambda self, box: (read.append(box), whole(self, box))[1]
-    )
+
+    def noted(self: Any, box: Any) -> Any:
+        read.append(box)
+        return whole(self, box)
+
+    monkeypatch.setattr(type(pair), "context", noted)
     measure(pair)
     assert sum(box.height * box.width for box in read) < 1_600_000
 
 
-def test_other_loggers_and_handlers_are_as_before(pair, tmp_path):
+def test_other_loggers_and_handlers_are_as_before(pair: tuple[Any, Any], tmp_path: Path) -> None:
     logger = logging.getLogger("rscd")
     handler = logging.NullHandler()
     logger.handlers = [handler]
@@ -194,7 +214,7 @@ def test_other_loggers_and_handlers_are_as_before(pair, tmp_path):
     assert logger.propagate
 
 
-def test_addresses_are_looked_at_as_files_are(pair, web):
+def test_addresses_are_looked_at_as_files_are(pair: tuple[Any, Any], web: Web) -> None:
     for number, scene in enumerate(pair, 1):
         scene.write(web.folder / f"t{number}.tif")
     report = diagnose(web.at("t1.tif"), web.at("t2.tif"), CVA)
@@ -203,7 +223,7 @@ def test_addresses_are_looked_at_as_files_are(pair, web):
     assert gone.exit_code == 1
 
 
-def as_items(folder, pair):
+def as_items(folder: Path, pair: tuple[Any, Any]) -> tuple[Path, Path]:
     """Both dates as STAC items: one asset of three bands, and a picture that is no data."""
     for number, path in enumerate(written(pair, folder), 1):
         bands = [{"name": name, "eo:common_name": name} for name in ("red", "green", "blue")]
@@ -218,19 +238,22 @@ def as_items(folder, pair):
 
 
 @pytest.mark.parametrize("asset", ["", "#image"])
-def test_items_are_looked_at_as_files_are(pair, tmp_path, asset):
+def test_items_are_looked_at_as_files_are(
+    pair: tuple[Any, Any], tmp_path: Path, asset: str
+) -> None:
     t1, t2 = as_items(tmp_path, pair)
     report = diagnose(f"{t1}{asset}", f"{t2}{asset}", CVA)
     assert report.findings == ()
     assert report.exit_code == 0
-    assert [report.dates[date]["date"] for date in ("t1", "t2")] == [
+    assert report.dates is not None
+    assert [about["date"] for about in report.dates.values() if about is not None] == [
         "2018:05:01 10:00:00",
         "2019:05:01 10:00:00",
     ]
     assert f"{t1}{asset}" in shlex.split(report.command)
 
 
-def test_faults_of_items(pair, tmp_path):
+def test_faults_of_items(pair: tuple[Any, Any], tmp_path: Path) -> None:
     t1, t2 = as_items(tmp_path, pair)
     assert kinds(diagnose(t2, t1, CVA)) == {"dates-reversed"}
     for wrong in ("#other", "#image#more"):
@@ -241,8 +264,10 @@ def test_faults_of_items(pair, tmp_path):
     assert diagnose(t1, t2, CVA).exit_code == 1
 
 
-def test_of_a_few_pixels_nothing_is_said_and_it_says_so(tmp_path, write_tif):
-    paths = [tmp_path / "t1.tif", tmp_path / "t2.tif"]
+def test_of_a_few_pixels_nothing_is_said_and_it_says_so(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
+    paths = tmp_path / "t1.tif", tmp_path / "t2.tif"
     for number, path in enumerate(paths):
         pixels = np.arange(6, dtype=np.float32).reshape(1, 2, 3) + number
         pixels[0, 0, 0] = np.nan
@@ -254,7 +279,7 @@ def test_of_a_few_pixels_nothing_is_said_and_it_says_so(tmp_path, write_tif):
     assert report.data["dates"]["t1"]["nodata"] == "nan"
 
 
-def test_the_command_repeats_what_was_given(pair, tmp_path):
+def test_the_command_repeats_what_was_given(pair: tuple[Any, Any], tmp_path: Path) -> None:
     from rscd.geo.area import Area
 
     paths = written(pair, tmp_path)
@@ -279,7 +304,7 @@ def test_the_command_repeats_what_was_given(pair, tmp_path):
         ("cog_tags", set()),
     ],
 )
-def test_odd_rasters(realdata, tmp_path, name, found):
+def test_odd_rasters(realdata: Path, tmp_path: Path, name: str, found: set[Any]) -> None:
     path = realdata / "geotiff" / "odd" / f"{name}.tif"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -291,7 +316,7 @@ def test_odd_rasters(realdata, tmp_path, name, found):
 
 @pytest.mark.slow
 @pytest.mark.realdata
-def test_real_pairs_that_are_fine_are_not_doubted(realdata):
+def test_real_pairs_that_are_fine_are_not_doubted(realdata: Path) -> None:
     geotiffs = realdata / "geotiff"
     pairs = [
         *((a, a.with_name(a.name.replace("_A", "_B"))) for a in geotiffs.glob("fotbcd/*_A.tif")),
@@ -303,7 +328,7 @@ def test_real_pairs_that_are_fine_are_not_doubted(realdata):
         assert kinds(report) <= ({"shift"} if "val_142" in t1.name else set())
 
 
-def test_the_page_lists_every_kind():
+def test_the_page_lists_every_kind() -> None:
     page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
     for kind, (level, about) in KINDS.items():
         assert f"| `{kind}` | {level} | {about} |" in page

@@ -1,6 +1,9 @@
 """From two rasters to results: what a run says of itself."""
 
 import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,20 +26,27 @@ DEGREES = Affine(0.01, 0, 10, 0, -0.01, 70)
 QUICK = Options(model="cva", overwrite=True, min_area_m2=0, min_score=0)
 
 
-def write_change(folder, write_tif, shape=(600, 160), **profile):
+def write_change(
+    folder: Path,
+    write_tif: Callable[..., Path],
+    shape: tuple[int, int] = (600, 160),
+    **profile: Any,
+) -> tuple[Path, Path]:
     """Two dates of noise; a block high up on the grid is bright at t2."""
     rng = np.random.default_rng(0)
     base = rng.random((3, *shape)) * 60 + 60
     t1, t2 = (np.clip(base + rng.normal(0, 2, base.shape), 1, 255) for _ in range(2))
     t2[:, 20:80, 50:120] = 250
-    return [
-        write_tif(folder / f"{name}.tif", date.astype(np.uint8), **profile)
-        for name, date in (("t1", t1), ("t2", t2))
-    ]
+    return (
+        write_tif(folder / "t1.tif", t1.astype(np.uint8), **profile),
+        write_tif(folder / "t2.tif", t2.astype(np.uint8), **profile),
+    )
 
 
 class TestOneChangeOneArea:
-    def test_with_and_without_polygons_on_a_geographic_grid(self, tmp_path, write_tif):
+    def test_with_and_without_polygons_on_a_geographic_grid(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         paths = write_change(tmp_path, write_tif, crs="EPSG:4326", transform=DEGREES)
         pair = open_pair(*paths)
         mask = predict(pair, [tmp_path / "m.tif"], QUICK)
@@ -46,31 +56,35 @@ class TestOneChangeOneArea:
         # a pixel in the middle of the grid is a fifth larger than one of the change
         assert mask.area_m2 == pytest.approx(4200 * 1113**2 * np.cos(np.radians(69.5)), rel=1e-2)
 
-    def test_polygons_that_are_left_out_still_changed(self, tmp_path, write_tif):
+    def test_polygons_that_are_left_out_still_changed(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         pair = open_pair(*write_change(tmp_path, write_tif))
         large = Options(model="cva", min_area_m2=1e6)
         result = predict(pair, [tmp_path / "m.gpkg"], large)
         assert (result.n_polygons, result.area_m2) == (0, 0)
         assert result.changed_area_m2 == pytest.approx(100 * result.changed_pixels, rel=1e-3)
 
-    def test_without_a_pixel_size_there_is_none(self, tmp_path, write_tif):
+    def test_without_a_pixel_size_there_is_none(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         pair = open_pair(*write_change(tmp_path, write_tif, crs=None, transform=None))
         result = predict(pair, [tmp_path / "m.tif"], QUICK)
         assert result.area_m2 is result.changed_area_m2 is None
 
 
 @pytest.fixture
-def pictures(tmp_path, write_tif):
+def pictures(tmp_path: Path, write_tif: Callable[..., Path]) -> tuple[Path, Path]:
     return write_change(tmp_path, write_tif, shape=(96, 128), crs=None, transform=None)
 
 
 class TestThePixelSizeIsThePairs:
     """One size, stated once, measures what is written and is what the provenance says."""
 
-    def recorded(self, path):
+    def recorded(self, path: Path) -> dict[str, Any]:
         return json.loads(path.with_name(f"{path.name}.json").read_text())
 
-    def test_of_maps(self, pictures, tmp_path):
+    def test_of_maps(self, pictures: tuple[Path, Path], tmp_path: Path) -> None:
         out = tmp_path / "m.geojson"
         options = Options(model="cva", pixel_coordinates=True, threshold=0.5)
         pair = open_pair(*pictures, gsd_m=2.0)
@@ -79,7 +93,7 @@ class TestThePixelSizeIsThePairs:
         assert self.recorded(out)["parameters"]["gsd_m"] == 2.0
         assert pair.whole.pixel_size_m == pair.ground.gsd_m == 2.0
 
-    def test_of_events(self, pictures, tmp_path):
+    def test_of_events(self, pictures: tuple[Path, Path], tmp_path: Path) -> None:
         """The size once was in two values: NaN areas with 2.0 recorded, or the reverse."""
         out = tmp_path / "e.geojson"
         prompts = parse_prompts("building", "road,grass")
@@ -97,7 +111,9 @@ class TestThePixelSizeIsThePairs:
         found = self.recorded(out)
         assert found["rules"]["gsd_m"] == found["segmentation"]["gsd_m"] == 2.0
 
-    def test_options_state_it_for_one_release(self, pictures, tmp_path):
+    def test_options_state_it_for_one_release(
+        self, pictures: tuple[Path, Path], tmp_path: Path
+    ) -> None:
         with pytest.warns(DeprecationWarning, match="give it to open_pair"):
             old = Options(model="cva", pixel_coordinates=True, threshold=0.5, gsd_m=2.0)
         files = [tmp_path / name for name in ("a.geojson", "b.geojson", "c.geojson")]
@@ -110,7 +126,9 @@ class TestThePixelSizeIsThePairs:
         with pytest.raises(UsageError, match=r"expected one pixel size, found 3 m .* and 2 m"):
             predict(open_pair(*pictures, gsd_m=3.0), [tmp_path / "d.geojson"], old)
 
-    def test_what_it_cannot_be(self, pictures, tmp_path, write_tif):
+    def test_what_it_cannot_be(
+        self, pictures: tuple[Path, Path], tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         with pytest.raises(UsageError, match="above 0 metres, found 0"):
             open_pair(*pictures, gsd_m=0)
         georeferenced = write_tif(tmp_path / "g.tif", np.ones((3, 8, 8), np.uint8))
@@ -119,7 +137,9 @@ class TestThePixelSizeIsThePairs:
 
 
 class TestARunIsResolvedOnce:
-    def test_every_default_has_its_value(self, tmp_path, write_tif):
+    def test_every_default_has_its_value(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
         pair = open_pair(*write_change(tmp_path, write_tif, shape=(64, 64)))
         targets = Targets.of([tmp_path / "c.gpkg"], None, None)
         run = resolve(pair, targets, Options(model="buildings"))
@@ -132,14 +152,19 @@ class TestARunIsResolvedOnce:
         shown = run.provenance["parameters"]
         assert (shown["min_area_m2"], shown["min_score"], shown["regularize"]) == (7.0, 0.0, False)
 
-    def test_the_card_is_read_once(self, tmp_path, write_tif, monkeypatch):
+    def test_the_card_is_read_once(
+        self, tmp_path: Path, write_tif: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         model = network.load_network(shipped_path(), "cpu", 1)
         monkeypatch.setattr(run_module, "scene_model", lambda *args, **more: model)
-        asked = []
+        asked: list[network.Network] = []
         real = network.Network.card
-        monkeypatch.setattr(
-            network.Network, "card", lambda self: (asked.append(self), real(self))[1]
-        )
+
+        def noted(self: network.Network) -> dict[str, Any]:
+            asked.append(self)
+            return real(self)
+
+        monkeypatch.setattr(network.Network, "card", noted)
         pair = open_pair(*write_change(tmp_path, write_tif, shape=(64, 64)))
         predict(pair, [tmp_path / "c.gpkg"], Options(model="buildings"))
         assert asked == [model]
@@ -158,14 +183,21 @@ class TestSettingsOfTheUser:
             ("CPL_VSIL_CURL_ALLOWED_EXTENSIONS", ".tif"),
         ],
     )
-    def test_results_are_the_same_bytes(self, tmp_path, write_tif, monkeypatch, setting, value):
+    def test_results_are_the_same_bytes(
+        self,
+        tmp_path: Path,
+        write_tif: Callable[..., Path],
+        monkeypatch: pytest.MonkeyPatch,
+        setting: str,
+        value: str,
+    ) -> None:
         georeferenced = setting != "GDAL_GEOREF_SOURCES"  # of inputs, this is for the user to say
-        place = {} if georeferenced else {"crs": None, "transform": None}
+        place: dict[str, Any] = {} if georeferenced else {"crs": None, "transform": None}
         paths = write_change(tmp_path, write_tif, shape=(90, 130), **place)
         options = Options(model="cva", overwrite=True, pixel_coordinates=True)
         names = ["a.tif", "a.gpkg", "a.geojson"]
 
-        def made():
+        def made() -> list[bytes]:
             prob = tmp_path / "prob.tif"
             outputs = [tmp_path / name for name in names]
             predict(open_pair(*paths), outputs, options, prob=prob)
@@ -177,7 +209,9 @@ class TestSettingsOfTheUser:
         report = evaluate_maps(tmp_path / "a.tif", tmp_path / "a.gpkg")
         assert report.counts.true == report.counts.hit
 
-    def test_what_lies_beside_a_local_file_is_seen(self, tmp_path, write_tif, monkeypatch):
+    def test_what_lies_beside_a_local_file_is_seen(
+        self, tmp_path: Path, write_tif: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
         t1, t2 = write_change(tmp_path, write_tif, shape=(90, 130))
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(t1, "r+") as dataset:
@@ -189,11 +223,13 @@ class TestSettingsOfTheUser:
         assert result.valid_pixels == 60 * 130
 
 
-def test_pixels_of_a_scene_do_not_pass_through_a_mapper(tmp_path, write_tif):
+def test_pixels_of_a_scene_do_not_pass_through_a_mapper(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
     """Statistics are gathered in this process, which reads what they need itself."""
     carried = []
 
-    def noting(function, jobs):
+    def noting(function: Any, jobs: Iterable[Any]) -> Iterator[Any]:
         for job in jobs:
             carried.append(function.func.__name__)
             yield function(job)

@@ -49,7 +49,9 @@ def test_geometries_of_geoparquet_are_areas() -> None:
     frame.to_parquet("pairs.parquet")
     first, second = read_pairs(["pairs.parquet"])
     assert (first.id, first.t1, first.t1_date) == ("7", "a.tif", "2019-01-02")
+    assert first.area is not None
     assert first.area.geometry.equals(box)
+    assert first.area.crs is not None
     assert first.area.crs.to_epsg() == 4326
     assert second == Pair("8", "b.tif", "d.tif")
     pd.DataFrame(frame.drop(columns="geometry")).to_parquet("plain.parquet")

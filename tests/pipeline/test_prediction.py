@@ -3,8 +3,10 @@
 import gc
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  the accessor .odc
@@ -12,6 +14,7 @@ import pytest
 import rasterio
 from affine import Affine
 from geopandas.testing import assert_geodataframe_equal
+from numpy.typing import NDArray
 from odc.geo.xr import xr_coords
 from xarray import DataArray
 
@@ -22,45 +25,41 @@ from rscd.geo.vectors import read_layer
 from rscd.pipeline import maps
 
 OPTIONS = Options(model="cva", min_area_m2=0, min_score=0)
+Files = tuple[Path, Path]
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 @pytest.fixture
-def files(tmp_path, write_tif):
+def files(tmp_path: Path, write_tif: Callable[..., Path]) -> Files:
     """Two dates of noise; a block is bright at t2."""
     rng = np.random.default_rng(0)
     t1 = rng.integers(60, 120, (3, 96, 128)).astype(np.uint8)
     t2 = t1.copy()
     t2[:, 20:60, 50:110] = 250
-    return [
-        write_tif(tmp_path / f"scene_{date}.tif", image) for date, image in (("t1", t1), ("t2", t2))
-    ]
+    return write_tif(tmp_path / "scene_t1.tif", t1), write_tif(tmp_path / "scene_t2.tif", t2)
 
 
-def arrays_of(files):
-    images, where = [], {}
-    for file in files:
-        with rasterio.open(file) as dataset:
-            images.append(dataset.read())
-            where = {"transform": dataset.transform, "crs": dataset.crs}
-    return images, where
+def arrays_of(files: Files) -> tuple[tuple[NDArray[Any], NDArray[Any]], dict[str, Any]]:
+    with rasterio.open(files[0]) as t1, rasterio.open(files[1]) as t2:
+        where = {"transform": t2.transform, "crs": t2.crs}
+        return (t1.read(), t2.read()), where
 
 
-def data_arrays_of(files):
-    grid = open_pair(*files).grid
-    images, _ = arrays_of(files)
-    coords = xr_coords(grid, always_yx=True)
-    return [DataArray(image, dims=("band", "y", "x"), coords=coords) for image in images]
+def data_arrays_of(files: Files) -> tuple[DataArray, DataArray]:
+    coords = xr_coords(open_pair(*files).grid, always_yx=True)
+    dims = ("band", "y", "x")
+    t1, t2 = arrays_of(files)[0]
+    return DataArray(t1, dims=dims, coords=coords), DataArray(t2, dims=dims, coords=coords)
 
 
-def as_datasets(files, *outputs):
+def as_datasets(files: Files, *outputs: Any) -> Prediction:
     with rasterio.open(files[0]) as t1, rasterio.open(files[1]) as t2:
         return predict(t1, t2, *outputs)
 
 
-FORMS = {
+FORMS: dict[str, Callable[..., Prediction]] = {
     "paths": lambda files, *rest: predict(*files, *rest),
-    "names": lambda files, *rest: predict(*map(str, files), *rest),
+    "names": lambda files, *rest: predict(str(files[0]), str(files[1]), *rest),
     "datasets": as_datasets,
     "DataArrays": lambda files, *rest: predict(*data_arrays_of(files), *rest),
     "arrays": lambda files, *rest: predict(*arrays_of(files)[0], *rest, **arrays_of(files)[1]),
@@ -70,7 +69,7 @@ FORMS = {
 
 class TestAnyFormOfImage:
     @pytest.mark.parametrize("form", FORMS)
-    def test_gives_what_files_give(self, form, files, tmp_path):
+    def test_gives_what_files_give(self, form: str, files: Files, tmp_path: Path) -> None:
         pair = open_pair(*files)
         wanted = predict(pair, [tmp_path / "a.tif", tmp_path / "a.fgb"], OPTIONS)
         found = FORMS[form](files, [tmp_path / "b.tif", tmp_path / "b.fgb"], OPTIONS)
@@ -82,7 +81,7 @@ class TestAnyFormOfImage:
 
 
 class TestWithoutOutputs:
-    def test_all_results_are_there(self, files, tmp_path):
+    def test_all_results_are_there(self, files: Files, tmp_path: Path) -> None:
         pair = open_pair(*files)
         names = ["a.gpkg", "a.tif"]
         maps.predict(pair, [tmp_path / n for n in names], OPTIONS, prob=tmp_path / "p.tif")
@@ -96,7 +95,9 @@ class TestWithoutOutputs:
             assert array.odc.geobox == pair.grid
         assert int((result.mask == 1).sum()) == result.changed_pixels
 
-    def test_of_a_pair_and_of_pictures(self, tmp_path, write_tif, files):
+    def test_of_a_pair_and_of_pictures(
+        self, tmp_path: Path, write_tif: Callable[..., Path], files: Files
+    ) -> None:
         images, _ = arrays_of(files)
         result = predict(*images, options=replace(OPTIONS, min_area_m2=None))
         assert result.polygons.crs is None
@@ -105,8 +106,9 @@ class TestWithoutOutputs:
         with pytest.raises(UsageError, match=r"ones of pictures without place; use \.plot"):
             result.explore()
 
-    def test_they_live_as_long_as_the_result_and_its_arrays(self, files):
+    def test_they_live_as_long_as_the_result_and_its_arrays(self, files: Files) -> None:
         result = predict(*files, options=OPTIONS)
+        assert result._files.kept is not None
         folder = result._files.kept.folder
         mask = result.mask
         del result
@@ -116,7 +118,9 @@ class TestWithoutOutputs:
         gc.collect()
         assert not folder.exists()
 
-    def test_nothing_is_left_after_an_error(self, files, tmp_path, monkeypatch):
+    def test_nothing_is_left_after_an_error(
+        self, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         images, where = arrays_of(files)
         before = set(tmp_path.iterdir())
@@ -127,7 +131,9 @@ class TestWithoutOutputs:
 
 
 class TestWithOutputs:
-    def test_the_result_is_plain_data_and_reads_its_files(self, files, tmp_path):
+    def test_the_result_is_plain_data_and_reads_its_files(
+        self, files: Files, tmp_path: Path
+    ) -> None:
         out = tmp_path / "c.gpkg"
         result = predict(open_pair(*files), [out], OPTIONS)
         plain = maps.predict(open_pair(*files), [tmp_path / "d.gpkg"], OPTIONS)
@@ -137,13 +143,15 @@ class TestWithOutputs:
         assert result.outputs == [str(out)]
         assert len(result.polygons) == result.n_polygons == 1
 
-    def test_names_may_be_relative(self, files, tmp_path, monkeypatch):
+    def test_names_may_be_relative(
+        self, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         result = predict(*files, "c.gpkg", OPTIONS)
         monkeypatch.chdir("/")
         assert len(result.polygons) == 1
 
-    def test_what_was_not_asked_for_is_said(self, files, tmp_path):
+    def test_what_was_not_asked_for_is_said(self, files: Files, tmp_path: Path) -> None:
         result = predict(*files, tmp_path / "c.gpkg", OPTIONS)
         with pytest.raises(UsageError, match=r"expected a mask .* found .*c\.gpkg; ask for change"):
             _ = result.mask
@@ -153,43 +161,54 @@ class TestWithOutputs:
         with pytest.raises(UsageError, match="expected polygons"):
             mask.explore()
 
-    def test_options_in_the_place_of_outputs(self, files):
+    def test_options_in_the_place_of_outputs(self, files: Files) -> None:
         with pytest.raises(UsageError, match=r"expected outputs as file names, found Options"):
-            predict(*files, OPTIONS)
+            predict(*files, OPTIONS)  # type: ignore[call-overload]
         with pytest.raises(UsageError, match=r"expected predict\(t1, t2, outputs, Options"):
-            predict(*files, [], "cva")
+            predict(*files, [], "cva")  # type: ignore[call-overload]
         with pytest.raises(UsageError, match="as t2, found NoneType"):
-            predict(files[0])
+            predict(files[0])  # type: ignore[call-overload]
 
 
 class TestWhatItShows:
     @pytest.fixture
-    def result(self, files):
+    def result(self, files: Files) -> Prediction:
         return predict(*files, options=OPTIONS)
 
     @pytest.mark.parametrize("outputs", [(), ("c.tif",), ("c.geojson",)])
-    def test_plots_show_the_change_where_it_is(self, files, tmp_path, outputs):
+    def test_plots_show_the_change_where_it_is(
+        self, files: Files, tmp_path: Path, outputs: tuple[str, ...]
+    ) -> None:
         result = predict(*files, [tmp_path / name for name in outputs], OPTIONS)
         figure = result.plot(size_px=64)
         before, after, change = figure.axes
         assert [axis.get_title() for axis in figure.axes] == ["before", "after", "change"]
-        assert before.images[0].get_array().shape == (48, 64, 3)
-        assert (before.images[0].get_array() != after.images[0].get_array()).any()
+        t1, t2 = before.images[0].get_array(), after.images[0].get_array()
+        assert t1 is not None
+        assert t2 is not None
+        assert t1.shape == (48, 64, 3)
+        assert not np.array_equal(t1, t2)
         if outputs == ("c.tif",):
-            rows, cols = np.nonzero(change.images[1].get_array()[..., 3])
+            drawn = change.images[1].get_array()
+            assert drawn is not None
+            rows, cols = np.nonzero(drawn[..., 3])
             found = 2 * cols.min(), 2 * rows.min(), 2 * cols.max() + 2, 2 * rows.max() + 2
         else:
-            points = np.concatenate(change.collections[0].get_segments())
+            from matplotlib.collections import LineCollection
+
+            lines = change.collections[0]
+            assert isinstance(lines, LineCollection)
+            points = np.concatenate(lines.get_segments())
             found = *points.min(axis=0), *points.max(axis=0)
         np.testing.assert_allclose(found, (50, 20, 110, 60), atol=0.05)
         figure.canvas.draw()
 
-    def test_maps_hold_the_polygons(self, result):
+    def test_maps_hold_the_polygons(self, result: Prediction) -> None:
         pytest.importorskip("folium")
         page = result.explore().get_root().render()
         assert "area_m2" in page
 
-    def test_no_change_makes_no_map(self, files):
+    def test_no_change_makes_no_map(self, files: Files) -> None:
         pytest.importorskip("folium")
         with pytest.raises(UsageError, match="found no change"):
             predict(files[0], files[0], options=replace(OPTIONS, threshold=0.99)).explore()
@@ -198,9 +217,16 @@ class TestWhatItShows:
         ("package", "method", "extra"),
         [("folium", "explore", "notebooks"), ("matplotlib.collections", "plot", "train")],
     )
-    def test_what_is_not_installed_is_named(self, result, monkeypatch, package, method, extra):
+    def test_what_is_not_installed_is_named(
+        self,
+        result: Prediction,
+        monkeypatch: pytest.MonkeyPatch,
+        package: str,
+        method: str,
+        extra: str,
+    ) -> None:
         class Missing:
-            def find_spec(self, name, *_):
+            def find_spec(self, name: str, *_: Any) -> None:
                 if name == package:
                     raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -209,7 +235,7 @@ class TestWhatItShows:
         with pytest.raises(ModelError, match=rf"pip install 'rscd\[{extra}\]'"):
             getattr(result, method)()
 
-    def test_tables_are_escaped(self, result):
+    def test_tables_are_escaped(self, result: Prediction) -> None:
         text = result._repr_html_()
         assert "<td style='text-align:left'>cva</td>" in text
         assert f"{result.changed_pixels:,} of {result.valid_pixels:,}" in text
@@ -218,12 +244,12 @@ class TestWhatItShows:
         assert "&lt;script&gt;&amp;" in evil._repr_html_()
 
 
-def test_the_page_runs(files, monkeypatch):
+def test_the_page_runs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files[0].parent)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:
-        known = {}
+        known: dict[str, Any] = {}
         exec(block, known)
         assert isinstance(known["result"], rscd.Prediction)
         assert known["result"].n_polygons == 1

@@ -1,5 +1,7 @@
 """Buildings of one date, from stored probabilities to a table and a file."""
 
+from pathlib import Path
+
 import geopandas
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ OUTLINING = {
 
 
 @pytest.fixture
-def found(tmp_path):
+def found(tmp_path: Path) -> tuple[ChangeMap, Standing]:
     """A building of either date at one place; a second one at t2, half of it without data."""
     change_map = ChangeMap(tmp_path, GRID, 0.5, {"software": "rscd"})
     prob = np.zeros((24, 30), np.float32)
@@ -42,17 +44,20 @@ def found(tmp_path):
         raster.write(WHOLE, values)
         rasters.append(raster)
     change_map.threshold_mask()
-    return change_map, Standing(*rasters[1:], 0.2)
+    _, first, second = rasters
+    return change_map, Standing(first, second, 0.2)
 
 
-def pixels(rows, cols):
+def pixels(rows: tuple[int, int], cols: tuple[int, int]) -> shapely.Polygon:
     return shapely.box(
         500_000 + cols[0] / 2, 5_000_000 - rows[1] / 2, 500_000 + cols[1] / 2,
         5_000_000 - rows[0] / 2,
     )  # fmt: skip
 
 
-def test_a_building_is_where_the_probability_is_half_or_more_and_both_dates_have_data(found):
+def test_a_building_is_where_the_probability_is_half_or_more_and_both_dates_have_data(
+    found: tuple[ChangeMap, Standing],
+) -> None:
     first = object_polygons(*found, "t1", "2019-05-01", OUTLINING)
     second = object_polygons(*found, "t2", None, OUTLINING)
     assert first.geometry.geom_equals(geopandas.GeoSeries([pixels((2, 8), (3, 11))], crs=32633))[0]
@@ -66,7 +71,9 @@ def test_a_building_is_where_the_probability_is_half_or_more_and_both_dates_have
     assert second["t1"].isna().all()
 
 
-def test_strips_change_nothing(found, monkeypatch):
+def test_strips_change_nothing(
+    found: tuple[ChangeMap, Standing], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = found[1].mask("t2", found[0].mask).read(WHOLE)
     monkeypatch.setattr(changemap, "STRIP_BYTES", 4 * 30 * 5)
     assert len(list(found[0].mask.strips())) == 5
@@ -76,7 +83,9 @@ def test_strips_change_nothing(found, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".fgb", ".parquet"])
-def test_written_tables_read_the_same(tmp_path, found, suffix):
+def test_written_tables_read_the_same(
+    tmp_path: Path, found: tuple[ChangeMap, Standing], suffix: str
+) -> None:
     table = object_polygons(*found, "t2", None, OUTLINING)
     path = tmp_path / f"b{suffix}"
     write_objects(table, path, "t2", found[0].provenance, {})

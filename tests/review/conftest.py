@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import geopandas
 import numpy as np
 import pytest
 import shapely
@@ -21,7 +23,7 @@ TRANSFORM = Affine(0.5, 0, 499_990.0, 0, -0.5, 5_000_010.0)
 """Of the scenes: the first square is at row and column 20, its side 20 pixels."""
 
 
-def squares(count: int, crs: str | None = CRS):
+def squares(count: int, crs: str | None = CRS) -> geopandas.GeoDataFrame:
     """A table of 10 m squares, five to a row."""
     x, y = 500_000.0 + 20 * (np.arange(count) % 5), 5_000_000.0 - 20 * (np.arange(count) // 5)
     columns = {
@@ -41,7 +43,12 @@ def squares(count: int, crs: str | None = CRS):
 def make_layer(tmp_path: Path) -> Callable[..., Path]:
     """``make_layer(name="change.gpkg", count=6, crs=..., provenance=...)``: its path."""
 
-    def make(name="change.gpkg", count=6, crs=CRS, provenance=PROVENANCE) -> Path:
+    def make(
+        name: str = "change.gpkg",
+        count: int = 6,
+        crs: str | None = CRS,
+        provenance: dict[str, Any] = PROVENANCE,
+    ) -> Path:
         path = tmp_path / name
         table = squares(count, crs)
         write_vector(table, path, provenance=provenance, pixel_coordinates=True)
@@ -54,7 +61,7 @@ SCENE_PX = (200, 260)
 
 
 @pytest.fixture
-def make_scene(tmp_path: Path, write_tif) -> Callable[..., Path]:
+def make_scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., Path]:
     """``make_scene(count=6, ...)``: a layer over two rasters that its provenance names.
 
     Squares of odd number are bright at t2, where t1 is plain texture. ``names`` are of the rasters,
@@ -63,15 +70,15 @@ def make_scene(tmp_path: Path, write_tif) -> Callable[..., Path]:
     """
 
     def make(
-        name="change.gpkg",
-        count=6,
-        names=("t1.tif", "t2.tif"),
-        bands=3,
-        dtype="uint8",
-        crs=CRS,
-        transform=TRANSFORM,
-        shape_hw=SCENE_PX,
-        columns=None,
+        name: str = "change.gpkg",
+        count: int = 6,
+        names: tuple[str, str] = ("t1.tif", "t2.tif"),
+        bands: int = 3,
+        dtype: str = "uint8",
+        crs: str | None = CRS,
+        transform: Affine = TRANSFORM,
+        shape_hw: tuple[int, int] = SCENE_PX,
+        columns: dict[str, Any] | None = None,
     ) -> Path:
         table = squares(count, crs)
         onto = PICTURE if crs is None else transform

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,17 +81,17 @@ class Browser:
         self.driver.get(address)
         self.until("return document.querySelectorAll('#list li').length > 0")
 
-    def run(self, script: str, *arguments):
+    def run(self, script: str, *arguments: Any) -> Any:
         """The result of a script on the page."""
         return self.driver.execute_script(script, *arguments)
 
-    def until(self, script: str):
+    def until(self, script: str) -> Any:
         """Wait until a script says so."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         return WebDriverWait(self.driver, 60, 0.05).until(lambda _: self.run(script))
 
-    def find(self, selector: str):
+    def find(self, selector: str) -> Any:
         """An element."""
         return self.driver.find_element("css selector", selector)
 
@@ -139,7 +141,7 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     downloads = tmp_path_factory.mktemp("downloads")
     found = Browser(downloads)
     yield found
@@ -147,7 +149,7 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def layer(make_scene) -> Path:
+def layer(make_scene: Callable[..., Path]) -> Path:
     """A layer of `COUNT` polygons whose names are markup."""
     columns = {"class": [HOSTILE, *["building"] * (COUNT - 1)]}
     names = ("t1<img src=x onerror=hacked=1>.tif", "t2<b>.tif")
@@ -156,7 +158,7 @@ def layer(make_scene) -> Path:
 
 
 @pytest.mark.slow
-def test_two_hundred_decisions(browser, layer, tmp_path):
+def test_two_hundred_decisions(browser: Any, layer: Path, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     assert main(["report", "-q", str(layer), "-o", str(page)]) == 0
     address = page.as_uri()
@@ -167,7 +169,7 @@ def test_two_hundred_decisions(browser, layer, tmp_path):
     assert browser.text("#progress-text") == f"0 of {COUNT} reviewed"
 
     # the swipe moves by keys and by dragging
-    def clip():
+    def clip() -> Any:
         return browser.run("return document.querySelector('.leaflet-t2-pane').style.clip")
 
     seen = [clip()]
@@ -263,8 +265,8 @@ def test_two_hundred_decisions(browser, layer, tmp_path):
     browser.open(address)
     browser.find("#statistics summary").click()
     counts = [line.split()[:2] for line in browser.text("#counts").splitlines()[2:6]]
-    words = ("unreviewed", "accepted", "rejected", "unsure")
-    assert counts == [list(one) for one in zip(words, ("19", "68", "67", "66"), strict=True)]
+    verdicts = ("unreviewed", "accepted", "rejected", "unsure")
+    assert counts == [list(one) for one in zip(verdicts, ("19", "68", "67", "66"), strict=True)]
     browser.picture("statistics")
     assert browser.text("#progress-text") == f"201 of {COUNT} reviewed"
 
@@ -301,7 +303,7 @@ def test_two_hundred_decisions(browser, layer, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_served_page(browser, make_scene):
+def test_a_served_page(browser: Any, make_scene: Callable[..., Path]) -> None:
     layer = read_change_layer(make_scene(count=8))
     with page_server(layer, open_view(layer), 0) as (address, serve):
         threading.Thread(target=serve, daemon=True).start()

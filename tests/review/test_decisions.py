@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import shapely
@@ -24,11 +26,13 @@ TIMES = [f"2026-01-31T12:00:0{second}.000Z" for second in range(3)]
 SQUARE = shapely.box(13, 52, 13.001, 52.001)
 
 
-def decision(number=1, status="accepted", time=TIMES[0], **more):
+def decision(
+    number: int = 1, status: str = "accepted", time: str = TIMES[0], **more: Any
+) -> Decision:
     return Decision(number, status, time, SQUARE, **more)
 
 
-def test_a_review_is_rfc_7946_and_reads_back(tmp_path):
+def test_a_review_is_rfc_7946_and_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "review.geojson"
     one = decision(note='</script><script>alert("ü")</script>', reviewer="Ada", edited=True)
     holed = shapely.difference(SQUARE, shapely.box(13.0002, 52.0002, 13.0004, 52.0004))
@@ -57,7 +61,7 @@ def test_a_review_is_rfc_7946_and_reads_back(tmp_path):
         assert shapely.LinearRing(ring).is_ccw
 
 
-def test_rings_are_right_handed_with_their_holes():
+def test_rings_are_right_handed_with_their_holes() -> None:
     holed = shapely.Polygon(
         SQUARE.exterior, [shapely.box(13.0002, 52.0002, 13.0004, 52.0004).exterior]
     )
@@ -78,7 +82,7 @@ def test_rings_are_right_handed_with_their_holes():
         ({"edited": "yes"}, "edited true or false.*'yes'"),
     ],
 )
-def test_wrong_values_are_refused(tmp_path, change, words):
+def test_wrong_values_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     data = review_data(Review("abc", (decision(),)))
     data["features"][0]["properties"] |= change
     path = tmp_path / "review.geojson"
@@ -97,7 +101,7 @@ def test_wrong_values_are_refused(tmp_path, change, words):
         ({"features": None}, "found other JSON"),
     ],
 )
-def test_other_files_are_refused(tmp_path, change, words):
+def test_other_files_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     path = tmp_path / "review.geojson"
     path.write_text(json.dumps(review_data(Review("abc", ())) | change))
     with pytest.raises(DataError, match=words):
@@ -105,7 +109,7 @@ def test_other_files_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\udcff"])
-def test_files_that_are_no_json_are_refused(tmp_path, text):
+def test_files_that_are_no_json_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "review.geojson"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"expected a review \(GeoJSON\)"):
@@ -114,7 +118,7 @@ def test_files_that_are_no_json_are_refused(tmp_path, text):
         read_review(tmp_path / "none.geojson")
 
 
-def test_an_outline_counts_only_where_it_was_redrawn(tmp_path):
+def test_an_outline_counts_only_where_it_was_redrawn(tmp_path: Path) -> None:
     path = tmp_path / "review.geojson"
     data = review_data(Review("abc", (decision(),)))
     bow_tie = [[[0, 0], [1, 1], [1, 0], [0, 1], [0, 0]]]
@@ -131,7 +135,7 @@ def test_an_outline_counts_only_where_it_was_redrawn(tmp_path):
         read_review(path)
 
 
-def test_a_polygon_decided_twice_in_one_file_is_refused(tmp_path):
+def test_a_polygon_decided_twice_in_one_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "review.geojson"
     write_review(path, Review("abc", (decision(3), decision(3, "rejected"))))
     with pytest.raises(DataError, match=r"every polygon once.*found 3"):
@@ -147,7 +151,7 @@ reviews = st.lists(decisions, max_size=4, unique_by=lambda one: one.id).map(
 
 
 @given(st.lists(reviews, max_size=3))
-def test_the_latest_decision_counts_and_conflicts_are_named(found):
+def test_the_latest_decision_counts_and_conflicts_are_named(found: list[Any]) -> None:
     result = merged(found)
     of_id = {n: [d for r in found for d in r.decisions if d.id == n] for n in range(1, 5)}
     for number, given_to in of_id.items():
@@ -161,7 +165,7 @@ def test_the_latest_decision_counts_and_conflicts_are_named(found):
     )
 
 
-def test_another_layers_review_is_refused():
+def test_another_layers_review_is_refused() -> None:
     review = Review("abc", (decision(3), decision(9)), "review.geojson")
     check_belongs(review, "abc", [3, 9, 10], "change.gpkg")
     with pytest.raises(DataError, match=r"review\.geojson is of another layer"):

@@ -3,8 +3,11 @@
 import json
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ TIME = "2026-01-31T12:00:00.000Z"
 LATER = "2026-02-01T08:30:00.000Z"
 
 
-def save_review(layer, path, words, time=TIME, **more):
+def save_review(layer: Path, path: Path, words: list[Any], time: str = TIME, **more: Any) -> Path:
     """A review of polygons 1, 2, ... with these words; None is no decision."""
     read = read_change_layer(layer)
     found = zip(read.table["id"], words, outlines(read), strict=False)
@@ -38,12 +41,14 @@ def save_review(layer, path, words, time=TIME, **more):
     return path
 
 
-def apply(*arguments):
+def apply(*arguments: Any) -> int:
     return main(["review", "apply", "-q", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_decisions_go_into_every_format_and_come_out(make_layer, tmp_path, suffix):
+def test_decisions_go_into_every_format_and_come_out(
+    make_layer: Callable[..., Path], tmp_path: Path, suffix: str
+) -> None:
     layer = make_layer(f"change{suffix}")
     before = read_layer(layer, "polygons in").reset_index(drop=True)
     review = save_review(
@@ -69,14 +74,18 @@ def test_decisions_go_into_every_format_and_come_out(make_layer, tmp_path, suffi
     assert [one["decisions"] for one in read_provenance(layer)["reviews"]] == [2, 2]
 
 
-def test_a_review_of_one_format_is_one_of_the_others(make_layer, tmp_path):
+def test_a_review_of_one_format_is_one_of_the_others(
+    make_layer: Callable[..., Path], tmp_path: Path
+) -> None:
     review = save_review(make_layer("change.geojson"), tmp_path / "a.geojson", ["unsure"])
     package = make_layer("other.gpkg")
     assert apply(package, review) == 0
     assert read_reviewed(package)["status"].tolist()[:2] == ["unsure", "unreviewed"]
 
 
-def test_the_latest_of_several_reviewers_counts(make_layer, tmp_path, capsys):
+def test_the_latest_of_several_reviewers_counts(
+    make_layer: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer = make_layer()
     first = save_review(layer, tmp_path / "a.geojson", ["accepted", "accepted"], LATER)
     second = save_review(layer, tmp_path / "b.geojson", ["rejected", "accepted", "unsure"])
@@ -94,7 +103,9 @@ def test_the_latest_of_several_reviewers_counts(make_layer, tmp_path, capsys):
     assert read_reviewed(layer)["status"].tolist()[0] == "accepted"
 
 
-def test_a_redrawn_outline_replaces_the_polygon_and_is_measured(make_layer, tmp_path):
+def test_a_redrawn_outline_replaces_the_polygon_and_is_measured(
+    make_layer: Callable[..., Path], tmp_path: Path
+) -> None:
     layer = make_layer()
     read = read_change_layer(layer)
     west, south, east, north = outlines(read)[1].bounds
@@ -120,8 +131,13 @@ def test_a_redrawn_outline_replaces_the_polygon_and_is_measured(make_layer, tmp_
     [(6, {"other": 1}, "another layer"), (1, None, "found 2, which the layer lacks")],
 )
 def test_what_does_not_belong_leaves_the_layer_alone(
-    make_layer, tmp_path, capsys, count, provenance, words
-):
+    make_layer: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+    provenance: dict[str, int] | None,
+    words: str,
+) -> None:
     review = save_review(make_layer(), tmp_path / "a.geojson", ["accepted", "accepted"])
     other = (
         make_layer("other.gpkg", count)
@@ -136,7 +152,9 @@ def test_what_does_not_belong_leaves_the_layer_alone(
     assert not (tmp_path / "out.gpkg").exists()
 
 
-def test_a_layer_of_another_program_keeps_its_identity(make_layer, tmp_path):
+def test_a_layer_of_another_program_keeps_its_identity(
+    make_layer: Callable[..., Path], tmp_path: Path
+) -> None:
     layer = make_layer("change.geojson")
     (tmp_path / "change.geojson.json").unlink()
     review = save_review(layer, tmp_path / "a.geojson", ["accepted"])
@@ -146,7 +164,7 @@ def test_a_layer_of_another_program_keeps_its_identity(make_layer, tmp_path):
     assert read_reviewed(layer)["status"].tolist()[:3] == ["accepted", "accepted", "unreviewed"]
 
 
-def test_without_a_review_the_layer_gets_columns_and_form(make_layer):
+def test_without_a_review_the_layer_gets_columns_and_form(make_layer: Callable[..., Path]) -> None:
     layer = make_layer()
     assert apply(layer) == 0
     found = read_layer(layer, "polygons in")
@@ -155,7 +173,7 @@ def test_without_a_review_the_layer_gets_columns_and_form(make_layer):
         assert package.execute("SELECT styleQML FROM layer_styles").fetchall() == [(review_qml(),)]
 
 
-def test_what_qgis_edits_is_exported(make_layer, tmp_path):
+def test_what_qgis_edits_is_exported(make_layer: Callable[..., Path], tmp_path: Path) -> None:
     layer = make_layer()
     assert apply(layer) == 0
     with closing(sqlite3.connect(layer)) as package, package:
@@ -170,7 +188,7 @@ def test_what_qgis_edits_is_exported(make_layer, tmp_path):
     assert (one.id, one.status, one.note, one.time) == (4, "rejected", "shadow", TIME)
 
 
-def test_the_users_own_style_stays(make_layer):
+def test_the_users_own_style_stays(make_layer: Callable[..., Path]) -> None:
     layer = make_layer()
     with closing(sqlite3.connect(layer)) as package, package:
         package.execute("UPDATE layer_styles SET styleQML = '<qgis>mine</qgis>'")
@@ -185,7 +203,9 @@ def test_the_users_own_style_stays(make_layer):
     assert beside.read_text() == "<qgis>mine</qgis>"
 
 
-def test_nothing_beside_the_layer_is_lost(make_layer, tmp_path, capsys):
+def test_nothing_beside_the_layer_is_lost(
+    make_layer: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer = make_layer()
     with closing(sqlite3.connect(layer)) as package, package:
         package.execute("CREATE TABLE notes (fid INTEGER PRIMARY KEY, text TEXT)")
@@ -202,7 +222,9 @@ def test_nothing_beside_the_layer_is_lost(make_layer, tmp_path, capsys):
     assert apply(layer, "-o", tmp_path / "out.shp") == 2
 
 
-def test_polygons_in_pixels_have_a_review_in_pixels(make_layer, tmp_path):
+def test_polygons_in_pixels_have_a_review_in_pixels(
+    make_layer: Callable[..., Path], tmp_path: Path
+) -> None:
     layer = make_layer("change.geojson", crs=None)
     review = save_review(layer, tmp_path / "a.geojson", ["accepted"])
     found = read_review(review).decisions[0].geometry
@@ -210,13 +232,13 @@ def test_polygons_in_pixels_have_a_review_in_pixels(make_layer, tmp_path):
     assert apply(layer, review) == 0
 
 
-def test_an_empty_layer_is_one(make_layer, tmp_path):
+def test_an_empty_layer_is_one(make_layer: Callable[..., Path], tmp_path: Path) -> None:
     layer = make_layer(count=0)
     assert apply(layer) == 0
     assert len(read_reviewed(layer)) == 0
 
 
-def test_ids_of_batches_are_kept(make_layer):
+def test_ids_of_batches_are_kept(make_layer: Callable[..., Path]) -> None:
     layer = make_layer()
     with pytest.raises(DataError, match="no such file"):
         read_change_layer(layer.with_name("none.gpkg"))
@@ -225,14 +247,18 @@ def test_ids_of_batches_are_kept(make_layer):
     assert np.array_equal(read_change_layer(copy).table["id"], np.arange(1, 7))
 
 
-def test_small_pictures_are_told_from_degrees_by_their_provenance(make_layer):
+def test_small_pictures_are_told_from_degrees_by_their_provenance(
+    make_layer: Callable[..., Path],
+) -> None:
     about = {"alignment": {"grid": "90 x 60 px of 1 px, no CRS"}}
     layer = make_layer("change.geojson", crs=None, provenance=about)
     layer.write_text(layer.read_text().replace("5000", "0").replace("4999", "0"))
     assert read_change_layer(layer).table.crs is None
 
 
-def test_pictures_go_into_geopackages_alone(make_scene, tmp_path, capsys):
+def test_pictures_go_into_geopackages_alone(
+    make_scene: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer = make_scene()
     assert apply(layer, "--pictures") == 0
     found = read_layer(layer, "polygons in")

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,16 +19,18 @@ from rscd.review.page import SCRIPTS
 HOSTILE = "</script><script>hacked=1</script><!--"
 
 
-def report(*arguments):
+def report(*arguments: Any) -> int:
     return main(["report", "-q", *map(str, arguments)])
 
 
-def embedded(html, name):
+def embedded(html: str, name: str) -> dict[str, Any]:
     (text,) = re.findall(rf'<script type="application/json" id="{name}">(.*?)</script>', html)
     return json.loads(text)
 
 
-def test_the_page_has_all_of_the_layer(make_scene, tmp_path, capsys):
+def test_the_page_has_all_of_the_layer(
+    make_scene: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer = make_scene(
         columns={"note": HOSTILE, "class": HOSTILE, "status": "unsure", "review_order": 5}
     )
@@ -49,7 +53,9 @@ def test_the_page_has_all_of_the_layer(make_scene, tmp_path, capsys):
     assert not re.search(r"url\(", html.partition("<body>")[0])
 
 
-def test_only_the_script_of_the_page_may_run(make_scene, tmp_path):
+def test_only_the_script_of_the_page_may_run(
+    make_scene: Callable[..., Path], tmp_path: Path
+) -> None:
     out = tmp_path / "report.html"
     assert report(make_scene(), "-o", out) == 0
     html = out.read_text(encoding="utf-8")
@@ -61,7 +67,9 @@ def test_only_the_script_of_the_page_may_run(make_scene, tmp_path):
     assert "BSD 2-Clause License" in html
 
 
-def test_the_same_layer_gives_the_same_page(make_scene, tmp_path):
+def test_the_same_layer_gives_the_same_page(
+    make_scene: Callable[..., Path], tmp_path: Path
+) -> None:
     layer = make_scene()
     for name in ("a.html", "b.html"):
         assert report(layer, "-o", tmp_path / name) == 0
@@ -69,10 +77,12 @@ def test_the_same_layer_gives_the_same_page(make_scene, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_size_is_bounded(make_scene, tmp_path, capsys):
+def test_the_size_is_bounded(
+    make_scene: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer = make_scene(shape_hw=(700, 900))
 
-    def made(most):
+    def made(most: str | int) -> tuple[int, int, int]:
         out = tmp_path / "report.html"
         assert report(layer, "-o", out, "--overwrite", "--max-size", most) == 0
         pictures = embedded(out.read_text(encoding="utf-8"), "pictures")
@@ -89,7 +99,9 @@ def test_the_size_is_bounded(make_scene, tmp_path, capsys):
     assert not (tmp_path / "no.html").exists()
 
 
-def test_what_does_not_go_is_one_line(make_scene, tmp_path, capsys):
+def test_what_does_not_go_is_one_line(
+    make_scene: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     layer, out = make_scene(), tmp_path / "report.html"
     out.write_text("mine")
     for words, code, arguments in (
@@ -108,7 +120,12 @@ def test_what_does_not_go_is_one_line(make_scene, tmp_path, capsys):
     assert report(layer, "-o", out, "--overwrite") == 0
 
 
-def test_an_empty_layer_is_refused(make_layer, make_scene, tmp_path, capsys):
+def test_an_empty_layer_is_refused(
+    make_layer: Callable[..., Path],
+    make_scene: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     make_scene()
     rasters = ["--t1", tmp_path / "t1.tif", "--t2", tmp_path / "t2.tif"]
     assert report(make_layer("none.gpkg", 0), *rasters, "-o", tmp_path / "report.html") == 1
@@ -117,12 +134,12 @@ def test_an_empty_layer_is_refused(make_layer, make_scene, tmp_path, capsys):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_parse(name):
+def test_scripts_parse(name: str) -> None:
     script = files("rscd.review").joinpath("assets", f"{name}.js")
     subprocess.run(["node", "--check", str(script)], check=True, capture_output=True)
 
 
-def test_assets_are_package_data():
+def test_assets_are_package_data() -> None:
     root = Path(__file__).parents[2]
     assert '"review/assets/*"' in (root / "pyproject.toml").read_text()
     assert files("rscd.review").joinpath("assets", "leaflet-LICENSE.txt").is_file()

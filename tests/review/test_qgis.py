@@ -5,6 +5,9 @@ As `tests/export/test_qgis.py`, which says which QGIS.
 
 import base64
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,15 +45,19 @@ os._exit(0)  # PyQGIS is known to crash while it takes itself down
 
 
 @pytest.mark.slow
-def test_a_layer_is_reviewed_in_qgis(make_scene, tmp_path, in_qgis):
+def test_a_layer_is_reviewed_in_qgis(
+    make_scene: Callable[..., Path], tmp_path: Path, in_qgis: Callable[..., dict[str, Any]]
+) -> None:
     layer = make_scene()
     assert main(["review", "apply", "-q", str(layer), "--pictures"]) == 0
     facts = in_qgis(SCRIPT, str(layer))
-    found, words_of_tip = re.fullmatch(
-        r'<img src="data:image/jpeg;base64,(.*?)"><div>(.*)</div>', facts.pop("tip")
-    ).groups()
+    tip = re.fullmatch(r'<img src="data:image/jpeg;base64,(.*?)"><div>(.*)</div>', facts.pop("tip"))
+    assert tip is not None
+    found, words_of_tip = tip.groups()
     content = np.frombuffer(base64.b64decode(found), np.uint8)
-    assert cv2.imdecode(content, cv2.IMREAD_COLOR).shape == (128, 256, 3)
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape == (128, 256, 3)
     assert words_of_tip == "#1 appeared unreviewed"
     words = [status for status, _ in STATUS_COLOURS]
     assert facts == {

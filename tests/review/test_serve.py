@@ -3,6 +3,8 @@
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,12 +13,12 @@ import pytest
 from rscd.base.errors import OutputError
 from rscd.cli import main
 from rscd.review.layer import read_change_layer
-from rscd.review.serve import page_server
+from rscd.review.serve import _Server, page_server
 from rscd.review.view import open_view
 
 
 @pytest.fixture
-def site(make_scene):
+def site(make_scene: Callable[..., Path]) -> Iterator[str]:
     """Address of the page of a scene of two levels."""
     layer = read_change_layer(make_scene(shape_hw=(300, 400)))
     with page_server(layer, open_view(layer), 0) as (address, serve):
@@ -25,12 +27,12 @@ def site(make_scene):
         yield address
 
 
-def asked(address):
+def asked(address: str) -> tuple[str, bytes]:
     with urllib.request.urlopen(address, timeout=30) as answer:
         return answer.headers["Content-Type"], answer.read()
 
 
-def test_page_tiles_and_thumbnails(site):
+def test_page_tiles_and_thumbnails(site: str) -> None:
     assert site.startswith("http://127.0.0.1:")
     kind, page = asked(site)
     assert kind == "text/html; charset=utf-8"
@@ -39,6 +41,7 @@ def test_page_tiles_and_thumbnails(site):
         kind, content = asked(f"{site}{name}.jpg")
         assert kind == "image/jpeg"
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
         assert picture.shape == (side, side, 3)
         assert picture.std() > 5
 
@@ -50,7 +53,7 @@ NOWHERE = (
 )
 
 
-def test_there_is_nothing_else_and_nothing_without_the_token(site):
+def test_there_is_nothing_else_and_nothing_without_the_token(site: str) -> None:
     root, token = site.rstrip("/").rsplit("/", 1)
     assert len(token) >= 22
     wrong = ("", "/", "/x/", f"/{token[:-1]}/", "/tiles/t1/0/0/0.jpg")
@@ -59,8 +62,12 @@ def test_there_is_nothing_else_and_nothing_without_the_token(site):
             asked(address)
 
 
-def test_the_command_says_the_address_and_ends_when_interrupted(make_scene, monkeypatch, capsys):
-    def interrupted(self):
+def test_the_command_says_the_address_and_ends_when_interrupted(
+    make_scene: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(self: _Server) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rscd.review.serve.ThreadingHTTPServer.serve_forever", interrupted)
@@ -68,7 +75,7 @@ def test_the_command_says_the_address_and_ends_when_interrupted(make_scene, monk
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
 
 
-def test_a_taken_port_is_one_line(make_scene):
+def test_a_taken_port_is_one_line(make_scene: Callable[..., Path]) -> None:
     layer = read_change_layer(make_scene())
     view = open_view(layer)
     with page_server(layer, view, 0) as (address, _):

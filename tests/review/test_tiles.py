@@ -1,6 +1,9 @@
 """Tiles show the scene at each zoom, fit the room they are given, and say where it ends."""
 
 import base64
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,36 +11,40 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rscd.review.layer import read_change_layer
 from rscd.review.tiles import (
     BLANK,
     MOST_LEVELS,
     TILE_PX,
+    Levels,
     embedded_thumbs,
     embedded_tiles,
     levels_of,
     thumbnail,
     tile_picture,
 )
-from rscd.review.view import open_view
+from rscd.review.view import View, open_view
 
 
 @pytest.fixture
-def scene(make_scene):
+def scene(make_scene: Callable[..., Path]) -> tuple[View, NDArray[Any]]:
     """A scene of 3 by 2 tiles and its outlines."""
     layer = read_change_layer(make_scene(shape_hw=(500, 700), count=12))
     view = open_view(layer)
     return view, view.to_display(layer.table.geometry.to_numpy(), layer.table.crs)
 
 
-def decoded(text):
+def decoded(text: str) -> NDArray[Any]:
     content = np.frombuffer(base64.b64decode(text), np.uint8)
-    return cv2.imdecode(content, cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture[:, :, ::-1].astype(int)
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(-20, 0))
-def test_levels_are_few_and_end_with_the_whole(height, width, wanted):
+def test_levels_are_few_and_end_with_the_whole(height: int, width: int, wanted: int) -> None:
     levels = levels_of((height, width), wanted)
     assert levels.coarsest <= levels.finest <= 0
     assert levels.finest - levels.coarsest < MOST_LEVELS
@@ -46,9 +53,15 @@ def test_levels_are_few_and_end_with_the_whole(height, width, wanted):
     assert levels.finest == wanted or whole <= TILE_PX
 
 
-def test_embedded_tiles_are_the_scene_at_every_level(scene):
+def embedded(view: View, budget: int) -> tuple[Levels, Mapping[str, str]]:
+    found = embedded_tiles(view, budget)
+    assert found is not None
+    return found
+
+
+def test_embedded_tiles_are_the_scene_at_every_level(scene: tuple[View, Any]) -> None:
     view, _ = scene
-    levels, tiles = embedded_tiles(view, 10**8)
+    levels, tiles = embedded(view, 10**8)
     assert (levels.coarsest, levels.finest) == (-2, 0)
     assert {key for key in tiles if key.startswith("t2/-1")} == {"t2/-1/0/0", "t2/-1/1/0"}
     assert len([key for key in tiles if key.startswith("t1/0")]) == 6
@@ -63,26 +76,28 @@ def test_embedded_tiles_are_the_scene_at_every_level(scene):
 
 
 @pytest.mark.slow
-def test_the_map_gets_coarser_to_fit(scene):
+def test_the_map_gets_coarser_to_fit(scene: tuple[View, Any]) -> None:
     view, _ = scene
-    _, whole = embedded_tiles(view, 10**8)
+    _, whole = embedded(view, 10**8)
     size = sum(len(text) + len(key) + 6 for key, text in whole.items())
-    assert embedded_tiles(view, size)[0].finest == 0
+    assert embedded(view, size)[0].finest == 0
     for budget, finest in ((size - 1, -1), (size // 6, -2)):
-        levels, tiles = embedded_tiles(view, budget)
+        levels, tiles = embedded(view, budget)
         assert levels.finest == finest
         assert 0 < sum(len(text) for text in tiles.values()) < budget
     assert embedded_tiles(view, 100) is None
 
 
-def test_there_are_no_tiles_beyond_the_scene(scene):
+def test_there_are_no_tiles_beyond_the_scene(scene: tuple[View, Any]) -> None:
     view, _ = scene
     for x, y in ((3, 0), (0, 2), (-1, 0), (0, -1)):
         assert tile_picture(view, 0, 0, x, y) is None
-    assert tile_picture(view, 0, -2, 0, 0).shape == (TILE_PX, TILE_PX, 3)
+    tile = tile_picture(view, 0, -2, 0, 0)
+    assert tile is not None
+    assert tile.shape == (TILE_PX, TILE_PX, 3)
 
 
-def test_thumbnails_show_the_polygon_in_the_middle(scene):
+def test_thumbnails_show_the_polygon_in_the_middle(scene: tuple[View, Any]) -> None:
     view, shapes = scene
     before, after = thumbnail(view, shapes[6], 96)
     assert before.shape == after.shape == (96, 96, 3)
@@ -97,16 +112,22 @@ def test_thumbnails_show_the_polygon_in_the_middle(scene):
 
 
 @pytest.mark.slow
-def test_thumbnails_get_smaller_and_then_fewer(scene):
+def first_of(thumbs: Sequence[tuple[str, str] | None]) -> NDArray[Any]:
+    """The picture of t1 of the first polygon."""
+    assert thumbs[0] is not None
+    return decoded(thumbs[0][0])
+
+
+def test_thumbnails_get_smaller_and_then_fewer(scene: tuple[View, Any]) -> None:
     view, shapes = scene
     large = embedded_thumbs(view, shapes, 10**7, 10**7)
-    assert decoded(large[0][0]).shape == (128, 128, 3)
-    size = sum(len(text) for pair in large for text in pair)
+    assert first_of(large).shape == (128, 128, 3)
+    size = sum(len(text) for pair in large for text in pair or ())
     smaller = embedded_thumbs(view, shapes, size, size)  # some room is spared
-    assert decoded(smaller[0][0]).shape == (96, 96, 3)
+    assert first_of(smaller).shape == (96, 96, 3)
     assert None not in smaller
     smallest = embedded_thumbs(view, shapes, size // 8, size)
-    assert decoded(smallest[0][0]).shape == (64, 64, 3)
+    assert first_of(smallest).shape == (64, 64, 3)
     assert None not in smallest
     few = embedded_thumbs(view, shapes, size // 8, size // 8)
     assert 0 < sum(pair is not None for pair in few) < len(few)

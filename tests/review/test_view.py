@@ -1,23 +1,27 @@
 """Polygons lie where they should in the pictures, whatever the CRS, type and bands."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from numpy.typing import NDArray
 
 from rscd.base.errors import DataError, GridMismatchError, SceneError
 from rscd.geo.tiles import Box
-from rscd.review.layer import outlines, read_change_layer
-from rscd.review.view import NODES, open_view
+from rscd.review.layer import ChangeLayer, outlines, read_change_layer
+from rscd.review.view import NODES, View, open_view
 
 SQUARES = [(20 + 40 * n, 20, 40 + 40 * n, 40) for n in range(5)]
 FAR = Affine(10, 0, 600_000, 0, -10, 5_000_000)
 DEGREES = Affine(6.4e-6, 0, 15.0, 0, -4.5e-6, 45.15)
 
 
-def displayed(layer):
+def displayed(layer: ChangeLayer) -> tuple[View, NDArray[Any]]:
     view = open_view(layer)
     return view, view.to_display(layer.table.geometry.to_numpy(), layer.table.crs)
 
@@ -35,7 +39,9 @@ def displayed(layer):
     ],
     ids=str,
 )
-def test_the_squares_of_the_layer_are_bright_at_t2(make_scene, kinds):
+def test_the_squares_of_the_layer_are_bright_at_t2(
+    make_scene: Callable[..., Path], kinds: dict[str, Any]
+) -> None:
     layer = read_change_layer(make_scene(**kinds))
     view, shapes = displayed(layer)
     assert view.shape_hw == (200, 260)
@@ -49,7 +55,7 @@ def test_the_squares_of_the_layer_are_bright_at_t2(make_scene, kinds):
     assert (before.min(), before.max()) == (0, 255), "the texture is stretched"
 
 
-def test_pixels_in_degrees_are_shown_square(make_scene):
+def test_pixels_in_degrees_are_shown_square(make_scene: Callable[..., Path]) -> None:
     layer = read_change_layer(make_scene(crs="EPSG:4326", transform=DEGREES))
     view, shapes = displayed(layer)
     height, width = view.shape_hw
@@ -66,7 +72,7 @@ def test_pixels_in_degrees_are_shown_square(make_scene):
     assert after[int(top) + 1 : int(bottom) - 1, int(right) + 2 : int(right) + 9].max() < 255
 
 
-def test_the_lattice_brings_points_back(make_scene):
+def test_the_lattice_brings_points_back(make_scene: Callable[..., Path]) -> None:
     layer = read_change_layer(make_scene())
     view, shapes = displayed(layer)
     x, y = view.lattice(layer.table.crs)
@@ -87,7 +93,7 @@ def test_the_lattice_brings_points_back(make_scene):
     assert np.abs(stored - found).max(axis=1).min() < 1.5e-7
 
 
-def test_only_the_part_that_was_searched_is_shown(make_scene):
+def test_only_the_part_that_was_searched_is_shown(make_scene: Callable[..., Path]) -> None:
     path = make_scene(name="change.geojson", count=2)
     note = path.with_name("change.geojson.json")
     about = json.loads(note.read_text())
@@ -100,7 +106,7 @@ def test_only_the_part_that_was_searched_is_shown(make_scene):
     assert np.round(shapely.bounds(shapes)[0]).tolist() == [20, 20, 40, 40]
 
 
-def test_a_date_that_was_moved_is_shown_moved(make_scene):
+def test_a_date_that_was_moved_is_shown_moved(make_scene: Callable[..., Path]) -> None:
     path = make_scene(name="change.geojson")
     plain = open_view(read_change_layer(path)).read(Box(0, 0, 100, 200), (100, 200))
     note = path.with_name("change.geojson.json")
@@ -120,7 +126,9 @@ def test_a_date_that_was_moved_is_shown_moved(make_scene):
     assert np.array_equal(same, plain)
 
 
-def test_rasters_are_found_beside_the_layer(make_scene, tmp_path, monkeypatch):
+def test_rasters_are_found_beside_the_layer(
+    make_scene: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_scene()
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -129,7 +137,9 @@ def test_rasters_are_found_beside_the_layer(make_scene, tmp_path, monkeypatch):
     assert open_view(read_change_layer(moved / path.name)).pair.t1.path == str(moved / "t1.tif")
 
 
-def test_rasters_that_are_gone_or_changed_are_named(make_scene, tmp_path, caplog):
+def test_rasters_that_are_gone_or_changed_are_named(
+    make_scene: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = make_scene()
     layer = read_change_layer(path)
     (tmp_path / "t2.tif").rename(tmp_path / "moved.tif")
@@ -146,7 +156,12 @@ def test_rasters_that_are_gone_or_changed_are_named(make_scene, tmp_path, caplog
     assert "is not the file that" in caplog.text
 
 
-def test_layers_that_name_no_rasters_need_them(make_layer, make_scene, tmp_path, write_tif):
+def test_layers_that_name_no_rasters_need_them(
+    make_layer: Callable[..., Path],
+    make_scene: Callable[..., Path],
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+) -> None:
     make_scene()
     layer = read_change_layer(make_layer("other.gpkg"))
     with pytest.raises(DataError, match="expected the rasters of both dates in the provenance"):

@@ -1,9 +1,13 @@
 """The network that ships as a segmenter."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rscd.base.errors import UsageError
+from rscd.segmenters.buildings import Buildings
 from rscd.segmenters.prompts import parse_prompts
 from rscd.segmenters.segmenter import View, check_prediction, load_segmenter
 from rscd.synthetic.town_pairs import TownPairs
@@ -12,11 +16,13 @@ PROMPTS = parse_prompts("house,building", "road,grass,tree,water")
 
 
 @pytest.fixture(scope="module")
-def segmenter():
-    return load_segmenter("buildings", {"device": "cpu"})
+def segmenter() -> Buildings:
+    loaded = load_segmenter("buildings", {"device": "cpu"})
+    assert isinstance(loaded, Buildings)
+    return loaded
 
 
-def town(index=0, gsd_m=0.5):
+def town(index: int = 0, gsd_m: float = 0.5) -> tuple[NDArray[Any], NDArray[Any]]:
     """Dates (2,H,W,3) uint8 and where buildings stand (2,H,W) of a town never trained on."""
     towns = TownPairs(
         seed=4242,
@@ -32,7 +38,7 @@ def town(index=0, gsd_m=0.5):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gsd_m", [0.3, 0.5, 0.8])
-def test_it_finds_buildings_at_any_resolution(segmenter, gsd_m):
+def test_it_finds_buildings_at_any_resolution(segmenter: Buildings, gsd_m: float) -> None:
     rgb, true = town(gsd_m=gsd_m)
     views = [View(date, gsd_m=gsd_m) for date in rgb]
     found = segmenter.predict(views, PROMPTS)
@@ -42,7 +48,7 @@ def test_it_finds_buildings_at_any_resolution(segmenter, gsd_m):
     assert 2 * (called & true).sum() / (called.sum() + true.sum()) > 0.6
 
 
-def test_each_view_is_seen_by_itself(segmenter):
+def test_each_view_is_seen_by_itself(segmenter: Buildings) -> None:
     rgb, _ = town()
     small = rgb[0][:150, :130]
     alone = segmenter.predict([View(small)], PROMPTS)[0].prob
@@ -51,13 +57,13 @@ def test_each_view_is_seen_by_itself(segmenter):
     np.testing.assert_allclose(among[1].prob, alone, atol=1e-4)
 
 
-def test_words_that_name_no_building_are_the_background(segmenter):
+def test_words_that_name_no_building_are_the_background(segmenter: Buildings) -> None:
     prediction = segmenter.predict([View(town()[0][0])], PROMPTS)[0]
     np.testing.assert_array_equal(prediction.prob[0], prediction.prob[1])
     np.testing.assert_allclose(prediction.prob[2:], 1 - prediction.prob[:1].repeat(4, 0))
 
 
-def test_other_things_are_refused(segmenter):
+def test_other_things_are_refused(segmenter: Buildings) -> None:
     prompts = parse_prompts("swimming pool", "grass")
     with pytest.raises(UsageError, match=r"expected .*prompts among building.*'swimming pool'"):
         segmenter.predict([View(town()[0][0])], prompts)

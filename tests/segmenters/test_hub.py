@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,18 +41,18 @@ print(json.dumps([found.prob.shape, segmenter.fingerprint()]))
 """
 
 
-def hub(folder: Path):
+def hub(folder: Path) -> type[BaseHTTPRequestHandler]:
     """A handler that serves one folder as tiny/clipseg, and gates or lacks the others."""
     names = [path.name for path in folder.iterdir()]
 
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *args):
+        def log_message(self, *args: Any) -> None:
             pass
 
-        def do_HEAD(self):
+        def do_HEAD(self) -> None:
             self.do_GET()
 
-        def do_GET(self):
+        def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if "owner/gated" in path:
                 code = 403 if "Authorization" in self.headers else 401
@@ -71,11 +73,11 @@ def hub(folder: Path):
                 body = (folder / name).read_bytes()
                 self.answer(200, body, {"ETag": f'"{name}"', "X-Repo-Commit": SHA})
 
-        def entry(self, name):
+        def entry(self, name: str) -> dict[str, Any]:
             size = (folder / name).stat().st_size
             return {"type": "file", "path": name, "size": size, "oid": name}
 
-        def answer(self, code, body, headers=()):
+        def answer(self, code: int, body: bytes, headers: Any = ()) -> None:
             self.send_response(code)
             for key, value in dict(headers).items():
                 self.send_header(key, value)
@@ -88,7 +90,7 @@ def hub(folder: Path):
 
 
 @pytest.fixture
-def address(clipseg_folder):
+def address(clipseg_folder: Path) -> Iterator[Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), hub(clipseg_folder))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -98,7 +100,7 @@ def address(clipseg_folder):
     thread.join()
 
 
-def python(code, home, endpoint, *arguments, **more):
+def python(code: str, home: Path, endpoint: str, *arguments: str, **more: Any) -> Any:
     settings = {
         "HF_ENDPOINT": endpoint,
         "HF_HOME": str(home),
@@ -119,7 +121,7 @@ def python(code, home, endpoint, *arguments, **more):
 
 
 @pytest.mark.slow
-def test_weights_come_from_the_hub_and_then_from_the_cache(address, tmp_path):
+def test_weights_come_from_the_hub_and_then_from_the_cache(address: str, tmp_path: Path) -> None:
     shape, fingerprint = python(LOAD, tmp_path, address)
     assert shape == [2, 40, 50]
     assert (fingerprint["model"], fingerprint["commit"]) == ("tiny/clipseg", SHA)
@@ -130,7 +132,7 @@ def test_weights_come_from_the_hub_and_then_from_the_cache(address, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_hub_refuses(address, tmp_path):
+def test_what_the_hub_refuses(address: str, tmp_path: Path) -> None:
     wanted = [["owner/gated", None], ["owner/nothing", None], ["tiny/clipseg", "no-such"]]
     said = python(FETCH, tmp_path, address, json.dumps(wanted))
     gated = said["owner/gated@None"]
@@ -145,7 +147,7 @@ def test_what_the_hub_refuses(address, tmp_path):
 
 
 @pytest.mark.parametrize("more", [{"HF_HUB_OFFLINE": "1"}, {}], ids=["offline", "unreachable"])
-def test_no_network_and_no_cache(tmp_path, more):
+def test_no_network_and_no_cache(tmp_path: Path, more: dict[str, Any]) -> None:
     wanted = json.dumps([["tiny/clipseg", None]])
     (said,) = python(FETCH, tmp_path, "http://127.0.0.1:9", wanted, **more).values()
     assert said.startswith("ModelError: expected the weights of 'tiny/clipseg' in the local cache")

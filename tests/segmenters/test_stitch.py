@@ -1,12 +1,16 @@
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from rscd.base.errors import UsageError
 from rscd.segmenters.instances import Instance, components, paint
-from rscd.segmenters.prompts import parse_prompts
+from rscd.segmenters.prompts import PromptSet, parse_prompts
 from rscd.segmenters.segmenter import SegmenterInfo, SemanticPrediction, View
 from rscd.segmenters.stitch import segment, windows
 
@@ -19,7 +23,9 @@ PROMPTS = parse_prompts("building", "ground")
     tile=st.integers(1, 40),
     data=st.data(),
 )
-def test_cores_cover_every_pixel_once_and_windows_are_full(shape, tile, data):
+def test_cores_cover_every_pixel_once_and_windows_are_full(
+    shape: tuple[int, int], tile: int, data: st.DataObject
+) -> None:
     overlap = data.draw(st.integers(0, tile - 1))
     seen = np.zeros(shape, int)
     for one in windows(shape, tile, overlap):
@@ -37,7 +43,7 @@ def test_cores_cover_every_pixel_once_and_windows_are_full(shape, tile, data):
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(8, 8), (8, -1), (0, 0)])
-def test_an_overlap_beyond_the_tile_is_refused(tile, overlap):
+def test_an_overlap_beyond_the_tile_is_refused(tile: int, overlap: int) -> None:
     with pytest.raises(UsageError, match=r"expected (an overlap|a tile)"):
         windows((20, 20), tile, overlap)
 
@@ -45,15 +51,15 @@ def test_an_overlap_beyond_the_tile_is_refused(tile, overlap):
 class Oracle:
     """Tells the truth of its window: one class plane and its components."""
 
-    def __init__(self, truth, tile, overlap, batch=1):
+    def __init__(self, truth: NDArray[Any], tile: int | None, overlap: int, batch: int = 1) -> None:
         self.truth, self.batch = truth, batch
         self.info = SegmenterInfo("oracle", True, tile, overlap, images_per_call=batch)
 
-    def predict(self, views, prompts):
+    def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         assert len(views) <= self.batch
         return [self._one(view) for view in views]
 
-    def _one(self, view):
+    def _one(self, view: View) -> SemanticPrediction:
         box = view.box
         part = self.truth
         if box is not None:
@@ -62,14 +68,14 @@ class Oracle:
         prob = np.stack([part, ~part]).astype(np.float32)
         return SemanticPrediction(prob, PROMPTS.classes, 1, components(part))
 
-    def fingerprint(self):
+    def fingerprint(self) -> dict[str, Any]:
         return {}
 
-    def seconds_per_view(self, prompts):
+    def seconds_per_view(self, prompts: PromptSet) -> None:
         return None
 
 
-def town(shape, seed, n=12):
+def town(shape: tuple[int, int], seed: int, n: int = 12) -> NDArray[Any]:
     rng = np.random.default_rng(seed)
     truth = np.zeros(shape, bool)
     for _ in range(n):
@@ -83,20 +89,22 @@ def town(shape, seed, n=12):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), tile=st.integers(20, 60), batch=st.integers(1, 3))
-def test_pieces_become_the_truth_again(seed, tile, batch):
+def test_pieces_become_the_truth_again(seed: int, tile: int, batch: int) -> None:
     truth = town((70, 90), seed)
     view = View(np.zeros((*truth.shape, 3), np.uint8))
     found = segment(Oracle(truth, tile, tile // 3, batch), view, PROMPTS)
     assert (found.prob[0] == truth).all()
     assert (found.prob[1] == ~truth).all()
+    assert found.instances is not None
     assert len(found.instances) == ndimage.label(truth, np.ones((3, 3)))[1]
     assert (paint(found.instances, [True] * len(found.instances), truth.shape) == truth).all()
 
 
-def test_objects_that_disagree_in_the_zone_stay_apart():
+def test_objects_that_disagree_in_the_zone_stay_apart() -> None:
     class Two(Oracle):
-        def _one(self, view):
+        def _one(self, view: View) -> SemanticPrediction:
             prob = np.zeros((2, *view.rgb.shape[:2]), np.float32)
+            assert view.box is not None
             side = 0 if view.box.col == 0 else 6
             mask = np.ones((4, 4), bool)  # right and left end of the shared columns 12 to 20
             where = (14, 2, 18, 6) if side == 0 else (0, 12, 4, 16)
@@ -104,12 +112,13 @@ def test_objects_that_disagree_in_the_zone_stay_apart():
 
     view = View(np.zeros((20, 32, 3), np.uint8))
     found = segment(Two(np.zeros((20, 32), bool), 20, 8), view, PROMPTS)
+    assert found.instances is not None
     assert len(found.instances) == 2
 
 
-def test_a_backend_that_breaks_its_contract_is_found_out():
+def test_a_backend_that_breaks_its_contract_is_found_out() -> None:
     class Wrong(Oracle):
-        def _one(self, view):
+        def _one(self, view: View) -> SemanticPrediction:
             prob = np.full((2, *view.rgb.shape[:2]), 2, np.float32)
             return SemanticPrediction(prob, PROMPTS.classes, 1)
 

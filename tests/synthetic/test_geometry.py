@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from rscd.base.errors import UsageError
 from rscd.models import flow as torch_flow
@@ -79,7 +80,7 @@ def test_tps_pairs_match_the_reference_arrays(golden: Any) -> None:
         close(sample(case["image"], frame.points(flow)), case["query_aligned"], image_atol(size))
 
 
-def rescaled_inverse(homography, size):
+def rescaled_inverse(homography: NDArray[Any], size: int) -> NDArray[Any]:
     """``D H^-1 D^-1``: a homography of the published list (views of 240), at another size."""
     ratio = np.diag([size / 240, size / 240, 1.0])
     return ratio @ np.linalg.inv(np.asarray(homography, np.float64)) @ np.linalg.inv(ratio)

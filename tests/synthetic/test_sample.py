@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import geopandas
 import numpy as np
@@ -18,11 +19,11 @@ SHAPE = (200, 260)
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory):
+def sample(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_sample(tmp_path_factory.mktemp("sample") / "town", seed=4, shape_hw=SHAPE)
 
 
-def test_every_file_is_there_and_nothing_else(sample):
+def test_every_file_is_there_and_nothing_else(sample: dict[str, Path]) -> None:
     folder = sample["scene_t1"].parent
     assert {p.name for p in folder.iterdir()} == {p.name for p in sample.values()}
     assert set(sample) == {
@@ -32,7 +33,7 @@ def test_every_file_is_there_and_nothing_else(sample):
 
 
 @pytest.mark.parametrize("name", ["scene_t1", "scene_t2", "truth_mask", "landcover_t1"])
-def test_rasters_are_tiled_deflated_and_in_place(sample, name):
+def test_rasters_are_tiled_deflated_and_in_place(sample: dict[str, Path], name: str) -> None:
     with rasterio.open(sample[name]) as source:
         assert source.crs.to_epsg() == 32633
         assert source.shape == SHAPE
@@ -45,14 +46,14 @@ def test_rasters_are_tiled_deflated_and_in_place(sample, name):
         assert source.tags()["synthetic"] == "yes"
 
 
-def test_land_cover_names_its_classes(sample):
+def test_land_cover_names_its_classes(sample: dict[str, Path]) -> None:
     with rasterio.open(sample["landcover_t2"]) as source:
         tags, table, values = source.tags(), source.colormap(1), source.read(1)
     assert {tags[f"class_{v}"] for v in np.unique(values)} <= set(LAND_COVER)
     assert len({table[v] for v in LAND_COVER.values()}) == len(LAND_COVER)
 
 
-def test_truth_polygons_burn_to_the_truth_mask(sample):
+def test_truth_polygons_burn_to_the_truth_mask(sample: dict[str, Path]) -> None:
     truth = geopandas.read_file(sample["truth"])
     assert set(truth["kind"]) <= {"appeared", "vanished"}
     assert len(truth) > 0
@@ -64,7 +65,7 @@ def test_truth_polygons_burn_to_the_truth_mask(sample):
     assert (burnt != mask).mean() < 1e-3
 
 
-def test_the_difference_of_the_building_layers_is_the_truth(sample):
+def test_the_difference_of_the_building_layers_is_the_truth(sample: dict[str, Path]) -> None:
     truth = geopandas.read_file(sample["truth"])
     before, after = (geopandas.read_file(sample[f"buildings_{d}"]) for d in ("t1", "t2"))
     assert set(truth["id"]) == set(before["id"]) ^ set(after["id"])
@@ -75,7 +76,7 @@ def test_the_difference_of_the_building_layers_is_the_truth(sample):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_even_a_small_sample_shows_change(seed):
+def test_even_a_small_sample_shows_change(seed: int) -> None:
     town = sample_town(seed, (256, 256))
     frame = box(0, 0, 128, 128)
     kinds = {c.kind for c in town.changes if c.polygon.intersects(frame)}
@@ -83,14 +84,14 @@ def test_even_a_small_sample_shows_change(seed):
     assert town.seed == seed
 
 
-def test_vectors_are_rfc_7946(sample):
+def test_vectors_are_rfc_7946(sample: dict[str, Path]) -> None:
     for name in ("truth", "buildings_t1", "buildings_t2", "answers"):
         document = json.loads(sample[name].read_text())
         assert "crs" not in document
         assert 12 < document["features"][0]["geometry"]["coordinates"][0][0][0] < 15
 
 
-def test_answers_say_where_the_truth_mask_has_change(sample):
+def test_answers_say_where_the_truth_mask_has_change(sample: dict[str, Path]) -> None:
     answers = geopandas.read_file(sample["answers"])
     with rasterio.open(sample["truth_mask"]) as source:
         mask, transform, crs = source.read(1), source.transform, source.crs
@@ -103,17 +104,17 @@ def test_answers_say_where_the_truth_mask_has_change(sample):
     assert found == dict(zip(answers["id"], answers["changed"], strict=True))
 
 
-def digest(paths):
+def digest(paths: dict[str, Path]) -> dict[str, str]:
     return {k: hashlib.sha256(p.read_bytes()).hexdigest() for k, p in paths.items()}
 
 
-def test_one_seed_is_one_set_of_bytes(sample, tmp_path):
+def test_one_seed_is_one_set_of_bytes(sample: dict[str, Path], tmp_path: Path) -> None:
     assert digest(write_sample(tmp_path / "again", seed=4, shape_hw=SHAPE)) == digest(sample)
     other = digest(write_sample(tmp_path / "other", seed=5, shape_hw=SHAPE))
     assert other["scene_t1"] != digest(sample)["scene_t1"]
 
 
-def test_a_scene_that_is_moved_shows_the_same(sample, tmp_path):
+def test_a_scene_that_is_moved_shows_the_same(sample: dict[str, Path], tmp_path: Path) -> None:
     moved = write_sample(tmp_path, seed=4, shape_hw=SHAPE, east_m=2000)
     for name in ("scene_t2", "truth_mask"):
         with rasterio.open(sample[name]) as one, rasterio.open(moved[name]) as other:
@@ -126,7 +127,7 @@ def test_a_scene_that_is_moved_shows_the_same(sample, tmp_path):
 
 
 @pytest.mark.slow
-def test_files_are_replaced_only_when_asked(tmp_path):
+def test_files_are_replaced_only_when_asked(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     first = digest(write_sample(tmp_path, seed=1, shape_hw=(33, 47)))
     with pytest.raises(OutputError, match=r"9 file.*add --overwrite"):
@@ -137,17 +138,17 @@ def test_files_are_replaced_only_when_asked(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def _names(folder):
+def _names(folder: Path) -> dict[str, str]:
     return {p.stem: p.name for p in folder.iterdir() if p.suffix != ".txt"}
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="expected to write"):
         write_sample(tmp_path / "file" / "town", shape_hw=(20, 20))
 
 
-def test_a_size_of_nothing_is_refused_before_anything_is_written(tmp_path):
+def test_a_size_of_nothing_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 1 x 1"):
         write_sample(tmp_path / "town", shape_hw=(0, 10))
     assert not (tmp_path / "town").exists()
@@ -155,7 +156,9 @@ def test_a_size_of_nothing_is_refused_before_anything_is_written(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape_hw", [(1, 1), (33, 47)])
-def test_tiny_scenes_are_valid_even_when_nothing_was_built(tmp_path, shape_hw):
+def test_tiny_scenes_are_valid_even_when_nothing_was_built(
+    tmp_path: Path, shape_hw: tuple[int, int]
+) -> None:
     paths = write_sample(tmp_path, seed=3, shape_hw=shape_hw)
     assert json.loads(paths["truth"].read_text())["type"] == "FeatureCollection"
     with rasterio.open(paths["scene_t2"]) as source:

@@ -1,10 +1,15 @@
 """Pairs made from images of one date: what is change in them, and what never is."""
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from rscd.base.errors import DataError
 from rscd.synthetic import single_date
@@ -15,7 +20,7 @@ ROOF = (255, 0, 255)
 """Red, green, blue; no ground has it."""
 
 
-def picture(rng, *, buildings):
+def picture(rng: np.random.Generator, *, buildings: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Noise of a ground tone with square roofs, and its mask."""
     image = np.clip(rng.normal(90, 12, (200, 200, 3)), 0, 255).astype(np.uint8)
     mask = np.zeros((200, 200), np.uint8)
@@ -27,7 +32,7 @@ def picture(rng, *, buildings):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("singles")
     rng = np.random.default_rng(0)
     rows = []
@@ -53,20 +58,20 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def plain(monkeypatch):
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Light, season and shadow left alone, so that roofs can be told by their colour."""
     monkeypatch.setattr(single_date, "lit", lambda _rng, image: image * 255)
     monkeypatch.setattr(single_date, "seasoned", lambda _rng, image: image)
     monkeypatch.setattr(single_date, "shaded", lambda _rng, image, *_: image)
 
 
-def roofs(sample):
+def roofs(sample: dict[str, Any]) -> Tensor:
     """(2,S,S): where each date shows the colour of roofs."""
     image = sample["image"]
     return (image[:, 0] > 180) & (image[:, 2] > 180) & (image[:, 1] < 90)
 
 
-def test_a_pair_depends_on_seed_and_number_alone(folder):
+def test_a_pair_depends_on_seed_and_number_alone(folder: Path) -> None:
     first = SingleDatePairs(folder, seed=1, patch_size=96)
     again = SingleDatePairs(folder, seed=1, patch_size=96)
     other = SingleDatePairs(folder, seed=2, patch_size=96)
@@ -77,7 +82,7 @@ def test_a_pair_depends_on_seed_and_number_alone(folder):
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_a_sample_holds_what_it_says(folder, number):
+def test_a_sample_holds_what_it_says(folder: Path, number: int) -> None:
     sample = SingleDatePairs(folder, patch_size=96)[number]
     assert sample["image"].shape == (2, 3, 96, 96)
     assert sample["image"].dtype == torch.float32
@@ -89,7 +94,7 @@ def test_a_sample_holds_what_it_says(folder, number):
 
 
 @pytest.mark.usefixtures("plain")
-def test_where_nothing_is_built_nothing_is_change(folder):
+def test_where_nothing_is_built_nothing_is_change(folder: Path) -> None:
     pairs = SingleDatePairs(folder, patch_size=96, kinds=(0, 0, 1))
     samples = [pairs[number] for number in range(12)]
     assert any((sample["standing"] == 1).any() for sample in samples)
@@ -98,7 +103,9 @@ def test_where_nothing_is_built_nothing_is_change(folder):
 
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("kinds", [(1, 0, 0), (0, 1, 0)])
-def test_change_is_a_building_at_exactly_one_date(folder, kinds):
+def test_change_is_a_building_at_exactly_one_date(
+    folder: Path, kinds: tuple[int, int, int]
+) -> None:
     pairs = SingleDatePairs(folder, patch_size=96, kinds=kinds, shift_px=0)
     inside = changed = 0
     for number in range(40):
@@ -115,7 +122,7 @@ def test_change_is_a_building_at_exactly_one_date(folder, kinds):
 
 
 @pytest.mark.usefixtures("plain")
-def test_truth_lies_where_the_picture_shows_a_roof(folder):
+def test_truth_lies_where_the_picture_shows_a_roof(folder: Path) -> None:
     pairs = SingleDatePairs(folder, patch_size=96, kinds=(0, 1, 0))
     hit = shown = 0
     for number in range(25):
@@ -129,7 +136,7 @@ def test_truth_lies_where_the_picture_shows_a_roof(folder):
 
 
 @pytest.mark.usefixtures("plain")
-def test_meeting_buildings_of_two_places_are_left_out(folder):
+def test_meeting_buildings_of_two_places_are_left_out(folder: Path) -> None:
     pairs = SingleDatePairs(folder, patch_size=160, kinds=(1, 0, 0), shift_px=0)
     left_out = 0
     for number in range(40):
@@ -139,7 +146,7 @@ def test_meeting_buildings_of_two_places_are_left_out(folder):
     assert left_out > 200
 
 
-def test_validation_sees_other_pictures(folder):
+def test_validation_sees_other_pictures(folder: Path) -> None:
     names = {
         split: {tile.name for tiles in read_tiles(folder, split) for tile in tiles}
         for split in ("train", "val")
@@ -152,7 +159,7 @@ def test_validation_sees_other_pictures(folder):
     }
 
 
-def test_pictures_without_a_place_are_held_back_in_blocks_of_neighbours():
+def test_pictures_without_a_place_are_held_back_in_blocks_of_neighbours() -> None:
     rows = pd.DataFrame({"name": [f"{n:04d}" for n in range(300)], "place": None})
     held = held_back("any", rows)
     assert 0.1 < held.mean() < 0.2
@@ -161,7 +168,7 @@ def test_pictures_without_a_place_are_held_back_in_blocks_of_neighbours():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated")
-def test_streams_of_both_kinds_train_the_mixed_method(folder):
+def test_streams_of_both_kinds_train_the_mixed_method(folder: Path) -> None:
     from rscd.methods.registry import METHODS
     from rscd.synthetic.town_pairs import TownPairs
 
@@ -183,7 +190,7 @@ def test_streams_of_both_kinds_train_the_mixed_method(folder):
     assert set(batches) == {"train", "real"}
     terms = method.losses(batches, 0, 1)
     assert set(terms) == {"bce", "dice", "buildings"}
-    sum(terms.values()).backward()
+    torch.stack(list(terms.values())).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
     slow, fast = method.parameter_groups(0.1)
     assert (slow["lr"], fast["lr"]) == (0.05, 0.1)
@@ -191,14 +198,14 @@ def test_streams_of_both_kinds_train_the_mixed_method(folder):
     assert known == set(method.parameters())
 
 
-def test_a_folder_of_something_else_is_a_user_error(tmp_path, folder):
+def test_a_folder_of_something_else_is_a_user_error(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(DataError, match=r"expected index\.csv .* found none"):
         SingleDatePairs(tmp_path)
     with pytest.raises(DataError, match="expected image, mask, standing, found flow"):
         SingleDatePairs(folder, keys=["image", "flow"])
 
 
-def test_a_picture_that_is_missing_is_named(tmp_path):
+def test_a_picture_that_is_missing_is_named(tmp_path: Path) -> None:
     pd.DataFrame([("a", "1", 0.4, None)], columns=["set", "name", "gsd_m", "place"]).to_csv(
         tmp_path / "index.csv", index=False
     )
@@ -206,7 +213,7 @@ def test_a_picture_that_is_missing_is_named(tmp_path):
         read_tiles(tmp_path, "val")
 
 
-def test_a_folder_without_bare_ground_is_a_user_error(tmp_path, folder):
+def test_a_folder_without_bare_ground_is_a_user_error(tmp_path: Path, folder: Path) -> None:
     table = pd.read_csv(folder / "index.csv")
     table[table["set"] == "towns"].to_csv(tmp_path / "index.csv", index=False)
     (tmp_path / "towns").symlink_to(folder / "towns")

@@ -33,7 +33,7 @@ def made(
     kind: str, transform: str, seed: int = 0, size: int = 96, **others: object
 ) -> SyntheticPair:
     settings = StreetSettings(size=size, kinds=(kind,), transforms=((transform, 1.0),), **others)  # type: ignore[arg-type]
-    return street_pair([seed, KINDS.index(kind), TRANSFORMS.index(transform)], settings)  # type: ignore[arg-type]
+    return street_pair([seed, KINDS.index(kind), TRANSFORMS.index(transform)], settings)
 
 
 def warp_difference(pair: SyntheticPair) -> np.ndarray:

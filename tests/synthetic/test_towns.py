@@ -1,12 +1,16 @@
 """Towns: one seed one town, a truth that follows its rule, and knobs that touch pixels alone."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from shapely import contains_xy
 
 from rscd.base.errors import UsageError
@@ -15,32 +19,39 @@ from rscd.synthetic.towns.conditions import Conditions, Nuisance
 from rscd.synthetic.towns.light import cast_shadow, relief_sources, sun_vector, sunlight
 from rscd.synthetic.towns.materials import LAND_COVER, LAND_COVER_COLOURS, MATERIALS
 from rscd.synthetic.towns.noise import lattice, smooth_noise
-from rscd.synthetic.towns.parts import BOTH, T1, T2, TownStyle
+from rscd.synthetic.towns.parts import BOTH, T1, T2, Town, TownStyle
+from rscd.synthetic.towns.render import TownPair
 
 SUBURB = TownStyle(urban=1.0, dense=0.1, industrial=0.1, river=0.0, tree_cover=0.5)
 MIXED = TownStyle(urban=0.5, dense=0.2, industrial=0.2, river=1.0, tree_cover=0.7, field=0.8)
 
 
-def small(seed=3, change_share=0.4, shape_hw=(96, 112), style=MIXED, gsd_m=1.0):
+def small(
+    seed: int = 3,
+    change_share: float = 0.4,
+    shape_hw: tuple[int, int] = (96, 112),
+    style: TownStyle = MIXED,
+    gsd_m: float = 1.0,
+) -> Town:
     return plan_town(seed, shape_hw, gsd_m, change_share=change_share, style=style)
 
 
 # --- the plan -----------------------------------------------------------------------------------
 
 
-def test_one_seed_is_one_town_and_another_seed_another():
+def test_one_seed_is_one_town_and_another_seed_another() -> None:
     first, again, other = small(5), small(5), small(6)
     assert first.buildings == again.buildings
     assert first.trees == again.trees
     assert first.buildings != other.buildings
 
 
-def test_random_style_comes_from_the_seed():
+def test_random_style_comes_from_the_seed() -> None:
     assert plan_town(11, (64, 64)).style == plan_town(11, (64, 64)).style
     assert plan_town(11, (64, 64)).style != plan_town(12, (64, 64)).style
 
 
-def test_without_change_share_every_building_stands_at_both_dates():
+def test_without_change_share_every_building_stands_at_both_dates() -> None:
     town = small(change_share=0.0)
     assert town.buildings
     assert {b.dates for b in town.buildings} == {BOTH}
@@ -48,7 +59,7 @@ def test_without_change_share_every_building_stands_at_both_dates():
 
 
 @pytest.mark.slow
-def test_change_share_is_about_the_share_of_lots_that_differ():
+def test_change_share_is_about_the_share_of_lots_that_differ() -> None:
     style = replace(SUBURB, industrial=0.0, dense=0.0)
     changed = whole = 0
     for seed in range(4):
@@ -59,13 +70,13 @@ def test_change_share_is_about_the_share_of_lots_that_differ():
     assert 0.18 < changed / whole < 0.45
 
 
-def test_full_change_share_leaves_no_unchanged_building():
+def test_full_change_share_leaves_no_unchanged_building() -> None:
     town = plan_town(2, (300, 300), 1.0, change_share=1.0, style=SUBURB)
     assert town.buildings
     assert all(b.dates != BOTH for b in town.buildings)
 
 
-def test_ids_are_unique_and_buildings_have_height_and_area():
+def test_ids_are_unique_and_buildings_have_height_and_area() -> None:
     town = plan_town(4, (400, 400), 1.0, style=SUBURB)
     ids = [b.id for b in town.buildings]
     assert len(set(ids)) == len(ids)
@@ -75,7 +86,7 @@ def test_ids_are_unique_and_buildings_have_height_and_area():
         assert b.footprint.area > 14  # smaller things are sheds, not buildings
 
 
-def test_changes_name_what_happened():
+def test_changes_name_what_happened() -> None:
     town = plan_town(1, (500, 500), 1.0, change_share=0.5, style=SUBURB)
     kinds = {c.building_id: c.kind for c in town.changes}
     assert set(kinds.values()) == {"appeared", "vanished"}
@@ -93,7 +104,7 @@ def test_changes_name_what_happened():
         ({"change_share": 1.5}, "change share"),
     ],
 )
-def test_a_plan_that_cannot_be_says_why(arguments, message):
+def test_a_plan_that_cannot_be_says_why(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plan_town(0, **arguments)
 
@@ -101,7 +112,9 @@ def test_a_plan_that_cannot_be_says_why(arguments, message):
 # --- the truth ----------------------------------------------------------------------------------
 
 
-def burn_by_hand(polygons, shape_hw, gsd_m):
+def burn_by_hand(
+    polygons: list[shapely.Polygon], shape_hw: tuple[int, int], gsd_m: float
+) -> NDArray[Any]:
     """Pixel centres inside any polygon, one point-in-polygon test each."""
     ys, xs = np.mgrid[: shape_hw[0], : shape_hw[1]]
     inside = np.zeros(shape_hw, bool)
@@ -111,7 +124,7 @@ def burn_by_hand(polygons, shape_hw, gsd_m):
 
 
 @pytest.mark.parametrize("seed", [1, 2, 9])
-def test_mask_is_every_footprint_that_stands_at_one_date_only(seed):
+def test_mask_is_every_footprint_that_stands_at_one_date_only(seed: int) -> None:
     town = small(seed, change_share=0.6, style=SUBURB)
     pair = render_town(town, Nuisance.draw(np.random.default_rng(seed)))
     by_id = [{b.id: b.footprint for b in town.standing(d)} for d in (T1, T2)]
@@ -122,7 +135,7 @@ def test_mask_is_every_footprint_that_stands_at_one_date_only(seed):
     np.testing.assert_array_equal(pair.mask[0] > 0, expected)
 
 
-def test_a_replaced_building_counts_over_both_outlines():
+def test_a_replaced_building_counts_over_both_outlines() -> None:
     town = plan_town(0, (300, 300), 1.0, change_share=0.0, style=SUBURB)
     old = town.buildings[len(town.buildings) // 2]
     frame = burn_by_hand([old.footprint], town.shape_hw, 1.0)
@@ -134,7 +147,7 @@ def test_a_replaced_building_counts_over_both_outlines():
     assert [c.kind for c in pair.changes] == ["vanished", "appeared"]
 
 
-def test_land_cover_agrees_with_the_buildings_of_each_date():
+def test_land_cover_agrees_with_the_buildings_of_each_date() -> None:
     town = small(2, style=SUBURB)
     pair = render_town(town)
     for i, date in enumerate((T1, T2)):
@@ -144,7 +157,7 @@ def test_land_cover_agrees_with_the_buildings_of_each_date():
     assert set(np.unique(pair.land_cover)) <= set(LAND_COVER.values()) - {0}
 
 
-def test_every_material_and_every_class_is_known():
+def test_every_material_and_every_class_is_known() -> None:
     assert {m.cover for m in MATERIALS.values()} <= LAND_COVER.keys()
     assert set(LAND_COVER_COLOURS) == set(LAND_COVER.values())
 
@@ -152,21 +165,21 @@ def test_every_material_and_every_class_is_known():
 # --- the pictures -------------------------------------------------------------------------------
 
 
-def test_the_same_town_gives_the_same_bytes():
+def test_the_same_town_gives_the_same_bytes() -> None:
     nuisance = Nuisance.draw(np.random.default_rng(0))
     first, again = render_town(small(), nuisance), render_town(small(), nuisance)
     assert first.image.tobytes() == again.image.tobytes()
     assert first.land_cover.tobytes() == again.land_cover.tobytes()
 
 
-def test_nothing_changed_and_nuisances_off_is_the_same_picture_twice():
+def test_nothing_changed_and_nuisances_off_is_the_same_picture_twice() -> None:
     pair = render_town(small(change_share=0.0), Nuisance.off())
     np.testing.assert_array_equal(pair.image[0], pair.image[1])
     np.testing.assert_array_equal(pair.land_cover[0], pair.land_cover[1])
     assert not pair.mask.any()
 
 
-def test_far_from_every_changed_block_nothing_moves():
+def test_far_from_every_changed_block_nothing_moves() -> None:
     """One house is taken out by hand: pixels differ in its neighbourhood and nowhere else."""
     town = plan_town(8, (200, 200), 1.0, change_share=0.0, style=SUBURB)
     middle = min(
@@ -182,7 +195,7 @@ def test_far_from_every_changed_block_nothing_moves():
     assert differs[inside].mean() > 0.9
 
 
-KNOBS = {
+KNOBS: dict[str, Any] = {
     "greenness": {"greenness": 0.2},
     "leaf_off": {"leaf_off": 0.5},
     "sun_azimuth": {"sun_azimuth_deg": 220.0},
@@ -200,7 +213,7 @@ KNOBS = {
     "jpeg": {"jpeg_quality": 70},
     "lean": {"off_nadir_deg": 15.0, "view_azimuth_deg": 40.0},
 }
-PAIR_KNOBS = {
+PAIR_KNOBS: dict[str, Any] = {
     "shift": {"shift_px": (0.4, -0.3)},
     "warp": {"warp_px": 2.0},
     "cars": {"cars_move": 1.0},
@@ -211,19 +224,21 @@ PAIR_KNOBS = {
 
 
 @pytest.fixture(scope="module")
-def plain():
+def plain() -> tuple[Town, TownPair]:
     town = plan_town(6, (160, 160), 1.0, change_share=0.3, style=replace(MIXED, urban=0.4))
     return town, render_town(town, Nuisance.off())
 
 
-def almost_equal(first, second):
+def almost_equal(first: NDArray[Any], second: NDArray[Any]) -> bool:
     """Equal but for a few pixels where OpenCV clips a thin line at another window's edge."""
     difference = np.abs(first.astype(int) - second)
     return (difference > 0).mean() < 2e-3 and difference.mean() < 0.01
 
 
 @pytest.mark.parametrize("name", [*KNOBS, *PAIR_KNOBS])
-def test_every_knob_changes_t2_and_leaves_t1_and_the_truth(plain, name):
+def test_every_knob_changes_t2_and_leaves_t1_and_the_truth(
+    plain: tuple[Town, TownPair], name: str
+) -> None:
     town, base = plain
     if name in KNOBS:
         nuisance = Nuisance(t2=replace(Conditions(), **KNOBS[name]))
@@ -238,7 +253,7 @@ def test_every_knob_changes_t2_and_leaves_t1_and_the_truth(plain, name):
 
 
 @pytest.mark.parametrize("shift", [(0.35, -0.25), (2.0, 0.0), (-3.5, 4.25)])
-def test_t2_lies_where_it_was_shifted(shift):
+def test_t2_lies_where_it_was_shifted(shift: tuple[float, float]) -> None:
     town = plan_town(3, (192, 192), 0.5, change_share=0.0, style=SUBURB)
     pair = render_town(town, Nuisance(shift_px=shift))
     grey = pair.image.astype(np.float64).mean(axis=1)
@@ -248,7 +263,7 @@ def test_t2_lies_where_it_was_shifted(shift):
 
 
 @pytest.mark.slow
-def test_tiles_leave_no_seam(monkeypatch):
+def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same town in tiles of 64 and in one piece; noise is drawn per tile and stays out."""
     town = small(shape_hw=(150, 170))
     nuisance = Nuisance(
@@ -263,7 +278,7 @@ def test_tiles_leave_no_seam(monkeypatch):
     assert (whole.land_cover != tiled.land_cover).mean() < 1e-3
 
 
-def test_four_bands_and_sixteen_bits():
+def test_four_bands_and_sixteen_bits() -> None:
     town = small()
     eight = render_town(town, bands=4)
     assert eight.image.shape == (2, 4, 96, 112)
@@ -277,7 +292,7 @@ def test_four_bands_and_sixteen_bits():
     assert np.abs(linear - sixteen.image).max() < 100
 
 
-def test_vegetation_is_bright_in_the_near_infrared():
+def test_vegetation_is_bright_in_the_near_infrared() -> None:
     pair = render_town(plan_town(2, (128, 128), 1.0, style=MIXED), bands=4)
     image, cover = pair.image[0].astype(float), pair.land_cover[0]
     ndvi = (image[3] - image[0]) / (image[3] + image[0] + 1)
@@ -287,7 +302,7 @@ def test_vegetation_is_bright_in_the_near_infrared():
 
 
 @pytest.mark.parametrize("shape_hw", [(1, 1), (33, 47), (5, 260), (513, 3)])
-def test_odd_and_tiny_sizes(shape_hw):
+def test_odd_and_tiny_sizes(shape_hw: tuple[int, int]) -> None:
     pair = render_town(plan_town(1, shape_hw, 0.5), Nuisance.draw(np.random.default_rng(1)))
     assert pair.image.shape == (2, 3, *shape_hw)
     assert pair.mask.shape == (1, *shape_hw)
@@ -295,14 +310,14 @@ def test_odd_and_tiny_sizes(shape_hw):
 
 
 @pytest.mark.parametrize("gsd_m", [0.2, 1.0, 5.0])
-def test_other_resolutions(gsd_m):
+def test_other_resolutions(gsd_m: float) -> None:
     pair = render_town(plan_town(7, (48, 48), gsd_m), Nuisance.moderate())
     assert pair.image.std() > 4
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 1))
-def test_any_drawn_nuisance_renders(seed, strength):
+def test_any_drawn_nuisance_renders(seed: int, strength: float) -> None:
     rng = np.random.default_rng(seed)
     pair = render_town(plan_town(seed, (40, 40), 0.5), Nuisance.draw(rng, strength))
     assert pair.image.dtype == np.uint8
@@ -320,11 +335,11 @@ def test_any_drawn_nuisance_renders(seed, strength):
         (lambda: Nuisance(cars_move=2), "cars_move"),
         (lambda: Nuisance(warp_px=-1), "warp_px"),
         (lambda: Nuisance.draw(np.random.default_rng(0), 2.0), "strength"),
-        (lambda: render_town(small(), bands=5), "3 or 4 bands"),
-        (lambda: render_town(small(), dtype="float32"), "uint8 or uint16"),
+        (lambda: render_town(small(), bands=5), "3 or 4 bands"),  # type: ignore[arg-type]
+        (lambda: render_town(small(), dtype="float32"), "uint8 or uint16"),  # type: ignore[arg-type]
     ],
 )
-def test_wrong_arguments_are_refused(make, message):
+def test_wrong_arguments_are_refused(make: Callable[..., Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
 
@@ -333,20 +348,20 @@ def test_wrong_arguments_are_refused(make, message):
 
 
 @given(st.integers(-5000, 5000), st.integers(-5000, 5000), st.sampled_from([1, 3, 8, 40]))
-def test_noise_is_a_function_of_the_place(col, row, wave):
+def test_noise_is_a_function_of_the_place(col: int, row: int, wave: int) -> None:
     whole = smooth_noise(7, col, row, (30, 34), wave)
     part = smooth_noise(7, col + 11, row + 5, (12, 20), wave)
     np.testing.assert_allclose(part, whole[5:17, 11:31], atol=1e-5)
 
 
-def test_noise_is_balanced_and_differs_by_seed():
+def test_noise_is_balanced_and_differs_by_seed() -> None:
     field = lattice(1, 0, 0, (400, 400))
     assert abs(field.mean()) < 0.01
     assert field.std() == pytest.approx(1 / np.sqrt(3), abs=0.01)
     assert abs(np.corrcoef(field.ravel(), lattice(2, 0, 0, (400, 400)).ravel())[0, 1]) < 0.01
 
 
-def test_shadow_has_the_length_of_geometry():
+def test_shadow_has_the_length_of_geometry() -> None:
     """A 10 m wall under a sun at 45 degrees in the south throws 10 m of shadow to the north."""
     height = np.zeros((120, 20), np.float32)
     height[80:84] = 10.0
@@ -357,7 +372,7 @@ def test_shadow_has_the_length_of_geometry():
     assert not (shadow[85:, 10] > 0.5).any()
 
 
-def test_facets_towards_the_sun_are_brighter_and_level_ground_is_one():
+def test_facets_towards_the_sun_are_brighter_and_level_ground_is_one() -> None:
     ramp = np.broadcast_to(np.abs(np.arange(40) - 20)[None, :] * -0.25 + 6, (9, 40)).astype(
         np.float32
     )
@@ -368,7 +383,7 @@ def test_facets_towards_the_sun_are_brighter_and_level_ground_is_one():
     np.testing.assert_allclose(level, 1.0, atol=1e-6)
 
 
-def test_roofs_lean_by_height_times_tangent():
+def test_roofs_lean_by_height_times_tangent() -> None:
     height = np.zeros((60, 80), np.float32)
     height[20:40, 20:40] = 8.0
     columns, rows, _ = relief_sources(height, 0.5, (0.25, 0.0))  # 2 m = 4 pixels to the right

@@ -1,12 +1,14 @@
 """Chains of commands: what runs, what is skipped, and what goes on."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from rscd.base.errors import OutputError, UsageError
-from rscd.training.chain import arguments, is_chain, read_chain, run_chain
+from rscd.training.chain import Stage, arguments, is_chain, read_chain, run_chain
 
 CHAIN = {
     "folder": "runs/x",
@@ -24,17 +26,17 @@ CHAIN = {
 
 
 @pytest.fixture
-def chain(tmp_path):
+def chain(tmp_path: Path) -> Path:
     path = tmp_path / "chain.yaml"
     path.write_text(yaml.safe_dump(CHAIN, sort_keys=False))
     return path
 
 
-def stages(chain, *overrides):
+def stages(chain: Path, *overrides: str) -> list[Stage]:
     return read_chain(chain, ["--folder", str(chain.parent / "run"), *overrides])
 
 
-def test_stages_become_command_lines(chain, tmp_path):
+def test_stages_become_command_lines(chain: Path, tmp_path: Path) -> None:
     first, masks, second = stages(chain)
     for stage in (first, second):
         stage.folder.mkdir(parents=True)
@@ -52,7 +54,7 @@ def test_stages_become_command_lines(chain, tmp_path):
     assert arguments(first)[-2:] == ["--ckpt_path", str(run / "first" / "last.ckpt")]
 
 
-def test_overrides_reach_their_stages(chain):
+def test_overrides_reach_their_stages(chain: Path) -> None:
     first, masks, second = stages(
         chain, "--first.model.lr", "1", "--trainer.accelerator=cpu", "--masks.threshold", "otsu"
     )
@@ -61,10 +63,10 @@ def test_overrides_reach_their_stages(chain):
     assert masks.settings["threshold"] == "otsu"
 
 
-def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain):
+def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain: Path) -> None:
     seen = []
 
-    def stopped(line):
+    def stopped(line: list[str]) -> None:
         if line[0] == "pseudolabel":
             raise KeyboardInterrupt
         seen.append(line)
@@ -83,8 +85,8 @@ def test_finished_stages_are_skipped_and_a_stopped_chain_goes_on(chain):
     assert note["command"] == "train"
 
 
-def test_a_stage_done_again_makes_what_follows_anew(chain):
-    seen = []
+def test_a_stage_done_again_makes_what_follows_anew(chain: Path) -> None:
+    seen: list[Any] = []
     run_chain(stages(chain), seen.append)
     for name in ("first", "second"):
         (chain.parent / "run" / name / "last.ckpt").touch()
@@ -94,7 +96,7 @@ def test_a_stage_done_again_makes_what_follows_anew(chain):
     assert "--ckpt_path" not in seen[-1], "a training on new masks must not go on from old ones"
 
 
-def test_a_folder_with_checkpoints_of_another_run_is_refused(chain):
+def test_a_folder_with_checkpoints_of_another_run_is_refused(chain: Path) -> None:
     folder = chain.parent / "run" / "first"
     folder.mkdir(parents=True)
     (folder / "best.ckpt").touch()
@@ -105,15 +107,17 @@ def test_a_folder_with_checkpoints_of_another_run_is_refused(chain):
     run_chain(stages(chain), lambda line: None)
 
 
-def test_other_settings_than_those_finished_with_are_refused(chain):
+def test_other_settings_than_those_finished_with_are_refused(chain: Path) -> None:
     run_chain(stages(chain), lambda line: None)
     with pytest.raises(OutputError, match="first was begun, found other overrides; give another"):
         run_chain(stages(chain, "--first.model.lr", "9"), lambda line: None)
 
 
 @pytest.mark.parametrize("change", [(), ("--first.model.lr", "9")])
-def test_a_chain_of_version_0_1_is_resumed_with_the_same_settings_alone(chain, change):
-    ran = []
+def test_a_chain_of_version_0_1_is_resumed_with_the_same_settings_alone(
+    chain: Path, change: tuple[str, ...]
+) -> None:
+    ran: list[Any] = []
     for stage in stages(chain)[:2]:
         stage.folder.mkdir(parents=True)
         note = json.dumps({"key": stage.key, "command": stage.command})
@@ -128,7 +132,9 @@ def test_a_chain_of_version_0_1_is_resumed_with_the_same_settings_alone(chain, c
         assert [line[0] for line in ran] == ["train"]
 
 
-def test_a_folder_of_nobody_is_refused_even_where_earlier_stages_are_done_again(chain):
+def test_a_folder_of_nobody_is_refused_even_where_earlier_stages_are_done_again(
+    chain: Path,
+) -> None:
     folder = chain.parent / "run" / "second"
     folder.mkdir(parents=True)
     (folder / "best.ckpt").touch()
@@ -137,7 +143,7 @@ def test_a_folder_of_nobody_is_refused_even_where_earlier_stages_are_done_again(
     assert (folder / "best.ckpt").exists()
 
 
-def test_a_stage_done_again_with_other_settings_replaces_what_it_made(chain):
+def test_a_stage_done_again_with_other_settings_replaces_what_it_made(chain: Path) -> None:
     run_chain(stages(chain), lambda line: None)
     run = chain.parent / "run"
     for name in ("best.ckpt", "last.ckpt"):
@@ -148,15 +154,15 @@ def test_a_stage_done_again_with_other_settings_replaces_what_it_made(chain):
     assert (run / "second" / "done.json").exists()
 
 
-def test_two_runs_do_not_share_a_chain(chain, monkeypatch):
-    def second(line):
+def test_two_runs_do_not_share_a_chain(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(line: list[str]) -> None:
         with pytest.raises(OutputError, match="another run is writing to"):
             run_chain(stages(chain), lambda line: None)
 
     run_chain(stages(chain), second)
-    again = []
+    again: list[Any] = []
 
-    def of_the_same_training(line):
+    def of_the_same_training(line: list[str]) -> None:
         monkeypatch.setenv("LOCAL_RANK", "1")
         run_chain(stages(chain), again.append)
         monkeypatch.delenv("LOCAL_RANK")
@@ -192,7 +198,7 @@ def test_two_runs_do_not_share_a_chain(chain, monkeypatch):
         ({"stages": {"a": {"data": {5: 1}}}}, "names of options in stage a, found 5"),
     ],
 )
-def test_what_is_no_chain_is_refused(tmp_path, content, message):
+def test_what_is_no_chain_is_refused(tmp_path: Path, content: dict[Any, Any], message: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UsageError, match=message):
@@ -200,7 +206,7 @@ def test_what_is_no_chain_is_refused(tmp_path, content, message):
     assert is_chain(path)
 
 
-def test_dates_and_whole_numbers_as_names_are_data_that_yaml_knows(tmp_path):
+def test_dates_and_whole_numbers_as_names_are_data_that_yaml_knows(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(
         "stages:\n"
@@ -214,7 +220,7 @@ def test_dates_and_whole_numbers_as_names_are_data_that_yaml_knows(tmp_path):
     assert len({a.key, b.key}) == 2
 
 
-def test_files_that_are_no_chains(tmp_path):
+def test_files_that_are_no_chains(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     assert not is_chain(path)
     path.write_text("model: {lr: 1}")
@@ -224,7 +230,7 @@ def test_files_that_are_no_chains(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [["--other", "1"], ["first.lr"], ["--first.lr"]])
-def test_overrides_that_fit_nothing_are_refused(chain, wrong):
+def test_overrides_that_fit_nothing_are_refused(chain: Path, wrong: list[str]) -> None:
     with pytest.raises(UsageError, match="expected --"):
         stages(chain, *wrong)
 
@@ -239,7 +245,7 @@ VALUES = {
 }
 
 
-def test_values_of_set_are_filled_in_and_keep_their_type(tmp_path):
+def test_values_of_set_are_filled_in_and_keep_their_type(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(VALUES, sort_keys=False))
     a, b = read_chain(path)
@@ -271,7 +277,9 @@ def test_values_of_set_are_filled_in_and_keep_their_type(tmp_path):
         ({"set": {"folder": 1}}, "found 'folder'"),
     ],
 )
-def test_values_that_shadow_stages_are_refused(tmp_path, more, message):
+def test_values_that_shadow_stages_are_refused(
+    tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(yaml.safe_dump(VALUES | more))
     with pytest.raises(UsageError, match=message):

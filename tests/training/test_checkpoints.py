@@ -1,7 +1,9 @@
 """Checkpoints: written whole, saved where a run can be resumed exactly, never replaced unasked."""
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,14 +53,16 @@ class Kept(VerifiedIO):
         super().__init__()
         self.folder = folder
 
-    def save_checkpoint(self, checkpoint, path, storage_options=None):
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         super().save_checkpoint(checkpoint, path, storage_options)
         if Path(path).name == LAST:
             state = self.folder / str(len(list(self.folder.iterdir())))
             shutil.copytree(Path(path).parent, state)
 
 
-def fit(folder: Path, states: Path, *, ckpt: Path | None = None, **options) -> Line:
+def fit(folder: Path, states: Path, *, ckpt: Path | None = None, **options: Any) -> Line:
     module = Line()
     best = ModelCheckpoint(
         folder, "best", monitor="score", mode="max", enable_version_counter=False, save_last=True
@@ -69,8 +73,11 @@ def fit(folder: Path, states: Path, *, ckpt: Path | None = None, **options) -> L
         enable_model_summary=False, num_sanity_val_steps=0, callbacks=[best, last],
         plugins=[Kept(states)], **options,
     )  # fmt: skip
-    train = DataLoader(torch.arange(4.0), batch_size=1)
-    trainer.fit(module, train, DataLoader(torch.zeros(1)), ckpt_path=ckpt, weights_only=True)
+    numbers: Any = torch.arange(4.0)  # a tensor is a dataset, though it does not say so
+    nought: Any = torch.zeros(1)
+    train: DataLoader[Any] = DataLoader(numbers, batch_size=1)
+    val: DataLoader[Any] = DataLoader(nought)
+    trainer.fit(module, train, val, ckpt_path=ckpt, weights_only=True)
     return module
 
 
@@ -84,7 +91,9 @@ def content(folder: Path) -> dict[str, tuple[int, float]]:
 
 @pytest.mark.parametrize("options", [{}, {"val_check_interval": 2}], ids=["epoch", "within"])
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
-def test_a_run_ends_the_same_from_whatever_was_saved_last(tmp_path, options):
+def test_a_run_ends_the_same_from_whatever_was_saved_last(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
     """Whenever it is killed: what is left then is one of the states of its folder."""
     states = tmp_path / "states"
     states.mkdir()
@@ -109,7 +118,9 @@ def content_step(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("fault", ["full", "other"])
-def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, fault):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
     path = tmp_path / "run" / LAST
     VerifiedIO().save_checkpoint({"a": torch.ones(2)}, path)
     before = path.read_bytes()
@@ -118,7 +129,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     if fault == "full":
-        monkeypatch.setattr(rscd.base.files.os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
     else:  # a lost write: the file is shorter than what was given
         real = rscd.base.files.sha256_of
         monkeypatch.setattr(
@@ -130,7 +141,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
     assert [p.name for p in path.parent.iterdir()] == [LAST]
 
 
-def test_whose_checkpoints_lie_in_a_folder(tmp_path):
+def test_whose_checkpoints_lie_in_a_folder(tmp_path: Path) -> None:
     savers = [
         ModelCheckpoint(tmp_path, "best-{epoch}", monitor="x", save_last=True),
         LastCheckpoint(tmp_path, "latest", every_n_train_steps=1),
@@ -148,6 +159,6 @@ def test_whose_checkpoints_lie_in_a_folder(tmp_path):
             check_own(found, resumed)
 
 
-def test_checkpoints_of_earlier_versions_know_the_callback():
-    options = {"every_n_train_steps": 5}
+def test_checkpoints_of_earlier_versions_know_the_callback() -> None:
+    options: dict[str, Any] = {"every_n_train_steps": 5}
     assert LastCheckpoint(**options).state_key == ModelCheckpoint(**options).state_key

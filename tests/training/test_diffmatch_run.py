@@ -1,5 +1,7 @@
 """From a folder with masks for a few pairs and guidance for all to exported weights, by command."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -14,7 +16,7 @@ SMALL = {"encoder": "tu-test_resnet", "width": 16, "std": [50.0] * 3}
 LAYERS = ("vl_change", "vl_t1", "vl_t2")
 
 
-def write_pairs(root, n=6, size=64):
+def write_pairs(root: Path, n: int = 6, size: int = 64) -> None:
     """Masks lie beside labelled pairs and the one to validate on alone."""
     rng = np.random.default_rng(0)
     for i in range(n):
@@ -41,7 +43,9 @@ def write_pairs(root, n=6, size=64):
     # how lightning 2.6 calls jsonargparse 4.50
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
 )
-def test_one_step_on_files_and_what_is_exported(tmp_path, monkeypatch):
+def test_one_step_on_files_and_what_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_pairs(tmp_path / "pairs")
     folder = {"class_path": "rscd.data.folder.PairFolder"}
     config = {

@@ -4,10 +4,12 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 import rscd.training.run
 from rscd.base.types import CARD_KEY
@@ -25,10 +27,12 @@ pytestmark = pytest.mark.filterwarnings(
 ENCODER = {"encoder": "tu-test_resnet", "output_stride": 16}
 
 
-def stage(method, root, network, network_args, epochs, **masks):
+def stage(
+    method: str, root: Path, network: str, network_args: dict[str, Any], epochs: int, **masks: Any
+) -> dict[str, Any]:
     folder = "rscd.data.folder.PairFolder"
 
-    def stream(split, **more):
+    def stream(split: str, **more: Any) -> dict[str, Any]:
         return {"class_path": folder, "init_args": {"root": str(root), "split": split, **more}}
 
     return {
@@ -48,13 +52,13 @@ def stage(method, root, network, network_args, epochs, **masks):
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("towns") / "set"
     return write_town_folder(root, {"train": 4, "val": 2}, patch_size=64, seed=3)
 
 
 @pytest.fixture
-def chain(tmp_path, pairs):
+def chain(tmp_path: Path, pairs: Path) -> Path:
     root = tmp_path / "set"
     shutil.copytree(pairs, root)
     kd = stage("kdmsi", root, "cam", ENCODER | {"combination": "cat"}, 2)
@@ -70,18 +74,18 @@ def chain(tmp_path, pairs):
     return path
 
 
-def losses(folder):
+def losses(folder: Path) -> list[tuple[str, str]]:
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     return [(row["train/cls"], row["train/kd"]) for row in rows if row.get("train/kd")]
 
 
-def weights(path):
+def weights(path: Path) -> dict[str, Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
 @pytest.mark.slow
-def test_masks_of_training_pairs_are_never_seen(chain, tmp_path):
+def test_masks_of_training_pairs_are_never_seen(chain: Path, tmp_path: Path) -> None:
     assert main(["train", "-c", str(chain)]) == 0
     run = tmp_path / "run"
     card = torch.load(run / "kd" / "best.ckpt", weights_only=True)[CARD_KEY]
@@ -111,12 +115,16 @@ def test_masks_of_training_pairs_are_never_seen(chain, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stopped_chain_goes_on(chain, tmp_path, monkeypatch, capsys):
+def test_a_stopped_chain_goes_on(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ctrl-C in the second epoch of the first stage; what it saved last is gone on from."""
     run = tmp_path / "run"
 
     class Stop(Panels):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        def on_train_batch_start(
+            self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+        ) -> None:
             if trainer.global_step == 3:
                 raise KeyboardInterrupt
 

@@ -1,7 +1,9 @@
 """From a reviewed layer to trained weights, with each of the three configurations."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from rscd.training.review import with_reviews
 from rscd.training.run import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMALL = {
+SMALL: dict[str, Any] = {
     "from_review": {"model.method_args.weak.patch_size": 64, "data.streams.train.patch_size": 64},
     "from_review_kdmsi": {"data.streams.train.patch_size": 64},
     "from_review_diffmatch": {
@@ -32,7 +34,7 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def reviewed(tmp_path_factory, write_tif):
+def reviewed(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Path]) -> Path:
     """A layer that a detector made, of which some is decided."""
     folder = tmp_path_factory.mktemp("place")
     random = np.random.default_rng(0)
@@ -61,9 +63,13 @@ def reviewed(tmp_path_factory, write_tif):
     "ignore:Total length of `list` across ranks is zero",
     "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning",
 )
-def test_a_configuration_learns_from_a_review(name, reviewed, tmp_path):
+def test_a_configuration_learns_from_a_review(name: str, reviewed: Path, tmp_path: Path) -> None:
     words = ["-c", str(CONFIGS / f"{name}.yaml"), "--review", str(reviewed)]
-    small = {"trainer.max_steps": 2, "data.batch_size": 2, "trainer.default_root_dir": tmp_path}
+    small: dict[str, Any] = {
+        "trainer.max_steps": 2,
+        "data.batch_size": 2,
+        "trainer.default_root_dir": tmp_path,
+    }
     small |= {"trainer.accelerator": "cpu", "trainer.logger": "false"} | SMALL[name]
     trainer = train([*words, *(f"--{key}={value}" for key, value in small.items())])
     assert trainer.global_step == 2
@@ -82,13 +88,13 @@ def test_a_configuration_learns_from_a_review(name, reviewed, tmp_path):
         assert 0 < max(gaps) < 0.05
 
 
-def written(tmp_path, streams):
+def written(tmp_path: Path, streams: dict[str, Any]) -> str:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"data": {"streams": streams}}))
     return str(path)
 
 
-def test_layers_take_the_place_of_reviewed_scenes(tmp_path):
+def test_layers_take_the_place_of_reviewed_scenes(tmp_path: Path) -> None:
     streams = {
         "train": {"init_args": {"scenes": [{"review": "change.gpkg"}]}},
         "val": {"init_args": {"scenes": [{"t1": "a", "t2": "b", "labels": "c"}]}},
@@ -104,7 +110,7 @@ def test_layers_take_the_place_of_reviewed_scenes(tmp_path):
     assert with_reviews(["-c", path]) == ["-c", path]
 
 
-def test_a_configuration_without_reviewed_scenes_is_refused(tmp_path):
+def test_a_configuration_without_reviewed_scenes_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, {"train": {"init_args": {"root": "d"}}})
     for words in (["-c", path], ["-c", str(tmp_path / "none.yaml")], []):
         with pytest.raises(UsageError, match="begin with -c from_review"):
@@ -113,7 +119,9 @@ def test_a_configuration_without_reviewed_scenes_is_refused(tmp_path):
         with_reviews(["-c", path, "--review"])
 
 
-def test_a_layer_that_is_none_is_one_line(tmp_path, capsys):
+def test_a_layer_that_is_none_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["train", "-c", str(CONFIGS / "from_review.yaml"), "--review", "nowhere.gpkg"]
     words += [f"--trainer.default_root_dir={tmp_path}"]
     assert main(words) == 1

@@ -2,16 +2,20 @@
 
 import signal
 import time
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 import rscd.training.run
 from rscd.base.errors import ModelError, OutputError, RscdError, UsageError
-from rscd.base.types import CARD_KEY
+from rscd.base.types import CARD_KEY, Batch
 from rscd.cli import main
 from rscd.inference.weights import write_weights
 from rscd.models.networks import NETWORKS
@@ -27,7 +31,9 @@ pytestmark = pytest.mark.filterwarnings(
 TOWNS = {"patch_size": 64, "change_share": 0.8}
 
 
-def config(folder, method_args=None, length=4, **trainer):
+def config(
+    folder: Path, method_args: dict[str, Any] | None = None, length: int = 4, **trainer: Any
+) -> dict[str, Any]:
     """A run of the tiny network on towns that come anew in every pass."""
     stream = "rscd.synthetic.town_pairs.TownPairs"
     return {
@@ -83,16 +89,16 @@ train(["-c", path])
 """A network without batch statistics: cutting a batch in two makes no difference to it."""
 
 
-def write(path, content):
+def write(path: Path, content: dict[str, Any]) -> str:
     path.write_text(yaml.safe_dump(content))
     return str(path)
 
 
-def weights(path):
+def weights(path: Path) -> dict[str, Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def assert_equal(a, b):
+def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     for name, value in a.items():
         assert torch.equal(value, b[name]), name
@@ -101,16 +107,20 @@ def assert_equal(a, b):
 class Stop(Callback):
     """Ends a run at a step, as a crash or Ctrl-C would."""
 
-    def __init__(self, step, error):
+    def __init__(self, step: int, error: Any) -> None:
         self.step, self.error = step, error
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.global_step == self.step:
             raise self.error
 
 
 @pytest.mark.slow
-def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = write(tmp_path / "whole.yaml", config(tmp_path / "whole", VIEWS, length=6))
     train(["-c", one])
     expected = weights(tmp_path / "whole" / "last.ckpt")
@@ -129,7 +139,9 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(tmp_path, monkeypa
 
 @pytest.mark.posix
 @pytest.mark.slow
-def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path, forked):
+def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(
+    tmp_path: Path, forked: Callable[..., BaseProcess]
+) -> None:
     path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=12, max_epochs=50))
     last = tmp_path / "run" / "last.ckpt"
     process = forked(main, ["train", "-c", path])
@@ -146,10 +158,16 @@ def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path, forked):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch, on_two_processes):
+def test_two_processes_train_and_measure_like_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_two_processes: Callable[..., None]
+) -> None:
     monkeypatch.setitem(NETWORKS, "plain", None)  # and no longer after the test
     found = {}
-    for processes, begin in ((1, lambda code, **names: exec(code, names)), (2, on_two_processes)):
+    ways: tuple[tuple[int, Callable[..., None]], ...] = (
+        (1, lambda code, **names: exec(code, names)),
+        (2, on_two_processes),
+    )
+    for processes, begin in ways:
         folder = tmp_path / str(processes)
         run = config(folder, devices=processes)
         run["model"] |= {"optimizer": "sgd", "lr": 0.5, "schedule": "constant"}
@@ -165,7 +183,7 @@ def test_two_processes_train_and_measure_like_one(tmp_path, monkeypatch, on_two_
     assert one[CARD_KEY]["metrics"] == pytest.approx(two[CARD_KEY]["metrics"], abs=1e-6)
 
 
-def test_averaged_weights_are_what_is_kept(tmp_path):
+def test_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
     average = {
         "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
         "init_args": {"decay": 0.5},
@@ -180,7 +198,7 @@ def test_averaged_weights_are_what_is_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_clipping_and_accumulation_by_configuration(tmp_path):
+def test_clipping_and_accumulation_by_configuration(tmp_path: Path) -> None:
     run = config(
         tmp_path / "run", length=8, max_epochs=1, gradient_clip_val=1e-9, accumulate_grad_batches=2
     )
@@ -195,7 +213,7 @@ def test_clipping_and_accumulation_by_configuration(tmp_path):
 
 
 @pytest.mark.slow
-def test_bfloat16_trains(tmp_path):
+def test_bfloat16_trains(tmp_path: Path) -> None:
     run = config(tmp_path / "run", max_epochs=1, precision="bf16-mixed")
     trainer = train(["-c", write(tmp_path / "run.yaml", run)])
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
@@ -203,7 +221,7 @@ def test_bfloat16_trains(tmp_path):
     assert all(v.dtype != torch.bfloat16 for v in kept.values())
 
 
-def test_logs_hold_losses_metrics_and_panels(tmp_path):
+def test_logs_hold_losses_metrics_and_panels(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = config(tmp_path / "run", max_epochs=1)
@@ -217,8 +235,8 @@ def test_logs_hold_losses_metrics_and_panels(tmp_path):
     assert {"train/loss", "train/bce", "val/f1_change"} <= set(header.split(","))
 
 
-def test_panel_shows_what_it_is_given():
-    batch = {"image": torch.zeros(1, 2, 3, 4, 5), "mask": torch.zeros(1, 1, 4, 5).long()}
+def test_panel_shows_what_it_is_given() -> None:
+    batch: Batch = {"image": torch.zeros(1, 2, 3, 4, 5), "mask": torch.zeros(1, 1, 4, 5).long()}
     batch["image"][0, 1] = 255
     batch["mask"][0, 0, 1, 2] = 1
     shown = panel(batch, torch.full((1, 1, 4, 5), 0.25))
@@ -232,7 +250,7 @@ def test_panel_shows_what_it_is_given():
 
 
 @pytest.mark.slow
-def test_a_run_begins_with_trained_weights(tmp_path):
+def test_a_run_begins_with_trained_weights(tmp_path: Path) -> None:
     first = config(tmp_path / "first", max_epochs=1)
     train(["-c", write(tmp_path / "first.yaml", first)])
     trained = tmp_path / "first/last.ckpt"
@@ -251,7 +269,7 @@ def test_a_run_begins_with_trained_weights(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path):
+def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path: Path) -> None:
     path = write(tmp_path / "run.yaml", config(tmp_path / "run", max_epochs=1))
     train(["-c", path])
     folder = tmp_path / "run"
@@ -265,7 +283,7 @@ def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path):
     assert "overwrite" not in yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "run.yaml", config(tmp_path / "run"))
     with pytest.raises(UsageError, match=r"--begin buildings: .* found those of semantic") as error:
         train(["-c", path, "--begin", "buildings"])
@@ -276,13 +294,14 @@ def test_weights_of_another_network_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "text", ["size mismatch", "Error(s) in loading:\n\tsize mismatch for a: 1, 2.\n\tmore"]
 )
-def test_a_mismatch_of_weights_is_told_in_one_line(tmp_path, text):
+def test_a_mismatch_of_weights_is_told_in_one_line(tmp_path: Path, text: str) -> None:
     class Other:
-        def begin(self, tensors):
+        def begin(self, tensors: dict[str, Tensor]) -> None:
             raise RuntimeError(text)
 
+    other: Any = Other()
     with pytest.raises(UsageError, match=r"found those of semantic.*\(size mismatch") as error:
-        begin_with(Other(), "buildings")
+        begin_with(other, "buildings")
     assert "\n" not in str(error.value)
 
 
@@ -305,7 +324,9 @@ def test_a_mismatch_of_weights_is_told_in_one_line(tmp_path, text):
         (["--data.streams.val.batch_size", "two"], "stream 'val': .* for batch_size, found 'two'"),
     ],
 )
-def test_runs_that_cannot_be_are_one_line(tmp_path, monkeypatch, options, pattern):
+def test_runs_that_cannot_be_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], pattern: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}}, "plain.ckpt")
     Path("text.ckpt").write_text("no checkpoint")
@@ -316,13 +337,13 @@ def test_runs_that_cannot_be_are_one_line(tmp_path, monkeypatch, options, patter
     assert "\n" not in str(error.value)
 
 
-def test_a_configuration_that_is_no_text(tmp_path):
+def test_a_configuration_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(b"a: \xff\xfe")
     with pytest.raises(UsageError, match="expected a configuration in UTF-8"):
         train(["-c", str(tmp_path / "run.yaml")])
 
 
-def test_a_run_may_do_without_logs(tmp_path):
+def test_a_run_may_do_without_logs(tmp_path: Path) -> None:
     trainer = train(
         ["-c", write(tmp_path / "run.yaml", config(tmp_path / "run", max_epochs=1)),
          "--trainer.logger", "false"]
@@ -332,7 +353,7 @@ def test_a_run_may_do_without_logs(tmp_path):
     assert (tmp_path / "run/best.ckpt").exists()
 
 
-def test_dots_reach_into_methods_and_streams(tmp_path):
+def test_dots_reach_into_methods_and_streams(tmp_path: Path) -> None:
     path = write(tmp_path / "run.yaml", config(tmp_path / "run", VIEWS))
     dots = ["--model.method_args.weak.patch_size=32", "--model.method_args.weak.p_hflip", "0.25"]
     dots += ["--data.streams.train.init_args.length=2", "--trainer.max_epochs=1"]
@@ -343,7 +364,7 @@ def test_dots_reach_into_methods_and_streams(tmp_path):
     assert kept["data"]["streams"]["train"]["init_args"] == {**TOWNS, "length": 2}
 
 
-def test_dots_mean_what_a_file_would(tmp_path):
+def test_dots_mean_what_a_file_would(tmp_path: Path) -> None:
     content = {"model": {"method_args": {"a": {"b": 1, "c": 2}}, "lr": 3}, "data": {"streams": {}}}
     file = write(tmp_path / "run.yaml", content)
     plain = ["-c", file, "--model.lr", "1"]

@@ -3,15 +3,19 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from rscd.cli import main
 from rscd.inference.weights import read_card, read_tensors
@@ -35,31 +39,31 @@ TINY = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--data.num
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tables") / "set"
     return write_town_folder(root, {"train": 6, "val": 2, "test": 3}, patch_size=64, seed=3)
 
 
-def rows_in(path):
+def rows_in(path: Path) -> dict[tuple[str, str, str], dict[str, str]]:
     with path.open() as file:
         return {(r["row"], r["condition"], r["at"]): r for r in csv.DictReader(file)}
 
 
-def pairs(root, split):
+def pairs(root: Path, split: str) -> Iterator[Any]:
     """(2,3,H,W) float32 and (H,W) bool of each pair, read by Pillow."""
     for name in (root / "list" / f"{split}.txt").read_text().split():
         t1, t2, mask = (np.asarray(Image.open(root / f / name)) for f in ("A", "B", "label"))
         yield np.stack([t1, t2]).transpose(0, 3, 1, 2).astype(np.float32), mask == 255
 
 
-def network_of(path, **more):
+def network_of(path: Path, **more: Any) -> Any:
     card = read_card(path)
     network = build_network(card["network"], card["network_args"] | {"weights": None} | more)
     network.load_state_dict(read_tensors(path))
     return network.eval()
 
 
-def counted(guesses, truths):
+def counted(guesses: Any, truths: Any) -> list[int]:
     """TP, FP, FN, TN over all pixels."""
     guess, truth = (np.concatenate([a.ravel() for a in side]) for side in (guesses, truths))
     return [
@@ -68,7 +72,7 @@ def counted(guesses, truths):
     ]  # fmt: skip
 
 
-def check_row(row, guesses, truths):
+def check_row(row: Mapping[str, str], guesses: Any, truths: Any) -> None:
     """The published metrics of one row (methods/kdmsi.md, section 6)."""
     tp, fp, fn, tn = counted(guesses, truths)
     union, other = tp + fp + fn, tn + fp + fn
@@ -85,7 +89,7 @@ def check_row(row, guesses, truths):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
+def test_the_tables_of_kdmsi(tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     encoder = "model.method_args.network_args"
     small = [
@@ -137,7 +141,7 @@ def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
                for k, v in teacher.state_dict().items())  # fmt: skip
     student = network_of(run / "kd" / "best.ckpt")
 
-    def peak(grid):
+    def peak(grid: Tensor) -> Tensor:
         raised = F.relu(grid)
         return F.relu(raised - 1e-5) / (raised.max() + 1e-5)
 
@@ -146,8 +150,8 @@ def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
         maps = []
         for image, mask in train:
             grid = squash(network(torch.from_numpy(image)[None])["cam"])
-            found = F.interpolate(grid, (64, 64), mode="bilinear")[0, 0].numpy()
-            maps.append(found if mask.any() else 0 * found)
+            fine = F.interpolate(grid, (64, 64), mode="bilinear")[0, 0].numpy()
+            maps.append(fine if mask.any() else 0 * fine)
         scores = {}
         for level in [0.05 * k for k in range(1, 20)]:
             tp, fp, fn, _ = counted([m >= np.float32(level) for m in maps], truths)
@@ -164,7 +168,9 @@ def test_the_tables_of_kdmsi(tiles, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
+def test_rows_of_diffmatch_and_another_domain(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     root, other = tmp_path / "one", tmp_path / "other"
     for copy, folder in ((root, tmp_path / "labels"), (other, other)):
@@ -208,7 +214,7 @@ def test_rows_of_diffmatch_and_another_domain(tiles, tmp_path, monkeypatch):
             check_row(row, [prob >= np.float32(row["threshold"]) for prob in probs], truths)
 
 
-def far_apart(maps, kind):
+def far_apart(maps: Any, kind: str) -> NDArray[Any]:
     """(H,W) bool: change of (2,K,H,W) maps by depth, as the papers of DCVA and of CVA say."""
     kept = []
     for level in maps:
@@ -228,7 +234,7 @@ def far_apart(maps, kind):
 
 
 @torch.inference_mode()
-def features_of(encoder, image):
+def features_of(encoder: Any, image: NDArray[Any]) -> Iterator[Any]:
     """Maps of three depths on the pixels of a pair, around which there is nothing."""
     known = encoder.pretrained_cfg
     mean, std = (255 * torch.tensor(known[key])[:, None, None] for key in ("mean", "std"))
@@ -238,7 +244,9 @@ def features_of(encoder, image):
         yield fine[..., 128:-128, 128:-128]
 
 
-def test_rows_without_training(tiles, tmp_path, monkeypatch):
+def test_rows_without_training(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     encoder = timm.create_model("test_resnet")
@@ -268,7 +276,7 @@ def test_rows_without_training(tiles, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "ceg_levir" / "events" / "claim.json").is_file()
 
 
-def changesim(root):
+def changesim(root: Path) -> Path:
     """Stand-in: warehouses of 12 training pairs and 2 test pairs of each condition."""
     rng = np.random.default_rng(0)
     for split, frames, suffixes in (("Train", 12, ("",)), ("Test", 2, ("", "_dust", "_dark"))):
@@ -285,7 +293,7 @@ def changesim(root):
     return root
 
 
-def joined(root):
+def joined(root: Path) -> str:
     """The streams of scene_supervised.yaml at a size for a test."""
     small = {"count": 2, "seed": 1, "settings": {"size": 64}}
     target = {"root": str(root), "split": "train", "size": [64, 64], "only": {"percent": 20}}
@@ -299,7 +307,7 @@ def joined(root):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_rows_of_fma_by_condition(tmp_path, monkeypatch):
+def test_rows_of_fma_by_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = changesim(tmp_path / "ChangeSim")
     small = [

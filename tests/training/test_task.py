@@ -2,6 +2,9 @@ import copy
 import datetime
 import inspect
 import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +12,11 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rscd.base.errors import ModelError, RscdError, UsageError
-from rscd.base.types import CARD_KEY
+from rscd.base.types import CARD_KEY, Batch
 from rscd.inference.network import export_weights, load_network
 from rscd.methods.parts.losses import mask_loss
 from rscd.methods.registry import METHODS
@@ -38,7 +42,7 @@ SMALL = {
 }
 
 
-def pairs(n=4, size=32, change=True):
+def pairs(n: int = 4, size: int = 32, change: bool = True) -> list[Batch]:
     """Noise with a bright square that appears in half of the image."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(n, 2, 3, size, size, generator=generator) * 50
@@ -50,7 +54,12 @@ def pairs(n=4, size=32, change=True):
     return [{"image": image[i], "mask": mask[i]} for i in range(n)]
 
 
-def quiet_trainer(tmp_path, **options):
+def loader() -> DataLoader[Any]:
+    everything: Any = pairs()  # a list is a dataset, though it does not say so
+    return DataLoader(everything, batch_size=2)
+
+
+def quiet_trainer(tmp_path: Path, **options: Any) -> Trainer:
     return Trainer(
         accelerator="cpu",
         devices=1,
@@ -63,24 +72,30 @@ def quiet_trainer(tmp_path, **options):
     )
 
 
-def fit(tmp_path, epochs=1, ckpt=None, callbacks=(), **task):
+def fit(
+    tmp_path: Path,
+    epochs: int = 1,
+    ckpt: Path | None = None,
+    callbacks: Sequence[ModelCheckpoint] = (),
+    **task: Any,
+) -> tuple[ChangeTask, Trainer]:
     seed_everything(0, verbose=False)
     module = ChangeTask(method_args=copy.deepcopy(SMALL) | task.pop("method_args", {}), **task)
-    train, val = (DataLoader(pairs(), batch_size=2) for _ in range(2))
+    train, val = loader(), loader()
     run = quiet_trainer(tmp_path, max_epochs=epochs, callbacks=list(callbacks))
     streams = CombinedLoader({"train": train}, "max_size_cycle")
     run.fit(module, streams, val, ckpt_path=ckpt, weights_only=True if ckpt else None)
     return module, run
 
 
-def test_overfits_four_tiny_pairs(tmp_path):
+def test_overfits_four_tiny_pairs(tmp_path: Path) -> None:
     module, run = fit(tmp_path, epochs=25, lr=3e-3)
     assert float(run.callback_metrics["val/f1_change"]) > 0.9
     assert module.best[MONITOR] == pytest.approx(float(run.callback_metrics[f"val/{MONITOR}"]))
 
 
 @pytest.mark.parametrize("losses", [{"bce": 1}, {"focal": 1, "dice": 0.5}, {"jaccard": 1}])
-def test_losses_are_named_weighted_and_summed(tmp_path, losses):
+def test_losses_are_named_weighted_and_summed(tmp_path: Path, losses: dict[str, float]) -> None:
     _, run = fit(tmp_path, method_args={"losses": losses, "swap_weight": 0.1})
     logged = {
         k.removeprefix("train/"): float(v)
@@ -92,7 +107,7 @@ def test_losses_are_named_weighted_and_summed(tmp_path, losses):
     assert logged["loss"] == pytest.approx(total, rel=1e-5)
 
 
-def test_equal_seeds_give_equal_weights(tmp_path):
+def test_equal_seeds_give_equal_weights(tmp_path: Path) -> None:
     first, _ = fit(tmp_path / "a", epochs=2)
     second, _ = fit(tmp_path / "b", epochs=2)
     assert all(
@@ -101,8 +116,8 @@ def test_equal_seeds_give_equal_weights(tmp_path):
     )
 
 
-def test_resumed_run_ends_with_the_same_weights(tmp_path):
-    def keep(folder):
+def test_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    def keep(folder: Path) -> list[ModelCheckpoint]:
         return [ModelCheckpoint(folder, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)]
 
     whole, _ = fit(tmp_path, epochs=2, callbacks=keep(tmp_path / "a"))
@@ -112,7 +127,7 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_checkpoint_is_plain_data_and_describes_itself(tmp_path):
+def test_checkpoint_is_plain_data_and_describes_itself(tmp_path: Path) -> None:
     module, run = fit(tmp_path, halo=32, patch_size=128, card={"licence": "MIT"})
     run.save_checkpoint(tmp_path / "run.ckpt")
     loaded = torch.load(tmp_path / "run.ckpt", weights_only=True)
@@ -126,7 +141,7 @@ def test_checkpoint_is_plain_data_and_describes_itself(tmp_path):
     assert torch.equal(again.eval().method.predict(image), module.eval().method.predict(image))
 
 
-def test_collapse_is_recognised(tmp_path, caplog):
+def test_collapse_is_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     module = ChangeTask(method_args=SMALL)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -138,8 +153,9 @@ def test_collapse_is_recognised(tmp_path, caplog):
     assert not caplog.text
 
 
-def test_unknown_names_are_user_errors():
-    for wrong in ({"method": "x"}, {"optimizer": "x"}, {"schedule": "x"}):
+def test_unknown_names_are_user_errors() -> None:
+    for name in ("method", "optimizer", "schedule"):
+        wrong: dict[str, Any] = {name: "x"}
         with pytest.raises(UsageError, match="expected one of"):
             ChangeTask(**wrong)
     with pytest.raises(UsageError, match="losses: expected"):
@@ -153,12 +169,14 @@ class Halves(Supervised):
 
     apart = True
 
-    def losses(self, batches, step, total):
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
         logit = change_logit(self.network(batches["train"]["image"])["logits"])
         loss = mask_loss(logit, batches["train"]["mask"], "bce")
         return {"a": 0.5 * loss, "b": 0.25 * loss}
 
-    def loss_parts(self, batches, step, total):
+    def loss_parts(
+        self, batches: Mapping[str, Batch], step: int, total: int
+    ) -> Iterator[dict[str, Tensor]]:
         if not self.apart:
             yield self.losses(batches, step, total)
             return
@@ -167,7 +185,9 @@ class Halves(Supervised):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_losses_in_parts_give_the_gradients_of_their_sum(tmp_path, monkeypatch, accumulate):
+def test_losses_in_parts_give_the_gradients_of_their_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
     """Frozen statistics, so that a second forward pass sees what the first saw."""
     monkeypatch.setitem(METHODS, "halves", Halves)
     found = []
@@ -177,8 +197,8 @@ def test_losses_in_parts_give_the_gradients_of_their_sum(tmp_path, monkeypatch, 
         args = {"network": "tiny", "network_args": {"std": [50.0] * 3}}
         module = ChangeTask("halves", args, optimizer="sgd", lr=0.01)
         run = quiet_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=accumulate)
-        streams = CombinedLoader({"train": DataLoader(pairs(), batch_size=2)}, "max_size_cycle")
-        run.fit(module, streams, DataLoader(pairs(), batch_size=2))
+        streams = CombinedLoader({"train": loader()}, "max_size_cycle")
+        run.fit(module, streams, loader())
         found.append(dict(module.named_parameters()))
         assert {"train/a", "train/b", "train/loss"} <= set(run.callback_metrics)
         logged = {k: float(v) for k, v in run.callback_metrics.items()}
@@ -187,20 +207,23 @@ def test_losses_in_parts_give_the_gradients_of_their_sum(tmp_path, monkeypatch, 
         torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_the_test_split_is_measured_at_the_stored_threshold(tmp_path):
+def test_the_test_split_is_measured_at_the_stored_threshold(tmp_path: Path) -> None:
     module, run = fit(tmp_path, epochs=2)
     run.save_checkpoint(tmp_path / "run.ckpt")
     again = ChangeTask.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
     assert again.best == module.best
-    found = run.test(again, DataLoader(pairs(), batch_size=2), verbose=False)[0]
+    found = run.test(again, loader(), verbose=False)[0]
     assert again.test_metrics.threshold == module.best["best_threshold"]
     assert found["test/iou_change"] == pytest.approx(module.best["best_iou_change"])
     assert again.metrics.threshold == 0.5  # what validation, and with it `best`, goes by
 
 
-def test_what_a_checkpoint_builds_downloads_nothing(tmp_path, monkeypatch):
+def test_what_a_checkpoint_builds_downloads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, run = fit(tmp_path)
-    for args in (module.hparams["method_args"]["network_args"], module.method.network_args):
+    own: Any = module.method.network_args
+    for args in (module.hparams["method_args"]["network_args"], own):
         args["weights"] = "imagenet"
     run.save_checkpoint(tmp_path / "run.ckpt")
     again = ChangeTask.load_from_checkpoint(tmp_path / "run.ckpt", weights_only=True)
@@ -209,9 +232,17 @@ def test_what_a_checkpoint_builds_downloads_nothing(tmp_path, monkeypatch):
     assert card["network_args"]["weights"] == "imagenet"
 
 
-def test_views_turn_pair_and_mask_together():
+def whole_batch() -> Batch:
+    single = pairs()
+    return {
+        "image": torch.stack([one["image"] for one in single]),
+        "mask": torch.stack([one["mask"] for one in single]),
+    }
+
+
+def test_views_turn_pair_and_mask_together() -> None:
     """A network that sees the difference exactly keeps seeing it in every view."""
-    batch = {key: torch.stack([p[key] for p in pairs()]) for key in ("image", "mask")}
+    batch = whole_batch()
     method = Supervised(
         "tiny", weak={"patch_size": 32, "scale": [1.0, 1.0], "p_vflip": 0.5, "rot90": True}
     )
@@ -227,8 +258,8 @@ def test_views_turn_pair_and_mask_together():
     assert moved
 
 
-def test_photometric_view_changes_values_only():
-    batch = {key: torch.stack([p[key] for p in pairs()]) for key in ("image", "mask")}
+def test_photometric_view_changes_values_only() -> None:
+    batch = whole_batch()
     method = Supervised("tiny", photometric={"p_jitter": 1.0, "brightness": 0.3})
     view = method._view(batch)
     assert torch.equal(view["mask"], batch["mask"])
@@ -240,11 +271,13 @@ def test_photometric_view_changes_values_only():
 class WithTeacher(Supervised):
     """Shows another network beside its own: one that calls everything change."""
 
-    def beside(self, batch):
+    def beside(self, batch: Batch) -> dict[str, Tensor]:
         return {"teacher": torch.ones_like(batch["mask"], dtype=torch.float32)}
 
 
-def test_other_networks_are_measured_beside_the_selected_one(tmp_path, monkeypatch):
+def test_other_networks_are_measured_beside_the_selected_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(METHODS, "with-teacher", WithTeacher)
     module, run = fit(tmp_path, method="with-teacher")
     logged = run.callback_metrics
@@ -258,12 +291,14 @@ def test_other_networks_are_measured_beside_the_selected_one(tmp_path, monkeypat
 class Diverging(Supervised):
     """Its loss stops being a number at one step."""
 
-    def losses(self, batches, step, total):
+    def losses(self, batches: Mapping[str, Batch], step: int, total: int) -> dict[str, Tensor]:
         terms = super().losses(batches, step, total)
         return terms | {"extra": terms["bce"] * float("nan")} if step == 3 else terms
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(METHODS, "diverging", Diverging)
     keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
     with pytest.raises(RscdError, match=r"found bce 0\.\d+, extra nan at step 3 \(epoch 1\)"):
@@ -271,7 +306,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step(tmp_path, monkeypa
     assert {path.name for path in tmp_path.glob("*.ckpt")} == {f"step={n}.ckpt" for n in (1, 2, 3)}
 
 
-def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path):
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path: Path) -> None:
     module, run = fit(tmp_path)
     run.save_checkpoint(tmp_path / "good.ckpt")
     content = torch.load(tmp_path / "good.ckpt", weights_only=True)
@@ -284,13 +319,14 @@ def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(tmp_path):
     torch.save(content, tmp_path / "bad.ckpt")
     with pytest.raises(ModelError, match="finite weights in the checkpoint"):
         ChangeTask.load_from_checkpoint(tmp_path / "bad.ckpt", weights_only=True)
+    one = pairs()[0]
     with pytest.raises(ModelError, match="expected probabilities from the network, found NaN"):
-        module.validation_step({k: v[None] for k, v in pairs()[0].items()}, 0)
+        module.validation_step({"image": one["image"][None], "mask": one["mask"][None]}, 0)
 
 
 CAM = {"encoder": "tu-test_resnet", "output_stride": 16, "combination": "minus"}
 SCENE = {"network": "scene-compact", "network_args": {"low_size": 64}}
-SMALLEST: dict[str, dict] = {
+SMALLEST: dict[str, dict[str, Any]] = {
     "supervised": {"network": "tiny", "network_args": {"n_bands": 4}},
     "detector": {"network": "tiny", "network_args": {"symmetric": True}},
     "building-change": {},
@@ -307,7 +343,7 @@ SMALLEST: dict[str, dict] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_says_itself_what_its_checkpoint_must(tmp_path, method):
+def test_a_method_says_itself_what_its_checkpoint_must(tmp_path: Path, method: str) -> None:
     args = SMALLEST[method]
     task = ChangeTask(method, args, card={"licence": "MIT"})
     trainer = quiet_trainer(tmp_path, max_steps=1)
@@ -349,7 +385,7 @@ def test_a_method_says_itself_what_its_checkpoint_must(tmp_path, method):
         ({"halo": -1}, "expected halo and warmup_steps of 0 or more"),
     ],
 )
-def test_values_of_another_type_are_one_line(wrong, message):
+def test_values_of_another_type_are_one_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(RscdError, match=message) as error:
         ChangeTask(**wrong)
     assert "\n" not in str(error.value)
@@ -373,8 +409,8 @@ MLP = {"network": "siamese-mlp", "network_args": {"encoder": "tu-test_resnet"}}
     ],
 )
 def test_what_a_checkpoint_holds_reaches_all_that_a_method_begins_with(
-    tmp_path, trained, method, args, teacher
-):
+    tmp_path: Path, trained: str, method: str, args: dict[str, Any], teacher: str | None
+) -> None:
     torch.manual_seed(1)
     task = ChangeTask(trained, args)
     trainer = quiet_trainer(tmp_path, max_steps=1)

@@ -2,6 +2,7 @@
 
 import pickle
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from scipy import ndimage
 
@@ -16,7 +18,7 @@ from rscd.base.errors import ModelError, UsageError
 from rscd.evaluation.dataset import MemoryPair, predict_pair
 from rscd.geo.tiles import plan_tiles
 from rscd.inference.detectors import deep
-from rscd.inference.detectors.deep import change_of, parse_deep, squared_length, varying
+from rscd.inference.detectors.deep import Deep, change_of, parse_deep, squared_length, varying
 from rscd.inference.detectors.otsu import otsu_threshold
 from rscd.inference.detectors.registry import DEEP_DETECTORS
 from rscd.inference.models import load_model, scene_model
@@ -27,7 +29,7 @@ every_kind = pytest.mark.parametrize("kind", DEEP_DETECTORS)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Names of tiny encoders of timm with random weights in files."""
     folder, names = tmp_path_factory.mktemp("weights"), {}
     for name in ("test_resnet", "test_vit"):
@@ -39,11 +41,11 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(weights):
+def model(weights: dict[str, str]) -> Any:
     return cache(lambda kind, encoder="test_resnet": load_model(f"{kind}:{weights[encoder]}"))
 
 
-def town(shape=(96, 112), seed=0):
+def town(shape: tuple[int, int] = (96, 112), seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
     """(2,3,H,W) 8-bit values: smooth ground, seen a little brighter at t2, with one new block."""
     rng = np.random.default_rng(seed)
     ground = ndimage.gaussian_filter(rng.normal(size=(3, *shape)), (0, 3, 3))
@@ -55,8 +57,8 @@ def town(shape=(96, 112), seed=0):
     return np.clip(image, 0, 255).astype(np.float32), truth
 
 
-def in_tiles(model, image, valid, tile_size):
-    pair = MemoryPair(image, valid)
+def in_tiles(model: Deep, image: NDArray[Any], valid: NDArray[Any], tile_size: int) -> NDArray[Any]:
+    pair: Any = MemoryPair(image, valid)
     predictor = fit_model(pair, model)
     tiling, prob = predictor.tiling, np.full(valid.shape, np.nan, np.float32)
     for tile in plan_tiles(valid.shape, tile_size, tiling.halo, tiling.multiple):
@@ -78,9 +80,12 @@ def in_tiles(model, image, valid, tile_size):
         ("features:@lite0.pth", ("features", None, "lite0.pth")),
     ],
 )
-def test_names(monkeypatch, name, expected):
+def test_names(
+    monkeypatch: pytest.MonkeyPatch, name: str, expected: tuple[str, str | None, str | None]
+) -> None:
     monkeypatch.setattr(deep, "load_deep", lambda asked, *_: parse_deep(asked))
-    assert load_model(name) == expected
+    found: object = load_model(name)
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -93,12 +98,12 @@ def test_names(monkeypatch, name, expected):
         ("dcva:@none.safetensors", "found none at none.safetensors"),
     ],
 )
-def test_names_of_other_models(name, message):
+def test_names_of_other_models(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_model(name)
 
 
-def test_the_features_that_vary_most_in_some_part_are_chosen():
+def test_the_features_that_vary_most_in_some_part_are_chosen() -> None:
     rng = np.random.default_rng(0)
     difference = rng.normal(size=(30, 400))
     difference[3] *= 5  # everywhere
@@ -111,7 +116,7 @@ def test_the_features_that_vary_most_in_some_part_are_chosen():
     assert varying(difference[:, :2], (20, 10)).any()
 
 
-def test_length_and_threshold_by_hand():
+def test_length_and_threshold_by_hand() -> None:
     """Two features with opposite trends; the change vector starts at the median difference."""
     t1 = np.array([[0.0, 0, 4, 4], [10, 10, 10, 10]])
     t2 = np.array([[1.0, 1, 5, 9], [10, 10, 10, 14]])
@@ -123,14 +128,14 @@ def test_length_and_threshold_by_hand():
     assert change.tau == pytest.approx(otsu_threshold(np.sqrt((z**2).sum(0))))
 
 
-def test_features_are_resampled_before_they_are_squared():
+def test_features_are_resampled_before_they_are_squared() -> None:
     vector = torch.tensor([[[[-1.0, 1.0]]]])
     found = squared_length([vector], (2,), (2, 4))
     torch.testing.assert_close(found[0, 0], torch.tensor([1, 0.25, 0.25, 1]))
 
 
 @every_kind
-def test_a_new_block_is_found(model, kind):
+def test_a_new_block_is_found(model: Any, kind: str) -> None:
     image, truth = town()
     prob, threshold = predict_pair(model(kind), image, np.ones(truth.shape, bool))
     assert threshold == 0.5
@@ -145,7 +150,7 @@ def test_a_new_block_is_found(model, kind):
 @every_kind
 @settings(max_examples=4, deadline=None)
 @given(tile_size=st.integers(16, 120), seed=st.integers(0, 9))
-def test_cnns_give_the_same_for_any_tile(model, kind, tile_size, seed):
+def test_cnns_give_the_same_for_any_tile(model: Any, kind: str, tile_size: int, seed: int) -> None:
     image, truth = town(seed=seed)
     valid = np.ones(truth.shape, bool)
     valid[70:, :30] = False
@@ -158,7 +163,7 @@ def test_cnns_give_the_same_for_any_tile(model, kind, tile_size, seed):
     np.testing.assert_array_equal(np.isnan(whole), ~valid)
 
 
-def test_transformers_are_known_to_depend_on_the_tile(model):
+def test_transformers_are_known_to_depend_on_the_tile(model: Any) -> None:
     detector = model("features", "test_vit")
     assert not detector.tiling.exact
     image, truth = town()
@@ -168,7 +173,7 @@ def test_transformers_are_known_to_depend_on_the_tile(model):
 
 
 @every_kind
-def test_swapped_dates_give_the_same(model, kind):
+def test_swapped_dates_give_the_same(model: Any, kind: str) -> None:
     image, truth = town()
     valid = np.ones(truth.shape, bool)
     found, swapped = (predict_pair(model(kind), x, valid)[0] for x in (image, image[::-1].copy()))
@@ -176,7 +181,7 @@ def test_swapped_dates_give_the_same(model, kind):
 
 
 @every_kind
-def test_equal_dates_are_no_change(model, kind):
+def test_equal_dates_are_no_change(model: Any, kind: str) -> None:
     image, truth = town()
     image[1] = image[0]
     prob, threshold = predict_pair(model(kind), image, np.ones(truth.shape, bool))
@@ -184,7 +189,7 @@ def test_equal_dates_are_no_change(model, kind):
 
 
 @every_kind
-def test_nodata_of_one_date_is_no_change_beside_it(model, kind):
+def test_nodata_of_one_date_is_no_change_beside_it(model: Any, kind: str) -> None:
     image, truth = town((96, 208))
     image[1] = image[0]
     image[1, :, :, 144:] += np.random.default_rng(0).normal(0, 20, (3, 96, 64))
@@ -201,7 +206,9 @@ def test_nodata_of_one_date_is_no_change_beside_it(model, kind):
 
 
 @pytest.mark.parametrize("factor", [257, 1 / 255])
-def test_other_values_are_brought_to_8_bit_before_statistics(weights, factor):
+def test_other_values_are_brought_to_8_bit_before_statistics(
+    weights: dict[str, str], factor: float
+) -> None:
     image, truth = town()
     valid = np.ones(truth.shape, bool)
     name = f"features:{weights['test_resnet']}"
@@ -216,12 +223,12 @@ def test_other_values_are_brought_to_8_bit_before_statistics(weights, factor):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_bands(weights):
+def test_bands(weights: dict[str, str]) -> None:
     image, truth = town()
     valid = np.ones(truth.shape, bool)
     name = f"dcva:{weights['test_resnet']}"
 
-    def found(bands):
+    def found(bands: NDArray[Any]) -> NDArray[Any]:
         facts = SceneFacts(bands.shape[1], 0.5, georeferenced=True, eight_bit=True)
         return predict_pair(scene_model(name, facts), bands, valid)[0]
 
@@ -233,14 +240,14 @@ def test_bands(weights):
         found(image[:, :2])
 
 
-def test_card_names_encoder_and_tensors(model, weights):
+def test_card_names_encoder_and_tensors(model: Any, weights: dict[str, str]) -> None:
     first, second = model("dcva"), model("dcva", "test_vit")
     assert first.card()["encoder"] == first.name.partition(":")[2] == "test_resnet"
     assert first.card()["sha256"] != second.card()["sha256"]
     assert pickle.loads(pickle.dumps(first)) == first
 
 
-def test_views_are_for_networks(weights):
+def test_views_are_for_networks(weights: dict[str, str]) -> None:
     facts = SceneFacts(3, 0.5, georeferenced=True, eight_bit=True)
     with pytest.raises((ModelError, UsageError), match="expected a trained network for --msi"):
         scene_model(f"dcva:{weights['test_resnet']}", facts, msi="0.5,1")

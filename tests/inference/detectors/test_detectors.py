@@ -1,12 +1,16 @@
 """The training-free detectors: statistics, thresholds, and independence of the tiling."""
 
 import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import linalg, ndimage
 
 from rscd.base.errors import SceneError
@@ -20,7 +24,8 @@ from rscd.inference.detectors.irmad import (
 )
 from rscd.inference.detectors.moments import weighted_moments
 from rscd.inference.detectors.otsu import otsu_threshold
-from rscd.inference.detectors.pca_kmeans import PcaKmeans, separate, two_means
+from rscd.inference.detectors.pca_kmeans import PcaKmeans, PcaKmeansPredictor, separate, two_means
+from rscd.inference.detectors.pointwise import PointwisePredictor
 from rscd.inference.detectors.registry import DEFAULT_DETECTOR, DETECTORS
 from rscd.inference.detectors.sampling import sample_pixels
 from rscd.inference.predictor import Block
@@ -29,7 +34,9 @@ NAMES = sorted(DETECTORS)
 every_detector = pytest.mark.parametrize("name", NAMES)
 
 
-def blocks_of(image, valid=None, halo=0, size=512):
+def blocks_of(
+    image: NDArray[Any], valid: NDArray[Any] | None = None, halo: int = 0, size: int = 512
+) -> Iterator[Block]:
     """The fixed lattice over an array: halo reflected at the scene's edges and invalid there."""
     height, width = image.shape[2:]
     valid = np.ones((height, width), bool) if valid is None else valid
@@ -42,13 +49,19 @@ def blocks_of(image, valid=None, halo=0, size=512):
         yield Block(index, wide[:, :, rows, cols].astype(np.float32), wide_valid[rows, cols], halo)
 
 
-def fit(name, image, valid=None, **options):
+def fit(
+    name: str, image: NDArray[Any], valid: NDArray[Any] | None = None, **options: Any
+) -> PointwisePredictor | PcaKmeansPredictor:
     model = DETECTORS[name](**options)
     blocks = blocks_of(image, valid, model.tiling.halo)
     return model.fit(blocks, image.shape[2] * image.shape[3])
 
 
-def predict(predictor, image, valid=None):
+def predict(
+    predictor: PointwisePredictor | PcaKmeansPredictor,
+    image: NDArray[Any],
+    valid: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Whole scene at once, with its halo as the engine gives it: (H, W) probabilities."""
     halo = predictor.tiling.halo
     (block,) = blocks_of(image, valid, halo, size=max(image.shape))
@@ -56,11 +69,13 @@ def predict(predictor, image, valid=None):
     return prob[halo : prob.shape[0] - halo, halo : prob.shape[1] - halo]
 
 
-def detect(name, image, valid=None):
+def detect(name: str, image: NDArray[Any], valid: NDArray[Any] | None = None) -> NDArray[Any]:
     return predict(fit(name, image, valid), image, valid)
 
 
-def town(seed=0, bands=3, shape=(60, 70), noise=1.0):
+def town(
+    seed: int = 0, bands: int = 3, shape: tuple[int, int] = (60, 70), noise: float = 1.0
+) -> NDArray[Any]:
     """Smooth ground seen at two dates with different gains; (2, C, H, W) float32."""
     rng = np.random.default_rng(seed)
     ground = ndimage.gaussian_filter(rng.normal(size=(bands, *shape)), (0, 3, 3))
@@ -69,7 +84,9 @@ def town(seed=0, bands=3, shape=(60, 70), noise=1.0):
     return image.astype(np.float32)
 
 
-def changed(image, rows=slice(20, 40), cols=slice(10, 40)):
+def changed(
+    image: NDArray[Any], rows: slice = slice(20, 40), cols: slice = slice(10, 40)
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """The same with a bright block at t2, and where it is."""
     out, truth = image.copy(), np.zeros(image.shape[2:], bool)
     truth[rows, cols] = True
@@ -81,7 +98,7 @@ def changed(image, rows=slice(20, 40), cols=slice(10, 40)):
 # --- Otsu -----------------------------------------------------------------------------------------
 
 
-def between_class_variance(values, threshold):
+def between_class_variance(values: NDArray[Any], threshold: float) -> float:
     low, high = values[values < threshold], values[values >= threshold]
     return low.size * high.size * (low.mean() - high.mean()) ** 2 / values.size**2
 
@@ -89,7 +106,7 @@ def between_class_variance(values, threshold):
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=30).filter(lambda v: len(set(v)) > 1))
 @example([0, 0, 0, 1])
 @example([0, 1, 2])
-def test_otsu_is_the_best_of_all_splits(numbers):
+def test_otsu_is_the_best_of_all_splits(numbers: list[int]) -> None:
     values = np.array(numbers, float)
     distinct = np.unique(values)
     splits = (distinct[1:] + distinct[:-1]) / 2
@@ -99,7 +116,7 @@ def test_otsu_is_the_best_of_all_splits(numbers):
     assert between_class_variance(values, threshold) == pytest.approx(best)
 
 
-def test_otsu_by_hand_and_without_contrast():
+def test_otsu_by_hand_and_without_contrast() -> None:
     assert otsu_threshold(np.array([1.0, 2, 2, 10, 11, 12])) == 6
     assert otsu_threshold(np.array([1e9, 1e9 + 1, 1e9 + 9, 1e9 + 10])) == 1e9 + 5
     assert otsu_threshold(np.full((3, 4), 2.5)) == 2.5
@@ -108,7 +125,7 @@ def test_otsu_by_hand_and_without_contrast():
 # --- sampling -------------------------------------------------------------------------------------
 
 
-def numbered(height, width):
+def numbered(height: int, width: int) -> NDArray[Any]:
     """An image whose t1 tells each pixel's place; t2 is its negative."""
     places = np.arange(height * width, dtype=np.float32).reshape(height, width)
     return np.stack([places, -places])[:, None]
@@ -120,7 +137,9 @@ def numbered(height, width):
     budget=st.integers(64, 500),
     seed=st.integers(0, 9),
 )
-def test_sample_is_within_budget_valid_and_all_of_it_where_it_fits(shape, size, budget, seed):
+def test_sample_is_within_budget_valid_and_all_of_it_where_it_fits(
+    shape: tuple[int, int], size: int, budget: int, seed: int
+) -> None:
     valid = np.random.default_rng(seed).random(shape) < 0.7
     valid[0, 0] = True
     image = numbered(*shape)
@@ -134,7 +153,7 @@ def test_sample_is_within_budget_valid_and_all_of_it_where_it_fits(shape, size, 
         assert set(sample[0]) == set(places)
 
 
-def test_sample_is_uniform_even_where_few_pixels_are_valid():
+def test_sample_is_uniform_even_where_few_pixels_are_valid() -> None:
     valid = np.zeros((400, 400), bool)
     valid[:, :20] = True
     sample = sample_pixels(blocks_of(numbered(400, 400), valid, size=64), budget=4000)[0, 0, 0]
@@ -142,7 +161,7 @@ def test_sample_is_uniform_even_where_few_pixels_are_valid():
     assert np.mean(sample) / 400 == pytest.approx(200, abs=10)
 
 
-def test_neighbours_that_cannot_be_used_repeat_the_centre():
+def test_neighbours_that_cannot_be_used_repeat_the_centre() -> None:
     image = numbered(2, 2)
     valid = np.array([[True, True], [True, False]])
     sample = sample_pixels(blocks_of(image, valid, halo=1), radius=1)
@@ -151,7 +170,7 @@ def test_neighbours_that_cannot_be_used_repeat_the_centre():
     assert sample[0, 0, :, 1].tolist() == [1, 1, 1, 0, 1, 1, 2, 1, 1]
 
 
-def test_moments_are_those_of_numpy():
+def test_moments_are_those_of_numpy() -> None:
     rng = np.random.default_rng(0)
     values, weight = rng.normal(size=(4, 70_000)), rng.random(70_000)
     mean, covariance = weighted_moments(values, weight)
@@ -162,7 +181,7 @@ def test_moments_are_those_of_numpy():
 # --- IR-MAD ---------------------------------------------------------------------------------------
 
 
-def test_mad_by_hand():
+def test_mad_by_hand() -> None:
     """Uncorrelated dates of one band: rho 0, variance 2, differences of the standardised values."""
     x, y = np.array([0.0, 0, 1, 1]), np.array([0.0, 10, 0, 10])
     mad = irmad(np.stack([x, y])[:, None], max_iterations=1)
@@ -172,7 +191,7 @@ def test_mad_by_hand():
     np.testing.assert_allclose(np.abs(mad.variates(np.stack([x, y])[:, None])), [[0, 2, 2, 0]])
 
 
-def test_canonical_correlations_solve_the_generalised_eigenproblem():
+def test_canonical_correlations_solve_the_generalised_eigenproblem() -> None:
     """Nielsen 2007 eq. 3: Sxy Syy^-1 Syx a = rho^2 Sxx a."""
     rng = np.random.default_rng(1)
     moments = weighted_moments(rng.normal(size=(8, 8)) @ rng.normal(size=(8, 500)), np.ones(500))
@@ -184,7 +203,7 @@ def test_canonical_correlations_solve_the_generalised_eigenproblem():
     np.testing.assert_allclose(mad.a @ s[:4, 4:] @ mad.b.T, np.diag(mad.rho), atol=1e-9)
 
 
-def test_weights_shrink_variances_as_the_formula_says():
+def test_weights_shrink_variances_as_the_formula_says() -> None:
     assert weighted_variance(1, 1) == pytest.approx(1 - 2 / np.pi)
     assert weighted_variance(1, 2) == pytest.approx(0.5)
     rng = np.random.default_rng(0)
@@ -194,15 +213,16 @@ def test_weights_shrink_variances_as_the_formula_says():
     assert weighted_variance(settled_variance(6), 6) == pytest.approx(settled_variance(6))
 
 
-def test_p_value_is_the_tail_of_chi_square():
+def test_p_value_is_the_tail_of_chi_square() -> None:
     z = np.array([0.0, 1, 5, 1e4])
     np.testing.assert_allclose(no_change_p_value(z, 2), np.exp(-z / 2))
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 6])
-def test_statistic_of_unchanged_noise_is_chi_square(bands):
+def test_statistic_of_unchanged_noise_is_chi_square(bands: int) -> None:
     image = town(bands=bands, shape=(200, 200), noise=5)
     predictor = fit("irmad", image)
+    assert isinstance(predictor, PointwisePredictor)
     p = no_change_p_value(predictor.distance(image.reshape(2, bands, -1)) ** 2, bands)
     assert np.mean(p) == pytest.approx(0.5, abs=0.05)
     assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.02)
@@ -210,7 +230,7 @@ def test_statistic_of_unchanged_noise_is_chi_square(bands):
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 99), bands=st.integers(1, 5))
-def test_irmad_does_not_see_linear_transforms_of_either_date(seed, bands):
+def test_irmad_does_not_see_linear_transforms_of_either_date(seed: int, bands: int) -> None:
     rng = np.random.default_rng(seed)
     image = changed(town(seed, bands))[0]
     mixes = np.eye(bands) + 0.3 * rng.normal(size=(2, bands, bands))
@@ -221,12 +241,12 @@ def test_irmad_does_not_see_linear_transforms_of_either_date(seed, bands):
 
 
 @every_detector
-def test_swapping_the_dates_changes_nothing(name):
+def test_swapping_the_dates_changes_nothing(name: str) -> None:
     image = changed(town())[0]
     np.testing.assert_allclose(detect(name, image), detect(name, image[::-1]), atol=1e-4)
 
 
-def test_irmad_asks_for_more_pixels_than_bands():
+def test_irmad_asks_for_more_pixels_than_bands() -> None:
     with pytest.raises(SceneError, match=r"more than 6 pixels usable .* found 6: .* model cva"):
         fit("irmad", town(shape=(2, 3)))
 
@@ -234,7 +254,7 @@ def test_irmad_asks_for_more_pixels_than_bands():
 # --- CVA and PCA-k-means --------------------------------------------------------------------------
 
 
-def test_normalisation_undoes_gain_and_offset_despite_change():
+def test_normalisation_undoes_gain_and_offset_despite_change() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(50, 10, (1, 5000))
     y = 2.5 * x - 30 + rng.normal(0, 5, x.shape)
@@ -247,7 +267,7 @@ def test_normalisation_undoes_gain_and_offset_despite_change():
     assert np.median(z[:, :1000]) > 10
 
 
-def test_two_means_ends_with_every_point_at_its_nearer_centre():
+def test_two_means_ends_with_every_point_at_its_nearer_centre() -> None:
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal(0, 1, (2, 300)), rng.normal(4, 1, (2, 100))], axis=1)
     member = two_means(points, points[0] > 6)
@@ -258,7 +278,7 @@ def test_two_means_ends_with_every_point_at_its_nearer_centre():
     assert not two_means(points, np.zeros(400, bool)).any()
 
 
-def test_separation_is_the_nearer_centre_in_the_principal_axes():
+def test_separation_is_the_nearer_centre_in_the_principal_axes() -> None:
     rng = np.random.default_rng(0)
     difference = np.abs(rng.normal(size=(2, 9, 500))).astype(np.float32)
     difference[:, :, :150] += 5
@@ -271,7 +291,7 @@ def test_separation_is_the_nearer_centre_in_the_principal_axes():
     assert np.array_equal(place >= 0.5, nearer[1] <= nearer[0])
 
 
-def test_even_neighbourhoods_are_refused():
+def test_even_neighbourhoods_are_refused() -> None:
     with pytest.raises(ValueError, match="expected an odd side"):
         PcaKmeans(side=4)
 
@@ -282,7 +302,9 @@ def test_even_neighbourhoods_are_refused():
 @every_detector
 @pytest.mark.parametrize("bands", [1, 3, 16])
 @pytest.mark.parametrize("scale", [1.0, 200.0, 1e-4])
-def test_planted_change_is_found_at_any_depth_and_number_of_bands(name, bands, scale):
+def test_planted_change_is_found_at_any_depth_and_number_of_bands(
+    name: str, bands: int, scale: float
+) -> None:
     image, truth = changed(town(bands=bands))
     change = detect(name, (image * scale).astype(np.float32)) >= 0.5
     overlap = (change & truth).sum() / (change | truth).sum()
@@ -291,12 +313,12 @@ def test_planted_change_is_found_at_any_depth_and_number_of_bands(name, bands, s
 
 @every_detector
 @pytest.mark.parametrize("bands", [1, 2, 3, 7])
-def test_unchanged_scene_does_not_come_out_half_changed(name, bands):
+def test_unchanged_scene_does_not_come_out_half_changed(name: str, bands: int) -> None:
     assert np.mean(detect(name, town(bands=bands, shape=(150, 150), noise=4)) >= 0.5) < 0.01
 
 
 @every_detector
-def test_identical_dates_are_no_change_and_planted_change_among_them_is_found(name):
+def test_identical_dates_are_no_change_and_planted_change_among_them_is_found(name: str) -> None:
     image = np.round(town()[:1]).repeat(2, axis=0)
     assert detect(name, image).max() < 1e-4
     image, truth = changed(image)
@@ -306,7 +328,7 @@ def test_identical_dates_are_no_change_and_planted_change_among_them_is_found(na
 
 
 @every_detector
-def test_bands_without_information_change_nothing(name):
+def test_bands_without_information_change_nothing(name: str) -> None:
     image, _ = changed(town())
     flat = np.full((2, 1, *image.shape[2:]), 7, np.float32)
     with_flat = np.concatenate([image, flat], axis=1)
@@ -322,7 +344,7 @@ def test_bands_without_information_change_nothing(name):
 
 @every_detector
 @pytest.mark.parametrize("second", [3.0, "town"])
-def test_constant_images_are_no_change(name, second):
+def test_constant_images_are_no_change(name: str, second: float | str) -> None:
     image = np.full((2, 3, 40, 50), 3, np.float32)
     if second == "town":
         image[1] = town(shape=(40, 50))[1]
@@ -330,13 +352,13 @@ def test_constant_images_are_no_change(name, second):
 
 
 @every_detector
-def test_scene_without_usable_pixels_is_an_error(name):
+def test_scene_without_usable_pixels_is_an_error(name: str) -> None:
     with pytest.raises(SceneError, match="usable at both dates, found none; check nodata"):
         fit(name, town(), np.zeros((60, 70), bool))
 
 
 @every_detector
-def test_few_pixels_give_numbers_or_a_clear_error(name):
+def test_few_pixels_give_numbers_or_a_clear_error(name: str) -> None:
     for shape in [(1, 1), (1, 2), (2, 3), (1, 9), (5, 1)]:
         image = town(shape=shape)
         if name == "irmad" and image[0, 0].size <= 6:
@@ -348,7 +370,7 @@ def test_few_pixels_give_numbers_or_a_clear_error(name):
 
 @every_detector
 @pytest.mark.parametrize("fill", [0, 1e30, np.nan, np.inf])
-def test_invalid_pixels_influence_nothing(name, fill):
+def test_invalid_pixels_influence_nothing(name: str, fill: float) -> None:
     image, _ = changed(town())
     valid = np.random.default_rng(5).random(image.shape[2:]) < 0.8
     image[:, :, ~valid] = 50
@@ -363,7 +385,7 @@ def test_invalid_pixels_influence_nothing(name, fill):
 
 
 @every_detector
-def test_values_too_large_to_square_do_not_become_nan(name):
+def test_values_too_large_to_square_do_not_become_nan(name: str) -> None:
     image, _ = changed(town())
     predictor = fit(name, image)
     image[1, :, :5] = 3e38
@@ -374,11 +396,12 @@ def test_values_too_large_to_square_do_not_become_nan(name):
 
 
 @every_detector
-def test_half_is_the_probability_at_the_automatic_threshold(name):
+def test_half_is_the_probability_at_the_automatic_threshold(name: str) -> None:
     image, _ = changed(town())
     predictor = fit(name, image)
     assert predictor.threshold == 0.5
     if name != "pca-kmeans":
+        assert isinstance(predictor, PointwisePredictor)
         distance = predictor.distance(image.reshape(2, 3, -1))
         prob = predict(predictor, image).ravel()
         assert np.array_equal(prob >= 0.5, distance >= np.float32(predictor.tau))
@@ -386,7 +409,7 @@ def test_half_is_the_probability_at_the_automatic_threshold(name):
 
 
 @every_detector
-def test_predictors_survive_pickling_and_are_plain_values(name):
+def test_predictors_survive_pickling_and_are_plain_values(name: str) -> None:
     image, _ = changed(town())
     predictor = fit(name, image)
     again = pickle.loads(pickle.dumps(predictor))
@@ -396,7 +419,7 @@ def test_predictors_survive_pickling_and_are_plain_values(name):
 
 
 @every_detector
-def test_budget_beyond_the_scene_changes_nothing_and_a_small_one_little(name):
+def test_budget_beyond_the_scene_changes_nothing_and_a_small_one_little(name: str) -> None:
     image, _ = changed(town(shape=(90, 80)))
     numbers = 6 * 90 * 80 * (25 if name == "pca-kmeans" else 1)
     assert fit(name, image, budget=numbers) == fit(name, image, budget=10 * numbers)
@@ -404,10 +427,12 @@ def test_budget_beyond_the_scene_changes_nothing_and_a_small_one_little(name):
     assert np.mean(small == (detect(name, image) >= 0.5)) > 0.97
 
 
-FITTED = {}
+FITTED: dict[str, Any] = {}
 
 
-def fitted_scene(name):
+def fitted_scene(
+    name: str,
+) -> tuple[NDArray[Any], NDArray[Any], PointwisePredictor | PcaKmeansPredictor, NDArray[Any]]:
     """A scene with holes, its predictor, and the probabilities of the whole."""
     if name not in FITTED:
         image, _ = changed(town(shape=(37, 53)), slice(10, 25), slice(5, 30))
@@ -425,7 +450,9 @@ def fitted_scene(name):
 @example(size=(1, 1), batch=4)
 @example(size=(37, 1), batch=1)
 @example(size=(1, 53), batch=1)
-def test_tiles_equal_the_whole_scene_to_the_last_bit(name, size, batch):
+def test_tiles_equal_the_whole_scene_to_the_last_bit(
+    name: str, size: tuple[int, int], batch: int
+) -> None:
     image, valid, predictor, whole = fitted_scene(name)
     halo = predictor.tiling.halo
     (block,) = blocks_of(image, valid, halo)
@@ -452,13 +479,13 @@ def test_tiles_equal_the_whole_scene_to_the_last_bit(name, size, batch):
 
 
 @every_detector
-def test_halo_that_is_missing_counts_as_invalid(name):
+def test_halo_that_is_missing_counts_as_invalid(name: str) -> None:
     image, valid, predictor, whole = fitted_scene(name)
     assert np.array_equal(predictor(image[None], valid[None])[0], whole)
 
 
 @every_detector
-def test_strips_and_memory_layout_do_not_matter(name, monkeypatch):
+def test_strips_and_memory_layout_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     image, valid, predictor, whole = fitted_scene(name)
     for module in ("pointwise", "pca_kmeans"):
         monkeypatch.setattr(f"rscd.inference.detectors.{module}.STRIP", 100)
@@ -469,7 +496,7 @@ def test_strips_and_memory_layout_do_not_matter(name, monkeypatch):
 # --- real scenes ----------------------------------------------------------------------------------
 
 
-def kappa(change, truth):
+def kappa(change: NDArray[Any], truth: NDArray[Any]) -> float:
     agreement = np.mean(change == truth)
     chance = np.mean(change) * np.mean(truth) + np.mean(~change) * np.mean(~truth)
     return (agreement - chance) / (1 - chance)
@@ -477,7 +504,7 @@ def kappa(change, truth):
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(("name", "least"), [("irmad", 0.93), ("cva", 0.89), ("pca-kmeans", 0.89)])
-def test_agreement_with_the_reference_of_taizhou(name, least, realdata):
+def test_agreement_with_the_reference_of_taizhou(name: str, least: float, realdata: Path) -> None:
     folder = realdata / "geotiff" / "landsat-taizhou"
     bands = []
     for file in ("A_2000TM.tif", "B_2003TM.tif"):
@@ -490,5 +517,5 @@ def test_agreement_with_the_reference_of_taizhou(name, least, realdata):
     assert kappa(change[labelled], reference[labelled] == 255) >= least
 
 
-def test_default_is_one_of_them():
+def test_default_is_one_of_them() -> None:
     assert DEFAULT_DETECTOR in DETECTORS

@@ -1,13 +1,16 @@
 """The terms of DiffMatch's loss against the reference arrays, by hand, and at their edges."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from rscd.base.errors import UsageError
 from rscd.methods.parts.diffmatch_losses import (
@@ -25,15 +28,16 @@ from rscd.methods.parts.diffmatch_losses import (
 )
 from rscd.methods.parts.diffmatch_recipe import FIXMATCH, VARIANTS, Recipe, recipe_of
 from rscd.methods.parts.schedules import poly_lagged
+from tests.conftest import Golden
 
 
-def files(golden, group):
+def files(golden: Golden, group: str) -> list[Any]:
     found = golden.files(f"diffmatch/{group}*.npz")
     assert found
     return [np.load(path) for path in found]
 
 
-def cases(arrays):
+def cases(arrays: Any) -> Iterator[dict[str, Tensor]]:
     """The arrays of each numbered case as tensors."""
     numbers = sorted({int(key[1:].partition("_")[0]) for key in arrays if key[1].isdigit()})
     for number in numbers:
@@ -45,7 +49,7 @@ def cases(arrays):
         }
 
 
-def close(found, expected, message=""):
+def close(found: Tensor, expected: Tensor, message: str = "") -> None:
     # a mean over nothing is 0 here and not a number there
     expected = torch.nan_to_num(expected.float())
     torch.testing.assert_close(
@@ -54,7 +58,7 @@ def close(found, expected, message=""):
 
 
 @pytest.mark.golden
-def test_contrastive_loss_matches_the_reference_arrays(golden):
+def test_contrastive_loss_matches_the_reference_arrays(golden: Golden) -> None:
     for arrays in files(golden, "bcl_loss"):
         margin, eps = float(arrays["margin"]), float(arrays["eps"])
         plain = {k: arrays[k] for k in arrays if k.startswith("c")}
@@ -64,6 +68,7 @@ def test_contrastive_loss_matches_the_reference_arrays(golden):
             loss.backward()
             close(contrastive_map(distance, case["target"], margin), case["none"])
             close(loss, case["mean"])
+            assert distance.grad is not None
             close(distance.grad, case["grad_mean"])
         for key in arrays:
             if key.endswith("_none") and key.startswith("m"):
@@ -75,7 +80,7 @@ def test_contrastive_loss_matches_the_reference_arrays(golden):
 
 
 @pytest.mark.golden
-def test_gating_matches_the_reference_arrays(golden):
+def test_gating_matches_the_reference_arrays(golden: Golden) -> None:
     for arrays in files(golden, "confidence_weighted_loss"):
         for case in cases(arrays):
             valid = case["ignore_mask"] != 255
@@ -85,7 +90,7 @@ def test_gating_matches_the_reference_arrays(golden):
 
 
 @pytest.mark.golden
-def test_guidance_matches_the_reference_arrays(golden):
+def test_guidance_matches_the_reference_arrays(golden: Golden) -> None:
     for arrays in files(golden, "vl_guidance_loss"):
         for case in cases(arrays):
             valid = case["ignore_mask"] != 255
@@ -94,7 +99,7 @@ def test_guidance_matches_the_reference_arrays(golden):
                 close(found, case[reduction], reduction)
 
 
-def view_of(case, name):
+def view_of(case: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     keys = {"label": "mask", "pseudo": "pseudo", "conf": "confidence", "vl_change": "vl_change"}
     keys |= {"vl_seg1": "vl_t1", "vl_seg2": "vl_t2"}
     view = {
@@ -105,14 +110,14 @@ def view_of(case, name):
     return view
 
 
-def outputs_of(case, name):
+def outputs_of(case: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     keys = {"logits_cr": "logits", "logits_vl": "vl_logits", "dist": "distance"}
     keys |= {"logits_seg1": "sem_t1", "logits_seg2": "sem_t2"}
     return {new: case[f"{name}_{old}"] for old, new in keys.items() if f"{name}_{old}" in case}
 
 
 @pytest.mark.golden
-def test_total_loss_matches_the_reference_arrays(golden):
+def test_total_loss_matches_the_reference_arrays(golden: Golden) -> None:
     for arrays in files(golden, "total_loss"):
         for case in cases(arrays):
             recipe = Recipe(lambda_c=float(case["lambda_c"]))
@@ -143,7 +148,7 @@ def test_total_loss_matches_the_reference_arrays(golden):
 
 
 @pytest.mark.golden
-def test_schedules_match_the_reference_arrays(golden):
+def test_schedules_match_the_reference_arrays(golden: Golden) -> None:
     for arrays in files(golden, "schedules"):
         for case in cases(arrays):
             total, warmup = int(case["total_iters"]), int(case["warmup_iters"])
@@ -156,7 +161,7 @@ def test_schedules_match_the_reference_arrays(golden):
             np.testing.assert_allclose(weights, case["lambda_vl"].numpy(), rtol=1e-9)
 
 
-def test_worked_examples():
+def test_worked_examples() -> None:
     loss, conf = torch.tensor([[[1.0, 2], [3, 4]]]), torch.tensor([[[0.96, 0.94], [0.95, 0.99]]])
     valid = torch.tensor([[[True, True], [True, False]]])
     assert float(gated(loss, conf, valid, 0.95)) == pytest.approx(4 / 3)
@@ -177,7 +182,7 @@ def test_worked_examples():
     assert [guidance_weight(t, 100, 0.1) for t in (0, 50, 99)] == pytest.approx([0.1, 0.05, 0.001])
 
 
-def test_pseudo_labels_carry_no_gradient_and_ties_go_to_no_change():
+def test_pseudo_labels_carry_no_gradient_and_ties_go_to_no_change() -> None:
     logits = torch.tensor([[[[0.0, 3.0]], [[0.0, -1.0]]]], requires_grad=True)
     label, confidence = pseudo_labels(logits)
     assert label.tolist() == [[[0, 0]]]
@@ -185,10 +190,12 @@ def test_pseudo_labels_carry_no_gradient_and_ties_go_to_no_change():
     assert not confidence.requires_grad
 
 
-def random_view(seed, n=2, ignored=False):
+def random_view(
+    seed: int, n: int = 2, ignored: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
 
-    def labels(high):
+    def labels(high: int) -> Tensor:
         values = torch.randint(0, high, (n, 1, 5, 4), generator=generator)
         return torch.full_like(values, 255) if ignored else torch.where(values > 1, 255, values)
 
@@ -214,7 +221,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_batch_in_which_all_is_ignored_gives_finite_zero(recipe, n):
+def test_a_batch_in_which_all_is_ignored_gives_finite_zero(recipe: Recipe, n: int) -> None:
     outputs, view = random_view(0, n, ignored=True)
     terms = labeled_terms(outputs, view, recipe, 0.1) | strong_terms(outputs, view, recipe, 0.1)
     assert all(value.item() == 0 for value in terms.values()), terms
@@ -226,7 +233,7 @@ def test_a_batch_in_which_all_is_ignored_gives_finite_zero(recipe, n):
 
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
-def test_values_at_ignored_pixels_change_nothing(seed):
+def test_values_at_ignored_pixels_change_nothing(seed: int) -> None:
     outputs, view = random_view(seed)
     target = view["mask"][:, 0]
     other, _ = random_view(seed + 1)
@@ -243,7 +250,7 @@ def test_values_at_ignored_pixels_change_nothing(seed):
 
 @given(st.integers(0, 1000))
 @settings(max_examples=20, deadline=None)
-def test_reductions_are_ordered_and_nothing_confident_costs_nothing(seed):
+def test_reductions_are_ordered_and_nothing_confident_costs_nothing(seed: int) -> None:
     outputs, view = random_view(seed)
     target, valid = view["vl_change"][:, 0], view["valid"][:, 0]
     target = torch.where(valid, target, 255)
@@ -260,7 +267,9 @@ def test_reductions_are_ordered_and_nothing_confident_costs_nothing(seed):
 
 @given(st.integers(0, 1000), st.floats(0.5, 1), st.floats(0.5, 1))
 @settings(max_examples=20, deadline=None)
-def test_pseudo_labels_of_change_may_have_a_threshold_of_their_own(seed, thresh, thresh_change):
+def test_pseudo_labels_of_change_may_have_a_threshold_of_their_own(
+    seed: int, thresh: float, thresh_change: float
+) -> None:
     """The loss is that of the pixels of either label, each at its own threshold."""
     outputs, view = random_view(seed)
     apart = replace(Recipe(), conf_thresh=thresh, conf_thresh_change=thresh_change)
@@ -270,7 +279,7 @@ def test_pseudo_labels_of_change_may_have_a_threshold_of_their_own(seed, thresh,
         # what has the other label is never sure enough
         seen = {**view, "confidence": torch.where(here, view["confidence"], -1.0)}
         parts.append(consistency(outputs["logits"], seen, replace(FIXMATCH, conf_thresh=at)))
-    torch.testing.assert_close(consistency(outputs["logits"], view, apart), sum(parts))
+    torch.testing.assert_close(consistency(outputs["logits"], view, apart), parts[0] + parts[1])
     same = replace(Recipe(), conf_thresh=thresh, conf_thresh_change=thresh)
     one = replace(Recipe(), conf_thresh=thresh)
     found, expected = (strong_terms(outputs, view, recipe, 0.1) for recipe in (same, one))
@@ -278,7 +287,7 @@ def test_pseudo_labels_of_change_may_have_a_threshold_of_their_own(seed, thresh,
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_variants_are_what_the_ablation_names():
+def test_variants_are_what_the_ablation_names() -> None:
     assert VARIANTS["diffmatch"] == Recipe()
     assert VARIANTS["diffmatch-rescaled"] == Recipe(lambda_c=Recipe().lambda_c / 4)
     assert VARIANTS["supervised"].layers == VARIANTS["fixmatch"].layers == frozenset()
@@ -316,6 +325,8 @@ def test_variants_are_what_the_ablation_names():
         ("diffmatch", {"strong_views": 0}, "strong_views of 1 or more"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(variant, changes, message):
+def test_what_cannot_be_meant_is_refused(
+    variant: str, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         recipe_of(variant, changes)
