@@ -32,7 +32,7 @@ settings.register_profile("rscd", deadline=None)  # a busy machine is no failure
 settings.load_profile("rscd")
 
 
-def _folder(variable: str, default: str, what: str) -> Path:
+def shared_folder(variable: str, default: str, what: str) -> Path:
     folder = Path(os.environ.get(variable, ROOT.parent / "shared" / default))
     if not folder.is_dir():
         pytest.skip(f"{what} not found at {folder}; set {variable} to their folder")
@@ -65,7 +65,7 @@ def golden() -> Golden:
 
 @pytest.fixture(scope="session")
 def realdata() -> Path:
-    return _folder("RSCD_DATA", "data", "real image pairs")
+    return shared_folder("RSCD_DATA", "data", "real image pairs")
 
 
 @pytest.fixture(scope="session")
