@@ -149,8 +149,8 @@ def web(_server: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # both multiply affines with `*`, of which affine 3.1 announces that it will go some day
-    for package in ("odc", "rasterio"):
+    # they multiply affines with `*`, of which affine 3.1 announces that it will go some day
+    for package in ("odc", "rasterio", "rioxarray"):
         config.addinivalue_line(
             "filterwarnings", f"ignore:Use `@` matmul:PendingDeprecationWarning:{package}\\."
         )
