@@ -170,7 +170,8 @@ def _soft(
         sharp = (spread > 0.3 * brighter[patch].mean()) & (spread > before)
         if not around.any() or sharp[around].mean() < 0.3:
             soft |= patch
-    return inside & soft
+    kept: BoolArray = inside & soft
+    return kept
 
 
 def _flat(image: FloatArray, valid: BoolArray) -> tuple[float, float]:
