@@ -32,7 +32,7 @@ settings.register_profile("rscd", deadline=None)  # a busy machine is no failure
 settings.load_profile("rscd")
 
 
-def _folder(variable: str, default: str, what: str) -> Path:
+def shared_folder(variable: str, default: str, what: str) -> Path:
     folder = Path(os.environ.get(variable, ROOT.parent / "shared" / default))
     if not folder.is_dir():
         pytest.skip(f"{what} not found at {folder}; set {variable} to their folder")
@@ -65,7 +65,7 @@ def golden() -> Golden:
 
 @pytest.fixture(scope="session")
 def realdata() -> Path:
-    return _folder("RSCD_DATA", "data", "real image pairs")
+    return shared_folder("RSCD_DATA", "data", "real image pairs")
 
 
 @pytest.fixture(scope="session")
@@ -149,8 +149,8 @@ def web(_server: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Web:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # both multiply affines with `*`, of which affine 3.1 announces that it will go some day
-    for package in ("odc", "rasterio"):
+    # they multiply affines with `*`, of which affine 3.1 announces that it will go some day
+    for package in ("odc", "rasterio", "rioxarray"):
         config.addinivalue_line(
             "filterwarnings", f"ignore:Use `@` matmul:PendingDeprecationWarning:{package}\\."
         )

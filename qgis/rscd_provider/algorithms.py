@@ -17,6 +17,8 @@ from qgis.core import (
     QgsProcessingFeedback,
     QgsProcessingLayerPostProcessorInterface,
     QgsProcessingOutputNumber,
+    QgsProcessingParameterBoolean,
+    QgsProcessingParameterDateTime,
     QgsProcessingParameterDefinition,
     QgsProcessingParameterEnum,
     QgsProcessingParameterFeatureSource,
@@ -26,6 +28,7 @@ from qgis.core import (
     QgsProcessingParameterNumber,
     QgsProcessingParameterRasterDestination,
     QgsProcessingParameterRasterLayer,
+    QgsProcessingParameterString,
     QgsProcessingParameterVectorDestination,
 )
 
@@ -38,6 +41,7 @@ PYTHON = "RSCD_PYTHON"
 AUTOMATIC = "chosen from the images"
 MODELS = (AUTOMATIC, "buildings", "irmad", "cva", "pca-kmeans", "dcva", "features")
 REGISTER = ("off", "shift", "local")
+ALIGN = ("t1", "t2")
 KINDS = ("appeared", "vanished", "kept")
 FORMATS = ("gpkg", "geojson", "shp", "fgb")
 
@@ -145,7 +149,41 @@ class Base(QgsProcessingAlgorithm):
         name = self.parameterAsEnumString(parameters, "MODEL", context)
         return file or (None if name == AUTOMATIC else name)
 
-    def add_dates(self) -> None:
+    def date(
+        self, parameters: dict[str, Any], name: str, context: QgsProcessingContext
+    ) -> str | None:
+        """A day such as 2019-07-14, or None where none was given."""
+        day = self.parameterAsDateTime(parameters, name, context).date()
+        return day.toString("yyyy-MM-dd") if day.isValid() else None
+
+    def text(
+        self, parameters: dict[str, Any], name: str, context: QgsProcessingContext
+    ) -> str | None:
+        """A text, or None where none was given."""
+        return self.parameterAsString(parameters, name, context).strip() or None
+
+    def scene(
+        self,
+        parameters: dict[str, Any],
+        context: QgsProcessingContext,
+        feedback: QgsProcessingFeedback,
+    ) -> dict[str, command.Value]:
+        """Options of rscd that say how the rasters are read and which part of them counts."""
+        area = None
+        if parameters.get("AOI") not in (None, ""):
+            area = self.parameterAsCompatibleSourceLayerPath(
+                parameters, "AOI", context, FORMATS, "gpkg", feedback
+            )
+        return {
+            "aoi": area,
+            "t1_date": self.date(parameters, "T1_DATE", context),
+            "t2_date": self.date(parameters, "T2_DATE", context),
+            "bands": self.text(parameters, "BANDS", context),
+            "align": self.parameterAsEnumString(parameters, "ALIGN", context),
+            "src_nodata": self.number(parameters, "SRC_NODATA", context),
+        }
+
+    def add_pair(self) -> None:
         """Parameters T1 and T2, two rasters."""
         self.addParameter(QgsProcessingParameterRasterLayer("T1", "Raster of the earlier date"))
         self.addParameter(QgsProcessingParameterRasterLayer("T2", "Raster of the later date"))
@@ -165,11 +203,29 @@ class Base(QgsProcessingAlgorithm):
     def add_number(self, name: str, text: str, maximum: float | None = None) -> None:
         """An optional number from 0."""
         limits = {} if maximum is None else {"maxValue": maximum}
-        self.addParameter(
-            QgsProcessingParameterNumber(
-                name, text, QgsProcessingParameterNumber.Type.Double, None, True, 0, **limits
-            )
-        )
+        self.addParameter(_number(name, text, minValue=0, **limits))
+
+    def add_scene(self) -> None:
+        """What `scene` reads, under Advanced."""
+        polygons = [QgsProcessing.SourceType.TypeVectorPolygon]
+        day = QgsProcessingParameterDateTime.Type.Date
+        for parameter in (
+            QgsProcessingParameterFeatureSource(
+                "AOI", "Area of interest: only what lies inside its polygons", polygons,
+                optional=True,
+            ),
+            QgsProcessingParameterDateTime("T1_DATE", "Earlier date", day, optional=True),
+            QgsProcessingParameterDateTime("T2_DATE", "Later date", day, optional=True),
+            QgsProcessingParameterString(
+                "BANDS", "Bands to use, such as 1,2,3 or red,nir", optional=True
+            ),
+            QgsProcessingParameterEnum(
+                "ALIGN", "Pixel grid of the result: t1, the earlier, or t2, the later",
+                options=ALIGN, defaultValue="t1", usesStaticStrings=True,
+            ),
+            _number("SRC_NODATA", "Value that means no data in both rasters"),
+        ):  # fmt: skip
+            self.add_rare(parameter)
 
     def add_rare(self, parameter: QgsProcessingParameterDefinition) -> None:
         """A parameter under Advanced."""
@@ -203,12 +259,20 @@ class Predict(Base):
             "least area is in square metres and concerns polygons, not the mask.\n\n"
             "Registration: shift moves, local bends the later date onto the earlier one.\n\n"
             "The grids of the rasters may differ: the later date is resampled onto the earlier. "
-            "Run Doctor first where a pair is not known."
+            "Run Doctor first where a pair is not known.\n\n"
+            "QGIS project: a .qgz with both rasters and what is written here, styled.\n\n"
+            "Advanced: what lies around an area of interest is looked at, and left out of the "
+            "result. Dates become columns and the time of the layer; where none is given, those "
+            "that the rasters state. Pictures before and after, for map tips, need a change layer "
+            "that is a GeoPackage. The column misreg is the fraction of a polygon that is no "
+            "change any more when one date is moved by so many pixels (the estimated error where "
+            "none are given); it takes several times as long. Further options are those of "
+            "rscd predict --help-all, as typed in a terminal, such as --simplify 1."
         )
 
     def initAlgorithm(self, config: dict[str, Any] | None = None) -> None:
         """Declare the parameters."""
-        self.add_dates()
+        self.add_pair()
         self.add_model()
         self.add_number("MIN_AREA", "Least area of polygons in square metres")
         self.add_number("MIN_SCORE", "Least score of polygons, 0 to 1", 1)
@@ -219,16 +283,35 @@ class Predict(Base):
                 usesStaticStrings=True,
             )
         )  # fmt: skip
+        self.add_scene()
+        for parameter in (
+            QgsProcessingParameterBoolean(
+                "PICTURES", "Pictures of each polygon before and after", defaultValue=False
+            ),
+            QgsProcessingParameterBoolean(
+                "MISREG", "Column misreg: what a small shift explains", defaultValue=False
+            ),
+            _number("MISREG_PX", "Pixels of that shift, for the column misreg", minValue=0),
+            QgsProcessingParameterString("EXTRA", "Further options of rscd predict", optional=True),
+        ):
+            self.add_rare(parameter)
         self.addParameter(
             QgsProcessingParameterVectorDestination(
                 "OUTPUT", "Change", QgsProcessing.SourceType.TypeVectorPolygon
             )
         )
-        self.addParameter(
-            QgsProcessingParameterRasterDestination(
-                "MASK", "Mask of change", optional=True, createByDefault=False
+        for name, text in (("MASK", "Mask of change"), ("PROB", "Probability of change")):
+            self.addParameter(
+                QgsProcessingParameterRasterDestination(
+                    name, text, optional=True, createByDefault=False
+                )
             )
-        )
+        self.addParameter(
+            QgsProcessingParameterFileDestination(
+                "PROJECT", "QGIS project", "QGIS projects (*.qgz)", optional=True,
+                createByDefault=False,
+            )
+        )  # fmt: skip
 
     def processAlgorithm(
         self,
@@ -237,22 +320,35 @@ class Predict(Base):
         feedback: QgsProcessingFeedback,
     ) -> dict[str, Any]:
         """Run ``rscd predict``."""
-        output = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
-        mask = self.parameterAsOutputLayer(parameters, "MASK", context) or None
-        line = command.predict(
-            self.raster(parameters, "T1", context),
-            self.raster(parameters, "T2", context),
-            output,
-            mask=mask,
-            model=self.model(parameters, context),
-            threshold=self.number(parameters, "THRESHOLD", context),
-            min_area=self.number(parameters, "MIN_AREA", context),
-            min_score=self.number(parameters, "MIN_SCORE", context),
-            register=self.parameterAsEnumString(parameters, "REGISTER", context),
-        )
+        layers = {
+            name: self.parameterAsOutputLayer(parameters, name, context) or None
+            for name in ("OUTPUT", "MASK", "PROB")
+        }
+        project = self.parameterAsFileOutput(parameters, "PROJECT", context) or None
+        misreg = self.parameterAsBool(parameters, "MISREG", context)
+        pixels = self.number(parameters, "MISREG_PX", context)
+        try:
+            line = command.predict(
+                self.raster(parameters, "T1", context),
+                self.raster(parameters, "T2", context),
+                [path for path in (layers["OUTPUT"], layers["MASK"]) if path],
+                prob=layers["PROB"],
+                project=project,
+                pictures=self.parameterAsBool(parameters, "PICTURES", context),
+                misreg=pixels if misreg and pixels is not None else misreg,
+                model=self.model(parameters, context),
+                threshold=self.number(parameters, "THRESHOLD", context),
+                min_area=self.number(parameters, "MIN_AREA", context),
+                min_score=self.number(parameters, "MIN_SCORE", context),
+                register=self.parameterAsEnumString(parameters, "REGISTER", context),
+                extra=self.text(parameters, "EXTRA", context) or "",
+                **self.scene(parameters, context, feedback),
+            )
+        except ValueError as error:
+            raise QgsProcessingException(str(error)) from error
         if self.execute(line, context, feedback) is None:
             return {}
-        return _written({"OUTPUT": output, "MASK": mask}, context)
+        return _written(layers, context) | ({"PROJECT": project} if project else {})
 
 
 class Events(Base):
@@ -356,13 +452,17 @@ class Doctor(Base):
             "dates besides change, what would be done, what is wrong, and which options help.\n\n"
             "The report appears in the log and as a page in the results viewer. VERDICT is 0 where "
             "nothing matters, 1 where change cannot be detected, 3 where a result should not be "
-            "trusted. No raster and no layer is written."
+            "trusted. No raster and no layer is written.\n\n"
+            "Options that would help are parameters of Detect change under these names: "
+            "--register is Registration, --align, --src-nodata, --aoi, --bands and the dates "
+            "are among the advanced ones of both."
         )
 
     def initAlgorithm(self, config: dict[str, Any] | None = None) -> None:
         """Declare the parameters."""
-        self.add_dates()
+        self.add_pair()
         self.add_model()
+        self.add_scene()
         self.addParameter(
             QgsProcessingParameterFileDestination(
                 "REPORT", "Report", "HTML files (*.html)", optional=True
@@ -382,6 +482,7 @@ class Doctor(Base):
             self.raster(parameters, "T1", context),
             self.raster(parameters, "T2", context),
             model=self.model(parameters, context),
+            **self.scene(parameters, context, feedback),
         )
         ended = self.execute(line, context, feedback)
         if ended is None:
@@ -397,6 +498,12 @@ class Doctor(Base):
                 encoding="utf-8",
             )
         return {"VERDICT": ended.code, **({"REPORT": report} if report else {})}
+
+
+def _number(name: str, text: str, **limits: float) -> QgsProcessingParameterNumber:
+    """A number that may be left empty."""
+    kind = QgsProcessingParameterNumber.Type.Double
+    return QgsProcessingParameterNumber(name, text, kind, None, True, **limits)
 
 
 def _written(outputs: dict[str, str | None], context: QgsProcessingContext) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Union
 
-Value = Union[None, str, float, int, Iterable[str]]
+Value = Union[None, bool, str, float, int, Iterable[str]]
 
 FOREIGN = (
     "PYTHONHOME",
@@ -65,13 +66,16 @@ def words(command: str, inputs: Iterable[str], options: Mapping[str, Value]) -> 
     Args:
         command: such as ``predict``.
         inputs: files; those that exist become absolute, for they may begin with a hyphen.
-        options: value by option; None and an empty list leave it out, a list is joined by commas.
+        options: value by option; None, False and an empty list leave it out, True is the option
+            alone, a list is joined by commas.
     """
     line = [command, *map(_absolute, inputs)]
     for option, value in options.items():
-        if value is None:
+        if value is None or value is False:
             continue
-        if isinstance(value, (str, int, float)):
+        if value is True:
+            line.append(option)
+        elif isinstance(value, (str, int, float)):
             line += [f"{option}={_text(value)}"]
         else:
             joined = ",".join(value)
@@ -80,28 +84,22 @@ def words(command: str, inputs: Iterable[str], options: Mapping[str, Value]) -> 
 
 
 def predict(
-    t1: str,
-    t2: str,
-    output: str,
-    *,
-    mask: str | None = None,
-    model: str | None = None,
-    threshold: float | None = None,
-    min_area: float | None = None,
-    min_score: float | None = None,
-    register: str | None = None,
+    t1: str, t2: str, outputs: Iterable[str], *, extra: str = "", **options: Value
 ) -> list[str]:
-    """``rscd predict``: None leaves a choice to the model."""
-    options = {
-        "--output": output,
-        "--model": model,
-        "--threshold": threshold,
-        "--min-area": min_area,
-        "--min-score": min_score,
-        "--register": register,
-    }
-    more = [] if mask is None else [f"--output={mask}"]
-    return [*words("predict", (t1, t2), options), *more, "--overwrite"]
+    """``rscd predict``.
+
+    Args:
+        t1: file of the earlier date.
+        t2: of the later date.
+        outputs: files to write.
+        extra: more words, as they would be typed; the last to be read.
+        options: by name in Python, ``min_area`` for ``--min-area``; None leaves a choice to rscd.
+
+    Raises:
+        ValueError: quotation marks that do not close in ``extra``, in one line.
+    """
+    line = words("predict", (t1, t2), _named(options))
+    return [*line, *(f"--output={one}" for one in outputs), "--overwrite", *typed(extra)]
 
 
 def events(
@@ -129,9 +127,30 @@ def events(
     return [*words("events", (t1, t2), options), "--overwrite"]
 
 
-def doctor(t1: str, t2: str, *, model: str | None = None) -> list[str]:
-    """``rscd doctor``."""
-    return words("doctor", (t1, t2), {"--model": model})
+def doctor(t1: str, t2: str, **options: Value) -> list[str]:
+    """``rscd doctor``; see `predict`."""
+    return words("doctor", (t1, t2), _named(options))
+
+
+def typed(text: str) -> list[str]:
+    """The words of a text as of a command line; a backslash is one, as in paths of Windows.
+
+    Raises:
+        ValueError: quotation marks that do not close, in one line.
+    """
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
+    try:
+        return list(lexer)
+    except ValueError:
+        raise ValueError(
+            f"expected options as on a command line, found a quotation mark that does not close: "
+            f"{text}"
+        ) from None
+
+
+def _named(options: Mapping[str, Value]) -> dict[str, Value]:
+    return {f"--{name.replace('_', '-')}": value for name, value in options.items()}
 
 
 def _absolute(path: str) -> str:

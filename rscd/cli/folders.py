@@ -3,13 +3,14 @@
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import RscdError, UsageError
-from rscd.base.files import digest_of
+from rscd.base.files import digest_of, writing
 from rscd.cli.options import Shown, emit_json, plain_options, refuse_failed
 from rscd.cli.scene import open_scene
 
@@ -44,8 +45,8 @@ FILES = frozenset({"model", "aoi", "calibration", "segmenter_option"})
 
 MORE = """\
 Folders of pictures, such as the frames of two drives, go pair by pair; {name} in what is written
-becomes the name of the picture. A pair that fails does not stop the others; the same command again
-does what is missing:"""
+becomes the name of the picture, and folders that are not there are made. A pair that fails does not
+stop the others; the same command again does what is missing:"""
 
 
 def run_all(
@@ -157,10 +158,11 @@ def _run_or_skip(
     run_pair: "Callable[[argparse.Namespace, ScenePair, Options], Shown]",
 ) -> tuple[str, Shown]:
     pair = open_scene(one, options)
-    if one.dry_run:
-        return "planned", run_pair(one, pair, options)
     outputs = outputs_of(one)
     files = list(map(Path, outputs))
+    if one.dry_run:
+        with _folders_for(files):
+            return "planned", run_pair(one, pair, options)
     recipe = _recipe(one, pair)
     if not one.overwrite:
         ours = finished.state(name, recipe, files)
@@ -168,9 +170,35 @@ def _run_or_skip(
             return "skipped", Shown({"outputs": outputs}, outputs)
         # outputs of an interrupted run of the same recipe may be overwritten
         options = replace(options, overwrite=ours == "part")
-    shown = run_pair(one, pair, options)
+    with _folders_for(files):
+        shown = run_pair(one, pair, options)
     finished.add(name, recipe, finished.hashed(files))
     return "done", shown
+
+
+@contextmanager
+def _folders_for(files: Iterable[Path]) -> Iterator[None]:
+    """Make the folders that files go to where there are none; those that stay empty go again.
+
+    For one file, a folder that is not there is refused: a name may be mistyped. Where every pair
+    has a file of its own, the folder is part of the result.
+
+    Raises:
+        OutputError: one cannot be made.
+    """
+    made: list[Path] = []
+    try:
+        for file in files:
+            with writing(file):
+                lacking = [one for one in file.absolute().parents if not one.exists()]
+                for folder in reversed(lacking):
+                    folder.mkdir()
+                    made.append(folder)
+        yield
+    finally:
+        for folder in reversed(made):
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
 def _recipe(one: argparse.Namespace, pair: "ScenePair") -> str:

@@ -97,9 +97,10 @@ def run_next(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from rscd.review.choose import choose_next, with_order
-    from rscd.review.layer import check_target, read_change_layer, write_layer
+    from rscd.review.layer import check_target, read_change_layer, require_polygons, write_layer
 
     layer = read_change_layer(args.layer)
+    require_polygons(layer)
     target = None if args.output is None else Path(args.output)
     if target is not None:
         check_target(layer, target, overwrite=args.overwrite)
@@ -107,7 +108,9 @@ def run_next(args: argparse.Namespace) -> None:
     if target is not None:
         table = with_order(layer.table, chosen, args.by)
         write_layer(replace(layer, table=table), target, _style(layer))
-    if len(chosen) < args.n:
+    if not chosen:
+        log.warning("every polygon is reviewed")
+    elif len(chosen) < args.n:
         log.warning("only %d polygons are not reviewed", len(chosen))
     ids = [int(number) for number in layer.table["id"].iloc[chosen]]
     data = {"ids": ids, "by": args.by, "output": args.output}

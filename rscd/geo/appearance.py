@@ -37,7 +37,7 @@ class Sample:
     sharpness: tuple[float, float]
     """Of either date: energy of the finest structures relative to coarser ones; NaN if blank."""
     veiled: tuple[float, float]
-    """Fraction of the blocks of either date that are bright and even where the other is not."""
+    """Fraction of the blocks of either date that look like cloud where the other does not."""
     flat: tuple[float, float]
     """Fraction of the blocks of either date all of whose pixels are equal."""
     valid: float
@@ -66,7 +66,7 @@ class Appearance:
     sharpness: tuple[float, float]
     """Median over the windows."""
     veiled: tuple[float, float]
-    """Fraction of the scene that clouds or haze may cover."""
+    """Fraction of the scene that looks like thick cloud; thin cloud around it is not counted."""
     flat: tuple[float, float]
     """Fraction of the scene that is filled with one value: nodata that the file does not declare,
     as a rule."""
@@ -126,22 +126,52 @@ def _sharpness(gray: FloatArray, valid: BoolArray) -> float:
 
 
 def _veiled(image: FloatArray, valid: BoolArray) -> tuple[float, float]:
-    """Blocks that are bright, even and colourless at one date, and not at the other."""
+    """Blocks of clouds: bright, even and colourless at one date, not at the other, with soft edges.
+
+    White roofs are all that but for the edges.
+    """
     height, width = (size // BLOCK_PX for size in valid.shape)
     if not height * width or valid.mean() < 0.5:
         return 0.0, 0.0
     cut = image[..., : height * BLOCK_PX, : width * BLOCK_PX]
     blocks = cut.reshape(*image.shape[:2], height, BLOCK_PX, width, BLOCK_PX)
-    mean, spread = blocks.mean(axis=(3, 5)), blocks.std(axis=(3, 5))
+    mean, spread = blocks.mean(axis=(3, 5)), blocks.std(axis=(3, 5)).mean(axis=1)
     level = mean.mean(axis=1)
-    # bright for both dates: clouds are brighter than nearly all that there is below them
-    bright = np.percentile(level, 60)
     tint = (mean.max(axis=1) - mean.min(axis=1)) / np.maximum(level, 1e-9)
-    rough = spread.mean(axis=1) / np.maximum(level, 1e-9)
-    cloud = (level > bright) & (tint < 0.15) & (rough < 0.05)
-    cloud &= level > 1.5 * np.median(level[::-1], axis=(1, 2))[:, None, None]
-    alone = cloud & ~cloud[::-1] & (rough[::-1] > 1.5 * rough)
-    return float(alone[0].mean()), float(alone[1].mean())
+    rough = spread / np.maximum(level, 1e-9)
+    other = level[::-1]
+    bright = level > 1.5 * np.maximum(other, np.median(other, axis=(1, 2))[:, None, None])
+    cloud = bright & (tint < 0.08) & (rough < 0.12) & (rough < 0.5 * rough[::-1])
+    t1, t2 = (
+        _soft(cloud[date], spread[date], spread[1 - date], level[date] - level[1 - date])
+        for date in (0, 1)
+    )
+    return float(t1.mean()), float(t2.mean())
+
+
+def _soft(
+    cloud: BoolArray, spread: FloatArray, before: FloatArray, brighter: FloatArray
+) -> BoolArray:
+    """The blocks that lie in squares of three by three such blocks, in patches with soft edges.
+
+    Args:
+        cloud: (h,w) blocks that may be cloud.
+        spread: (h,w) standard deviation within each.
+        before: (h,w) that of the other date.
+        brighter: (h,w) how much brighter each is than at the other date.
+    """
+    square = np.ones((3, 3), bool)
+    inside = ndimage.binary_opening(cloud, square)
+    patches, count = ndimage.label(ndimage.binary_propagation(inside, mask=cloud), square)
+    soft = np.zeros_like(cloud)
+    for number in range(1, count + 1):
+        patch = patches == number
+        around = ndimage.binary_dilation(patch, square) & ~patch
+        sharp = (spread > 0.3 * brighter[patch].mean()) & (spread > before)
+        if not around.any() or sharp[around].mean() < 0.3:
+            soft |= patch
+    kept: BoolArray = inside & soft
+    return kept
 
 
 def _flat(image: FloatArray, valid: BoolArray) -> tuple[float, float]:

@@ -109,7 +109,7 @@ def _write(date: str, image: Any, path: Path, transform: Affine | None, crs: Any
     elif hasattr(image, "dims") and hasattr(image, "coords") and hasattr(image, "attrs"):
         array = _ordered(date, image)
         # what stands in its encoding was undone when it was read
-        attrs, grid = image.attrs, _grid_of(date, array)
+        attrs, grid = image.attrs, _grid_of(date, array, getattr(image, "rio", None))
     else:
         raise UsageError(
             f"expected a path, an address, a rasterio dataset, a DataArray or a NumPy array as "
@@ -209,10 +209,14 @@ def _ordered(date: str, array: Any) -> Any:
     return array.transpose(*others, found[0][0], found[1][0])
 
 
-def _grid_of(date: str, array: Any) -> GeoBox | None:
+def _grid_of(date: str, array: Any, rio: Any) -> GeoBox | None:
     """The grid that the coordinates of a DataArray lie on; None without coordinates.
 
-    Where rioxarray is loaded or the coordinate ``spatial_ref`` is there, they say the CRS.
+    Args:
+        date: t1 or t2.
+        array: in order.
+        rio: what rioxarray knows of the array as it was given, where the user has it. A CRS set by
+            ``.rio.set_crs`` stands nowhere else, and a reordered array has it no more.
     """
     import odc.geo.xr  # noqa: F401  registers the accessor .odc
 
@@ -243,7 +247,6 @@ def _grid_of(date: str, array: Any) -> GeoBox | None:
         raise UsageError(
             f"expected {date} on a regular grid, found ground control points; rectify it first"
         )
-    rio = getattr(array, "rio", None)  # of rioxarray, where the user has it
     if grid.crs is None and rio is not None and rio.crs is not None:
         grid = GeoBox(grid.shape, grid.affine, CRS.from_wkt(rio.crs.to_wkt()))
     return grid

@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[Level, str]] = {
     "near-infrared": ("doubt", "near infrared where the network expects red"),
     "value-range": ("doubt", "values of the dates that differ by three bits or more"),
     "pixel-size": ("doubt", "pixels four times larger at one date"),
-    "cloud": ("doubt", "a fifth of one date bright, even and colourless, unlike the other"),
+    "cloud": ("doubt", "3 % of one date bright, even, colourless, with soft edges"),
     "haze": ("doubt", "one date brighter in its darkest parts, with half the contrast"),
     "large-shift": ("doubt", "a shift of surely more than two pixels"),
     "distortion": ("doubt", "a shift that varies by more than a pixel over the scene"),
@@ -67,7 +67,8 @@ LEAST_WINDOWS = 6
 LEAST_VALID = 0.1
 LEAST_FLAT = 0.02
 SOLID = 0.8
-VEILED = 0.2
+CLOUDY, VEILED = 0.03, 0.2
+"""Share of thick cloud that is named, and that hides what else could be said."""
 HAZE_CONTRAST = 0.55
 HAZE_LOW = 0.25
 HAZE_HIGH = 0.2
@@ -311,11 +312,12 @@ def _light(look: Appearance) -> Iterator[Finding]:
 def _visibility(look: Appearance, *, hazy: bool) -> Iterator[Finding]:
     for number, date in enumerate(("t1", "t2")):
         clipped = look.clipped[number] >= CLIPPED and not _solid(look, number)
-        if look.veiled[number] >= VEILED and not (hazy or clipped):
+        if look.veiled[number] >= CLOUDY and not (hazy or clipped):
             yield finding(
                 "cloud",
-                f"{100 * look.veiled[number]:.0f} % of {date} are bright, even and colourless "
-                "where the other date is not: cloud, or snow; leave it out with --aoi",
+                f"at least {100 * look.veiled[number]:.0f} % of {date} are bright, even and "
+                "colourless where the other date is not: cloud, or snow; leave it and its shadow "
+                "out with --aoi",
             )
         if clipped:
             yield finding(
@@ -343,6 +345,8 @@ def _places(pair: ScenePair, found: Measured, look: Appearance, *, hazy: bool) -
             "other seasons; fields and trees will appear as change",
         )
     spread, shift = found.spread_px, found.shift
+    if max(look.veiled) >= CLOUDY and len(found.shifts) < found.windows / 2:
+        spread = None  # the few places that clouds and their shadows leave say little
     if spread is not None and spread > SPREAD_PX:
         yield finding(
             "distortion",

@@ -12,7 +12,7 @@ import pyogrio
 from affine import Affine
 from pyproj import CRS
 
-from rscd.base.errors import OutputError, UsageError
+from rscd.base.errors import DataError, OutputError, UsageError
 from rscd.base.files import digest_of, sha256_of
 from rscd.base.types import Provenance
 from rscd.export.style import is_own_qml
@@ -102,6 +102,16 @@ def _identity(path: Path, provenance: Provenance) -> str:
         return begun_as
     own = {key: value for key, value in provenance.items() if key != REVIEWS}
     return digest_of(own) if own else sha256_of(path)
+
+
+def require_polygons(layer: ChangeLayer) -> None:
+    """Check that there is something to review.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not len(layer.table):
+        raise DataError(f"expected polygons to review in {layer.path}, found none")
 
 
 def outlines(layer: ChangeLayer) -> Any:

@@ -29,7 +29,7 @@ from rscd.geo.settings import is_item
 from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried
 from rscd.pipeline.provenance import describe_file
-from rscd.review.layer import LONLAT, ChangeLayer, inputs_of
+from rscd.review.layer import LONLAT, ChangeLayer, inputs_of, require_polygons
 
 SAMPLE_PX = 1024
 """Longest side of the picture from which the stretch is taken."""
@@ -125,8 +125,7 @@ def open_view(layer: ChangeLayer, t1: str | None = None, t2: str | None = None) 
         DataError: no raster is named, or no polygon lies on them.
         SceneError: a raster is gone, was replaced, or cannot be read.
     """
-    if not len(layer.table):
-        raise DataError(f"expected polygons to review in {layer.path}, found none")
+    require_polygons(layer)
     about = inputs_of(layer.provenance)
     paths = [_raster(layer, date, about.get(date), own) for date, own in (("t1", t1), ("t2", t2))]
     pair = _registered(_open_pair(paths, layer.provenance, about), layer.provenance)

@@ -156,6 +156,35 @@ def test_a_dry_run_of_folders_is_one_document_and_leaves_nothing(days: Path, cap
     assert not list((days / "out").iterdir())
 
 
+def test_folders_of_results_are_made_and_stay_where_something_is_in_them(
+    days: Path, capsys: Any
+) -> None:
+    command = (*COMMAND[:5], "-o", "new/{name}/mask.png", "--prob", "prob/all/{name}.tif")
+    assert states(run(capsys, "--dry-run", command=command)[1]) == ["planned"] * N
+    (days / "t2" / "1.png").write_bytes(b"no picture")
+    assert states(run(capsys, command=command)[1]) == ["done", "failed", "done"]
+    made = sorted(str(p.relative_to(days)) for p in days.glob("[np]*/*") if p.is_dir())
+    assert made == ["new/0", "new/2", "prob/all"]
+    assert sorted(p.name for p in (days / "prob" / "all").glob("*.tif")) == ["0.tif", "2.tif"]
+    assert states(run(capsys, command=command)[1]) == ["skipped", "failed", "skipped"]
+
+
+def test_no_folder_is_left_of_a_dry_run_or_of_wrong_usage(days: Path, capsys: Any) -> None:
+    before = sorted(days.iterdir())
+    assert run(capsys, "--dry-run", command=(*COMMAND[:5], "-o", "new/{name}.png"))[0] == 0
+    assert run(capsys, command=(*COMMAND[:5], "-o", "new/{name}.gpkg"))[0] == 2  # no CRS
+    assert sorted(days.iterdir()) == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(days: Path, capsys: Any) -> None:
+    code, document, _ = run(capsys, command=(*COMMAND[:5], "-o", "t1/0.png/new/{name}.png"))
+    assert code == 1
+    assert states(document) == ["failed"] * N
+    assert document["pairs"][0]["error"].startswith(
+        "expected to write t1/0.png/new/0.png, found: Not"
+    )
+
+
 def test_paths_of_all_results_are_printed(days: Path, capsys: Any) -> None:
     for _ in range(2):
         assert main([*COMMAND, "-q"]) == 0

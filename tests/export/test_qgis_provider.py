@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,9 @@ from rscd.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "qgis" / "rscd_provider"
+
+Started = Callable[..., Any]
+"""One process of QGIS: attempts, projects and tables of the batch dialog -> what it says."""
 
 
 def part(name: str) -> ModuleType:
@@ -59,21 +62,49 @@ def parsed(line: list[str]) -> dict[str, Any]:
 
 def test_rscd_reads_what_was_set_for_predict() -> None:
     line = command.predict(
-        "/data/a b.tif", "/data/-2.tif", "/out/change.gpkg", mask="/out/change.tif",
+        "/data/a b.tif", "/data/-2.tif", ["/out/change.gpkg", "/out/change.tif"],
         model="-odd.ckpt", threshold=0.25, min_area=1234567.5, min_score=0.0, register="shift",
+        prob="/out/p.tif", project="/out/p.qgz", aoi="/data/-area.gpkg", bands="3,2,1", align="t2",
+        t1_date="2019-07-14", t2_date="2023-05-01", src_nodata=-9999.0, pictures=True, misreg=True,
+        extra="--simplify 1 --co 'COMPRESS=ZSTD'",
     )  # fmt: skip
     args = parsed(line)
     expected = {
         "t1": "/data/a b.tif", "t2": "/data/-2.tif", "model": "-odd.ckpt", "min_area": 1234567.5,
-        "min_score": 0.0, "register": "shift", "overwrite": True,
+        "min_score": 0.0, "register": "shift", "overwrite": True, "bands": "3,2,1", "align": "t2",
+        "t1_date": "2019-07-14", "t2_date": "2023-05-01", "src_nodata": -9999.0, "pictures": True,
+        "simplify": 1.0, "co": ["COMPRESS=ZSTD"],
     }  # fmt: skip
     assert {name: args[name] for name in expected} == expected
     assert [str(one) for one in args["output"]] == ["/out/change.gpkg", "/out/change.tif"]
+    files = [str(args[name]) for name in ("prob", "project", "aoi")]
+    assert files == ["/out/p.tif", "/out/p.qgz", "/data/-area.gpkg"]
     assert float(args["threshold"]) == 0.25
 
 
+def test_flags_stand_alone_or_not_at_all() -> None:
+    estimated, of_two, without = (
+        parsed(command.predict("a.tif", "b.tif", ["c.gpkg"], misreg=misreg, pictures=False))
+        for misreg in (True, 2.0, False)
+    )
+    assert without == parsed(["predict", "a.tif", "b.tif", "-o", "c.gpkg", "--overwrite"])
+    assert of_two["misreg"] == 2
+    typed = parsed(["predict", "a.tif", "b.tif", "-o", "c.gpkg", "--overwrite", "--misreg"])
+    assert estimated == typed
+
+
+def test_further_options_are_read_as_in_a_terminal() -> None:
+    assert command.typed(r"--tta '1, 2' --report C:\new\r.html -v") == [
+        "--tta", "1, 2", "--report", r"C:\new\r.html", "-v",
+    ]  # fmt: skip
+    assert command.typed("# 1") == ["#", "1"]
+    assert command.typed("") == []
+    with pytest.raises(ValueError, match=r"a quotation mark that does not close: --co 'A=1$"):
+        command.typed("--co 'A=1")
+
+
 def test_what_was_not_set_is_left_to_rscd() -> None:
-    given = parsed(command.predict("a.tif", "b.tif", "c.gpkg"))
+    given = parsed(command.predict("a.tif", "b.tif", ["c.gpkg"], aoi=None))
     assert given == parsed(["predict", "a.tif", "b.tif", "-o", "c.gpkg", "--overwrite"])
     given = parsed(command.events("a.gpkg", "b.gpkg", "c.gpkg"))
     assert given == parsed(["events", "a.gpkg", "b.gpkg", "-o", "c.gpkg", "--overwrite"])
@@ -294,7 +325,7 @@ sys.path[:0] = ["/usr/share/qgis/python/plugins", job["plugins"]]
 from qgis.core import (QgsApplication, QgsProcessingContext, QgsProcessingFeedback, QgsProject,
     QgsVectorLayer)
 QgsApplication.setPrefixPath("/usr", True)
-application = QgsApplication([], False)
+application = QgsApplication([], bool(job["batch"]))
 application.initQgis()
 import processing
 from processing.core.Processing import Processing
@@ -335,10 +366,42 @@ def attempt(name, values, cancel=False):
         "layers": {layer.name(): fact(layer) for layer in layers},
         "lines": feedback.lines, "steps": feedback.steps, "percents": feedback.percents}
 
-answers = {"help": help, "attempts": {}}
+def of_project(path):
+    project = QgsProject()
+    project.read(path)
+    return {"layers": sorted(one.name() for one in project.mapLayers().values()),
+        "valid": all(one.isValid() for one in project.mapLayers().values())}
+
+def batch(name, rows):
+    "The dialog of the toolbox, from a table that was saved to a click on Run."
+    from qgis.PyQt.QtWidgets import QTextEdit
+    from processing.core.ProcessingResults import resultsList
+    from processing.gui import BatchPanel
+    from processing.gui.BatchAlgorithmDialog import BatchAlgorithmDialog
+    QgsProject.instance().clear()
+    dialog = BatchAlgorithmDialog(registry.createAlgorithmById(name))
+    BatchPanel.QFileDialog.getOpenFileName = staticmethod(lambda *_: (rows, ""))
+    dialog.mainWidget().load()
+    dialog.mainWidget().checkLoadLayersOnCompletion.setChecked(True)
+    dialog.show()
+    dialog.runButton().click()
+    application.processEvents()
+    dialog.grab().save(rows + ".png")
+    pages = [one.filename for one in resultsList.getResults()]
+    layers = QgsProject.instance().mapLayers().values()
+    log = dialog.findChild(QTextEdit, "txtLog").toPlainText()
+    return {"rows": dialog.mainWidget().batchRowCount(), "log": log, "summary": pages,
+        "layers": [fact(layer) for layer in layers]}
+
+answers = {"help": help, "attempts": {}, "projects": {}, "batch": {}}
 for name, python, algorithm, values, cancel in job["attempts"]:
     ProcessingConfig.settings["RSCD_PYTHON"].value = python
     answers["attempts"][name] = attempt(algorithm, values, cancel)
+for path in job["projects"]:
+    answers["projects"][path] = of_project(path)
+for name, python, rows in job["batch"]:
+    ProcessingConfig.settings["RSCD_PYTHON"].value = python
+    answers["batch"][name] = batch(name, rows)
 plugin.unload()
 answers["left"] = registry.providerById("rscd") is not None
 print("ANSWERS" + json.dumps(answers), flush=True)
@@ -364,21 +427,50 @@ def scene(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Pat
 
 
 @pytest.fixture(scope="module")
-def qgis(
-    pyqgis: str, unzipped: Path, scene: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def python(scene: Path) -> str:
+    """What the plugin is told to run: rscd may not be installed in the interpreter of the tests."""
+    path = scene / "python"
+    path.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables of a QGIS without a screen and with a new profile."""
+    return {
+        "QT_QPA_PLATFORM": "offscreen", "HOME": str(tmp_path_factory.mktemp("home")),
+        "PATH": "/nowhere", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def started(pyqgis: str, unzipped: Path, environment: dict[str, str]) -> Started:
+    """``started(attempts, projects, batch)``: what one process of QGIS says of them."""
+
+    def start(attempts: Any, projects: Sequence[Any] = (), batch: Sequence[Any] = ()) -> Any:
+        job = {"plugins": str(unzipped), "attempts": attempts}
+        job |= {"projects": list(projects), "batch": list(batch)}
+        done = subprocess.run(
+            [pyqgis, "-X", "faulthandler", "-c", SCRIPT, json.dumps(job)],
+            check=False, capture_output=True, text=True, env=environment, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "ResourceWarning" not in done.stderr
+        return json.loads(done.stdout.rpartition("ANSWERS")[2])
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def qgis(started: Started, python: str, scene: Path) -> dict[str, Any]:
     """What the algorithms said and wrote inside QGIS, in one process of QGIS."""
-    # the package may not be installed in the interpreter of the tests
-    runner = scene / "python"
-    runner.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" "$@"\n')
-    runner.chmod(0o755)
-    python, nowhere = str(runner), str(scene / "nowhere")
+    nowhere = str(scene / "nowhere")
     pair = {"T1": str(scene / "t1.tif"), "T2": str(scene / "t2.tif"), "MODEL": "cva"}
     layers = {"T1": str(scene / "a.gpkg"), "T2": str(scene / "b.gpkg"), "CLASS": "use"}
     change = {**pair, "MIN_AREA": 5000, "OUTPUT": str(scene / "change.gpkg")}
-    job = {
-        "plugins": str(unzipped),
-        "attempts": [
+    return started(
+        [
             ("predict", python, "rscd:predict", {**change, "MASK": str(scene / "m.tif")}, False),
             ("events", python, "rscd:events", {**layers, "OUTPUT": "TEMPORARY_OUTPUT"}, False),
             ("doctor", python, "rscd:doctor", {**pair, "REPORT": str(scene / "r.html")}, False),
@@ -386,21 +478,11 @@ def qgis(
              {**pair, "MODEL_FILE": layers["T1"], "OUTPUT": str(scene / "no.gpkg")}, False),
             ("python", nowhere, "rscd:doctor", pair, False),
             ("path", "", "rscd:doctor", pair, False),
+            ("quotes", "", "rscd:predict",
+             {**pair, "EXTRA": "--co 'A", "OUTPUT": str(scene / "no.gpkg")}, False),
             ("cancel", python, "rscd:predict", {**pair, "OUTPUT": str(scene / "no.gpkg")}, True),
-        ],
-    }  # fmt: skip
-    home = tmp_path_factory.mktemp("home")
-    env = {
-        "QT_QPA_PLATFORM": "offscreen", "HOME": str(home), "PATH": "/nowhere",
-        "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    done = subprocess.run(
-        [pyqgis, "-X", "faulthandler", "-c", SCRIPT, json.dumps(job)],
-        check=False, capture_output=True, text=True, env=env, timeout=300,
+        ]
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "ResourceWarning" not in done.stderr
-    return json.loads(done.stdout.rpartition("ANSWERS")[2])
 
 
 @pytest.mark.slow
@@ -457,6 +539,7 @@ def test_findings_of_the_doctor_are_an_answer(qgis: dict[str, Any], scene: Path)
         ("model", "rscd: expected"),
         ("python", "expected a Python with rscd, found no file at"),
         ("path", "expected the command rscd on PATH, found none"),
+        ("quotes", "expected options as on a command line, found a quotation mark"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(qgis: dict[str, Any], attempt: str, said: str) -> None:
@@ -470,3 +553,122 @@ def test_cancelled_runs_write_nothing(qgis: dict[str, Any], scene: Path) -> None
     found = qgis["attempts"]["cancel"]
     assert not found.get("layers")
     assert not (scene / "no.gpkg").exists()
+
+
+# --- everything that can be set, the batch dialog and qgis_process
+
+
+@pytest.fixture(scope="module")
+def corner(scene):
+    """Two layers of areas in one file; the change is in the second alone."""
+    path = scene / "areas.gpkg"
+    for name, left in (("beside", 500_400), ("on it", 500_200)):
+        area = box(left, 4_999_700, left + 200, 4_999_900)
+        frame = geopandas.GeoDataFrame({"n": [1]}, geometry=[area], crs="EPSG:32633")
+        frame.to_file(path, layer=name)
+    return f"{path}|layername=on it"
+
+
+@pytest.fixture(scope="module")
+def advanced(started, python, scene, corner):
+    """A run with every parameter, and the batch dialog on three rows, the last of them wrong."""
+    pair = {"T1": str(scene / "t1.tif"), "T2": str(scene / "t2.tif"), "MODEL": "cva"}
+    dated = {"T1_DATE": "2019-07-14", "T2_DATE": "2023-05-01", "BANDS": "3,1", "AOI": corner}
+    every = {
+        **pair, **dated, "MIN_AREA": 0, "MIN_SCORE": 0.1, "THRESHOLD": 0.4, "REGISTER": "off",
+        "ALIGN": "t2", "SRC_NODATA": 0, "PICTURES": True, "MISREG": True, "MISREG_PX": 1.5,
+        "EXTRA": "--simplify 1 --lco 'SPATIAL_INDEX=NO'", "OUTPUT": str(scene / "all.gpkg"),
+        "MASK": str(scene / "all.tif"), "PROB": str(scene / "all_p.tif"),
+        "PROJECT": str(scene / "all.qgz"),
+    }  # fmt: skip
+    rows = [
+        {"PARAMETERS": {name: repr(value) for name, value in {**pair, **more}.items()},
+         "OUTPUTS": {"OUTPUT": str(scene / f"row{n}.gpkg")}}
+        for n, more in enumerate([dated, {"MIN_AREA": 5000.0}, {"MODEL_FILE": pair["T1"]}])
+    ]  # fmt: skip
+    (scene / "rows.json").write_text(json.dumps(rows))
+    attempts = [
+        ("every", python, "rscd:predict", every, False),
+        ("doctor", python, "rscd:doctor",
+         {**pair, **dated, "ALIGN": "t2", "REPORT": str(scene / "all.html")}, False),
+        ("day", python, "rscd:doctor", {**pair, "T2_DATE": "2018-02-30"}, False),
+    ]  # fmt: skip
+    batch = [("rscd:predict", python, str(scene / "rows.json"))]
+    return started(attempts, [every["PROJECT"]], batch)
+
+
+@pytest.mark.slow
+def test_every_parameter_reaches_rscd(advanced, scene):
+    found = advanced["attempts"]["every"]
+    assert "error" not in found
+    polygons = geopandas.read_file(scene / "all.gpkg", layer="changes")
+    assert [str(day)[:10] for day in (polygons["t1"][0], polygons["t2"][0])] == [
+        "2019-07-14", "2023-05-01",
+    ]  # fmt: skip
+    assert {"misreg", "model"} <= set(polygons)
+    assert polygons.total_bounds[0] >= 500_200
+    with rasterio.open(scene / "all_p.tif") as prob, rasterio.open(scene / "all.tif") as mask:
+        assert prob.shape == mask.shape == (20, 20)  # the area alone
+    assert polygons["picture"].notna().all()
+    assert {Path(one["source"]).name for one in found["layers"].values()} == {
+        "all.gpkg", "all.tif", "all_p.tif",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_project_opens_with_all_layers(advanced, scene):
+    project = advanced["projects"][str(scene / "all.qgz")]
+    assert project["valid"]
+    assert len(project["layers"]) == 5  # both dates, polygons, mask, probability
+
+
+@pytest.mark.slow
+def test_the_doctor_looks_with_the_same_parameters(advanced, scene):
+    page = (scene / "all.html").read_text(encoding="utf-8")
+    assert "20 x 20 px" in page
+    assert "--bands 3,1 --t1-date 2019-07-14 --t2-date 2023-05-01 --align t2" in page
+    assert "T2_DATE" in advanced["attempts"]["day"]["error"]
+
+
+@pytest.mark.slow
+def test_the_batch_dialog_runs_every_row_and_says_which_failed(advanced, scene):
+    found = advanced["batch"]["rscd:predict"]
+    assert found["rows"] == 3
+    dated, larger = (geopandas.read_file(scene / f"row{n}.gpkg", layer="changes") for n in (0, 1))
+    assert str(dated["t1"][0])[:10] == "2019-07-14"
+    assert dated.total_bounds[0] >= 500_200
+    assert larger["t1"].isna().all()
+    assert larger.total_bounds[0] < 500_200
+    assert not (scene / "row2.gpkg").exists()
+    layers = {Path(one["source"]).name: one["renderer"] for one in found["layers"]}
+    assert layers == dict.fromkeys(("row0.gpkg", "row1.gpkg"), "graduatedSymbol")
+    [summary] = found["summary"]
+    assert Path(summary).read_text(encoding="utf-8").count("rscd: expected") == 1
+    assert "1 executions failed" in found["log"]
+
+
+@pytest.mark.slow
+def test_qgis_process_runs_it(pyqgis, unzipped, environment, python, scene, corner):
+    # Debian's script beside it adds an option that qgis_process does not know
+    names = ("qgis_process.bin", "qgis_process")
+    program = next((p for n in names if (p := Path(pyqgis).with_name(n)).is_file()), None)
+    if program is None:
+        pytest.skip(f"no qgis_process beside {pyqgis}")
+    env = {**environment, "PATH": "/usr/bin:/bin", "QGIS_PLUGINPATH": str(unzipped)}
+    subprocess.run([program, "plugins", "enable", "rscd_provider"], check=True, env=env)
+    [profile] = Path(env["HOME"]).glob(".local/share/QGIS/*/profiles/default/QGIS/QGIS*.ini")
+    with profile.open("a", encoding="utf-8") as settings:
+        settings.write(f"\n[Processing]\nConfiguration\\RSCD_PYTHON={python}\n")
+    values = {
+        "T1": scene / "t1.tif", "T2": scene / "t2.tif", "MODEL": "cva", "AOI": corner,
+        "T1_DATE": "2019-07-14", "OUTPUT": scene / "process.gpkg", "PROJECT": scene / "process.qgz",
+    }  # fmt: skip
+    words = [f"{name}={value}" for name, value in values.items()]
+    done = subprocess.run(
+        [program, "run", "rscd:predict", "--", *words],
+        check=False, capture_output=True, text=True, env=env, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    polygons = geopandas.read_file(scene / "process.gpkg", layer="changes")
+    assert str(polygons["t1"][0])[:10] == "2019-07-14"
+    assert values["PROJECT"].is_file()

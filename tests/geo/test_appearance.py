@@ -44,6 +44,32 @@ def test_gain_and_contrast_are_those_applied(image: NDArray[Any]) -> None:
     assert not found.same
 
 
+@pytest.fixture
+def ground() -> NDArray[np.float32]:
+    """(2,3,304,304): equal dates of a rough ground."""
+    date = np.random.default_rng(0).uniform(20, 120, (3, 304, 304))
+    return np.stack([date, date]).astype(np.float32)
+
+
+def under(image: NDArray[Any], cover: NDArray[Any]) -> NDArray[Any]:
+    """The second date below something white of this opacity, (h,w) from 0 to 1."""
+    found = image.copy()
+    found[1] = image[1] * (1 - cover) + 230 * cover
+    return found
+
+
+def test_a_cloud_has_soft_edges_and_a_white_roof_has_not(ground: NDArray[np.float32]) -> None:
+    rows, cols = np.mgrid[:304, :304]
+    away = np.hypot(rows - 150, cols - 150)
+    cloud = look(under(ground, np.clip((130 - away) / 60, 0, 1))).veiled
+    assert cloud[0] == 0
+    assert 0.05 < cloud[1] < 0.57  # the disc of 130 pixels
+    roof = ((abs(rows - 155) < 60) & (abs(cols - 149) < 90)).astype(float)
+    assert look(under(ground, roof)).veiled == (0, 0)
+    half = np.clip((170 - cols) / 60, 0, 1)
+    assert 0.25 < look(under(ground, half)[::-1]).veiled[0] < 0.55
+
+
 def test_every_order_of_bands_is_found(image: NDArray[Any]) -> None:
     for order in ((0, 2, 1), (2, 1, 0), (1, 2, 0)):
         shown = np.empty_like(image[1])

@@ -98,6 +98,21 @@ class TestReadAsFilesAre:
         same(open_pair(array, array), open_pair(file, file))
         same(open_pair(array.transpose("x", "y", "band"), file), open_pair(file, file))
 
+    def test_data_arrays_of_rioxarray_itself(self, file: Path) -> None:
+        rioxarray = pytest.importorskip("rioxarray")
+        with rioxarray.open_rasterio(file) as array:
+            same(open_pair(array, array), open_pair(file, file))
+
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_a_crs_that_rioxarray_alone_knows(self, file: Path, turned: bool) -> None:
+        pytest.importorskip("rioxarray")
+        array = as_rioxarray(pixels()).drop_vars("spatial_ref")
+        array = array.transpose("x", "y", "band") if turned else array
+        with pytest.warns(FutureWarning, match="write_crs"):
+            array = array.rio.set_crs(ZONE)
+        same(open_pair(array, array), open_pair(file, file))
+        assert open_pair(array, array).grid.crs == ZONE
+
     def test_data_arrays_of_one_band_without_its_dimension(
         self, tmp_path: Path, write_tif: Callable[..., Path]
     ) -> None:

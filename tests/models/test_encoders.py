@@ -233,6 +233,19 @@ def test_local_file_of_the_whole_classifier(name: str, suffix: str, tmp_path: Pa
     )
 
 
+def test_the_encoder_of_the_network_that_ships_may_begin_another(tmp_path: Path) -> None:
+    """Its file has the tensors by the names of the whole network."""
+    file = Path(rscd.__file__).parent / "weights" / "buildings.safetensors"
+    tensors = load_file(file)
+    encoder = build_encoder("lite0", n_bands=3, weights=str(file), depth=4).module
+    found = {name.rpartition("model.")[2]: value for name, value in encoder.state_dict().items()}
+    assert len(found) == 198
+    assert all(torch.equal(value, tensors[f"encoder.{name}"]) for name, value in found.items())
+    save_file({"encoder.half": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match=r"expected all 198 tensors .*, found no"):
+        build_encoder("lite0", n_bands=3, weights=f"{tmp_path}/other.safetensors")
+
+
 def test_local_file_of_an_encoder_itself(tmp_path: Path) -> None:
     encoder = build_encoder("tu-resnet18", n_bands=4).module
     tensors = noise(encoder)

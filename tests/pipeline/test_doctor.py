@@ -120,6 +120,20 @@ def test_what_it_advises_helps(pair: tuple[Any, Any], tmp_path: Path, kind: str)
     close_handles()
 
 
+def test_a_cloud_over_half_a_pair_is_a_cloud(pair: tuple[Any, Any], tmp_path: Path) -> None:
+    """Ragged, of uneven brightness, and what it leaves is darker than at the other date."""
+    height, width = pair[1].image.shape[1:]
+    rows, cols = np.mgrid[:height, :width]
+    edge = 0.55 * width + 30 * np.sin(rows / 37) + 18 * np.sin(rows / 11)
+    cover = np.clip((edge - cols) / 90, 0, 1)
+    white = 215 + 20 * np.sin(rows / 60) * np.cos(cols / 80)
+    image = injected._as(0.8 * pair[1].image * (1 - cover) + white * cover)
+    report = injected.examine((pair[0], replace(pair[1], image=image)), tmp_path)
+    assert kinds(report) == {"cloud"}
+    assert report.exit_code == 3
+    assert 0.2 < report.between["veiled"][1] < 0.6
+
+
 def test_faults_that_depend_on_options_and_model(pair: tuple[Any, Any], tmp_path: Path) -> None:
     t1, t2 = pair
     moved = replace(t2, profile={"transform": injected.HALF_METRE @ Affine.translation(0.4, 0)})
@@ -312,6 +326,24 @@ def test_odd_rasters(realdata: Path, tmp_path: Path, name: str, found: set[Any])
     report = diagnose(path, copy, CVA)
     assert kinds(report) == found
     json.dumps(report.data, allow_nan=False)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("split", "name", "found"),
+    [
+        ("train", "AOI1-tile_1-4", {"cloud"}),  # a fifth, and the town beside it has changed
+        ("train", "AOI1-tile_1-3", {"cloud"}),
+        ("test", None, set()),
+    ],
+)
+def test_clouds_over_real_pairs(
+    realdata: Path, split: str, name: str | None, found: set[str]
+) -> None:
+    folder = realdata / "idabd" / split
+    [t1] = folder.glob(f"A/{name or '*'}.png")
+    assert kinds(diagnose(t1, folder / "B" / t1.name, CVA)) == found
 
 
 @pytest.mark.slow

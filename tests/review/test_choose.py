@@ -93,6 +93,25 @@ def test_fewer_are_left_than_wanted(
     assert "only 3 polygons are not reviewed" in shown.err
 
 
+def test_nothing_is_left_to_review(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layer = tmp_path / "reviewed.gpkg"
+    squares(3).assign(status=["accepted", "rejected", "unsure"]).to_file(layer)
+    assert main(["review", "next", str(layer)]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "every polygon is reviewed\n")
+
+
+def test_a_layer_without_polygons_is_refused(
+    make_layer: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer, out = make_layer(count=0), tmp_path / "out.gpkg"
+    assert main(["review", "next", str(layer), "-o", str(out)]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == f"rscd: expected polygons to review in {layer}, found none\n"
+    assert not out.exists()
+
+
 def test_another_file_is_not_replaced(
     make_layer: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
