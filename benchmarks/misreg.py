@@ -88,7 +88,7 @@ def real_pairs(data: Path, sets: Sequence[str]) -> Iterator[Labelled]:
     for row in rows:
         folder = data / row["dataset"] / row["split"]
         files = [next((folder / part).glob(f"{row['name']}.*")) for part in ("A", "B", "label")]
-        t1, t2, label = (cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1] for path in files)
+        t1, t2, label = (np.asarray(cv2.imread(str(path)))[..., ::-1] for path in files)
         image = np.moveaxis(np.stack([t1, t2]), 3, 1)
         yield Labelled(row["name"], image, label[..., 0] > 127, float(row["gsd_m"]))
 
@@ -97,7 +97,7 @@ def examined(made: Labelled, options: Options) -> tuple[geopandas.GeoDataFrame, 
     """The polygons of a pair, and processor seconds of the run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = [folder / "t1.tif", folder / "t2.tif"]
+        paths = folder / "t1.tif", folder / "t2.tif"
         for path, date in zip(paths, made.image, strict=True):
             bands, height, width = date.shape
             with rasterio.open(

@@ -54,7 +54,10 @@ def true_shift(seed: int, nuisance: Nuisance, side: int, points: Points) -> Poin
     found = np.broadcast_to(nuisance.shift_px, points.shape).astype(np.float64)
     for _ in range(20 if warp is not None else 0):
         at = (points + found + beyond - 0.5)[:, ::-1].T
-        bent = [ndimage.map_coordinates(warp[..., n], at, order=1, mode="nearest") for n in (0, 1)]
+        bent = [
+            ndimage.map_coordinates(np.asarray(warp)[..., n], at, order=1, mode="nearest")
+            for n in (0, 1)
+        ]
         found = np.add(nuisance.shift_px, np.stack(bent, axis=1))
     return found
 
@@ -88,6 +91,7 @@ def measured(
             return None
         finally:
             close_handles()
+    assert record is not None
     left = applied_shift(record, side, points) - true_shift(plan.seed, nuisance, side, points)
     return np.hypot(*left.T), doubt_at(record, (side, side), points)
 

@@ -60,7 +60,7 @@ def correct(folders: Sequence[str]) -> dict[str, str]:
     """What went wrong, by folder and method, where a date was not corrected."""
     failed = {}
     for folder in folders:
-        ways = {
+        ways: dict[str, Any] = {
             "arosics": lambda **more: COREG(ws=(256, 256), **more),
             "arosics_local": lambda **more: COREG_LOCAL(
                 grid_res=48, window_size=(256, 256), **more

@@ -11,6 +11,7 @@ import runpy
 import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -79,7 +80,9 @@ def _run(words: list[str]) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def looked(tmp_path, monkeypatch, request):
+def looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> list[Look]:
     """What the doctor and predict said of the pairs of one script."""
     cases = shared_folder("RSCD_CASES", "cases", "the small inputs that fail")
     [script] = cases.glob(f"{request.param}_*.py")
@@ -105,7 +108,7 @@ NAMED = {"c18": [{"unreadable"}, {"unreadable"}, set()]}
 @pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.parametrize(("name", "looked"), [(name, name) for name in PAIRS], indirect=["looked"])
-def test_the_doctor_says_what_a_reader_expects(name, looked):
+def test_the_doctor_says_what_a_reader_expects(name: str, looked: list[Look]) -> None:
     assert len(looked) == PAIRS[name]
     assert [one.kinds for one in looked] == NAMED.get(name, [set()] * len(looked))
     for one in looked:
@@ -121,7 +124,7 @@ def test_the_doctor_says_what_a_reader_expects(name, looked):
         also([one.found for one in looked])
 
 
-def _near_infrared_tagged_alpha(reports):
+def _near_infrared_tagged_alpha(reports: list[Any]) -> None:
     chosen, usual = reports
     for date in ("t1", "t2"):
         assert chosen["dates"][date]["bands"] == [1, 2, 3, 4]
@@ -131,7 +134,7 @@ def _near_infrared_tagged_alpha(reports):
     assert usual["between"]["valid"] < 1
 
 
-def _blue_first(reports):
+def _blue_first(reports: list[Any]) -> None:
     said = [[line.partition(":")[0] for line in one["says"] if "3,2,1" in line] for one in reports]
     assert said == [[], ["t1", "t2"], [], ["t2"], []]
     assert reports[3]["dates"]["t2"]["colours"] == ["blue", "green", "red"]

@@ -559,7 +559,7 @@ def test_cancelled_runs_write_nothing(qgis: dict[str, Any], scene: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def corner(scene):
+def corner(scene: Path) -> str:
     """Two layers of areas in one file; the change is in the second alone."""
     path = scene / "areas.gpkg"
     for name, left in (("beside", 500_400), ("on it", 500_200)):
@@ -570,7 +570,7 @@ def corner(scene):
 
 
 @pytest.fixture(scope="module")
-def advanced(started, python, scene, corner):
+def advanced(started: Started, python: str, scene: Path, corner: str) -> dict[str, Any]:
     """A run with every parameter, and the batch dialog on three rows, the last of them wrong."""
     pair = {"T1": str(scene / "t1.tif"), "T2": str(scene / "t2.tif"), "MODEL": "cva"}
     dated = {"T1_DATE": "2019-07-14", "T2_DATE": "2023-05-01", "BANDS": "3,1", "AOI": corner}
@@ -581,10 +581,11 @@ def advanced(started, python, scene, corner):
         "MASK": str(scene / "all.tif"), "PROB": str(scene / "all_p.tif"),
         "PROJECT": str(scene / "all.qgz"),
     }  # fmt: skip
+    changes: list[dict[str, Any]] = [dated, {"MIN_AREA": 5000.0}, {"MODEL_FILE": pair["T1"]}]
     rows = [
         {"PARAMETERS": {name: repr(value) for name, value in {**pair, **more}.items()},
          "OUTPUTS": {"OUTPUT": str(scene / f"row{n}.gpkg")}}
-        for n, more in enumerate([dated, {"MIN_AREA": 5000.0}, {"MODEL_FILE": pair["T1"]}])
+        for n, more in enumerate(changes)
     ]  # fmt: skip
     (scene / "rows.json").write_text(json.dumps(rows))
     attempts = [
@@ -598,7 +599,7 @@ def advanced(started, python, scene, corner):
 
 
 @pytest.mark.slow
-def test_every_parameter_reaches_rscd(advanced, scene):
+def test_every_parameter_reaches_rscd(advanced: dict[str, Any], scene: Path) -> None:
     found = advanced["attempts"]["every"]
     assert "error" not in found
     polygons = geopandas.read_file(scene / "all.gpkg", layer="changes")
@@ -616,14 +617,14 @@ def test_every_parameter_reaches_rscd(advanced, scene):
 
 
 @pytest.mark.slow
-def test_the_project_opens_with_all_layers(advanced, scene):
+def test_the_project_opens_with_all_layers(advanced: dict[str, Any], scene: Path) -> None:
     project = advanced["projects"][str(scene / "all.qgz")]
     assert project["valid"]
     assert len(project["layers"]) == 5  # both dates, polygons, mask, probability
 
 
 @pytest.mark.slow
-def test_the_doctor_looks_with_the_same_parameters(advanced, scene):
+def test_the_doctor_looks_with_the_same_parameters(advanced: dict[str, Any], scene: Path) -> None:
     page = (scene / "all.html").read_text(encoding="utf-8")
     assert "20 x 20 px" in page
     assert "--bands 3,1 --t1-date 2019-07-14 --t2-date 2023-05-01 --align t2" in page
@@ -631,7 +632,9 @@ def test_the_doctor_looks_with_the_same_parameters(advanced, scene):
 
 
 @pytest.mark.slow
-def test_the_batch_dialog_runs_every_row_and_says_which_failed(advanced, scene):
+def test_the_batch_dialog_runs_every_row_and_says_which_failed(
+    advanced: dict[str, Any], scene: Path
+) -> None:
     found = advanced["batch"]["rscd:predict"]
     assert found["rows"] == 3
     dated, larger = (geopandas.read_file(scene / f"row{n}.gpkg", layer="changes") for n in (0, 1))
@@ -648,7 +651,14 @@ def test_the_batch_dialog_runs_every_row_and_says_which_failed(advanced, scene):
 
 
 @pytest.mark.slow
-def test_qgis_process_runs_it(pyqgis, unzipped, environment, python, scene, corner):
+def test_qgis_process_runs_it(
+    pyqgis: str,
+    unzipped: Path,
+    environment: dict[str, str],
+    python: str,
+    scene: Path,
+    corner: str,
+) -> None:
     # Debian's script beside it adds an option that qgis_process does not know
     names = ("qgis_process.bin", "qgis_process")
     program = next((p for n in names if (p := Path(pyqgis).with_name(n)).is_file()), None)
@@ -671,4 +681,4 @@ def test_qgis_process_runs_it(pyqgis, unzipped, environment, python, scene, corn
     assert done.returncode == 0, done.stderr
     polygons = geopandas.read_file(scene / "process.gpkg", layer="changes")
     assert str(polygons["t1"][0])[:10] == "2019-07-14"
-    assert values["PROJECT"].is_file()
+    assert (scene / "process.qgz").is_file()

@@ -146,7 +146,7 @@ def test_doubt_is_read_between_the_points_of_a_field() -> None:
 
 
 @pytest.mark.parametrize(("moved", "sign"), [("t2", 1), ("t1", -1)])
-def test_one_shift_is_doubted_by_how_far_its_windows_lie_apart(moved, sign):
+def test_one_shift_is_doubted_by_how_far_its_windows_lie_apart(moved: str, sign: int) -> None:
     measured = {"cols": 2.004, "rows": -0.5, "error": 0.01, "spread": 0.5}
     record = {"moved": moved, "cols": sign * 2.0, "rows": sign * -0.5, "measured": measured}
     points = np.array([[0.0, 0], [100, 70]])
@@ -158,10 +158,13 @@ def test_one_shift_is_doubted_by_how_far_its_windows_lie_apart(moved, sign):
     assert doubt_at(still, (200, 400), points) == pytest.approx([np.hypot(0.05, 0.1)] * 2)
 
 
-def test_a_date_that_is_bent_leaves_one_shift_in_doubt(tmp_path, write_tif, town):
+def test_a_date_that_is_bent_leaves_one_shift_in_doubt(
+    tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
+) -> None:
     """The doubt of one shift is about as large as what it leaves."""
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))
     _, record = register(pair, "shift", "t1")
+    assert record is not None
     side = np.linspace(24, SIDE - 24, 9)
     points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
     left = np.stack(bent(*points.T), axis=1) - (record["cols"], record["rows"])
