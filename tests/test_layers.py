@@ -181,7 +181,7 @@ AT_START = {
     "rscd.inference.network": {"torchvision", "timm", "segmentation_models_pytorch", "lightning"},
     "rscd.inference.onnx_network": {"torch", "onnx", "scipy"},
     "rscd.inference.models": {"torch", "onnxruntime"},
-    "rscd.pipeline.maps": {"torch", "torchmetrics", "pystac", "requests", "fsspec"},
+    "rscd.pipeline.maps": {"torch", "torchmetrics", "pystac", "requests", "fsspec", "cv2"},
     "rscd.pipeline.prediction": {"torch", "torchmetrics", "matplotlib", "folium", "pystac"},
     "rscd.pipeline.batch": {"torch", "torchmetrics", "requests", "fsspec", "cloudpickle"},
     "rscd.evaluation.maps": {"torch", "torchmetrics", "matplotlib", "pystac", "rscd.pipeline"},

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from odc.geo.geobox import GeoBox
 
@@ -63,6 +62,8 @@ def write_gray_picture(grays: ByteArray, grid: GeoBox, path: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
+    import cv2  # a tenth of a second, which runs without pictures need not wait for
+
     _, picture = cv2.imencode(SUFFIX, grays)
     with atomic_folder(path) as folder:
         write_bytes(folder / path.name, picture.tobytes())

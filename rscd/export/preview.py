@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import geopandas
 import numpy as np
 import shapely
@@ -42,6 +41,8 @@ def write_preview(
     Raises:
         OutputError: if it cannot be written.
     """
+    import cv2  # as in `rscd.export.picture`
+
     step = -(-max(pair.shape_hw) // PANEL_PX)
     mask = _thinned(change_map, pair.shape_hw, step)
     image, _ = pair.thumbnail((mask.shape[0], mask.shape[1]))
