@@ -91,11 +91,14 @@ CODES = {"doctor": (0, 3)}
 FIELDS = ("areas", "scale")
 """Pages on which scenes are fields of 10 m in four bands, of which 49 changed."""
 
-LONG = ("kdmsi", "registration", "review", "scale", "scene", "train")
+LONG = (
+    *("README", "areas", "data", "default_model", "kdmsi", "learning_from_review", "quick_start"),
+    *("registration", "review", "scale", "scene", "scenes_to_train_on", "segmenters", "train"),
+)
 """Pages that take more than three seconds."""
 
-LARGE = ("registration",)
-"""Pages on which scenes are large enough for a field of shifts."""
+LARGE = ("learning_from_review", "registration")
+"""Pages on which scenes are large enough for a field of shifts, or for buildings that are found."""
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,7 @@ def fill(
     return prob
 
 
+@pytest.mark.slow
 def test_buildings_come_with_the_change(
     tmp_path: Path, pair: ScenePair, buildings: Path, client: Client
 ) -> None:
@@ -274,6 +275,7 @@ def test_a_killed_worker_costs_its_blocks_and_nothing_else(
     assert all(stamps(client).values())  # the worker in its place has the weights
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_on_a_cluster(
     tmp_path: Path, pair: ScenePair, noted: Noted, client: Client
 ) -> None:
