@@ -170,6 +170,7 @@ LADDERS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
         f"{line['row']['start_steps']} steps, {line['row']['variant']}"
         + ", changed windows" * bool(line["row"]["changed"])
         + ", 17 labelled pairs" * (line["pairs"][0] == 17)
+        + ", encoder of buildings" * line["row"]["weights"].endswith("buildings.safetensors")
         + "".join(f", {key} {value}" for key, value in line["row"]["recipe"].items()),
         f"{100 * line['test']['f1_change']:.1f}",
     ),
