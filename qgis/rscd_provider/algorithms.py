@@ -101,7 +101,7 @@ class Base(QgsProcessingAlgorithm):
 
         try:
             whole = [*command.program(ProcessingConfig.getSetting(PYTHON) or ""), *line]
-            feedback.pushCommandInfo(" ".join(map(_quoted, whole)))
+            feedback.pushCommandInfo(command.shown(whole))
             ended = run(
                 whole,
                 command.environment(os.environ, bars=self.bars and not WINDOWS),
@@ -171,9 +171,11 @@ class Base(QgsProcessingAlgorithm):
         """Options of rscd that say how the rasters are read and which part of them counts."""
         area = None
         if parameters.get("AOI") not in (None, ""):
-            area = self.parameterAsCompatibleSourceLayerPath(
+            area, layer = self.parameterAsCompatibleSourceLayerPathAndLayerName(
                 parameters, "AOI", context, FORMATS, "gpkg", feedback
             )
+            if layer and "|" not in area:  # a file may have several
+                area = f"{area}|layername={layer}"
         return {
             "aoi": area,
             "t1_date": self.date(parameters, "T1_DATE", context),
@@ -291,7 +293,7 @@ class Predict(Base):
             QgsProcessingParameterBoolean(
                 "MISREG", "Column misreg: what a small shift explains", defaultValue=False
             ),
-            _number("MISREG_PX", "Pixels of that shift, for the column misreg", minValue=0),
+            _number("MISREG_PX", "Pixels of that shift, for the column misreg", minValue=0.01),
             QgsProcessingParameterString("EXTRA", "Further options of rscd predict", optional=True),
         ):
             self.add_rare(parameter)
@@ -335,7 +337,7 @@ class Predict(Base):
                 prob=layers["PROB"],
                 project=project,
                 pictures=self.parameterAsBool(parameters, "PICTURES", context),
-                misreg=pixels if misreg and pixels is not None else misreg,
+                misreg=misreg if pixels is None else pixels,
                 model=self.model(parameters, context),
                 threshold=self.number(parameters, "THRESHOLD", context),
                 min_area=self.number(parameters, "MIN_AREA", context),
@@ -346,8 +348,15 @@ class Predict(Base):
             )
         except ValueError as error:
             raise QgsProcessingException(str(error)) from error
-        if self.execute(line, context, feedback) is None:
+        ended = self.execute(line, context, feedback)
+        if ended is None:
             return {}
+        if not Path(layers["OUTPUT"] or "").is_file():
+            feedback.pushInfo(ended.out)
+            raise QgsProcessingException(
+                f"expected {layers['OUTPUT']}, found that rscd wrote no file; leave out what "
+                "only prints, such as --dry-run, from the further options"
+            )
         return _written(layers, context) | ({"PROJECT": project} if project else {})
 
 
@@ -514,7 +523,3 @@ def _written(outputs: dict[str, str | None], context: QgsProcessingContext) -> d
             STYLES.append(OwnStyle())
             context.layerToLoadOnCompletionDetails(path).setPostProcessor(STYLES[-1])
     return there
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"' if " " in word else word

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Union
@@ -21,6 +23,10 @@ FOREIGN = (
     "PROJ_LIB",
 )
 """Variables that QGIS sets for its own Python and GDAL; those of rscd have others."""
+
+
+PRINTING = ("--dry-run", "-h", "--help", "--help-all", "--version")
+"""Options of ``rscd predict`` with which it only prints."""
 
 
 def program(python: str) -> list[str]:
@@ -43,6 +49,11 @@ def program(python: str) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"expected a Python with rscd, found no file at {path}; {advice}")
     return [str(path)] if path.stem.lower() == "rscd" else [str(path), "-m", "rscd"]
+
+
+def shown(words: list[str]) -> str:
+    """A command line as text that a terminal of this system reads as these words."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def environment(inherited: Mapping[str, str], *, bars: bool) -> dict[str, str]:
@@ -136,17 +147,24 @@ def typed(text: str) -> list[str]:
     """The words of a text as of a command line; a backslash is one, as in paths of Windows.
 
     Raises:
-        ValueError: quotation marks that do not close, in one line.
+        ValueError: quotation marks that do not close, or options that write no file, in one line.
     """
     lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
     try:
-        return list(lexer)
+        words = list(lexer)
     except ValueError:
         raise ValueError(
             f"expected options as on a command line, found a quotation mark that does not close: "
             f"{text}"
         ) from None
+    printing = [word for word in words if word in PRINTING]
+    if printing:
+        raise ValueError(
+            f"expected options with which rscd writes a file, found {printing[0]}; type it in a "
+            "terminal"
+        )
+    return words
 
 
 def _named(options: Mapping[str, Value]) -> dict[str, Value]:

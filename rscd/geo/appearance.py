@@ -128,7 +128,7 @@ def _sharpness(gray: FloatArray, valid: BoolArray) -> float:
 def _veiled(image: FloatArray, valid: BoolArray) -> tuple[float, float]:
     """Blocks of clouds: bright, even and colourless at one date, not at the other, with soft edges.
 
-    White roofs are all that but for the edges.
+    White roofs are all that but for the edges; what is filled with one value is no cloud.
     """
     height, width = (size // BLOCK_PX for size in valid.shape)
     if not height * width or valid.mean() < 0.5:
@@ -141,7 +141,7 @@ def _veiled(image: FloatArray, valid: BoolArray) -> tuple[float, float]:
     rough = spread / np.maximum(level, 1e-9)
     other = level[::-1]
     bright = level > 1.5 * np.maximum(other, np.median(other, axis=(1, 2))[:, None, None])
-    cloud = bright & (tint < 0.08) & (rough < 0.12) & (rough < 0.5 * rough[::-1])
+    cloud = bright & (tint < 0.08) & (rough < 0.12) & (rough < 0.5 * rough[::-1]) & (spread > 0)
     t1, t2 = (
         _soft(cloud[date], spread[date], spread[1 - date], level[date] - level[1 - date])
         for date in (0, 1)

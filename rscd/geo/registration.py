@@ -397,7 +397,7 @@ def _smoothed(values: FloatArray) -> FloatArray:
     """Weighted mean of (h,w) values around each place, a Gaussian of `ALIKE_PX`.
 
     By way of Fourier transforms, several times faster than a filter so wide. Values continue on the
-    other side of the window, where places do not count.
+    other side of the window, where places count little.
     """
     spectrum = ndimage.fourier_gaussian(fft.rfft2(values), ALIKE_PX, n=values.shape[1])
     smooth: FloatArray = fft.irfft2(spectrum, values.shape)

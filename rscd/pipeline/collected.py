@@ -21,7 +21,7 @@ from rscd.export.stac import write_collection
 from rscd.export.vector import LAYER, write_vector
 from rscd.geo.doubles import LEAST_SHARED, Found, without_doubles
 from rscd.geo.table import feature_table
-from rscd.geo.vectors import carried, read_layer, vector_border
+from rscd.geo.vectors import carried, gdal_path, read_layer, vector_border
 from rscd.pipeline.pairs import Pair
 
 RUNS = "runs.parquet"
@@ -167,8 +167,8 @@ def _read(path: Path, pair: str) -> tuple[pd.DataFrame, str | None]:
     five times as long, and was most of what a small pair costs beside its comparison.
     """
     if path.suffix == ".gpkg":
-        with vector_border("polygons in", path):
-            about, _, shapes, values = pyogrio.raw.read(path, layer=LAYER, columns=TAKEN)
+        with vector_border("polygons in", path), gdal_path(str(path)) as link:
+            about, _, shapes, values = pyogrio.raw.read(link, layer=LAYER, columns=TAKEN)
             geometry, crs = shapely.from_wkb(shapes), about["crs"]
         columns = dict(zip(about["fields"], values, strict=True))
     else:

@@ -212,6 +212,11 @@ def faults_of_pixels(pair: ScenePair, found: Measured) -> Iterator[Finding]:
     yield from _places(pair, found, look, hazy=hazy)
 
 
+def exact(value: float) -> str:
+    """The shortest text that is read back as this very number."""
+    return repr(value).removesuffix(".0")
+
+
 def _ranges(look: Appearance) -> tuple[float, float]:
     return look.most[0] - look.least[0], look.most[1] - look.least[1]
 
@@ -225,7 +230,7 @@ def _values(pair: ScenePair, look: Appearance) -> Iterator[Finding]:
                 "undeclared-nodata",
                 f"{100 * look.flat[number]:.0f} % of {source.date} are filled with the value "
                 f"{look.fill[number]:g}, which it does not declare as nodata",
-                f"--src-nodata {look.fill[number]:g}",
+                f"--src-nodata {exact(look.fill[number])}",
             )
     usual = tuple(range(len(look.order or ())))
     if look.order is not None and look.order != usual and look.likeness >= ALIKE:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -101,6 +102,14 @@ def test_further_options_are_read_as_in_a_terminal() -> None:
     assert command.typed("") == []
     with pytest.raises(ValueError, match=r"a quotation mark that does not close: --co 'A=1$"):
         command.typed("--co 'A=1")
+    with pytest.raises(ValueError, match=r"writes a file, found --dry-run; type it in a terminal"):
+        command.typed("--simplify 1 --dry-run")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a terminal of another system")
+def test_the_line_in_the_log_is_read_by_a_terminal_as_it_was_run() -> None:
+    words = ["rscd", "predict", "/a&b$(id).tif", "it's.tif", "--aoi=x.gpkg|layername=on it", ""]
+    assert shlex.split(command.shown(words)) == words
 
 
 def test_what_was_not_set_is_left_to_rscd() -> None:
@@ -560,13 +569,13 @@ def test_cancelled_runs_write_nothing(qgis: dict[str, Any], scene: Path) -> None
 
 @pytest.fixture(scope="module")
 def corner(scene: Path) -> str:
-    """Two layers of areas in one file; the change is in the second alone."""
+    """Two layers in one file, the second named like it; the change is in that alone."""
     path = scene / "areas.gpkg"
-    for name, left in (("beside", 500_400), ("on it", 500_200)):
+    for name, left in (("beside", 500_400), ("areas", 500_200)):
         area = box(left, 4_999_700, left + 200, 4_999_900)
         frame = geopandas.GeoDataFrame({"n": [1]}, geometry=[area], crs="EPSG:32633")
         frame.to_file(path, layer=name)
-    return f"{path}|layername=on it"
+    return f"{path}|layername=areas"
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,13 @@ def test_what_stands_over_all(scenes: Path, capsys: Any) -> None:
         assert 45 < south < north < 46
 
 
+def test_the_folder_may_have_a_name_that_gdal_reads_otherwise(scenes: Path, capsys: Any) -> None:
+    assert run(capsys)[0] == 0
+    assert main(["batch", "pairs.csv", "-o", "out!x;y/", "-m", "cva", "-q"]) == 0
+    Path("out!x;y").rename("odd")
+    assert layer("odd/change.gpkg").equals(layer("out/change.gpkg"))
+
+
 def test_nothing_to_do_reads_and_writes_nothing(
     scenes: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,6 +134,24 @@ def test_a_cloud_over_half_a_pair_is_a_cloud(pair: tuple[Any, Any], tmp_path: Pa
     assert 0.2 < report.between["veiled"][1] < 0.6
 
 
+def test_what_is_filled_is_no_cloud_and_its_value_is_told_exactly(
+    pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    height, width = pair[1].image.shape[1:]
+    white = pair[1].image.copy()
+    white[:, : height // 3, : width // 3] = 255
+    report = injected.examine((pair[0], replace(pair[1], image=white)), tmp_path)
+    assert kinds(report) == {"undeclared-nodata"}
+    assert report.findings[0].mend == "--src-nodata 255"
+    odd = pair[1].image.astype(np.float32)
+    odd[:, : height // 3, : width // 3] = -12345.678
+    first = replace(pair[0], image=pair[0].image.astype(np.float32))
+    report = injected.examine((first, replace(pair[1], image=odd)), tmp_path)
+    [found] = [one for one in report.findings if one.kind == "undeclared-nodata"]
+    assert np.float32(found.mend.split()[1]) == np.float32(-12345.678)
+    assert float(found.mend.split()[1]) == float(np.float32(-12345.678))
+
+
 def test_faults_that_depend_on_options_and_model(pair: tuple[Any, Any], tmp_path: Path) -> None:
     t1, t2 = pair
     moved = replace(t2, profile={"transform": injected.HALF_METRE @ Affine.translation(0.4, 0)})

@@ -77,6 +77,10 @@ class Recipe:
                 "expected strong_views of 1 or more and feature_dropout from 0 to below 1, found "
                 f"{self.strong_views} and {self.feature_dropout}"
             )
+        if self.conf_thresh_change is not None and not 0 <= self.conf_thresh_change <= 1:
+            raise UsageError(
+                f"expected conf_thresh_change from 0 to 1, or null, found {self.conf_thresh_change}"
+            )
 
     @property
     def segments(self) -> bool:

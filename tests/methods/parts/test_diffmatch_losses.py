@@ -323,6 +323,7 @@ def test_variants_are_what_the_ablation_names() -> None:
         ("diffmatch", {"distance": "rows"}, "'channel' or 'legacy_last_axis' for distance"),
         ("diffmatch", {"gate": "pixelavg"}, "'pixelwise' or 'pixelratio' for gate"),
         ("diffmatch", {"strong_views": 0}, "strong_views of 1 or more"),
+        ("diffmatch", {"conf_thresh_change": 1.5}, "conf_thresh_change from 0 to 1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
