@@ -83,11 +83,12 @@ class Patches(Dataset[Sample]):
         """Window number `index` of a sample drawn by its size."""
         random = np.random.default_rng((self.seed, index))
         wanted = random.random() < self.changed
-        for _ in range(50 if wanted else 1):
-            window = self._window(random)
+        window = self._window(random)
+        for _ in range(49 if wanted else 0):
             change = window["mask" if "mask" in window else "vl_change"]
-            if not wanted or (change == 1).float().mean() > 0.01:
+            if (change == 1).float().mean() > 0.01:
                 break
+            window = self._window(random)
         return window
 
     def _window(self, random: np.random.Generator) -> Sample:
