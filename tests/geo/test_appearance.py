@@ -54,7 +54,8 @@ def ground() -> NDArray[np.float32]:
 def under(image: NDArray[Any], cover: NDArray[Any]) -> NDArray[Any]:
     """The second date below something white of this opacity, (h,w) from 0 to 1."""
     found = image.copy()
-    found[1] = image[1] * (1 - cover) + 230 * cover
+    white = 230 + np.sin(np.arange(cover.shape[1]) / 9)  # one value would be a fill
+    found[1] = image[1] * (1 - cover) + white * cover
     return found
 
 
