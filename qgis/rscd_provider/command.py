@@ -107,7 +107,7 @@ def predict(
         options: by name in Python, ``min_area`` for ``--min-area``; None leaves a choice to rscd.
 
     Raises:
-        ValueError: quotation marks that do not close in ``extra``, in one line.
+        ValueError: see `typed`.
     """
     line = words("predict", (t1, t2), _named(options))
     return [*line, *(f"--output={one}" for one in outputs), "--overwrite", *typed(extra)]
