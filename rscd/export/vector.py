@@ -52,6 +52,9 @@ LAYER = "changes"
 """Name of the layer of changes in formats that name layers."""
 
 _DECIMALS = 7  # of a degree: RFC 7946, about a centimetre
+# bytes of the file change counter and of the version it is valid for, which must be equal
+# (https://www.sqlite.org/fileformat2.html#the_database_header)
+_COMMITS_AT = (24, 92)
 _GPKG_DATE = "2000-01-01T00:00:00.000Z"  # the format demands a date; the same input, the same bytes
 
 _EXACT = 12
@@ -287,6 +290,7 @@ def _write_geopackage(polygons: geopandas.GeoDataFrame, path: Path, job: _Job) -
     _write_package(polygons, path, job, keywords)
     with closing(sqlite3.connect(path)) as package:
         _finish(package, job)
+    _forget_commits(path)
     empty = BytesIO()
     _write_package(polygons[:0], empty, job, keywords)
     with closing(sqlite3.connect(":memory:")) as package:
@@ -316,6 +320,18 @@ def _finish(package: sqlite3.Connection, job: _Job) -> None:
         package.execute("UPDATE gpkg_contents SET last_change = ?", (_GPKG_DATE,))
         package.execute("UPDATE gpkg_metadata_reference SET timestamp = ?", (_GPKG_DATE,))
         _embed_style(package, job)
+
+
+def _forget_commits(path: Path) -> None:
+    """Let a GeoPackage say that it was written at once.
+
+    SQLite counts the commits in two fields of the file's head, and GDAL 3.12 does not always need
+    as many for the same layer.
+    """
+    with path.open("r+b") as file:
+        for offset in _COMMITS_AT:
+            file.seek(offset)
+            file.write((1).to_bytes(4, "big"))
 
 
 def _one_type(polygons: geopandas.GeoDataFrame) -> dict[str, Any]:
