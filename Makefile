@@ -6,7 +6,7 @@ STAMP := .venv/.rscd-installed
 # every process that a test starts, even where the environment says otherwise
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-.PHONY: help setup demo test slow quick lint docs qgis-plugin format clean
+.PHONY: help setup demo test slow quick coverage lint docs qgis-plugin format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -42,6 +42,12 @@ QUICK := tests/test_layers.py tests/test_exports.py tests/base tests/geo tests/m
 quick: setup  ## style and the tests of a minute
 	@$(BIN)/ruff check .
 	@$(PYTEST) -q -n auto --maxprocesses 4 --dist worksteal -m "not slow and not realdata" $(QUICK)
+
+coverage: setup  ## all tests in one process, and the share of lines and branches they run
+	@$(BIN)/coverage erase
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --skip-covered --sort=miss
 
 lint: setup  ## style and types only
 	@$(BIN)/ruff check .
