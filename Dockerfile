@@ -1,25 +1,20 @@
 # syntax=docker/dockerfile:1
-# rscd on processors alone:  docker build -t rscd .
-# From another index of torch: docker build --build-arg TORCH_INDEX=https://... -t rscd .
-# From that of pip, with CUDA: docker build --build-arg TORCH_INDEX= -t rscd .
+# rscd on processors:         docker build -t rscd .
+# With torch and its CUDA:    docker build --build-arg EXTRAS=cluster,s3,train -t rscd .
 
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim-bookworm AS build
-# pip's own index has torch with several GB of CUDA, which nothing here would use
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS=cluster,s3
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# before the sources: this layer stays while they change
-# hadolint ignore=DL3013
-RUN python -m venv --without-pip /opt/rscd \
-    && pip --python /opt/rscd/bin/python install ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
+RUN python -m venv --without-pip /opt/rscd
 WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY LICENSES LICENSES
 COPY configs configs
 COPY rscd rscd
 # hadolint ignore=DL3013
-RUN pip --python /opt/rscd/bin/python install '.[cluster,s3]'
+RUN pip --python /opt/rscd/bin/python install ".[${EXTRAS}]"
 
 FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="rscd" \

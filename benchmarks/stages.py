@@ -1,7 +1,7 @@
 """Where the processor time of `rscd predict -m buildings` goes, and what makes its network faster.
 
     python benchmarks/stages.py [--size 2048] [--town 2048] [--probe 512] [--repeat 2]
-        [--only WHAT] [--onnx FILE]
+        [--only WHAT]
 
 On a synthetic town of `rscd sample`, repeated where `--town` is less than `--size`, with one thread
 each. Prints JSON, an object per line:
@@ -48,16 +48,18 @@ from rscd.geo import measure
 from rscd.geo.changemap import ChangeMap, RawRaster
 from rscd.geo.scene import ScenePair
 from rscd.inference import adapted
-from rscd.inference.graphs import Graph, export_graph, traced
+from rscd.inference.graphs import Graph, traced
 from rscd.inference.journal import Journal
-from rscd.inference.network import Network, load_network, loaded
-from rscd.inference.shipped import shipped_path
+from rscd.inference.models import load_model
+from rscd.inference.network import load_network, loaded
+from rscd.inference.onnx_network import OnnxNetwork
+from rscd.inference.shipped import SHIPPED, shipped_path
 from rscd.pipeline import maps
 
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "read": [(ScenePair, "context")],
     "resample": [(adapted, "resampled")],
-    "network": [(Network, "with_buildings")],
+    "network": [(OnnxNetwork, "with_buildings")],
     "to disk": [(RawRaster, "write"), (Journal, "add")],
     "checks": [(maps, "_rehearse"), (maps, "warn_of_shift"), (maps, "warn_of_near_infrared")],
     "mask": [(ChangeMap, "threshold_mask")],
@@ -132,13 +134,13 @@ def town(folder: Path, size: int, side: int) -> list[str]:
 def stages(images: Sequence[str], folder: Path, megapixels: float) -> dict[str, Any]:
     """One run in this process."""
     found: dict[str, float] = defaultdict(float)
-    loaded(shipped_path(), "cpu", load_network(shipped_path(), "cpu", 1).sha256)
+    load_model(SHIPPED, "cpu")  # before the clocks are set
     t1, t2 = images
     pair = open_pair(t1, t2)
     cpu, system = time.process_time(), os.times().system
     with clocks(found):
-        result = predict(pair, [folder / "stages.gpkg", folder / "stages.tif"],
-                         Options(model="buildings", workers=1, overwrite=True))  # fmt: skip
+        how = Options(model=SHIPPED, device="cpu", workers=1, overwrite=True)
+        result = predict(pair, [folder / "stages.gpkg", folder / "stages.tif"], how)
     cpu, system = time.process_time() - cpu, os.times().system - system
     found["rest"] = cpu - sum(found.values())
     each = {stage: round(seconds / megapixels, 4) for stage, seconds in found.items()}
@@ -152,12 +154,12 @@ def stages(images: Sequence[str], folder: Path, megapixels: float) -> dict[str, 
     }
 
 
-def commands(images: list[str], folder: Path, onnx: Path, repeat: int) -> dict[str, Any]:
+def commands(images: list[str], folder: Path, repeat: int) -> dict[str, Any]:
     """Whole commands with both runtimes, in turn."""
     found: dict[str, Any] = {"torch": [], "onnx": []}
     for _ in range(repeat):
-        for way, model in (("torch", "buildings"), ("onnx", str(onnx))):
-            out = ["-o", str(folder / f"{way}.geojson"), "-q", "--overwrite"]
+        for way, model in (("torch", str(shipped_path())), ("onnx", SHIPPED)):
+            out = ["-o", str(folder / f"{way}.geojson"), "-q", "--overwrite", "--device", "cpu"]
             line = [sys.executable, "-m", "rscd", "predict", *images, "-m", model, *out]
             found[way].append(command(line))
     same = (folder / "torch.geojson").read_bytes() == (folder / "onnx.geojson").read_bytes()
@@ -168,7 +170,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 """An image -> probabilities of change."""
 
 
-def variants(onnx: Path) -> dict[str, Callable[[], Run]]:
+def variants(folder: Path) -> dict[str, Callable[[], Run]]:
     """What makes the network in each of its forms."""
     model = load_network(shipped_path(), "cpu", 1)
     graph = Graph(loaded(model.path, "cpu", model.sha256), buildings=True).eval()
@@ -217,13 +219,13 @@ def variants(onnx: Path) -> dict[str, Callable[[], Run]]:
         "without oneDNN": lambda: without_onednn,
         "bfloat16 (autocast)": lambda: bfloat16,
         "torch.export": exported,
-        "ONNX Runtime": lambda: runtime(onnx),
-        "ONNX Runtime, int8": lambda: runtime(quantized(onnx)),
+        "ONNX Runtime": lambda: runtime(shipped_path(".onnx")),
+        "ONNX Runtime, int8": lambda: runtime(quantized(folder)),
         "torch.compile": compiled,
     }
 
 
-def quantized(onnx: Path) -> Path:
+def quantized(folder: Path) -> Path:
     """The graph with activations and weights of convolutions in eight bits, after calibration."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -235,8 +237,8 @@ def quantized(onnx: Path) -> Path:
             image = next(images, None)
             return None if image is None else {"image": image}
 
-    ready, out = onnx.with_suffix(".ready.onnx"), onnx.with_suffix(".int8.onnx")
-    quant_pre_process(str(onnx), str(ready), skip_symbolic_shape=True)
+    ready, out = folder / "ready.onnx", folder / "int8.onnx"
+    quant_pre_process(str(shipped_path(".onnx")), str(ready), skip_symbolic_shape=True)
     quantize_static(str(ready), str(out), Reader(), QuantFormat.QDQ, per_channel=True,
                     op_types_to_quantize=["Conv"])  # fmt: skip
     return out
@@ -245,7 +247,7 @@ def quantized(onnx: Path) -> Path:
 CALIBRATION: list[np.ndarray] = []
 
 
-def network(images: list[str], onnx: Path, side: int, repeat: int) -> Iterator[dict[str, Any]]:
+def network(images: list[str], folder: Path, side: int, repeat: int) -> Iterator[dict[str, Any]]:
     """All variants on one square of the scene."""
     torch.set_num_threads(1)
     dates = [rasterio.open(path).read().astype(np.float32) for path in images]
@@ -257,7 +259,7 @@ def network(images: list[str], onnx: Path, side: int, repeat: int) -> Iterator[d
     ]  # fmt: skip
     threshold = load_network(shipped_path(), "cpu", 1).threshold
     reference = None
-    for name, make in variants(onnx).items():
+    for name, make in variants(folder).items():
         try:
             with torch.inference_mode():
                 run = make()
@@ -288,7 +290,6 @@ def main() -> None:
     parser.add_argument("--town", type=int, help="side of the town that is repeated over it")
     parser.add_argument("--probe", type=int, default=512, help="side of the image of the network")
     parser.add_argument("--repeat", type=int, default=2)
-    parser.add_argument("--onnx", metavar="FILE", help="exported before, to save the time")
     parser.add_argument("--only", choices=("stages", "commands", "network"), action="append")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -298,17 +299,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images = town(folder, options.size, options.town or options.size)
-        onnx = Path(options.onnx) if options.onnx else folder / "buildings.onnx"
         if "stages" in only:
             megapixels = options.size**2 / 1e6
             print(json.dumps({"stages": stages(images, folder, megapixels)}), flush=True)
-        if only != ["stages"] and not options.onnx:
-            export_graph(shipped_path(), onnx)
         if "network" in only:
-            for row in network(images, onnx, options.probe, options.repeat):
+            for row in network(images, folder, options.probe, options.repeat):
                 print(json.dumps({"network": row}), flush=True)
         if "commands" in only:
-            found = commands(images, folder, onnx, options.repeat)
+            found = commands(images, folder, options.repeat)
             print(json.dumps({"commands": found}), flush=True)
 
 

@@ -1,6 +1,6 @@
 """Processor time from the start of a command to its first block, or to its end.
 
-    python benchmarks/start_up.py [--repeat 3] [--onnx FILE.onnx]
+    python benchmarks/start_up.py [--repeat 3]
 
 On a small synthetic town, in a process of its own each time: `rscd predict` with several models up
 to the first block of the scene, and commands that need no network from start to end. With them the
@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 
 from machine import machine
+
+from rscd.inference.shipped import SHIPPED, shipped_path
 
 LIBRARIES = ("torch", "geopandas", "scipy.ndimage", "rasterio", "odc.geo.geobox", "pyogrio")
 WATCHED = (
@@ -57,7 +59,6 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--onnx", metavar="FILE", help="also a network in this file")
     options = parser.parse_args()
     rows: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -72,7 +73,7 @@ def main() -> None:
         buildings = [str(town / f"buildings_{date}.geojson") for date in ("t1", "t2")]
         blocks = {
             f"predict -m {Path(model).name}, first block": ["predict", *images, "-m", model, *out]
-            for model in ("buildings", "cva", *filter(None, [options.onnx]))
+            for model in (SHIPPED, "cva", str(shipped_path()))
         }
         ends = {
             "--help": ["--help"],

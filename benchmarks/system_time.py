@@ -1,9 +1,9 @@
 """System time and page faults of `rscd predict`, with freed memory kept and given back.
 
-    python benchmarks/system_time.py [--size 2304] [--repeat 2]
+    python benchmarks/system_time.py [--size 2304] [--repeat 2] [--model buildings]
 
-The network that ships on a synthetic town of `rscd sample`. In each repeat, each in a process of
-its own, start-up included:
+A network, by default the one that ships, on a synthetic town of `rscd sample`. In each repeat, each
+in a process of its own, start-up included:
 
 - kept: the command as a user sees it;
 - given back: with `MALLOC_ARENA_MAX` set, at which `rscd` leaves the C library as it is;
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--size", type=int, default=2304, help="side of the scene in pixels")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--model", default="buildings")
     options = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {way: [] for way in (*WAYS, "start-up")}
     with tempfile.TemporaryDirectory() as name:
@@ -62,8 +63,9 @@ def main() -> None:
         )  # fmt: skip
         images = [str(town / f"scene_{date}.tif") for date in ("t1", "t2")]
         out = str(folder / "change.geojson")
-        line = [*RSCD, "predict", *images, "-m", "buildings", "-o", out, "--overwrite", "-q"]
-        start_up = [sys.executable, "-c", "import rscd.pipeline.maps, rscd.inference.network"]
+        line = [*RSCD, "predict", *images, "-m", options.model, "-o", out, "--overwrite", "-q"]
+        runtime = "onnx_network, onnxruntime" if options.model == "buildings" else "network"
+        start_up = [sys.executable, "-c", f"import rscd.pipeline.maps, rscd.inference.{runtime}"]
         for _ in range(options.repeat):
             for way, settings in WAYS.items():
                 found[way].append(run(line, **settings))

@@ -20,6 +20,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -28,11 +29,13 @@ from lightning.pytorch import Trainer
 import rscd.inference.shipped
 import rscd.training.run
 from rscd.base.files import sha256_of
+from rscd.base.types import CARD_KEY
 from rscd.cli import build_parser, main
 from rscd.data.images import write_picture
 from rscd.export.vector import write_vector
 from rscd.geo.origin import read_provenance
 from rscd.geo.vectors import read_layer
+from rscd.inference.shipped import CHECKSUMS
 from rscd.training.chain import arguments, is_chain, read_chain
 from rscd.training.configurations import find
 from rscd.training.task import ChangeTask
@@ -500,11 +503,16 @@ def stock(tmp_path_factory: pytest.TempPathFactory, write_tif: Callable[..., Pat
 @pytest.fixture
 def small_buildings(buildings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The network that ships sees less around a tile, so that small scenes are quick."""
-    card = rscd.inference.shipped.shipped_card()
-    card |= {"halo": 16, "sha256": sha256_of(buildings)}
+    card = rscd.inference.shipped.shipped_card() | {"halo": 16}
+    graph = onnx.load(rscd.inference.shipped.shipped_path(".onnx"))
+    onnx.helper.set_model_props(graph, {CARD_KEY: json.dumps(card)})
+    onnx.save(graph, buildings.with_suffix(".onnx"))
+    card |= {name: sha256_of(buildings.with_suffix(suffix)) for suffix, name in CHECKSUMS.items()}
     buildings.with_suffix(".json").write_text(json.dumps(card), encoding="utf-8")
-    monkeypatch.setattr(rscd.inference.shipped, "shipped_path", lambda: buildings)
-    monkeypatch.setattr(rscd.training.run, "shipped_path", lambda: buildings)
+    for place in (rscd.inference.shipped, rscd.training.run):
+        monkeypatch.setattr(
+            place, "shipped_path", lambda suffix=".safetensors": buildings.with_suffix(suffix)
+        )
 
 
 def prepared(words: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-CONDA = {"opencv-python-headless": "opencv", "torch": "pytorch"}
+CONDA = {"opencv-python-headless": "opencv"}
 """Packages that have another name there."""
 
 

@@ -309,7 +309,7 @@ def _whole_map(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
     from rscd.inference.views import ImageMaps, parse_scales
     from rscd.methods.parts.multiscale import Views
 
-    network = None if args.model is None else load_model(args.model, args.device)
+    network = None if args.model is None else load_model(args.model, args.device, torch=True)
     if not isinstance(network, Network):
         raise ModelError(
             f"expected a trained network for --maps, found {args.model or 'none'}; give -m FILE"

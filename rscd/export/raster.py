@@ -45,6 +45,9 @@ class _Kind:
     """Default creation options."""
 
 
+WITH_PREDICTOR = ("DEFLATE", "LZW", "LZMA", "ZSTD")
+"""Compressions of GDAL's COG driver that a predictor helps."""
+
 _MASK = _Kind("change", IGNORE, {"OVERVIEW_RESAMPLING": "MODE", "WARP_RESAMPLING": "NEAREST"})
 _PROBABILITY = _Kind(
     "change probability",
@@ -89,6 +92,8 @@ def _write_cog(
 ) -> None:
     _check_options(options, kind)
     full = {"COMPRESS": "DEFLATE", "BLOCKSIZE": str(BLOCK_SIZE), **kind.defaults, **options}
+    if full["COMPRESS"].upper() not in WITH_PREDICTOR and "PREDICTOR" not in options:
+        full.pop("PREDICTOR", None)  # a newer GDAL warns of it
     if "RESAMPLING" in options:  # sets both, and would be ignored beside them
         full = {k: v for k, v in full.items() if k in options or not k.endswith("_RESAMPLING")}
     with atomic_folder(path) as folder:

@@ -147,12 +147,11 @@ def check_onnx() -> None:
     """
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  (torch needs it)
     except ImportError as error:
         raise ModelError(
-            f"expected onnx, onnxscript and onnxruntime to write {ONNX_SUFFIX}, found no "
-            f"{error.name}; pip install 'rscd[export]'"
+            f"expected onnx and onnxscript to write {ONNX_SUFFIX}, found no {error.name}; "
+            "pip install 'rscd[export]'"
         ) from error
 
 

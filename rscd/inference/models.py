@@ -2,9 +2,12 @@
 
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rscd.base.errors import ModelError
+from rscd.inference import gpu
 from rscd.inference.adapted import adapted
 from rscd.inference.detectors.registry import (
     DEEP_DETECTORS,
@@ -13,7 +16,16 @@ from rscd.inference.detectors.registry import (
     ONE_BAND_DETECTOR,
 )
 from rscd.inference.predictor import Model
-from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, weights_path
+from rscd.inference.shipped import (
+    SHIPPED,
+    SceneFacts,
+    default_model,
+    shipped_weights,
+    weights_path,
+)
+
+if TYPE_CHECKING:
+    from rscd.inference.network import Network
 
 WEIGHTS_SUFFIXES = (".safetensors", ".ckpt")
 ONNX_SUFFIX = ".onnx"
@@ -58,8 +70,9 @@ def scene_model(
             *(name, ONE_BAND_DETECTOR),
             extra={"fault": "one-band"},
         )
-    model = load_model(name, device, threads)
-    if msi is not None or tta is not None:
+    views = msi is not None or tta is not None
+    model = load_model(name, device, threads, torch=views)
+    if views:
         from rscd.inference.views import multi_scale  # imports torch
 
         model = multi_scale(model, msi=msi, tta=tta, eight_bit=scene.eight_bit, flip=flip)
@@ -72,17 +85,21 @@ def scene_model(
     )
 
 
-def load_model(name: str, device: str = "auto", threads: int = 1) -> Model:
+def load_model(name: str, device: str = "auto", threads: int = 1, *, torch: bool = False) -> Model:
     """A model by its name or file.
 
     Args:
         name: a name of `model_names` or a weights file.
         device: ``auto``, ``cpu`` or ``cuda``, for networks.
         threads: cores that one call of a network may use.
+        torch: whether the network that ships has to be one of torch, whose layers and further
+            outputs can be used.
 
     Raises:
         ModelError: for an unknown name.
     """
+    if torch and name == SHIPPED:
+        return _network(name, device, threads)
     prefix = name.partition(":")[0]
     for kind in (name, f"{prefix}:", Path(name).suffix):
         if kind in LOADERS:
@@ -109,10 +126,21 @@ def _deep(name: str, device: str, threads: int) -> Model:
     return load_deep(name, device, threads)
 
 
-def _network(name: str, device: str, threads: int) -> Model:
+def _network(name: str, device: str, threads: int) -> "Network":
     from rscd.inference.network import load_network  # imports torch
 
     return load_network(weights_path(name), device, threads)
+
+
+def _shipped(name: str, device: str, threads: int) -> Model:
+    """On processors by ONNX Runtime, in half of torch's time; on GPUs by torch, if it is there."""
+    if gpu.worth_a_look(device) and find_spec("torch") is not None:
+        network = _network(name, device, threads)
+        if network.device == "cuda":
+            return network
+    from rscd.inference.onnx_network import load_onnx
+
+    return load_onnx(shipped_weights(ONNX_SUFFIX), device, threads)
 
 
 def _onnx(name: str, device: str, threads: int) -> Model:
@@ -122,7 +150,7 @@ def _onnx(name: str, device: str, threads: int) -> Model:
 
 
 LOADERS: dict[str, Callable[[str, str, int], Model]] = {
-    SHIPPED: _network,
+    SHIPPED: _shipped,
     **dict.fromkeys(DETECTORS, _detector),
     **dict.fromkeys((f"{kind}:" for kind in DEEP_DETECTORS), _deep),
     **dict.fromkeys(WEIGHTS_SUFFIXES, _network),

@@ -6,6 +6,7 @@
 """
 
 import json
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ def session_of(path: Path, device: str, threads: int, sha256: str) -> Any:
     Raises:
         ModelError: the file is not an ONNX model, or no longer the requested one.
     """
-    runtime = _runtime()
+    import onnxruntime as runtime
+
     with _lock:
         held, session = _sessions.get((path, device, threads), ("", None))
         if held != sha256:
@@ -93,6 +95,12 @@ def session_of(path: Path, device: str, threads: int, sha256: str) -> Any:
                 )
             options = runtime.SessionOptions()
             options.intra_op_num_threads = threads
+            # threads that wait for work would burn a third more of the cores' time
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            # weights in other files: none can be where no folder is
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", os.devnull
+            )
             options.log_severity_level = 3  # errors
             with border(lambda error: _unreadable(path, error)):
                 session = runtime.InferenceSession(
@@ -141,24 +149,15 @@ def load_onnx(path: Path, device: str = "auto", threads: int = 1) -> OnnxNetwork
 
 
 def _device(device: str) -> str:
-    there = PROVIDERS["cuda"] in _runtime().get_available_providers()
+    from onnxruntime import get_available_providers
+
+    there = PROVIDERS["cuda"] in get_available_providers()
     if device == "cuda" and not there:
         raise ModelError(
             "expected an ONNX Runtime for CUDA for --device cuda, found one without; pip install "
             "onnxruntime-gpu, or use --device cpu"
         )
     return ("cuda" if there else "cpu") if device == "auto" else device
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ModelError(
-            "expected ONNX Runtime for a model in an .onnx file, found none; pip install "
-            "'rscd[onnx]'"
-        ) from error
-    return onnxruntime
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:

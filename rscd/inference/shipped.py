@@ -12,6 +12,8 @@ from rscd.inference.detectors.registry import DEFAULT_DETECTOR, ONE_BAND_DETECTO
 
 SHIPPED = "buildings"
 """Its name for ``-m``; the files are ``rscd/weights/buildings.*``."""
+CHECKSUMS = {".safetensors": "sha256", ".onnx": "sha256_onnx"}
+"""Its forms, for torch and for ONNX Runtime, and where the card says their checksums."""
 
 GSD_RANGE_M = (0.1, 1.0)
 """Resolutions it is made for."""
@@ -59,13 +61,13 @@ def default_model(scene: SceneFacts) -> tuple[str, str]:
     return SHIPPED, f"{scene.n_bands} bands of {scene.gsd_m:.3g} m"
 
 
-def shipped_path() -> Path:
-    """Path of the weights file."""
-    return Path(str(files("rscd") / "weights" / f"{SHIPPED}.safetensors"))
+def shipped_path(suffix: str = ".safetensors") -> Path:
+    """Path of the weights in one of the forms of `CHECKSUMS`."""
+    return Path(str(files("rscd") / "weights" / f"{SHIPPED}{suffix}"))
 
 
 def shipped_card() -> Provenance:
-    """Card and checksum of the weights."""
+    """Card and checksums of the weights."""
     card: Provenance = json.loads(shipped_path().with_suffix(".json").read_text(encoding="utf-8"))
     return card
 
@@ -79,15 +81,15 @@ def weights_path(name: str) -> Path:
     return shipped_weights() if name == SHIPPED else Path(name)
 
 
-def shipped_weights() -> Path:
-    """Path of the weights file, whose content is checked.
+def shipped_weights(suffix: str = ".safetensors") -> Path:
+    """Path of the weights in one of the forms of `CHECKSUMS`, whose content is checked.
 
     Raises:
         ModelError: if the file is not the released one.
     """
-    path = shipped_path()
+    path = shipped_path(suffix)
     found = sha256_of(path) if path.is_file() else "no file"
-    if found != shipped_card()["sha256"]:
+    if found != shipped_card()[CHECKSUMS[suffix]]:
         raise ModelError(
             f"expected the weights that ship with rscd in {path}, found others ({found[:12]}); "
             "install rscd again"

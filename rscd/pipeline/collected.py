@@ -15,6 +15,7 @@ import shapely
 from pyproj import CRS
 
 from rscd.base.files import appearing, digest_of, require_as_written, write_whole, writing
+from rscd.base.quiet import quiet
 from rscd.base.types import Provenance
 from rscd.base.version import version
 from rscd.export.stac import write_collection
@@ -167,7 +168,9 @@ def _read(path: Path, pair: str) -> tuple[pd.DataFrame, str | None]:
     five times as long, and was most of what a small pair costs beside its comparison.
     """
     if path.suffix == ".gpkg":
-        with vector_border("polygons in", path), gdal_path(str(path)) as link:
+        # of what pyogrio does with dates, NumPy 2.5 says that it will not be possible for ever
+        numpy_warns = quiet("The 'generic' unit for NumPy timedelta", DeprecationWarning)
+        with vector_border("polygons in", path), gdal_path(str(path)) as link, numpy_warns:
             about, _, shapes, values = pyogrio.raw.read(link, layer=LAYER, columns=TAKEN)
             geometry, crs = shapely.from_wkb(shapes), about["crs"]
         columns = dict(zip(about["fields"], values, strict=True))

@@ -7,18 +7,18 @@ background class the complement: anything else is confident background.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import cast
 
 import numpy as np
 
 from rscd.base.errors import ModelError, UsageError
 from rscd.base.types import FloatArray, Provenance
-from rscd.inference.shipped import shipped_card
+from rscd.inference.file_model import FileModel
+from rscd.inference.kinds import BuildingModel, finds_buildings
+from rscd.inference.models import load_model
+from rscd.inference.shipped import SHIPPED, shipped_card
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SegmenterInfo, SemanticPrediction, View
-
-if TYPE_CHECKING:
-    from rscd.inference.network import Network
 
 WORDS = frozenset(
     {"building", "buildings", "house", "houses", "roof", "roofs", "rooftop", "rooftops"}
@@ -42,12 +42,12 @@ def build(options: Options) -> "Buildings":
         ModelError: if they are not the released ones, or do not predict buildings.
         UsageError: for an invalid pixel size.
     """
-    from rscd.inference.network import load_network
-    from rscd.inference.shipped import shipped_weights
-
     if not options.gsd_m > 0:
         raise UsageError(f"expected gsd_m= in metres above 0, found {options.gsd_m}; correct it")
-    return Buildings(options, load_network(shipped_weights(), options.device, 1))
+    model = load_model(SHIPPED, options.device)
+    if not isinstance(model, FileModel) or not finds_buildings(model):
+        raise ModelError("expected weights that find buildings, found others; install rscd again")
+    return Buildings(options, model)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Buildings(Segmenter):
     """The network."""
 
     options: Options
-    network: "Network"
+    network: FileModel
 
     @property
     def info(self) -> SegmenterInfo:
@@ -91,8 +91,6 @@ class Buildings(Segmenter):
 
     def _standing(self, views: Sequence[View]) -> list[FloatArray]:
         """(h,w) probability of a building for views of one size, two at a time."""
-        import torch
-
         from rscd.geo.resample import resampled
         from rscd.inference.adapted import scale_between
 
@@ -108,11 +106,8 @@ class Buildings(Segmenter):
         for first in range(0, len(images), 2):
             dates = resampled(np.stack(images[first : first + 2]), inner)
             dates = np.pad(dates, ((0, 0), (0, 0), (0, below), (0, right)), mode="edge")
-            with torch.inference_mode():
-                outputs = self.network.outputs(torch.from_numpy(dates)[None])
-            if "buildings" not in outputs:
-                raise ModelError("expected weights that find buildings, found others; update rscd")
-            prob = outputs["buildings"].float().sigmoid().cpu()[:, :, : inner[0], : inner[1]]
-            back = resampled(prob[0].numpy(), (height, width))
+            seen = np.ones((1, *dates.shape[2:]), bool)
+            _, prob = cast(BuildingModel, self.network).with_buildings(dates[None], seen)
+            back = resampled(prob[0, :, : inner[0], : inner[1]], (height, width))
             maps += list(np.clip(back, 0, 1))
         return maps[: len(views)]

@@ -47,8 +47,11 @@ def test_a_plain_installation_predicts_and_names_what_it_lacks(tmp_path: Path) -
         "predict T -m irmad -o irmad.geojson -q": 0,
         "evaluate change.tif truth.geojson": 0,
         "events T --segmenter buildings -o events.gpkg -q": 0,
+        "doctor T": 0,
         "model show buildings": 0,
         "predict T -m dcva -o deep.gpkg": 1,
+        "predict T --msi 1,2 -o deep.gpkg": 1,
+        "predict T -m own.safetensors -o deep.gpkg": 1,
         "predict T --dask local -o dask.gpkg": 1,
         "train -c supervised_town": 1,
         "evaluate . -m buildings": 1,
@@ -66,7 +69,7 @@ def test_a_plain_installation_predicts_and_names_what_it_lacks(tmp_path: Path) -
     lines = [line for line in said if line.startswith("rscd: ")]
     assert [line.rpartition("; ")[2] for line in lines] == [
         f"it comes with: pip install 'rscd[{extra}]'"
-        for extra in ("train", "cluster", "train", "train")
+        for extra in ("train", "train", "train", "cluster", "train", "train")
     ]
     assert not {*tmp_path.iterdir()} & {tmp_path / "deep.gpkg", tmp_path / "dask.gpkg"}
 

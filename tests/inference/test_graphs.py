@@ -275,6 +275,22 @@ class TestErrors:
         with pytest.raises(ModelError, match="a file without its card"):
             load_onnx(text)
 
+    def test_weights_in_other_files_are_not_read(
+        self, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "net.onnx"
+        onnx.save(
+            onnx.load(files / "net.onnx"),
+            path,
+            save_as_external_data=True,
+            location="other.bin",
+            size_threshold=0,
+        )
+        monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for them
+        assert Path("other.bin").is_file()
+        with pytest.raises(ModelError, match=r"expected an ONNX model, .*external data"):
+            load_onnx(path)
+
     def test_a_card_is_not_trusted(self, files: Path, tmp_path: Path) -> None:
         model = onnx.load(files / "net.onnx")
         card = json.loads(model.metadata_props[0].value)
@@ -305,11 +321,9 @@ class TestErrors:
         with pytest.raises(ModelError, match="expected an ONNX Runtime for CUDA"):
             load_onnx(files / "net.onnx", "cuda")
 
-    def test_no_runtime(self, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(ModelError, match=r"pip install 'rscd\[onnx\]'"):
-            load_onnx(files / "net.onnx")
-        with pytest.raises(ModelError, match=r"found no onnxruntime; pip install 'rscd\[export\]'"):
+    def test_no_exporter(self, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxscript", None)
+        with pytest.raises(ModelError, match=r"found no onnxscript; pip install 'rscd\[export\]'"):
             export_graph(files / "net.safetensors", files / "again.onnx")
 
     def test_views_need_torch(

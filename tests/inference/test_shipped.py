@@ -1,7 +1,9 @@
 """The shipped network: when it is the default, that it is whole, small and what its card says."""
 
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +19,19 @@ from rscd import Options, open_pair, predict
 from rscd.base.errors import ModelError
 from rscd.evaluation.dataset import Split, evaluate_split, labelled_folder, predict_pair
 from rscd.evaluation.dataset import facts as data_facts
-from rscd.inference import shipped
+from rscd.inference import gpu, models, shipped
 from rscd.inference.detectors.registry import DEFAULT_DETECTOR
 from rscd.inference.models import load_model, model_names, scene_model
-from rscd.inference.network import save_weights
-from rscd.inference.shipped import SHIPPED, SceneFacts, default_model, shipped_card, shipped_path
+from rscd.inference.network import Network, load_network, save_weights
+from rscd.inference.onnx_network import OnnxNetwork
+from rscd.inference.shipped import (
+    CHECKSUMS,
+    SHIPPED,
+    SceneFacts,
+    default_model,
+    shipped_card,
+    shipped_path,
+)
 from rscd.inference.weights import read_card
 from rscd.metrics.pixels import Counts, count
 from rscd.models.networks import build_network
@@ -154,31 +164,105 @@ def test_it_is_listed_first_and_loads_by_name() -> None:
     assert model.tiling.exact
 
 
-def test_changed_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = bytearray(shipped_path().read_bytes())
+@pytest.mark.parametrize("suffix", CHECKSUMS)
+def test_changed_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    whole = shipped_path(suffix)
+    content = bytearray(whole.read_bytes())
     content[-1] ^= 1
-    path = tmp_path / shipped_path().name
+    path = tmp_path / whole.name
     path.write_bytes(content)
     path.with_suffix(".json").write_text(json.dumps(shipped_card()))
-    monkeypatch.setattr(shipped, "shipped_path", lambda: path)
+    monkeypatch.setattr(shipped, "shipped_path", lambda s=".safetensors": path.with_suffix(s))
     with pytest.raises(ModelError, match=r"expected the weights that ship.*install rscd again"):
-        load_model(SHIPPED)
+        load_model(SHIPPED, torch=suffix == ".safetensors")
     path.unlink()
     with pytest.raises(ModelError, match="no file"):
-        load_model(SHIPPED)
+        load_model(SHIPPED, torch=suffix == ".safetensors")
+
+
+def test_both_forms_are_one_network() -> None:
+    """The tensors of one, and what both find in a town, on the whole and at an odd size."""
+    by_torch, by_onnx = load_model(SHIPPED, "cpu", torch=True), load_model(SHIPPED, "cpu")
+    assert isinstance(by_torch, Network)
+    assert isinstance(by_onnx, OnnxNetwork)
+    # layers that were folded into others need no memory of their own
+    less = by_onnx.tiling.bytes_per_pixel
+    assert 0.5 < less / by_torch.tiling.bytes_per_pixel < 1
+    own = {"bytes_per_pixel": less, "sha256": by_onnx.sha256}
+    assert by_onnx.card() == by_torch.card() | own
+    assert by_onnx.tiling == replace(by_torch.tiling, bytes_per_pixel=less)
+    image, mask = town(1)
+    for height, width in (mask.shape, (64, 160)):
+        pair, seen = image[None, ..., :height, :width], np.ones((1, height, width), bool)
+        pairs = zip(
+            by_onnx.with_buildings(pair, seen), by_torch.with_buildings(pair, seen), strict=True
+        )
+        for found, wanted in pairs:
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+            assert wanted.max() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("device", "driver", "installed", "asked"),
+    [
+        ("cpu", True, True, False),
+        ("auto", False, True, False),
+        ("auto", True, False, False),
+        ("auto", True, True, True),
+        ("cuda", False, True, True),
+    ],
+)
+def test_torch_is_asked_only_where_a_gpu_may_be(
+    monkeypatch: pytest.MonkeyPatch, device: str, driver: bool, installed: bool, asked: bool
+) -> None:
+    calls = []
+
+    def network(path: Path, device: str, threads: int) -> Network:
+        calls.append(path.suffix)
+        return load_network(path, "cpu" if device == "auto" else device, threads)
+
+    monkeypatch.setattr("rscd.inference.network.load_network", network)
+    monkeypatch.setattr(gpu, "driver_there", lambda: driver)
+    monkeypatch.setattr(models, "find_spec", lambda _: object() if installed else None)
+    if device == "cuda":
+        with pytest.raises(ModelError, match="expected a CUDA GPU for --device cuda, found none"):
+            load_model(SHIPPED, device)
+    else:  # torch finds no GPU behind the driver
+        assert isinstance(load_model(SHIPPED, device), OnnxNetwork)
+    assert calls == [".safetensors"] * asked
+
+
+def test_a_missing_gpu_is_said_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "find_spec", lambda _: None)
+    with pytest.raises(ModelError, match="expected an ONNX Runtime for CUDA for --device cuda"):
+        load_model(SHIPPED, "cuda")
+
+
+def test_no_driver_is_found_where_none_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gpu, "AMD", tmp_path / "kfd")
+    monkeypatch.setattr(gpu, "DRIVERS", ("libno-such-driver.so.1",))
+    assert not gpu.driver_there()
+    (tmp_path / "kfd").touch()
+    assert gpu.driver_there()
+    monkeypatch.setattr(gpu, "AMD", tmp_path / "none")
+    monkeypatch.setattr(gpu, "DRIVERS", ("libno-such-driver.so.1", "libc.so.6"))
+    assert gpu.driver_there() is sys.platform.startswith("linux")
 
 
 def test_card_beside_is_the_card_within() -> None:
     beside = shipped_card()
-    assert read_card(shipped_path()) == {k: v for k, v in beside.items() if k != "sha256"}
+    assert read_card(shipped_path()) == {
+        key: value for key, value in beside.items() if key not in CHECKSUMS.values()
+    }
     for key in ("licence", "data", "gsd_m", "gsd_range_m", "bands", "measured", "summary"):
         assert beside[key], key
     assert tuple(beside["gsd_range_m"]) == shipped.GSD_RANGE_M
 
 
 def test_it_is_as_small_as_promised() -> None:
-    size = sum(shipped_path().with_suffix(s).stat().st_size for s in (".safetensors", ".json"))
-    assert size <= 12e6
+    assert sum(shipped_path(s).stat().st_size for s in (*CHECKSUMS, ".json")) <= 12e6
     card = shipped_card()
     network = build_network(card["network"], card["network_args"]).eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:

@@ -264,6 +264,7 @@ def test_two_hundred_decisions(browser: Any, layer: Path, tmp_path: Path) -> Non
     browser.run("localStorage.clear()")
     browser.open(address)
     browser.find("#statistics summary").click()
+    browser.until("return document.querySelectorAll('#counts tr').length > 4")
     counts = [line.split()[:2] for line in browser.text("#counts").splitlines()[2:6]]
     verdicts = ("unreviewed", "accepted", "rejected", "unsure")
     assert counts == [list(one) for one in zip(verdicts, ("19", "68", "67", "66"), strict=True)]
