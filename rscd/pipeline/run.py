@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rscd.base.arguments import check_kind
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
 from rscd.base.types import Align, DateName, Provenance
@@ -140,6 +141,18 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+def options_of(given: Options | None) -> Options:
+    """The options of a call; None: the usual ones.
+
+    Raises:
+        UsageError: something else, such as outputs in their place.
+    """
+    if given is None:
+        return DEFAULTS
+    check_kind(given, Options, "options")
+    return given
 
 
 @dataclass(frozen=True)
