@@ -32,7 +32,7 @@ from rscd.geo.area import Area
 from rscd.geo.arrays import Image, as_files
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.polygons import Polygons
-from rscd.geo.register import doubt_at, field_boxes
+from rscd.geo.register import doubt_at, field_boxes, usual_error
 from rscd.geo.registration import sample_boxes, warn_of_shift, widened
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
@@ -301,7 +301,9 @@ def _compute(
         provenance = run.provenance | {"shift": shift, "threshold": threshold}
         reach_px = None
         if run.parameters["misreg"] is not None:
-            reach_px = misreg_reach(run.parameters["misreg"], measured)
+            reach_px = misreg_reach(
+                run.parameters["misreg"], usual_error(run.registration, measured)
+            )
             provenance |= {"misreg_px": reach_px}
         change_map = ChangeMap(journal.folder, pair.grid, threshold, provenance)
         margin = run.kind_margin

@@ -80,7 +80,7 @@ class Options:
     """How one date is moved onto the other before they are compared, see `rscd.geo.register`."""
     misreg: float | Literal["auto"] | None = None
     """Pixels by which a date is moved to see which polygons that takes away, see
-    `rscd.inference.misreg`; ``auto``: by the estimated error of the registration; None: not."""
+    `rscd.inference.misreg`; ``auto``: by the usual error of the registration; None: not."""
     bands: BandChoice | None = None
     """Of both dates, by number or by name."""
     src_nodata: float | None = None
