@@ -78,6 +78,9 @@ SPREAD_FACTOR = 1.6
 which errors even out. Both numbers are those of the scenes from 600 on of
 benchmarks/registration_doubt.py; documentation has the table of others."""
 
+ONE_FITS_PX = 1.0
+"""Where one shift is usually further off, it does not fit."""
+
 log = logging.getLogger(__name__)
 
 
@@ -131,6 +134,12 @@ def register(pair: ScenePair, mode: Register, align: Align) -> tuple[ScenePair, 
     shift = estimate_shift(pair)
     if shift is None:
         raise _unclear("no clear shift in its windows")
+    if mode == "shift" and (apart := _error_of_one(shift, shift.cols, shift.rows)) > ONE_FITS_PX:
+        log.warning(
+            "one shift leaves the dates %.1f pixels apart, as a rule: one is turned, stretched or "
+            "bent, or roofs lean; --register local bends a date",
+            apart,
+        )
     field = estimate_field(pair, shift) if mode == "local" else None
     middle = (shift.cols, shift.rows) if field is None else np.median(field.at, axis=(0, 1))
     cols, rows = (sign * round(float(by), DECIMALS) + 0.0 for by in middle)

@@ -192,6 +192,47 @@ def test_a_date_that_is_bent_leaves_one_shift_in_doubt(
     assert 0.5 * error < told < 2 * error
 
 
+def turned(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    return (SIDE / 2 - y) * 0.018, (x - SIDE / 2) * 0.018
+
+
+def parted(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    return np.where(x < SIDE / 2, 5.0, -5.0), 0 * y
+
+
+@pytest.mark.parametrize("field", [turned, parted])
+def test_where_one_shift_does_not_fit_it_is_said(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    town: NDArray[Any],
+    caplog: pytest.LogCaptureFixture,
+    field: Callable[..., Any],
+) -> None:
+    """Windows that lie too far off for the refinement count as far off as they are."""
+    pair = opened(tmp_path, write_tif, town[0], displaced(town[1], field))
+    _, record = register(pair, "shift", "t1")
+    assert record is not None
+    side = np.linspace(24, SIDE - 24, 9)
+    points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
+    left = np.stack(field(*points.T), axis=1) - (record["cols"], record["rows"])
+    error = np.sqrt((left**2).sum(axis=1).mean())
+    told = doubt_at(record, (SIDE, SIDE), points)[0]
+    assert error > 1.5
+    assert 0.75 * error < told < 2 * error
+    assert f"one shift leaves the dates {told:.1f} pixels apart" in caplog.text
+    assert "--register local" in caplog.text
+
+
+def test_where_one_shift_fits_nothing_is_said(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    town: NDArray[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    register(opened(tmp_path, write_tif, town[0], displaced(town[1], constant)), "shift", "t1")
+    assert "apart" not in caplog.text
+
+
 @pytest.mark.parametrize("mode", ["shift", "local"])
 def test_every_box_is_cut_from_the_same_pixels(
     tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any], mode: Register
