@@ -401,7 +401,9 @@ def _likeness(t1: Spectrum, t2: Spectrum) -> Float64Array:
     together, first, second = (
         _smoothed(product) for product in ((t1 * t2.conj()).real, np.abs(t1) ** 2, np.abs(t2) ** 2)
     )
-    alike = together / np.sqrt(np.maximum(first * second, np.finfo(np.float32).tiny))
+    least = np.finfo(np.float32).tiny
+    # of each date by itself: the product of both is of the fourth power of pixel values
+    alike = together / np.sqrt(np.maximum(first, least)) / np.sqrt(np.maximum(second, least))
     weights: Float64Array = np.clip(alike, 0, 1) ** ALIKE_POWER
     return weights
 
