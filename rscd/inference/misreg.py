@@ -30,7 +30,7 @@ REACH_PX = (1.0, 4.0)
 
 
 def misreg_reach(asked: float | Literal["auto"], error: float | None) -> float:
-    """By how many pixels a date is moved.
+    """By how many pixels a date is moved: the usual error, for longer moves take true change too.
 
     Args:
         asked: the number, or ``auto``.
