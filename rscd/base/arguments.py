@@ -29,6 +29,19 @@ def check_names(
         raise error(f"{what}: expected {', '.join(known)}, found {', '.join(unknown)}")
 
 
+def check_kind(value: object, kind: type, name: str) -> None:
+    """Refuse an argument of another class, such as one given in the place of another.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if not isinstance(value, kind):
+        found = type(value).__name__
+        raise UsageError(
+            f"expected {kind.__name__} as {name}, found {found}; name the arguments: {name}=..."
+        )
+
+
 def check_range(
     owner: object, names: Iterable[str], low: float = 0, high: float = math.inf
 ) -> None:

@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
     Shown(report.data, list(lines(report))).emit(as_json=args.json)
     if report.exit_code:
         level = report.findings[0].level
-        kinds = ", ".join(one.kind for one in report.findings if one.level == level)
+        worst = (one.kind for one in report.findings if one.level == level)
+        kinds = ", ".join(dict.fromkeys(worst))  # both dates may have the same fault
         if level == "stops":
             raise DataError(f"expected a pair that can be compared, found {kinds}; see above")
         raise DoubtfulError(f"expected a pair to be trusted, found {kinds}; see above")

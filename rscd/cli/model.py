@@ -119,10 +119,17 @@ def run_export(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from rscd.base.errors import UsageError
-    from rscd.inference.shipped import weights_path
+    from rscd.inference.models import CEG, model_names
+    from rscd.inference.shipped import SHIPPED, weights_path
 
     target = Path(args.output)
     source = weights_path(args.source)
+    named = args.source.partition(":")[0] in {CEG, *model_names()} - {SHIPPED}
+    if named and not source.is_file():
+        raise UsageError(
+            f"expected {SHIPPED} or the file of a trained network, found {args.source}, which is "
+            "not one network to export; see rscd model list"
+        )
     if args.target is not None:
         if target.suffix != ".onnx":
             raise UsageError(f"expected -o ending in .onnx with --target, found {target}")

@@ -125,8 +125,8 @@ def _add_more_outputs(parser: Parser) -> None:
         type=auto_or_pixels,
         metavar="PIXELS",
         help="a column misreg of polygons: the fraction that is no change any more when one date "
-        "is moved by so many pixels (default: the estimated error); eight passes over the tiles "
-        "with polygons",
+        "is moved by so many pixels (default: the usual error of the registration, as in "
+        "reg_err_px); eight passes over the tiles with polygons",
     )
     for date in ("t1", "t2"):
         group.add_argument(

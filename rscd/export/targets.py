@@ -32,6 +32,8 @@ from rscd.export.upload import (
 from rscd.export.vector import SUFFIXES as VECTOR_SUFFIXES
 
 StrPath = str | Path
+Outputs = StrPath | Sequence[StrPath] | None
+"""One file, several, or none."""
 
 ITEM_SUFFIX = ".json"
 """Of the STAC item among the outputs."""
@@ -64,7 +66,7 @@ class Targets:
     @classmethod
     def of(
         cls,
-        outputs: Sequence[StrPath],
+        outputs: Outputs,
         prob: StrPath | None = None,
         preview: StrPath | None = None,
         flow: StrPath | None = None,
@@ -79,7 +81,11 @@ class Targets:
         Raises:
             UsageError: for no output, one file named twice, or a wrong suffix.
         """
+        outputs = outputs_of(outputs)
         given = [*outputs, prob, preview, flow, dissimilarity, *(objects or {}).values()]
+        for path in (*given[len(outputs) :], project):
+            if path is not None:
+                _check_name(path)
         urls = [url for path in given if path is not None and (url := target_address(path))]
         room, remote = room_for(urls), dict[Path, str]()
 
@@ -294,6 +300,30 @@ class Targets:
             else:
                 beside = (file for file in self._beside(path) if not is_own_style(file))
                 _check_new(path, beside)
+
+
+def outputs_of(given: Outputs) -> list[StrPath]:
+    """The files of an argument, by the names the user gave.
+
+    Raises:
+        UsageError: something else, such as options in their place.
+    """
+    if isinstance(given, StrPath):
+        return [given]
+    if given is None:
+        return []
+    files = list(given) if isinstance(given, Iterable) else [given]
+    for path in files:
+        _check_name(path)
+    return files
+
+
+def _check_name(given: object) -> None:
+    if not isinstance(given, StrPath):
+        raise UsageError(
+            f"expected outputs as file names, found {type(given).__name__}; name the arguments: "
+            "outputs=[...], options=..."
+        )
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[StrPath], *, overwrite: bool) -> None:

@@ -7,6 +7,7 @@ is fixed before a pixel of the result is read, so that no result depends on tile
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -77,6 +78,9 @@ SPREAD_FACTOR = 1.6
 which errors even out. Both numbers are those of the scenes from 600 on of
 benchmarks/registration_doubt.py; documentation has the table of others."""
 
+ONE_FITS_PX = 1.0
+"""Where one shift is usually further off, it does not fit."""
+
 log = logging.getLogger(__name__)
 
 
@@ -130,6 +134,12 @@ def register(pair: ScenePair, mode: Register, align: Align) -> tuple[ScenePair, 
     shift = estimate_shift(pair)
     if shift is None:
         raise _unclear("no clear shift in its windows")
+    if mode == "shift" and (apart := _error_of_one(shift, shift.cols, shift.rows)) > ONE_FITS_PX:
+        log.warning(
+            "one shift leaves the dates %.1f pixels apart, as a rule: one is turned, stretched or "
+            "bent, or roofs lean; --register local bends a date",
+            apart,
+        )
     field = estimate_field(pair, shift) if mode == "local" else None
     middle = (shift.cols, shift.rows) if field is None else np.median(field.at, axis=(0, 1))
     cols, rows = (sign * round(float(by), DECIMALS) + 0.0 for by in middle)
@@ -251,10 +261,38 @@ def doubt_at(record: Provenance, shape_hw: ShapeHW, points: Float64Array) -> Flo
 
 
 def _doubt_of_shift(record: Provenance) -> float:
-    measured, sign = record["measured"], -1 if record["moved"] == "t1" else 1
-    left = [sign * measured[axis] - record[axis] for axis in ("cols", "rows")]
-    spread = SPREAD_FACTOR * measured["spread"]
-    return float(np.sqrt(SHARED_PX**2 + spread**2 + np.square(left).sum()))
+    sign = -1 if record["moved"] == "t1" else 1
+    return _error_of_one(Shift(**record["measured"]), sign * record["cols"], sign * record["rows"])
+
+
+def _error_of_one(shift: Shift, cols: float = 0, rows: float = 0) -> float:
+    """Usual distance in pixels of what the dates show, where one of them was moved everywhere.
+
+    Args:
+        shift: of t2 relative to t1 before.
+        cols: by which t2 was taken from further to the right.
+        rows: by which it was taken from further below.
+    """
+    spread = SPREAD_FACTOR * shift.spread
+    return math.hypot(SHARED_PX, spread, shift.cols - cols, shift.rows - rows)
+
+
+def usual_error(record: Provenance | None, shift: Shift | None) -> float | None:
+    """How far what the dates show lies apart, usually, in pixels of the grid.
+
+    Args:
+        record: what `register` did; None: nothing.
+        shift: between the dates as they are compared; None: not known.
+
+    Returns:
+        Root mean square over the scene of what `doubt_at` says; without registration the same of a
+        shift that was left as it is; None if nothing is known.
+    """
+    if record is None:
+        return None if shift is None else _error_of_one(shift)
+    if "field" not in record:
+        return _doubt_of_shift(record)
+    return float(np.sqrt(np.square(record["field"]["doubt"]).mean()))
 
 
 def field_boxes(shape_hw: ShapeHW) -> list[Box]:

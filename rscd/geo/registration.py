@@ -99,7 +99,7 @@ class Shift:
     windows share, such as longer shadows at one date, does not show in it."""
     spread: float = 0.0
     """Root mean square distance in pixels of the shifts of single windows from it, each sought
-    within `NEAR_PX` along both axes."""
+    within `NEAR_PX` along both axes, or where the window shows it as clearly as a scene must."""
 
     @property
     def pixels(self) -> float:
@@ -159,7 +159,8 @@ def estimate_shift(pair: ScenePair) -> Shift | None:
 
 def shift_of(windows: Sequence[Look]) -> Shift | None:
     """The shift that windows share; see `estimate_shift`."""
-    stack = _surfaces(windows)
+    surfaces = _surfaces(windows)
+    stack = _stacked(surfaces)
     if len(stack) < LEAST_WINDOWS:
         return None
     place, height = _peak(stack)
@@ -167,7 +168,7 @@ def shift_of(windows: Sequence[Look]) -> Shift | None:
         return None
     row, col = place
     around = stack[:, max(0, row - 1) : row + 2, max(0, col - 1) : col + 2].max(axis=(1, 2))
-    fine = _refined(windows, col - REACH_PX, row - REACH_PX)
+    fine = _refined(windows, surfaces, col - REACH_PX, row - REACH_PX)
     if fine is None:
         return None
     cols, rows, error, spread = fine
@@ -180,16 +181,17 @@ def common_edges(windows: Sequence[Look]) -> bool:
     Of places that have nothing in common, the peaks of both halves lie anywhere: they agree in one
     case of some hundreds.
     """
-    stack = _surfaces(windows)
+    stack = _stacked(_surfaces(windows))
     return len(stack) >= LEAST_WINDOWS and _halves_apart(stack) <= AGREE_PX
 
 
-def _surfaces(windows: Sequence[Look]) -> FloatArray:
-    found = [
-        surface
-        for window in windows
-        if (cross := window.cross()) is not None and (surface := surface_of(cross)) is not None
-    ]
+def _surfaces(windows: Sequence[Look]) -> list[FloatArray | None]:
+    crosses = [window.cross() for window in windows]
+    return [None if cross is None else surface_of(cross) for cross in crosses]
+
+
+def _stacked(surfaces: Sequence[FloatArray | None]) -> FloatArray:
+    found = [surface for surface in surfaces if surface is not None]
     return np.stack(found) if found else np.empty((0, 0, 0), np.float32)
 
 
@@ -201,7 +203,7 @@ def _halves_apart(stack: FloatArray) -> float:
 
 
 def _refined(
-    windows: Sequence[Look], cols: int, rows: int
+    windows: Sequence[Look], surfaces: Sequence[FloatArray | None], cols: int, rows: int
 ) -> tuple[float, float, float, float] | None:
     """A shift of whole pixels to a fraction of a pixel, its standard error and its spread.
 
@@ -227,8 +229,19 @@ def _refined(
     without = np.array([vertex(total - part) for part in parts])
     variance = (len(parts) - 1) * without.var(axis=0).sum()  # jackknife
     single = np.array([vertex(cross) for cross in spectra]) - by
+    seen = [one for one, cross in zip(surfaces, found, strict=True) if cross is not None]
+    for place, surface in enumerate(seen):
+        away = None if surface is None else _own_shift(surface, x, y)
+        single[place] = single[place] if away is None else away
     spread = np.sqrt((single**2).sum(axis=1).mean())
     return x, y, float(np.sqrt(variance)), float(spread)
+
+
+def _own_shift(surface: FloatArray, x: float, y: float) -> tuple[float, float] | None:
+    """How far one window lies from the shift of all; None: near, or not clear."""
+    (row, col), height = _peak(surface[None])
+    away = col - REACH_PX - x, row - REACH_PX - y
+    return away if height >= CLEAR and max(map(abs, away)) > NEAR_PX else None
 
 
 def vertex(cross: Spectrum) -> tuple[float, float]:
@@ -388,7 +401,9 @@ def _likeness(t1: Spectrum, t2: Spectrum) -> Float64Array:
     together, first, second = (
         _smoothed(product) for product in ((t1 * t2.conj()).real, np.abs(t1) ** 2, np.abs(t2) ** 2)
     )
-    alike = together / np.sqrt(np.maximum(first * second, np.finfo(np.float32).tiny))
+    least = np.finfo(np.float32).tiny
+    # of each date by itself: the product of both is of the fourth power of pixel values
+    alike = together / np.sqrt(np.maximum(first, least)) / np.sqrt(np.maximum(second, least))
     weights: Float64Array = np.clip(alike, 0, 1) ** ALIKE_POWER
     return weights
 

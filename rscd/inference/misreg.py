@@ -16,7 +16,6 @@ import shapely
 from rscd.base.types import DateName, Float64Array, Progress, silent
 from rscd.geo.changemap import ChangeMap, RawRaster, binarise
 from rscd.geo.polygons import Polygons, mean_under
-from rscd.geo.registration import SURE, Shift
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Tile, batches
 from rscd.inference.predictor import Predictor
@@ -30,17 +29,16 @@ REACH_PX = (1.0, 4.0)
 """Least and greatest move where none is given; it is the least where no error can be estimated."""
 
 
-def misreg_reach(asked: float | Literal["auto"], shift: Shift | None) -> float:
-    """By how many pixels a date is moved.
+def misreg_reach(asked: float | Literal["auto"], error: float | None) -> float:
+    """By how many pixels a date is moved: the usual error, for longer moves take true change too.
 
     Args:
         asked: the number, or ``auto``.
-        shift: what is left of a shift between the dates; None: not known.
+        error: how far the dates lie apart, see `rscd.geo.register.usual_error`; None: not known.
     """
     if asked != "auto":
         return float(asked)
-    error = 0.0 if shift is None else shift.pixels + SURE * shift.error
-    return round(float(np.clip(error, *REACH_PX)), 2)
+    return round(float(np.clip(error or 0.0, *REACH_PX)), 2)
 
 
 def misregistration(

@@ -16,6 +16,7 @@ import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from rscd.base.arguments import check_kind
 from rscd.base.errors import OutputError, RemoteError, RscdError
 from rscd.base.types import DateName, Progress, silent
 from rscd.export.atomic import output_error
@@ -31,7 +32,7 @@ from rscd.geo.area import Area
 from rscd.geo.arrays import Image, as_files
 from rscd.geo.changemap import ChangeMap
 from rscd.geo.polygons import Polygons
-from rscd.geo.register import doubt_at, field_boxes
+from rscd.geo.register import doubt_at, field_boxes, usual_error
 from rscd.geo.registration import sample_boxes, warn_of_shift, widened
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
@@ -53,7 +54,7 @@ from rscd.inference.tiled import (
     thread_mapper,
 )
 from rscd.pipeline.provenance import check_unchanged
-from rscd.pipeline.run import DEFAULTS, Options, Run, registered, resolve
+from rscd.pipeline.run import DEFAULTS, Options, Run, options_of, registered, resolve
 from rscd.pipeline.standing import object_polygons, write_objects
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Result:
 def open_pair(
     t1: Image,
     t2: Image,
-    options: Options = DEFAULTS,
+    options: Options | None = None,
     area: Area | None = None,
     *,
     gsd_m: float | None = None,
@@ -113,7 +114,7 @@ def open_pair(
         t1: the earlier date: path, address, STAC item, open rasterio dataset, xarray.DataArray of
             (band, y, x) or (y, x) with its grid, or NumPy array (C,H,W) or (H,W).
         t2: the later date, of any of these.
-        options: of these, ``align``, ``bands`` and ``src_nodata`` count.
+        options: of these, ``align``, ``bands`` and ``src_nodata`` count; None: the usual ones.
         area: of interest; None: all that both dates cover.
         gsd_m: side of a pixel in metres, for images without georeferencing; networks made for one
             resolution see the scene at it.
@@ -123,6 +124,9 @@ def open_pair(
     Raises:
         RscdError: see `ScenePair.open`, `Area.on` and `rscd.geo.arrays.as_files`.
     """
+    options = options_of(options)
+    if area is not None:
+        check_kind(area, Area, "area")
     (path1, path2), kept = as_files((t1, t2), transform, crs)
     pair = ScenePair.open(
         path1,
@@ -297,7 +301,9 @@ def _compute(
         provenance = run.provenance | {"shift": shift, "threshold": threshold}
         reach_px = None
         if run.parameters["misreg"] is not None:
-            reach_px = misreg_reach(run.parameters["misreg"], measured)
+            reach_px = misreg_reach(
+                run.parameters["misreg"], usual_error(run.registration, measured)
+            )
             provenance |= {"misreg_px": reach_px}
         change_map = ChangeMap(journal.folder, pair.grid, threshold, provenance)
         margin = run.kind_margin

@@ -13,6 +13,7 @@ import psutil
 from geopandas import GeoDataFrame
 from odc.geo.geobox import GeoBox
 
+from rscd.base.arguments import check_kind
 from rscd.base.begun import Begun, note_of
 from rscd.base.errors import UsageError
 from rscd.base.redact import redacted_data
@@ -40,7 +41,7 @@ from rscd.labels.from_segmenter import (
     view_of,
 )
 from rscd.pipeline.provenance import check_unchanged, describe_pair
-from rscd.pipeline.run import Options
+from rscd.pipeline.run import Options, options_of
 from rscd.segmenters.instances import DUPLICATE_IOU, share_inside
 from rscd.segmenters.prompts import PromptSet
 from rscd.segmenters.segmenter import Segmenter, SemanticPrediction
@@ -143,6 +144,7 @@ def predict_events(
     Raises:
         RscdError: anything the user must fix; no new output exists then.
     """
+    check_kind(segmenter, Segmenter, "segmenter")
     run = resolve_events(pair, outputs, lambda: segmenter, prompts, rules, options)
     return carry_out(run, allow_slow=allow_slow, progress=progress)
 
@@ -159,7 +161,11 @@ def resolve_events(
 
     The segmenter is loaded when all else is known to be right.
     """
-    options = options or Options()
+    options = options_of(options)
+    check_kind(pair, ScenePair, "pair")
+    check_kind(prompts, PromptSet, "prompts")
+    rules = LabelOptions(duplicate_iou=DUPLICATE_IOU) if rules is None else rules
+    check_kind(rules, LabelOptions, "rules")
     pair = options.sized(pair)
     days = options.days(pair)
     targets = Targets.of(outputs)
@@ -181,7 +187,7 @@ def resolve_events(
         targets,
         segmenter,
         prompts,
-        (rules or LabelOptions(duplicate_iou=DUPLICATE_IOU)).filled(segmenter),
+        rules.filled(segmenter),
         days,
         options.min_area_m2 or 0.0,
         options.min_score or 0.0,

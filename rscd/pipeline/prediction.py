@@ -1,7 +1,8 @@
 """What notebooks call: images in whatever form, and a result that shows itself."""
 
 import html
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import shapely
 from affine import Affine
 
+from rscd.base.arguments import check_kind, check_names
 from rscd.base.errors import UsageError
 from rscd.base.extras import missing_extra
 from rscd.base.place import local_file
@@ -19,6 +21,7 @@ from rscd.base.scratch import Scratch
 from rscd.base.types import CHANGE_RGB, DateName, Progress, silent
 from rscd.export.outputs import RASTER_SUFFIXES, is_vector
 from rscd.export.stretch import Stretch
+from rscd.export.targets import Outputs, StrPath, outputs_of
 from rscd.export.upload import target_address
 from rscd.geo.area import Area
 from rscd.geo.arrays import Image
@@ -28,14 +31,13 @@ from rscd.geo.vectors import read_layer
 from rscd.inference.tiled import Mapper
 from rscd.pipeline import maps
 from rscd.pipeline.maps import Result, open_pair
-from rscd.pipeline.run import DEFAULTS, Options
+from rscd.pipeline.run import Options, options_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from matplotlib.figure import Figure
     from xarray import DataArray
 
-StrPath = str | Path
 PANEL_PX = 1024
 """Longest side of a panel of `Prediction.plot`; larger scenes are subsampled."""
 
@@ -225,8 +227,8 @@ class Prediction(Result):
 @overload
 def predict(
     pair: ScenePair,
-    outputs: StrPath | Sequence[StrPath] = (),
-    options: Options = DEFAULTS,
+    outputs: Outputs = (),
+    options: Options | None = None,
     *,
     prob: StrPath | None = None,
     preview: StrPath | None = None,
@@ -243,8 +245,8 @@ def predict(
 def predict(
     t1: Image,
     t2: Image,
-    outputs: StrPath | Sequence[StrPath] = (),
-    options: Options = DEFAULTS,
+    outputs: Outputs = (),
+    options: Options | None = None,
     *,
     area: Area | None = None,
     gsd_m: float | None = None,
@@ -266,8 +268,8 @@ def predict(*images: Any, **named_arguments: Any) -> Prediction:
 
     Args:
         *images: two images as `open_pair` takes them, or the pair that it returns; then the outputs
-            (files to write, or addresses to upload them to; the suffix is the format) and
-            `Options`. Without outputs all results are kept as long as what is returned.
+            (files to write, or addresses to upload them to; the suffix is the format; None: no
+            files) and `Options`. Without outputs all results are kept as long as what is returned.
         **named_arguments: those of `open_pair` for images (``area``, ``gsd_m``, ``transform``,
             ``crs``), and those of `rscd.pipeline.maps.predict`.
 
@@ -277,16 +279,31 @@ def predict(*images: Any, **named_arguments: Any) -> Prediction:
     Raises:
         RscdError: anything the user must fix; no new output exists then.
     """
-    if "pair" in named_arguments or (images and isinstance(images[0], ScenePair)):
-        return _predict_pair(*images, **named_arguments)
-    return _predict_images(*images, **named_arguments)
+    of_pair = "pair" in named_arguments or (images and isinstance(images[0], ScenePair))
+    takes: Callable[..., Prediction] = _predict_pair if of_pair else _predict_images
+    try:
+        more = inspect.signature(takes).bind(*images, **named_arguments).arguments.get("more", {})
+    except TypeError as error:
+        raise UsageError(
+            "expected predict(t1, t2, outputs, options) or predict(pair, outputs, options), found "
+            f"{error}"
+        ) from None
+    known = [*_names(takes), *_names(maps.predict)]
+    check_names(more, known, "arguments of predict, which takes all others within Options")
+    return takes(*images, **named_arguments)
+
+
+def _names(function: Callable[..., Any]) -> list[str]:
+    """Arguments that are given by name alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def _predict_images(
-    t1: Image,
+    t1: Image = None,
     t2: Image = None,
-    outputs: StrPath | Sequence[StrPath] = (),
-    options: Options = DEFAULTS,
+    outputs: Outputs = (),
+    options: Options | None = None,
     *,
     area: Area | None = None,
     gsd_m: float | None = None,
@@ -294,26 +311,19 @@ def _predict_images(
     crs: Any = None,
     **more: Any,
 ) -> Prediction:
-    if not isinstance(options, Options):
-        raise UsageError(
-            f"expected predict(t1, t2, outputs, Options(...)), found {type(options).__name__} in "
-            "the place of the options"
-        )
     pair = open_pair(t1, t2, options, area, gsd_m=gsd_m, transform=transform, crs=crs)
     return _predict_pair(pair, outputs, options, **more)
 
 
 def _predict_pair(
     pair: ScenePair,
-    outputs: StrPath | Sequence[StrPath] = (),
-    options: Options = DEFAULTS,
+    outputs: Outputs = (),
+    options: Options | None = None,
     **more: Any,
 ) -> Prediction:
-    if isinstance(outputs, Options):
-        raise UsageError(
-            "expected outputs as file names, found Options; name it: predict(..., options=...)"
-        )
-    asked = [outputs] if isinstance(outputs, str | Path) else list(outputs)
+    check_kind(pair, ScenePair, "pair")
+    options = options_of(options)
+    asked = outputs_of(outputs)
     kept: Scratch | None = None
     extra = ("prob", "preview", "flow", "dissimilarity", "objects", "project")
     if not asked and not any(more.get(name) for name in extra):

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rscd.base.arguments import check_kind
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
 from rscd.base.types import Align, DateName, Provenance
@@ -79,7 +80,7 @@ class Options:
     """How one date is moved onto the other before they are compared, see `rscd.geo.register`."""
     misreg: float | Literal["auto"] | None = None
     """Pixels by which a date is moved to see which polygons that takes away, see
-    `rscd.inference.misreg`; ``auto``: by the estimated error of the registration; None: not."""
+    `rscd.inference.misreg`; ``auto``: by the usual error of the registration; None: not."""
     bands: BandChoice | None = None
     """Of both dates, by number or by name."""
     src_nodata: float | None = None
@@ -140,6 +141,18 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+def options_of(given: Options | None) -> Options:
+    """The options of a call; None: the usual ones.
+
+    Raises:
+        UsageError: something else, such as outputs in their place.
+    """
+    if given is None:
+        return DEFAULTS
+    check_kind(given, Options, "options")
+    return given
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -73,6 +73,7 @@ class SegmenterInfo:
     """``demo`` if no accuracy may be quoted."""
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """Protocol of a backend, and its base."""
 

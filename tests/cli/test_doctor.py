@@ -85,6 +85,15 @@ def test_json(doctor: Callable[..., Any], kind: str | None, code: int) -> None:
     assert sorted(p.name for p in Path.cwd().iterdir()) == ["t1.tif", "t2.tif"]
 
 
+def test_a_fault_of_both_dates_is_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", str(tmp_path / "t1.tif"), str(tmp_path / "t2.tif")]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("stops  unreadable") == 2
+    assert "a pair that can be compared, found unreadable; see above" in said.err
+
+
 def test_wrong_usage(doctor: Callable[..., Any]) -> None:
     code, _, err = doctor(None, "--gsd", "3")
     assert code == 2

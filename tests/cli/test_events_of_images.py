@@ -245,6 +245,15 @@ def test_from_python(scene: Path) -> None:
     assert len(geopandas.read_file(scene / "a.geojson")) == 2
     with pytest.raises(rscd.RscdError, match=r"in Python rscd\.predict_events"):
         rscd.predict(pair, [scene / "b.geojson"], rscd.Options(model="ceg:precomputed"))
+    for args, told in (
+        ((scene / "t1.tif", [], segmenter, prompts), "expected ScenePair as pair, found .*Path"),
+        ((pair, [], prompts, segmenter), "expected Segmenter as segmenter, found PromptSet"),
+        ((pair, [], segmenter, "building"), "expected PromptSet as prompts, found str"),
+        ((pair, [], segmenter, prompts, rscd.Options()), "expected LabelOptions as rules, found O"),
+        ((pair, None, segmenter, prompts), "expected at least one output, found none"),
+    ):
+        with pytest.raises(rscd.RscdError, match=told):
+            rscd.predict_events(*args)
     assert not (scene / "b.geojson").exists()
 
 

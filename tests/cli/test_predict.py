@@ -274,7 +274,9 @@ class TestResults:
             with rasterio.open(paths[-1], "r+") as dataset:
                 dataset.update_tags(TIFFTAG_DATETIME=tag)
         out = tmp_path / "a.gpkg"
-        assert run(capsys, "predict", *paths, "-o", out, "-m", "cva")[0] == 0
+        code, _, err = run(capsys, "predict", *paths, "-o", out, "-m", "cva")
+        assert code == 0
+        assert "dates that the images tell: t1 2019-07-14, t2 2023-05-02\n" in err
         frame = geopandas.read_file(out)
         assert set(frame["t1"].astype(str)) == {"2019-07-14"}
         assert set(frame["t2"].astype(str)) == {"2023-05-02"}
@@ -788,6 +790,16 @@ class TestProcess:
         found = run(capsys, "predict", "t1.tif", "t2.tif", "-o", "a.tif", "-q")
         assert found == (0, "a.tif\n", "")
         assert (tmp_path / "a.tif").exists()
+
+    @pytest.mark.parametrize("name", ["cva", "dcva:resnet18", "ceg:spectral"])
+    def test_what_is_no_network_is_not_exported(
+        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "net.pt2"
+        assert main(["model", "export", name, "-o", str(out)]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert f"expected buildings or the file of a trained network, found {name}" in line
+        assert not out.exists()
 
     def test_models_are_listed_and_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, _ = run(capsys, "model", "list")

@@ -309,6 +309,20 @@ def test_metadata_is_that_of_the_package(unzipped: Path) -> None:
     assert facts["qgisMaximumVersion"] == "4.99"  # else QGIS 4 takes 3.99
     assert facts["hasProcessingProvider"] == "yes"  # else qgis_process does not load it
     assert all(facts[name] for name in ("name", "description", "author", "about"))
+    least = ".".join(map(str, sys.modules["rscd_provider"].LEAST_PYTHON))
+    assert f"QGIS itself needs Python {least} or later" in facts["about"]
+
+
+def test_an_older_python_of_qgis_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 8, 20, "final", 0))
+    with pytest.raises(
+        RuntimeError, match=r"a QGIS with Python 3\.9 or later, found 3\.8; install"
+    ):
+        sys.modules["rscd_provider"].classFactory(None)
+
+
+def test_the_first_module_is_read_by_an_older_python() -> None:
+    ast.parse((PLUGIN / "__init__.py").read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
 @pytest.mark.parametrize("path", sorted(PLUGIN.glob("*.py")), ids=lambda path: path.name)
@@ -369,7 +383,7 @@ def attempt(name, values, cancel=False):
     try:
         results = processing.runAndLoadResults(name, values, feedback=feedback)
     except Exception as error:
-        return {"error": str(error)}
+        return {"error": str(error), "lines": feedback.lines}
     layers = QgsProject.instance().mapLayers().values()
     return {"results": {k: v for k, v in results.items() if isinstance(v, (str, int))},
         "layers": {layer.name(): fact(layer) for layer in layers},
@@ -445,6 +459,15 @@ def python(scene: Path) -> str:
 
 
 @pytest.fixture(scope="module")
+def idle(scene: Path) -> str:
+    """A command rscd that ends well and writes nothing."""
+    path = scene / "idle"
+    path.write_text("#!/bin/sh\necho 'what rscd printed'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables of a QGIS without a screen and with a new profile."""
     return {
@@ -472,7 +495,7 @@ def started(pyqgis: str, unzipped: Path, environment: dict[str, str]) -> Started
 
 
 @pytest.fixture(scope="module")
-def qgis(started: Started, python: str, scene: Path) -> dict[str, Any]:
+def qgis(started: Started, python: str, idle: str, scene: Path) -> dict[str, Any]:
     """What the algorithms said and wrote inside QGIS, in one process of QGIS."""
     nowhere = str(scene / "nowhere")
     pair = {"T1": str(scene / "t1.tif"), "T2": str(scene / "t2.tif"), "MODEL": "cva"}
@@ -489,6 +512,7 @@ def qgis(started: Started, python: str, scene: Path) -> dict[str, Any]:
             ("path", "", "rscd:doctor", pair, False),
             ("quotes", "", "rscd:predict",
              {**pair, "EXTRA": "--co 'A", "OUTPUT": str(scene / "no.gpkg")}, False),
+            ("idle", idle, "rscd:predict", {**pair, "OUTPUT": str(scene / "no.gpkg")}, False),
             ("cancel", python, "rscd:predict", {**pair, "OUTPUT": str(scene / "no.gpkg")}, True),
         ]
     )  # fmt: skip
@@ -556,6 +580,13 @@ def test_what_is_wrong_is_said_in_one_line(qgis: dict[str, Any], attempt: str, s
     assert said in error
     assert "Traceback" not in error
     assert "\n" not in error.strip()
+
+
+def test_a_run_that_wrote_no_file_is_no_success(qgis: dict[str, Any], scene: Path) -> None:
+    found = qgis["attempts"]["idle"]
+    assert f"expected {scene / 'no.gpkg'}, found that rscd wrote no file" in found["error"]
+    assert "what rscd printed\n" in found["lines"]
+    assert not found.get("layers")
 
 
 def test_cancelled_runs_write_nothing(qgis: dict[str, Any], scene: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,15 @@ from rscd import Options, open_pair, predict
 from rscd.base.errors import SceneError, UsageError
 from rscd.base.types import Align
 from rscd.export.targets import Targets
-from rscd.geo.register import Register, _doubt, doubt_at, estimate_field, register
-from rscd.geo.registration import estimate_shift
+from rscd.geo.register import (
+    Register,
+    _doubt,
+    doubt_at,
+    estimate_field,
+    register,
+    usual_error,
+)
+from rscd.geo.registration import Shift, estimate_shift
 from rscd.geo.scene import ScenePair
 from rscd.geo.source import close_handles
 from rscd.geo.tiles import Box
@@ -147,15 +154,26 @@ def test_doubt_is_read_between_the_points_of_a_field() -> None:
 
 @pytest.mark.parametrize(("moved", "sign"), [("t2", 1), ("t1", -1)])
 def test_one_shift_is_doubted_by_how_far_its_windows_lie_apart(moved: str, sign: int) -> None:
-    measured = {"cols": 2.004, "rows": -0.5, "error": 0.01, "spread": 0.5}
+    measured = asdict(Shift(2.004, -0.5, 9, 9, error=0.01, spread=0.5))
     record = {"moved": moved, "cols": sign * 2.0, "rows": sign * -0.5, "measured": measured}
     points = np.array([[0.0, 0], [100, 70]])
     assert doubt_at(record, (200, 400), points) == pytest.approx([0.80] * 2, abs=0.01)
     assert doubt_at(record, (200, 400), np.empty((0, 2))).shape == (0,)
     # too small for a move: all of it is left
-    measured = {"cols": -0.06, "rows": 0.08, "error": 0.01, "spread": 0.0}
+    measured = asdict(Shift(-0.06, 0.08, 9, 9, error=0.01, spread=0.0))
     still = {"moved": moved, "cols": 0.0, "rows": 0.0, "measured": measured}
     assert doubt_at(still, (200, 400), points) == pytest.approx([np.hypot(0.05, 0.1)] * 2)
+
+
+def test_the_usual_error_is_what_is_said_of_the_scene_as_a_whole() -> None:
+    shift = Shift(3.0, -4.0, 9, 9, error=0.01, spread=0.0)
+    assert usual_error(None, None) is None
+    assert usual_error(None, shift) == pytest.approx(np.hypot(0.05, 5))  # left as it is
+    record = {"moved": "t2", "cols": 3.0, "rows": -4.0, "measured": asdict(shift)}
+    assert usual_error(record, shift) == pytest.approx(0.05)
+    assert usual_error(record, None) == doubt_at(record, (200, 400), np.zeros((1, 2)))[0]
+    field = {"field": {"doubt": [[0.3, 0.4], [0.0, 0.0]]}}
+    assert usual_error(record | field, shift) == pytest.approx(0.25)
 
 
 def test_a_date_that_is_bent_leaves_one_shift_in_doubt(
@@ -172,6 +190,47 @@ def test_a_date_that_is_bent_leaves_one_shift_in_doubt(
     told = doubt_at(record, (SIDE, SIDE), points)[0]
     assert error > 0.5
     assert 0.5 * error < told < 2 * error
+
+
+def turned(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    return (SIDE / 2 - y) * 0.018, (x - SIDE / 2) * 0.018
+
+
+def parted(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    return np.where(x < SIDE / 2, 5.0, -5.0), 0 * y
+
+
+@pytest.mark.parametrize("field", [turned, parted])
+def test_where_one_shift_does_not_fit_it_is_said(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    town: NDArray[Any],
+    caplog: pytest.LogCaptureFixture,
+    field: Callable[..., Any],
+) -> None:
+    """Windows that lie too far off for the refinement count as far off as they are."""
+    pair = opened(tmp_path, write_tif, town[0], displaced(town[1], field))
+    _, record = register(pair, "shift", "t1")
+    assert record is not None
+    side = np.linspace(24, SIDE - 24, 9)
+    points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
+    left = np.stack(field(*points.T), axis=1) - (record["cols"], record["rows"])
+    error = np.sqrt((left**2).sum(axis=1).mean())
+    told = doubt_at(record, (SIDE, SIDE), points)[0]
+    assert error > 1.5
+    assert 0.75 * error < told < 2 * error
+    assert f"one shift leaves the dates {told:.1f} pixels apart" in caplog.text
+    assert "--register local" in caplog.text
+
+
+def test_where_one_shift_fits_nothing_is_said(
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    town: NDArray[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    register(opened(tmp_path, write_tif, town[0], displaced(town[1], constant)), "shift", "t1")
+    assert "apart" not in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["shift", "local"])

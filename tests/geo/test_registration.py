@@ -1,7 +1,7 @@
 """A shift between the dates is seen, and none is seen where there is none."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,24 @@ def test_what_moves_with_the_sun_counts_little() -> None:
     found = shift_of(windows)
     assert found is not None
     assert found.pixels < 0.06  # 0.15 where all places count alike
+
+
+@pytest.mark.parametrize("unit", [1e-16, 1e12])
+def test_the_unit_of_values_does_not_matter(town: NDArray[Any], unit: float) -> None:
+    t1, t2 = (inner(town[0], *by).mean(axis=0) for by in ((0, 0), (2, -1)))
+    side = 128 + 2 * REACH_PX
+    windows, other = (
+        [
+            Look((np.stack([t1, t2])[:, row : row + side, col : col + side] * by).astype("f4"),
+                 np.ones((side, side), bool))
+            for row in (0, 100) for col in (0, 100)
+        ]
+        for by in (1, unit)
+    )  # fmt: skip
+    wanted, found = shift_of(windows), shift_of(other)
+    assert wanted is not None
+    assert found is not None
+    assert asdict(found) == pytest.approx(asdict(wanted), abs=1e-3)
 
 
 def test_likeness_of_edges() -> None:

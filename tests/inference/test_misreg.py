@@ -1,5 +1,6 @@
 """Slivers of a wrong registration vanish when a date is moved; real change stays."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from scipy import ndimage
 
 from rscd import Options, open_pair, predict
 from rscd.base.errors import UsageError
+from rscd.geo.register import usual_error
 from rscd.geo.registration import Shift
 from rscd.geo.source import close_handles
 from rscd.inference.misreg import misreg_reach
@@ -46,7 +49,7 @@ def pair(tmp_path: Path, write_tif: Callable[..., Path]) -> tuple[Path, Path]:
 
 
 def table(pair: tuple[Path, Path], path: Path, **options: Any) -> geopandas.GeoDataFrame:
-    predict(open_pair(*pair), [path], Options(**CVA, **options))
+    predict(open_pair(*pair), [path, path.with_suffix(".tif")], Options(**CVA, **options))
     return geopandas.read_file(path)
 
 
@@ -91,14 +94,38 @@ def test_the_date_that_is_not_on_its_grid_is_moved(tmp_path: Path, pair: tuple[P
 
 
 def test_how_far_is_what_the_estimate_leaves_open() -> None:
-    def left(cols: float, error: float) -> Shift:
-        return Shift(cols, 0.0, windows=9, agreeing=9, error=error)
-
     assert misreg_reach(2.5, None) == 2.5
     assert misreg_reach("auto", None) == 1.0
-    assert misreg_reach("auto", left(0.1, 0.05)) == 1.0
-    assert misreg_reach("auto", left(1.2, 0.4)) == 2.0
-    assert misreg_reach("auto", left(9.0, 0.4)) == 4.0
+    assert misreg_reach("auto", 0.2) == 1.0
+    assert misreg_reach("auto", 1.234) == 1.23
+    assert misreg_reach("auto", 9.0) == 4.0
+
+
+def test_without_a_number_it_is_the_error_of_the_registration(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One column says how wrong the registration is, the other how much of a polygon that is."""
+    monkeypatch.setattr("rscd.inference.misreg.REACH_PX", (0.0, 4.0))
+    found = table(pair, tmp_path / "a.fgb", misreg="auto", register="shift", min_area_m2=0)
+    with rasterio.open(tmp_path / "a.tif") as mask:
+        provenance = json.loads(mask.tags()["rscd_provenance"])
+    assert len(found) > 0
+    assert (found.reg_err_px == provenance["misreg_px"]).all()
+    assert provenance["misreg_px"] > 0
+
+
+def test_without_registration_it_is_what_the_shift_leaves(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rscd.inference.misreg.REACH_PX", (0.0, 4.0))
+    predict(
+        open_pair(*pair), [tmp_path / "a.fgb", tmp_path / "a.tif"], Options(**CVA, misreg="auto")
+    )
+    with rasterio.open(tmp_path / "a.tif") as mask:
+        provenance = json.loads(mask.tags()["rscd_provenance"])
+    shift = Shift(**provenance["shift"])
+    assert provenance["misreg_px"] == pytest.approx(usual_error(None, shift), abs=0.02)
+    assert provenance["misreg_px"] > shift.pixels > 0.5
 
 
 def test_it_needs_polygons(tmp_path: Path, pair: tuple[Path, Path]) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  the accessor .odc
@@ -161,13 +161,77 @@ class TestWithOutputs:
         with pytest.raises(UsageError, match="expected polygons"):
             mask.explore()
 
-    def test_options_in_the_place_of_outputs(self, files: Files) -> None:
-        with pytest.raises(UsageError, match=r"expected outputs as file names, found Options"):
-            predict(*files, OPTIONS)  # type: ignore[call-overload]
-        with pytest.raises(UsageError, match=r"expected predict\(t1, t2, outputs, Options"):
-            predict(*files, [], "cva")  # type: ignore[call-overload]
-        with pytest.raises(UsageError, match="as t2, found NoneType"):
-            predict(files[0])  # type: ignore[call-overload]
+    def test_none_stands_for_no_outputs_and_the_usual_options(self, files: Files) -> None:
+        wanted = predict(*files, options=OPTIONS)
+        for found in (predict(*files, None, OPTIONS), predict(open_pair(*files), None, OPTIONS)):
+            assert found.changed_pixels == wanted.changed_pixels > 0
+            assert found.outputs == []
+        assert open_pair(*files, None).grid == open_pair(*files).grid
+
+
+class TestArgumentsInTheWrongPlace:
+    """Calls that a type checker refuses end in one line."""
+
+    CALLS: ClassVar[dict[str, tuple[Callable[[Any, Any], Any], str]]] = {
+        "options as outputs": (
+            lambda a, b: predict(a, b, OPTIONS),
+            "expected outputs as file names, found Options; name the arguments",
+        ),
+        "options as outputs of a pair": (
+            lambda a, b: predict(open_pair(a, b), OPTIONS),
+            "expected outputs as file names, found Options",
+        ),
+        "a model as options": (
+            lambda a, b: predict(a, b, [], "cva"),  # type: ignore[call-overload]
+            "expected Options as options, found str",
+        ),
+        "a number as outputs": (
+            lambda a, b: predict(a, b, 5),  # type: ignore[call-overload]
+            "expected outputs as file names, found int",
+        ),
+        "nothing among the outputs": (
+            lambda a, b: predict(a, b, [None], OPTIONS),  # type: ignore[list-item]
+            "expected outputs as file names, found NoneType",
+        ),
+        "a number as a file": (
+            lambda a, b: predict(a, b, "a.tif", OPTIONS, prob=5),  # type: ignore[call-overload]
+            "expected outputs as file names, found int",
+        ),
+        "one image": (
+            lambda a, b: predict(a),
+            "as t2, found NoneType",
+        ),
+        "an image as pair": (
+            lambda a, b: predict(pair=a),
+            "expected ScenePair as pair, found .*Path",
+        ),
+        "an option by its name": (
+            lambda a, b: predict(a, b, model="cva"),  # type: ignore[call-overload]
+            "all others within Options: expected area, .*, found model",
+        ),
+        "the pixel size of a pair": (
+            lambda a, b: predict(open_pair(a, b), gsd_m=1),  # type: ignore[call-overload]
+            "expected prob, .*, found gsd_m",
+        ),
+        "too many": (
+            lambda a, b: predict(a, b, [], OPTIONS, "b.tif"),  # type: ignore[call-overload]
+            r"expected predict\(t1, t2, outputs, options\) .* found too many positional",
+        ),
+        "outputs of open_pair": (
+            lambda a, b: open_pair(a, b, ["a.tif"]),  # type: ignore[arg-type]
+            "expected Options as options, found list",
+        ),
+        "a box as area": (
+            lambda a, b: open_pair(a, b, OPTIONS, "0,0,1,1"),  # type: ignore[arg-type]
+            "expected Area as area, found str",
+        ),
+    }
+
+    @pytest.mark.parametrize("name", CALLS)
+    def test_is_said(self, name: str, files: Files) -> None:
+        call, told = self.CALLS[name]
+        with pytest.raises(UsageError, match=told):
+            call(*files)
 
 
 class TestWhatItShows:
