@@ -19,6 +19,7 @@ from rscd.cli.options import (
     add_views,
     auto_or_pixels,
     count,
+    in_words,
     not_negative,
     parse_pairs,
     word_or_fraction,
@@ -77,8 +78,8 @@ def add(commands: Any) -> None:
         more=MORE,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("t1", help="raster of the earlier date, or a folder")
-    parser.add_argument("t2", help="of the later date, or a folder of the same names")
+    parser.add_argument("t1", metavar="T1", help="raster of the earlier date, or a folder")
+    parser.add_argument("t2", metavar="T2", help="of the later date, or a folder of the same names")
     group = parser.group("output")
     add_outputs(group, "OUT", "file to write; the suffix selects the format")
     group.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
@@ -207,7 +208,11 @@ def add_running(parser: Parser) -> None:
     add_device(group)
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument(
-        "--co", action="append", default=[], metavar="K=V", help="creation option for rasters"
+        "--co",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="creation option of GDAL for rasters, such as COMPRESS=ZSTD; may be repeated",
     )
     add_layer_options(group)
     group.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
@@ -251,7 +256,9 @@ def _run_pair(
         extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity, args.project)
         targets = Targets.of(args.output, *extra)
         planned = plan(resolve(pair, targets, options))
-        return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
+        return Shown(
+            planned, [f"{name}: {in_words(value, name)}" for name, value in planned.items()]
+        )
     log.info("result grid: %(grid)s\n  t1 %(t1)s\n  t2 %(t2)s", pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = predict(
