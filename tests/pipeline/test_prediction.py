@@ -166,6 +166,8 @@ class TestWithOutputs:
             predict(*files, OPTIONS)  # type: ignore[call-overload]
         with pytest.raises(UsageError, match=r"expected predict\(t1, t2, outputs, Options"):
             predict(*files, [], "cva")  # type: ignore[call-overload]
+        with pytest.raises(UsageError, match=r"expected model among .* Options\(model=...\)\)"):
+            predict("a.tif", "b.tif", model="irmad")  # type: ignore[call-overload]
         with pytest.raises(UsageError, match="as t2, found NoneType"):
             predict(files[0])  # type: ignore[call-overload]
 
