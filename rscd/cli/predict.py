@@ -332,7 +332,7 @@ def _log_result(result: Any) -> None:
     area = "" if result.area_m2 is None else f", {result.area_m2:,.0f} m2"
     polygons = "" if result.n_polygons is None else f"{result.n_polygons} polygons{area}; "
     log.info(
-        "%s%.2f %% of the scene changed by %s at threshold %.3g; %.1f s%s",
+        "%s%.2f %% of the scene changed (%s, threshold %.3g); %.1f s%s",
         polygons,
         100 * result.changed_share,
         result.model,
