@@ -48,7 +48,10 @@ def run_list(args: argparse.Namespace) -> None:
     from rscd.training.configurations import about, configurations
 
     found = {name: about(path) for name, path in configurations().items()}
-    Shown(found, [f"{name:<20} {line}" for name, line in found.items()]).emit(as_json=args.json)
+    width = max(map(len, found))
+    Shown(found, [f"{name:<{width}}  {line}" for name, line in found.items()]).emit(
+        as_json=args.json
+    )
 
 
 def run_show(args: argparse.Namespace) -> None:
