@@ -236,15 +236,25 @@ def _add_towns(actions: Any) -> Parser:
     parser.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="of the towns (default 0)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace pairs that lie there")
     parser.set_defaults(run=run_towns)
     return parser
 
 
 def run_towns(args: argparse.Namespace) -> None:
     """Generate towns, with a progress bar on stderr."""
+    from pathlib import Path
+
+    from rscd.base.errors import OutputError
     from rscd.cli.progress import progress_bar
     from rscd.synthetic.town_folder import write_town_folder
 
+    there = [name for name in ("A", "B", "label", "list") if Path(args.output, name).exists()]
+    if there and not args.overwrite:
+        raise OutputError(
+            f"expected a folder without pairs, found {', '.join(there)} in {args.output}; choose "
+            "another folder, or --overwrite"
+        )
     with progress_bar(quiet=args.verbosity < 0) as progress:
         root = write_town_folder(
             args.output,

@@ -259,6 +259,8 @@ def _run_pair(
         return Shown(
             planned, [f"{name}: {in_words(value, name)}" for name, value in planned.items()]
         )
+    if pair.t1.path == pair.t2.path:
+        log.warning("t1 and t2 are one file, %s: nothing can have changed", args.t1)
     log.info("result grid: %(grid)s\n  t1 %(t1)s\n  t2 %(t2)s", pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = predict(
