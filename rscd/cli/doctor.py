@@ -89,7 +89,10 @@ def lines(report: "Report") -> Iterator[str]:
     for one in data["findings"]:
         yield f"{one['level']:<6} {one['kind']}: {one['text']}"
         yield from [f"       mend: {one['mend']}"] * bool(one["mend"])
-    title = "with what helps:" if data["findings"] else "to compare them:"
+    doubtful = any(one["level"] == "doubt" for one in data["findings"])
+    title = "to compare them all the same:" if doubtful else "to compare them:"
+    if any(one["mend"] for one in data["findings"]):
+        title = "with what helps:"
     yield from _section(title, filter(None, [data["command"]]))
 
 
