@@ -1,4 +1,14 @@
-"""rscd: what changed between two images of one place."""
+"""rscd: what changed between two images of one place.
+
+    import rscd
+
+    result = rscd.predict("2019.tif", "2023.tif")
+    result.polygons  # a GeoDataFrame
+    rscd.predict("2019.tif", "2023.tif", "change.gpkg", rscd.Options(model="irmad"))
+
+`predict` compares two images, `predict_events` finds the objects of each and compares those;
+`open_pair` aligns two images without reading them. docs/python.md says more.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -41,6 +51,11 @@ __all__ = [
     "predict",
     "predict_events",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, so that ``rscd.`` and Tab, and ``help(rscd)``, show them."""
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -385,6 +385,7 @@ SUPPLIES: dict[str, Callable[[Path, "Stock"], None]] = {
     **dict.fromkeys(("t1.png", "t2.png"), street),
     **dict.fromkeys(("day1/", "day2/"), day),
     **dict.fromkeys(("DATASET", "DATASET_DIR", "DIR", "data/levir256", "data/whu256"), pairs),
+    "runs/kdmsi_town/pairs": pairs,
     **dict.fromkeys(("2018.gpkg", "2024.geojson"), footprints),
     **dict.fromkeys(("review.geojson", "ada.geojson", "grace.geojson"), review),
     **dict.fromkeys(("first.json", "second.json", "item.json"), item),

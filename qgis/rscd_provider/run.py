@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-BAR = re.compile(r"^(\S.*?)\s+[━╸╺╶╴\-\s]*\s(\d+)/(\d+)\s+\S+\s+\d+:\d\d:\d\d ETA")
+BAR = re.compile(r"^(\S.*?)\s+[━╸╺╶╴\-\s]*\s(\d+)/(\d+)\s+(?:\S+\s+)?\d+:\d\d:\d\d ETA")
 WINDOWS = os.name == "nt"
 GRACE_S = 5
 """Seconds between asking a cancelled process to end and ending it."""

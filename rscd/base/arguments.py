@@ -42,6 +42,14 @@ def check_kind(value: object, kind: type, name: str) -> None:
         )
 
 
+def close_to(given: str, known: Iterable[str]) -> str:
+    """End of a message about a word that nothing knows: ``; close to it: A, B``, or nothing."""
+    import difflib  # only messages need it
+
+    close = difflib.get_close_matches(given, list(known), n=3)
+    return f"; close to it: {', '.join(close)}" if close else ""
+
+
 def check_range(
     owner: object, names: Iterable[str], low: float = 0, high: float = math.inf
 ) -> None:

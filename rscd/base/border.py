@@ -105,6 +105,12 @@ def found_in(path: str | Path, error: BaseException, advice: str, wanted: Wanted
     return f"found {content.what} at {name}; {fix}"
 
 
+def kind_of(path: str) -> Wanted | None:
+    """The kind of file that the first bytes of a file say; None where they say nothing."""
+    content = _content(path)
+    return None if content is None else content.kind
+
+
 def shown(path: str | Path) -> str:
     """A path as printable text, with bytes that are not UTF-8 escaped."""
     text = str(path)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from rscd.base.border import system_trouble
-from rscd.base.errors import RscdError
+from rscd.base.errors import RscdError, UsageError
 from rscd.base.extras import missing_extra
 from rscd.base.heap import keep_freed_memory
 from rscd.base.redact import redacted
@@ -72,15 +72,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rscd",
         description="Find what changed between two images of one place.",
-        epilog="rscd COMMAND --help tells more; exit codes: 0 done, 2 wrong usage, 1 something to\n"
-        "fix in data or environment.",
+        epilog="rscd COMMAND --help tells more. Exit codes: 0 done, 1 something to fix in data or\n"
+        "environment, 2 wrong usage.",
     )
     parser.add_argument("--version", action="version", version=f"rscd {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
     for one in commands.choices.values():
-        one.set_defaults(parser=one)
+        for also in (one, *one.actions()):
+            also.set_defaults(parser=also)
     parser.set_defaults(run_command=run_command)
     return parser
 
@@ -106,13 +107,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     words = with_negative_numbers(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser.print_help(sys.stderr)
+        return UsageError.exit_code
     if any("\0" in word for word in words):
         parser.error("expected arguments without NUL, found one with it")
     words, notes = in_new_words(words)
     args, rest = parser.parse_known_args(words)
     args.rest = rest
     if rest and not getattr(args, "takes_rest", False):
-        args.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.parser.error_unknown(rest)
     _log_to_stderr(getattr(args, "verbosity", 0))
     for note in notes:
         log.warning("%s", note)

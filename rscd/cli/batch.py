@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         Shown(plan, [f"{name}: {value}" for name, value in plan.items()]).emit(as_json=args.json)
         return
     quiet = args.verbosity < 0
-    with engine(args) as cluster, progress_bar(quiet=quiet, unit="pairs") as progress:
+    with engine(args) as cluster, progress_bar(quiet=quiet) as progress:
         summary = run_batch(
             pairs,
             work,

@@ -3,26 +3,38 @@
 import argparse
 from typing import Any
 
-from rscd.cli.options import Shown, add_action, add_json, add_verbosity, emit
-from rscd.cli.parser import Parser
+from rscd.cli.options import Shown, add_action, add_actions, add_json, add_verbosity, emit
+
+NAME = "one of those that rscd config list names"
+
+EXAMPLES = (
+    "rscd config list",
+    "rscd config show supervised_town",
+    "rscd config copy finetune_buildings -o mine.yaml",
+)
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: Parser = commands.add_parser(
-        "config", help="list, show and copy configurations for rscd train"
+    about = "list, show and copy configurations for rscd train"
+    actions = add_actions(commands, "config", about, EXAMPLES)
+    listing = add_action(
+        actions, "list", "names for rscd train -c, and what each trains", EXAMPLES[0]
     )
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = add_action(actions, "list", "names for rscd train -c, and what each trains")
     listing.set_defaults(run=run_list)
     add_json(listing)
-    showing = add_action(actions, "show", "print a configuration")
-    showing.add_argument("name", metavar="NAME")
+    showing = add_action(actions, "show", "print a configuration", EXAMPLES[1])
+    showing.add_argument("name", metavar="NAME", help=NAME)
     showing.set_defaults(run=run_show)
-    copying = add_action(actions, "copy", "write a configuration to a file, to change it")
-    copying.add_argument("name", metavar="NAME")
+    copying = add_action(
+        actions, "copy", "write a configuration to a file, to change it", EXAMPLES[2]
+    )
+    copying.add_argument("name", metavar="NAME", help=NAME)
     copying.add_argument(
-        "-o", "--output", metavar="FILE.yaml", help="(default NAME.yaml in this folder)"
+        "-o",
+        "--output",
+        metavar="FILE.yaml",
+        help="file to write (default: NAME.yaml in this folder)",
     )
     copying.add_argument("--overwrite", action="store_true", help="replace an existing file")
     copying.set_defaults(run=run_copy)
@@ -36,7 +48,10 @@ def run_list(args: argparse.Namespace) -> None:
     from rscd.training.configurations import about, configurations
 
     found = {name: about(path) for name, path in configurations().items()}
-    Shown(found, [f"{name:<20} {line}" for name, line in found.items()]).emit(as_json=args.json)
+    width = max(map(len, found))
+    Shown(found, [f"{name:<{width}}  {line}" for name, line in found.items()]).emit(
+        as_json=args.json
+    )
 
 
 def run_show(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from rscd.cli.options import (
     Shown,
     add_action,
+    add_actions,
     add_json,
     add_verbosity,
     count,
@@ -18,13 +19,21 @@ from rscd.cli.parser import Parser
 
 SETS = ("whu", "levir", "dsifn")
 
+PAIRS = "folder of image pairs: A/ B/ label/, or train/ val/ test/ with these"
+
+EXAMPLES = (
+    "rscd data info whu256",
+    "rscd data show whu256 --split train -o sheet.png",
+    "rscd data prepare whu --src RAW -o whu256",
+    "rscd data split whu256 --percent 5,10",
+    "rscd data towns -o towns --train 200 --val 50 --test 50",
+)
+
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: Parser = commands.add_parser(
-        "data", help="inspect, show and prepare folders of image pairs"
-    )
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    about = "inspect, show and prepare folders of image pairs"
+    actions = add_actions(commands, "data", about, EXAMPLES)
     for action in (
         _add_info(actions),
         _add_show(actions),
@@ -37,9 +46,12 @@ def add(commands: Any) -> None:
 
 def _add_info(actions: Any) -> Parser:
     parser = add_action(
-        actions, "info", "contents of a folder and its problems (exit code 1 if there are any)"
+        actions,
+        "info",
+        "contents of a folder and its problems (exit code 1 if there are any)",
+        EXAMPLES[0],
     )
-    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument("folder", metavar="DIR", help=PAIRS)
     parser.add_argument(
         "--no-leaks", action="store_true", help="do not compare the splits with each other"
     )
@@ -49,25 +61,40 @@ def _add_info(actions: Any) -> Parser:
 
 
 def _add_show(actions: Any) -> Parser:
-    parser = add_action(actions, "show", "a contact sheet: t1, t2 and mask of some pairs as a PNG")
-    parser.add_argument("folder", metavar="DIR")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE.png")
-    parser.add_argument("-n", type=count, default=8, help="most pairs shown (default 8)")
-    parser.add_argument("--split", help="one split only")
+    parser = add_action(
+        actions, "show", "a contact sheet: t1, t2 and mask of some pairs as a PNG", EXAMPLES[1]
+    )
+    parser.add_argument("folder", metavar="DIR", help=PAIRS)
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE.png", help="picture to write"
+    )
+    parser.add_argument(
+        "-n", type=count, default=8, metavar="N", help="most pairs shown (default 8)"
+    )
+    parser.add_argument("--split", metavar="NAME", help="pairs of one split (default: of all)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.set_defaults(run=run_show)
     return parser
 
 
 def _add_prepare(actions: Any) -> Parser:
-    parser = add_action(actions, "prepare", "cut a benchmark set into its published tiles")
-    parser.add_argument("name", choices=SETS)
+    parser = add_action(
+        actions, "prepare", "cut a benchmark set into its published tiles", EXAMPLES[2]
+    )
+    parser.add_argument(
+        "name",
+        metavar="SET",
+        choices=SETS,
+        help="whu (WHU-CD), levir (LEVIR-CD) or dsifn (DSIFN-CD)",
+    )
     parser.add_argument("--src", required=True, metavar="DIR", help="the set as distributed")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--size", type=count, default=256, metavar="N", help="side of a tile (default 256)"
     )
-    parser.add_argument("--seed", type=whole, default=0, help="of random splits (default 0)")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of random splits (default 0)"
+    )
     parser.add_argument(
         "--tile-order",
         choices=("rows", "columns"),
@@ -85,6 +112,7 @@ def _add_split(actions: Any) -> Parser:
         actions,
         "split",
         "choose labelled pairs of a training set: split_5.json, split_10.json and so on",
+        EXAMPLES[3],
     )
     parser.add_argument("folder", metavar="DIR", help="folder of image pairs, or a street set")
     parser.add_argument(
@@ -95,7 +123,9 @@ def _add_split(actions: Any) -> Parser:
         help="labelled share of the training pairs; a smaller one is part of a larger one (default "
         "5,10,20,40)",
     )
-    parser.add_argument("--split", default="train", metavar="NAME", help="pairs to divide (train)")
+    parser.add_argument(
+        "--split", default="train", metavar="NAME", help="pairs to divide (default train)"
+    )
     parser.add_argument(
         "--lists",
         metavar="FOLDER",
@@ -108,8 +138,12 @@ def _add_split(actions: Any) -> Parser:
         default="random",
         help="random (default), as LEVIR-CD's published lists; first names, as WHU-CD's",
     )
-    parser.add_argument("--seed", type=whole, default=0, help="of the random choice (default 0)")
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="default: DIR")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of the random choice (default 0)"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FOLDER", help="folder for the files (default: DIR)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace other splits there")
     parser.set_defaults(run=run_split)
     add_json(parser)
@@ -162,42 +196,65 @@ def run_split(args: argparse.Namespace) -> None:
 
 def _add_towns(actions: Any) -> Parser:
     parser = add_action(
-        actions, "towns", "write synthetic towns as a folder of pairs with image-level labels"
+        actions,
+        "towns",
+        "write synthetic towns as a folder of pairs with image-level labels",
+        EXAMPLES[4],
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
     for split, pairs in (("train", 400), ("val", 100), ("test", 100)):
         parser.add_argument(
-            f"--{split}", type=whole, default=pairs, metavar="N", help=f"pairs ({pairs})"
+            f"--{split}", type=whole, default=pairs, metavar="N", help=f"pairs (default {pairs})"
         )
     parser.add_argument(
         "--size", type=count, default=128, metavar="N", help="side of a pair (default 128)"
     )
     parser.add_argument(
-        "--empty", type=fraction, default=0.5, metavar="0..1", help="share without change (0.5)"
+        "--empty",
+        type=fraction,
+        default=0.5,
+        metavar="0..1",
+        help="fraction of pairs without change (default 0.5)",
     )
     parser.add_argument(
-        "--gsd", type=positive, default=0.5, metavar="M", help="metres per pixel (0.5)"
+        "--gsd", type=positive, default=0.5, metavar="M", help="metres per pixel (default 0.5)"
     )
     parser.add_argument(
-        "--change", type=fraction, default=0.4, metavar="0..1", help="changed lots (0.4)"
+        "--change",
+        type=fraction,
+        default=0.4,
+        metavar="0..1",
+        help="fraction of lots that change in the others (default 0.4)",
     )
     parser.add_argument(
         "--nuisance",
         type=fraction,
         default=0.5,
         metavar="0..1",
-        help="of light, season, sensor (0.5)",
+        help="how much light, season and sensor differ between the dates (default 0.5)",
     )
-    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of the towns (0)")
+    parser.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of the towns (default 0)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace pairs that lie there")
     parser.set_defaults(run=run_towns)
     return parser
 
 
 def run_towns(args: argparse.Namespace) -> None:
     """Generate towns, with a progress bar on stderr."""
+    from pathlib import Path
+
+    from rscd.base.errors import OutputError
     from rscd.cli.progress import progress_bar
     from rscd.synthetic.town_folder import write_town_folder
 
+    there = [name for name in ("A", "B", "label", "list") if Path(args.output, name).exists()]
+    if there and not args.overwrite:
+        raise OutputError(
+            f"expected a folder without pairs, found {', '.join(there)} in {args.output}; choose "
+            "another folder, or --overwrite"
+        )
     with progress_bar(quiet=args.verbosity < 0) as progress:
         root = write_town_folder(
             args.output,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import DataError, DoubtfulError
-from rscd.cli.options import Shown, add_device, add_json, add_verbosity
+from rscd.cli.options import Shown, add_device, add_json, add_verbosity, in_words
 from rscd.cli.parser import Parser
 from rscd.cli.scene import add_scene, add_size, area_of, scene_options
 
@@ -22,7 +22,7 @@ trusted; docs/doctor.md has the rules
 """
 
 WIDTH = 34
-"""Columns of the table."""
+"""Least width of a column of the table."""
 
 
 def add(commands: Any) -> None:
@@ -36,8 +36,10 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.set_defaults(run=run, min_area=None, min_score=None, overwrite=False, lco=[])
-    parser.add_argument("t1", help="raster of the earlier date, address, or STAC item")
-    parser.add_argument("t2", help="of the later date")
+    parser.add_argument(
+        "t1", metavar="T1", help="raster of the earlier date: file, address or STAC item"
+    )
+    parser.add_argument("t2", metavar="T2", help="of the later date")
     group = parser.group("options of rscd predict")
     group.add_argument("-m", "--model", metavar="NAME|FILE", help="see rscd model list")
     add_size(group)
@@ -73,12 +75,14 @@ def lines(report: "Report") -> Iterator[str]:
     """The report as a table."""
     data = report.data
     t1, t2 = (data["dates"][date] or {} for date in ("t1", "t2"))
-    yield _row("", "t1", "t2")
-    yield from (_row(name, _text(t1.get(name)), _text(t2.get(name))) for name in t1 or t2)
-    yield from _section("between the dates", _between(data["between"]))
+    rows = [("", "t1", "t2")]
+    rows += [(name, in_words(t1.get(name)), in_words(t2.get(name))) for name in t1 or t2]
+    width = max(WIDTH, *(len(first) for _, first, _ in rows))
+    yield from (_row(*row, width) for row in rows)
+    yield from _section("between the dates", _between(data["between"], width))
     chosen = data["predict"] or {}
     wanted = ((k, v) for k, v in chosen.items() if k != "alignment")
-    would = [f"  {name:<16} {_text(value)}" for name, value in wanted]
+    would = [f"  {name:<16} {in_words(value, name)}" for name, value in wanted]
     yield from _section("rscd predict would", [*would, *(f"  {line}" for line in data["says"])])
     yield ""
     if not data["findings"]:
@@ -86,7 +90,11 @@ def lines(report: "Report") -> Iterator[str]:
     for one in data["findings"]:
         yield f"{one['level']:<6} {one['kind']}: {one['text']}"
         yield from [f"       mend: {one['mend']}"] * bool(one["mend"])
-    yield from _section("with what helps:", filter(None, [data["command"]]))
+    doubtful = any(one["level"] == "doubt" for one in data["findings"])
+    title = "to compare them all the same:" if doubtful else "to compare them:"
+    if any(one["mend"] for one in data["findings"]):
+        title = "with what helps:"
+    yield from _section(title, filter(None, [data["command"]]))
 
 
 def _section(title: str, found: Iterable[str]) -> Iterator[str]:
@@ -95,18 +103,18 @@ def _section(title: str, found: Iterable[str]) -> Iterator[str]:
     yield from rows
 
 
-def _between(found: Mapping[str, Any]) -> Iterator[str]:
+def _between(found: Mapping[str, Any], width: int) -> Iterator[str]:
     for name, value in found.items():
         if name == "shift_map":
             yield from _map(value)
         elif isinstance(value, list) and len(value) == 2:
-            yield _row(f"  {name}", *map(_text, value))
+            yield _row(f"  {name}", in_words(value[0]), in_words(value[1]), width)
         else:
-            yield f"  {name:<16} {_text(value)}"
+            yield f"  {name:<16} {in_words(value, name)}"
 
 
-def _row(name: str, first: str, second: str) -> str:
-    return f"{name:<18} {first:<{WIDTH}} {second}".rstrip()
+def _row(name: str, first: str, second: str, width: int) -> str:
+    return f"{name:<18} {first:<{width}} {second}".rstrip()
 
 
 def _map(shifts: list[list[float]]) -> Iterator[str]:
@@ -114,15 +122,3 @@ def _map(shifts: list[list[float]]) -> Iterator[str]:
         yield "  shift_map        column, row: shift to the right, downwards"
     for col, row, right, down in shifts:
         yield f"    {col:>7.0f}, {row:>7.0f}: {right:+.2f}, {down:+.2f}"
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(_text, value)) or "-"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(one)}" for key, one in value.items())
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

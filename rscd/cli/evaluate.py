@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rscd.base.begun import Begun
 from rscd.base.errors import DataError, UsageError
+from rscd.base.place import is_file_name
 from rscd.cli import evaluate_segmenter
 from rscd.cli.options import (
     Shown,
@@ -263,6 +264,11 @@ def _check_rows(args: argparse.Namespace) -> None:
 
 
 def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Errors") -> "Report":
+    if not Path(args.source).exists() and is_file_name(args.source):
+        raise DataError(
+            f"expected a folder of image pairs, or two maps, found nothing at {args.source}; check "
+            "the path"
+        )
     if not Path(args.source).is_dir():
         raise UsageError(
             f"expected a folder of image pairs, or two maps, found only {args.source}; "

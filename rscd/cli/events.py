@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.begun import Begun
+from rscd.base.border import kind_of
 from rscd.base.errors import UsageError
 from rscd.cli import events_of_images
 from rscd.cli.options import (
@@ -71,8 +72,10 @@ def add(commands: Any) -> None:
         more=MORE,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("t1", help="footprints of the earlier date, or a raster")
-    parser.add_argument("t2", help="of the later date; two folders of rasters do as well")
+    parser.add_argument("t1", metavar="T1", help="footprints of the earlier date, or a raster")
+    parser.add_argument(
+        "t2", metavar="T2", help="of the later date; two folders of rasters do as well"
+    )
     group = parser.group("output")
     add_outputs(group, "FILE", ".gpkg, .geojson, .fgb or .parquet")
     add_delta(group)
@@ -130,6 +133,12 @@ def _run_layers(args: argparse.Namespace) -> None:
     from rscd.export.style import event_qml
     from rscd.export.vector import write_vector
 
+    for path in (args.t1, args.t2):
+        if kind_of(path) == "raster":
+            raise UsageError(
+                f"expected footprints or --segmenter, found a raster, {path}, without; add "
+                "--segmenter buildings, or another that rscd model list names"
+            )
     layer_options = parse_pairs("--lco", args.lco)
     first = read_footprints(args.t1, layer=args.layer_t1, crs=args.crs)
     second = read_footprints(args.t2, layer=args.layer_t2, crs=args.crs)

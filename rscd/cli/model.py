@@ -1,29 +1,53 @@
 """``rscd model``: list and show models, and export weights from checkpoints."""
 
 import argparse
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rscd.cli.options import Shown, add_action, add_json, add_verbosity, emit_json
-from rscd.cli.parser import Parser
+from rscd.cli.options import (
+    Shown,
+    add_action,
+    add_actions,
+    add_json,
+    add_verbosity,
+    emit_json,
+    in_words,
+)
 
 if TYPE_CHECKING:
     from rscd.inference.predictor import Model
 
+EXAMPLES = (
+    "rscd model list",
+    "rscd model show buildings",
+    "rscd model export runs/supervised_town/best.ckpt -o town.safetensors",
+    "rscd model export buildings -o buildings.onnx",
+)
+
+FIRST = ("name", "summary", "use", "limits", "licence", "threshold", "min_score", "min_area_m2")
+"""What `rscd model show` begins with."""
+
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: Parser = commands.add_parser("model", help="list, show and export models")
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = add_action(actions, "list", "names for -m, the defaults first")
+    actions = add_actions(commands, "model", "list, show and export models", EXAMPLES)
+    listing = add_action(
+        actions, "list", "names for -m, the defaults first, then for --segmenter", EXAMPLES[0]
+    )
     listing.set_defaults(run=run_list)
-    showing = add_action(actions, "show", "details of one model")
-    showing.add_argument("name", metavar="NAME|FILE")
+    showing = add_action(actions, "show", "details of one model", EXAMPLES[1])
+    showing.add_argument(
+        "name", metavar="NAME|FILE", help="name of rscd model list, or a weights file"
+    )
     showing.add_argument(
         "--stac", action="store_true", help="print its STAC item (extension mlm) as JSON"
     )
     showing.set_defaults(run=run_show)
     exporting = add_action(
-        actions, "export", "write a network as safetensors, as an ONNX model, or for torch.export"
+        actions,
+        "export",
+        "write a network as safetensors, as an ONNX model, or for torch.export",
+        *EXAMPLES[2:],
     )
     exporting.add_argument("source", metavar="NAME|FILE", help="checkpoint, weights or buildings")
     exporting.add_argument(
@@ -33,6 +57,7 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help=".safetensors (its card is also written beside it), .onnx or .pt2",
     )
+    exporting.add_argument("--overwrite", action="store_true", help="replace an existing file")
     exporting.add_argument(
         "--target",
         choices=("deepness",),
@@ -72,7 +97,8 @@ def run_list(args: argparse.Namespace) -> None:
     plain = {name: make().summary for name, make in DETECTORS.items()} | DEEP_DETECTORS
     summaries |= {name: plain[name] for name in model_names()[1:]}
     summaries |= {
-        f"{CEG}:{name}": f"by prompts: {backend.summary}" for name, backend in SEGMENTERS.items()
+        f"{CEG}:{name}": f"for --segmenter: {backend.summary}"
+        for name, backend in SEGMENTERS.items()
     }
     lines = [
         f"{name:<16} {summary}{f' ({defaults[name]})' if name in defaults else ''}"
@@ -107,7 +133,22 @@ def run_show(args: argparse.Namespace) -> None:
         card = _described(model) | {"tiling": asdict(model.tiling)}
         if (about := ABOUT.get(args.name.partition(":")[0])) is not None:
             card |= {"use": about.use, "limits": list(about.limits)}
-    Shown(card, [f"{key}: {value}" for key, value in card.items()]).emit(as_json=args.json)
+    Shown(card, list(_lines(card))).emit(as_json=args.json)
+
+
+def _lines(card: Mapping[str, Any]) -> Iterator[str]:
+    """A card for people: what it is and is not for comes first, lists have a line for each."""
+    first = [key for key in FIRST if key in card]
+    for key in (*first, *(key for key in card if key not in first)):
+        value = card[key]
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            yield f"{key}:"
+            yield from (f"  - {one}" for one in value)
+        elif isinstance(value, dict) and any(isinstance(one, dict) for one in value.values()):
+            yield f"{key}:"
+            yield from (f"  {name}: {in_words(one)}" for name, one in value.items())
+        else:
+            yield f"{key}: {in_words(value, key)}"
 
 
 def _described(model: "Model") -> dict[str, Any]:
@@ -119,6 +160,7 @@ def run_export(args: argparse.Namespace) -> None:
     from pathlib import Path
 
     from rscd.base.errors import UsageError
+    from rscd.export.targets import check_outputs
     from rscd.inference.models import CEG, model_names
     from rscd.inference.shipped import SHIPPED, weights_path
 
@@ -130,6 +172,7 @@ def run_export(args: argparse.Namespace) -> None:
             f"expected {SHIPPED} or the file of a trained network, found {args.source}, which is "
             "not one network to export; see rscd model list"
         )
+    check_outputs([target], [source], overwrite=args.overwrite)
     if args.target is not None:
         if target.suffix != ".onnx":
             raise UsageError(f"expected -o ending in .onnx with --target, found {target}")

@@ -13,6 +13,9 @@ from rscd.base.errors import DataError, UsageError
 from rscd.base.plain import finite
 from rscd.cli.parser import Parser
 
+NAMED_SCALES = "or by name: paper (0.5,1,1.5,2), readme (0.5,1,1.25,2), fast (0.5,1)"
+"""Those of `rscd.methods.parts.multiscale.PRESETS`, which needs torch."""
+
 
 def add_verbosity(parser: argparse._ActionsContainer) -> None:
     """``-q`` and ``-v``."""
@@ -36,18 +39,49 @@ def add_verbosity(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_action(actions: Any, name: str, about: str) -> Parser:
+def add_actions(commands: Any, name: str, about: str, examples: Sequence[str]) -> Any:
+    """Declare a command of several actions.
+
+    Args:
+        commands: to which it is added.
+        name: of the command.
+        about: what it says of itself here and in the list of commands.
+        examples: lines below its help.
+
+    Returns:
+        Where `add_action` declares the actions.
+    """
+    parser: Parser = commands.add_parser(
+        name, help=about, description=_sentence(about), epilog=_examples(examples)
+    )
+    return parser.add_subparsers(metavar="ACTION", required=True)
+
+
+def add_action(actions: Any, name: str, about: str, *examples: str) -> Parser:
     """Declare ``rscd COMMAND NAME``, which says of itself what the list of actions says."""
     parser: Parser = actions.add_parser(
-        name, help=about, description=f"{about[0].upper()}{about[1:]}."
+        name, help=about, description=_sentence(about), epilog=_examples(examples)
     )
     return parser
+
+
+def _sentence(about: str) -> str:
+    return f"{about[0].upper()}{about[1:]}."
+
+
+def _examples(lines: Sequence[str]) -> str | None:
+    if not lines:
+        return None
+    return "\n  ".join(["examples:" if len(lines) > 1 else "example:", *lines])
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
     """``--device``."""
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default auto)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where networks compute; auto (default): on a GPU if there is one",
     )
 
 
@@ -123,6 +157,20 @@ def emit_json(data: Mapping[str, Any]) -> None:
     emit(json.dumps(finite(dict(data)), indent=2, allow_nan=False))
 
 
+def in_words(value: Any, name: str = "") -> str:
+    """A value of a result, as people read it; ``memory_bytes`` and the like in MB or GB."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, list | tuple):
+        between = " x " if name == "size" else ", "
+        return between.join(in_words(one) for one in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {in_words(one, name)}" for key, one in value.items()) or "-"
+    if name.endswith("_bytes"):
+        return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def plain_options(args: argparse.Namespace) -> dict[str, Any]:
     """What a command was given, as plain data that is the same in every process."""
     given = vars(args).items()
@@ -169,8 +217,8 @@ def add_views(parser: Any) -> None:
         parser.add_argument(
             option,
             metavar="0.5,1,1.5,2",
-            help=f"average a network's {what} over these scales and the flipped image; or paper, "
-            "readme, fast",
+            help=f"average a network's {what} over these scales and the flipped image; "
+            f"{NAMED_SCALES}",
         )
     parser.add_argument(
         "--flip",

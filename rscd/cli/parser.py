@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from rscd.base.arguments import close_to
 from rscd.base.border import shown
 from rscd.base.errors import UsageError
 from rscd.base.redact import redacted
@@ -52,6 +53,15 @@ class Parser(argparse.ArgumentParser):
             self._rare.append(group)
         return group
 
+    def actions(self) -> list["Parser"]:
+        """The parsers of its actions, if it is a command that has some."""
+        return [
+            one
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for one in action.choices.values()
+        ]
+
     def refuse_idle(self, args: argparse.Namespace, use: str, *also: str) -> None:
         """Refuse options that would do nothing.
 
@@ -83,6 +93,20 @@ class Parser(argparse.ArgumentParser):
             if action.dest in names and getattr(args, action.dest) != action.default:
                 name = next(text for text in action.option_strings if text.startswith("--"))
                 raise UsageError(f"expected {name} only with {use}, found {found}; drop it")
+
+    def error_unknown(self, words: Sequence[str]) -> NoReturn:
+        """End the process because of arguments that the command does not have."""
+        given = next((word for word in words if word.startswith("--")), "")
+        close = close_to(given.partition("=")[0], self._option_string_actions)
+        self.error(f"unrecognized arguments: {' '.join(words)}{close}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action,
+                f"expected one of {', '.join(known)}, found {value!r}{close_to(str(value), known)}",
+            )
 
     def error(self, message: str) -> NoReturn:
         """End the process with exit code 2."""

@@ -19,6 +19,7 @@ from rscd.cli.options import (
     add_views,
     auto_or_pixels,
     count,
+    in_words,
     not_negative,
     parse_pairs,
     word_or_fraction,
@@ -77,8 +78,8 @@ def add(commands: Any) -> None:
         more=MORE,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("t1", help="raster of the earlier date, or a folder")
-    parser.add_argument("t2", help="of the later date, or a folder of the same names")
+    parser.add_argument("t1", metavar="T1", help="raster of the earlier date, or a folder")
+    parser.add_argument("t2", metavar="T2", help="of the later date, or a folder of the same names")
     group = parser.group("output")
     add_outputs(group, "OUT", "file to write; the suffix selects the format")
     group.add_argument("--prob", metavar="FILE.tif", help="also write the change probability")
@@ -207,7 +208,11 @@ def add_running(parser: Parser) -> None:
     add_device(group)
     group.add_argument("--max-memory", metavar="2GB", help="memory the whole process may take")
     group.add_argument(
-        "--co", action="append", default=[], metavar="K=V", help="creation option for rasters"
+        "--co",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="creation option of GDAL for rasters, such as COMPRESS=ZSTD; may be repeated",
     )
     add_layer_options(group)
     group.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
@@ -251,7 +256,11 @@ def _run_pair(
         extra = (args.prob, args.preview, args.flow, objects, args.dissimilarity, args.project)
         targets = Targets.of(args.output, *extra)
         planned = plan(resolve(pair, targets, options))
-        return Shown(planned, [f"{name}: {value}" for name, value in planned.items()])
+        return Shown(
+            planned, [f"{name}: {in_words(value, name)}" for name, value in planned.items()]
+        )
+    if pair.t1.path == pair.t2.path:
+        log.warning("t1 and t2 are one file, %s: nothing can have changed", args.t1)
     log.info("result grid: %(grid)s\n  t1 %(t1)s\n  t2 %(t2)s", pair.alignment)
     with progress_bar(quiet=args.verbosity < 0) as progress:
         result = predict(
@@ -325,7 +334,7 @@ def _log_result(result: Any) -> None:
     area = "" if result.area_m2 is None else f", {result.area_m2:,.0f} m2"
     polygons = "" if result.n_polygons is None else f"{result.n_polygons} polygons{area}; "
     log.info(
-        "%s%.2f %% of the scene changed by %s at threshold %.3g; %.1f s%s",
+        "%s%.2f %% of the scene changed (%s, threshold %.3g); %.1f s%s",
         polygons,
         100 * result.changed_share,
         result.model,

@@ -18,8 +18,8 @@ import rscd.base.types as words
 
 
 @contextmanager
-def progress_bar(*, quiet: bool, unit: str = "windows") -> Iterator[words.Progress]:
-    """A progress bar per stage with units done, elapsed and remaining time; shown once started."""
+def progress_bar(*, quiet: bool) -> Iterator[words.Progress]:
+    """A progress bar per stage: parts done, elapsed and remaining time; shown once started."""
     if quiet:
         yield words.silent
         return
@@ -28,7 +28,6 @@ def progress_bar(*, quiet: bool, unit: str = "windows") -> Iterator[words.Progre
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),

@@ -11,6 +11,7 @@ from rscd.base.errors import DataError
 from rscd.base.version import version
 from rscd.cli import pseudolabel_segmenter
 from rscd.cli.options import (
+    NAMED_SCALES,
     Shown,
     add_bands,
     add_device,
@@ -71,7 +72,7 @@ def add(commands: Any) -> None:
         metavar="DIR|T1|CONFIG",
         help="folder of image pairs, a raster, or the configuration of a training",
     )
-    parser.add_argument("t2", nargs="?", help="the second of two rasters")
+    parser.add_argument("t2", nargs="?", metavar="T2", help="the second of two rasters")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="FILE", help="a trained network (kdmsi)")
     source.add_argument(
@@ -99,7 +100,7 @@ def _add_checkpoint(parser: Parser) -> None:
         default="val",
         metavar="val|otsu|train_oracle|0..1",
         help="val (default): the best on the masks of --val-split; otsu: from the maps alone; "
-        "train_oracle: the best on the true masks of the very pairs, as in the paper",
+        "train_oracle: the best on the true masks of the pairs themselves, as in KD-MSI's paper",
     )
     rare = parser.group("more with --checkpoint", use=CHECKPOINT, rare=True)
     rare.add_argument(
@@ -124,17 +125,26 @@ def _add_checkpoint(parser: Parser) -> None:
         "inference (default), the same of activation maps, one pass, or its activation map",
     )
     rare.add_argument(
-        "--scales", default="paper", metavar="0.5,1,1.5,2", help="or paper, readme, fast"
+        "--scales",
+        default="paper",
+        metavar="0.5,1,1.5,2",
+        help=f"scales of msi and mi; {NAMED_SCALES} (default paper)",
     )
     rare.add_argument(
         "--val-split", metavar="NAME", default="val", help="split or stream for --threshold val"
     )
-    rare.add_argument("--flip", choices=("none", "width", "height", "both"), default="width")
+    rare.add_argument(
+        "--flip",
+        choices=("none", "width", "height", "both"),
+        default="width",
+        help="axes flipped with the scales (default width)",
+    )
     rare.add_argument(
         "--geometry",
         choices=("pad", "reference"),
         default="pad",
-        help="how to treat sides that are not multiples of 64 (default: padded)",
+        help="how to treat sides that are not multiples of 64: pad (default) by reflection, or "
+        "reference, as the authors' code",
     )
 
 

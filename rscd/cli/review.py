@@ -5,8 +5,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from rscd.base.errors import OutputError, UsageError
-from rscd.cli.options import Shown, add_action, add_json, add_verbosity, count, whole
-from rscd.cli.parser import Parser
+from rscd.cli.options import Shown, add_action, add_actions, add_json, add_verbosity, count, whole
 from rscd.cli.report import add_rasters
 
 if TYPE_CHECKING:
@@ -14,13 +13,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+APPLY = (
+    "rscd review apply change.gpkg review.geojson",
+    "rscd review apply change.gpkg ada.geojson grace.geojson -o reviewed.gpkg",
+)
+EXPORT = "rscd review export reviewed.gpkg -o review.geojson"
+NEXT = (
+    "rscd review next change.gpkg -n 20",
+    "rscd review next change.gpkg -n 100 --by random -o change.gpkg",
+)
+
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser: Parser = commands.add_parser(
-        "review", help="decisions about polygons: into a layer, out of it, what to review next"
-    )
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    about = "decisions about polygons: into a layer, out of it, what to review next"
+    actions = add_actions(commands, "review", about, (APPLY[0], EXPORT, NEXT[0]))
     for declare in (_add_apply, _add_export, _add_next):
         declare(actions)
 
@@ -30,6 +37,7 @@ def _add_apply(actions: Any) -> None:
         actions,
         "apply",
         "write the columns status, note, reviewer, time and edited into a change layer",
+        *APPLY,
     )
     parser.set_defaults(run=run_apply)
     parser.add_argument("layer", metavar="LAYER", help="change polygons, such as change.gpkg")
@@ -56,18 +64,23 @@ def _add_apply(actions: Any) -> None:
 
 def _add_export(actions: Any) -> None:
     parser = add_action(
-        actions, "export", "write the decisions in a layer's columns as a review, as the page does"
+        actions,
+        "export",
+        "write the decisions in a layer's columns as a review, as the page does",
+        EXPORT,
     )
     parser.set_defaults(run=run_export)
     parser.add_argument("layer", metavar="LAYER", help="change polygons with a column status")
-    parser.add_argument("-o", "--output", required=True, metavar="REVIEW.geojson")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="REVIEW.geojson", help="file to write"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     add_json(parser)
     add_verbosity(parser)
 
 
 def _add_next(actions: Any) -> None:
-    parser = add_action(actions, "next", "say which polygons to review next, in order")
+    parser = add_action(actions, "next", "say which polygons to review next, in order", *NEXT)
     parser.set_defaults(run=run_next)
     parser.add_argument("layer", metavar="LAYER", help="change polygons, reviewed in part or not")
     parser.add_argument("-n", type=count, default=20, metavar="N", help="polygons (default 20)")

@@ -10,6 +10,12 @@ from rscd.cli.parser import Parser
 
 log = logging.getLogger(__name__)
 
+EPILOG = """\
+examples:
+  rscd sample -o town
+  rscd sample -o town --size 512,512 --seed 3
+"""
+
 
 def add(commands: Any) -> None:
     """Declare the command."""
@@ -19,6 +25,7 @@ def add(commands: Any) -> None:
         usage="rscd sample -o DIR [options]",
         description="Write a georeferenced synthetic town at two dates, where known buildings "
         "appear and vanish: scenes, truth mask and polygons, buildings and land cover.",
+        epilog=EPILOG,
     )
     parser.set_defaults(run=run)
     parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)  # goes with version 0.3
@@ -31,10 +38,14 @@ def add(commands: Any) -> None:
         type=size_hw,
         default="1024,1024",
         metavar="H,W",
-        help="size in half-metre pixels (1024,1024)",
+        help="height and width in pixels of half a metre (default 1024,1024)",
     )
     parser.add_argument(
-        "--east", type=whole, default=0, metavar="M", help="metres east of other samples (0)"
+        "--east",
+        type=whole,
+        default=0,
+        metavar="M",
+        help="metres to the east, to place samples beside each other (default 0)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_json(parser)

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("map", help="change map of rscd predict -o change.tif")
+    parser.add_argument("map", metavar="MAP.tif", help="change map of rscd predict -o change.tif")
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="layer of points to write"
     )

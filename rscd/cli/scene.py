@@ -60,7 +60,8 @@ def add_scene(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--aoi",
         metavar="FILE",
-        help="write only what lies inside the polygons of a vector file; likewise",
+        help="write only what lies inside the polygons of a vector file; what lies around is "
+        "looked at as well",
     )
     group.add_argument(
         "--t1-date",
@@ -73,7 +74,11 @@ def add_scene(group: argparse._ArgumentGroup) -> None:
 def add_layer_options(group: argparse._ArgumentGroup) -> None:
     """``--lco``."""
     group.add_argument(
-        "--lco", action="append", default=[], metavar="K=V", help="layer option for vectors"
+        "--lco",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="layer creation option of GDAL for vectors; may be repeated",
     )
 
 

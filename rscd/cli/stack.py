@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("t1", help="raster of the earlier date")
-    parser.add_argument("t2", help="raster of the later date")
+    parser.add_argument("t1", metavar="T1", help="raster of the earlier date")
+    parser.add_argument("t2", metavar="T2", help="raster of the later date")
     parser.add_argument(
         "-o", "--output", required=True, metavar="STACK", help="file to write, .vrt or .tif"
     )

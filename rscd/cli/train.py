@@ -19,7 +19,7 @@ configuration:
   --print_config           print it with every default and stop
   --begin WEIGHTS          weights that the network begins with: FILE.safetensors,
                            FILE.ckpt, or buildings, which ships with rscd
-  --review LAYER           reviewed polygons to learn from; see rscd config list
+  --review LAYER           reviewed polygons to learn from, of from_review and the like
   --ckpt_path LAST.ckpt    resume a stopped run
   --overwrite              replace the checkpoints of an earlier run in its folder
   --help-all               explain every key
@@ -58,10 +58,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from rscd.base.errors import Interrupted
+    from rscd.base.errors import Interrupted, UsageError
     from rscd.training.chain import is_chain, read_chain, run_chain
 
     match list(_with_files(args.rest)):
+        case [word, *_] if not word.startswith("-"):
+            raise UsageError(
+                f"expected a configuration with -c, found {word!r} without; rscd train -c {word}"
+            )
         case ["-c" | "--config", path, *overrides] if is_chain(path):
             try:
                 run_chain(read_chain(path, overrides), args.run_command)

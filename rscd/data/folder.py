@@ -290,7 +290,7 @@ def _check_partners(layout: Layout, found: Sequence[tuple[str, str]], kinds: Seq
         folder = here.names[KINDS.index(kind)] or "a label folder such as label/"
         raise DataError(
             f"{here.base}: pair {names[0]} has no {kind} file{nor} (looked in {folder}); add the "
-            "files, remove the pairs, or omit that key"
+            f"files or remove the pairs (or, in Python and configurations, omit the key {kind})"
         )
 
 

@@ -114,6 +114,11 @@ def _named(scene: Scene) -> Scene:
             f"expected t1 and t2 of a scene, found {scene.t1 or scene.t2 or 'none'}; name both, or "
             "review: LAYER, which names them"
         )
+    if not Path(scene.review).exists():
+        raise DataError(
+            f"expected a reviewed change layer, found no file at {scene.review}; name one with "
+            "--review, or review: of the scene"
+        )
     provenance = read_provenance(Path(scene.review))
     found = rasters_of(scene.review, provenance)
     if (provenance.get("parameters") or {}).get("register", "off") != "off":

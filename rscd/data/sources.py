@@ -144,7 +144,7 @@ def find_rasters(folder: Path) -> tuple[Path, Path, Path]:
         seen = "; ".join(f"{k}: {', '.join(p.name for p in v) or 'none'}" for k, v in found.items())
         raise DataError(
             f"{folder}: expected one raster before, one after and one change label, found {seen}; "
-            "name them with files=(t1, t2, label)"
+            "leave only these three there, or name them in Python: prepare(files=(t1, t2, label))"
         )
     return found["t1"][0], found["t2"][0], found["mask"][0]
 

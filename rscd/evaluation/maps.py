@@ -116,7 +116,7 @@ def evaluate_maps(
         tally = _Tally.empty(predict.threshold, grid)
         for number, box in enumerate(squares):
             tally.add(number, box, predict.read(box), read_truth(box), scratch, options)
-            progress("squares", number + 1, len(squares))
+            progress("reading", number + 1, len(squares))
         report = tally.report(_subject(prediction, truth, grid), scratch)
         if errors is not None:
             errors(scratch.judged().table(Path(prediction).name, grid))

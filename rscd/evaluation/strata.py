@@ -117,7 +117,7 @@ def count_strata(read: Reader, grid: GeoBox, strata: Strata, progress: Progress 
         pixels[number] = np.bincount(found.ravel(), minlength=256)[: len(strata.names)]
         for index in np.flatnonzero(pixels[number]):
             areas[index] += _area_of(pixel_areas, found == index, box)
-        progress("squares", number + 1, len(boxes))
+        progress("reading", number + 1, len(boxes))
     return Census(boxes, pixels, areas)
 
 

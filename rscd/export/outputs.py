@@ -39,7 +39,9 @@ def check_output(path: Path) -> None:
     """
     if not is_vector(path) and path.suffix.lower() not in (*RASTER_SUFFIXES, PICTURE_SUFFIX):
         known = " ".join((*VECTOR_SUFFIXES, *RASTER_SUFFIXES, PICTURE_SUFFIX))
-        raise UsageError(f"expected an output ending in one of {known}, found {path}")
+        raise UsageError(
+            f"expected an output ending in one of {known}, found {path}; choose one, such as .gpkg"
+        )
 
 
 def write_output(

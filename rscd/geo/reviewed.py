@@ -71,10 +71,15 @@ def checked_review(table: "geopandas.GeoDataFrame", path: str | Path) -> "geopan
         See `read_reviewed`; columns of a review that were missing come last.
 
     Raises:
-        DataError: an id or a value of a review that is none.
+        DataError: an id or a value of a review that is none, or points in place of polygons.
     """
     import pandas as pd
 
+    if table.geom_type.isin(("Point", "MultiPoint")).any():
+        raise DataError(
+            f"expected change polygons in {path}, found points; give the layer of rscd predict "
+            "(points of rscd sample-points are estimated with their map: rscd estimate POINTS MAP)"
+        )
     found = table.reset_index(drop=True)
     found["id"] = _ids(found, path)
     for name, kind in COLUMNS.items():

@@ -431,8 +431,8 @@ def check_patience(
     text = f"about {seconds / 3600:.1f} hours ({count} windows of {each:.0f} s) on this CPU"
     if seconds > SLOW_SECONDS and not allow_slow:
         raise UsageError(
-            f"expected a GPU for the backend {segmenter.info.name}, found none: {text}; use a GPU, "
-            "another --segmenter such as clipseg, or say --allow-slow-cpu"
+            f"expected a GPU for the segmenter {segmenter.info.name}, found none: {text}; use a "
+            "GPU, another --segmenter such as clipseg, or say --allow-slow-cpu"
         )
     log.info("%s: %s", segmenter.info.name, text)
 

@@ -3,7 +3,7 @@
 import html
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
@@ -271,7 +271,8 @@ def predict(*images: Any, **named_arguments: Any) -> Prediction:
             (files to write, or addresses to upload them to; the suffix is the format; None: no
             files) and `Options`. Without outputs all results are kept as long as what is returned.
         **named_arguments: those of `open_pair` for images (``area``, ``gsd_m``, ``transform``,
-            ``crs``), and those of `rscd.pipeline.maps.predict`.
+            ``crs``), and those of `rscd.pipeline.maps.predict`: ``prob``, ``preview``, ``project``
+            and others name further files.
 
     Returns:
         What was found; see `Prediction`.
@@ -279,6 +280,13 @@ def predict(*images: Any, **named_arguments: Any) -> Prediction:
     Raises:
         RscdError: anything the user must fix; no new output exists then.
     """
+    options = {field.name for field in fields(Options)} - {"gsd_m"}  # is one of the pair as well
+    for name in named_arguments:
+        if name in options:
+            raise UsageError(
+                f"expected {name} among the options, found it beside them; predict(t1, t2, "
+                f"outputs, Options({name}=...))"
+            )
     of_pair = "pair" in named_arguments or (images and isinstance(images[0], ScenePair))
     takes: Callable[..., Prediction] = _predict_pair if of_pair else _predict_images
     try:

@@ -52,7 +52,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What `predict` computes and how; the command line's options by the same names."""
+    """What `predict` computes and how.
+
+    The options of ``rscd predict`` by the same names, with the unit where they have one:
+    ``min_area_m2``, ``simplify_m``.
+    """
 
     model: str | None = None
     """Name or weights file; None takes `rscd.inference.shipped.default_model`."""

@@ -57,7 +57,7 @@ def require_transformers(backend: str, classes: Collection[str]) -> Any:
     """
     if find_spec("transformers") is None:
         raise ModelError(
-            f"expected the optional package transformers for the backend {backend}, found none; "
+            f"expected the optional package transformers for the segmenter {backend}, found none; "
             'install it with: pip install "rscd[vlm]"'
         )
     found = library_version("transformers")
@@ -71,7 +71,7 @@ def require_transformers(backend: str, classes: Collection[str]) -> Any:
     lost = [name for name in classes if not hasattr(library, name)]
     if lost:
         raise ModelError(
-            f"expected transformers with {lost[0]} for the backend {backend}, found {found} "
+            f"expected transformers with {lost[0]} for the segmenter {backend}, found {found} "
             'without it; pip install "rscd[vlm]" --upgrade'
         )
     library.logging.set_verbosity_error()

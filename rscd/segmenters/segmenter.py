@@ -125,7 +125,8 @@ def find_backend(name: str) -> Backend:
     """
     if name not in SEGMENTERS:
         raise UsageError(
-            f"expected a backend among {', '.join(SEGMENTERS)}, found {name!r}; choose one of them"
+            f"expected a segmenter among {', '.join(SEGMENTERS)}, found {name!r}"
+            "; choose one of them"
         )
     return SEGMENTERS[name]
 

@@ -81,8 +81,8 @@ def _kind(prompt: ClassPrompt) -> str:
         if any(phrase.casefold() in words for phrase in prompt.phrases):
             return kind
     raise UsageError(
-        f"expected prompts among {', '.join(WORDS)} for the backend spectral, which has only fixed "
-        f"rules, found {prompt.name!r}; use another backend for it"
+        f"expected prompts among {', '.join(WORDS)} for the segmenter spectral, which has only "
+        f"fixed rules, found {prompt.name!r}; use another segmenter for it"
     )
 
 

@@ -4,10 +4,10 @@ They lie in ``configs/`` of a checkout, and in ``rscd/configs/`` of an installed
 ``setup.py`` puts them.
 """
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from rscd.base.arguments import close_to
 from rscd.base.errors import UsageError
 
 SUFFIX = ".yaml"
@@ -41,10 +41,9 @@ def find(given: str) -> Path:
         return path  # the reader of the file reports what is wrong
     if given in known:
         return known[given]
-    close = difflib.get_close_matches(given, known, n=3)
     raise UsageError(
         f"expected a YAML file or the name of a configuration, found {given!r}"
-        + (f"; close to it: {', '.join(close)}" if close else "; rscd config list names all")
+        + (close_to(given, known) or "; rscd config list names all")
     )
 
 

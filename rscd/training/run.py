@@ -386,7 +386,7 @@ def _explained(error: Exception) -> RscdError:
     match error:
         case ArgumentError():
             found = textwrap.shorten(reason, 300, placeholder=" ... (-v tells all)")
-            text = f"expected a valid configuration, found: {found}"
+            text = f"expected a valid configuration, found: {found}; see rscd train --help"
         case UnicodeDecodeError():
             text = f"expected a configuration in UTF-8, found: {reason}"
         case MisconfigurationException():

@@ -35,6 +35,8 @@ def test_list_show_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["config", "show", "missing.yaml"], "found missing.yaml: "),
         (["config", "copy", "kdmsi", "-o", "a.txt"], "expected -o ending in .yaml, found a.txt"),
         (["train", "-c", "supervised_twon"], "close to it: supervised_town"),
+        (["train", "supervised_town"], "found 'supervised_town' without; rscd train -c supervised"),
+        (["train", "-c", "supervised_town", "--model.lrr", "3"], "lrr 3; see rscd train --help"),
         (["train", "--config=supervised_twon"], "close to it: supervised_town"),
     ],
 )

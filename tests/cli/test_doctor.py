@@ -53,6 +53,9 @@ def test_a_good_pair(doctor: Callable[..., Any]) -> None:
     assert code == 0
     assert "nothing is wrong that could be seen" in out
     assert "320 x 320 px of 0.5 m, EPSG:32633" in out
+    assert out.splitlines()[-2] == "to compare them:"
+    head, grid = (next(x for x in out.splitlines() if x.startswith(s)) for s in (" ", "grid "))
+    assert grid.rindex("320 x 320") == head.index("t2")  # columns stand below their names
     assert err == ""
 
 
@@ -61,10 +64,17 @@ def test_a_doubtful_pair(doctor: Callable[..., Any]) -> None:
     assert code == 3
     assert "doubt  large-shift: t2 seems to be shifted" in out
     assert "mend: --register shift" in out
+    assert out.splitlines()[-2] == "with what helps:"
     assert err == "rscd: expected a pair to be trusted, found large-shift; see above\n"
     words = shlex.split(out.splitlines()[-1])
     args = build_parser().parse_args(words[1:])
     assert (args.register, args.model) == ("shift", "cva")
+
+
+def test_what_nothing_helps(doctor: Callable[..., Any]) -> None:
+    code, out, _ = doctor("identical")
+    assert code == 3
+    assert out.splitlines()[-2] == "to compare them all the same:"
 
 
 def test_a_pair_that_stops_predict(doctor: Callable[..., Any]) -> None:

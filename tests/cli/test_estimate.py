@@ -76,3 +76,18 @@ def test_unanswered_points_are_refused_in_one_line(
     shown = capsys.readouterr().err
     assert "answered with change or no change, found 0 of" in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["estimate"], ["review", "next"], ["review", "apply"]])
+def test_points_are_no_polygons(
+    change_map: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    points = tmp_path / "points.gpkg"
+    assert main(["sample-points", str(change_map), "-o", str(points), "-q"]) == 0
+    before = points.read_bytes()
+    assert main([*words, str(points), "-q"]) == 1
+    shown = capsys.readouterr().err
+    assert f"expected change polygons in {points}, found points; " in shown
+    assert "rscd estimate POINTS MAP" in shown
+    assert shown.count("\n") == 1
+    assert points.read_bytes() == before

@@ -232,6 +232,7 @@ def test_what_is_wrong_with_data_is_one_line(
     cases = [
         (r"the truth .*: expected label values .* found 0, 127, 255; .*", change, truth),
         (r"expected a folder for .*, found none at .*", change, truth, "-o", "none/a.png"),
+        (r"expected a folder of image pairs, .* found nothing at levir; check the path", "levir"),
         (
             r"expected a readable raster for the truth, .* no file at .*",
             change,

@@ -175,8 +175,8 @@ def test_a_plan(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
             1,
             "expected a folder of segment",
         ),
-        (["-o", "{}/a.gpkg", "--segmenter", ""], 2, "expected a backend among sam3"),
-        (["-o", "{}/a.gpkg", "--segmenter", "sam4"], 2, "expected a backend among sam3"),
+        (["-o", "{}/a.gpkg", "--segmenter", ""], 2, "expected a segmenter among sam3"),
+        (["-o", "{}/a.gpkg", "--segmenter", "sam4"], 2, "expected a segmenter among sam3"),
         (
             ["-o", "{}/a.gpkg", "--kinds", "kept"],
             2,
@@ -269,7 +269,7 @@ def test_segmenters_are_listed_and_shown_without_being_loaded(
         assert card["name"] == name
         assert card["options"]
     assert main(["model", "show", "ceg:sam4"]) == 2
-    assert "expected a backend among sam3" in capsys.readouterr().err
+    assert "expected a segmenter among sam3" in capsys.readouterr().err
 
 
 def bbox(rows: tuple[int, int], cols: tuple[int, int]) -> str:

@@ -1,16 +1,19 @@
 """Help that fits a screen, and options that would do nothing."""
 
 import argparse
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from rscd.base.errors import UsageError
 from rscd.cli import build_parser, main
+from rscd.cli.options import NAMED_SCALES, in_words
 from rscd.cli.parser import Parser
 
 SCREEN = 50
 """Lines."""
+SCALES = re.compile(r"(\w+) \(([\d.,]+)\)").findall
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -108,3 +111,72 @@ def test_rare_options_are_named_and_explained_elsewhere() -> None:
     assert "  other: --no-flag, --many" in parser.format_help()
     assert "--many MANY" not in parser.format_help()
     assert "--many MANY" in parser.format_help_all()
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "\n    predict " in said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predic a b", r"expected one of predict, .*, found 'predic'; close to it: predict; see "),
+        ("review aply x", r"found 'aply'; close to it: apply; see rscd review --help"),
+        (
+            "predict a b -o c --minarea 3",
+            r"arguments: --minarea 3; close to it: --min-area, ",
+        ),
+        ("predict a b -o c --minarea=3", r"--minarea=3; close to it: --min-area, "),
+        (
+            "review next x --rnadom",
+            r"arguments: --rnadom; see rscd review next --help",
+        ),
+        ("predict a b -o c --align t3", r"--align: expected one of t1, t2, none, found 't3'; see"),
+        ("predict a", r"required: T2, -o/--output; see rscd predict --help"),
+    ],
+)
+def test_what_was_mistyped_is_said_with_what_is_close(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(line.split())
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(said, error), error
+
+
+def test_commands_of_several_actions_show_examples_that_can_be_parsed() -> None:
+    declared = [one for one in COMMANDS.values() if isinstance(one, Parser) and one.prog != "rscd"]
+    several = [one for one in declared if one.actions()]
+    assert len(several) == 4
+    for parser in (one for command in several for one in (command, *command.actions())):
+        assert parser.epilog is not None
+        lines = [line.split() for line in parser.epilog.splitlines() if line.startswith("  rscd ")]
+        assert lines, parser.prog
+        for words in lines:
+            build_parser().parse_args(words[1:])
+            assert " ".join(words).startswith(parser.prog)
+
+
+def test_named_scales_are_those_that_there_are() -> None:
+    from rscd.methods.parts.multiscale import PRESETS
+
+    named = {name: tuple(map(float, texts.split(","))) for name, texts in SCALES(NAMED_SCALES)}
+    assert named == PRESETS
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "words"),
+    [
+        (7_081_033_728, "memory_bytes", "7.1 GB"),
+        ({"t1": 2_247_545, "t2": None}, "read_bytes", "t1 2.2 MB, t2 -"),
+        ((1024, 512), "size", "1024 x 512"),
+        ([True, 0.12345678], "", "yes, 0.123457"),
+        ({}, "", "-"),
+    ],
+)
+def test_results_in_words(value: object, name: str, words: str) -> None:
+    assert in_words(value, name) == words

@@ -250,6 +250,13 @@ class TestResults:
         assert "resampled" in provenance["alignment"]["t2"]
         assert len(provenance["t1"]["sha256"]) == 64
 
+    def test_one_file_for_both_dates_is_said(
+        self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code, _, err = run(capsys, "predict", scene[0], scene[0], "-o", tmp_path / "a.tif")
+        assert code == 0
+        assert err.startswith(f"t1 and t2 are one file, {scene[0]}: nothing can have changed\n")
+
     def test_quiet_is_quiet(
         self, scene: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -408,7 +415,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "pattern"),
         [
-            (["-o", "{}/a.shp"], r"expected an output ending in one of .*\.gpkg.*a\.shp.*"),
+            (
+                ["-o", "{}/a.shp"],
+                r"expected an output ending in one of .*\.gpkg.*a\.shp; choose one, such as .gpkg",
+            ),
             (["-o", "{}/a"], "expected an output ending in one of .*"),
             (["--threshold", "1.5"], "expected --threshold auto or a number from 0 to 1.*"),
             (["--threshold", "high"], "expected --threshold auto or a number from 0 to 1.*"),

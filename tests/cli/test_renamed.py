@@ -84,7 +84,7 @@ def test_the_last_line_of_a_quiet_failure_is_what_failed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["predict", "a.tif", "b.tif", "-m", "ceg:sam4", "-o", "c.gpkg", "-q"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("rscd: expected a backend among")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("rscd: expected a segmenter among")
 
 
 @pytest.mark.parametrize(

@@ -368,6 +368,7 @@ def test_user_mistakes(
         for name, frame in made.items():
             frame.to_file(tmp_path / f"{name}.gpkg")
     (tmp_path / "broken.gpkg").write_text("not a database")
+    (tmp_path / "image.tif").write_bytes(b"II*\0")
     (tmp_path / "metres.geojson").write_text(t1.set_crs(None, allow_override=True).to_json())
     t1.to_file(tmp_path / "two.gpkg", layer="a")
     t2.to_file(tmp_path / "two.gpkg", layer="b")
@@ -381,6 +382,7 @@ def test_user_mistakes(
         ("metres.geojson", "longitude and latitude", 1),
         ("two.gpkg", "found a, b; name it with --layer-t1", 1),
         ("good.gpkg", "found .* twice", 2),
+        ("image.tif", "found a raster, .*image.tif, without; add --segmenter buildings", 2),
     ]
     for name, message, code in one_date:
         check_mistake(capsys, message, code, good, tmp_path / name, "-o", out)

@@ -207,7 +207,7 @@ class TestArgumentsInTheWrongPlace:
         ),
         "an option by its name": (
             lambda a, b: predict(a, b, model="cva"),  # type: ignore[call-overload]
-            "all others within Options: expected area, .*, found model",
+            r"expected model among .* Options\(model=...\)\)",
         ),
         "the pixel size of a pair": (
             lambda a, b: predict(open_pair(a, b), gsd_m=1),  # type: ignore[call-overload]

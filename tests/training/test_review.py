@@ -125,5 +125,6 @@ def test_a_layer_that_is_none_is_one_line(
     words = ["train", "-c", str(CONFIGS / "from_review.yaml"), "--review", "nowhere.gpkg"]
     words += [f"--trainer.default_root_dir={tmp_path}"]
     assert main(words) == 1
-    assert "nowhere.gpkg" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "expected a reviewed change layer, found no file at nowhere.gpkg; name one" in error
     assert not list(tmp_path.glob("*.ckpt"))
