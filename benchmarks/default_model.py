@@ -20,7 +20,6 @@ the rest is done again.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +34,11 @@ from scipy.ndimage import label, mean
 from torch import nn
 from torch.nn import functional as F
 
+from rscd.base.files import sha256_of
 from rscd.base.types import IGNORE
+from rscd.inference.graphs import export_graph
 from rscd.inference.network import save_weights
+from rscd.inference.shipped import CHECKSUMS
 from rscd.inference.weights import read_card, read_tensors
 from rscd.metrics.pixels import THRESHOLDS
 from rscd.models.networks import build_network
@@ -265,10 +267,13 @@ def summary(card: dict[str, Any], path: Path) -> str:
 
 
 def write(path: Path, network: nn.Module, card: dict[str, Any]) -> None:
-    """Weights with their card, and the card with their checksum beside."""
+    """Weights for torch and for ONNX Runtime, and their card with both checksums beside."""
     own = {k: v for k, v in card.items() if k not in ("network", "network_args", "splits")}
     save_weights(path, network, card["network"], card["network_args"], own)
-    beside = read_card(path) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    export_graph(path, path.with_suffix(".onnx"))
+    beside = read_card(path) | {
+        key: sha256_of(path.with_suffix(suffix)) for suffix, key in CHECKSUMS.items()
+    }
     text = json.dumps(beside, indent=2, sort_keys=True)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 

@@ -91,7 +91,7 @@ def lines(report: "Report") -> Iterator[str]:
         yield f"{one['level']:<6} {one['kind']}: {one['text']}"
         yield from [f"       mend: {one['mend']}"] * bool(one["mend"])
     doubtful = any(one["level"] == "doubt" for one in data["findings"])
-    title = "to compare them all the same:" if doubtful else "to compare them:"
+    title = "to compare them anyway:" if doubtful else "to compare them:"
     if any(one["mend"] for one in data["findings"]):
         title = "with what helps:"
     yield from _section(title, filter(None, [data["command"]]))

@@ -318,7 +318,8 @@ def _whole_map(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
     network = None if args.model is None else load_model(args.model, args.device, torch=True)
     if not isinstance(network, Network):
         raise ModelError(
-            f"expected a trained network for --maps, found {args.model or 'none'}; give -m FILE"
+            f"expected a trained network for --maps, found {args.model or 'none'}; give -m "
+            "FILE.safetensors or FILE.ckpt"
         )
     scales = parse_scales(args.msi or "paper")
     views = Views(scales, eight_bit=eight_bit, multiple=network.tiling.multiple)

@@ -136,8 +136,8 @@ def _run_layers(args: argparse.Namespace) -> None:
     for path in (args.t1, args.t2):
         if kind_of(path) == "raster":
             raise UsageError(
-                f"expected footprints or --segmenter, found a raster, {path}, without; add "
-                "--segmenter buildings, or another that rscd model list names"
+                f"expected two layers of footprints, found the raster {path}; for two rasters add "
+                "--segmenter buildings, or another of rscd model list"
             )
     layer_options = parse_pairs("--lco", args.lco)
     first = read_footprints(args.t1, layer=args.layer_t1, crs=args.crs)

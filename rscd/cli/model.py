@@ -172,7 +172,13 @@ def run_export(args: argparse.Namespace) -> None:
             f"expected {SHIPPED} or the file of a trained network, found {args.source}, which is "
             "not one network to export; see rscd model list"
         )
-    check_outputs([target], [source], overwrite=args.overwrite)
+    if source.suffix in (".onnx", ".pt2"):
+        raise UsageError(
+            f"expected a checkpoint, a .safetensors file or {SHIPPED}, found {source}, which is "
+            "exported already; give the file that it was made of"
+        )
+    beside = [target.with_suffix(".json")] if target.suffix == ".safetensors" else []
+    check_outputs([target, *beside], [source], overwrite=args.overwrite)
     if args.target is not None:
         if target.suffix != ".onnx":
             raise UsageError(f"expected -o ending in .onnx with --target, found {target}")

@@ -81,7 +81,7 @@ def add_device(parser: argparse._ActionsContainer) -> None:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="where networks compute; auto (default): on a GPU if there is one",
+        help="auto (default): on a GPU if there is one, with PyTorch (rscd[train])",
     )
 
 

@@ -171,18 +171,27 @@ def model_fields(card: Provenance) -> dict[str, Any]:
         "mlm:output": [change],
     }
     if network:
-        found["mlm:framework"] = "PyTorch"
+        found["mlm:framework"] = "ONNX" if card.get("file_format") == "onnx" else "PyTorch"
     return found | ({"mlm:hyperparameters": known} if known else {})
+
+
+ARTIFACTS = {
+    "safetensors": ("safetensors", "safetensors"),
+    "ckpt": ("torch.save", "pytorch"),
+    "onnx": ("onnx", "onnx"),
+}
+"""Artifact type and application of the MLM extension, by the format of a file of weights."""
 
 
 def _model_asset(card: Provenance) -> pystac.Asset:
     """The model as an asset; weights have their SHA-256."""
     digest, network = card.get("sha256"), card.get("network")
-    kind = {"mlm:artifact_type": "safetensors" if network else "rscd.inference.detectors"}
+    artifact, media = ARTIFACTS[card.get("file_format", "safetensors")]
+    kind = {"mlm:artifact_type": artifact if network else "rscd.inference.detectors"}
     return pystac.Asset(
         href=f"rscd:{quote(str(card['name']))}",
         title=str(card["name"]),
-        media_type="application/octet-stream; application=safetensors" if network else None,
+        media_type=f"application/octet-stream; application={media}" if network else None,
         roles=["mlm:model", *(["mlm:weights"] if network else [])],
         extra_fields=kind | ({"file:checksum": f"1220{digest}"} if digest else {}),
     )

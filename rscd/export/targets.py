@@ -83,9 +83,12 @@ class Targets:
         """
         outputs = outputs_of(outputs)
         given = [*outputs, prob, preview, flow, dissimilarity, *(objects or {}).values()]
-        for path in (*given[len(outputs) :], project):
+        named = {"prob": prob, "preview": preview, "flow": flow, "dissimilarity": dissimilarity}
+        named |= {"project": project}
+        named |= {f"objects of {date}": path for date, path in (objects or {}).items()}
+        for name, path in named.items():
             if path is not None:
-                _check_name(path)
+                _check_name(path, name)
         urls = [url for path in given if path is not None and (url := target_address(path))]
         room, remote = room_for(urls), dict[Path, str]()
 
@@ -318,11 +321,12 @@ def outputs_of(given: Outputs) -> list[StrPath]:
     return files
 
 
-def _check_name(given: object) -> None:
+def _check_name(given: object, name: str = "outputs") -> None:
     if not isinstance(given, StrPath):
+        how = "name the arguments: outputs=[...], options=..."
         raise UsageError(
-            f"expected outputs as file names, found {type(given).__name__}; name the arguments: "
-            "outputs=[...], options=..."
+            f"expected {name} as file names, found {type(given).__name__}; "
+            f"{how if name == 'outputs' else 'give a path or an address'}"
         )
 
 

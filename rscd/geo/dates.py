@@ -124,5 +124,5 @@ def days_of(
     if taken := [
         f"{date} {day}" for date, day in zip(("t1", "t2"), found, strict=True) if day not in given
     ]:
-        log.info("dates that the images tell: %s", ", ".join(taken))
+        log.info("dates read from the images: %s", ", ".join(taken))
     return found[0], found[1]

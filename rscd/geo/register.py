@@ -136,7 +136,7 @@ def register(pair: ScenePair, mode: Register, align: Align) -> tuple[ScenePair, 
         raise _unclear("no clear shift in its windows")
     if mode == "shift" and (apart := _error_of_one(shift, shift.cols, shift.rows)) > ONE_FITS_PX:
         log.warning(
-            "one shift leaves the dates %.1f pixels apart, as a rule: one is turned, stretched or "
+            "one shift typically leaves the dates %.1f pixels apart: one is turned, stretched or "
             "bent, or roofs lean; --register local bends a date",
             apart,
         )

@@ -72,6 +72,20 @@ def _numbers(value: JsonValue) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
+WEIGHTS_SHA256 = "weights_sha256"
+"""Key of the checksum of the weights of which a file for another program was made."""
+
+OF_THE_FORM = ("bytes_per_pixel", "file_format", WEIGHTS_SHA256)
+"""Keys of cards that may differ between two forms of one network."""
+
+
+def identity(card: Provenance) -> Provenance:
+    """What is the same of the cards of one network for torch and for ONNX Runtime."""
+    kept = {key: value for key, value in card.items() if key not in OF_THE_FORM}
+    sha256 = card.get(WEIGHTS_SHA256, card.get("sha256"))
+    return kept if sha256 is None else kept | {"sha256": sha256}
+
+
 def card_in(content: Any, path: Path) -> Provenance:
     """The card found in a file, checked.
 

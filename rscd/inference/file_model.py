@@ -71,8 +71,9 @@ class FileModel(ABC):
         """Predict change; see ``Predictor``."""
 
     def card(self) -> Provenance:
-        """The card of the file, and its hash."""
-        return {"name": self.name, "sha256": self.sha256, **self.file_card()}
+        """The card of the file, its hash, and its format."""
+        own = {"name": self.name, "sha256": self.sha256, "file_format": self.path.suffix[1:]}
+        return own | self.file_card()
 
     def fit(self, blocks: Iterable[Block], n_pixels: int) -> Self:
         """Return the model itself: it needs no statistics, so no pass over the scene."""

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from rscd.base.border import border, reason
 from rscd.base.errors import ModelError
-from rscd.base.files import write_verified, writing
+from rscd.base.files import sha256_of, write_verified, writing
 from rscd.base.types import CARD_FORMAT, CARD_KEY, Provenance
+from rscd.inference.card import WEIGHTS_SHA256
 from rscd.inference.kinds import MARGIN
 from rscd.inference.models import ONNX_SUFFIX
 from rscd.inference.onnx_network import BUILDINGS, CHANGE, IMAGE
@@ -94,7 +95,7 @@ def graph_of(source: Path, *, teacher: bool = False) -> tuple[Provenance, Graph,
     card, tensors = teacher_card(card, source) if teacher else (card, None)
     network = read_network(source, card, tensors)
     card = {key: value for key, value in card.items() if key != "teacher"}
-    card |= measured(network, card) | {"format": CARD_FORMAT}
+    card |= measured(network, card) | {"format": CARD_FORMAT, WEIGHTS_SHA256: sha256_of(source)}
     n_bands = bands_of(card["network"], card["network_args"])
     image = probe_image(network, n_bands)
     return card, Graph(folded(network, image), buildings=MARGIN in card).eval(), n_bands
@@ -160,6 +161,8 @@ def onnx_file(model: Any, metadata: Mapping[str, str]) -> tuple[bytes, Run]:
     import onnx
     import onnxruntime
 
+    for part in (model.graph, *model.functions):
+        _forget_places(part)
     onnx.helper.set_model_props(model, dict(metadata))
     content = model.SerializeToString(deterministic=True)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -169,6 +172,23 @@ def onnx_file(model: Any, metadata: Mapping[str, str]) -> tuple[bytes, Run]:
         return [torch.from_numpy(x) for x in session.run(None, {name: image.numpy()})]
 
     return content, run
+
+
+def _forget_places(part: Any) -> None:
+    """Drop what the exporter notes of every node: the lines of code, with paths of this machine."""
+    for node in part.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _forget_places(inner)
+    for name in ("input", "output", "value_info", "initializer"):
+        for one in getattr(part, name, ()):
+            if not isinstance(one, str):  # functions name theirs
+                one.ClearField("metadata_props")
+                one.ClearField("doc_string")
+    part.ClearField("metadata_props")
+    part.ClearField("doc_string")
 
 
 def as_program(program: Any, graph: Graph, card: Provenance) -> tuple[bytes, Run]:

@@ -133,14 +133,26 @@ def _network(name: str, device: str, threads: int) -> "Network":
 
 
 def _shipped(name: str, device: str, threads: int) -> Model:
-    """On processors by ONNX Runtime, in half of torch's time; on GPUs by torch, if it is there."""
-    if gpu.worth_a_look(device) and find_spec("torch") is not None:
-        network = _network(name, device, threads)
-        if network.device == "cuda":
-            return network
+    """On processors by ONNX Runtime, in half of torch's time; on GPUs by torch, if it is there.
+
+    Raises:
+        ModelError: no GPU, or no torch for the one that was asked for.
+    """
+    if gpu.worth_a_look(device):
+        if find_spec("torch") is not None:
+            network = _network(name, device, threads)
+            if network.device == "cuda":
+                return network
+        elif device == "cuda":
+            raise ModelError(
+                f"expected PyTorch for {name} with --device cuda, found none; pip install "
+                "'rscd[train]', or use --device cpu"
+            )
+        else:
+            log.info("a GPU may be there; %s uses one with pip install 'rscd[train]'", name)
     from rscd.inference.onnx_network import load_onnx
 
-    return load_onnx(shipped_weights(ONNX_SUFFIX), device, threads)
+    return load_onnx(shipped_weights(ONNX_SUFFIX), "cpu", threads)
 
 
 def _onnx(name: str, device: str, threads: int) -> Model:

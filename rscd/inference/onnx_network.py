@@ -83,8 +83,7 @@ def session_of(path: Path, device: str, threads: int, sha256: str) -> Any:
     Raises:
         ModelError: the file is not an ONNX model, or no longer the requested one.
     """
-    import onnxruntime as runtime
-
+    runtime = _runtime()
     with _lock:
         held, session = _sessions.get((path, device, threads), ("", None))
         if held != sha256:
@@ -149,15 +148,24 @@ def load_onnx(path: Path, device: str = "auto", threads: int = 1) -> OnnxNetwork
 
 
 def _device(device: str) -> str:
-    from onnxruntime import get_available_providers
-
-    there = PROVIDERS["cuda"] in get_available_providers()
+    there = PROVIDERS["cuda"] in _runtime().get_available_providers()
     if device == "cuda" and not there:
         raise ModelError(
             "expected an ONNX Runtime for CUDA for --device cuda, found one without; pip install "
             "onnxruntime-gpu, or use --device cpu"
         )
     return ("cuda" if there else "cpu") if device == "auto" else device
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError(
+            "expected ONNX Runtime, which carries this network out, found none that loads "
+            f"({reason(error)}); install it again: pip install --force-reinstall onnxruntime"
+        ) from error
+    return onnxruntime
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:

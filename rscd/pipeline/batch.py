@@ -155,7 +155,9 @@ def run_batch(
         ModelError: the model that was asked for cannot be used.
     """
     if work.options.model is not None:
-        load_model(work.options.model, work.options.device)  # before the first of many failures
+        views = work.options.msi is not None or work.options.tta is not None
+        # before the first of many failures
+        load_model(work.options.model, work.options.device, torch=views)
     number, of = shard
     with alone(work.folder, wait_s=WAIT_S):
         _claim(work).take(overwrite=overwrite)

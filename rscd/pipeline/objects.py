@@ -271,7 +271,7 @@ class Surroundings:
 BOX_ADVICE = "select a part with --bbox or --aoi, or use fewer prompts"
 CUT_ADVICE = (
     "cut the rasters into parts, or use fewer prompts; selecting a part with --bbox or --aoi does "
-    "not help, because this backend processes the whole image unless --tile-size is given"
+    "not help, because this segmenter processes the whole image unless --tile-size is given"
 )
 
 

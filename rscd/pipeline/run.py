@@ -23,6 +23,7 @@ from rscd.geo.register import Register, register
 from rscd.geo.scene import ScenePair
 from rscd.geo.settings import remote_cache
 from rscd.geo.source import BandChoice
+from rscd.inference.card import identity
 from rscd.inference.cores import network_threads, usable_cores
 from rscd.inference.flow import check_flow
 from rscd.inference.kinds import (
@@ -375,7 +376,7 @@ def _check_calibrated(options: Options, card: Provenance, min_area_m2: float) ->
         for name in (*CALIBRATED, "min_area_m2")
         if before.get(name, usual[name]) != now.get(name)
     ]
-    if options.budget["model"] != json.loads(json.dumps(redacted_data(card))):
+    if identity(options.budget["model"]) != identity(json.loads(json.dumps(redacted_data(card)))):
         different.insert(0, "model")
     if different:
         path = options.budget["calibration"]["path"]

@@ -63,8 +63,8 @@ class Buildings(Segmenter):
         return SegmenterInfo("buildings", tile=1024, overlap=128, gamma=0.5)
 
     def fingerprint(self) -> Provenance:
-        """Weights and assumptions."""
-        return {"sha256": self.network.sha256, "options": asdict(self.options)}
+        """Weights, which are the same for torch and ONNX Runtime, and assumptions."""
+        return {"sha256": shipped_card()["sha256"], "options": asdict(self.options)}
 
     def predict(self, views: Sequence[View], prompts: PromptSet) -> list[SemanticPrediction]:
         """Find buildings.
@@ -79,8 +79,8 @@ class Buildings(Segmenter):
             if not known:
                 raise UsageError(
                     f"expected foreground prompts among {', '.join(sorted(WORDS))} for the "
-                    f"backend buildings, which finds nothing else, found {prompt.name!r}; use "
-                    "another backend for it"
+                    f"segmenter buildings, which finds nothing else, found {prompt.name!r}; use "
+                    "another segmenter for it"
                 )
         found = []
         for _, group in groupby(views, key=lambda view: (view.rgb.shape, view.gsd_m)):

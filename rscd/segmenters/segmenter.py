@@ -17,6 +17,7 @@ from rscd.base.arguments import made
 from rscd.base.errors import ModelError, UsageError
 from rscd.base.types import BoolArray, ByteArray, DateName, FloatArray, Provenance
 from rscd.geo.tiles import Box
+from rscd.inference.models import CEG
 from rscd.segmenters.instances import Instance
 from rscd.segmenters.prompts import PromptSet
 
@@ -118,11 +119,12 @@ SEGMENTERS: Mapping[str, Backend] = {
 
 
 def find_backend(name: str) -> Backend:
-    """A backend by name.
+    """A backend by name, with or without the ``ceg:`` of lists of models.
 
     Raises:
         UsageError: if it is unknown.
     """
+    name = name.removeprefix(f"{CEG}:")
     if name not in SEGMENTERS:
         raise UsageError(
             f"expected a segmenter among {', '.join(SEGMENTERS)}, found {name!r}"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rscd.cli import main
+from rscd.segmenters.segmenter import find_backend
 
 
 def test_a_card_begins_with_what_a_model_is_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +21,10 @@ def test_the_list_says_what_is_for_segmenters(capsys: pytest.CaptureFixture[str]
     assert main(["model", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("buildings ")
-    assert {"for --segmenter" in line for line in lines if line.startswith("ceg:")} == {True}
+    segmenters = [line for line in lines if line.startswith("ceg:")]
+    assert {"for --segmenter" in line for line in segmenters} == {True}
+    for line in segmenters:  # by the name that is shown, too
+        assert find_backend(line.split()[0]) == find_backend(line.split()[0].removeprefix("ceg:"))
 
 
 @pytest.mark.parametrize("name", ["irmad", "dcva:resnet18"])
@@ -43,6 +47,13 @@ def test_an_export_replaces_nothing_unasked(
     assert main(words) == 1
     assert "already there; add --overwrite" in capsys.readouterr().err
     assert target.read_bytes() == b"mine"
+    target.unlink()
+    card = target.with_suffix(".json")  # written beside it
+    card.write_text("mine")
+    assert main(words) == 1
+    assert "already there; add --overwrite" in capsys.readouterr().err
+    assert not target.exists()
+    assert card.read_text() == "mine"
     assert main([*words, "--overwrite"]) == 0
     assert target.stat().st_size > 3_000_000
     assert main(["model", "export", str(target), "-o", str(target), "--overwrite"]) == 1

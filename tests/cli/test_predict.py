@@ -283,7 +283,7 @@ class TestResults:
         out = tmp_path / "a.gpkg"
         code, _, err = run(capsys, "predict", *paths, "-o", out, "-m", "cva")
         assert code == 0
-        assert "dates that the images tell: t1 2019-07-14, t2 2023-05-02\n" in err
+        assert "dates read from the images: t1 2019-07-14, t2 2023-05-02\n" in err
         frame = geopandas.read_file(out)
         assert set(frame["t1"].astype(str)) == {"2019-07-14"}
         assert set(frame["t2"].astype(str)) == {"2023-05-02"}

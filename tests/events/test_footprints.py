@@ -382,7 +382,7 @@ def test_user_mistakes(
         ("metres.geojson", "longitude and latitude", 1),
         ("two.gpkg", "found a, b; name it with --layer-t1", 1),
         ("good.gpkg", "found .* twice", 2),
-        ("image.tif", "found a raster, .*image.tif, without; add --segmenter buildings", 2),
+        ("image.tif", "found the raster .*image.tif; for two rasters add --segmenter buildings", 2),
     ]
     for name, message, code in one_date:
         check_mistake(capsys, message, code, good, tmp_path / name, "-o", out)

@@ -93,7 +93,7 @@ SCHEMAS = {
                 {
                     "mlm:name": {"pattern": r"^[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]$"},
                     "mlm:architecture": TEXT,
-                    "mlm:framework": {"const": "PyTorch"},
+                    "mlm:framework": {"enum": ["PyTorch", "ONNX"]},
                     "mlm:tasks": {"items": {"const": "semantic-segmentation"}},
                     "mlm:hyperparameters": {
                         "minProperties": 1,
@@ -256,7 +256,9 @@ def test_the_item_of_a_model(model: str, buildings: Path, capsys: Any) -> None:
     assert len(item.validate()) == 3
     mlm = MLMExtension.ext(item)
     trained = model in ("buildings", "file")
-    assert mlm.framework == ("PyTorch" if trained else None)
+    assert mlm.framework == {"buildings": "ONNX", "file": "PyTorch"}.get(model)
+    form = {"buildings": "onnx", "file": "safetensors"}.get(model, "rscd.inference.detectors")
+    assert item.assets["model"].extra_fields["mlm:artifact_type"] == form
     assert mlm.input[0].input.shape == [-1, 2, 3 if trained else -1, -1, -1]
     checksum = item.assets["model"].extra_fields.get("file:checksum")
     assert (checksum is not None) == trained

@@ -19,15 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import rscd
 from rscd.base.errors import ModelError
 from rscd.base.types import CARD_KEY
 from rscd.cli import main
 from rscd.inference import deepness, graphs
+from rscd.inference.card import identity
 from rscd.inference.dask import pack
 from rscd.inference.graphs import OPSET, export_graph, graph_of
 from rscd.inference.models import load_model
 from rscd.inference.network import Network, save_weights
 from rscd.inference.onnx_network import OnnxNetwork, load_onnx
+from rscd.inference.shipped import shipped_path
 from rscd.models.inputs import check_image
 from rscd.models.networks import NETWORKS
 
@@ -105,10 +108,29 @@ def test_any_batch_and_size_gives_what_the_network_gives(
     assert found[0].std() > 0.01
 
 
+def test_a_file_says_nothing_of_the_machine_it_was_made_on(files: Path) -> None:
+    """The exporter notes of every node which lines of which files made it."""
+    for path in (files / "net.onnx", files / "deepness.onnx", shipped_path(".onnx")):
+        content = path.read_bytes()
+        assert b".py" not in content
+        assert str(Path(rscd.__file__).parent).encode() not in content
+
+
+def test_an_exported_file_is_no_source(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("net.onnx", "net.pt2"):
+        target = files / "back.safetensors"
+        assert main(["model", "export", str(files / name), "-o", str(target)]) == 2
+        assert "which is exported already; give the file" in capsys.readouterr().err
+        assert not target.exists()
+
+
 def test_a_file_describes_itself(files: Path) -> None:
     ours, theirs = both_of(files)
     assert theirs.tiling == ours.tiling
-    assert theirs.card() == ours.card() | {"sha256": theirs.sha256}
+    own = {"sha256": theirs.sha256, "file_format": "onnx", "weights_sha256": ours.sha256}
+    assert theirs.card() == ours.card() | own
+    assert identity(theirs.card()) == identity(ours.card())
+    assert identity(ours.card() | {"sha256": "0"}) != identity(ours.card())
     assert (theirs.n_bands, theirs.threshold) == (ours.n_bands, ours.threshold)
     model = onnx.load(files / "net.onnx")
     assert [(each.domain, each.version) for each in model.opset_import] == [("", OPSET)]
@@ -119,7 +141,8 @@ def test_a_file_describes_itself(files: Path) -> None:
     assert [output.name for output in model.graph.output] == ["change", "buildings"]
     extra = {CARD_KEY: ""}
     torch.export.load(files / "net.pt2", extra_files=extra)
-    assert json.loads(extra[CARD_KEY]) | {"sha256": ours.sha256} == ours.card()
+    of_file = {"sha256": ours.sha256, "file_format": "pt2"}
+    assert identity(json.loads(extra[CARD_KEY]) | of_file) == identity(ours.card())
 
 
 WITHOUT_TORCH = """
@@ -280,16 +303,22 @@ class TestErrors:
     ) -> None:
         path = tmp_path / "net.onnx"
         onnx.save(
-            onnx.load(files / "net.onnx"),
+            onnx.load(shipped_path(".onnx")),
             path,
             save_as_external_data=True,
             location="other.bin",
-            size_threshold=0,
+            size_threshold=1024,  # shapes stay where they are read before weights
         )
         monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for them
-        assert Path("other.bin").is_file()
-        with pytest.raises(ModelError, match=r"expected an ONNX model, .*external data"):
+        assert Path("other.bin").stat().st_size > 1e6
+        onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        with pytest.raises(ModelError, match=r"expected an ONNX model, .*[Ee]xternal data path"):
             load_onnx(path)
+
+    def test_no_runtime(self, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        with pytest.raises(ModelError, match=r"found none that loads .*install it again"):
+            load_onnx(files / "net.onnx")
 
     def test_a_card_is_not_trusted(self, files: Path, tmp_path: Path) -> None:
         model = onnx.load(files / "net.onnx")

@@ -20,6 +20,7 @@ from rscd.base.errors import ModelError
 from rscd.evaluation.dataset import Split, evaluate_split, labelled_folder, predict_pair
 from rscd.evaluation.dataset import facts as data_facts
 from rscd.inference import gpu, models, shipped
+from rscd.inference.card import WEIGHTS_SHA256, identity
 from rscd.inference.detectors.registry import DEFAULT_DETECTOR
 from rscd.inference.models import load_model, model_names, scene_model
 from rscd.inference.network import Network, load_network, save_weights
@@ -190,8 +191,9 @@ def test_both_forms_are_one_network() -> None:
     # layers that were folded into others need no memory of their own
     less = by_onnx.tiling.bytes_per_pixel
     assert 0.5 < less / by_torch.tiling.bytes_per_pixel < 1
-    own = {"bytes_per_pixel": less, "sha256": by_onnx.sha256}
-    assert by_onnx.card() == by_torch.card() | own
+    own = {"bytes_per_pixel": less, "sha256": by_onnx.sha256, "file_format": "onnx"}
+    assert by_onnx.card() == by_torch.card() | own | {WEIGHTS_SHA256: by_torch.sha256}
+    assert identity(by_onnx.card()) == identity(by_torch.card())
     assert by_onnx.tiling == replace(by_torch.tiling, bytes_per_pixel=less)
     image, mask = town(1)
     for height, width in (mask.shape, (64, 160)):
@@ -236,7 +238,7 @@ def test_torch_is_asked_only_where_a_gpu_may_be(
 
 def test_a_missing_gpu_is_said_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "find_spec", lambda _: None)
-    with pytest.raises(ModelError, match="expected an ONNX Runtime for CUDA for --device cuda"):
+    with pytest.raises(ModelError, match=r"expected PyTorch for buildings .*'rscd\[train\]'"):
         load_model(SHIPPED, "cuda")
 
 

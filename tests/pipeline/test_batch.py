@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,14 @@ def test_a_model_that_is_not_there_is_said_once(scenes: Path) -> None:
     with pytest.raises(RscdError, match=r"none\.ckpt"):
         run_batch(pairs(scenes), work(scenes / "out", "none.ckpt"))
     assert not (scenes / "out").exists()
+
+
+def test_views_without_torch_are_said_once(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rscd.inference.network", None)
+    options = Options(model="buildings", msi="1")
+    with pytest.raises(ImportError, match=r"rscd\.inference\.network"):
+        run_batch(pairs(scenes), Work(scenes / "out", options))
+    assert not (scenes / "out" / "runs.parquet").exists()
 
 
 def test_pairs_without_place_or_dates(scenes: Path, caplog: pytest.LogCaptureFixture) -> None:

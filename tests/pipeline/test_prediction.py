@@ -195,7 +195,7 @@ class TestArgumentsInTheWrongPlace:
         ),
         "a number as a file": (
             lambda a, b: predict(a, b, "a.tif", OPTIONS, prob=5),  # type: ignore[call-overload]
-            "expected outputs as file names, found int",
+            "expected prob as file names, found int; give a path or an address",
         ),
         "one image": (
             lambda a, b: predict(a),
