@@ -61,7 +61,7 @@ def add_segmenting(
     group.add_argument(
         "--background", metavar="A,B", help="what surrounds them (default road,grass,tree,water)"
     )
-    own = "(default: the segmenter's own)"
+    own = "(default: its own)"
     if measured:
         about = f"scores of a reliable pixel, each measured {own}"
         group.add_argument("--gamma", type=fractions, metavar="0.1,0.5,0.8", help=about)
