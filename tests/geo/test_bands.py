@@ -167,6 +167,20 @@ def test_a_band_tagged_alpha_is_resampled_like_any_other(tmp_path: Path) -> None
             np.testing.assert_array_equal(image, expected)
 
 
+def test_the_nodata_of_a_scene_is_that_of_a_band_it_uses(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(2), nodata=0)
+    rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")  # holds one for each band
+    first, second = (tmp_path / "a.vrt").read_text(encoding="utf-8").split('band="2"')
+    second = second.replace("<NoDataValue>0<", "<NoDataValue>7<")
+    path = tmp_path / "own.vrt"
+    path.write_text(f'{first}band="2"{second}', encoding="utf-8")
+    with rasterio.open(path) as dataset:
+        assert dataset.nodatavals == (0, 7)
+    for band, nodata in ((1, 0), (2, 7)):
+        pair = ScenePair.open(path, path, bands=(band,))
+        assert (pair.t1.nodata, pair.t2.nodata) == (nodata, nodata)
+
+
 def test_a_stated_nodata_takes_the_place_of_an_alpha_band(tmp_path: Path) -> None:
     pixels = noise(4, 1)
     pixels[3, :5, :5] = 0

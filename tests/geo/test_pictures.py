@@ -189,6 +189,7 @@ def test_a_picture_is_a_grid_of_its_own(tmp_path: Path, write_tif: Callable[...,
         ((3, 5, 9, 20), True),
         ((3, -20, 9, 1), False),
         ((3, -1, 9, 20), True),
+        ((3, 0, 9, 1), True),
     ],
 )
 def test_the_side_on_which_polygons_lie_decides(

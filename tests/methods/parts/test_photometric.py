@@ -42,10 +42,10 @@ def test_photometry_stays_in_range_and_leaves_the_rest_alone(
 
 def test_photometry_is_equivariant_to_the_value_range() -> None:
     batch = smooth_batch()
-    scaled = Batch(image=batch["image"] * 40)
+    scaled = Batch(image=batch["image"] * 40 + 700)
     first = photometric_view(batch, EVERYTHING, view_generator(2), value_range=(0, 255))
-    second = photometric_view(scaled, EVERYTHING, view_generator(2), value_range=(0, 10200))
-    torch.testing.assert_close(first["image"] * 40, second["image"], atol=1.0, rtol=1e-3)
+    second = photometric_view(scaled, EVERYTHING, view_generator(2), value_range=(700, 10900))
+    torch.testing.assert_close(first["image"] * 40 + 700, second["image"], atol=1.0, rtol=1e-3)
 
 
 def test_dates_get_their_own_draw() -> None:
