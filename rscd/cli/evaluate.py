@@ -19,6 +19,7 @@ from rscd.cli.options import (
     add_verbosity,
     add_views,
     bands_of,
+    flip_of,
     fraction,
     plain_options,
     refuse_failed,
@@ -287,7 +288,7 @@ def _evaluate_split(args: argparse.Namespace, progress: "Progress", errors: "Err
         network_threads(),
         msi=None if args.maps else args.msi,
         tta=args.tta,
-        flip=args.flip,
+        flip=flip_of(args, averaged=args.maps in ("msi", "mi")),
     )
     split = Split(
         data,
@@ -322,7 +323,7 @@ def _whole_map(args: argparse.Namespace, *, eight_bit: bool) -> "ImageMaps":
             "FILE.safetensors or FILE.ckpt"
         )
     scales = parse_scales(args.msi or "paper")
-    views = Views(scales, eight_bit=eight_bit, multiple=network.tiling.multiple)
+    views = Views(scales, flip=args.flip, eight_bit=eight_bit, multiple=network.tiling.multiple)
     return ImageMaps(network, args.maps, views)
 
 

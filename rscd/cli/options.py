@@ -211,6 +211,10 @@ def refuse_failed(names: Sequence[str], of: int) -> None:
     )
 
 
+FLIP = "width"
+"""What ``--flip`` is by default."""
+
+
 def add_views(parser: Any) -> None:
     """``--msi``, ``--tta`` and ``--flip``, for a parser or a group of one."""
     for option, what in (("--msi", "maps"), ("--tta", "logits")):
@@ -223,9 +227,24 @@ def add_views(parser: Any) -> None:
     parser.add_argument(
         "--flip",
         choices=("none", "width", "height", "both"),
-        default="width",
-        help="axes flipped with --msi and --tta (default: width)",
+        default=FLIP,
+        help=f"axes flipped with --msi and --tta (default: {FLIP})",
     )
+
+
+def flip_of(args: argparse.Namespace, *, averaged: bool = False) -> str:
+    """The axes of ``--flip``.
+
+    Args:
+        args: as parsed.
+        averaged: whether views are averaged without ``--msi`` and ``--tta``.
+
+    Raises:
+        UsageError: nothing is averaged, so that it would do nothing.
+    """
+    if args.flip != FLIP and not (averaged or args.msi or args.tta):
+        raise UsageError("expected --flip with --msi or --tta, found neither; add one, or drop it")
+    return str(args.flip)
 
 
 def parse_pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

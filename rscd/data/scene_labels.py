@@ -3,6 +3,7 @@
 A layer is read one grid at a time: a patch reads only the polygons or blocks it overlaps.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,14 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
 from rasterio.features import rasterize
 
-from rscd.base.errors import DataError
+from rscd.base.errors import DataError, GridMismatchError
+from rscd.base.redact import redacted
 from rscd.base.types import IGNORE, BoolArray, Bounds, ByteArray
-from rscd.geo.grid import check_same_world, shape_hw
+from rscd.geo.grid import bounds_text, check_same_world, crs_name, footprint_px, shape_hw
 from rscd.geo.labels import Coding, MaskRule, coding_in, one_band
 from rscd.geo.onto import opened, raster_on
 from rscd.geo.pictures import PICTURE, is_picture, on_picture
@@ -27,6 +30,8 @@ from rscd.geo.settings import raster_border
 from rscd.geo.source import Source, inspect
 from rscd.geo.tiles import Box
 from rscd.geo.vectors import carried, exist, is_vector, polygonal, read_layer
+
+log = logging.getLogger(__name__)
 
 
 class LabelLayer(Protocol):
@@ -208,10 +213,19 @@ class LabelRaster:
     def within(self, bounds: Bounds, crs: CRS | None) -> "LabelRaster":
         """The layer itself: blocks are read when a patch needs them.
 
+        A raster that lies elsewhere ignores the whole scene, which is said: one file may serve
+        several scenes, so that it is no error.
+
         Raises:
             GridMismatchError: when only one of raster and scene has a CRS.
         """
         check_same_world(self.source.date, self.source.path, self.source.grid.crs, crs)
+        if crs is not None and not _meets(self.source.grid, bounds, crs):
+            log.warning(
+                "labels %s do not touch the scene at %s (left, bottom, right, top in %s), all of "
+                "which is ignored: check the file and its CRS",
+                *(redacted(self.source.path), bounds_text(bounds), crs_name(crs)),
+            )
         return self
 
     def read(self, grid: GeoBox) -> ByteArray:
@@ -224,6 +238,17 @@ class LabelRaster:
         with raster_on(self.source, grid) as read:
             values, covered = read(Box(0, 0, *shape_hw(grid)))
         return self.coding.decode(one_band(self.source.path, values), covered)
+
+
+def _meets(grid: GeoBox, bounds: Bounds, crs: CRS) -> bool:
+    """Whether a raster and a rectangle have ground in common."""
+    left, bottom, right, top = bounds
+    place = GeoBox((1, 1), Affine(right - left, 0, left, 0, bottom - top, top), crs)
+    try:
+        x0, y0, x1, y1 = footprint_px(place, grid)
+    except GridMismatchError:
+        return False
+    return x0 < grid.shape[1] and y0 < grid.shape[0] and x1 > 0 and y1 > 0
 
 
 def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:

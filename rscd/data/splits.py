@@ -195,8 +195,9 @@ def published_split(folder: Path | str, percent: int) -> Split:
     files = {"labeled": here / "labeled.txt", "unlabeled": here / "unlabeled.txt"}
     if not all(file.is_file() for file in files.values()):
         raise DataError(
-            f"{here}: no labeled.txt and unlabeled.txt; the published lists come with the paper's "
-            "code, or select other pairs with labeled_split"
+            f"expected labeled.txt and unlabeled.txt in {here}, found no such lists; name the "
+            "shares that are there with --percent, get the lists of the paper's code, or leave "
+            "--lists out for other pairs"
         )
     more = {part: folder / f"{part}.txt" for part in ("val", "test")}
     files |= {part: file for part, file in more.items() if file.is_file()}

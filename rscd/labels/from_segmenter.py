@@ -20,7 +20,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import CRS
 
 from rscd.base.arguments import check_range
-from rscd.base.errors import DataError, SceneError, UsageError
+from rscd.base.errors import DataError, OutputError, SceneError, UsageError
 from rscd.base.files import write_whole, writing
 from rscd.base.redact import mark, redacted
 from rscd.base.types import (
@@ -319,12 +319,14 @@ def generate(
         folder: of the store.
         options: how scores become labels.
         allow_slow: do not refuse a run that will take long on a CPU.
-        overwrite: start over if the store was made with other settings.
+        overwrite: start over if the store was made with other settings; replace the labels of other
+            rasters of the same names.
         progress: progress callback.
 
     Raises:
         UsageError: if options are out of range, or the run is too slow to start without permission.
-        OutputError: if the store was made with other settings, or cannot be written.
+        OutputError: if the store was made with other settings or holds the labels of other rasters
+            of the same names, or cannot be written.
         DataError: if an image cannot be read.
     """
     started = time.monotonic()
@@ -336,6 +338,8 @@ def generate(
     with open_store(
         folder, print_of, prompts.classes, prompts.n_foreground, overwrite=overwrite
     ) as store:
+        if not overwrite:
+            _refuse_others(store, pairs)
         _fill(store, pairs, segmenter, prompts, options, summary, progress)
         run = {
             "software": f"rscd {version()}",
@@ -346,6 +350,22 @@ def generate(
         write_whole(folder / "run.json", json.dumps(run, indent=2, default=list) + "\n")
     summary.seconds = round(time.monotonic() - started, 3)
     return summary
+
+
+def _refuse_others(store: Store, pairs: Sequence[PairInput]) -> None:
+    """Files are named after the rasters alone: those of another place must not replace them."""
+    for pair in pairs:
+        for date in DATES:
+            held, source = store.source(pair.name, date), pair.sources[date]
+            # a new version under the old name, or the same one moved, is the same image
+            if "grid" not in held or held["file"] == source["file"]:
+                continue
+            if any(held[key] != source[key] for key in ("stamp", "grid")):
+                raise OutputError(
+                    f"expected no labels of other rasters called {pair.name} in {store.folder}, "
+                    f"found those of {held['file']}; give another folder with -o, or add "
+                    "--overwrite to replace them"
+                )
 
 
 def _fill(

@@ -71,16 +71,26 @@ class Store:
 
     def is_complete(self, name: str, date: DateName, source: Provenance) -> bool:
         """Whether this image was segmented with these settings and has not changed since."""
+        tag = self._tag(name, date)
+        return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+
+    def source(self, name: str, date: DateName) -> Provenance:
+        """Identity of the image whose scores are here; empty where there are none."""
+        found: Provenance = self._tag(name, date).get("source", {})
+        return found
+
+    def _tag(self, name: str, date: DateName) -> Provenance:
+        """What is noted in the scores of an image; empty where there are none that can be read."""
         path = self.prob_path(name, date)
         if not path.is_file():
-            return False
+            return {}
         try:
             with open_raster(path) as dataset:
-                tag = json.loads(dataset.tags().get(TAG, "{}"))
-                return bool(tag.get("digest") == self.digest and tag.get("source") == source)
+                tag: Provenance = json.loads(dataset.tags().get(TAG, "{}"))
+                return tag
         except DataError as error:
             log.warning("%s; it is created again", error)
-            return False
+            return {}
 
     def write(
         self,

@@ -114,7 +114,8 @@ def test_published_lists_are_checked_against_the_set(
     assert "expected lists of the 40 pairs of train" in err
     code, _, err = run(capsys, pairs, "--lists", lists)
     assert code == 1
-    assert "10%: no labeled.txt" in err
+    assert f"{lists / '10%'}, found no such lists; name the shares" in err
+    assert "leave --lists out" in err
 
 
 @pytest.mark.parametrize("wrong", ["0", "100", "5,x", ""])

@@ -12,6 +12,7 @@ import cv2
 import geopandas
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
@@ -490,3 +491,25 @@ def test_evaluations_fill_the_rows_of_a_table(
     refused(capsys, 2, "expected --rows .* and --row NAME together.*", folder, "--row", "x")
     refused(capsys, 2, r"expected a file ending in \.csv for --rows.*", folder, "--row", "x",
             "--rows", "x.json")  # fmt: skip
+
+
+def test_the_flip_of_maps_is_the_one_that_is_named(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    arguments = {"encoder": "tu-test_resnet", "output_stride": 16, "combination": "cat"}
+    weights = tmp_path / "cam.safetensors"
+    card = {"halo": 16, "multiple": 16, "patch_size": 64, "threshold": 0.5}
+    save_weights(weights, build_network("cam", arguments), "cam", arguments, card)
+    model = (folder, "--split", "test", "-m", weights)
+    for maps in ("msi", "mi"):
+        found = [
+            run(capsys, *model, "--maps", maps, "--msi", "1", *flip, "--json")[1]
+            for flip in ((), ("--flip", "width"), ("--flip", "height"))
+        ]
+        assert found[0] == found[1] != found[2], maps
+    unused = ".*expected --flip with --msi or --tta, found neither.*"
+    for more in ((), ("--maps", "cam"), ("--maps", "single")):
+        refused(capsys, 2, unused, *model, *more, "--flip", "height")
+    assert main(["predict", "a.tif", "b.tif", "-o", str(tmp_path / "c.tif"), "--flip", "none"]) == 2
+    assert re.fullmatch(f"rscd: {unused}\n", capsys.readouterr().err)

@@ -16,6 +16,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.features import rasterize
+from rasterio.vrt import WarpedVRT
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.datasets import GeoDataset
 from torchgeo.samplers import GridGeoSampler, RandomGeoSampler
@@ -411,6 +412,26 @@ def test_a_label_smaller_than_the_scene_ignores_the_rest(
     mask = ScenePairs([Scene(scene.t2, scene.t2, part)])[:, :]["mask"][0].numpy()
     assert (mask[:50, :60] == 1).all()
     assert (mask == 255).sum() == SHAPE[0] * SHAPE[1] - 3000
+
+
+@pytest.mark.parametrize("crs", [UTM33, "EPSG:3857"])
+def test_label_rasters_of_another_place_are_said(
+    scene: Scene, tmp_path: Path, write_tif: WriteTif, caplog: pytest.LogCaptureFixture, crs: str
+) -> None:
+    """One column of the scene is enough; the pixel beside it is not."""
+    mask = np.ones((1, 20, 20), np.uint8)
+    for moved, said in ((SHAPE[1] - 1, False), (SHAPE[1] + (0 if crs == UTM33 else 9), True)):
+        path = write_tif(
+            tmp_path / f"{moved}.tif", mask, transform=TRANSFORM @ Affine.translation(moved, 0)
+        )
+        if crs != UTM33:
+            with WarpedVRT(rasterio.open(path), crs=crs) as warped:
+                path = write_tif(
+                    tmp_path / f"w{moved}.tif", warped.read(), crs=crs, transform=warped.transform
+                )
+        caplog.clear()
+        ScenePairs(Scene(scene.t1, scene.t2, layers={"vl_t1": str(path)}), keys={"vl_t1"})
+        assert (f"labels {path} do not touch the scene at" in caplog.text) is said
 
 
 def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: WriteTif) -> None:

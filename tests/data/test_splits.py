@@ -169,7 +169,7 @@ def test_published_lists_are_read_and_checked(tmp_path: Path) -> None:
     split = published_split(tmp_path, 20)
     assert split.counts == {"labeled": 12, "unlabeled": 48, "val": 2}
     assert split["labeled"] == tuple(named(12))
-    with pytest.raises(DataError, match=r"15%: no labeled\.txt .*labeled_split"):
+    with pytest.raises(DataError, match=r"15%, found no such lists"):
         published_split(tmp_path, 15)
     (tmp_path / "train.txt").write_text("\n".join(named(59)) + "\nother.png\n")
     with pytest.raises(DataError, match=r"not those of train\.txt"):

@@ -357,6 +357,40 @@ def test_two_rasters(scene: Path) -> None:
         assert json.loads(dataset.tags()[TAG])["source"]["bands"]
 
 
+def test_rasters_of_the_same_names_do_not_replace_each_other(
+    scene: Path, write_tif: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store per scene: labels are named after the rasters alone."""
+    rng = np.random.default_rng(0)
+    for place, left in (("one", 500_000), ("two", 600_000)):
+        (scene / place).mkdir()
+        for date in ("t1", "t2"):
+            pixels = rng.integers(1, 255, (3, 32, 32), np.uint8)
+            grid = {"transform": Affine(0.5, 0, left, 0, -0.5, 5_000_000), "crs": "EPSG:32633"}
+            write_tif(scene / place / f"{date}.tif", pixels, **grid)
+    store = scene / "store"
+
+    def labels(place: str, *more: str) -> int:
+        rasters = [str(scene / place / f"{date}.tif") for date in ("t1", "t2")]
+        return main(["pseudolabel", *rasters, "--segmenter", "spectral", "-q", *more, "-o",
+                     str(store)])  # fmt: skip
+
+    def edge() -> float:
+        with rasterio.open(store / "vl_change/t1_t2.tif") as dataset:
+            return float(dataset.transform.c)
+
+    assert labels("one") == 0
+    assert labels("two") == 1
+    error = capsys.readouterr().err
+    assert f"found those of {scene / 'one' / 't1.tif'}; give another folder with -o" in error
+    assert edge() == 500_000
+    assert labels("one") == 0
+    (scene / "one").rename(scene / "moved")
+    assert labels("moved") == 0
+    assert labels("two", "--overwrite") == 0
+    assert edge() == 600_000
+
+
 def test_objects_of_one_size_in_degrees_differ_in_square_metres(
     tmp_path: Path, write_tif: Callable[..., Path]
 ) -> None:
