@@ -197,7 +197,7 @@ def _of_unsigned(values: Column) -> tuple[Column, str | None]:
 
 
 def _of_objects(values: Column) -> tuple[Column, str | None]:
-    found = joined([values])
+    found = joined([values]).set_axis(values.index)
     mixed = (
         found.dtype == "string" and not values.map(lambda v: _is_missing(v) or type(v) is str).all()
     )

@@ -80,7 +80,7 @@ def to_world(polygons: Polygons, transform: Affine) -> Polygons:
         (N,) polygons with right-hand rings: exterior counter-clockwise, holes clockwise, fixed
         first vertex.
     """
-    # GEOS normalises to clockwise exteriors; shapely.orient_polygons would need shapely 2.1.
+    # GEOS normalises to clockwise exteriors
     ordered: Polygons = shapely.reverse(shapely.normalize(moved(polygons, transform)))
     return ordered
 

@@ -96,8 +96,10 @@ MOMENT = datetime.datetime(
 def test_what_ogr_holds(column: Any, expected: list[Any], became: str | None) -> None:
     import re
 
-    found, note = for_ogr(pd.Series(column), binary=False)
+    rows = pd.RangeIndex(7, 7 + len(column))  # of a table that lost its first seven rows
+    found, note = for_ogr(pd.Series(column, rows), binary=False)
     assert values(found) == expected
+    assert found.index.equals(rows)
     if became is None:
         assert note is None
     else:
