@@ -34,7 +34,13 @@ def test_points_are_drawn_answered_and_estimated(
     frame.to_file(tmp_path / "answered.geojson")  # as QGIS saves a layer elsewhere
     words = ["estimate", str(tmp_path / "answered.geojson"), str(change_map), "-q"]
     assert main(words) == 0
-    assert "area of change: " in capsys.readouterr().out
+    quiet = capsys.readouterr()
+    assert "area of change: " in quiet.out
+    assert quiet.err == ""
+    assert main(words[:-1]) == 0
+    told = capsys.readouterr()
+    assert told.out == quiet.out
+    assert "ETA" in told.err, "progress is shown unless -q"
     assert main([*words, "--json", "--confidence", "0.9"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["confidence"] == 0.9

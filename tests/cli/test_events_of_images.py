@@ -315,6 +315,18 @@ def test_a_scene_split_by_boxes_gives_the_events_of_the_whole_scene(
     np.testing.assert_array_equal(parts, whole)
 
 
+def test_the_reliable_share_is_that_of_pixels_of_the_area_with_an_image(
+    scene: Path, write_tif: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, col = NEW[0] - 4, NEW[1] - 4
+    image = np.full((3, 64, 64), 9, np.uint8)
+    image[:, :, col : col + 2] = 0
+    write_tif(scene / "t2.tif", image, transform=GRID, nodata=0)
+    area = bbox((row, row + 10), (col, col + 10))  # with 6 x 6 pixels of an object of score 0.85
+    events(scene, "-o", scene / "a.gpkg", area, "--gamma", 0.87, "--json")
+    assert json.loads(capsys.readouterr().out)["reliable"] == 100 * (80 - 36) / 80
+
+
 def test_an_object_that_an_area_cuts_is_flagged(
     scene: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

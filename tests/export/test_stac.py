@@ -259,6 +259,8 @@ def test_the_item_of_a_model(model: str, buildings: Path, capsys: Any) -> None:
     assert mlm.framework == {"buildings": "ONNX", "file": "PyTorch"}.get(model)
     form = {"buildings": "onnx", "file": "safetensors"}.get(model, "rscd.inference.detectors")
     assert item.assets["model"].extra_fields["mlm:artifact_type"] == form
+    classes = item.properties["mlm:output"][0]["classification:classes"]
+    assert {one["value"]: one["name"] for one in classes} == {0: "no-change", 1: "change"}
     assert mlm.input[0].input.shape == [-1, 2, 3 if trained else -1, -1, -1]
     checksum = item.assets["model"].extra_fields.get("file:checksum")
     assert (checksum is not None) == trained

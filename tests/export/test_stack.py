@@ -111,6 +111,8 @@ def test_a_vrt_moves_with_its_rasters(
     here.rename(tmp_path / "there")
     values, *_ = contents(tmp_path / "there" / "out" / "stack.vrt")
     np.testing.assert_array_equal(values[:, valid], image[:, valid])
+    bands = ElementTree.parse(tmp_path / "there/out/stack.vrt").findall("VRTRasterBand")
+    assert [band.get("band") for band in bands] == list("123456"), "GDAL warns of other numbers"
     made = sorted(path.name for path in (tmp_path / "there" / "out").iterdir())
     assert made == ["stack.t2.vrt", "stack.vrt"][kind != "resampled" :]
 

@@ -197,6 +197,11 @@ def test_display_values_are_in_range_and_in_order(brightest: float) -> None:
     assert (np.diff(shown) >= 0).all()
 
 
+@pytest.mark.parametrize("white", [1, 255, 10_000, 65_535])
+def test_full_scale_of_any_values_is_white(white: int) -> None:
+    assert to_eight_bit(np.array([0, white], np.float32), white).tolist() == [0, 255]
+
+
 def test_card_says_what_was_done(network: Network) -> None:
     card = adapted(network, 3, 0.2, eight_bit=False).card()
     assert card["scale"] == "2/5"

@@ -422,6 +422,15 @@ def test_objects_of_one_size_in_degrees_differ_in_square_metres(
         assert (change == expected).all(), least
 
 
+@pytest.mark.parametrize(("least", "kept"), [(SIZE**2, 2), (SIZE**2 + 0.5, 0)])
+def test_an_object_of_just_the_least_area_takes_part(
+    dataset: Path, least: float, kept: int
+) -> None:
+    label(dataset, "--gsd", "1", "--min-area", least, "-o", dataset / "store")
+    change = stored(next((dataset / "store/vl_change").glob("a*")))
+    assert (change == 1).sum() == kept * SIZE**2
+
+
 def test_scores_on_another_grid_are_refused(
     scene: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -431,6 +440,20 @@ def test_scores_on_another_grid_are_refused(
     argv += ["--segmenter", "precomputed", OPTION, f"folder={scene / 'ape'}"]
     assert main([*argv, "-o", str(scene / "store")]) == 1
     assert "expected the grid of the image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("wrong", "found"), [(-0.5, "-0.5 to 0.95"), (1.5, "0 to 1.5")])
+def test_scores_beyond_0_or_1_are_refused(
+    scene: Path, capsys: pytest.CaptureFixture[str], wrong: float, found: str
+) -> None:
+    with rasterio.open(scene / "ape/t2/t1_t2.tif", "r+") as out:
+        prob = out.read()
+        prob[0, 0, 0] = wrong
+        out.write(prob)
+    argv = ["pseudolabel", str(scene / "t1.tif"), str(scene / "t2.tif"), *WORDS, "-q"]
+    argv += ["--segmenter", "precomputed", OPTION, f"folder={scene / 'ape'}"]
+    assert main([*argv, "-o", str(scene / "store")]) == 1
+    assert f"expected scores from 0 to 1, found {found}; " in capsys.readouterr().err
 
 
 def test_two_rasters_need_a_place(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,6 +315,16 @@ def test_edges_are_where_gray_values_jump() -> None:
     assert torch.equal(other, edge)
 
 
+@pytest.mark.parametrize(("factor", "black"), [(1.0, -400.0), (1.0, 1000.0), (40.0, 5000.0)])
+def test_edges_depend_on_values_within_their_range_alone(factor: float, black: float) -> None:
+    image = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 1.0
+    edge = canny_edges(image, (0.0, 255.0))
+    assert edge.any()
+    # sums of rounded products may round to the next grey value, so very few pixels may differ
+    other = canny_edges(image * factor + black, (black, 255 * factor + black))
+    assert (other != edge).float().mean() < 0.01
+
+
 def test_unusable_arguments_are_user_errors() -> None:
     with pytest.raises(
         UsageError, match=r"network with flow \(simsac, scene-compact\), found tiny"

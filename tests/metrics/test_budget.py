@@ -119,7 +119,7 @@ def test_no_score_below_the_floor() -> None:
     assert score_of(for_density(scores, false, 5, 100, floor=0.47)) == 0.47
 
 
-@pytest.mark.parametrize("budget", [0.05, 0.1, 0.3])
+@pytest.mark.parametrize("budget", [0.05, 0.1, 0.3, 0.9999])
 def test_as_many_reviews_as_are_said_to_be_needed_are_enough(budget: float) -> None:
     needed = reviews_needed(budget)
     assert needed is not None
