@@ -34,7 +34,7 @@ INDEX = st.one_of(
         st.none() | st.integers(1, 3),
     ),
     st.builds(slice, st.none(), st.none(), st.integers(-3, -1)),  # xarray trips over empty ones
-    st.lists(st.integers(-4, 3), max_size=4),
+    st.lists(st.integers(-4, 3), min_size=1, max_size=4),
 )
 
 

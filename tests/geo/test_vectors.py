@@ -261,7 +261,8 @@ def test_numbers_that_gdal_changes_are_said(
     (tmp_path / "big.geojson").write_text(text)
     with caplog.at_level("WARNING"):
         read_layer(tmp_path / "big.geojson", "it")
-    assert "numbers beyond 2^53 may have been rounded in n" in caplog.text
+    lost = ("numbers beyond 2^53 may have been rounded in n", "values are lost while reading")
+    assert any(text in caplog.text for text in lost)  # an older GDAL clamps in place of rounding
 
 
 def test_overlapping_parts_are_united() -> None:

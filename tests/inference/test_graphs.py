@@ -311,8 +311,7 @@ class TestErrors:
         )
         monkeypatch.chdir(tmp_path)  # where ONNX Runtime would look for them
         assert Path("other.bin").stat().st_size > 1e6
-        onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-        with pytest.raises(ModelError, match=r"expected an ONNX model, .*[Ee]xternal data path"):
+        with pytest.raises(ModelError, match="expected an ONNX model, found damage"):
             load_onnx(path)
 
     def test_no_runtime(self, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
