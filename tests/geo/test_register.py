@@ -176,18 +176,23 @@ def test_the_usual_error_is_what_is_said_of_the_scene_as_a_whole() -> None:
     assert usual_error(record | field, shift) == pytest.approx(0.25)
 
 
+def left_and_told(pair: ScenePair, field: Callable[..., Any]) -> tuple[float, float]:
+    """How far one shift leaves a date that a field displaced, and what its record says of that."""
+    _, record = register(pair, "shift", "t1")
+    assert record is not None
+    side = np.linspace(24, SIDE - 24, 9)
+    points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
+    left = np.stack(field(*points.T), axis=1) - (record["cols"], record["rows"])
+    error = float(np.sqrt((left**2).sum(axis=1).mean()))
+    return error, float(doubt_at(record, (SIDE, SIDE), points)[0])
+
+
 def test_a_date_that_is_bent_leaves_one_shift_in_doubt(
     tmp_path: Path, write_tif: Callable[..., Path], town: NDArray[Any]
 ) -> None:
     """The doubt of one shift is about as large as what it leaves."""
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], bent))
-    _, record = register(pair, "shift", "t1")
-    assert record is not None
-    side = np.linspace(24, SIDE - 24, 9)
-    points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
-    left = np.stack(bent(*points.T), axis=1) - (record["cols"], record["rows"])
-    error = np.sqrt((left**2).sum(axis=1).mean())
-    told = doubt_at(record, (SIDE, SIDE), points)[0]
+    error, told = left_and_told(pair, bent)
     assert error > 0.5
     assert 0.5 * error < told < 2 * error
 
@@ -210,13 +215,7 @@ def test_where_one_shift_does_not_fit_it_is_said(
 ) -> None:
     """Windows that lie too far off for the refinement count as far off as they are."""
     pair = opened(tmp_path, write_tif, town[0], displaced(town[1], field))
-    _, record = register(pair, "shift", "t1")
-    assert record is not None
-    side = np.linspace(24, SIDE - 24, 9)
-    points = np.stack(np.meshgrid(side, side), axis=2).reshape(-1, 2)
-    left = np.stack(field(*points.T), axis=1) - (record["cols"], record["rows"])
-    error = np.sqrt((left**2).sum(axis=1).mean())
-    told = doubt_at(record, (SIDE, SIDE), points)[0]
+    error, told = left_and_told(pair, field)
     assert error > 1.5
     assert 0.75 * error < told < 2 * error
     assert f"one shift typically leaves the dates {told:.1f} pixels apart" in caplog.text
