@@ -1,6 +1,5 @@
 """Frozen encoders of timm: one image in, maps of several depths out, nothing is trained."""
 
-import difflib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rscd.base.arguments import close_to
 from rscd.base.border import border, reason
 from rscd.base.errors import ModelError
 from rscd.models.downloads import downloading, load_tensors_into, read_tensors
@@ -88,9 +88,8 @@ def frozen_encoder(name: str | None = None, file: str | None = None) -> FrozenEn
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
-        like = f" such as {', '.join(near)}" if near else ""
-        raise ModelError(f"expected an encoder of timm{like}, found {name!r}; correct the name")
+        close = close_to(name, timm.list_models()) or "; correct the name"
+        raise ModelError(f"expected an encoder of timm, found {name!r}{close}")
     pretrained = file is None
     with border(partial(_unusable, name)):
         levels, options = _levels(name)
