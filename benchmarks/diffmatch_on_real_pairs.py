@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer, seed_everything
 from machine import machine
+from pseudo_labels import by_threshold, confident_and_right, shares
 from tables import markdown
 from torch.utils.data import Dataset
 from train_on_real_pairs import SETS, prepare
@@ -56,8 +57,6 @@ from rscd.training.task import ChangeTask
 
 GSD_M = 0.5
 SHOWN = ("f1_change", "precision", "recall")
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-"""Confidence from which a pseudo label might count."""
 
 Sample = dict[str, Any]
 
@@ -244,7 +243,7 @@ def probability(task: ChangeTask, image: torch.Tensor) -> torch.Tensor:
 def measured(task: ChangeTask, out: Path, sure: float) -> dict[str, Any]:
     """Scores on all test pairs, per set, and what pseudo labels would be worth there."""
     pooled = ChangeMetrics()
-    pseudo = np.zeros((2, 3))  # class of the mask; pixels, confident ones, right ones of those
+    pseudo = torch.zeros(2, 3, dtype=torch.int64)
     sets = {}
     for name in SETS:
         metrics = ChangeMetrics()
@@ -252,11 +251,7 @@ def measured(task: ChangeTask, out: Path, sure: float) -> dict[str, Any]:
             prob, mask = probability(task, sample["image"]), sample["mask"]
             metrics.update(prob, mask)
             pooled.update(prob, mask)
-            confident = torch.maximum(prob, 1 - prob) >= sure
-            right = confident & ((prob > 0.5) == (mask == 1))
-            for klass in (0, 1):
-                here = mask == klass
-                pseudo[klass] += [float((here & x).sum()) for x in (here, confident, right)]
+            pseudo += confident_and_right(prob, mask, sure)
         sets[name] = round(summarise(metrics.counts(0.5))["f1_change"], 3)
     best = pooled.best_threshold()
     at_half, at_best = (summarise(pooled.counts(edge)) for edge in (0.5, best))
@@ -265,19 +260,13 @@ def measured(task: ChangeTask, out: Path, sure: float) -> dict[str, Any]:
         "best": round(at_best["f1_change"], 3),
         "best_threshold": best,
         "sets": sets,
-        "pseudo": {
-            name: {
-                "confident": round(sure_ / max(pixels, 1), 3),
-                "right": round(right_ / max(sure_, 1), 3),
-            }
-            for name, (pixels, sure_, right_) in zip(("no change", "change"), pseudo, strict=True)
-        },
+        "pseudo": shares(pseudo),
     }
 
 
 def pseudo_labels(masked: Mapping[str, Sequence[Sample]], args: argparse.Namespace) -> str:
     """Table of the pseudo labels that the first network of each seed gives to unlabelled pairs."""
-    cells = []
+    found = []
     for seed in args.seeds:
         few, many = divided(masked, args.labelled, seed)
         row = settings_of(args, "supervised")
@@ -287,19 +276,8 @@ def pseudo_labels(masked: Mapping[str, Sequence[Sample]], args: argparse.Namespa
             task.method.network.load_state_dict(state)
         task.method.eval()
         prob = torch.cat([probability(task, sample["image"]).flatten() for sample in many])
-        change = torch.cat([sample["mask"].flatten() for sample in many]) == 1
-        for sure in THRESHOLDS:
-            says = {"change": prob >= sure, "no change": 1 - prob >= sure}
-            right = int((says["change"] & change).sum()) / max(1, int(says["change"].sum()))
-            shares = [
-                f"{100 * float(found[where].float().mean()):.1f}"
-                for where in (change, ~change)
-                for found in says.values()
-            ]
-            cells.append([seed, sure, *shares, f"{100 * right:.0f}"])
-    head = [f"of {of}: labelled {says} %" for of in ("change", "the rest") for says in
-            ("change", "no change")]  # fmt: skip
-    return markdown(["seed", "from", *head, "right of labelled change %"], cells)
+        found.append((f"seed {seed}", prob, torch.cat([s["mask"].flatten() for s in many])))
+    return by_threshold(found)
 
 
 def settings_of(args: argparse.Namespace, variant: str) -> dict[str, Any]:

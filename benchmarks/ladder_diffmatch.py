@@ -8,8 +8,11 @@ so a stopped ladder goes on. All rows of a seed begin with one network, trained 
 the labelled pairs alone. ``--share I/N`` takes every N-th training: start one process per core on
 the same file. The encoder is EfficientNet-Lite0 with ImageNet weights; towns of 64 pixels with
 strong nuisances, guidance from a segmenter with faults (`rscd.labels.guided_towns.FAULTS`).
-Checkpoints are chosen on validation towns; the test towns are looked at once. ``--summary`` prints
-tables.
+Checkpoints are chosen on validation towns; the test towns are looked at once, and say as well for
+which share of their pixels the network would give a pseudo label, and how many of these are right.
+``--percent`` other than 5 and 10 measures the first rows with so many masks; of 100 the rest is all
+of them. ``--pseudo`` says, threshold by threshold, which pseudo labels the network that all rows of
+a seed begin with would give to the unlabelled towns. ``--summary`` prints tables.
 """
 
 import argparse
@@ -29,6 +32,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from machine import machine
+from pseudo_labels import by_threshold, confident_and_right, shares
 from torch.utils.data import Dataset
 
 from rscd.labels.guided_towns import FAULTS, GuidedTowns
@@ -63,6 +67,8 @@ class Run:
 
 
 LADDER = ("supervised", "fixmatch", "unimatch", "diffmatch")
+SURE = 0.95
+"""Published confidence threshold."""
 COMPONENTS = ("guided", "dual", "dual-contrast", "decoupled")
 TUNED = 0.025
 """Of the distance over channels it is about what 0.1 is of the published one."""
@@ -76,8 +82,10 @@ WEIGHTS = (
 """Table 9."""
 
 
-def groups() -> tuple[list[Run], ...]:
+def groups(percent: int | None) -> tuple[list[Run], ...]:
     """The rows of the tables, of seed 0, in the order of their weight."""
+    if percent not in (None, 5, 10):
+        return ([Run("ladder", variant, variant, percent, 0) for variant in LADDER],)
     return (
         [Run("ladder", variant, variant, 5, 0) for variant in LADDER],
         [
@@ -101,11 +109,19 @@ def groups() -> tuple[list[Run], ...]:
     )
 
 
-def runs(seeds: range) -> Iterator[Run]:
-    """All trainings, group by group for all seeds, so that an early end leaves whole groups."""
-    for group in groups():
+def runs(seeds: range, options: argparse.Namespace) -> Iterator[Run]:
+    """What is asked for, group by group for all seeds, so that an early end leaves whole groups."""
+    more: dict[str, Any] = options.recipe
+    also = "".join(f", {name} {value}" for name, value in more.items())
+    for group in groups(options.percent):
         for seed in seeds:
-            yield from (replace(run, seed=seed) for run in group)
+            for run in group:
+                if (
+                    run.group in (options.only or [run.group])
+                    and run.row in (options.rows or [run.row])
+                    and run.percent == (options.percent or run.percent)
+                ):
+                    yield replace(run, row=run.row + also, seed=seed, recipe=run.recipe | more)
 
 
 class Towns:
@@ -165,24 +181,17 @@ def begin(run: Run, towns: Towns, options: argparse.Namespace) -> dict[str, torc
     return torch.load(kept, weights_only=True)  # type: ignore[no-any-return]
 
 
-def trained(
-    run: Run,
-    towns: Towns,
-    options: argparse.Namespace,
-    steps: int,
-    start: dict[str, torch.Tensor] | None,
-) -> tuple[ChangeTask, dict[str, float]]:
-    """One training; test metrics of the checkpoint that validation chose."""
+def divided(run: Run, towns: Towns) -> tuple[list[Sample], list[Sample]]:
+    """Towns whose masks are used, and the others; of all of them the others are all again."""
     home = towns.train(level=run.level)
-    n_labeled = max(2, len(home) * run.percent // 100)
+    count = max(2, len(home) * run.percent // 100)
     order = torch.randperm(len(home), generator=torch.Generator().manual_seed(run.seed)).tolist()
-    labeled, rest = ([home[i] for i in part] for part in (order[:n_labeled], order[n_labeled:]))
-    streams = {
-        "labeled": labeled,
-        "unlabeled": towns.train(abroad=True, level=run.level) if run.abroad else rest,
-        "val": towns.evaluation(VAL, 2),
-        "test": towns.evaluation(TEST, 3),
-    }
+    few, many = ([home[i] for i in part] for part in (order[:count], order[count:]))
+    return few, many or few
+
+
+def untrained(run: Run, size: int, options: argparse.Namespace) -> ChangeTask:
+    """Network, losses and optimiser before any step."""
     task = ChangeTask(
         method="diffmatch",
         method_args={
@@ -194,7 +203,7 @@ def trained(
             },
             "variant": run.variant,
             "recipe": run.recipe,
-            "weak": {"patch_size": towns.size},
+            "weak": {"patch_size": size},
         },
         lr=options.lr,
         optimizer="sgd",
@@ -202,11 +211,30 @@ def trained(
         schedule="poly-lagged",
     )  # fmt: skip
     task.method.to(memory_format=torch.channels_last)  # a quarter less time with this encoder
+    return task
+
+
+def trained(
+    run: Run,
+    towns: Towns,
+    options: argparse.Namespace,
+    steps: int,
+    start: dict[str, torch.Tensor] | None,
+) -> tuple[ChangeTask, dict[str, Any]]:
+    """One training; test metrics of the checkpoint that validation chose."""
+    labeled, rest = divided(run, towns)
+    streams = {
+        "labeled": labeled,
+        "unlabeled": towns.train(abroad=True, level=run.level) if run.abroad else rest,
+        "val": towns.evaluation(VAL, 2),
+        "test": towns.evaluation(TEST, 3),
+    }
+    task = untrained(run, towns.size, options)
     if start is not None:
         task.method.network.load_state_dict(start)
     data = ChangeDataModule(
         {name: Stream.of(cast("Dataset[Any]", samples)) for name, samples in streams.items()},
-        batch_size=min(options.batch, n_labeled),
+        batch_size=min(options.batch, len(labeled)),
         seed=run.seed,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +252,29 @@ def trained(
         )
         trainer.fit(task, data)
         (found,) = trainer.test(task, data, best.best_model_path, verbose=False, weights_only=True)
-    return task, {name.removeprefix("test/"): float(value) for name, value in found.items()}
+    prob, mask = probabilities(task, streams["test"])
+    test = {name.removeprefix("test/"): float(value) for name, value in found.items()}
+    return task, test | {"pseudo": shares(confident_and_right(prob, mask, SURE))}
+
+
+def probabilities(task: ChangeTask, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,H,W) change probabilities and masks."""
+    task.method.eval()
+    with torch.inference_mode():
+        batches = torch.stack([sample["image"] for sample in samples]).split(16)
+        prob = torch.cat([task.method.predict(batch)[:, 0] for batch in batches])
+    return prob, torch.cat([sample["mask"] for sample in samples])
+
+
+def pseudo_labels(seeds: range, towns: Towns, options: argparse.Namespace) -> str:
+    """Table of the pseudo labels that the first network of each seed gives to unlabelled towns."""
+    found = []
+    for seed in seeds:
+        run = Run("start", "supervised", "supervised", options.percent or 5, seed)
+        task = untrained(run, towns.size, options)
+        task.method.network.load_state_dict(begin(run, towns, options))
+        found.append((f"seed {seed}", *probabilities(task, divided(run, towns)[1])))
+    return by_threshold(found)
 
 
 def identity(line: dict[str, Any]) -> str:
@@ -289,9 +339,11 @@ def main() -> None:
     parser.add_argument("--share", default="0/1", help="I/N: every N-th training from the I-th")
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="ladder, components, weights...")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="supervised, fixmatch...")
-    parser.add_argument("--percent", type=int, choices=(5, 10))
+    parser.add_argument("--percent", type=int, help="of the towns have a mask")
+    parser.add_argument("--recipe", type=json.loads, default={}, help='JSON: {"conf_thresh": 0.8}')
     parser.add_argument("--limit", type=int, help="stop after so many trainings")
     parser.add_argument("--cache", type=Path, default=Path("runs/ladder_towns"))
+    parser.add_argument("--pseudo", action="store_true", help="only look at first pseudo labels")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     if options.summary:
@@ -315,17 +367,16 @@ def main() -> None:
         )
     }
     towns = Towns(options.size, options.shrink, options.cache)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    if options.pseudo:
+        print(pseudo_labels(seeds, towns, options))
+        return
     first, step = (int(part) for part in options.share.split("/"))
     done = {identity(line) for line in read(options.out) if "run" in line}
     wanted = [
         run
-        for run in list(runs(range(options.first_seed, options.first_seed + options.seeds)))[
-            first::step
-        ]
+        for run in list(runs(seeds, options))[first::step]
         if identity({"run": asdict(run), "settings": settings}) not in done
-        and run.group in (options.only or [run.group])
-        and run.row in (options.rows or [run.row])
-        and run.percent == (options.percent or run.percent)
     ][: options.limit]
     levels = {level: labels_quality(towns.train(level=level)) for level in ("mixed", "pixel")}
     about = {"faults": FAULTS, "labels": levels, **machine("torch", "timm", "lightning")}

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from ladder_scene import SIZE, change_f1, network_of, rows_of, trained
 from machine import machine
+from tables import markdown
 from torch import Tensor
 
 from rscd.base.types import Batch
@@ -127,14 +128,16 @@ def main() -> None:
             print(json.dumps({"seed": seed, "stage": stage, **line}), flush=True)
             if seed == args.seeds[0]:
                 sheet(network, labelled, args.out / f"{stage.split(',')[0].replace(' ', '_')}.png")
-    print("| stage | " + " | ".join(VIEWS) + " |\n|---" * 3 + "|")
-    for stage, lines in found.items():
-        cells = []
-        for view in VIEWS:
-            values = [line[view] for line in lines]
-            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.1f}{spread}")
-        print(f"| {stage} | {' | '.join(cells)} |")
+    rows = [
+        [stage, *(_spread([line[view] for line in lines]) for view in VIEWS)]
+        for stage, lines in found.items()
+    ]
+    print(markdown(["stage", *VIEWS], rows))
+
+
+def _spread(values: list[float]) -> str:
+    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{deviation}"
 
 
 if __name__ == "__main__":

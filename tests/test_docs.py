@@ -157,6 +157,11 @@ MASKS = {
     "CAM": "masks of the CAM baseline",
     "supervised": "true masks",
 }
+STAGES = {
+    "synthetic alone": "synthetic pairs only",
+    "and other pairs": "60 steps more with six other unlabelled pairs",
+    "and these pairs, unseen masks": "60 steps more with these very pairs, masks unseen",
+}
 LADDERS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
     "kdmsi": lambda line: (
         line.get("maps") or MASKS[line["detector"]],
@@ -175,6 +180,7 @@ LADDERS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
         f"{100 * line['test']['f1_change']:.1f}",
     ),
     "scene": lambda line: (line["row"], f"{line['student_normal']:.1f}"),
+    "street": lambda line: (STAGES[line["stage"]], f"{line['close']:.1f}"),
 }
 """What a line of a file in ``docs/ladders`` says: row of the table, and its value."""
 
