@@ -7,9 +7,10 @@ Every training appends one line of JSON as it ends; lines that are there already
 so a stopped ladder goes on. All rows of a seed begin with one network, trained for some steps on
 the labelled pairs alone. ``--share I/N`` takes every N-th training: start one process per core on
 the same file. The encoder is EfficientNet-Lite0 with ImageNet weights; towns of 64 pixels with
-strong nuisances, guidance from a segmenter with faults (`rscd.labels.guided_towns.FAULTS`).
-Checkpoints are chosen on validation towns; the test towns are looked at once, and say as well for
-which share of their pixels the network would give a pseudo label, and how many of these are right.
+strong nuisances (``--nuisance``), guidance from a segmenter with faults
+(`rscd.labels.guided_towns.FAULTS`). Checkpoints are chosen on validation towns; the test towns are
+looked at once, and say as well for which share of their pixels the network would give a pseudo
+label, and how many of these are right.
 ``--percent`` other than 5 and 10 measures the first rows with so many masks; of 100 the rest is all
 of them. ``--pseudo`` says, threshold by threshold, which pseudo labels the network that all rows of
 a seed begin with would give to the unlabelled towns. ``--summary`` prints tables.
@@ -47,7 +48,7 @@ Sample = dict[str, Any]
 
 TRAIN, VAL, TEST = 1000, 60, 120
 """Towns of each split."""
-HOME = {"change_share": [0.3, 0.8], "gsd_m": 1.0, "nuisance": {"strength": 0.6}, "fresh": False}
+HOME = {"change_share": [0.3, 0.8], "gsd_m": 1.0, "fresh": False}
 ABROAD = HOME | {"gsd_m": 0.7, "style": {"urban": [0.0, 0.3]}}
 """Where the unlabelled pairs of the cross-domain rows lie: closer, and hardly built up."""
 
@@ -67,6 +68,7 @@ class Run:
 
 
 LADDER = ("supervised", "fixmatch", "unimatch", "diffmatch")
+NUISANCE = 0.6
 SURE = 0.95
 """Published confidence threshold."""
 COMPONENTS = ("guided", "dual", "dual-contrast", "decoupled")
@@ -127,9 +129,10 @@ def runs(seeds: range, options: argparse.Namespace) -> Iterator[Run]:
 class Towns:
     """The samples of every split in memory, drawn when they are first asked for."""
 
-    def __init__(self, size: int, shrink: int, cache: Path) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         """Keep the sizes; ``shrink`` divides the numbers of towns."""
-        self.size, self.shrink, self.cache = size, shrink, cache
+        self.size, self.shrink, self.cache = options.size, options.shrink, options.cache
+        self.nuisance: float = options.nuisance
         self._known: dict[tuple[bool, str], list[Sample]] = {}
 
     def train(self, *, abroad: bool = False, level: str = "mixed") -> list[Sample]:
@@ -151,7 +154,8 @@ class Towns:
     def _args(self, count: int, country: dict[str, Any], seed: int) -> dict[str, Any]:
         length = max(4, count // self.shrink)
         return country | {
-            "length": length, "seed": seed, "patch_size": self.size, "cache": str(self.cache)
+            "length": length, "seed": seed, "patch_size": self.size, "cache": str(self.cache),
+            "nuisance": {"strength": self.nuisance},
         }  # fmt: skip
 
 
@@ -170,7 +174,7 @@ def begin(run: Run, towns: Towns, options: argparse.Namespace) -> dict[str, torc
     Kept beside the results. Without it a network of few steps calls nothing change, and unlabelled
     pairs confirm it.
     """
-    names = ("encoder", "weights", "width", "lr", "start_steps", "size", "batch")
+    names = ("encoder", "weights", "width", "lr", "start_steps", "size", "batch", "nuisance")
     settings = [getattr(options, name) for name in names]
     name = f"{run.percent}_{run.seed}_{zlib.crc32(json.dumps(settings).encode()):08x}"
     kept = options.out.with_name(f"start_{name}.pt")
@@ -287,9 +291,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except json.JSONDecodeError:
             continue
+        line["settings"].setdefault("nuisance", NUISANCE)  # earlier lines
+        lines.append(line)
     return lines
 
 
@@ -335,6 +341,7 @@ def main() -> None:
     parser.add_argument("--weights", default=IMAGENET, help="of the encoder; '' for random")
     parser.add_argument("--width", type=int, default=64, help="of the head")
     parser.add_argument("--lr", type=float, default=0.02, help="published")
+    parser.add_argument("--nuisance", type=float, default=NUISANCE, help="of the towns")
     parser.add_argument("--shrink", type=int, default=1, help="divides the numbers of towns")
     parser.add_argument("--share", default="0/1", help="I/N: every N-th training from the I-th")
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="ladder, components, weights...")
@@ -364,9 +371,10 @@ def main() -> None:
             "width",
             "lr",
             "shrink",
+            "nuisance",
         )
     }
-    towns = Towns(options.size, options.shrink, options.cache)
+    towns = Towns(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     if options.pseudo:
         print(pseudo_labels(seeds, towns, options))

@@ -171,6 +171,11 @@ LADDERS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
         f"{line['run']['percent']} %, {line['run']['row']}",
         f"{100 * line['test']['f1_change']:.1f}",
     ),
+    "diffmatch_longer": lambda line: (
+        f"{line['run']['percent']} %, {line['run']['row']}"
+        + f", nuisance {line['nuisance']}" * (line["nuisance"] != 0.6),
+        f"{100 * line['test']['f1_change']:.1f}",
+    ),
     "real_pairs": lambda line: (
         f"{line['row']['start_steps']} steps, {line['row']['variant']}"
         + ", changed windows" * bool(line["row"]["changed"])
