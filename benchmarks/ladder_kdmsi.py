@@ -45,11 +45,13 @@ from rscd.training.task import ChangeTask
 MAPS = {
     "teacher": ("teacher", "cam"),
     "student": ("student", "single"),
+    "student / maximum": ("student", "cam"),
     "student + MI": ("student", "mi"),
     "student + MSI": ("student", "msi"),
     "CAM baseline": ("teacher", "mi"),
 }
-"""Rung -> whose network, and which of `rscd.methods.parts.multiscale.MAPS`."""
+"""Rung -> whose network, and which of `rscd.methods.parts.multiscale.MAPS`. Not in the paper: the
+student's map divided by its maximum in each picture, which says what the scales bring to MI."""
 
 DETECTORS = {"KD-MSI": "pseudo", "CAM": "pseudo_cam", "supervised": "true"}
 """Rung -> masks it is trained on."""
