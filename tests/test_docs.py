@@ -168,7 +168,8 @@ LADDERS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
         f"{line['iou']:.3f}",
     ),
     "diffmatch": lambda line: (
-        f"{line['run']['percent']} %, {line['run']['row']}",
+        f"{line['run']['percent']} %, {line['run']['row']}"
+        + ", from abroad" * line["run"]["abroad"],
         f"{100 * line['test']['f1_change']:.1f}",
     ),
     "diffmatch_longer": lambda line: (
