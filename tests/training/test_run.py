@@ -137,6 +137,21 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
         assert {"metrics.csv", "metrics.1.csv"} <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore:`ModelCheckpoint.* could not find the monitored key")
+@pytest.mark.parametrize("max_steps", [1, -1])
+def test_a_run_that_ends_before_a_validation_says_that_there_is_no_best_checkpoint(
+    max_steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    train(["-c", path, "--trainer.max_steps", str(max_steps)])
+    folder = tmp_path / "run"
+    assert (folder / "last.ckpt").is_file()
+    validated = max_steps != 1
+    assert (folder / "best.ckpt").is_file() == validated
+    said = f"no best.ckpt was written in {folder}: the run ended before a validation"
+    assert (said in caplog.text) != validated
+
+
 @pytest.mark.posix
 @pytest.mark.slow
 def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(
