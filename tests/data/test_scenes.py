@@ -601,3 +601,9 @@ def test_pictures_without_crs_use_pixels(tmp_path: Path, write_tif: WriteTif) ->
     assert sample["crs"] is None
     with pytest.raises(DataError, match="expected a CRS in each of 2 scenes"):
         ScenePairs([Scene(path, path), Scene(path, path)])
+
+
+def test_scenes_as_dictionaries_are_an_error_that_says_what_to_write() -> None:
+    given: Any = [{"t1": "a.tif", "t2": "b.tif"}]
+    with pytest.raises(DataError, match=r"expected scenes as .*Scene, found dict; write Scene\("):
+        ScenePairs(given)
