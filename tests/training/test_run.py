@@ -15,6 +15,7 @@ from torch import Tensor
 
 import rscd.training.run
 from rscd.base.errors import ModelError, OutputError, RscdError, UsageError
+from rscd.base.files import part_of
 from rscd.base.types import CARD_KEY, Batch
 from rscd.cli import main
 from rscd.inference.weights import write_weights
@@ -296,6 +297,16 @@ def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path: Path) -> None
     train(["-c", path, "--seed_everything", "7", "--overwrite"])
     assert (folder / "last.ckpt").read_bytes() != before["last.ckpt"]
     assert "overwrite" not in yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def test_a_run_removes_parts_of_a_killed_one_and_says_its_seed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    part = part_of(folder / "last.ckpt")
+    part.write_bytes(b"half")
+    train(["-c", write(tmp_path / "run.yaml", config(folder, max_steps=2))])
+    assert not part.exists()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == 0
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
