@@ -302,7 +302,7 @@ def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path: Path) -> None
 def test_a_run_removes_parts_of_a_killed_one_and_says_its_seed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    part = part_of(folder / "last.ckpt")
+    part = part_of(folder / "step=3.ckpt")
     part.write_bytes(b"half")
     train(["-c", write(tmp_path / "run.yaml", config(folder, max_steps=2))])
     assert not part.exists()
