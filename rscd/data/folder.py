@@ -1,7 +1,7 @@
 """Folders of image pairs as a TorchGeo dataset."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class Layer:
 
     folder: str | Path
     """Folder of files with the pairs' names, relative to the folder of the dates."""
-    values: MaskRule = "strict"
-    """How stored values become 0, 1 and 255."""
+    values: MaskRule = field(default_factory=lambda: IGNORE_CODED)
+    """How stored values become 0, 1 and 255; by default 255 is ignore, as in pseudo labels."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class PairFolder(Plotted, NonGeoDataset):
             min_change_pixels: changed pixels from which a counted label is 1.
             mask_values: how stored label values are read.
             folders: folder names of t1, t2 and mask, if they are not known ones.
-            layers: additional label maps by key; a key without an entry is a folder of that name
-                with values 0, 1 and 255 = ignore.
+            layers: additional label maps by key; a key without an entry is a folder of that name.
+                Values are 0, 1 and 255 = ignore unless the entry says otherwise.
             bands: 1-based bands to keep.
             transforms: applied to each sample.
             mask_from: folder beside the dates whose files are used as ``mask`` instead of the true
@@ -210,7 +210,7 @@ class PairFolder(Plotted, NonGeoDataset):
         return _file_in(folder, self.mask_from, name)
 
     def _layer(self, key: str) -> Layer:
-        return self.layers.get(key, Layer(key, IGNORE_CODED))
+        return self.layers.get(key, Layer(key))
 
     def _labels(self, given: Path | str | Mapping[str, int] | None) -> dict[str, int]:
         if "label" not in self.keys:

@@ -37,6 +37,7 @@ from rscd.geo.bands import (
 )
 from rscd.geo.encode import geotiff
 from rscd.geo.labels import (
+    IGNORE_CODED,
     Coding,
     MaskRule,
     Values,
@@ -261,7 +262,10 @@ def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
     label = read_label(path)
     coding = label.coding(rule)
     check_agreement(label, coding, rule)
-    return coding.decode(label.values, label.known)
+    mask = coding.decode(label.values, label.known)
+    if rule == IGNORE_CODED and label.nodata != IGNORE:
+        _watch(path, mask)
+    return mask
 
 
 _meaning: dict[tuple[Path, bool], tuple[Path, int]] = {}
@@ -293,6 +297,30 @@ def check_agreement(label: StoredLabel, coding: Coding, rule: MaskRule = "strict
             f"and 1 beside 255 in {beside.name}; say which it is, such as mask_values="
             "{0: 0, 1: 1, 255: 255}"
         )
+
+
+_ignored: dict[Path, set[str] | None] = {}
+"""By folder: files read so far that hold 255 = ignore; None once one holds 1, or it was said."""
+
+FILES_WITHOUT_CHANGE = 20
+
+
+def _watch(path: Path, mask: ByteArray) -> None:
+    """Say it if many files of a folder hold 255 = ignore and none holds 1: 255 may be change."""
+    files = _ignored.setdefault(path.parent, set())
+    if files is None:
+        return
+    if (mask == 1).any():
+        _ignored[path.parent] = None
+    elif (mask == IGNORE).any():
+        files.add(path.name)
+        if len(files) == FILES_WITHOUT_CHANGE:
+            _ignored[path.parent] = None
+            text = (
+                f"255 is read as ignore, and none of the {len(files)} files that hold it holds 1; "
+                "if it means change, give the values, such as {0: 0, 255: 1}"
+            )
+            _warn_of_folder(path.parent, text)
 
 
 def fill_invalid(picture: Picture) -> FloatArray:

@@ -145,6 +145,11 @@ class ScenePairs(Plotted, GeoDataset):
             SceneError: for an unusable image; the message names it.
         """
         listed = [scenes] if isinstance(scenes, Scene) else list(scenes)
+        for other in (scene for scene in listed if not isinstance(scene, Scene)):
+            raise DataError(
+                f"expected scenes as rscd.data.scenes.Scene, found {type(other).__name__}; write "
+                "Scene(t1=..., t2=...), of a dictionary Scene(**it)"
+            )
         self.scenes = [part for scene in listed for part in expand(scene)]
         if not self.scenes:
             raise DataError("expected at least one scene, found none; give t1 and t2")

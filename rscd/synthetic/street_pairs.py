@@ -17,6 +17,7 @@ from scipy.ndimage import binary_fill_holes, gaussian_filter
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rscd.base.errors import DataError
 from rscd.base.types import BoolArray, FloatArray
 from rscd.synthetic.geometry import (
     Frame,
@@ -326,6 +327,9 @@ class SyntheticStreet(Dataset[dict[str, Tensor]]):
         settings: of the pairs.
         backgrounds: source of backgrounds; see ``FolderBackgrounds``.
         objects: source of objects; see ``FolderObjects``.
+
+    Raises:
+        DataError: if the settings are something else, such as a dictionary.
     """
 
     def __init__(
@@ -337,6 +341,11 @@ class SyntheticStreet(Dataset[dict[str, Tensor]]):
         backgrounds: Backgrounds = procedural_street,
         objects: Objects = procedural_object,
     ) -> None:
+        if not isinstance(settings, StreetSettings | None):
+            raise DataError(
+                f"expected settings as StreetSettings, found {type(settings).__name__}; write "
+                "StreetSettings(size=...), of a dictionary StreetSettings(**it)"
+            )
         self.count = count
         self.seed = seed
         self.settings = settings or StreetSettings()

@@ -211,6 +211,18 @@ class TrainingCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self._take_folder(checkpoint)
 
+    def after_fit(self) -> None:
+        """Say where no checkpoint was chosen, as when the run ended before it was validated."""
+        validated = any(name.startswith("val/") for name in self.trainer.callback_metrics)
+        for saver in [] if validated else _savers(self.trainer):
+            if saver.monitor is not None and not saver.best_model_path:
+                log.warning(
+                    "no %s was written in %s: the run ended before a validation; what it learned "
+                    "is in %s. Give trainer.max_steps or max_epochs more, or validate sooner with "
+                    "trainer.val_check_interval",
+                    *(f"{saver.filename}{SUFFIX}", saver.dirpath, LAST),
+                )
+
     def _take_folder(self, checkpoint: str | None) -> None:
         """Check that the run's folder belongs to this run."""
         savers = _savers(self.trainer)

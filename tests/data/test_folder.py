@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.errors import DataError
+from rscd.data import images
 from rscd.data.folder import Layer, PairFolder
 from rscd.data.images import read_label_values, read_mask, read_picture, write_picture
 from rscd.data.info import info
@@ -442,13 +443,46 @@ def test_further_layers(tmp_path: Path) -> None:
     data = PairFolder(
         tmp_path,
         keys={"image", "vl_change", "pseudo_mask"},
-        layers={"pseudo_mask": Layer("pseudo")},
+        layers={"pseudo_mask": Layer("pseudo", {0: 0, 255: 1})},
     )
     sample = data[0]
     assert sample["vl_change"].unique().tolist() == [0, 1, 255]
     assert np.array_equal(sample["pseudo_mask"], mask_pixels(2, 1))
     with pytest.raises(DataError, match=r"no p0.png or .tif for the key 'vl_t1'"):
         PairFolder(tmp_path, keys={"vl_t1"})
+
+
+@pytest.mark.parametrize("layers", [{}, {"vl_change": Layer("vl_change")}], ids=["known", "named"])
+def test_layers_hold_255_where_nothing_is_known_even_beside_0_alone(
+    layers: dict[str, Layer], tmp_path: Path
+) -> None:
+    make(tmp_path, ("A", "B"), n=2)
+    save(tmp_path / "vl_change" / "p0.png", mask_pixels(0, 255))
+    save(tmp_path / "vl_change" / "p1.png", mask_pixels(0, 1) + 255 * mask_pixels(1, 1))
+    data = PairFolder(tmp_path, keys={"vl_change"}, layers=layers)
+    found = [data[i]["vl_change"].unique().tolist() for i in (1, 0, 1)]
+    assert found == [[0, 1, 255], [0, 255], [0, 1, 255]]
+
+
+@pytest.mark.parametrize("with_change", [False, True])
+def test_layers_in_which_255_may_mean_change_are_named(
+    with_change: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = images.FILES_WITHOUT_CHANGE
+    make(tmp_path, ("A", "B"), n=count + 1)
+    for i in range(count + 1):
+        save(tmp_path / "pseudo" / f"p{i}.png", mask_pixels(i, 255))
+    if with_change:
+        save(tmp_path / "pseudo" / "p3.png", mask_pixels(3, 1))
+    data = PairFolder(tmp_path, keys={"pseudo"})
+    for _ in range(2):
+        for i in range(count - 1):
+            assert data[i]["pseudo"].numel()
+    assert "255" not in caplog.text
+    for i in range(count + 1):
+        assert data[i]["pseudo"].numel()
+    said = f"none of the {count} files that hold it holds 1; if it means change, give the values"
+    assert caplog.text.count(said) == (not with_change)
 
 
 def test_loads_in_workers(tmp_path: Path) -> None:

@@ -142,6 +142,16 @@ def test_a_region_limits_the_patches() -> None:
         assert y.stop <= 130.001
 
 
+@pytest.mark.parametrize("size", [1, (1, 8), (8, 1)])
+def test_a_patch_may_be_a_pixel_wide(size: int | tuple[int, int]) -> None:
+    boxes = [(0, 0, 8, 8)]
+    queries = [
+        (x, y) for x, y, _ in Guarded(GridGeoSampler, Scenes(boxes, 1.0), size=size, stride=size)
+    ]
+    height, width = (size, size) if isinstance(size, int) else size
+    assert len(queries) == 64 // (height * width)
+
+
 def test_mistakes_are_named() -> None:
     dataset = Scenes([(0, 0, 500, 500)], 1.0)
     with pytest.raises(DataError, match="at least one pixel, found 0"):

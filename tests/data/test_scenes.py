@@ -321,6 +321,19 @@ def test_the_dataset_follows_a_new_crs_and_resolution(scene: Scene) -> None:
     assert 0.8 < height * width / (SHAPE[0] * SHAPE[1]) < 1.3
 
 
+@pytest.mark.parametrize("res", [(0.5, 10.0), (10.0, 0.5), (1.0, 1.0), 0.5])
+def test_pixels_may_be_smaller_than_a_unit_of_the_crs(
+    scene: Scene, res: float | tuple[float, float]
+) -> None:
+    assert ScenePairs(scene, res=res).res == (res if isinstance(res, tuple) else (res, res))
+
+
+@pytest.mark.parametrize("res", [0.0, (10.0, 0.0), (-1.0, 10.0), float("nan")])
+def test_pixels_have_a_size(scene: Scene, res: float | tuple[float, float]) -> None:
+    with pytest.raises(DataError, match="expected res= above 0"):
+        ScenePairs(scene, res=res)
+
+
 def test_labels_without_georeferencing_lie_on_t1(
     scene: Scene, tmp_path: Path, write_tif: WriteTif
 ) -> None:
@@ -601,3 +614,9 @@ def test_pictures_without_crs_use_pixels(tmp_path: Path, write_tif: WriteTif) ->
     assert sample["crs"] is None
     with pytest.raises(DataError, match="expected a CRS in each of 2 scenes"):
         ScenePairs([Scene(path, path), Scene(path, path)])
+
+
+def test_scenes_as_dictionaries_are_an_error_that_says_what_to_write() -> None:
+    given: Any = [{"t1": "a.tif", "t2": "b.tif"}]
+    with pytest.raises(DataError, match=r"expected scenes as .*Scene, found dict; write Scene\("):
+        ScenePairs(given)

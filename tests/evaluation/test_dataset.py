@@ -42,7 +42,7 @@ from rscd.evaluation.dataset import (
 from rscd.evaluation.judge import Judged, only_counted
 from rscd.evaluation.maps import MapOptions, evaluate_maps
 from rscd.evaluation.report import Report, Sample, confusion, extremes
-from rscd.evaluation.sheet import COLOURS, Row, judged_colours, write_sheet
+from rscd.evaluation.sheet import COLOURS, Row, _stretched, judged_colours, write_sheet
 from rscd.geo.grid import compose
 from rscd.geo.labels import Values
 from rscd.geo.measure import Ground
@@ -462,6 +462,19 @@ def test_every_kind_of_pixel_has_its_colour() -> None:
     names = ["true positive", "false positive", "false negative", "true negative"]
     expected = [COLOURS[name] for name in [*names, "not counted", "not counted"]]
     assert np.allclose(judged_colours(predicted, true)[0], expected)
+
+
+@pytest.mark.parametrize("n_bands", [1, 2, 3, 4])
+def test_dates_of_a_sheet_keep_place_and_colours(n_bands: int) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((2, n_bands, 30, 40)).astype(np.float32) * 255
+    pictures = _stretched(image)
+    assert pictures.shape == (2, 30, 40, 3)
+    shown = image[:, :3] if n_bands >= 3 else image[:, [0, 0, 0]]
+    for band in range(3):
+        order = np.argsort(shown[:, band], axis=None)
+        assert (np.diff(pictures[..., band].ravel()[order]) >= 0).all()  # brighter stays brighter
+        assert np.ptp(pictures[..., band]) > 0.9
 
 
 def test_pictures_stay_small_whatever_the_shape_of_a_sample(tmp_path: Path) -> None:

@@ -176,3 +176,16 @@ def test_files_of_a_folder_must_not_contradict_each_other(tmp_path: Path) -> Non
         read_mask(tmp_path / "a.png")
     write("c.png", [0, 1])  # mended
     assert read_mask(tmp_path / "a.png").tolist() == [[0, 1, 255]]
+
+
+@pytest.mark.parametrize(
+    "rule", ["nonzero", {0: 0, 255: 1, 1: 255}, Values(unlabelled=(255,))], ids=str
+)
+def test_rules_that_say_what_255_means_let_the_files_of_a_folder_differ(
+    rule: Any, tmp_path: Path
+) -> None:
+    for name, values in (("a.png", [0, 1, 255]), ("b.png", [0, 255])):
+        Image.fromarray(np.array([values], np.uint8)).save(tmp_path / name)
+    for own in (rule, {0: 0, 1: 1, 255: 255}):
+        for name in ("a.png", "b.png", "a.png"):
+            assert read_mask(tmp_path / name, own).shape[0] == 1

@@ -86,6 +86,15 @@ def test_reviews_chosen_by_gain_do_not_count_beside_random_ones(
     assert "50 reviews of polygons that were not drawn at random do not count" in reviews.notes
 
 
+def test_reviews_made_in_passing_leave_the_random_ones_valid(written: Callable[..., Any]) -> None:
+    table = layer_of()
+    drawn = choose_next(table, 50, "random")
+    passed = np.setdiff1d(np.arange(COUNT), drawn)[:7]  # decided, but not in any list
+    reviews = random_reviews(written(decide(with_order(table, drawn, "random"), [*drawn, *passed])))
+    assert np.flatnonzero(reviews.rows).tolist() == sorted(drawn)
+    assert "7 reviews of polygons that were not drawn at random do not count" in reviews.notes
+
+
 def test_reviews_chosen_by_gain_alone_are_refused(written: Callable[..., Any]) -> None:
     table = layer_of()
     chosen = choose_next(table, 30, "gain")

@@ -233,6 +233,9 @@ def test_items_of_any_place(tmp_path: Path, write_tif: Any, crs: str | None) -> 
     predict(open_pair(path, path), [tmp_path / "c.tif", tmp_path / "c.json"], options)
     item = pystac.Item.from_file(str(tmp_path / "c.json"))
     assert item.validate()
+    stac.write_collection(tmp_path / "collection.json", [tmp_path / "c.json"], "places")
+    (extent,) = pystac.Collection.from_file(str(tmp_path / "collection.json")).extent.spatial.bboxes
+    assert extent == ([-180, -90, 180, 90] if crs is None else item.bbox)  # unknown: all of it
     assert item.datetime is not None
     assert item.datetime.year == 2020
     proj = ProjectionExtension.ext(item)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -28,7 +29,7 @@ from rscd.base.errors import GridMismatchError, RscdError, SceneError, UsageErro
 from rscd.base.types import Align
 from rscd.geo.grid import apply, compose
 from rscd.geo.scene import ScenePair
-from rscd.geo.source import close_handles, parse_bands
+from rscd.geo.source import close_handles, inspect, looked_at, parse_bands, read_source
 from rscd.geo.tiles import Box, plan_tiles
 
 UTM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -911,3 +912,42 @@ def test_one_raster_in_two_crs_is_no_change(
     one_pixel_off = np.abs(shifted_a - shifted_b).mean()
     assert np.abs(a - b).mean() < 0.5 * one_pixel_off
     assert np.corrcoef(a, b)[0, 1] > 0.98
+
+
+@settings(max_examples=25, deadline=None)
+@example(shift=(1.5, 1.5), corner=(68, 432), crs="EPSG:32633")  # a box that ends with GDAL's blocks
+@given(
+    shift=st.tuples(st.floats(-3, 3), st.floats(-3, 3)),
+    corner=st.tuples(st.integers(0, 300), st.integers(0, 700))
+    | st.just((68, 432)),  # at blocks' ends
+    crs=st.sampled_from(["EPSG:32633", "EPSG:32632"]),
+)
+def test_what_lies_outside_the_pixels_looked_at_does_not_matter(
+    shift: tuple[float, float], corner: tuple[int, int], crs: str
+) -> None:
+    values = noise((1, 400, 800))
+    meta: dict[str, Any] = {"driver": "GTiff", "height": 400, "width": 800, "count": 1,
+                            "dtype": "uint8", "crs": "EPSG:32633", "transform": UTM}  # fmt: skip
+    with TemporaryDirectory() as folder:
+        whole_file, cut_file = Path(folder) / "whole.tif", Path(folder) / "cut.tif"
+        with rasterio.open(whole_file, "w", **meta) as out:
+            out.write(values)
+        source = inspect("t1", whole_file, None, None)
+        if crs == "EPSG:32633":
+            grid = GeoBox((400, 800), moved(*shift), crs)
+        else:
+            x, y = Transformer.from_crs(32633, crs, always_xy=True).transform(UTM.c, UTM.f)
+            grid = GeoBox((400, 800), moved(*shift, Affine(10, 0, x, 0, -10, y)), crs)
+        box = Box(*corner, 60, 80)
+        part = looked_at(source, grid, box)
+        assert part is not None
+        alone = np.full_like(values, 255)
+        alone[:, *part.slices] = values[:, *part.slices]
+        with rasterio.open(cut_file, "w", **meta) as out:
+            out.write(alone)
+        found = [
+            read_source(inspect("t1", path, None, None), None, grid, box)[0]
+            for path in (whole_file, cut_file)
+        ]
+        close_handles()
+    assert np.array_equal(*found)

@@ -71,3 +71,24 @@ def test_a_network_of_another_order_stays_as_it_is() -> None:
     network.norm.running_var.fill_(3)
     network.eval()
     assert folded(network, probe_image(network, 3)) is network
+
+
+class Annotated(nn.Module):
+    """One of its outputs is no tensor."""
+
+    def __init__(self, note: object) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+        self.note = note
+
+    def forward(self, image: Tensor) -> dict[str, object]:
+        return {"logits": self.norm(self.conv(image.flatten(1, 2))), "note": self.note}
+
+
+@pytest.mark.parametrize(("note", "same"), [(None, True), ([1], False)])
+def test_outputs_that_are_no_tensors_must_be_the_very_same(note: object, same: bool) -> None:
+    network = Annotated(note).eval()
+    light = folded(network, torch.rand(1, 2, 3, 8, 8))
+    assert (light is not network) == same
+    assert any(isinstance(module, nn.BatchNorm2d) for module in light.modules()) != same

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -212,3 +212,9 @@ def test_noise_is_standardised_and_smooth() -> None:
     assert abs(noise.mean()) < 1e-4
     assert abs(noise.std() - 1) < 1e-3
     assert np.abs(np.diff(noise, axis=1)).mean() < 0.5
+
+
+def test_settings_as_a_dictionary_are_an_error_that_says_what_to_write() -> None:
+    given: Any = {"size": 64}
+    with pytest.raises(DataError, match=r"expected settings as StreetSettings, found dict; write"):
+        SyntheticStreet(2, settings=given)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import rscd.training.run
 from rscd.base.errors import ModelError, OutputError, RscdError, UsageError
+from rscd.base.files import part_of
 from rscd.base.types import CARD_KEY, Batch
 from rscd.cli import main
 from rscd.inference.weights import write_weights
@@ -135,6 +136,21 @@ def test_a_run_stopped_at_any_step_ends_with_the_same_weights(
         train(["-c", two, "--ckpt_path", str(folder / "last.ckpt")])
         assert_equal(expected, weights(folder / "last.ckpt"))
         assert {"metrics.csv", "metrics.1.csv"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.filterwarnings("ignore:`ModelCheckpoint.* could not find the monitored key")
+@pytest.mark.parametrize("max_steps", [1, -1])
+def test_a_run_that_ends_before_a_validation_says_that_there_is_no_best_checkpoint(
+    max_steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "run.yaml", config(tmp_path / "run", length=4))
+    train(["-c", path, "--trainer.max_steps", str(max_steps)])
+    folder = tmp_path / "run"
+    assert (folder / "last.ckpt").is_file()
+    validated = max_steps != 1
+    assert (folder / "best.ckpt").is_file() == validated
+    said = f"no best.ckpt was written in {folder}: the run ended before a validation"
+    assert (said in caplog.text) != validated
 
 
 @pytest.mark.posix
@@ -281,6 +297,16 @@ def test_a_second_run_leaves_the_first_alone_unless_told(tmp_path: Path) -> None
     train(["-c", path, "--seed_everything", "7", "--overwrite"])
     assert (folder / "last.ckpt").read_bytes() != before["last.ckpt"]
     assert "overwrite" not in yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def test_a_run_removes_parts_of_a_killed_one_and_says_its_seed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    part = part_of(folder / "step=3.ckpt")
+    part.write_bytes(b"half")
+    train(["-c", write(tmp_path / "run.yaml", config(folder, max_steps=2))])
+    assert not part.exists()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == 0
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

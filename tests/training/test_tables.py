@@ -196,14 +196,22 @@ def test_rows_of_diffmatch_and_another_domain(
         "--set.labels",
         "../labels/",
     ]
+    gammas = tmp_path / "g90_50"
+    marked = ["pseudolabel", str(root), "--segmenter", "buildings", "--gsd", "1.0",
+              "--gamma", "0.9", "--gamma-seg", "0.5", "-o", str(gammas)]  # fmt: skip
+    table_8 = ["--set.labels", "../g90_50/", "--set.name", "g90_50"]
     with torch.inference_mode(False):
         assert main([*common, "--set.variant", "supervised"]) == 0
+        assert main([*common, "--set.variant", "fixmatch"]) == 0
         assert main([*common, *away]) == 0
+        assert main(marked) == 0
+        assert main([*common, *table_8]) == 0
     runs = tmp_path / "runs" / "diffmatch_levir"
     rows = rows_in(runs / "rows.csv")
-    assert {key[0] for key in rows} == {"supervised_40", "cross-domain"}
+    names = ("supervised_40", "fixmatch_40", "cross-domain", "g90_50")
+    assert tuple(dict.fromkeys(key[0] for key in rows)) == names
     truths = [mask for _, mask in pairs(root, "test")]
-    for name in ("supervised_40", "cross-domain"):
+    for name in names:
         network = network_of(runs / name / "train" / "best.ckpt")
         logits = [
             network(torch.from_numpy(image)[None])["logits"][0] for image, _ in pairs(root, "test")
@@ -212,6 +220,8 @@ def test_rows_of_diffmatch_and_another_domain(
         for rule in ("protocol", "model", "best"):
             row = rows[name, "all", rule]
             check_row(row, [prob >= np.float32(row["threshold"]) for prob in probs], truths)
+    weights = [(runs / name / "train" / "best.ckpt").read_bytes() for name in names]
+    assert len(set(weights)) == len(names)
 
 
 def far_apart(maps: Any, kind: str) -> NDArray[Any]:
@@ -341,10 +351,11 @@ def test_rows_of_fma_by_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert main(first) == 0
         assert main(line) == 0
         assert main(labelled) == 0
+        assert main([*line, "--set.percent", "100", "--stages", "fma,student"]) == 0
     runs = tmp_path / "runs" / "scene_ChangeSim"
     rows = rows_in(runs / "rows.csv")
     names = ("fma_20", "fma_20, dates exchanged", "SimSaC, synthetic pairs", "fma_20, teacher",
-             "SimSaC, synthetic and 20 % of the target")  # fmt: skip
+             "SimSaC, synthetic and 20 % of the target", "fma_100")  # fmt: skip
     assert tuple(dict.fromkeys(key[0] for key in rows)) == names
     last = runs / "fma_20" / "fma" / "last.ckpt"
     student, teacher = network_of(last), network_of(runs / "fma_20" / "export/teacher.safetensors")
@@ -354,7 +365,8 @@ def test_rows_of_fma_by_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for key, value in student.encoder.state_dict().items():
         assert torch.equal(value, teacher.encoder.state_dict()[key])
     networks = (student, student, network_of(Path("runs/scene_synthetic/last.ckpt")), teacher,
-                network_of(runs / "simsac_20" / "train" / "last.ckpt"))  # fmt: skip
+                network_of(runs / "simsac_20" / "train" / "last.ckpt"),
+                network_of(runs / "fma_100" / "fma" / "last.ckpt"))  # fmt: skip
     for name, network in zip(names, networks, strict=True):
         for condition, suffix in (("normal", ""), ("dusty", "_dust"), ("dark", "_dark")):
             base = root / "Query_Seq_Test" / "Warehouse_6" / f"Seq_0{suffix}"

@@ -257,7 +257,7 @@ def test_padding_keeps_what_lies_far_from_the_edges() -> None:
 @pytest.mark.parametrize(
     ("scales", "multiple", "side"),
     [((1.0,), 16, 16), ((0.5, 1.0, 1.5, 2.0), 16, 32), ((0.5, 1.0, 1.25, 2.0), 16, 64),
-     ((0.5, 1.25), 32, 128), ((2.0,), 32, 16)],
+     ((0.5, 1.25), 32, 128), ((2.0,), 32, 16), ((1 / 65,), 1, 64)],  # fractions down to 64ths
 )  # fmt: skip
 def test_sides_at_which_all_scales_fit(scales: tuple[float, ...], multiple: int, side: int) -> None:
     assert grid_of(scales, multiple) == side
