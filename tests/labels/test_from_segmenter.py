@@ -15,6 +15,7 @@ from rscd.base.types import LAYERS
 from rscd.cli import main
 from rscd.data.folder import PairFolder
 from rscd.data.scenes import Scene, ScenePairs
+from rscd.labels.from_segmenter import _doubts
 from rscd.labels.store import NUMBERS, TAG
 from rscd.segmenters.segmenter import SemanticPrediction
 from rscd.segmenters.stitch import segment
@@ -310,6 +311,29 @@ def test_the_fake_backend_and_its_warnings(
     assert "no object of the foreground in any image" in said
     assert "is for demonstration only: do not quote its accuracy" in said
     assert "reliable at both dates by gamma: 0.1: 100.0%" in said
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "doubtful"),
+    [(0, 3, False), (0, 4, True), (4, 0, True), (10, 30, False), (10, 31, True), (31, 10, True)],
+)
+def test_a_prompt_that_fires_on_one_date_only_is_said(
+    first: int, second: int, doubtful: bool
+) -> None:
+    found = list(_doubts(0.5, first, second, 0.8))
+    assert len(found) == doubtful
+    said = f"{first} objects at t1, {second} at t2: a prompt may fire on one date only"
+    assert all(said in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.09, "almost everything will be ignored"), (0.1, ""), (0.95, ""), (0.96, "raise --gamma")],
+)
+def test_thresholds_that_keep_too_little_or_everything_are_said(share: float, said: str) -> None:
+    found = list(_doubts(share, 1, 1, 0.8))
+    assert len(found) == bool(said)
+    assert all(said in text for text in found)
 
 
 @pytest.fixture
