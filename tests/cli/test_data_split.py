@@ -108,6 +108,10 @@ def test_published_lists_are_checked_against_the_set(
     lists = published(tmp_path / "lists", names, 2)
     assert run(capsys, pairs, "--lists", lists, "--percent", "5")[0] == 0
     assert read_split(pairs / "split_5.json")["labeled"] == tuple(names[:2])
+    foldered = published(tmp_path / "foldered", [f"train/A/{name}" for name in names], 2)
+    assert run(capsys, pairs, "--lists", foldered, "--percent", "5", "--overwrite")[0] == 0
+    chosen = PairFolder(pairs, "labeled", split_file=pairs / "split_5.json", keys={"image"})
+    assert chosen.names == tuple(names[:2])
     other = published(tmp_path / "other", [*names[:-1], "train_9_1"], 2)
     code, _, err = run(capsys, pairs, "--lists", other, "--percent", "5", "--overwrite")
     assert code == 1

@@ -20,7 +20,9 @@ from rscd.data import images
 from rscd.data.folder import Layer, PairFolder
 from rscd.data.images import read_label_values, read_mask, read_picture, write_picture
 from rscd.data.info import info
+from rscd.data.labels import format_label_list
 from rscd.data.scenes import Scene, ScenePairs
+from rscd.data.splits import Split, read_split
 from rscd.geo.labels import coding_of
 from rscd.training.streams import collate, unpack
 
@@ -155,6 +157,65 @@ def test_explicit_folders_and_ambiguity(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ambiguous \(a\+b or t1\+t2\).*folders="):
         PairFolder(tmp_path)
     assert_pair(PairFolder(tmp_path, folders=("spring", "autumn", "truth"))[2], 2)
+
+
+@pytest.fixture
+def same_names(tmp_path: Path) -> Path:
+    """Pairs p0 to p2 in each of two split folders, and p3 in the first one."""
+    make(tmp_path / "train", n=4)
+    make(tmp_path / "test")
+    return tmp_path
+
+
+def test_a_name_that_two_splits_have_is_not_guessed(same_names: Path) -> None:
+    first = same_names / "train" / "A" / "p1.png"
+    own = PairFolder(same_names, "train", names=["p1.png"])
+    assert [files.t1 for files in own.files] == [first]
+    for name in ("train/p1", "train/p1.png", "train/A/p1.png"):
+        assert PairFolder(same_names, names=[name]).files[0].t1 == first
+    with pytest.raises(DataError, match=r"found 'p1' in train, test; write train/p1, or"):
+        PairFolder(same_names, names=["p3", "p1"])
+    with pytest.raises(DataError, match=r"1 of 1 named pairs do not exist, first 'test/p3'"):
+        PairFolder(same_names, names=["test/p3"])
+    assert PairFolder(same_names, names=["p3"]).names == ("train/p3",)
+
+
+@pytest.mark.parametrize("written", ["split.json", "lists"])
+def test_a_split_of_several_folders_is_read_as_it_was_written(
+    written: str, same_names: Path
+) -> None:
+    split = Split({"labeled": ("test/p0", "train/p0"), "unlabeled": ("train/p2",)}, "by hand")
+    split.write(same_names / written)
+    assert read_split(same_names / written).parts == split.parts
+    found = PairFolder(same_names, "labeled", split_file=same_names / written)
+    assert found.names == ("test/p0", "train/p0")
+    paths = [same_names / part / "A" / "p0.png" for part in ("test", "train")]
+    assert [files.t1 for files in found.files] == paths
+
+
+def test_labels_of_pairs_of_one_name_are_told_apart(same_names: Path) -> None:
+    names = PairFolder(same_names).names
+    labels = {name: int(name.startswith("test/")) for name in names}
+    pairs = PairFolder(same_names, keys={"label"}, labels=labels)
+    assert labels_of(pairs) == list(labels.values())
+    lines = same_names / "labels.txt"
+    lines.write_text(format_label_list(labels))
+    assert labels_of(PairFolder(same_names, keys={"label"}, labels=lines)) == labels_of(pairs)
+    assert labels_of(PairFolder(same_names, "test", keys={"label"}, labels=lines)) == [1, 1, 1]
+    bare = {"p0": 1, "p1": 0, "p2": 0, "p3": 0}
+    assert labels_of(PairFolder(same_names, "test", keys={"label"}, labels=bare)) == [1, 0, 0]
+    with pytest.raises(DataError, match=r"found 'p0' in several splits; write the split before"):
+        PairFolder(same_names, keys={"label"}, labels=bare)
+    split = Split({"some": ("train/p0", "test/p0")}, "by hand")
+    split.write(same_names / "s.json")
+    some = PairFolder(
+        same_names, "some", split_file=same_names / "s.json", keys={"label"}, labels=labels
+    )
+    assert labels_of(some) == [0, 1]
+    make(same_names / "flat")
+    both = {"train/p0": 1, "test/p0": 0}
+    with pytest.raises(DataError, match="p0 has both labels; keep one"):
+        PairFolder(same_names / "flat", keys={"label"}, labels=both)
 
 
 def test_names_select_and_order(tmp_path: Path) -> None:
