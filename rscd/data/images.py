@@ -40,12 +40,13 @@ from rscd.geo.labels import (
     IGNORE_CODED,
     Coding,
     MaskRule,
-    Values,
     coding_of,
+    contradiction,
     declared_nodata,
     distinct,
     needs_values,
     read_stored,
+    says_255_is_change,
 )
 from rscd.geo.settings import input_files
 
@@ -276,27 +277,17 @@ far as this process has read them, and when they were changed."""
 def check_agreement(label: StoredLabel, coding: Coding, rule: MaskRule = "strict") -> None:
     """A file tells what its 255 means; the files of a folder must not contradict each other.
 
-    Where 255 means ignore, a file of 0 and 255 without any 1 would be read as change.
-
     Raises:
         DataError: two of them do, as far as this process has read them.
     """
-    named = rule.unlabelled or () if isinstance(rule, Values) else ()
-    found = rule == "strict" or (isinstance(rule, Values) and rule.change is None)
-    if not found or label.nodata == IGNORE or IGNORE in named:
-        return
-    path, means_change = label.path, IGNORE in coding.change
-    if not means_change and IGNORE not in coding.unknown:
+    path, means_change = label.path, says_255_is_change(rule, label.nodata, coding)
+    if means_change is None:
         return
     _meaning[path.parent, means_change] = path, path.stat().st_mtime_ns
     other, changed = _meaning.get((path.parent, not means_change), (path, 0))
     if other != path and other.is_file() and other.stat().st_mtime_ns == changed:
         alone, beside = (path, other) if means_change else (other, path)
-        raise DataError(
-            f"{path.parent}: expected one meaning of 255, found 0 and 255 alone in {alone.name} "
-            f"and 1 beside 255 in {beside.name}; say which it is, such as mask_values="
-            "{0: 0, 1: 1, 255: 255}"
-        )
+        raise contradiction(str(path.parent), alone.name, beside.name)
 
 
 _ignored: dict[Path, set[str] | None] = {}

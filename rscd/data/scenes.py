@@ -1,6 +1,6 @@
 """Georeferenced scenes as a TorchGeo dataset: two dates on one grid, with labels of any kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from rscd.data.scene_labels import (
     Polygons,
     bounds_of,
     burn,
+    check_agreement,
     crs_of,
     open_layer,
 )
@@ -167,6 +168,9 @@ class ScenePairs(Plotted, GeoDataset):
         self._layers = [
             self._opened(scene, pair) for scene, pair in zip(self.scenes, self._pairs, strict=True)
         ]
+        for key in sorted({key for layers, *_ in self._layers for key in layers}):
+            alike = (layers[key] for layers, *_ in self._layers if key in layers)
+            check_agreement(_rasters(alike), "mask_values" if key == "mask" else "layer_values")
         first = self._pairs[0].grid
         own = crs_of(first)
         self._place(own if crs is None else CRS.from_user_input(crs), _res_of(first, own, crs, res))
@@ -503,6 +507,12 @@ def _change_layer(scene: Scene, pair: ScenePair, rule: MaskRule) -> LabelLayer:
         for path, grid in zip(scene.buildings, (like, pair.t2.grid), strict=True)
     ]
     return BuildingDifference(sides[0], sides[1])
+
+
+def _rasters(layers: Iterable[LabelLayer]) -> Iterator[LabelLayer]:
+    """Layers, and those of both dates in place of building layers."""
+    for layer in layers:
+        yield from (layer.t1, layer.t2) if isinstance(layer, BuildingDifference) else (layer,)
 
 
 def _placed(

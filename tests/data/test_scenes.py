@@ -218,6 +218,38 @@ def test_layers_of_folders_and_of_other_codes(tmp_path: Path, write_tif: WriteTi
     assert shares == [0, 1]
 
 
+def test_labels_of_a_folder_of_scenes_agree_about_255(tmp_path: Path, write_tif: WriteTif) -> None:
+    for name, values in (("a", (0, 1, 255)), ("b", (0, 255))):
+        label = np.resize(np.array(values, np.uint8), SHAPE)
+        for folder in ("t1", "t2"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_tif(tmp_path / folder / f"{name}.tif", pixels(1))
+        for folder, nodata in (("plain", None), ("declared", 255)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_tif(tmp_path / folder / f"{name}.tif", label, nodata=nodata)
+    t1, t2, plain, declared = (str(tmp_path / n) for n in ("t1", "t2", "plain", "declared"))
+
+    def shares(scene: Scene, key: str, **rules: Any) -> list[float]:
+        data = ScenePairs(scene, keys={key}, **rules)
+        return [float((data[q][key] == 1).float().mean()) for q in grid_queries(data, SHAPE)]
+
+    told = r"plain: expected one meaning of 255, found 0 and 255 alone in b\.tif and 1 beside 255"
+    meant = {0: 0, 1: 1, 255: 255}
+    labelled = Scene(t1, t2, labels=plain)
+    for scene in (labelled, Scene(t1, t2, buildings=(declared, plain))):
+        with pytest.raises(DataError, match=told + r" in a\.tif; .* mask_values="):
+            shares(scene, "mask")
+    layered = Scene(t1, t2, layers={"vl_change": plain})
+    with pytest.raises(DataError, match=told + r" in a\.tif; .* layer_values="):
+        shares(layered, "vl_change")
+    assert shares(labelled, "mask", mask_values=meant) == pytest.approx([1 / 3, 0], abs=0.01)
+    assert shares(layered, "vl_change", layer_values=meant) == shares(
+        Scene(t1, t2, labels=declared), "mask"
+    )
+    alone = Scene(f"{t1}/b.tif", f"{t2}/b.tif", labels=f"{plain}/b.tif")
+    assert shares(alone, "mask") == pytest.approx([0.5], abs=0.01)
+
+
 def test_a_layer_that_no_scene_names_is_an_error(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t1\.tif: vl_t1 was requested, but the layers"):
         ScenePairs([scene], keys={"image", "vl_t1"})
