@@ -165,3 +165,11 @@ def test_street_sets_are_split_and_evaluated_alike(
     assert json.loads(capsys.readouterr().out)["pairs"] == 2
     assert main(line) == 1
     assert "expected a part of" in capsys.readouterr().err
+    name = split["labeled"][0]
+    for folder in ("t0", "t1", "mask"):
+        (root / "test" / folder / "test0.png").rename(root / "test" / folder / f"{name}.png")
+    assert main([*line, "--split", "labeled"]) == 1
+    assert f"found '{name}' 2 times in the splits" in capsys.readouterr().err
+    line[1] = str(root / "train")
+    assert main([*line, "--split", "labeled"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"] == 2
