@@ -216,7 +216,8 @@ class PairFolder(Plotted, NonGeoDataset):
             return here.mask[name]
         folder = here.base / self._layer(self.mask_from).folder
         elsewhere = Path(self.mask_from) / here.base.relative_to(self.root)
-        if not folder.is_dir() and Path(self.mask_from).name != self.mask_from:
+        named = Path(self.mask_from).name != self.mask_from or elsewhere.is_dir()
+        if not folder.is_dir() and named:
             folder = elsewhere
         return _file_in(folder, self.mask_from, name)
 

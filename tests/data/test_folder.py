@@ -656,7 +656,9 @@ def test_real_folders(realdata: Path) -> None:
         assert sample["image"].shape[-2:] == sample["mask"].shape[-2:]
 
 
-def test_masks_are_taken_from_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_masks_are_taken_from_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, values in (("A", 7), ("B", 9)):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((4, 4, 3), values, np.uint8)).save(tmp_path / name / "x.png")
@@ -675,3 +677,9 @@ def test_masks_are_taken_from_where_they_are_asked_for(tmp_path: Path) -> None:
     assert len(PairFolder(tmp_path, keys={"image", "mask"}, mask_from="pseudo")) == 1
     with pytest.raises(DataError, match=r"no x\.png or \.tif for the key 'other'"):
         PairFolder(tmp_path, mask_from="other")
+    # as -o of rscd pseudolabel names it: from the working directory
+    (tmp_path / "work").mkdir()
+    (tmp_path / "pseudo").rename(tmp_path / "work" / "masks")
+    monkeypatch.chdir(tmp_path / "work")
+    for named in ("masks", "./masks", str(tmp_path / "work" / "masks")):
+        assert PairFolder(tmp_path, mask_from=named)[0]["mask"][0, :, 0].tolist() == [1, 255, 0, 0]
