@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from affine import Affine
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, BoolArray
-from rscd.data.images import Picture, fill_invalid, read_mask, read_pair, read_picture
+from rscd.data.images import (
+    Picture,
+    fill_invalid,
+    read_mask,
+    read_pair,
+    read_picture,
+    say_elsewhere,
+)
 from rscd.data.labels import image_label, labels_for, read_label_list
 from rscd.data.layout import Folders, Layout, PairDir, find_layout, pair_name
 from rscd.data.plotted import Plotted
@@ -169,9 +177,10 @@ class PairFolder(Plotted, NonGeoDataset):
         if "mask" in self.keys and files.mask is not None:
             own = self.mask_from is None
             rule = self.mask_values if own else self._layer(str(self.mask_from)).values
-            sample["mask"] = _labels_of(files.mask, rule, valid)
+            sample["mask"] = _labels_of(files.mask, rule, valid, sample.get("transform"))
         for key, path in files.layers.items():
-            sample[key] = _labels_of(path, self._layer(key).values, valid)
+            rule = self._layer(key).values
+            sample[key] = _labels_of(path, rule, valid, sample.get("transform"))
         if "label" in self.keys:
             sample["label"] = torch.tensor(self._label(files, sample))
         return self.transforms(sample) if self.transforms is not None else sample
@@ -269,6 +278,7 @@ class PairFolder(Plotted, NonGeoDataset):
                 f"{files.t2}: (bands, height, width) is {second.pixels.shape}, t1 has "
                 f"{first.pixels.shape}; make both dates one size"
             )
+        say_elsewhere(files.t2, second.transform, first.transform, first.shape_hw)
         valid = _valid_at_both(first, second)
         if "image" in self.keys:
             sample["image"] = stack_dates(first, second)
@@ -353,9 +363,9 @@ def _valid_at_both(first: Picture, second: Picture) -> BoolArray:
     return valid
 
 
-def _labels_of(path: Path, rule: MaskRule, valid: BoolArray | None) -> Tensor:
+def _labels_of(path: Path, rule: MaskRule, valid: BoolArray | None, like: Affine | None) -> Tensor:
     """(1,H,W) int64 of a label file, 255 where the images are not valid."""
-    mask = read_mask(path, rule)
+    mask = read_mask(path, rule, like)
     if valid is not None:
         if mask.shape != valid.shape:
             raise DataError(

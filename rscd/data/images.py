@@ -60,6 +60,9 @@ def label_suffix(image: Path) -> str:
     return ".png" if image.suffix.lower() in PLAIN_SUFFIXES else ".tif"
 
 
+ELSEWHERE_PX = 0.5
+"""Corners of two files of a pair may lie this far apart."""
+
 RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 log = logging.getLogger(__name__)
@@ -172,6 +175,37 @@ def _warn_of_folder(folder: Path, text: str) -> None:
     log.warning("%s: %s", folder, text)
 
 
+_elsewhere: set[Path] = set()
+"""Folders of which `say_elsewhere` has warned."""
+
+
+def say_elsewhere(
+    path: Path,
+    transform: rasterio.Affine | None,
+    like: rasterio.Affine | None,
+    shape_hw: tuple[int, ...],
+) -> None:
+    """Warn once per folder if a file lies elsewhere than the image whose pixels it belongs to.
+
+    Files of a folder of pairs belong together pixel by pixel, whatever their georeferencing says;
+    one that is shifted or upside down is no error, but rarely meant.
+    """
+    if transform is None or like is None or path.parent in _elsewhere or like.is_degenerate:
+        return
+    height, width = shape_hw
+    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], float)
+    own = np.array([~like @ (transform @ tuple(corner)) for corner in corners])
+    apart = float(np.hypot(*(own - corners).T).max())
+    if apart > ELSEWHERE_PX:
+        _elsewhere.add(path.parent)
+        log.warning(
+            "%s: by its georeferencing it lies up to %.3g pixels from t1 of the pair; pixels are "
+            "taken as they are stored. If that is wrong, warp it onto t1, or read the rasters as "
+            "scenes",
+            *(path, apart),
+        )
+
+
 def said_of(path: Path) -> Bands:
     """Band metadata of an image file, from its header; PNG, JPEG and the like are grey or RGB.
 
@@ -193,6 +227,8 @@ class StoredLabel:
     """(H,W) where alpha or the file's own mask let the values count; None where it has neither."""
     nodata: float | None
     """Declared value."""
+    transform: rasterio.Affine | None = None
+    """Pixel to CRS; None for files without georeferencing."""
 
     def coding(self, rule: MaskRule = "strict") -> Coding:
         """What the values mean.
@@ -242,7 +278,8 @@ def read_label(path: Path) -> StoredLabel:
         if path.suffix.lower() in PLAIN_SUFFIXES and known is not None and not known.all():
             text = "transparent pixels of labels count as pixels without label (255), not as 0"
             _warn_of_folder(path.parent, text)
-        return StoredLabel(path, values, known, declared_nodata(dataset))
+        transform = None if dataset.transform.is_identity else dataset.transform
+        return StoredLabel(path, values, known, declared_nodata(dataset), transform)
 
 
 def read_label_values(path: Path) -> NDArray[Any]:
@@ -250,8 +287,15 @@ def read_label_values(path: Path) -> NDArray[Any]:
     return read_label(path).values
 
 
-def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
+def read_mask(
+    path: Path, rule: MaskRule = "strict", like: rasterio.Affine | None = None
+) -> ByteArray:
     """Read a label file.
+
+    Args:
+        path: of the file.
+        rule: how stored values are read.
+        like: transform of the image whose pixels it labels, if known; see `say_elsewhere`.
 
     Returns:
         (H,W) uint8: 0 no change, 1 change, 255 ignore, also where the file declares nodata.
@@ -261,6 +305,7 @@ def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
             ignore there and change in another file of the folder.
     """
     label = read_label(path)
+    say_elsewhere(path, label.transform, like, label.values.shape)
     coding = label.coding(rule)
     check_agreement(label, coding, rule)
     mask = coding.decode(label.values, label.known)

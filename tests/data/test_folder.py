@@ -282,6 +282,39 @@ def test_georeferencing_and_validity(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["B", "label", "vl_change"])
+def test_a_file_that_lies_elsewhere_than_t1_is_said(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
+    places = {
+        "near": place @ Affine.translation(0.3, 0.3),
+        "shifted": place @ Affine.translation(3, 0),
+        "upside_down": place @ Affine(1, 0, 0, 0, -1, H),
+    }
+    for folder, moved in places.items():
+        for name, array in (("A", pixels(0)), ("B", pixels(1)), ("label", mask_pixels(0)),
+                            ("vl_change", mask_pixels(0, 1))):  # fmt: skip
+            for stem in ("x", "y"):
+                path = tmp_path / folder / name / f"{stem}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                crs = rasterio.crs.CRS.from_epsg(32633)
+                write_picture(path, array, crs, moved if name == kind else place)
+        caplog.clear()
+        pairs = PairFolder(tmp_path / folder, keys={"image", "mask", "vl_change"})
+        for index in (0, 1, 0):
+            sample = pairs[index]
+        assert np.array_equal(sample["vl_change"][0], mask_pixels(0, 1)[0]), "as stored"
+        said = [record.getMessage() for record in caplog.records]
+        if folder == "near":
+            assert not said
+            continue
+        (text,) = said
+        apart = 3 if folder == "shifted" else H
+        assert text.startswith(f"{tmp_path / folder / kind / 'x.tif'}: by its georeferencing it")
+        assert f"up to {apart} pixels from t1" in text
+
+
 def test_nan_and_alpha_are_invalid(tmp_path: Path) -> None:
     array = pixels(0, 2).astype(np.float32)
     array[1, 3, 3] = np.nan
