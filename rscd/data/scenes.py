@@ -1,5 +1,7 @@
 """Georeferenced scenes as a TorchGeo dataset: two dates on one grid, with labels of any kind."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +20,7 @@ from torchgeo.datasets import GeoDataset
 
 from rscd.base.arguments import check_names
 from rscd.base.errors import DataError
+from rscd.base.redact import redacted
 from rscd.base.types import IGNORE, LAYERS, Align, BoolArray, ByteArray
 from rscd.data.answers import Answer, answers_in, open_answers
 from rscd.data.labels import image_label
@@ -41,8 +44,11 @@ from rscd.geo.labels import MaskRule
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
+from rscd.geo.vectors import read_layer
 
 __all__ = ["Scene", "ScenePairs"]
+
+log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 KEYS = frozenset({"image", "mask", "valid", "label"})
@@ -170,10 +176,11 @@ class ScenePairs(Plotted, GeoDataset):
         ]
         for key in sorted({key for layers, *_ in self._layers for key in layers}):
             alike = (layers[key] for layers, *_ in self._layers if key in layers)
-            check_agreement(_rasters(alike), "mask_values" if key == "mask" else "layer_values")
+            check_agreement(_of_dates(alike), "mask_values" if key == "mask" else "layer_values")
         first = self._pairs[0].grid
         own = crs_of(first)
         self._place(own if crs is None else CRS.from_user_input(crs), _res_of(first, own, crs, res))
+        self._say_untouched()
 
     def __getitem__(self, query: Any) -> Sample:
         """Read a patch; see `locate`.
@@ -297,6 +304,24 @@ class ScenePairs(Plotted, GeoDataset):
                 f"expected a CRS in each of {len(self._pairs)} scenes, found none in "
                 f"{odd.t1.path}; read pictures without georeferencing with PairFolder"
             )
+
+    def _say_untouched(self) -> None:
+        """Warn of polygons that lie in no scene: nothing would be change, or a building."""
+        met: Counter[tuple[str, str]] = Counter()
+        scenes = {id(place.pair): place for place in self.places}
+        for place in scenes.values():
+            box = shapely.box(*bounds_of(place.pair.grid))
+            for key, layer in place.layers.items():
+                for one in _of_dates([layer]):
+                    if isinstance(one, LoadedPolygons):
+                        met[one.path, key] += len(one.tree.query(box))
+        for (path, key), count in met.items():
+            if not count and len(read_layer(path, "polygons in labels", columns=[])):
+                log.warning(
+                    "no polygon of %s lies in a scene, so %s gets nothing from it: check its CRS, "
+                    "and where= if that is given",
+                    *(redacted(path), key),
+                )
 
     def _place(self, crs: CRS | None, res: tuple[float, float]) -> None:
         """Put every scene on a grid of this CRS and pixel size, and index them."""
@@ -509,7 +534,7 @@ def _change_layer(scene: Scene, pair: ScenePair, rule: MaskRule) -> LabelLayer:
     return BuildingDifference(sides[0], sides[1])
 
 
-def _rasters(layers: Iterable[LabelLayer]) -> Iterator[LabelLayer]:
+def _of_dates(layers: Iterable[LabelLayer]) -> Iterator[LabelLayer]:
     """Layers, and those of both dates in place of building layers."""
     for layer in layers:
         yield from (layer.t1, layer.t2) if isinstance(layer, BuildingDifference) else (layer,)

@@ -466,6 +466,37 @@ def test_label_rasters_of_another_place_are_said(
         assert (f"labels {path} do not touch the scene at" in caplog.text) is said
 
 
+@pytest.mark.parametrize(
+    ("moved_m", "where", "said"),
+    [
+        (0, None, False),
+        (0, "kind = 'new'", False),
+        (0, "kind = 'nwe'", True),
+        (50_000, None, True),
+        (None, None, False),  # an empty file: nothing changed
+    ],
+)
+@pytest.mark.parametrize("field", ["labels", "buildings", "layers"])
+def test_polygons_that_no_scene_has_are_said(
+    field: str, moved_m: float | None, where: str | None, said: bool, scene: Scene,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    path, sound = str(tmp_path / "odd.gpkg"), str(tmp_path / "sound.gpkg")
+    frame = geopandas.GeoDataFrame({"kind": ["new"] * 5}, geometry=squares(1, 5), crs=UTM33)
+    frame.to_file(sound, engine="pyogrio")
+    frame.geometry = frame.translate(moved_m or 0)
+    frame[: 0 if moved_m is None else 5].to_file(path, engine="pyogrio")
+    if field == "layers":
+        own, key = Scene(scene.t1, scene.t2, layers={"vl_t1": path}), "vl_t1"
+        said = said and where is None  # where= is about labels and buildings
+    elif field == "buildings":
+        own, key = Scene(scene.t1, scene.t2, buildings=(sound, path), where=where), "mask"
+    else:
+        own, key = Scene(scene.t1, scene.t2, labels=path, where=where), "mask"
+    ScenePairs(own, keys={key})
+    assert (f"no polygon of {path} lies in a scene, so {key} gets" in caplog.text) is said
+
+
 def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: WriteTif) -> None:
     for folder in ("t1", "t2", "other", "labels"):
         (tmp_path / folder).mkdir()
