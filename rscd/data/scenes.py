@@ -27,7 +27,7 @@ from rscd.data.labels import image_label
 from rscd.data.leaks import Ground
 from rscd.data.plotted import Plotted
 from rscd.data.review_labels import LoadedReview, ReviewLabels
-from rscd.data.scene_files import Scene, expand
+from rscd.data.scene_files import Scene, expand, say_read_otherwise
 from rscd.data.scene_labels import (
     BuildingDifference,
     LabelLayer,
@@ -170,6 +170,10 @@ class ScenePairs(Plotted, GeoDataset):
             for s in self.scenes
         ]
         self._check_bands()
+        from_review = {scene.review for scene in listed if not scene.t1}
+        for scene, pair in zip(self.scenes, self._pairs, strict=True):
+            if scene.review is not None and scene.review in from_review:
+                say_read_otherwise(scene, pair, src_nodata)
         self._rules = mask_values, layer_values
         self._layers = [
             self._opened(scene, pair) for scene, pair in zip(self.scenes, self._pairs, strict=True)
