@@ -26,8 +26,8 @@ from rscd.geo.grid import bounds_text, check_same_world, crs_name, footprint_px,
 from rscd.geo.labels import (
     Coding,
     MaskRule,
+    Told255,
     coding_in,
-    contradiction,
     declared_nodata,
     one_band,
     says_255_is_change,
@@ -298,15 +298,9 @@ def check_agreement(layers: Iterable[LabelLayer], argument: str) -> None:
     Raises:
         DataError: two of them do.
     """
-    told: dict[tuple[Path, bool], Path] = {}
+    told = Told255(argument)
     for layer in (raster for raster in layers if isinstance(raster, LabelRaster)):
-        if layer.says_255 is None:
-            continue
-        path = Path(redacted(layer.source.path))
-        told.setdefault((path.parent, layer.says_255), path)
-        if (path.parent, not layer.says_255) in told:
-            alone, beside = (told[path.parent, change].name for change in (True, False))
-            raise contradiction(str(path.parent), alone, beside, argument)
+        told.add(Path(redacted(layer.source.path)), layer.says_255)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ nodata.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -220,6 +221,28 @@ def contradiction(folder: str, alone: str, beside: str, argument: str = "mask_va
         f"{folder}: expected one meaning of 255, found 0 and 255 alone in {alone} and 1 beside 255 "
         f"in {beside}; say which it is, such as {argument}={{0: 0, 1: 1, 255: 255}}"
     )
+
+
+@dataclass
+class Told255:
+    """What files have told of 255 so far, see `says_255_is_change`."""
+
+    argument: str = "mask_values"
+    """That names what stored values mean, for messages."""
+    by_folder: dict[tuple[Path, bool], Path] = field(default_factory=dict)
+
+    def add(self, path: Path, says: bool | None) -> None:
+        """Add what a file tells.
+
+        Raises:
+            DataError: another file of its folder told otherwise.
+        """
+        if says is None:
+            return
+        self.by_folder.setdefault((path.parent, says), path)
+        if (path.parent, not says) in self.by_folder:
+            alone, beside = (self.by_folder[path.parent, change].name for change in (True, False))
+            raise contradiction(str(path.parent), alone, beside, self.argument)
 
 
 def _one_of(values: NDArray[Any], wanted: frozenset[float]) -> BoolArray:

@@ -381,6 +381,15 @@ def test_label_values(tmp_path: Path) -> None:
     assert manifest.content["tiles"]["train_1_2"]["label"] == 0
 
 
+def test_255_has_one_meaning_in_the_labels_of_a_set(tmp_path: Path) -> None:
+    parts(tmp_path / "src", {"train": 2, "val": 1, "test": 1}, 2 * PATCH)
+    mask = np.zeros((1, 2 * PATCH, 2 * PATCH), np.uint8)
+    mask[0, 0, :2] = 1, 255
+    write_picture(tmp_path / "src" / "train" / "label" / "train_2.png", mask)
+    with pytest.raises(DataError, match=r"found 0 and 255 alone in train_1\.png and 1 beside 255"):
+        prepare("levir", tmp_path / "src", tmp_path / "dst", patch=PATCH)
+
+
 def test_incomplete_sources(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no published tiling 'cdd'; known are whu, levir, dsifn"):
         prepare("cdd", tmp_path, tmp_path / "dst")
