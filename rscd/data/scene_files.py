@@ -19,6 +19,12 @@ from rscd.geo.source import inspect
 
 log = logging.getLogger(__name__)
 
+BESIDE = frozenset(
+    {".shx", ".dbf", ".prj", ".cpg", ".sbn", ".sbx", ".qix", ".qpj", ".qmd", ".qml"}
+    | {".tfw", ".pgw", ".jgw", ".wld"}
+)
+"""Suffixes of files that belong to a shapefile, a layer or a raster of the same name."""
+
 MOST_NAMED = 5
 """Most rasters without partner listed in a message."""
 
@@ -202,7 +208,8 @@ def _part(scene: Scene, name: str, t1: str, t2: str, stem: str | None = None) ->
     def of_name(path: str | None) -> str | None:
         if path is None or not Path(path).is_dir():
             return path
-        found = sorted(p for p in Path(path).iterdir() if p.stem == stem)
+        named = (p for p in Path(path).iterdir() if p.stem == stem)
+        found = sorted(p for p in named if p.suffix.lower() not in BESIDE)
         if len(found) != 1:
             raise DataError(
                 f"{path}: expected one file named {stem}.*, found {len(found)}; label every raster "

@@ -534,6 +534,24 @@ def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: Write
         ScenePairs([Scene(t1, str(tmp_path / "none"))])
 
 
+def test_labels_of_a_folder_may_be_shapefiles(tmp_path: Path, write_tif: WriteTif) -> None:
+    for folder in ("t1", "t2", "labels"):
+        (tmp_path / folder).mkdir()
+    for name, count in (("a", 4), ("b", 8)):
+        for folder in ("t1", "t2"):
+            write_tif(tmp_path / folder / f"{name}.tif", pixels(1))
+        frame = geopandas.GeoDataFrame({"id": range(count)}, geometry=squares(3, count), crs=UTM33)
+        frame.to_file(tmp_path / "labels" / f"{name}.shp", engine="pyogrio")
+    (tmp_path / "labels" / "a.qml").write_text("style")
+    t1, t2, labels = (str(tmp_path / folder) for folder in ("t1", "t2", "labels"))
+    dataset = ScenePairs(Scene(t1, t2, labels=labels))
+    a, b = (int(dataset[q]["mask"].sum()) for q in grid_queries(dataset, SHAPE))
+    assert 0 < a < b
+    (tmp_path / "labels" / "a.gpkg").touch()
+    with pytest.raises(DataError, match=r"expected one file named a\.\*, found 2"):
+        ScenePairs(Scene(t1, t2, labels=labels))
+
+
 def test_a_date_on_another_grid_is_aligned(
     scene: Scene, tmp_path: Path, write_tif: WriteTif
 ) -> None:
