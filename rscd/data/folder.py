@@ -253,6 +253,10 @@ class PairFolder(Plotted, NonGeoDataset):
         known: dict[str, int] = {}
         for text, label in given.items():
             name = self.layout.own_name(pair_name(text))
+            if label not in (0, 1):
+                raise DataError(
+                    f"{source}: expected 0 or 1 for {name}, found {label!r}; correct it"
+                )
             if known.setdefault(name, label) != label:
                 raise DataError(f"{source}: {name} has both labels; keep one")
         keys = {f.name: f.full if f.full in known else f.stem for f in self.files}

@@ -518,6 +518,10 @@ def test_weak_labels_need_a_list(tmp_path: Path) -> None:
         PairFolder(tmp_path, "train", keys={"image", "label"})
     given = PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1.png": 0, "p2": 1})
     assert labels_of(given) == [1, 0, 1]
+    wrong: Any
+    for wrong in (255, "1", -1):
+        with pytest.raises(DataError, match=f"labels: expected 0 or 1 for p1, found {wrong!r}"):
+            PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1": wrong, "p2": 0})
     with pytest.raises(DataError, match=r"2 of 3 pairs have no label, first 'p1'"):
         PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1})
 
