@@ -369,9 +369,9 @@ def _panorama_of(name: str) -> str:
 
 
 def _subset_of(path: Path) -> str:
-    """TSUNAMI or GSV, from the file name first and folders second."""
-    for text in (path.name.upper(), path.as_posix().upper()):
+    """TSUNAMI or GSV, from the file name or else the innermost folder that tells."""
+    for text in reversed(path.parts):
         for subset in ("TSUNAMI", "GSV"):
-            if subset in text:
+            if subset in text.upper():
                 return subset
     return "PCD"

@@ -189,6 +189,12 @@ def test_pcd_decides_what_change_is_by_all_masks_of_a_folder(tmp_path: Path) -> 
         assert torch.equal(data[0]["mask"][0] == 1, torch.from_numpy(mostly == 255))
 
 
+def test_pcd_in_a_folder_called_after_its_subsets(tmp_path: Path) -> None:
+    found = street_conditions(pcd(tmp_path / "tsunami_and_gsv"))
+    assert found is not None
+    assert {name: len(part) for name, part in found.parts.items()} == {"TSUNAMI": 60, "GSV": 60}
+
+
 def test_pcd_turns_images_and_masks_alike(tmp_path: Path) -> None:
     data = PCD(pcd(tmp_path, 5), "test", keys={"image"})
     upright, turned = data[0]["image"], data[1]["image"]
