@@ -179,6 +179,9 @@ def _write_tiles(
                         told.add(files[2], says)
                     window = Window(0, row[0].row, label.width, patch)
                     mask = coding.decode(*read_stored(name, label, window))
+                    for valid in (t1.valid, t2.valid):  # tiles have no alpha band
+                        if valid is not None:
+                            mask[~valid[row[0].row : row[0].row + patch]] = IGNORE
                     strips = [source.strip(row[0].row, patch) for source in (t1, t2)]
                     for cut, three in zip(row, paths, strict=True):
                         _cut_one(cut, three, (*strips, mask[None]), (t1, t2), patch)
