@@ -15,7 +15,8 @@ from rscd.base.types import LAYERS
 from rscd.cli import main
 from rscd.data.folder import PairFolder
 from rscd.data.scenes import Scene, ScenePairs
-from rscd.labels.from_segmenter import _doubts
+from rscd.geo.scene import ScenePair
+from rscd.labels.from_segmenter import DATES, _doubts, scene_pair
 from rscd.labels.store import NUMBERS, TAG
 from rscd.segmenters.segmenter import SemanticPrediction
 from rscd.segmenters.stitch import segment
@@ -352,6 +353,18 @@ def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Path:
         with rasterio.open(path, "r+") as out:
             out.descriptions = ("building", "ground")
     return tmp_path
+
+
+def test_a_segmenter_sees_the_pixels_of_a_scene_where_they_lie(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
+    ramp = np.arange(20 * 30).reshape(20, 30) % 251
+    values = np.stack([ramp, ramp[::-1], ramp[:, ::-1]]).astype(np.uint8)
+    values[:, 0, 0], values[:, 0, 1] = 0, 255  # the whole range, so that nothing is stretched
+    path = write_tif(tmp_path / "t.tif", values)
+    pair = scene_pair(ScenePair.open(path, path), tmp_path)
+    for date in DATES:
+        np.testing.assert_array_equal(pair.read(date).rgb, values.transpose(1, 2, 0))
 
 
 def test_two_rasters(scene: Path) -> None:
