@@ -8,7 +8,7 @@ false, yes or no, 1 or 0; places without answer are not used.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,25 @@ def open_answers(path: str, grid: GeoBox, name: str) -> Polygons | Table:
             f"{', '.join(frame.columns)}; add them"
         )
     if wanted == [NAME]:
-        frame = frame[frame[NAME].map(image_id).isin({name, name.rpartition("/")[2]})]
+        frame = _of_scene(path, frame, name)
         places = np.full(len(frame), shapely.box(*bounds_of(grid)), object)
     else:
         with border(lambda error: _unreadable(path, error)):
             places = shapely.box(*frame[EDGES].to_numpy(float).T)
     return Table(path, places, frame[CHANGED].to_numpy(object), crs_of(grid))
+
+
+def _of_scene(path: str, frame: Any, name: str) -> Any:
+    """The rows of a table that name a scene: with its folder, or else by the file name alone."""
+    texts = frame[NAME].fillna("")
+    exact = texts.map(lambda text: str(PurePosixPath(text).parent / image_id(text))) == name
+    found = frame[exact if exact.any() else texts.map(image_id) == name.rpartition("/")[2]]
+    if len(set(_as_bool(path, found[CHANGED])) - {None}) > 1:
+        raise DataError(
+            f"expected one answer for {name} in {path}, found yes and no; correct the table, or "
+            "write the folder before the name, as in the names of scenes"
+        )
+    return found
 
 
 def _unreadable(path: str, error: Exception) -> DataError:

@@ -32,12 +32,14 @@ def labelled_shares(
     Raises:
         DataError: if there are no such pairs or lists, or the lists are of another dataset.
     """
-    names = training_names(folder, split) or _names(folder, split)
+    street = training_names(folder, split)
+    names = street or _names(folder, split)
     if lists is None:
         return {percent: labeled_split(names, percent, how, seed) for percent in percentages}
     found = {percent: published_split(lists, percent) for percent in percentages}
+    own_name = str if street else find_layout(folder).own_name
     for published in found.values():
-        listed = {*published["labeled"], *published["unlabeled"]}
+        listed = set(map(own_name, (*published["labeled"], *published["unlabeled"])))
         if listed != set(names):
             odd = min(listed ^ set(names))
             raise DataError(

@@ -1,5 +1,6 @@
 """Folders of image pairs as a TorchGeo dataset."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,14 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from affine import Affine
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, BoolArray
-from rscd.data.images import Picture, fill_invalid, read_mask, read_pair, read_picture
+from rscd.data.images import (
+    Picture,
+    fill_invalid,
+    read_mask,
+    read_pair,
+    read_picture,
+    say_elsewhere,
+)
 from rscd.data.labels import image_label, labels_for, read_label_list
-from rscd.data.layout import Folders, Layout, PairDir, find_layout, image_id
+from rscd.data.layout import Folders, Layout, PairDir, find_layout, pair_name
 from rscd.data.plotted import Plotted
 from rscd.data.splits import read_split
 from rscd.geo.labels import IGNORE_CODED, MaskRule
@@ -51,6 +60,13 @@ class PairFiles:
     """The folder that contains the dates and additional layers."""
     stem: str
     """File name in additional layers, without suffix."""
+    part: str = ""
+    """Its split folder, if the dataset has such."""
+
+    @property
+    def full(self) -> str:
+        """Its name among the pairs of all split folders."""
+        return f"{self.part}/{self.stem}" if self.part else self.stem
 
 
 class PairFolder(Plotted, NonGeoDataset):
@@ -131,7 +147,7 @@ class PairFolder(Plotted, NonGeoDataset):
             names = _part(split_file, split, names)
         found = self.layout.select(split if split_file is None else None)
         if names is not None:
-            found = _only(found, names, self.root)
+            found = _only(self.layout, found, names)
         if not found:
             raise DataError(
                 f"{self.root}: split {split!r} holds no pairs; check the lists and folders"
@@ -140,7 +156,10 @@ class PairFolder(Plotted, NonGeoDataset):
         self.keys = frozenset(keys) if keys is not None else self._default_keys(found)
         if "mask" in self.keys and self.mask_from is None:
             _check_partners(self.layout, found, KINDS[2:])
-        self.files = [self._files(part, name) for part, name in found]
+        # a part of a split file may hold pairs of one name in several folders
+        alike = split_file is not None and len({name for _, name in found}) < len(found)
+        folder = None if alike else split
+        self.files = [self._files(part, name, folder) for part, name in found]
         self.labels = self._labels(labels)
 
     def __len__(self) -> int:
@@ -158,9 +177,10 @@ class PairFolder(Plotted, NonGeoDataset):
         if "mask" in self.keys and files.mask is not None:
             own = self.mask_from is None
             rule = self.mask_values if own else self._layer(str(self.mask_from)).values
-            sample["mask"] = _labels_of(files.mask, rule, valid)
+            sample["mask"] = _labels_of(files.mask, rule, valid, sample.get("transform"))
         for key, path in files.layers.items():
-            sample[key] = _labels_of(path, self._layer(key).values, valid)
+            rule = self._layer(key).values
+            sample[key] = _labels_of(path, rule, valid, sample.get("transform"))
         if "label" in self.keys:
             sample["label"] = torch.tensor(self._label(files, sample))
         return self.transforms(sample) if self.transforms is not None else sample
@@ -189,7 +209,7 @@ class PairFolder(Plotted, NonGeoDataset):
         first = [read_picture(side[name]) for side in (here.t1, here.t2)]
         return frozenset(keys | ({"valid"} if any(p.valid is not None for p in first) else set()))
 
-    def _files(self, part: str, name: str) -> PairFiles:
+    def _files(self, part: str, name: str, folder: str | None) -> PairFiles:
         here = self.layout.parts[part]
         t1, t2 = here.t1[name], here.t2[name]
         mask = self._mask_file(here, name) if "mask" in self.keys else None
@@ -197,15 +217,16 @@ class PairFolder(Plotted, NonGeoDataset):
             key: _file_in(here.base / self._layer(key).folder, key, name)
             for key in sorted(self.keys - OWN_KEYS)
         }
-        title = self.layout.title(part, name, self.split)
-        return PairFiles(title, t1, t2, mask, layers, here.base, name)
+        title = self.layout.title(part, name, folder)
+        return PairFiles(title, t1, t2, mask, layers, here.base, name, part)
 
     def _mask_file(self, here: PairDir, name: str) -> Path:
         if self.mask_from is None:
             return here.mask[name]
         folder = here.base / self._layer(self.mask_from).folder
         elsewhere = Path(self.mask_from) / here.base.relative_to(self.root)
-        if not folder.is_dir() and Path(self.mask_from).name != self.mask_from:
+        named = Path(self.mask_from).name != self.mask_from or elsewhere.is_dir()
+        if not folder.is_dir() and named:
             folder = elsewhere
         return _file_in(folder, self.mask_from, name)
 
@@ -216,7 +237,7 @@ class PairFolder(Plotted, NonGeoDataset):
         if "label" not in self.keys:
             return {}
         if isinstance(given, Mapping):
-            return self._by_name({image_id(k): v for k, v in given.items()}, "the given labels")
+            return self._by_name(given, "the given labels")
         path = Path(given) if given is not None else self.layout.label_lists.get(self.split or "")
         if path is not None:
             return self._by_name(read_label_list(path), str(path))
@@ -227,12 +248,26 @@ class PairFolder(Plotted, NonGeoDataset):
             f"list/{self.split or 'SPLIT'}_label.txt; give labels= (lines NAME.png,0,0,L)"
         )
 
-    def _by_name(self, known: Mapping[str, int], source: str) -> dict[str, int]:
-        # a list of one split has file names; samples of all splits together are named split/name
-        stems = {name: name.rpartition("/")[2] for name in self.names}
-        full = {name: name if name in known else stem for name, stem in stems.items()}
-        found = labels_for(known, full.values(), source)
-        return {name: found[key] for name, key in full.items()}
+    def _by_name(self, given: Mapping[str, int], source: str) -> dict[str, int]:
+        """Labels of the pairs; a list of one split has bare names, others ``split/name``."""
+        known: dict[str, int] = {}
+        for text, label in given.items():
+            name = self.layout.own_name(pair_name(text))
+            if label not in (0, 1):
+                raise DataError(
+                    f"{source}: expected 0 or 1 for {name}, found {label!r}; correct it"
+                )
+            if known.setdefault(name, label) != label:
+                raise DataError(f"{source}: {name} has both labels; keep one")
+        keys = {f.name: f.full if f.full in known else f.stem for f in self.files}
+        twice = [key for key, n in Counter(keys.values()).items() if n > 1 and key in known]
+        if twice:
+            raise DataError(
+                f"{source}: expected labels of one pair each, found {twice[0]!r} in several "
+                f"splits; write the split before the name, such as {self.files[0].full}"
+            )
+        found = labels_for(known, keys.values(), source)
+        return {name: found[key] for name, key in keys.items()}
 
     def _label(self, files: PairFiles, sample: Sample) -> int:
         if self.labels:
@@ -247,6 +282,7 @@ class PairFolder(Plotted, NonGeoDataset):
                 f"{files.t2}: (bands, height, width) is {second.pixels.shape}, t1 has "
                 f"{first.pixels.shape}; make both dates one size"
             )
+        say_elsewhere(files.t2, second.transform, first.transform, first.shape_hw)
         valid = _valid_at_both(first, second)
         if "image" in self.keys:
             sample["image"] = stack_dates(first, second)
@@ -302,17 +338,25 @@ def _part(split_file: Path | str, split: str | None, names: Sequence[str] | None
     return read_split(split_file)[split]
 
 
-def _only(found: list[tuple[str, str]], names: Sequence[str], root: Path) -> list[tuple[str, str]]:
-    by_name = {name: (part, name) for part, name in found}
-    by_name |= {f"{part}/{name}": (part, name) for part, name in found}
-    wanted = [image_id(name) if name not in by_name else name for name in names]
-    missing = [name for name in wanted if name not in by_name]
+def _only(
+    layout: Layout, found: Sequence[tuple[str, str]], names: Sequence[str]
+) -> list[tuple[str, str]]:
+    chosen = set(found)
+    meant = {name: [pair for pair in layout.places(name) if pair in chosen] for name in names}
+    missing = [name for name in names if not meant[name]]
     if missing:
         raise DataError(
-            f"{root}: {len(missing)} of {len(wanted)} named pairs do not exist, first "
+            f"{layout.root}: {len(missing)} of {len(names)} named pairs do not exist, first "
             f"{missing[0]!r}; the split belongs to another dataset"
         )
-    return [by_name[name] for name in wanted]
+    for name, pairs in meant.items():
+        if len(pairs) > 1:
+            parts = ", ".join(part for part, _ in pairs)
+            raise DataError(
+                f"{layout.root}: expected names of one pair each, found {name!r} in {parts}; write "
+                f"{'/'.join(pairs[0])}, or whichever is meant"
+            )
+    return [meant[name][0] for name in names]
 
 
 def _valid_at_both(first: Picture, second: Picture) -> BoolArray:
@@ -323,9 +367,9 @@ def _valid_at_both(first: Picture, second: Picture) -> BoolArray:
     return valid
 
 
-def _labels_of(path: Path, rule: MaskRule, valid: BoolArray | None) -> Tensor:
+def _labels_of(path: Path, rule: MaskRule, valid: BoolArray | None, like: Affine | None) -> Tensor:
     """(1,H,W) int64 of a label file, 255 where the images are not valid."""
-    mask = read_mask(path, rule)
+    mask = read_mask(path, rule, like)
     if valid is not None:
         if mask.shape != valid.shape:
             raise DataError(

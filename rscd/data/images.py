@@ -40,12 +40,13 @@ from rscd.geo.labels import (
     IGNORE_CODED,
     Coding,
     MaskRule,
-    Values,
     coding_of,
+    contradiction,
     declared_nodata,
     distinct,
     needs_values,
     read_stored,
+    says_255_is_change,
 )
 from rscd.geo.settings import input_files
 
@@ -58,6 +59,9 @@ def label_suffix(image: Path) -> str:
     """Suffix of label files made for an image: ``.tif`` unless it is a plain picture."""
     return ".png" if image.suffix.lower() in PLAIN_SUFFIXES else ".tif"
 
+
+ELSEWHERE_PX = 0.5
+"""Corners of two files of a pair may lie this far apart."""
 
 RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
@@ -171,6 +175,37 @@ def _warn_of_folder(folder: Path, text: str) -> None:
     log.warning("%s: %s", folder, text)
 
 
+_elsewhere: set[Path] = set()
+"""Folders of which `say_elsewhere` has warned."""
+
+
+def say_elsewhere(
+    path: Path,
+    transform: rasterio.Affine | None,
+    like: rasterio.Affine | None,
+    shape_hw: tuple[int, ...],
+) -> None:
+    """Warn once per folder if a file lies elsewhere than the image whose pixels it belongs to.
+
+    Files of a folder of pairs belong together pixel by pixel, whatever their georeferencing says;
+    one that is shifted or upside down is no error, but rarely meant.
+    """
+    if transform is None or like is None or path.parent in _elsewhere or like.is_degenerate:
+        return
+    height, width = shape_hw
+    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], float)
+    own = np.array([~like @ (transform @ tuple(corner)) for corner in corners])
+    apart = float(np.hypot(*(own - corners).T).max())
+    if apart > ELSEWHERE_PX:
+        _elsewhere.add(path.parent)
+        log.warning(
+            "%s: by its georeferencing it lies up to %.3g pixels from t1 of the pair; pixels are "
+            "taken as they are stored. If that is wrong, warp it onto t1, or read the rasters as "
+            "scenes",
+            *(path, apart),
+        )
+
+
 def said_of(path: Path) -> Bands:
     """Band metadata of an image file, from its header; PNG, JPEG and the like are grey or RGB.
 
@@ -192,6 +227,8 @@ class StoredLabel:
     """(H,W) where alpha or the file's own mask let the values count; None where it has neither."""
     nodata: float | None
     """Declared value."""
+    transform: rasterio.Affine | None = None
+    """Pixel to CRS; None for files without georeferencing."""
 
     def coding(self, rule: MaskRule = "strict") -> Coding:
         """What the values mean.
@@ -241,7 +278,8 @@ def read_label(path: Path) -> StoredLabel:
         if path.suffix.lower() in PLAIN_SUFFIXES and known is not None and not known.all():
             text = "transparent pixels of labels count as pixels without label (255), not as 0"
             _warn_of_folder(path.parent, text)
-        return StoredLabel(path, values, known, declared_nodata(dataset))
+        transform = None if dataset.transform.is_identity else dataset.transform
+        return StoredLabel(path, values, known, declared_nodata(dataset), transform)
 
 
 def read_label_values(path: Path) -> NDArray[Any]:
@@ -249,8 +287,15 @@ def read_label_values(path: Path) -> NDArray[Any]:
     return read_label(path).values
 
 
-def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
+def read_mask(
+    path: Path, rule: MaskRule = "strict", like: rasterio.Affine | None = None
+) -> ByteArray:
     """Read a label file.
+
+    Args:
+        path: of the file.
+        rule: how stored values are read.
+        like: transform of the image whose pixels it labels, if known; see `say_elsewhere`.
 
     Returns:
         (H,W) uint8: 0 no change, 1 change, 255 ignore, also where the file declares nodata.
@@ -260,6 +305,7 @@ def read_mask(path: Path, rule: MaskRule = "strict") -> ByteArray:
             ignore there and change in another file of the folder.
     """
     label = read_label(path)
+    say_elsewhere(path, label.transform, like, label.values.shape)
     coding = label.coding(rule)
     check_agreement(label, coding, rule)
     mask = coding.decode(label.values, label.known)
@@ -276,27 +322,17 @@ far as this process has read them, and when they were changed."""
 def check_agreement(label: StoredLabel, coding: Coding, rule: MaskRule = "strict") -> None:
     """A file tells what its 255 means; the files of a folder must not contradict each other.
 
-    Where 255 means ignore, a file of 0 and 255 without any 1 would be read as change.
-
     Raises:
         DataError: two of them do, as far as this process has read them.
     """
-    named = rule.unlabelled or () if isinstance(rule, Values) else ()
-    found = rule == "strict" or (isinstance(rule, Values) and rule.change is None)
-    if not found or label.nodata == IGNORE or IGNORE in named:
-        return
-    path, means_change = label.path, IGNORE in coding.change
-    if not means_change and IGNORE not in coding.unknown:
+    path, means_change = label.path, says_255_is_change(rule, label.nodata, coding)
+    if means_change is None:
         return
     _meaning[path.parent, means_change] = path, path.stat().st_mtime_ns
     other, changed = _meaning.get((path.parent, not means_change), (path, 0))
     if other != path and other.is_file() and other.stat().st_mtime_ns == changed:
         alone, beside = (path, other) if means_change else (other, path)
-        raise DataError(
-            f"{path.parent}: expected one meaning of 255, found 0 and 255 alone in {alone.name} "
-            f"and 1 beside 255 in {beside.name}; say which it is, such as mask_values="
-            "{0: 0, 1: 1, 255: 255}"
-        )
+        raise contradiction(str(path.parent), alone.name, beside.name)
 
 
 _ignored: dict[Path, set[str] | None] = {}

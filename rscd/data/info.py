@@ -258,7 +258,8 @@ def _contradictions(
 ) -> None:
     parts = [split] if split in layout.parts else list(layout.parts)
     for name, label in labels.items():
-        titles = [layout.title(part, name) for part in parts]
+        own = layout.own_name(name)
+        titles = [own] if "/" in own else [layout.title(part, own) for part in parts]
         counted = next((findings.labels[t] for t in titles if t in findings.labels), label)
         if counted != label:
             findings.add("label", path, f"{name} is {label}, its mask says {counted}")

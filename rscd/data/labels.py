@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rscd.base.errors import DataError
 from rscd.base.files import write_whole
-from rscd.data.layout import image_id
+from rscd.data.layout import pair_name
 
 
 def image_label(values: NDArray[Any], min_change_pixels: int = 1, ignore: int | None = None) -> int:
@@ -55,7 +55,7 @@ def parse_label_list(text: str, source: str = "label list") -> dict[str, int]:
             raise DataError(
                 f"{source} line {number}: expected NAME.png,0,0,L with L 0 or 1, found {line!r}"
             )
-        name, label = image_id(fields[0]), int(fields[-1])
+        name, label = pair_name(fields[0]), int(fields[-1])
         if labels.setdefault(name, label) != label:
             raise DataError(f"{source} line {number}: {name} already has the other label; keep one")
     return labels

@@ -47,6 +47,9 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 LIST_FOLDERS = ("list", "lists", "splits")
+_SPLIT_OF = {
+    spelling: split for split, spellings in SPLIT_FOLDERS.items() for spelling in spellings
+}
 
 Folders = tuple[str, str] | tuple[str, str, str]
 """Explicit folder names of t1, t2 and, if there is one, the mask."""
@@ -125,14 +128,27 @@ class Layout:
         """(part, name) of the given names, in their order; ``train/x`` names x of one part."""
         found = []
         for name in names:
-            part, _, stem = name.rpartition("/")
-            places = [p for p in self.parts if part in ("", p)]
-            hits = [p for p in places if stem in self.parts[p].t1 or stem in self.parts[p].t2]
+            hits = self.places(name)
             if len(hits) != 1:
-                problem = "is not in the folder" if not hits else f"is in {', '.join(hits)}"
+                problem = "is not in the folder" if not hits else _several(name, hits)
                 raise DataError(f"{self.root}: listed pair {name!r} {problem}; correct the list")
-            found.append((hits[0], stem))
+            found += hits
         return found
+
+    def places(self, name: str) -> list[tuple[str, str]]:
+        """(part, name) of all pairs that a name may mean: one of each part, unless it names one."""
+        part = self.own_name(pair_name(name)).rpartition("/")[0]
+        parts = [part] if part else list(self.parts)
+        for stem in (Path(name).name, image_id(name)):
+            hits = [p for p in parts if stem in self.parts[p].t1 or stem in self.parts[p].t2]
+            if hits:
+                return [(p, stem) for p in hits]
+        return []
+
+    def own_name(self, name: str) -> str:
+        """A name of `pair_name`, without the split folder if there is no such one here."""
+        part, _, stem = name.rpartition("/")
+        return name if part in self.parts else stem
 
     def _with_prefix(self, split: str) -> list[str]:
         # the archives of LEVIR-CD unpack into one A/ B/ label/ with train_1.png, val_1.png, ...
@@ -166,14 +182,30 @@ def find_layout(root: Path | str, folders: Folders | None = None) -> Layout:
 
 
 def read_names(path: Path) -> list[str]:
-    """Names of a list file: one per line, with or without suffix, blank lines skipped."""
+    """Names of a list file: one per line, see `pair_name`; blank lines are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: the list cannot be read ({error}); expected a text file"
         ) from error
-    return [image_id(line.strip()) for line in lines if line.strip()]
+    return [pair_name(line.strip()) for line in lines if line.strip()]
+
+
+def pair_name(text: str) -> str:
+    """How a list names a pair: ``A/x.png`` and ``x`` give ``x``, ``train/A/x.png`` ``train/x``.
+
+    Split folders tell pairs of one name apart; all other folders are dropped.
+    """
+    folders = [folder.lower() for folder in Path(text).parent.parts]
+    part = next((_SPLIT_OF[folder] for folder in reversed(folders) if folder in _SPLIT_OF), "")
+    return f"{part}/{image_id(text)}" if part else image_id(text)
+
+
+def _several(name: str, hits: Sequence[tuple[str, str]]) -> str:
+    """The problem of a name that pairs of several parts have."""
+    parts = [part for part, _ in hits]
+    return f"is in {', '.join(parts)} (write {parts[0]}/{hits[0][1]})"
 
 
 def image_id(name: str) -> str:

@@ -40,7 +40,14 @@ from rscd.data.labels import write_label_list
 from rscd.data.sources import Source, open_source
 from rscd.data.splits import Split
 from rscd.data.tilings import PUBLISHED, Cut, TileOrder, Triple, plan
-from rscd.geo.labels import MaskRule, coding_in, read_stored
+from rscd.geo.labels import (
+    MaskRule,
+    Told255,
+    coding_in,
+    declared_nodata,
+    read_stored,
+    says_255_is_change,
+)
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +159,7 @@ def _write_tiles(
     """Cut each source row by row; existing tiles are only read back."""
     for folder in ("A", "B", "label"):
         (dst / folder).mkdir(parents=True, exist_ok=True)
+    told = Told255()
     for files, of_source in groupby(cuts, key=lambda cut: cut.files):
         with (
             rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE),
@@ -165,9 +173,15 @@ def _write_tiles(
                 paths = [_paths(dst, cut, t1) for cut in row]
                 if not all(path.is_file() for three in paths for path in three):
                     name = str(files[2])
-                    coding = coding or coding_in(name, label, rule)
+                    if coding is None:
+                        coding = coding_in(name, label, rule)
+                        says = says_255_is_change(rule, declared_nodata(label), coding)
+                        told.add(files[2], says)
                     window = Window(0, row[0].row, label.width, patch)
                     mask = coding.decode(*read_stored(name, label, window))
+                    for valid in (t1.valid, t2.valid):  # tiles have no alpha band
+                        if valid is not None:
+                            mask[~valid[row[0].row : row[0].row + patch]] = IGNORE
                     strips = [source.strip(row[0].row, patch) for source in (t1, t2)]
                     for cut, three in zip(row, paths, strict=True):
                         _cut_one(cut, three, (*strips, mask[None]), (t1, t2), patch)

@@ -14,9 +14,16 @@ from rscd.base.types import LAYERS
 from rscd.data.images import IMAGE_SUFFIXES
 from rscd.geo.grid import intersection
 from rscd.geo.origin import rasters_of, read_provenance
+from rscd.geo.scene import ScenePair
 from rscd.geo.source import inspect
 
 log = logging.getLogger(__name__)
+
+BESIDE = frozenset(
+    {".shx", ".dbf", ".prj", ".cpg", ".sbn", ".sbx", ".qix", ".qpj", ".qmd", ".qml"}
+    | {".tfw", ".pgw", ".jgw", ".wld"}
+)
+"""Suffixes of files that belong to a shapefile, a layer or a raster of the same name."""
 
 MOST_NAMED = 5
 """Most rasters without partner listed in a message."""
@@ -130,6 +137,28 @@ def _named(scene: Scene) -> Scene:
     return replace(scene, t1=found["t1"], t2=found["t2"], name=name)
 
 
+def say_read_otherwise(scene: Scene, pair: ScenePair, src_nodata: float | None) -> None:
+    """Warn where a reviewed layer was made from other bands or nodata than are read now.
+
+    Args:
+        scene: with ``review``.
+        pair: its rasters as they are read.
+        src_nodata: nodata value given for all images.
+    """
+    provenance = read_provenance(Path(scene.review or ""))
+    made = (provenance.get("parameters") or {}).get("src_nodata")
+    differ = [
+        f"bands {own['bands']} of {date} (here {list(source.bands)}: set bands)"
+        for date, source in (("t1", pair.t1), ("t2", pair.t2))
+        if isinstance(own := provenance.get(date), dict)
+        and own.get("bands", list(source.bands)) != list(source.bands)
+    ]
+    if made is not None and made != src_nodata:
+        differ.append(f"nodata {made:g} (here {src_nodata}: set src_nodata)")
+    if differ:
+        log.warning("%s was made from %s", scene.review, " and ".join(differ))
+
+
 def _rasters(folder: str) -> dict[str, str]:
     files = by_stem(Path(folder), IMAGE_SUFFIXES | {".jp2"})
     if not files:
@@ -179,7 +208,8 @@ def _part(scene: Scene, name: str, t1: str, t2: str, stem: str | None = None) ->
     def of_name(path: str | None) -> str | None:
         if path is None or not Path(path).is_dir():
             return path
-        found = sorted(p for p in Path(path).iterdir() if p.stem == stem)
+        named = (p for p in Path(path).iterdir() if p.stem == stem)
+        found = sorted(p for p in named if p.suffix.lower() not in BESIDE)
         if len(found) != 1:
             raise DataError(
                 f"{path}: expected one file named {stem}.*, found {len(found)}; label every raster "

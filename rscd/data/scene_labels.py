@@ -4,7 +4,7 @@ A layer is read one grid at a time: a patch reads only the polygons or blocks it
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,15 @@ from rscd.base.errors import DataError, GridMismatchError
 from rscd.base.redact import redacted
 from rscd.base.types import IGNORE, BoolArray, Bounds, ByteArray
 from rscd.geo.grid import bounds_text, check_same_world, crs_name, footprint_px, shape_hw
-from rscd.geo.labels import Coding, MaskRule, coding_in, one_band
+from rscd.geo.labels import (
+    Coding,
+    MaskRule,
+    Told255,
+    coding_in,
+    declared_nodata,
+    one_band,
+    says_255_is_change,
+)
 from rscd.geo.onto import opened, raster_on
 from rscd.geo.pictures import PICTURE, is_picture, on_picture
 from rscd.geo.settings import raster_border
@@ -209,6 +217,8 @@ class LabelRaster:
 
     source: Source
     coding: Coding
+    says_255: bool | None = None
+    """See `rscd.geo.labels.says_255_is_change`."""
 
     def within(self, bounds: Bounds, crs: CRS | None) -> "LabelRaster":
         """The layer itself: blocks are read when a patch needs them.
@@ -272,7 +282,25 @@ def open_label_raster(path: str, like: GeoBox, rule: MaskRule) -> LabelRaster:
             )
         source = replace(source, grid=like)
     with opened(source) as dataset, raster_border("labels", path):
-        return LabelRaster(source, coding_in(path, dataset, rule))
+        coding = coding_in(path, dataset, rule)
+        return LabelRaster(
+            source, coding, says_255_is_change(rule, declared_nodata(dataset), coding)
+        )
+
+
+def check_agreement(layers: Iterable[LabelLayer], argument: str) -> None:
+    """Rasters of one kind that lie in one folder must not contradict each other about 255.
+
+    Args:
+        layers: of one kind.
+        argument: that names what their values mean.
+
+    Raises:
+        DataError: two of them do.
+    """
+    told = Told255(argument)
+    for layer in (raster for raster in layers if isinstance(raster, LabelRaster)):
+        told.add(Path(redacted(layer.source.path)), layer.says_255)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Georeferenced scenes as a TorchGeo dataset: two dates on one grid, with labels of any kind."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +20,14 @@ from torchgeo.datasets import GeoDataset
 
 from rscd.base.arguments import check_names
 from rscd.base.errors import DataError
+from rscd.base.redact import redacted
 from rscd.base.types import IGNORE, LAYERS, Align, BoolArray, ByteArray
 from rscd.data.answers import Answer, answers_in, open_answers
 from rscd.data.labels import image_label
 from rscd.data.leaks import Ground
 from rscd.data.plotted import Plotted
 from rscd.data.review_labels import LoadedReview, ReviewLabels
-from rscd.data.scene_files import Scene, expand
+from rscd.data.scene_files import Scene, expand, say_read_otherwise
 from rscd.data.scene_labels import (
     BuildingDifference,
     LabelLayer,
@@ -32,6 +35,7 @@ from rscd.data.scene_labels import (
     Polygons,
     bounds_of,
     burn,
+    check_agreement,
     crs_of,
     open_layer,
 )
@@ -40,8 +44,11 @@ from rscd.geo.labels import MaskRule
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
+from rscd.geo.vectors import read_layer
 
 __all__ = ["Scene", "ScenePairs"]
+
+log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
 KEYS = frozenset({"image", "mask", "valid", "label"})
@@ -163,13 +170,21 @@ class ScenePairs(Plotted, GeoDataset):
             for s in self.scenes
         ]
         self._check_bands()
+        from_review = {scene.review for scene in listed if not scene.t1}
+        for scene, pair in zip(self.scenes, self._pairs, strict=True):
+            if scene.review is not None and scene.review in from_review:
+                say_read_otherwise(scene, pair, src_nodata)
         self._rules = mask_values, layer_values
         self._layers = [
             self._opened(scene, pair) for scene, pair in zip(self.scenes, self._pairs, strict=True)
         ]
+        for key in sorted({key for layers, *_ in self._layers for key in layers}):
+            alike = (layers[key] for layers, *_ in self._layers if key in layers)
+            check_agreement(_of_dates(alike), "mask_values" if key == "mask" else "layer_values")
         first = self._pairs[0].grid
         own = crs_of(first)
         self._place(own if crs is None else CRS.from_user_input(crs), _res_of(first, own, crs, res))
+        self._say_untouched()
 
     def __getitem__(self, query: Any) -> Sample:
         """Read a patch; see `locate`.
@@ -293,6 +308,24 @@ class ScenePairs(Plotted, GeoDataset):
                 f"expected a CRS in each of {len(self._pairs)} scenes, found none in "
                 f"{odd.t1.path}; read pictures without georeferencing with PairFolder"
             )
+
+    def _say_untouched(self) -> None:
+        """Warn of polygons that lie in no scene: nothing would be change, or a building."""
+        met: Counter[tuple[str, str]] = Counter()
+        scenes = {id(place.pair): place for place in self.places}
+        for place in scenes.values():
+            box = shapely.box(*bounds_of(place.pair.grid))
+            for key, layer in place.layers.items():
+                for one in _of_dates([layer]):
+                    if isinstance(one, LoadedPolygons):
+                        met[one.path, key] += len(one.tree.query(box))
+        for (path, key), count in met.items():
+            if not count and len(read_layer(path, "polygons in labels", columns=[])):
+                log.warning(
+                    "no polygon of %s lies in a scene, so %s gets nothing from it: check its CRS, "
+                    "and where= if that is given",
+                    *(redacted(path), key),
+                )
 
     def _place(self, crs: CRS | None, res: tuple[float, float]) -> None:
         """Put every scene on a grid of this CRS and pixel size, and index them."""
@@ -503,6 +536,12 @@ def _change_layer(scene: Scene, pair: ScenePair, rule: MaskRule) -> LabelLayer:
         for path, grid in zip(scene.buildings, (like, pair.t2.grid), strict=True)
     ]
     return BuildingDifference(sides[0], sides[1])
+
+
+def _of_dates(layers: Iterable[LabelLayer]) -> Iterator[LabelLayer]:
+    """Layers, and those of both dates in place of building layers."""
+    for layer in layers:
+        yield from (layer.t1, layer.t2) if isinstance(layer, BuildingDifference) else (layer,)
 
 
 def _placed(

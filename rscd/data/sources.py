@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from rscd.base.border import border, reason, shown
 from rscd.base.errors import DataError
-from rscd.base.types import ShapeHW
+from rscd.base.types import BoolArray, ShapeHW
 from rscd.data.images import (
     IMAGE_SUFFIXES,
     PLAIN_SUFFIXES,
@@ -41,7 +41,9 @@ class Source:
 
     shape_hw: ShapeHW
     pixels: NDArray[Any] | None = None
-    """(C,H,W) of a small file."""
+    """(C,H,W) of a small file, without its alpha band."""
+    valid: BoolArray | None = None
+    """(H,W) from that band, if there is one."""
     dataset: rasterio.DatasetReader | None = None
     crs: rasterio.crs.CRS | None = None
     transform: rasterio.Affine | None = None
@@ -99,8 +101,9 @@ def open_source(path: Path) -> Iterator[Source]:
         check_end(path)
     with open_raster(path) as dataset:
         if plain and dataset.width * dataset.height <= SMALL_PIXELS:
-            pixels = read_picture(path).pixels
-            yield Source((dataset.height, dataset.width), pixels, fits_png=fits_png(pixels))
+            picture = read_picture(path)
+            shape, fits = picture.shape_hw, fits_png(picture.pixels)
+            yield Source(shape, picture.pixels, picture.valid, fits_png=fits)
             return
         identity = dataset.transform.is_identity
         yield Source(

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from rscd.base.errors import DataError
-from rscd.base.files import natural_key
+from rscd.base.files import by_stem, natural_key
 from rscd.base.types import ByteArray, ShapeHW
 from rscd.data.folder import Transform
-from rscd.data.images import read_picture
+from rscd.data.images import IMAGE_SUFFIXES, read_picture
 from rscd.data.splits import Split
 from rscd.data.street_base import StreetDataset, StreetPair, side_by_side
 
@@ -191,12 +191,15 @@ class PCD(StreetDataset):
         return {name: tuple(indices) for name, indices in found.items()}
 
     def _polarities(self, change_value: Polarity) -> dict[Path, Literal["white", "nonwhite"]]:
-        folders: dict[Path, list[Path]] = {}
-        for mask in dict.fromkeys(pair.mask for pair in self.pairs if pair.mask is not None):
-            folders.setdefault(mask.parent, []).append(mask)
+        masks = (pair.mask for pair in self.pairs if pair.mask is not None)
+        folders = dict.fromkeys(mask.parent for mask in masks)
         if change_value != "auto":
             return dict.fromkeys(folders, change_value)
-        found = {folder: detect_polarity(masks) for folder, masks in folders.items()}
+        # of the whole folder: a few pairs, or those of a fold, may be changed for the most part
+        found = {
+            folder: detect_polarity(sorted(by_stem(folder, IMAGE_SUFFIXES).values()))
+            for folder in folders
+        }
         for folder, polarity in found.items():
             log.info("%s: change is %s", folder, polarity)
         return found
@@ -366,9 +369,9 @@ def _panorama_of(name: str) -> str:
 
 
 def _subset_of(path: Path) -> str:
-    """TSUNAMI or GSV, from the file name first and folders second."""
-    for text in (path.name.upper(), path.as_posix().upper()):
+    """TSUNAMI or GSV, from the file name or else the innermost folder that tells."""
+    for text in reversed(path.parts):
         for subset in ("TSUNAMI", "GSV"):
-            if subset in text:
+            if subset in text.upper():
                 return subset
     return "PCD"

@@ -1,5 +1,6 @@
 """A labelled street set of any known layout, with the conditions to evaluate separately."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -142,8 +143,16 @@ def _listed(
     if part is None:
         raise DataError(f"expected a part of {split_file}, found none; name it with the split")
     wanted = read_split(split_file)[part]
-    everywhere = {name for parts in found for data in parts.values() for name in data.names}
-    Subset(names=wanted).of(tuple(everywhere))
+    datasets = [data for parts in found for data in parts.values()]
+    times = Counter(name for data in datasets for name in data.names)
+    Subset(names=wanted).of(tuple(times))
+    for name in wanted:
+        if times[name] > 1:
+            raise DataError(
+                f"expected names of one pair each in {split_file}, found {name!r} {times[name]} "
+                f"times in the splits or folders of {root}; rename the files, or evaluate the "
+                "folder of one split"
+            )
     kept: Parts = {}
     for parts in found:
         for condition, data in parts.items():

@@ -70,14 +70,14 @@ def otsu(maps: Iterable[FloatArray], n_pixels: int) -> Found:
     """Otsu's threshold over maps of pairs with change; no mask is needed.
 
     Args:
-        maps: (H,W) each.
+        maps: of any shape.
         n_pixels: total number of pixels; if it is large, every k-th is used.
 
     Raises:
         DataError: if there is no map.
     """
     step = max(1, -(-n_pixels // SAMPLE))
-    values = [change_prob.ravel()[::step] for change_prob in maps]
+    values = [change_prob.ravel()[::step] for change_prob in maps if change_prob.size]
     if not values:
         raise DataError(
             "expected pairs with change for Otsu's threshold, found none; check the labels"

@@ -7,7 +7,8 @@ nodata.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -195,6 +196,53 @@ def _named(what: str, rule: Values, nodata: float | None, found: Iterable[float]
     if rule.unlabelled is None and nodata == 0 and values - unknown <= change:
         unknown -= {0.0}
     return Coding(what, change, unknown)
+
+
+def says_255_is_change(rule: MaskRule, nodata: float | None, coding: Coding) -> bool | None:
+    """What a file tells of 255 by what it holds beside it: change, or ignore.
+
+    Where 255 means ignore, a file of 0 and 255 without any 1 would be read as change, so the files
+    of a folder must not contradict each other.
+
+    Returns:
+        None if the file does not tell, or need not: the rule says it, or 255 is declared nodata.
+    """
+    named = rule.unlabelled or () if isinstance(rule, Values) else ()
+    found = rule == "strict" or (isinstance(rule, Values) and rule.change is None)
+    if not found or nodata == IGNORE or IGNORE in named:
+        return None
+    means_change = IGNORE in coding.change
+    return means_change if means_change or IGNORE in coding.unknown else None
+
+
+def contradiction(folder: str, alone: str, beside: str, argument: str = "mask_values") -> DataError:
+    """The error of two files of a folder that do: 0 and 255 alone in one, 1 beside 255 in other."""
+    return DataError(
+        f"{folder}: expected one meaning of 255, found 0 and 255 alone in {alone} and 1 beside 255 "
+        f"in {beside}; say which it is, such as {argument}={{0: 0, 1: 1, 255: 255}}"
+    )
+
+
+@dataclass
+class Told255:
+    """What files have told of 255 so far, see `says_255_is_change`."""
+
+    argument: str = "mask_values"
+    """That names what stored values mean, for messages."""
+    by_folder: dict[tuple[Path, bool], Path] = field(default_factory=dict)
+
+    def add(self, path: Path, says: bool | None) -> None:
+        """Add what a file tells.
+
+        Raises:
+            DataError: another file of its folder told otherwise.
+        """
+        if says is None:
+            return
+        self.by_folder.setdefault((path.parent, says), path)
+        if (path.parent, not says) in self.by_folder:
+            alone, beside = (self.by_folder[path.parent, change].name for change in (True, False))
+            raise contradiction(str(path.parent), alone, beside, self.argument)
 
 
 def _one_of(values: NDArray[Any], wanted: frozenset[float]) -> BoolArray:

@@ -87,11 +87,15 @@ def labelled_maps(
 def positive_maps(
     data: Samples, make_map: ChangeMaps, *, progress: Progress
 ) -> Iterator[FloatArray]:
-    """Maps of the pairs whose ``label`` is change, or of all pairs if that is not a key."""
+    """Values (n,) of the maps of pairs whose ``label`` is change, or of all if that is not a key.
+
+    Where ``valid`` says that a date has no data, the map tells nothing and is left out.
+    """
     for index in range(len(data)):
         sample = data[index]
         if bool(sample.get("label", 1)):
-            yield _map_of(sample, make_map)
+            found = _map_of(sample, make_map)
+            yield found[sample["valid"][0].numpy()] if "valid" in sample else found.ravel()
         progress("threshold", index + 1, len(data))
 
 

@@ -542,7 +542,7 @@ def _doubts(share: float, first: int, second: int, gamma: float) -> Iterator[str
         yield f"{share:.0%} of the pixels are reliable at gamma {gamma}: raise --gamma"
     if not first + second:
         yield "no object of the foreground in any image: check prompts, bands and pixel size"
-    elif min(first, second) and max(first, second) > 3 * min(first, second):
+    elif max(first, second) > 3 * max(1, min(first, second)):
         yield (
             f"{first} objects at t1, {second} at t2: a prompt may fire on one date only (season, "
             "colour cast)"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rscd.base.errors import DataError, UsageError
 from rscd.base.types import IGNORE, FloatArray, Provenance
-from rscd.data.images import open_raster, read_label
+from rscd.data.images import check_agreement, open_raster, read_label
 from rscd.data.layout import DATE_FOLDERS
 from rscd.geo.labels import distinct
 from rscd.geo.tiles import Box
@@ -162,7 +162,9 @@ class Precomputed(Segmenter):
             label = read_label(path)
             values = np.where(label.unlabelled, label.values.dtype.type(0), label.values)
             if set(distinct(values).tolist()) <= {0, 1, IGNORE}:
-                values = (label.decoded() == 1).astype(np.float32)
+                coding = label.coding()
+                check_agreement(label, coding)
+                values = (coding.decode(label.values, label.known) == 1).astype(np.float32)
             elif values.dtype == np.uint8:
                 values = values / np.float32(255)
             _check_size(path, values.shape, view)

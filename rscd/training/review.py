@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from rscd.base.errors import UsageError
+from rscd.training.module import EVALUATED
 
 OPTION = "--review"
 
@@ -19,11 +20,12 @@ def with_reviews(words: Sequence[str]) -> list[str]:
         words: as on the command line; the option may be repeated, and given as ``--review=LAYER``.
 
     Returns:
-        The words without it; each stream with scenes of the form ``{review: ...}`` gets one scene
-        for each layer, by an override of its key.
+        The words without it; each stream to train on with scenes of the form ``{review: ...}`` gets
+        one scene for each layer in their place, by an override of its key. Other scenes stay.
 
     Raises:
-        UsageError: no layer follows the option, or no stream has such scenes.
+        UsageError: no layer follows the option, no stream has such scenes, or they have further
+            fields, such as an area, which would be lost.
     """
     layers, rest, files = [], [], []
     given = iter(words)
@@ -40,25 +42,36 @@ def with_reviews(words: Sequence[str]) -> list[str]:
         return rest
     if not all(layers):
         raise UsageError(f"expected a reviewed layer after {OPTION}, found none; name it")
-    names = [name for file in files for name in _streams(file)]
-    if not names:
+    found = {name: scenes for file in files for name, scenes in _streams(file).items()}
+    if not found:
         raise UsageError(
             f"expected scenes of the form {{review: LAYER}} for {OPTION}, found none in "
             f"{', '.join(files) or 'no configuration'}; begin with -c from_review"
         )
-    scenes = json.dumps([{"review": layer} for layer in layers])
-    return [*rest, *(f"--data.streams.{name}.init_args.scenes={scenes}" for name in names)]
+    for name, scenes in found.items():
+        more = {field for scene in scenes if "review" in scene for field in scene} - {"review"}
+        if more:
+            raise UsageError(
+                f"expected scenes {{review: LAYER}} without further fields for {OPTION}, found "
+                f"{', '.join(sorted(more))} in the stream {name}; write the layer into the "
+                "configuration instead"
+            )
+        kept = [scene for scene in scenes if "review" not in scene]
+        listed = json.dumps([*kept, *({"review": layer} for layer in layers)], default=str)
+        rest.append(f"--data.streams.{name}.init_args.scenes={listed}")
+    return rest
 
 
-def _streams(file: str) -> list[str]:
-    """Names of the streams of a configuration whose scenes are reviewed layers."""
+def _streams(file: str) -> dict[str, list[dict[str, Any]]]:
+    """Scenes of the streams to train on of which any is a reviewed layer, by stream."""
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         streams: dict[str, Any] = content["data"]["streams"]
-        return [
-            name
+        scenes = {
+            name: list(stream.get("init_args", {}).get("scenes", []))
             for name, stream in streams.items()
-            if any("review" in scene for scene in stream.get("init_args", {}).get("scenes", []))
-        ]
+            if name not in EVALUATED
+        }
+        return {name: some for name, some in scenes.items() if any("review" in s for s in some)}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return []  # who reads the configuration reports what is wrong with it
+        return {}  # who reads the configuration reports what is wrong with it

@@ -29,6 +29,10 @@ Order = Callable[[int, int], Sequence[Any]]
 
 ABOUT = frozenset({"name", "crs", "bounds", "transform", "gsd_m"})
 """Keys that identify a sample; always kept, as lists, whatever a method needs."""
+NO_FLOW = (
+    "found a pair without (use_flow is 0); set method_args.use_flow: true, so that the masks "
+    "alone are learned of such pairs"
+)
 PASSES = 2**20
 """More passes over an endless dataset within one epoch than any run needs."""
 
@@ -84,6 +88,9 @@ class Reader(Dataset[Sample | Failure]):
             sample = self.dataset[asked]
         except (RscdError, OSError) as error:
             return Failure(_item_text(asked), " ".join(str(error).split()))
+        if {"flow"} == self.keys & {"flow", "use_flow"} and not bool(sample.get("use_flow", 1)):
+            # its zeros would be learned
+            return Failure(_name(sample), f"expected its flow, {NO_FLOW}", skippable=False)
         sample = {k: v for k, v in sample.items() if k in self.keys or k in ABOUT}
         return uncounted(sample) if isinstance(item, Repeat) else sample
 

@@ -108,6 +108,10 @@ def test_published_lists_are_checked_against_the_set(
     lists = published(tmp_path / "lists", names, 2)
     assert run(capsys, pairs, "--lists", lists, "--percent", "5")[0] == 0
     assert read_split(pairs / "split_5.json")["labeled"] == tuple(names[:2])
+    foldered = published(tmp_path / "foldered", [f"train/A/{name}" for name in names], 2)
+    assert run(capsys, pairs, "--lists", foldered, "--percent", "5", "--overwrite")[0] == 0
+    chosen = PairFolder(pairs, "labeled", split_file=pairs / "split_5.json", keys={"image"})
+    assert chosen.names == tuple(names[:2])
     other = published(tmp_path / "other", [*names[:-1], "train_9_1"], 2)
     code, _, err = run(capsys, pairs, "--lists", other, "--percent", "5", "--overwrite")
     assert code == 1
@@ -161,3 +165,11 @@ def test_street_sets_are_split_and_evaluated_alike(
     assert json.loads(capsys.readouterr().out)["pairs"] == 2
     assert main(line) == 1
     assert "expected a part of" in capsys.readouterr().err
+    name = split["labeled"][0]
+    for folder in ("t0", "t1", "mask"):
+        (root / "test" / folder / "test0.png").rename(root / "test" / folder / f"{name}.png")
+    assert main([*line, "--split", "labeled"]) == 1
+    assert f"found '{name}' 2 times in the splits" in capsys.readouterr().err
+    line[1] = str(root / "train")
+    assert main([*line, "--split", "labeled"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"] == 2

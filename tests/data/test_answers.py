@@ -149,6 +149,24 @@ def test_a_table_names_whole_scenes(
     assert found == {10: 1, 11: 0, 13: 1}
 
 
+def test_scenes_of_one_name_in_two_folders_have_their_own_answers(
+    dates: tuple[str, str], tmp_path: Path
+) -> None:
+    table = tmp_path / "tiles.csv"
+    table.write_text("name,changed\neast/a.tif,yes\nwest/a.tif,no\na,\n")
+
+    def answer(name: str) -> bool:
+        scene = Scene(*dates, answers=str(table), name=name)
+        (place,) = ScenePairs(scene, keys={"image", "label"}).places
+        assert place.answer is not None
+        return place.answer.changed
+
+    assert answer("east/a")
+    assert not answer("west/a")
+    with pytest.raises(DataError, match=r"expected one answer for north/a in .*found yes and no"):
+        answer("north/a")
+
+
 def test_labels_without_answers_are_still_counted_from_masks(
     dates: tuple[str, str], tmp_path: Path, write_tif: WriteTif
 ) -> None:

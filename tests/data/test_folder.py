@@ -20,7 +20,9 @@ from rscd.data import images
 from rscd.data.folder import Layer, PairFolder
 from rscd.data.images import read_label_values, read_mask, read_picture, write_picture
 from rscd.data.info import info
+from rscd.data.labels import format_label_list
 from rscd.data.scenes import Scene, ScenePairs
+from rscd.data.splits import Split, read_split
 from rscd.geo.labels import coding_of
 from rscd.training.streams import collate, unpack
 
@@ -157,6 +159,65 @@ def test_explicit_folders_and_ambiguity(tmp_path: Path) -> None:
     assert_pair(PairFolder(tmp_path, folders=("spring", "autumn", "truth"))[2], 2)
 
 
+@pytest.fixture
+def same_names(tmp_path: Path) -> Path:
+    """Pairs p0 to p2 in each of two split folders, and p3 in the first one."""
+    make(tmp_path / "train", n=4)
+    make(tmp_path / "test")
+    return tmp_path
+
+
+def test_a_name_that_two_splits_have_is_not_guessed(same_names: Path) -> None:
+    first = same_names / "train" / "A" / "p1.png"
+    own = PairFolder(same_names, "train", names=["p1.png"])
+    assert [files.t1 for files in own.files] == [first]
+    for name in ("train/p1", "train/p1.png", "train/A/p1.png"):
+        assert PairFolder(same_names, names=[name]).files[0].t1 == first
+    with pytest.raises(DataError, match=r"found 'p1' in train, test; write train/p1, or"):
+        PairFolder(same_names, names=["p3", "p1"])
+    with pytest.raises(DataError, match=r"1 of 1 named pairs do not exist, first 'test/p3'"):
+        PairFolder(same_names, names=["test/p3"])
+    assert PairFolder(same_names, names=["p3"]).names == ("train/p3",)
+
+
+@pytest.mark.parametrize("written", ["split.json", "lists"])
+def test_a_split_of_several_folders_is_read_as_it_was_written(
+    written: str, same_names: Path
+) -> None:
+    split = Split({"labeled": ("test/p0", "train/p0"), "unlabeled": ("train/p2",)}, "by hand")
+    split.write(same_names / written)
+    assert read_split(same_names / written).parts == split.parts
+    found = PairFolder(same_names, "labeled", split_file=same_names / written)
+    assert found.names == ("test/p0", "train/p0")
+    paths = [same_names / part / "A" / "p0.png" for part in ("test", "train")]
+    assert [files.t1 for files in found.files] == paths
+
+
+def test_labels_of_pairs_of_one_name_are_told_apart(same_names: Path) -> None:
+    names = PairFolder(same_names).names
+    labels = {name: int(name.startswith("test/")) for name in names}
+    pairs = PairFolder(same_names, keys={"label"}, labels=labels)
+    assert labels_of(pairs) == list(labels.values())
+    lines = same_names / "labels.txt"
+    lines.write_text(format_label_list(labels))
+    assert labels_of(PairFolder(same_names, keys={"label"}, labels=lines)) == labels_of(pairs)
+    assert labels_of(PairFolder(same_names, "test", keys={"label"}, labels=lines)) == [1, 1, 1]
+    bare = {"p0": 1, "p1": 0, "p2": 0, "p3": 0}
+    assert labels_of(PairFolder(same_names, "test", keys={"label"}, labels=bare)) == [1, 0, 0]
+    with pytest.raises(DataError, match=r"found 'p0' in several splits; write the split before"):
+        PairFolder(same_names, keys={"label"}, labels=bare)
+    split = Split({"some": ("train/p0", "test/p0")}, "by hand")
+    split.write(same_names / "s.json")
+    some = PairFolder(
+        same_names, "some", split_file=same_names / "s.json", keys={"label"}, labels=labels
+    )
+    assert labels_of(some) == [0, 1]
+    make(same_names / "flat")
+    both = {"train/p0": 1, "test/p0": 0}
+    with pytest.raises(DataError, match="p0 has both labels; keep one"):
+        PairFolder(same_names / "flat", keys={"label"}, labels=both)
+
+
 def test_names_select_and_order(tmp_path: Path) -> None:
     make(tmp_path)
     assert PairFolder(tmp_path, names=["p2.png", "p0"]).names == ("p2", "p0")
@@ -219,6 +280,39 @@ def test_georeferencing_and_validity(tmp_path: Path) -> None:
         "transform",
         "name",
     }
+
+
+@pytest.mark.parametrize("kind", ["B", "label", "vl_change"])
+def test_a_file_that_lies_elsewhere_than_t1_is_said(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000)
+    places = {
+        "near": place @ Affine.translation(0.3, 0.3),
+        "shifted": place @ Affine.translation(3, 0),
+        "upside_down": place @ Affine(1, 0, 0, 0, -1, H),
+    }
+    for folder, moved in places.items():
+        for name, array in (("A", pixels(0)), ("B", pixels(1)), ("label", mask_pixels(0)),
+                            ("vl_change", mask_pixels(0, 1))):  # fmt: skip
+            for stem in ("x", "y"):
+                path = tmp_path / folder / name / f"{stem}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                crs = rasterio.crs.CRS.from_epsg(32633)
+                write_picture(path, array, crs, moved if name == kind else place)
+        caplog.clear()
+        pairs = PairFolder(tmp_path / folder, keys={"image", "mask", "vl_change"})
+        for index in (0, 1, 0):
+            sample = pairs[index]
+        assert np.array_equal(sample["vl_change"][0], mask_pixels(0, 1)[0]), "as stored"
+        said = [record.getMessage() for record in caplog.records]
+        if folder == "near":
+            assert not said
+            continue
+        (text,) = said
+        apart = 3 if folder == "shifted" else H
+        assert text.startswith(f"{tmp_path / folder / kind / 'x.tif'}: by its georeferencing it")
+        assert f"up to {apart} pixels from t1" in text
 
 
 def test_nan_and_alpha_are_invalid(tmp_path: Path) -> None:
@@ -424,6 +518,10 @@ def test_weak_labels_need_a_list(tmp_path: Path) -> None:
         PairFolder(tmp_path, "train", keys={"image", "label"})
     given = PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1.png": 0, "p2": 1})
     assert labels_of(given) == [1, 0, 1]
+    wrong: Any
+    for wrong in (255, "1", -1):
+        with pytest.raises(DataError, match=f"labels: expected 0 or 1 for p1, found {wrong!r}"):
+            PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1, "p1": wrong, "p2": 0})
     with pytest.raises(DataError, match=r"2 of 3 pairs have no label, first 'p1'"):
         PairFolder(tmp_path, "train", keys={"label"}, labels={"p0": 1})
 
@@ -595,7 +693,9 @@ def test_real_folders(realdata: Path) -> None:
         assert sample["image"].shape[-2:] == sample["mask"].shape[-2:]
 
 
-def test_masks_are_taken_from_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_masks_are_taken_from_where_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, values in (("A", 7), ("B", 9)):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((4, 4, 3), values, np.uint8)).save(tmp_path / name / "x.png")
@@ -614,3 +714,9 @@ def test_masks_are_taken_from_where_they_are_asked_for(tmp_path: Path) -> None:
     assert len(PairFolder(tmp_path, keys={"image", "mask"}, mask_from="pseudo")) == 1
     with pytest.raises(DataError, match=r"no x\.png or \.tif for the key 'other'"):
         PairFolder(tmp_path, mask_from="other")
+    # as -o of rscd pseudolabel names it: from the working directory
+    (tmp_path / "work").mkdir()
+    (tmp_path / "pseudo").rename(tmp_path / "work" / "masks")
+    monkeypatch.chdir(tmp_path / "work")
+    for named in ("masks", "./masks", str(tmp_path / "work" / "masks")):
+        assert PairFolder(tmp_path, mask_from=named)[0]["mask"][0, :, 0].tolist() == [1, 255, 0, 0]

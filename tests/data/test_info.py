@@ -11,6 +11,7 @@ from rasterio.crs import CRS
 from rscd.base.errors import DataError
 from rscd.data.images import write_picture
 from rscd.data.info import FolderReport, info
+from rscd.data.labels import format_label_list
 
 SIDE = 16
 
@@ -142,6 +143,21 @@ def test_lists(tmp_path: Path) -> None:
     assert "listed pair 'p9' is not in the folder" in text
     assert "names p3 twice" in text
     assert "pair 'p1' of part 'test' is also in 'train'" in text
+    (lists / "train_label.txt").write_text("train/p0.png,0,0,1\np1.png,0,0,1\n")
+    assert "train/p0 is 1, its mask says 0" in info(tmp_path).text()
+
+
+def test_labels_of_several_splits_in_one_list(tmp_path: Path) -> None:
+    root = sound(tmp_path, ("train", "test"), 2)
+    right = {f"{part}/p{i}": i for part in ("train", "test") for i in range(2)}
+    (root / "list").mkdir()
+    (root / "list" / "all_label.txt").write_text(format_label_list(right))
+    assert info(root).ok
+    right["test/p1"] = 0
+    (root / "list" / "all_label.txt").write_text(format_label_list(right))
+    report = info(root)
+    assert kinds(report) == ["label"]
+    assert report.problems[0].detail == "test/p1 is 0, its mask says 1"
 
 
 def test_georeferenced_neighbours(tmp_path: Path) -> None:

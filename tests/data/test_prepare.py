@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -379,6 +380,33 @@ def test_label_values(tmp_path: Path) -> None:
     assert np.unique(stored).tolist() == [127]
     assert manifest.content["tiles"]["train_1_2"]["counted"] == 0
     assert manifest.content["tiles"]["train_1_2"]["label"] == 0
+
+
+def test_what_a_picture_shows_as_transparent_has_no_label(tmp_path: Path) -> None:
+    side = 2 * PATCH
+    parts(tmp_path / "src", {"train": 1, "val": 1, "test": 1}, side)
+    whole = label(side, side, 12 + 5000)[0] == 255
+    for date, hidden in (("A", np.s_[:5, :]), ("B", np.s_[:, side - 3 :])):
+        path = tmp_path / "src" / "train" / date / "train_1.png"
+        alpha = np.full((side, side), 255, np.uint8)
+        alpha[hidden] = 0
+        Image.fromarray(np.dstack([np.asarray(Image.open(path)), alpha])).save(path)
+    prepare("levir", tmp_path / "src", tmp_path / "dst", patch=PATCH)
+    seen = np.ones((side, side), bool)
+    seen[:5], seen[:, side - 3 :] = False, False
+    for n, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)), 1):
+        at = np.s_[PATCH * row : PATCH * (row + 1), PATCH * column : PATCH * (column + 1)]
+        stored = read_label_values(tmp_path / "dst" / "label" / f"train_1_{n}.png")
+        assert np.array_equal(stored, np.where(seen[at], 255 * whole[at], 127))
+
+
+def test_255_has_one_meaning_in_the_labels_of_a_set(tmp_path: Path) -> None:
+    parts(tmp_path / "src", {"train": 2, "val": 1, "test": 1}, 2 * PATCH)
+    mask = np.zeros((1, 2 * PATCH, 2 * PATCH), np.uint8)
+    mask[0, 0, :2] = 1, 255
+    write_picture(tmp_path / "src" / "train" / "label" / "train_2.png", mask)
+    with pytest.raises(DataError, match=r"found 0 and 255 alone in train_1\.png and 1 beside 255"):
+        prepare("levir", tmp_path / "src", tmp_path / "dst", patch=PATCH)
 
 
 def test_incomplete_sources(tmp_path: Path) -> None:

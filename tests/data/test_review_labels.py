@@ -15,6 +15,7 @@ from rscd.base.errors import DataError, SceneError
 from rscd.base.files import sha256_of
 from rscd.data.review_labels import AROUND_PX, CONTEXT_PX
 from rscd.data.samplers import random_queries
+from rscd.data.scene_files import expand
 from rscd.data.scenes import Scene, ScenePairs
 from rscd.export.vector import write_vector
 from rscd.geo.table import feature_table
@@ -52,11 +53,11 @@ def layer(tmp_path: Path, write_tif: Callable[..., Path]) -> Callable[..., Any]:
         size, sha256 = file.stat().st_size, sha256_of(file)
         about[date] = {"path": str(file), "bytes": size, "sha256": sha256, "bands": [1, 2, 3]}
 
-    def write(boxes: dict[str, Any] = BOXES, name: str = "change.gpkg") -> str:
+    def write(boxes: dict[str, Any] = BOXES, name: str = "change.gpkg", **parameters: Any) -> str:
         columns = {"id": np.arange(1, len(boxes) + 1), "status": list(boxes)}
         shapes = np.array([on_ground(box) for box in boxes.values()])
         table = feature_table(columns, shapes, "EPSG:32633", own=("id",))
-        write_vector(table, tmp_path / name, provenance=about)
+        write_vector(table, tmp_path / name, provenance=about | {"parameters": parameters})
         return str(tmp_path / name)
 
     return write
@@ -140,6 +141,22 @@ def test_rasters_that_changed_are_refused(layer: Callable[..., Any], tmp_path: P
         ScenePairs(Scene(review=path))
     named = Scene(str(tmp_path / "t1.tif"), str(tmp_path / "t2.tif"), review=path)
     assert ScenePairs(named, keys=["image", "mask"])  # the user says that these are meant
+
+
+def test_rasters_that_are_read_otherwise_than_the_layer_was_made_are_said(
+    layer: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = layer(src_nodata=0.0)
+    scene = Scene(review=path)
+    ScenePairs(scene, src_nodata=0)
+    assert not caplog.text
+    ScenePairs(scene, bands=(3, 2, 1))
+    assert f"{path} was made from bands [1, 2, 3] of t1 (here [3, 2, 1]: set bands)" in caplog.text
+    assert "nodata 0 (here None: set src_nodata)" in caplog.text
+    caplog.clear()
+    (read,) = expand(scene)
+    ScenePairs(Scene(read.t1, read.t2, review=path), bands=(3, 2, 1))
+    assert not caplog.text, "the user says that these are meant"
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,38 @@ def test_layers_of_folders_and_of_other_codes(tmp_path: Path, write_tif: WriteTi
     assert shares == [0, 1]
 
 
+def test_labels_of_a_folder_of_scenes_agree_about_255(tmp_path: Path, write_tif: WriteTif) -> None:
+    for name, values in (("a", (0, 1, 255)), ("b", (0, 255))):
+        label = np.resize(np.array(values, np.uint8), SHAPE)
+        for folder in ("t1", "t2"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_tif(tmp_path / folder / f"{name}.tif", pixels(1))
+        for folder, nodata in (("plain", None), ("declared", 255)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_tif(tmp_path / folder / f"{name}.tif", label, nodata=nodata)
+    t1, t2, plain, declared = (str(tmp_path / n) for n in ("t1", "t2", "plain", "declared"))
+
+    def shares(scene: Scene, key: str, **rules: Any) -> list[float]:
+        data = ScenePairs(scene, keys={key}, **rules)
+        return [float((data[q][key] == 1).float().mean()) for q in grid_queries(data, SHAPE)]
+
+    told = r"plain: expected one meaning of 255, found 0 and 255 alone in b\.tif and 1 beside 255"
+    meant = {0: 0, 1: 1, 255: 255}
+    labelled = Scene(t1, t2, labels=plain)
+    for scene in (labelled, Scene(t1, t2, buildings=(declared, plain))):
+        with pytest.raises(DataError, match=told + r" in a\.tif; .* mask_values="):
+            shares(scene, "mask")
+    layered = Scene(t1, t2, layers={"vl_change": plain})
+    with pytest.raises(DataError, match=told + r" in a\.tif; .* layer_values="):
+        shares(layered, "vl_change")
+    assert shares(labelled, "mask", mask_values=meant) == pytest.approx([1 / 3, 0], abs=0.01)
+    assert shares(layered, "vl_change", layer_values=meant) == shares(
+        Scene(t1, t2, labels=declared), "mask"
+    )
+    alone = Scene(f"{t1}/b.tif", f"{t2}/b.tif", labels=f"{plain}/b.tif")
+    assert shares(alone, "mask") == pytest.approx([0.5], abs=0.01)
+
+
 def test_a_layer_that_no_scene_names_is_an_error(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t1\.tif: vl_t1 was requested, but the layers"):
         ScenePairs([scene], keys={"image", "vl_t1"})
@@ -447,6 +479,37 @@ def test_label_rasters_of_another_place_are_said(
         assert (f"labels {path} do not touch the scene at" in caplog.text) is said
 
 
+@pytest.mark.parametrize(
+    ("moved_m", "where", "said"),
+    [
+        (0, None, False),
+        (0, "kind = 'new'", False),
+        (0, "kind = 'nwe'", True),
+        (50_000, None, True),
+        (None, None, False),  # an empty file: nothing changed
+    ],
+)
+@pytest.mark.parametrize("field", ["labels", "buildings", "layers"])
+def test_polygons_that_no_scene_has_are_said(
+    field: str, moved_m: float | None, where: str | None, said: bool, scene: Scene,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    path, sound = str(tmp_path / "odd.gpkg"), str(tmp_path / "sound.gpkg")
+    frame = geopandas.GeoDataFrame({"kind": ["new"] * 5}, geometry=squares(1, 5), crs=UTM33)
+    frame.to_file(sound, engine="pyogrio")
+    frame.geometry = frame.translate(moved_m or 0)
+    frame[: 0 if moved_m is None else 5].to_file(path, engine="pyogrio")
+    if field == "layers":
+        own, key = Scene(scene.t1, scene.t2, layers={"vl_t1": path}), "vl_t1"
+        said = said and where is None  # where= is about labels and buildings
+    elif field == "buildings":
+        own, key = Scene(scene.t1, scene.t2, buildings=(sound, path), where=where), "mask"
+    else:
+        own, key = Scene(scene.t1, scene.t2, labels=path, where=where), "mask"
+    ScenePairs(own, keys={key})
+    assert (f"no polygon of {path} lies in a scene, so {key} gets" in caplog.text) is said
+
+
 def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: WriteTif) -> None:
     for folder in ("t1", "t2", "other", "labels"):
         (tmp_path / folder).mkdir()
@@ -482,6 +545,24 @@ def test_folders_are_paired_by_name_or_by_place(tmp_path: Path, write_tif: Write
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no rasters"):
         ScenePairs([Scene(t1, str(tmp_path / "none"))])
+
+
+def test_labels_of_a_folder_may_be_shapefiles(tmp_path: Path, write_tif: WriteTif) -> None:
+    for folder in ("t1", "t2", "labels"):
+        (tmp_path / folder).mkdir()
+    for name, count in (("a", 4), ("b", 8)):
+        for folder in ("t1", "t2"):
+            write_tif(tmp_path / folder / f"{name}.tif", pixels(1))
+        frame = geopandas.GeoDataFrame({"id": range(count)}, geometry=squares(3, count), crs=UTM33)
+        frame.to_file(tmp_path / "labels" / f"{name}.shp", engine="pyogrio")
+    (tmp_path / "labels" / "a.qml").write_text("style")
+    t1, t2, labels = (str(tmp_path / folder) for folder in ("t1", "t2", "labels"))
+    dataset = ScenePairs(Scene(t1, t2, labels=labels))
+    a, b = (int(dataset[q]["mask"].sum()) for q in grid_queries(dataset, SHAPE))
+    assert 0 < a < b
+    (tmp_path / "labels" / "a.gpkg").touch()
+    with pytest.raises(DataError, match=r"expected one file named a\.\*, found 2"):
+        ScenePairs(Scene(t1, t2, labels=labels))
 
 
 def test_a_date_on_another_grid_is_aligned(

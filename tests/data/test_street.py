@@ -177,6 +177,24 @@ def test_pcd_masks_of_both_polarities(tmp_path: Path) -> None:
     assert forced[0]["mask"].float().mean() > 0.5
 
 
+def test_pcd_decides_what_change_is_by_all_masks_of_a_folder(tmp_path: Path) -> None:
+    """Pairs that are changed for the most part say the opposite when they are chosen alone."""
+    root = pcd(tmp_path)
+    mostly = np.full((224, 1024), 255, np.uint8)
+    mostly[:, :100] = 0
+    save(root / "TSUNAMI" / "mask" / "00000000.png", mostly)
+    for options in ({"split": "all", "only": {"names": ("TSUNAMI/00000000",)}}, {"split": "test"}):
+        data = PCD(root, subsets=("TSUNAMI",), crops=False, **options)
+        assert data.names == ("TSUNAMI/00000000",)
+        assert torch.equal(data[0]["mask"][0] == 1, torch.from_numpy(mostly == 255))
+
+
+def test_pcd_in_a_folder_called_after_its_subsets(tmp_path: Path) -> None:
+    found = street_conditions(pcd(tmp_path / "tsunami_and_gsv"))
+    assert found is not None
+    assert {name: len(part) for name, part in found.parts.items()} == {"TSUNAMI": 60, "GSV": 60}
+
+
 def test_pcd_turns_images_and_masks_alike(tmp_path: Path) -> None:
     data = PCD(pcd(tmp_path, 5), "test", keys={"image"})
     upright, turned = data[0]["image"], data[1]["image"]

@@ -7,12 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
+from PIL import Image
 
-from rscd.base.errors import OutputError
+from rscd.base.errors import DataError, OutputError
 from rscd.base.types import silent
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_label_values, write_picture
-from rscd.labels.from_checkpoint import mask_folders, note, prepare, write_pseudo_masks
+from rscd.evaluation.thresholds import otsu
+from rscd.labels.from_checkpoint import (
+    mask_folders,
+    note,
+    positive_maps,
+    prepare,
+    write_pseudo_masks,
+)
 
 SIDE = 16
 
@@ -39,6 +48,26 @@ def test_change_is_strictly_above_the_threshold_in_float32(
     mask = read_label_values(tmp_path / "pseudo" / "p0.png")
     np.testing.assert_array_equal(mask, prob > at)
     assert mask.sum() == (prob == values[2]).sum()
+
+
+def test_pixels_without_data_do_not_count_for_otsu(tmp_path: Path) -> None:
+    """A constant map over half of a pair would be one of the two groups."""
+    for date in ("A", "B"):
+        pixels = np.full((4, SIDE, SIDE), 90, np.uint8)
+        pixels[3] = 255
+        pixels[3, : SIDE // 2] = 0  # transparent
+        (tmp_path / date).mkdir()
+        Image.fromarray(np.moveaxis(pixels, 0, 2)).save(tmp_path / date / "p.png")
+    prob = np.full((SIDE, SIDE), 0.05, np.float32)
+    prob[SIDE // 2 :, : SIDE // 2], prob[SIDE // 2 :, SIDE // 2 :] = 0.5, 0.7
+    for keys, threshold in (({"image", "valid"}, 0.6), ({"image"}, 0.275)):
+        data = PairFolder(tmp_path, keys=keys)
+        found = otsu(positive_maps(data, lambda image: prob, progress=silent), prob.size)
+        assert found.threshold == pytest.approx(threshold)
+    everywhere = PairFolder(tmp_path, keys={"image", "valid"})[0]
+    nothing = [{**everywhere, "valid": torch.zeros_like(everywhere["valid"])}]
+    with pytest.raises(DataError, match="expected pairs with change for Otsu's threshold"):
+        otsu(positive_maps(nothing, lambda image: prob, progress=silent), prob.size)
 
 
 def test_a_damaged_pair_stops_nothing_and_gets_its_mask_when_mended(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from rscd.base.types import LAYERS
 from rscd.cli import main
 from rscd.data.folder import PairFolder
 from rscd.data.scenes import Scene, ScenePairs
+from rscd.geo.scene import ScenePair
+from rscd.labels.from_segmenter import DATES, _doubts, scene_pair
 from rscd.labels.store import NUMBERS, TAG
 from rscd.segmenters.segmenter import SemanticPrediction
 from rscd.segmenters.stitch import segment
@@ -312,6 +314,29 @@ def test_the_fake_backend_and_its_warnings(
     assert "reliable at both dates by gamma: 0.1: 100.0%" in said
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "doubtful"),
+    [(0, 3, False), (0, 4, True), (4, 0, True), (10, 30, False), (10, 31, True), (31, 10, True)],
+)
+def test_a_prompt_that_fires_on_one_date_only_is_said(
+    first: int, second: int, doubtful: bool
+) -> None:
+    found = list(_doubts(0.5, first, second, 0.8))
+    assert len(found) == doubtful
+    said = f"{first} objects at t1, {second} at t2: a prompt may fire on one date only"
+    assert all(said in text for text in found)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.09, "almost everything will be ignored"), (0.1, ""), (0.95, ""), (0.96, "raise --gamma")],
+)
+def test_thresholds_that_keep_too_little_or_everything_are_said(share: float, said: str) -> None:
+    found = list(_doubts(share, 1, 1, 0.8))
+    assert len(found) == bool(said)
+    assert all(said in text for text in found)
+
+
 @pytest.fixture
 def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Path:
     """Two scenes of half a metre, t2 one row longer, and scores with bands named by class."""
@@ -328,6 +353,18 @@ def scene(tmp_path: Path, write_tif: Callable[..., Path]) -> Path:
         with rasterio.open(path, "r+") as out:
             out.descriptions = ("building", "ground")
     return tmp_path
+
+
+def test_a_segmenter_sees_the_pixels_of_a_scene_where_they_lie(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
+    ramp = np.arange(20 * 30).reshape(20, 30) % 251
+    values = np.stack([ramp, ramp[::-1], ramp[:, ::-1]]).astype(np.uint8)
+    values[:, 0, 0], values[:, 0, 1] = 0, 255  # the whole range, so that nothing is stretched
+    path = write_tif(tmp_path / "t.tif", values)
+    pair = scene_pair(ScenePair.open(path, path), tmp_path)
+    for date in DATES:
+        np.testing.assert_array_equal(pair.read(date).rgb, values.transpose(1, 2, 0))
 
 
 def test_two_rasters(scene: Path) -> None:

@@ -80,6 +80,23 @@ def test_metric_agrees_with_counting_at_every_threshold(seed: int) -> None:
     assert MODE == "max"
 
 
+def test_the_calibration_error_is_that_of_fifteen_bins() -> None:
+    """Guo et al. 2017: 15 bins of equal width, weighted by their pixels."""
+    rng = np.random.default_rng(0)
+    prob = rng.random(5000).astype(np.float32) ** 2
+    mask = (rng.random(5000) < prob**0.7).astype(np.int64)
+    mask[:100] = 255
+    metric = ChangeMetrics()
+    for part in np.array_split(np.arange(5000), 3):
+        metric.update(torch.from_numpy(prob[part]), torch.from_numpy(mask[part]))
+    known, truth = prob[100:].astype(float), mask[100:]
+    place = np.digitize(known, np.linspace(0, 1, 16)[1:-1])
+    bins = [place == n for n in range(15)]
+    gaps = [b.mean() * abs(truth[b].mean() - known[b].mean()) for b in bins if b.any()]
+    assert metric.calibration_error() == pytest.approx(sum(gaps), abs=1e-6)
+    assert metric.reliability().shape == (3, 15)
+
+
 def test_calibration() -> None:
     metric = ChangeMetrics()
     prob = torch.full((1000,), 0.3)

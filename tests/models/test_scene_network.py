@@ -15,7 +15,7 @@ from rscd.base.errors import ModelError
 from rscd.models.flow import convert_unit
 from rscd.models.networks import build_network, receptive_radius
 from rscd.models.scene import Levels, SceneNetwork, pad_to_multiple
-from rscd.models.scene_compact import scene_compact
+from rscd.models.scene_compact import PlainFlowHead, scene_compact
 from rscd.models.simsac import simsac
 
 DEAD = 2 * (16 + 1)
@@ -149,6 +149,20 @@ def test_the_unit_changes_exactly_once_between_branches() -> None:
             levels.flow[level], expected.expand_as(levels.flow[level]), atol=1e-4, rtol=0
         )
     torch.testing.assert_close(out[0, :, 50, 70], torch.tensor([20.0, -6.0]), atol=1e-4, rtol=0)
+
+
+def test_a_level_adds_its_correction_to_the_flow() -> None:
+    head = PlainFlowHead(9).eval()
+    flow, correlation = torch.randn(1, 2, 8, 8), torch.randn(1, 9, 8, 8)
+    assert torch.equal(head(correlation, flow, None)[0], flow)  # it begins without one
+    last = head.layers[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([2.0, -1.0]))
+    found, passed_on = head(correlation, flow, None)
+    torch.testing.assert_close(found, flow + torch.tensor([2.0, -1.0]).view(1, 2, 1, 1))
+    assert passed_on is correlation
 
 
 def silent(module: nn.Module) -> bool:

@@ -168,6 +168,23 @@ def test_objects_of_any_format_become_events(folder: Path, write: Callable[..., 
     assert len(labels.events.t1.instances) == 2
 
 
+CORNERS = [(0, 0), (0, 24), (19, 0), (19, 24)]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_objects_at_the_border_keep_their_pixels(folder: Path, write: Callable[..., Any]) -> None:
+    masks = [box_mask(row, col) for row, col in CORNERS]  # up to the last row and column
+    write(folder, "t1", masks)
+    write(folder, "t2", masks)
+    for date in segmented(folder, missing="zero")[1]:
+        assert date.instances is not None
+        whole = np.zeros(SIZE, bool)
+        for one in date.instances:
+            x0, y0, x1, y1 = one.bbox
+            whole[y0:y1, x0:x1] |= one.mask
+        np.testing.assert_array_equal(whole, np.any(masks, axis=0))
+
+
 def test_scores_beside_objects_are_kept(folder: Path) -> None:
     """As APE's published files: probabilities in one file, instances in the other."""
     prob = np.full((6, *SIZE), 0.1, np.float32)

@@ -205,3 +205,13 @@ class TestPrecomputed:
         view = View(np.zeros((1, 3, 3), np.uint8), "a", "t1")
         prob = segmenter.predict([view], parse_prompts("house", "ground"))[0].prob
         np.testing.assert_allclose(prob[0, 0], expected, atol=1e-6)
+
+    def test_255_has_one_meaning_in_a_folder(self, tmp_path: Path) -> None:
+        for date in ("t1", "t2"):
+            (tmp_path / date / "house").mkdir(parents=True)
+        for name, stored in (("a", [0, 1, 255]), ("b", [0, 255, 255])):
+            write_picture(tmp_path / "t1" / "house" / f"{name}.png", np.array([[stored]], np.uint8))
+        segmenter = load_segmenter("precomputed", {"folder": str(tmp_path), "missing": "zero"})
+        views = [View(np.zeros((1, 3, 3), np.uint8), name, "t1") for name in ("a", "b")]
+        with pytest.raises(DataError, match=r"house: expected one meaning of 255, found 0 and 255"):
+            segmenter.predict(views, parse_prompts("house", "ground"))

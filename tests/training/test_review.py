@@ -110,6 +110,23 @@ def test_layers_take_the_place_of_reviewed_scenes(tmp_path: Path) -> None:
     assert with_reviews(["-c", path]) == ["-c", path]
 
 
+def test_only_the_reviewed_scenes_to_train_on_are_replaced(tmp_path: Path) -> None:
+    own = {"t1": "a", "t2": "b", "labels": "c", "dates": ["2020-01-01", "2021-01-01"]}
+    streams: dict[str, Any] = {
+        "train": {"init_args": {"scenes": [{"review": "change.gpkg"}, own]}},
+        "val": {"init_args": {"scenes": [{"review": "other.gpkg"}]}},
+    }
+    path = written(tmp_path, streams)
+    (word,) = with_reviews(["-c", path, "--review", "x.gpkg"])[2:]
+    key, _, text = word.partition("=")
+    assert key == "--data.streams.train.init_args.scenes"
+    assert json.loads(text) == [own, {"review": "x.gpkg"}]
+    streams["train"]["init_args"]["scenes"][0] = {"review": "change.gpkg", "area": "west.gpkg"}
+    path = written(tmp_path, streams)
+    with pytest.raises(UsageError, match=r"without further fields .* found area in the stream tr"):
+        with_reviews(["-c", path, "--review", "x.gpkg"])
+
+
 def test_a_configuration_without_reviewed_scenes_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, {"train": {"init_args": {"root": "d"}}})
     for words in (["-c", path], ["-c", str(tmp_path / "none.yaml")], []):

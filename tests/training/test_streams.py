@@ -175,6 +175,25 @@ def test_the_reader_drops_what_was_not_asked_for() -> None:
     assert set(sample) == {"image", "name", "bounds"}
 
 
+class Flows(Numbers):
+    """Pairs with and without flow, in turn."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        known = torch.tensor(float(index % 2 == 0))
+        return super().__getitem__(index) | {"flow": torch.zeros(2, 4, 4), "use_flow": known}
+
+
+def test_zeros_in_place_of_an_unknown_flow_are_not_learned() -> None:
+    unaware = Reader(Flows(2), frozenset({"image", "flow"}))
+    assert not isinstance(unaware[0], Failure)
+    failure = unaware[1]
+    assert isinstance(failure, Failure)
+    assert not failure.skippable
+    assert "pair without (use_flow is 0); set method_args.use_flow: true" in failure.reason
+    for keys in ({"image", "flow", "use_flow"}, {"image", "mask"}):
+        assert isinstance(Reader(Flows(2), frozenset(keys))[1], dict)
+
+
 def test_batches_stack_tensors_and_list_the_rest() -> None:
     (batch, *_) = loader(training=False)
     assert batch["image"].shape == (3, 2, 1, 4, 4)

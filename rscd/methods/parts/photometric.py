@@ -1,5 +1,6 @@
 """Photometric views: effects of light, weather and sensors on the values, never the geometry."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,11 @@ from rscd.base.errors import UsageError
 from rscd.base.types import Batch, ShapeHW
 from rscd.methods.parts.draws import integer, uniform
 from rscd.models.flow import pixel_grid
+
+log = logging.getLogger(__name__)
+
+MOST_BEYOND = 0.2
+"""Fraction of the values of a batch that may lie beyond the value range: clouds, sun on water."""
 
 ValueRange = tuple[float, float]
 """(black, white) of the raw values: (0, 255) for 8 bit, (0, 10000) for reflectance, (0, 1)."""
@@ -118,10 +124,34 @@ def photometric_view(
         raise UsageError(
             f"value_range expects (black, white) with black < white, found {low, high}"
         )
+    _check_range(batch["image"], value_range)
     image = (batch["image"] - low) / (high - low)
     dates = [_photometric(date, settings, generator) for date in image.unbind(1)]
     changed = torch.stack(dates, 1) * (high - low) + low
     return cast(Batch, dict(batch) | {"image": changed})
+
+
+_seen: set[ValueRange] = set()
+"""Value ranges whose first batch was looked at."""
+
+
+def _check_range(image: Tensor, value_range: ValueRange) -> None:
+    """Warn if the first batch mostly lies beyond the range, where views are black or white.
+
+    Only the first batch costs the look at all of its values.
+    """
+    low, high = value_range  # a list, if it comes from YAML
+    if (low, high) in _seen:
+        return
+    _seen.add((low, high))
+    known = image[image != 0]  # 0 is also what has no data
+    beyond = (known < low) | (known > high)
+    if len(known) and beyond.float().mean() > MOST_BEYOND:
+        log.warning(
+            "expected image values in value_range %s, found %.3g to %.3g: photometric views clip "
+            "them to black and white; set method_args.value_range, such as [0, 10000]",
+            *([low, high], float(known.min()), float(known.max())),
+        )
 
 
 def _photometric(image: Tensor, settings: Photometric, generator: torch.Generator) -> Tensor:

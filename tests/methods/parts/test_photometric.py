@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 
 from rscd.base.errors import UsageError
 from rscd.base.types import Batch
+from rscd.methods.parts import photometric
 from rscd.methods.parts.draws import view_generator
 from rscd.methods.parts.photometric import STREET, STRONG, Photometric, photometric_view
 from rscd.models.flow import pixel_grid
@@ -38,6 +41,22 @@ def test_photometry_stays_in_range_and_leaves_the_rest_alone(
     for key, value in before.items():
         assert torch.equal(batch[key], value)  # type: ignore[literal-required]
         assert key == "image" or view[key] is batch[key]  # type: ignore[literal-required]
+
+
+@pytest.mark.parametrize(("scale", "said"), [(1.0, False), (30.0, True), (-1.0, True)])
+def test_values_beyond_the_value_range_are_said_once(
+    scale: float, said: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photometric, "_seen", set())
+    batch = smooth_batch()
+    batch["image"] *= scale
+    batch["image"][..., :30, :] = 0  # no data
+    listed: Any = [0.0, 255.0]  # as from YAML
+    for value_range in (listed, (0.0, 255.0)):
+        photometric_view(batch, STRONG, view_generator(0), value_range=value_range)
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == said
+    assert all("expected image values in value_range [0.0, 255.0], found" in text for text in texts)
 
 
 def test_photometry_is_equivariant_to_the_value_range() -> None:
