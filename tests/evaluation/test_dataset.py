@@ -371,6 +371,9 @@ def test_images_without_georeferencing(tmp_path: Path, write_tif: Callable[..., 
     other = write_tif(tmp_path / "o.tif", PREDICTED[:3], transform=None, crs=None)
     with pytest.raises(GridMismatchError, match="of one size where there is no georeferencing"):
         evaluate_maps(other, truth)
+    local = np.repeat(np.repeat(PREDICTED, 2, 0), 2, 1)  # half the pixel size: a place, if no CRS
+    halved = write_tif(tmp_path / "h.tif", local, transform=Affine(0.5, 0, 0, 0, -0.5, 0), crs=None)
+    assert evaluate_maps(halved, truth).counts == report.counts
     located = write_tif(tmp_path / "l.tif", PREDICTED)
     with pytest.raises(GridMismatchError, match="expected a CRS in the prediction and its counter"):
         evaluate_maps(located, truth)
