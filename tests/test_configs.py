@@ -182,7 +182,8 @@ def test_one_step(config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
     limits += ["--trainer.num_sanity_val_steps=0"]
     trainer = train(["-c", "run.yaml", "--trainer.accelerator=cpu", *limits])
-    assert trainer.global_step == 1
+    # one batch, or all of two: where typing remembers float before int, a limit of 1 is all of them
+    assert trainer.global_step == trainer.num_training_batches <= 2
     assert {"best.ckpt", "last.ckpt", "config.yaml", "metrics.csv"} <= {
         file.name for file in Path("run").iterdir()
     }
