@@ -90,10 +90,18 @@ def open_answers(path: str, grid: GeoBox, name: str) -> Polygons | Table:
 
 
 def _of_scene(path: str, frame: Any, name: str) -> Any:
-    """The rows of a table that name a scene: with its folder, or else by the file name alone."""
+    """The rows of a table that name a scene: with its folder, or else by the file name alone.
+
+    Other folders name other scenes, unless all rows have one, which then tells nothing apart.
+    """
     texts = frame[NAME].fillna("")
-    exact = texts.map(lambda text: str(PurePosixPath(text).parent / image_id(text))) == name
-    found = frame[exact if exact.any() else texts.map(image_id) == name.rpartition("/")[2]]
+    own = PurePosixPath(name).parts
+    rows = [(*PurePosixPath(text).parent.parts, image_id(text)) for text in texts]
+    alike = len({row[:-1] for row in rows}) == 1
+    chosen = [row[-len(own) :] == own for row in rows]
+    if not any(chosen):
+        chosen = [row[-1] == own[-1] and (alike or len(row) == 1) for row in rows]
+    found = frame[chosen]
     if len(set(_as_bool(path, found[CHANGED])) - {None}) > 1:
         raise DataError(
             f"expected one answer for {name} in {path}, found yes and no; correct the table, or "

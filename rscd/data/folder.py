@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from affine import Affine
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
@@ -16,6 +15,7 @@ from rscd.base.errors import DataError
 from rscd.base.types import IGNORE, BoolArray
 from rscd.data.images import (
     Picture,
+    Place,
     fill_invalid,
     read_mask,
     read_pair,
@@ -174,13 +174,14 @@ class PairFolder(Plotted, NonGeoDataset):
         files = self.files[index]
         sample: Sample = {"name": files.name}
         valid = self._add_images(sample, files) if self.keys & {"image", "valid"} else None
+        place = Place(sample["crs"], sample["transform"]) if "transform" in sample else None
         if "mask" in self.keys and files.mask is not None:
             own = self.mask_from is None
             rule = self.mask_values if own else self._layer(str(self.mask_from)).values
-            sample["mask"] = _labels_of(files.mask, rule, valid, sample.get("transform"))
+            sample["mask"] = _labels_of(files.mask, rule, valid, place)
         for key, path in files.layers.items():
             rule = self._layer(key).values
-            sample[key] = _labels_of(path, rule, valid, sample.get("transform"))
+            sample[key] = _labels_of(path, rule, valid, place)
         if "label" in self.keys:
             sample["label"] = torch.tensor(self._label(files, sample))
         return self.transforms(sample) if self.transforms is not None else sample
@@ -282,7 +283,7 @@ class PairFolder(Plotted, NonGeoDataset):
                 f"{files.t2}: (bands, height, width) is {second.pixels.shape}, t1 has "
                 f"{first.pixels.shape}; make both dates one size"
             )
-        say_elsewhere(files.t2, second.transform, first.transform, first.shape_hw)
+        say_elsewhere(files.t2, second.place, first.place, first.shape_hw)
         valid = _valid_at_both(first, second)
         if "image" in self.keys:
             sample["image"] = stack_dates(first, second)
@@ -367,7 +368,7 @@ def _valid_at_both(first: Picture, second: Picture) -> BoolArray:
     return valid
 
 
-def _labels_of(path: Path, rule: MaskRule, valid: BoolArray | None, like: Affine | None) -> Tensor:
+def _labels_of(path: Path, rule: MaskRule, valid: BoolArray | None, like: Place | None) -> Tensor:
     """(1,H,W) int64 of a label file, 255 where the images are not valid."""
     mask = read_mask(path, rule, like)
     if valid is not None:

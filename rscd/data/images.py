@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -68,6 +68,13 @@ RGB_KINDS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 log = logging.getLogger(__name__)
 
 
+class Place(NamedTuple):
+    """Where the pixels of a file lie."""
+
+    crs: rasterio.crs.CRS | None
+    transform: rasterio.Affine
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """One decoded image file."""
@@ -84,6 +91,11 @@ class Picture:
     def shape_hw(self) -> ShapeHW:
         """(height, width) in pixels."""
         return self.pixels.shape[1], self.pixels.shape[2]
+
+    @property
+    def place(self) -> Place | None:
+        """CRS and transform, if the file has these."""
+        return None if self.transform is None else Place(self.crs, self.transform)
 
     @property
     def bounds(self) -> Bounds | None:
@@ -180,30 +192,34 @@ _elsewhere: set[Path] = set()
 
 
 def say_elsewhere(
-    path: Path,
-    transform: rasterio.Affine | None,
-    like: rasterio.Affine | None,
-    shape_hw: tuple[int, ...],
+    path: Path, place: Place | None, like: Place | None, shape_hw: tuple[int, ...]
 ) -> None:
-    """Warn once per folder if a file lies elsewhere than the image whose pixels it belongs to.
+    """Warn once per folder and process if a file lies elsewhere than the image it belongs to.
 
     Files of a folder of pairs belong together pixel by pixel, whatever their georeferencing says;
-    one that is shifted or upside down is no error, but rarely meant.
+    one that is shifted or upside down is no error, but rarely meant. Without a CRS a transform does
+    not tell: labelling tools write such.
     """
-    if transform is None or like is None or path.parent in _elsewhere or like.is_degenerate:
+    if place is None or like is None or path.parent in _elsewhere:
         return
-    height, width = shape_hw
-    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], float)
-    own = np.array([~like @ (transform @ tuple(corner)) for corner in corners])
-    apart = float(np.hypot(*(own - corners).T).max())
-    if apart > ELSEWHERE_PX:
-        _elsewhere.add(path.parent)
-        log.warning(
-            "%s: by its georeferencing it lies up to %.3g pixels from t1 of the pair; pixels are "
-            "taken as they are stored. If that is wrong, warp it onto t1, or read the rasters as "
-            "scenes",
-            *(path, apart),
-        )
+    if place.crs is None or like.crs is None or like.transform.is_degenerate:
+        return
+    if place.crs == like.crs:
+        height, width = shape_hw
+        corners = np.array([(0, 0), (width, 0), (0, height), (width, height)], float)
+        own = np.array([~like.transform @ (place.transform @ tuple(at)) for at in corners])
+        apart = float(np.hypot(*(own - corners).T).max())
+        if apart <= ELSEWHERE_PX:
+            return
+        found = f"it lies up to {apart:.3g} pixels from t1 of the pair"
+    else:
+        found = "its CRS is not that of t1 of the pair"
+    _elsewhere.add(path.parent)
+    log.warning(
+        "%s: by its georeferencing %s; pixels are taken as they are stored. If that is wrong, warp "
+        "it onto t1, or read the rasters as scenes",
+        *(path, found),
+    )
 
 
 def said_of(path: Path) -> Bands:
@@ -227,8 +243,8 @@ class StoredLabel:
     """(H,W) where alpha or the file's own mask let the values count; None where it has neither."""
     nodata: float | None
     """Declared value."""
-    transform: rasterio.Affine | None = None
-    """Pixel to CRS; None for files without georeferencing."""
+    place: Place | None = None
+    """None for files without georeferencing."""
 
     def coding(self, rule: MaskRule = "strict") -> Coding:
         """What the values mean.
@@ -278,8 +294,9 @@ def read_label(path: Path) -> StoredLabel:
         if path.suffix.lower() in PLAIN_SUFFIXES and known is not None and not known.all():
             text = "transparent pixels of labels count as pixels without label (255), not as 0"
             _warn_of_folder(path.parent, text)
-        transform = None if dataset.transform.is_identity else dataset.transform
-        return StoredLabel(path, values, known, declared_nodata(dataset), transform)
+        unplaced = dataset.transform.is_identity
+        place = None if unplaced else Place(dataset.crs, dataset.transform)
+        return StoredLabel(path, values, known, declared_nodata(dataset), place)
 
 
 def read_label_values(path: Path) -> NDArray[Any]:
@@ -287,15 +304,13 @@ def read_label_values(path: Path) -> NDArray[Any]:
     return read_label(path).values
 
 
-def read_mask(
-    path: Path, rule: MaskRule = "strict", like: rasterio.Affine | None = None
-) -> ByteArray:
+def read_mask(path: Path, rule: MaskRule = "strict", like: Place | None = None) -> ByteArray:
     """Read a label file.
 
     Args:
         path: of the file.
         rule: how stored values are read.
-        like: transform of the image whose pixels it labels, if known; see `say_elsewhere`.
+        like: place of the image whose pixels it labels, if known; see `say_elsewhere`.
 
     Returns:
         (H,W) uint8: 0 no change, 1 change, 255 ignore, also where the file declares nodata.
@@ -305,12 +320,12 @@ def read_mask(
             ignore there and change in another file of the folder.
     """
     label = read_label(path)
-    say_elsewhere(path, label.transform, like, label.values.shape)
+    say_elsewhere(path, label.place, like, label.values.shape)
     coding = label.coding(rule)
     check_agreement(label, coding, rule)
     mask = coding.decode(label.values, label.known)
     if rule == IGNORE_CODED and label.nodata != IGNORE:
-        _watch(path, mask)
+        _watch(label)
     return mask
 
 
@@ -341,22 +356,23 @@ _ignored: dict[Path, set[str] | None] = {}
 FILES_WITHOUT_CHANGE = 20
 
 
-def _watch(path: Path, mask: ByteArray) -> None:
+def _watch(label: StoredLabel) -> None:
     """Say it if many files of a folder hold 255 = ignore and none holds 1: 255 may be change."""
-    files = _ignored.setdefault(path.parent, set())
+    folder = label.path.parent
+    files = _ignored.setdefault(folder, set())
     if files is None:
         return
-    if (mask == 1).any():
-        _ignored[path.parent] = None
-    elif (mask == IGNORE).any():
-        files.add(path.name)
+    if (label.values == 1).any():
+        _ignored[folder] = None
+    elif (label.values == IGNORE).any():
+        files.add(label.path.name)
         if len(files) == FILES_WITHOUT_CHANGE:
-            _ignored[path.parent] = None
+            _ignored[folder] = None
             text = (
                 f"255 is read as ignore, and none of the {len(files)} files that hold it holds 1; "
-                "if it means change, give the values, such as {0: 0, 255: 1}"
+                "if it means change, give the values of the layer: {0: 0, 255: 1}"
             )
-            _warn_of_folder(path.parent, text)
+            _warn_of_folder(folder, text)
 
 
 def fill_invalid(picture: Picture) -> FloatArray:

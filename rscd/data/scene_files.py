@@ -1,6 +1,7 @@
 """Scenes as plain data: which files show a place at two dates, and what is known about it."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +22,10 @@ log = logging.getLogger(__name__)
 
 BESIDE = frozenset(
     {".shx", ".dbf", ".prj", ".cpg", ".sbn", ".sbx", ".qix", ".qpj", ".qmd", ".qml"}
-    | {".tfw", ".pgw", ".jgw", ".wld"}
+    | {".tfw", ".pgw", ".jgw", ".wld", ".gpkg-wal", ".gpkg-shm", ".gpkg-journal"}
 )
-"""Suffixes of files that belong to a shapefile, a layer or a raster of the same name."""
+"""Suffixes of files that belong to a shapefile, a layer, a database in use or a raster of the same
+name."""
 
 MOST_NAMED = 5
 """Most rasters without partner listed in a message."""
@@ -146,17 +148,29 @@ def say_read_otherwise(scene: Scene, pair: ScenePair, src_nodata: float | None) 
         src_nodata: nodata value given for all images.
     """
     provenance = read_provenance(Path(scene.review or ""))
-    made = (provenance.get("parameters") or {}).get("src_nodata")
+    parameters = provenance.get("parameters") or {}
+    made = parameters.get("src_nodata")
     differ = [
         f"bands {own['bands']} of {date} (here {list(source.bands)}: set bands)"
         for date, source in (("t1", pair.t1), ("t2", pair.t2))
         if isinstance(own := provenance.get(date), dict)
         and own.get("bands", list(source.bands)) != list(source.bands)
     ]
-    if made is not None and made != src_nodata:
-        differ.append(f"nodata {made:g} (here {src_nodata}: set src_nodata)")
+    if "src_nodata" in parameters and not _same_number(made, src_nodata):
+        differ.append(f"nodata {_said(made)} (here {_said(src_nodata)}: set src_nodata)")
     if differ:
         log.warning("%s was made from %s", scene.review, " and ".join(differ))
+
+
+def _same_number(one: float | None, other: float | None) -> bool:
+    """Whether two values are the same, NaN among them."""
+    if one is None or other is None:
+        return one is other
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+def _said(nodata: float | None) -> str:
+    return "as the files say" if nodata is None else f"{nodata:g}"
 
 
 def _rasters(folder: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from torchgeo.datasets import GeoDataset
 from rscd.base.arguments import check_names
 from rscd.base.errors import DataError
 from rscd.base.redact import redacted
-from rscd.base.types import IGNORE, LAYERS, Align, BoolArray, ByteArray
+from rscd.base.types import IGNORE, LAYERS, Align, BoolArray, Bounds, ByteArray
 from rscd.data.answers import Answer, answers_in, open_answers
 from rscd.data.labels import image_label
 from rscd.data.leaks import Ground
@@ -44,7 +44,7 @@ from rscd.geo.labels import MaskRule
 from rscd.geo.pictures import has_pixel_coordinates
 from rscd.geo.scene import ScenePair
 from rscd.geo.tiles import Box
-from rscd.geo.vectors import read_layer
+from rscd.geo.vectors import is_empty
 
 __all__ = ["Scene", "ScenePairs"]
 
@@ -314,16 +314,16 @@ class ScenePairs(Plotted, GeoDataset):
         met: Counter[tuple[str, str]] = Counter()
         scenes = {id(place.pair): place for place in self.places}
         for place in scenes.values():
-            box = shapely.box(*bounds_of(place.pair.grid))
+            box = bounds_of(place.pair.grid)
             for key, layer in place.layers.items():
                 for one in _of_dates([layer]):
                     if isinstance(one, LoadedPolygons):
-                        met[one.path, key] += len(one.tree.query(box))
+                        met[one.path, key] += _touches(one.geometries, box)
         for (path, key), count in met.items():
-            if not count and len(read_layer(path, "polygons in labels", columns=[])):
+            if not count and not is_empty(path):
                 log.warning(
-                    "no polygon of %s lies in a scene, so %s gets nothing from it: check its CRS, "
-                    "and where= if that is given",
+                    "no polygon of %s lies in a scene, so %s gets nothing from it: if that is not "
+                    "meant, check its CRS, and where= if that is given",
                     *(redacted(path), key),
                 )
 
@@ -536,6 +536,12 @@ def _change_layer(scene: Scene, pair: ScenePair, rule: MaskRule) -> LabelLayer:
         for path, grid in zip(scene.buildings, (like, pair.t2.grid), strict=True)
     ]
     return BuildingDifference(sides[0], sides[1])
+
+
+def _touches(geometries: NDArray[Any], box: Bounds) -> bool:
+    """Whether the bounds of any geometry meet a box."""
+    left, bottom, right, top = shapely.bounds(geometries).T
+    return bool(((left <= box[2]) & (right >= box[0]) & (bottom <= box[3]) & (top >= box[1])).any())
 
 
 def _of_dates(layers: Iterable[LabelLayer]) -> Iterator[LabelLayer]:

@@ -285,7 +285,7 @@ def detect_polarity(masks: Sequence[Path]) -> Literal["white", "nonwhite"]:
     PNG masks of PCD have 255 for change, the raw GSV bitmaps everything but 255. At most 100
     masks are read.
     """
-    chosen = masks[:: max(1, len(masks) // 100)]
+    chosen = masks[:: -(-len(masks) // 100)]
     shares = [float((read_picture(path).pixels[0] == 255).mean()) for path in chosen]
     return "white" if np.mean(shares) < 0.5 else "nonwhite"
 

@@ -163,6 +163,28 @@ def read_layer(
         return frame
 
 
+def is_empty(path: str | Path) -> bool:
+    """Whether a file that `read_layer` reads is known to have no feature; none is read.
+
+    Raises:
+        DataError: if it is unreadable.
+    """
+    import pyogrio
+    from pyarrow import parquet
+    from pyogrio.errors import GeometryError
+
+    file, _, asked = named(path).partition(LAYER_WORD)
+    with vector_border("features in", file):
+        if _is_parquet(file):
+            return bool(parquet.read_metadata(file).num_rows == 0)
+        try:
+            with gdal_path(file) as link:
+                about = pyogrio.read_info(link, layer=asked or None, force_feature_count=True)
+        except GeometryError:  # a layer type that pyogrio does not support
+            return False
+        return bool(about["features"] == 0)
+
+
 def vector_border(what: str, path: str | Path) -> AbstractContextManager[None]:
     """Error handling around libraries that read vector files.
 

@@ -68,10 +68,15 @@ def _streams(file: str) -> dict[str, list[dict[str, Any]]]:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         streams: dict[str, Any] = content["data"]["streams"]
         scenes = {
-            name: list(stream.get("init_args", {}).get("scenes", []))
+            name: _listed(stream.get("init_args", {}).get("scenes", []))
             for name, stream in streams.items()
             if name not in EVALUATED
         }
         return {name: some for name, some in scenes.items() if any("review" in s for s in some)}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return {}  # who reads the configuration reports what is wrong with it
+
+
+def _listed(scenes: Any) -> list[dict[str, Any]]:
+    """Scenes as a configuration may give them: one, or a list."""
+    return [scenes] if isinstance(scenes, dict) else list(scenes)

@@ -212,15 +212,21 @@ class TrainingCLI(LightningCLI):
             self._take_folder(checkpoint)
 
     def after_fit(self) -> None:
-        """Say where no checkpoint was chosen, as when the run ended before it was validated."""
-        validated = any(name.startswith("val/") for name in self.trainer.callback_metrics)
-        for saver in [] if validated else _savers(self.trainer):
+        """Say where no checkpoint was chosen because nothing was validated."""
+        if any(name.startswith("val/") for name in self.trainer.callback_metrics):
+            return
+        if self.trainer.val_dataloaders:
+            why = (
+                "the run ended before a validation. Give trainer.max_steps or max_epochs more, or "
+                "validate sooner with trainer.val_check_interval"
+            )
+        else:
+            why = "there is no stream val to choose it by. Add one, or set checkpoint.monitor: null"
+        for saver in _savers(self.trainer):
             if saver.monitor is not None and not saver.best_model_path:
                 log.warning(
-                    "no %s was written in %s: the run ended before a validation; what it learned "
-                    "is in %s. Give trainer.max_steps or max_epochs more, or validate sooner with "
-                    "trainer.val_check_interval",
-                    *(f"{saver.filename}{SUFFIX}", saver.dirpath, LAST),
+                    "no %s was written in %s, what was learned is in %s: %s",
+                    *(f"{saver.filename}{SUFFIX}", saver.dirpath, LAST, why),
                 )
 
     def _take_folder(self, checkpoint: str | None) -> None:

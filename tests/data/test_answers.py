@@ -163,8 +163,33 @@ def test_scenes_of_one_name_in_two_folders_have_their_own_answers(
 
     assert answer("east/a")
     assert not answer("west/a")
+    table.write_text(table.read_text() + "north/a.tif,yes\nnorth/a.png,no\n")
     with pytest.raises(DataError, match=r"expected one answer for north/a in .*found yes and no"):
         answer("north/a")
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (["east/a.tif,yes", "west/b.tif,no"], None),  # of other scenes
+        (["A/a.tif,yes", "A/b.tif,no"], True),  # a folder that tells nothing apart
+        (["/data/north/a.tif,yes", "/data/east/a.tif,no"], True),
+        (["a.tif,yes", "east/a.tif,no"], True),
+    ],
+)
+def test_an_answer_of_another_folder_is_not_taken(
+    rows: list[str], found: bool | None, dates: tuple[str, str], tmp_path: Path
+) -> None:
+    table = tmp_path / "tiles.csv"
+    table.write_text("\n".join(["name,changed", *rows]))
+    scene = Scene(*dates, answers=str(table), name="north/a")
+    if found is None:
+        with pytest.raises(DataError, match="expected places in the scenes to draw patches from"):
+            ScenePairs(scene, keys={"image", "label"})
+        return
+    (place,) = ScenePairs(scene, keys={"image", "label"}).places
+    assert place.answer is not None
+    assert place.answer.changed == found
 
 
 def test_labels_without_answers_are_still_counted_from_masks(

@@ -315,6 +315,21 @@ def test_a_file_that_lies_elsewhere_than_t1_is_said(
         assert f"up to {apart} pixels from t1" in text
 
 
+@pytest.mark.parametrize(("crs", "said"), [(None, False), (32632, True), (32633, False)])
+def test_without_a_crs_a_transform_does_not_tell_where_a_label_lies(
+    crs: int | None, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, pixel = Affine(0.5, 0, 500_000, 0, -0.5, 4_000_000), Affine(1, 0, 0, 0, -1, H)
+    for name, array in (("A", pixels(0)), ("B", pixels(1)), ("label", mask_pixels(0))):
+        (tmp_path / name).mkdir()
+        code = crs if name == "label" else 32633
+        known = None if code is None else rasterio.crs.CRS.from_epsg(code)
+        write_picture(tmp_path / name / "x.tif", array, known, pixel if code is None else place)
+    assert PairFolder(tmp_path)[0]["mask"].sum() == W
+    assert ("by its georeferencing its CRS is not that of t1" in caplog.text) == said
+    assert ("by its georeferencing" in caplog.text) == said
+
+
 def test_nan_and_alpha_are_invalid(tmp_path: Path) -> None:
     array = pixels(0, 2).astype(np.float32)
     array[1, 3, 3] = np.nan

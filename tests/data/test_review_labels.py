@@ -152,7 +152,7 @@ def test_rasters_that_are_read_otherwise_than_the_layer_was_made_are_said(
     assert not caplog.text
     ScenePairs(scene, bands=(3, 2, 1))
     assert f"{path} was made from bands [1, 2, 3] of t1 (here [3, 2, 1]: set bands)" in caplog.text
-    assert "nodata 0 (here None: set src_nodata)" in caplog.text
+    assert "nodata 0 (here as the files say: set src_nodata)" in caplog.text
     caplog.clear()
     (read,) = expand(scene)
     ScenePairs(Scene(read.t1, read.t2, review=path), bands=(3, 2, 1))

@@ -95,7 +95,7 @@ def written(tmp_path: Path, streams: dict[str, Any]) -> str:
 
 
 def test_layers_take_the_place_of_reviewed_scenes(tmp_path: Path) -> None:
-    streams = {
+    streams: dict[str, Any] = {
         "train": {"init_args": {"scenes": [{"review": "change.gpkg"}]}},
         "val": {"init_args": {"scenes": [{"t1": "a", "t2": "b", "labels": "c"}]}},
         "more": {"init_args": {"root": "d"}},
@@ -108,6 +108,9 @@ def test_layers_take_the_place_of_reviewed_scenes(tmp_path: Path) -> None:
         f"--data.streams.train.init_args.scenes={scenes}",
     ]
     assert with_reviews(["-c", path]) == ["-c", path]
+    streams["train"]["init_args"]["scenes"] = {"review": "change.gpkg"}  # one, not in a list
+    again = with_reviews(["-c", written(tmp_path, streams), "--review=x.gpkg", "--review=y.gpkg"])
+    assert again[-1] == words[-1]
 
 
 def test_only_the_reviewed_scenes_to_train_on_are_replaced(tmp_path: Path) -> None:

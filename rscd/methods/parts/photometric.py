@@ -1,6 +1,7 @@
 """Photometric views: effects of light, weather and sensors on the values, never the geometry."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -131,22 +132,23 @@ def photometric_view(
     return cast(Batch, dict(batch) | {"image": changed})
 
 
-_seen: set[ValueRange] = set()
-"""Value ranges whose first batch was looked at."""
+LOOKED_AT = 50
+"""Batches per value range of which all values are compared with it; later ones cost no look."""
+
+_looked: Counter[ValueRange] = Counter()
+"""Batches that were looked at, by value range; `LOOKED_AT` once it was said."""
 
 
 def _check_range(image: Tensor, value_range: ValueRange) -> None:
-    """Warn if the first batch mostly lies beyond the range, where views are black or white.
-
-    Only the first batch costs the look at all of its values.
-    """
+    """Warn once if a batch mostly lies beyond the range, where views are black or white."""
     low, high = value_range  # a list, if it comes from YAML
-    if (low, high) in _seen:
+    if _looked[low, high] >= LOOKED_AT:
         return
-    _seen.add((low, high))
     known = image[image != 0]  # 0 is also what has no data
+    _looked[low, high] += len(known) > 0
     beyond = (known < low) | (known > high)
     if len(known) and beyond.float().mean() > MOST_BEYOND:
+        _looked[low, high] = LOOKED_AT
         log.warning(
             "expected image values in value_range %s, found %.3g to %.3g: photometric views clip "
             "them to black and white; set method_args.value_range, such as [0, 10000]",

@@ -1,3 +1,4 @@
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def test_photometry_stays_in_range_and_leaves_the_rest_alone(
 def test_values_beyond_the_value_range_are_said_once(
     scale: float, said: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(photometric, "_seen", set())
+    monkeypatch.setattr(photometric, "_looked", Counter())
     batch = smooth_batch()
     batch["image"] *= scale
     batch["image"][..., :30, :] = 0  # no data
