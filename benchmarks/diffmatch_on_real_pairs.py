@@ -27,7 +27,7 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer, seed_everything
 from machine import machine
 from pseudo_labels import by_threshold, confident_and_right, shares
-from tables import markdown
+from tables import markdown, spread
 from torch.utils.data import Dataset
 from train_on_real_pairs import SETS, prepare
 
@@ -311,7 +311,7 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
     for text, tests in rows.items():
         row = json.loads(text)
         said = [f"{key} {row.get(key)}" for key in keys if key != "variant"]
-        values = [_spread([test[name] for test in tests]) for name in names]
+        values = [spread([100 * test[name] for test in tests]) for name in names]
         values += [
             "{:.0f}, {:.0f}".format(
                 *(
@@ -324,11 +324,6 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
         cells.append([row["variant"], "; ".join(said), len(tests), *values])
     pseudo = [f"of {of}: confident, right of these %" for of in ("change", "no change")]
     return markdown(["variant", "settings", "seeds", *names, *pseudo], cells)
-
-
-def _spread(values: Sequence[float]) -> str:
-    deviation = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.1f}{deviation}"
 
 
 def arguments() -> argparse.Namespace:

@@ -34,6 +34,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from machine import machine
 from pseudo_labels import by_threshold, confident_and_right, shares
+from tables import markdown, spread
 from torch.utils.data import Dataset
 
 from rscd.labels.guided_towns import FAULTS, GuidedTowns
@@ -294,7 +295,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        line["settings"].setdefault("nuisance", NUISANCE)  # earlier lines
+        line.setdefault("settings", {}).setdefault("nuisance", NUISANCE)  # earlier lines
         lines.append(line)
     return lines
 
@@ -306,25 +307,38 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: mean and standard deviation over seeds of F1 and IoU of change, percent."""
-    rows: dict[tuple[str, int, str], list[dict[str, float]]] = {}
-    for line in lines:
-        if "run" in line:
-            run = line["run"]
-            rows.setdefault((run["group"], run["percent"], run["row"]), []).append(line["test"])
-    text = [
-        "| group | labelled | row | seeds | F1 change | IoU change |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (group, percent, row), tests in rows.items():
-        cells = [_spread([t[name] for t in tests]) for name in ("f1_change", "iou_change")]
-        text.append(f"| {group} | {percent} % | {row} | {len(tests)} | {' | '.join(cells)} |")
-    return "\n".join(text)
+    """Markdown: what the rows found on the test towns, percent, and gain on the masks alone."""
+    rows: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+    for line in (line for line in lines if "run" in line):
+        run, settings = line["run"], line["settings"]
+        of = settings.get("start_steps"), settings.get("steps"), settings["nuisance"]
+        where = ", from abroad" * run["abroad"]
+        row = (*of, run["percent"], run["row"] + where)
+        rows.setdefault(row, {})[run["seed"]] = line["test"]
+    cells = []
+    for (start, steps, nuisance, percent, row), by_seed in rows.items():
+        alone = rows.get((start, steps, nuisance, percent, "supervised"), {})
+        both = sorted(by_seed.keys() & alone.keys()) if row != "supervised" else []
+        gains = [100 * (by_seed[s]["f1_change"] - alone[s]["f1_change"]) for s in both]
+        tests = [by_seed[seed] for seed in sorted(by_seed)]
+        pseudo = [test["pseudo"]["change"] for test in tests if "pseudo" in test]
+        means = [statistics.mean(test[name] for test in tests) for name in ("precision", "recall")]
+        f1, iou, best = (
+            _percent([test[name] for test in tests])
+            for name in ("f1_change", "iou_change", "best_iou_change")
+        )
+        mean_f1 = spread([100 * test["f1_change"] for test in tests])
+        gain = spread(gains) if gains else ""
+        labels = (_percent([one[key] for one in pseudo], 0) for key in ("confident", "right"))
+        what = (f"{start} + {steps}, nuisance {nuisance}", f"{percent} %, {row}")
+        cells.append([*what, mean_f1, f1, gain, iou, _percent(means, 0), best, *labels])
+    head = ["steps", "training", "change F1", "of each seed", "gain", "change IoU of each seed"]
+    head += ["precision, recall", "best change IoU", "changed pixels with a pseudo label"]
+    return markdown([*head, "of these right"], cells)
 
 
-def _spread(values: Sequence[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{100 * statistics.mean(values):.1f} ± {100 * deviation:.1f}"
+def _percent(values: Sequence[float], digits: int = 1) -> str:
+    return ", ".join(f"{100 * value:.{digits}f}" for value in values)
 
 
 def main() -> None:
@@ -346,7 +360,7 @@ def main() -> None:
     parser.add_argument("--share", default="0/1", help="I/N: every N-th training from the I-th")
     parser.add_argument("--only", nargs="+", metavar="GROUP", help="ladder, components, weights...")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="supervised, fixmatch...")
-    parser.add_argument("--percent", type=int, help="of the towns have a mask")
+    parser.add_argument("--percent", type=int, choices=range(1, 101), metavar="1..100")
     parser.add_argument("--recipe", type=json.loads, default={}, help='JSON: {"conf_thresh": 0.8}')
     parser.add_argument("--limit", type=int, help="stop after so many trainings")
     parser.add_argument("--cache", type=Path, default=Path("runs/ladder_towns"))

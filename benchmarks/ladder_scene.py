@@ -18,11 +18,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
 from machine import machine
+from tables import spread
 from torch import Tensor
 
 from rscd.base.types import Batch
@@ -254,8 +255,7 @@ def show(lines: list[dict[str, Any]]) -> None:
         cells = []
         for name in (*names, "f1_exchanged"):
             values = [line[name] for line in mine if name in line]
-            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.1f}{spread}" if values else "")
+            cells.append(spread(values) if values else "")
         print(f"| {row} | {len(mine)} | " + " | ".join(cells) + " |")
 
 

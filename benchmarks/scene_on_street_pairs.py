@@ -14,7 +14,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import cv2
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from ladder_scene import SIZE, change_f1, network_of, rows_of, trained
 from machine import machine
-from tables import markdown
+from tables import markdown, spread
 from torch import Tensor
 
 from rscd.base.types import Batch
@@ -129,15 +128,10 @@ def main() -> None:
             if seed == args.seeds[0]:
                 sheet(network, labelled, args.out / f"{stage.split(',')[0].replace(' ', '_')}.png")
     rows = [
-        [stage, *(_spread([line[view] for line in lines]) for view in VIEWS)]
+        [stage, *(spread([line[view] for line in lines]) for view in VIEWS)]
         for stage, lines in found.items()
     ]
     print(markdown(["stage", *VIEWS], rows))
-
-
-def _spread(values: list[float]) -> str:
-    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{mean(values):.1f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ LADDERS: dict[str, Callable[[dict[str, Any]], tuple[str, str]]] = {
     ),
     "diffmatch_longer": lambda line: (
         f"{line['run']['percent']} %, {line['run']['row']}"
-        + f", nuisance {line['nuisance']}" * (line["nuisance"] != 0.6),
+        + f", nuisance {line['settings']['nuisance']}" * (line["settings"]["nuisance"] != 0.6),
         f"{100 * line['test']['f1_change']:.1f}",
     ),
     "real_pairs": lambda line: (
