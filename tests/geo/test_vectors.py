@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from rscd.base.errors import DataError
@@ -32,7 +34,7 @@ from rscd.geo.vectors import (
     polygonal,
     read_layer,
 )
-from rscd.geo.wkb import from_wkb
+from rscd.geo.wkb import _arc, from_wkb
 
 UTM, DEGREES = CRS(32633), CRS(4326)
 WRITABLE = (".geojson", ".gpkg", ".fgb", ".parquet", ".shp")
@@ -324,3 +326,23 @@ def test_carried_rectangles_hold_what_they_held() -> None:
     assert bottom < lat.min() < lat.max() < top
     fiji = (-16_000.0, 8_000_000.0, 1_200_000.0, 8_100_000.0)
     assert carried_bounds(fiji, CRS(32760), DEGREES) is None  # across the antimeridian
+
+
+@given(
+    centre=st.tuples(st.floats(-50, 50), st.floats(-50, 50)),
+    radius=st.floats(1, 100),
+    begin=st.floats(0, 2 * np.pi),
+    turn=st.floats(0.2, 6) | st.floats(-6, -0.2),
+)
+def test_an_arc_follows_its_circle_through_its_middle(
+    centre: tuple[float, float], radius: float, begin: float, turn: float
+) -> None:
+    def at(share: float) -> NDArray[Any]:
+        angle = begin + share * turn
+        return np.array(centre) + radius * np.array([np.cos(angle), np.sin(angle)])
+
+    found = _arc(at(0), at(0.4), at(1))
+    assert np.hypot(*(found - centre).T) == pytest.approx(np.full(len(found), radius))
+    assert found[-1] == pytest.approx(at(1))
+    length = np.hypot(*np.diff([at(0), *found], axis=0).T).sum()
+    assert length == pytest.approx(radius * abs(turn), rel=0.02)  # not the other way round

@@ -46,6 +46,17 @@ def test_green_is_vegetation_where_not_all_is_green() -> None:
     assert green[:, 32:].mean() < green[:, :28].mean() - 0.3
 
 
+def test_water_is_smooth_bluish_and_dark() -> None:
+    rng = np.random.default_rng(0)
+    image = np.array((150.0, 140.0, 120.0)) + rng.normal(0, 12, (96, 96, 1))
+    image[:, :30] = (20, 40, 75)
+    image[:, 76:] = image[:, :20] + rng.normal(0, 60, (96, 20, 1))  # as dark, but rough
+    picture = np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+    water = rule_scores(picture, 0.5)["water"]
+    assert water[:, 3:27].mean() > 0.8
+    assert water[:, 33:].max() < 0.2
+
+
 def test_a_colour_cast_is_balanced(suburb: tuple[NDArray[Any], NDArray[Any]]) -> None:
     image, _ = suburb
     cast = (image * np.array([0.8, 1.0, 0.7])).astype(np.uint8)
