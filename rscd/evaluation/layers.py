@@ -14,6 +14,7 @@ from rscd.base.errors import GridMismatchError, UsageError
 from rscd.base.types import ByteArray
 from rscd.data.images import PLAIN_SUFFIXES, check_end
 from rscd.data.scene_labels import Polygons, bounds_of, crs_of
+from rscd.events.footprints import KEPT, KINDS
 from rscd.geo.grid import (
     bounds_text,
     check_same_world,
@@ -29,6 +30,7 @@ from rscd.geo.pictures import is_picture
 from rscd.geo.settings import raster_border
 from rscd.geo.source import Source, inspect
 from rscd.geo.tiles import Box
+from rscd.geo.vectors import read_layer
 
 Reader = Callable[[Box], ByteArray]
 """Box of the grid -> (h,w): 0 no change, 1 change, 255 unknown."""
@@ -92,17 +94,40 @@ def classes_of(source: Source, read: BandReader, rule: Values) -> Reader:
 
 
 def polygons_on(role: str, path: str | Path, grid: GeoBox) -> Reader:
-    """Read a vector file as 1 where a pixel's centre lies in a polygon, else 0.
+    """Read a vector file as 1 where a pixel's centre lies in a polygon of change, else 0.
+
+    Objects that `rscd events` lists as kept are none.
 
     Raises:
         DataError: when it cannot be read or holds other shapes than polygons.
         GridMismatchError: a CRS on one side only.
     """
     bounds = bounds_of(grid)
-    layer = Polygons(str(path), role=role, whole=True).within(bounds, crs_of(grid))
+    kept = _lists_kept(role, path)
+    polygons = Polygons(str(path), role=role, whole=True, id_field="kind" if kept else None)
+    layer = polygons.within(bounds, crs_of(grid))
+    if layer.ids is not None:
+        change = np.asarray(layer.ids != KEPT, bool)
+        log.info(
+            "%s %s: %d of %d polygons are of the kind kept and no change",
+            role,
+            path,
+            np.count_nonzero(~change),
+            len(change),
+        )
+        layer = layer.only(change)
     if len(layer.geometries) and not len(layer.tree.query(shapely.box(*bounds))):
         log.warning("no polygon of %s %s lies on the grid; check its CRS", role, path)
     return lambda box: layer.read(cut(grid, box))
+
+
+def _lists_kept(role: str, path: str | Path) -> bool:
+    """Whether a layer is one of events, some of which are objects that stayed."""
+    table = read_layer(path, f"polygons in {role}", columns=["kind"])
+    if "kind" not in table.columns:
+        return False
+    kinds = set(table["kind"])
+    return KEPT in kinds and kinds <= set(KINDS)
 
 
 def check_probability(what: str, values: NDArray[Any]) -> None:

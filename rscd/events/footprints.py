@@ -27,7 +27,8 @@ from rscd.segmenters.overlaps import Array
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("appeared", "vanished", "kept")
+KEPT = "kept"
+KINDS = ("appeared", "vanished", KEPT)
 
 MIN_OVERLAP_M2 = 0.1
 """Footprints that share less do not overlap: a ten-metre wall, drawn one centimetre off."""
@@ -168,7 +169,7 @@ def footprint_events(
         first.polygons, second.polygons, delta=delta, min_overlap=least, threads=threads
     )
     kept = kept_fields(first, second, fields)
-    here = np.where(events.appeared, "appeared", "kept")
+    here = np.where(events.appeared, "appeared", KEPT)
     gone = np.where(events.vanished, "vanished", "stays at t2")
     parts = [
         _rows(second, "t2", here, events.iou_sum2, area2, class_field, kept),

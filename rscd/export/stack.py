@@ -121,7 +121,7 @@ def _vrts(pair: ScenePair, path: Path, seen_from: Path) -> dict[str, str]:
                     dtype,
                     names[place],
                     source.colours[place] if source.date == "t1" else "",
-                    nodata=source.nodata if source.alpha is None and source.into is None else None,
+                    nodata=_shown_nodata(source, gain, bias),
                     window=where[2],
                     relative=where[1],
                     gain=gain,
@@ -132,6 +132,15 @@ def _vrts(pair: ScenePair, path: Path, seen_from: Path) -> dict[str, str]:
     wkt = None if crs is None else crs.to_wkt()
     found[path.name] = vrt(pair.shape_hw, pair.grid.affine, bands, wkt=wkt, masks=masks) + "\n"
     return found
+
+
+def _shown_nodata(source: Source, gain: float, bias: float) -> float | None:
+    """The nodata value of a source in the values that the stack shows."""
+    if source.nodata is None or source.alpha is not None:
+        return None
+    if source.into is None:
+        return source.nodata
+    return float(np.float32(source.nodata * gain + bias))
 
 
 def _own_mask(source: Source, offset: Offset, grid: GeoBox, seen_from: Path) -> list[VrtMask]:

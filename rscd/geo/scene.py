@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from affine import Affine
@@ -33,6 +34,17 @@ Move = tuple[float, float]
 """x and y, or columns and rows."""
 
 
+class Reading(NamedTuple):
+    """How a pair was opened, see `ScenePair.open`."""
+
+    align: Align = "t1"
+    bands: BandChoice | None = None
+    src_nodata: float | None = None
+
+
+_AS_USUAL = Reading()
+
+
 @dataclass(frozen=True)
 class ScenePair:
     """Two dates of one place on one pixel grid, read lazily.
@@ -59,6 +71,8 @@ class ScenePair:
     grid's CRS; see `registered`."""
     move_t2: Move = (0.0, 0.0)
     """The same of ``t2``."""
+    reading: Reading = _AS_USUAL
+    """What was said when it was opened."""
 
     @property
     def places(self) -> tuple[tuple[Source, Offset, GeoBox], ...]:
@@ -151,7 +165,8 @@ class ScenePair:
         offsets = whole_pixel_offset(scene, first.grid), whole_pixel_offset(scene, second.grid)
         if gsd_m is None and first.gsd_m == second.gsd_m and not is_georeferenced(scene):
             gsd_m = first.gsd_m
-        return cls(first, second, scene, *offsets, _whole(scene)).sized(gsd_m)
+        reading = Reading(align, bands, src_nodata)
+        return cls(first, second, scene, *offsets, _whole(scene), reading=reading).sized(gsd_m)
 
     def nudged(self, date: DateName, by_px: tuple[float, float]) -> "ScenePair":
         """The pair with the content of one date moved further.
@@ -203,7 +218,9 @@ class ScenePair:
     def resampled(self, grid: GeoBox) -> "ScenePair":
         """The whole pair on another grid; both dates are resampled from their files."""
         moves = self.move_t1, self.move_t2
-        return ScenePair(self.t1, self.t2, grid, None, None, _whole(grid), None, None, *moves)
+        return ScenePair(
+            self.t1, self.t2, grid, None, None, _whole(grid), None, None, *moves, self.reading
+        )
 
     def registered(
         self, date: DateName, shift_px: tuple[float, float], ties: tuple[Tie, ...] = ()

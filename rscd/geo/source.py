@@ -39,7 +39,7 @@ from rscd.geo.pictures import PICTURE
 from rscd.geo.remote import check_heedful, expect, look, persistently
 from rscd.geo.settings import input_files, is_item, raster_border, unplaced
 from rscd.geo.tiles import Box
-from rscd.geo.vrt import VrtBand, bent_vrt, vrt
+from rscd.geo.vrt import VrtBand, VrtMask, bent_vrt, vrt
 
 MAX_BANDS = 16
 MAX_HANDLES = 64
@@ -207,7 +207,9 @@ def inspect(
             grid=_grid_of(date, path, dataset),
             bands=chosen,
             alpha=alpha,
-            nodata=dataset.nodatavals[chosen[0] - 1] if src_nodata is None else src_nodata,
+            nodata=_nodata(date, path, dataset, chosen, alpha)
+            if src_nodata is None
+            else _as_stored(src_nodata, dtype),
             has_mask=src_nodata is None and has_own_mask(dataset),
             dtype=dtype,
             palette=any(dataset.colorinterp[b - 1] == ColorInterp.palette for b in chosen),
@@ -320,6 +322,29 @@ def _check_bands(date: str, path: str, count: int, chosen: tuple[int, ...]) -> N
         )
 
 
+def _nodata(
+    date: str, path: str, dataset: Any, chosen: tuple[int, ...], alpha: int | None
+) -> float | None:
+    """The nodata value that the bands read declare; None where none does."""
+    declared = [dataset.nodatavals[band - 1] for band in chosen]
+    values = {str(value): value for value in declared if value is not None}  # NaN is not NaN
+    if len(values) > 1 and alpha is None and not has_own_mask(dataset):
+        raise SceneError(
+            f"expected one nodata value in the bands of {date} {path}, found "
+            f"{', '.join(f'{value:g}' for value in values.values())}; choose bands with --bands, "
+            "or write them with one value (gdalwarp -dstnodata)"
+        )
+    return next(iter(values.values()), None)
+
+
+def _as_stored(nodata: float, dtype: str) -> float:
+    """A stated nodata value as pixels of a type hold it: 0.1 is another number in float32."""
+    kind = np.dtype(dtype)
+    if kind.kind != "f" or not math.isfinite(nodata) or abs(nodata) > np.finfo(kind).max:
+        return nodata
+    return float(kind.type(nodata))
+
+
 def _grid_of(date: str, path: str, dataset: Any) -> GeoBox:
     identity = dataset.transform.is_identity
     if identity and dataset.crs is None and (dataset.gcps[0] or dataset.rpcs is not None):
@@ -387,7 +412,9 @@ def _warped(source: Source, grid: GeoBox) -> Any:
     if key not in _handles.open:
         dataset = _picked(source) if _needs_picking(source) else _dataset(source)
         options: dict[str, Any] = {"UNIFIED_SRC_NODATA": "YES"}
-        if source.nodata is not None and source.alpha is None:
+        if source.has_mask:  # beside a nodata value GDAL's warper would ignore it
+            options |= {"src_nodata": None}
+        elif source.nodata is not None and source.alpha is None:
             options |= {"src_nodata": source.nodata}
         _handles.open[key] = warped(dataset, source, grid, Resampling.bilinear, **options)
     return _handles.open[key]
@@ -423,7 +450,7 @@ def _bent(source: Source, grid: GeoBox) -> str:
         grid.affine,
         source.ties,
         wkts=None if source.grid.crs == grid.crs else (_wkt(source.grid), _wkt(grid)),
-        nodata=source.nodata if alpha is None else None,
+        nodata=source.nodata if alpha is None and not source.has_mask else None,
         alpha=alpha,
         block_hw=WARP_BLOCK_HW,
         tolerance_px=BEND_TOLERANCE_PX,
@@ -493,7 +520,8 @@ def _vrt_of(dataset: Any, source: Source) -> str:
     path = gdal_name(source.path)
     path = str(Path(path).absolute()) if Path(path).exists() else path
     bands = [VrtBand(source.opens or path, band, dataset.dtypes[band - 1]) for band in source.bands]
-    return vrt(dataset.shape, source.grid.affine, bands)
+    masks = [VrtMask(source.opens or path)] if source.has_mask else []
+    return vrt(dataset.shape, source.grid.affine, bands, masks=masks)
 
 
 def read_source(

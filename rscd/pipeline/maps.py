@@ -379,6 +379,11 @@ def _export(
     pair, targets = run.pair, run.targets
     progress("writing", 0, len(targets.all))
     changed, valid = change_map.threshold_mask()
+    if not valid:  # detectors refuse a whole scene of these; a network, or an area of it, gets here
+        log.warning(
+            "no pixel has data at both dates: nothing was compared; check nodata and masks, and "
+            "the area of interest"
+        )
     changed_m2 = change_map.changed_area_m2(pair.ground)
     changed_m2 = None if changed_m2 is None else round(changed_m2, 2)
     polygons = None

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from rscd.base.arguments import check_kind
+from rscd.base.arguments import check_kind, check_range
 from rscd.base.errors import UsageError
 from rscd.base.redact import mark, redacted_data
 from rscd.base.types import Align, DateName, Provenance
@@ -20,7 +20,7 @@ from rscd.export.targets import Targets
 from rscd.geo.dates import days_of
 from rscd.geo.grid import is_georeferenced, middle
 from rscd.geo.register import Register, register
-from rscd.geo.scene import ScenePair
+from rscd.geo.scene import Reading, ScenePair
 from rscd.geo.settings import remote_cache
 from rscd.geo.source import BandChoice
 from rscd.inference.card import identity
@@ -111,10 +111,41 @@ class Options:
     layer_options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Warn of what goes."""
+        """Warn of what goes.
+
+        Raises:
+            UsageError: a value out of range, with which a run would find nothing, or go on without.
+        """
+        self._check()
         if self.gsd_m is not None:
             message = "Options(gsd_m=...) goes with version 0.3: give it to open_pair(gsd_m=...)"
             warnings.warn(message, DeprecationWarning, stacklevel=3)
+
+    def _check(self) -> None:
+        def given(*names: str) -> list[str]:
+            return [name for name in names if getattr(self, name) not in (None, "auto")]
+
+        check_range(self, given("threshold", "min_score"), 0, 1)
+        check_range(self, given("min_area_m2", "misreg"))
+        check_range(self, given("tile_size", "batch_size", "workers"), 1)
+        for name, words in (("align", get_args(Align)), ("register", get_args(Register))):
+            if (found := getattr(self, name)) not in words:
+                raise UsageError(f"expected {name} {', '.join(words)}, found {found!r}")
+
+    def check_opened(self, pair: ScenePair) -> None:
+        """Refuse options of reading that a pair was opened without, and which would do nothing.
+
+        Raises:
+            UsageError: naming the first one.
+        """
+        for name, opened in pair.reading._asdict().items():
+            wanted = getattr(self, name)
+            alike = wanted == opened or str(wanted) == str(opened)  # NaN is not NaN
+            if wanted != getattr(DEFAULTS, name) and not alike:
+                raise UsageError(
+                    f"expected {name} of a pair where it is opened, found {name}={wanted!r} for "
+                    f"one opened with {opened!r}: open_pair(t1, t2, Options({name}={wanted!r}))"
+                )
 
     def sized(self, pair: ScenePair) -> ScenePair:
         """The pair with the pixel size that these options may state.
@@ -262,6 +293,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     Raises:
         RscdError: anything the user must fix.
     """
+    options.check_opened(pair)
     days, files = options.days(pair), pair.files
     check_project(pair, targets)
     if targets.item is not None and not any(days.values()):
@@ -311,7 +343,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     )
     usual = tile_side(model.tiling, pair.whole.shape_hw, picture=pair.grid.crs is None)
     if options.budget is not None:
-        _check_calibrated(options, card, min_area_m2)
+        _check_calibrated(options, pair.reading, card, min_area_m2)
     load = Load(
         tile_size=options.tile_size or usual,
         batch_size=options.batch_size or model.tiling.batch_size,
@@ -330,6 +362,7 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
         t1_date=days["t1"],
         t2_date=days["t2"],
         gsd_m=None,
+        **pair.reading._asdict(),
     )
     outlined = targets.has_vectors or bool(targets.objects)
     parameters = {k: v for k, v in asdict(decided).items() if k not in WITHOUT_EFFECT}
@@ -361,14 +394,17 @@ def resolve(pair: ScenePair, targets: Targets, options: Options) -> Run:
     )
 
 
-def _check_calibrated(options: Options, card: Provenance, min_area_m2: float) -> None:
+def _check_calibrated(
+    options: Options, reading: Reading, card: Provenance, min_area_m2: float
+) -> None:
     """Refuse a least score that was chosen for another model or other options.
 
     Raises:
         UsageError: one differs; it is named.
     """
     assert options.budget is not None
-    before, own = options.budget["parameters"], asdict(options) | {"min_area_m2": min_area_m2}
+    before = options.budget["parameters"]
+    own = asdict(options) | reading._asdict() | {"min_area_m2": min_area_m2}
     now = json.loads(json.dumps(redacted_data(own), default=str))
     usual = asdict(DEFAULTS)  # of options that the layer's version did not have
     different = [

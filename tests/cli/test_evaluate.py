@@ -12,6 +12,7 @@ import cv2
 import geopandas
 import numpy as np
 import pytest
+import shapely
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
@@ -259,6 +260,45 @@ def test_truth_in_another_crs(
     assert code == 0
     assert json.loads(out)["metrics"]["iou_change"] == 1
     assert json.loads(out)["objects"]["object_f1"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "parquet"])
+def test_objects_that_stayed_are_no_change(
+    suffix: str,
+    tmp_path: Path,
+    write_tif: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A layer of `rscd events` lists them by default."""
+    houses = [shapely.box(500_000 + x, 4_999_900, 500_050 + x, 4_999_950) for x in (0, 100, 200)]
+    layers = [tmp_path / "t1.gpkg", tmp_path / "t2.gpkg"]
+    for layer, some in zip(layers, (houses[:2], houses[1:]), strict=True):
+        geopandas.GeoDataFrame(geometry=some, crs="EPSG:32633").to_file(layer)
+    events = tmp_path / f"events.{suffix}"
+    assert main(["events", *map(str, layers), "-o", str(events), "-q"]) == 0
+    capsys.readouterr()
+    truth = np.zeros((80, 100), np.uint8)
+    truth[5:10, 0:5] = truth[5:10, 20:25] = 1
+    reference = write_tif(tmp_path / "truth.tif", truth)
+    right = {"tp": 50, "fp": 0, "fn": 0, "tn": 8000 - 50}
+    for pair in ((events, reference), (reference, events)):
+        code, out, err = run(capsys, *pair, "--json")
+        assert code == 0
+        assert json.loads(out)["confusion"] == right
+        assert "1 of 3 polygons are of the kind kept and no change" in err
+
+
+def test_another_column_kind_means_nothing(
+    tmp_path: Path, write_tif: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = shapely.box(500_000, 4_999_900, 500_050, 4_999_950)
+    table = {"kind": ["kept", "shed"], "geometry": [house, house]}
+    layer = tmp_path / "own.gpkg"
+    geopandas.GeoDataFrame(table, crs="EPSG:32633").to_file(layer)
+    truth = write_tif(tmp_path / "truth.tif", np.zeros((80, 100), np.uint8))
+    code, out, _ = run(capsys, layer, truth, "--json")
+    assert code == 0
+    assert json.loads(out)["confusion"]["fp"] == 25
 
 
 def test_conditions_of_a_street_set_are_measured_apart(

@@ -117,6 +117,24 @@ def test_a_vrt_moves_with_its_rasters(
     assert made == ["stack.t2.vrt", "stack.vrt"][kind != "resampled" :]
 
 
+def test_nodata_stays_where_units_are_converted(
+    tmp_path: Path, write_tif: Callable[..., Path]
+) -> None:
+    generator = np.random.default_rng(0)
+    for name, offset in (("t1", 0.0), ("t2", -0.1)):
+        pixels = generator.integers(1, 999, (2, 40, 40)).astype("uint16")
+        pixels[:, 5:9] = 0
+        path = write_tif(tmp_path / f"{name}.tif", pixels, nodata=0)
+        with rasterio.open(path, "r+") as dataset:
+            dataset.scales, dataset.offsets = (1e-4,) * 2, (offset,) * 2
+    t1, t2 = (str(tmp_path / f"{name}.tif") for name in ("t1", "t2"))
+    _, _, valid = pair_of(t1, t2)
+    assert not valid[5:9].any()
+    assert main(["stack", "-q", t1, t2, "-o", str(tmp_path / "s.vrt")]) == 0
+    masks = contents(tmp_path / "s.vrt")[1]
+    np.testing.assert_array_equal(masks != 0, np.broadcast_to(valid, masks.shape))
+
+
 def test_bands_colours_and_units_are_those_that_predict_reads(
     tmp_path: Path, write_tif: Callable[..., Path]
 ) -> None:

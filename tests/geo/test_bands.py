@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
+from rscd.base.errors import SceneError
 from rscd.data.folder import PairFolder
 from rscd.data.images import read_picture
 from rscd.geo.bands import Bands, conversion, converted, pair_order
@@ -179,6 +181,23 @@ def test_the_nodata_of_a_scene_is_that_of_a_band_it_uses(tmp_path: Path) -> None
     for band, nodata in ((1, 0), (2, 7)):
         pair = ScenePair.open(path, path, bands=(band,))
         assert (pair.t1.nodata, pair.t2.nodata) == (nodata, nodata)
+    with pytest.raises(SceneError, match=r"expected one nodata value .* found 0, 7; choose bands"):
+        ScenePair.open(path, path)  # by the value of one of them nothing would be nodata
+    assert ScenePair.open(path, path, src_nodata=3).t1.nodata == 3
+
+
+def test_the_nodata_of_a_scene_may_stand_in_any_of_its_bands(tmp_path: Path) -> None:
+    pixels = noise(2)
+    pixels[:, 5:9] = 0
+    path = write(tmp_path / "a.tif", pixels, nodata=0)
+    rasterio.shutil.copy(path, tmp_path / "a.vrt", driver="VRT")
+    text = (tmp_path / "a.vrt").read_text(encoding="utf-8")
+    path = tmp_path / "second.vrt"
+    path.write_text(text.replace("<NoDataValue>0</NoDataValue>", "", 1), encoding="utf-8")
+    with rasterio.open(path) as dataset:
+        assert dataset.nodatavals == (None, 0)
+    _, valid = scene(path, path)
+    np.testing.assert_array_equal(np.flatnonzero(~valid.any(axis=1)), np.arange(5, 9))
 
 
 def test_a_stated_nodata_takes_the_place_of_an_alpha_band(tmp_path: Path) -> None:

@@ -701,6 +701,60 @@ class TestValidity:
         resampled = whole(ScenePair.open(t1, t2, src_nodata=99))[1]
         assert resampled[1:15].all()
 
+    @pytest.mark.parametrize("bands", [None, (1, 2)])
+    @pytest.mark.parametrize("bent", [False, True])
+    def test_a_mask_counts_beside_a_declared_nodata_however_it_is_read(
+        self,
+        tmp_path: Path,
+        write_tif: Callable[..., Path],
+        bands: tuple[int, ...] | None,
+        bent: bool,
+    ) -> None:
+        """GDAL's rule, and that of pixels read as they are: the mask decides."""
+        mask = np.ones((HEIGHT, WIDTH), bool)
+        mask[10:20] = False
+        a = noise()
+        a[:, 25:30] = 0
+        t1 = write_tif(tmp_path / "a.tif", a, mask=mask, nodata=0)
+        t2 = write_tif(tmp_path / "b.tif", noise(seed=1), transform=moved(0, 0.5))
+        native = whole(ScenePair.open(t1, t1, bands=bands))[1]
+        np.testing.assert_array_equal(native, mask)
+        pair = ScenePair.open(t2, t1, bands=bands)
+        if bent:
+            corners = ((col, row) for col in (0.0, WIDTH) for row in (0.0, HEIGHT))
+            ties = tuple((col, row, *(UTM @ (col, row))) for col, row in corners)
+            pair = pair.registered("t2", (0, 0), ties)
+        valid = whole(pair)[1]
+        assert not valid[10:19].any()
+        assert valid[:8].all()
+        assert valid[21:-1].all()
+
+    def test_a_mask_counts_beside_a_band_tagged_alpha_that_is_data(
+        self, tmp_path: Path, write_tif: Callable[..., Path]
+    ) -> None:
+        mask = np.ones((HEIGHT, WIDTH), bool)
+        mask[10:20] = False
+        masked = write_tif(tmp_path / "a.tif", noise(), alpha=True)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(masked, "r+") as dataset:
+            dataset.write_mask(mask)
+        plain = write_tif(tmp_path / "b.tif", noise(seed=1), transform=moved(0, 0.5))
+        valid = whole(ScenePair.open(plain, masked, bands=(1, 2, 3)))[1]
+        assert not valid[10:19].any()
+        assert valid[:8].all()
+        assert valid[21:-1].all()
+
+    @pytest.mark.parametrize("shift", [0, 0.5])
+    def test_src_nodata_is_the_number_that_the_pixels_hold(
+        self, tmp_path: Path, write_tif: Callable[..., Path], shift: float
+    ) -> None:
+        a = noise(dtype=np.float32)
+        a[:, 10:20] = 0.1
+        t1 = write_tif(tmp_path / "a.tif", noise(dtype=np.float32, seed=1))
+        t2 = write_tif(tmp_path / "b.tif", a, transform=moved(0, shift))
+        valid = whole(ScenePair.open(t1, t2, src_nodata=0.1))[1]
+        assert not valid[11:20].any()
+        assert valid[1:9].all()
+
 
 class TestAreasOfInterest:
     def test_a_rectangle_crops(self, tmp_path: Path, write_tif: Callable[..., Path]) -> None:

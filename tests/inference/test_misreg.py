@@ -49,7 +49,8 @@ def pair(tmp_path: Path, write_tif: Callable[..., Path]) -> tuple[Path, Path]:
 
 
 def table(pair: tuple[Path, Path], path: Path, **options: Any) -> geopandas.GeoDataFrame:
-    predict(open_pair(*pair), [path, path.with_suffix(".tif")], Options(**CVA, **options))
+    how = Options(**CVA, **options)
+    predict(open_pair(*pair, how), [path, path.with_suffix(".tif")], how)
     return geopandas.read_file(path)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 
 from rscd import Options, open_pair, predict, predict_events
 from rscd.base.errors import UsageError
 from rscd.evaluation.maps import evaluate_maps
 from rscd.export.targets import Targets
+from rscd.geo.area import Area
 from rscd.inference import network
 from rscd.inference.shipped import shipped_card, shipped_path
 from rscd.labels.from_segmenter import LabelOptions
@@ -71,6 +73,24 @@ class TestOneChangeOneArea:
         pair = open_pair(*write_change(tmp_path, write_tif, crs=None, transform=None))
         result = predict(pair, [tmp_path / "m.tif"], QUICK)
         assert result.area_m2 is result.changed_area_m2 is None
+
+
+def test_a_result_without_data_is_no_result_without_change(
+    tmp_path: Path, write_tif: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = write_change(tmp_path, write_tif, shape=(96, 128))
+    with rasterio.open(paths[0], "r+") as dataset:
+        pixels = dataset.read()
+        pixels[:, :, :50] = 0
+        dataset.write(pixels)
+        dataset.nodata = 0
+    left, bottom, _, top = open_pair(*paths).grid.boundingbox.bbox
+    for width, said in ((500, True), (510, False)):
+        caplog.clear()
+        area = Area(shapely.box(left, bottom, left + width, top), None)
+        result = predict(open_pair(*paths, area=area), [tmp_path / "m.tif"], QUICK)
+        assert (result.valid_pixels == 0) is said
+        assert ("no pixel has data at both dates" in caplog.text) is said
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What notebooks call: images of any form give what files give; results show themselves."""
 
 import gc
+import json
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -306,6 +308,50 @@ class TestWhatItShows:
         evil = Prediction.of(replace(result, model="<script>&"), result._files)
         assert "<script>" not in evil._repr_html_()
         assert "&lt;script&gt;&amp;" in evil._repr_html_()
+
+
+NONSENSE: list[dict[str, Any]] = [
+    {"threshold": 50},
+    {"threshold": math.nan},
+    {"min_score": 80},
+    {"min_area_m2": -1},
+    {"min_area_m2": math.nan},
+    {"misreg": -1},
+    {"tile_size": 0},
+    {"batch_size": 0},
+    {"workers": 0},
+    {"align": "first"},
+    {"register": "Shift"},
+]
+
+
+class TestOptions:
+    @pytest.mark.parametrize("given", NONSENSE, ids=str)
+    def test_out_of_range_are_refused(self, given: dict[str, Any]) -> None:
+        """As on the command line; a run would find nothing with them, or go on without them."""
+        with pytest.raises(UsageError, match=f"expected {next(iter(given))} .*, found "):
+            Options(**given)
+
+    @pytest.mark.parametrize("given", [{"bands": (2,)}, {"align": "t2"}, {"src_nodata": 250.0}])
+    def test_of_reading_belong_where_the_pair_is_opened(
+        self, given: dict[str, Any], files: Files, tmp_path: Path
+    ) -> None:
+        options = replace(OPTIONS, **given)
+        out = tmp_path / "change.tif"
+        with pytest.raises(UsageError, match=r"of a pair where it is opened, .*open_pair\(t1, t2"):
+            predict(open_pair(*files), out, options)
+        assert not out.exists()
+        pair = open_pair(*files, options)
+        first = predict(pair, out, options)
+        again = predict(pair, tmp_path / "again.tif", OPTIONS)  # need not be said twice
+        for result in (first, again):
+            with rasterio.open(result.outputs[0]) as dataset:
+                stored = json.loads(dataset.tags()["rscd_provenance"])["parameters"]
+            assert {name: stored[name] for name in given} == json.loads(json.dumps(given))
+
+    def test_no_number_is_a_nodata_value_like_another(self, files: Files) -> None:
+        options = replace(OPTIONS, src_nodata=math.nan)
+        assert predict(*files, options=options).valid_pixels == 96 * 128
 
 
 def test_the_page_runs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
