@@ -1,13 +1,14 @@
 """Areas on the ground: pixels, polygons and formulas agree."""
 
 import numpy as np
+import pyproj
 import pytest
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rscd.geo.measure import Ground
+from rscd.geo.measure import Ground, _LonLat
 
 GRIDS = [
     ("EPSG:4326", Affine(0.01, 0, 10, 0, -0.01, 70), (1000, 200)),
@@ -66,3 +67,15 @@ def test_single_pixels_add_up_to_all(
     one = np.ones((1, 1), bool)
     row, col = int(rows[-1]), int(cols[-1])
     assert areas.at(rows, cols)[-1] == pytest.approx(areas.total(one, row, col), rel=1e-9)
+
+
+@pytest.mark.parametrize("lat", [-80.0, -33.0, 0.0, 20.0, 47.0, 75.0])
+def test_a_degree_is_as_long_as_the_geodesic_says(lat: float) -> None:
+    lonlat = _LonLat.of(pyproj.CRS(4326))
+    assert lonlat is not None
+    east, north = lonlat.metres_per_degree(np.array([lat]))
+    geod, step = pyproj.Geod(ellps="WGS84"), 1e-3
+    along = geod.inv(10, lat, 10 + step, lat)[2] / step
+    up = geod.inv(10, lat - step / 2, 10, lat + step / 2)[2] / step
+    assert east[0] == pytest.approx(along, rel=1e-7)
+    assert north[0] == pytest.approx(up, rel=1e-7)
