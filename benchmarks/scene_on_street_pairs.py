@@ -5,9 +5,10 @@
 DATA/street holds folders of ``t0/ t1/ mask/`` whose pairs end in ``_close`` or ``_offset`` (taken
 from another viewpoint), and folders without masks. All pictures are resized to 96 x 96, the size of
 the synthetic pairs. Measured are the network pretrained as in ``ladder_scene.py`` and, per seed,
-after the second stage on the pairs without masks, and on the labelled pairs themselves, whose masks
-it does not see. F1 of change in percent, pooled over close and over offset views; a sheet of the
-first seed (t1, t1 brought onto t2 by the flow, t2, mask, found) goes to OUT.
+after as many steps on synthetic pairs alone, after the second stage on the pairs without masks (the
+teacher of ``L_unsup`` alone, and the student), and after that on the labelled pairs themselves,
+whose masks it does not see. F1 of change in percent, pooled over close and over offset views;
+sheets of the first seed (t1, t1 brought onto t2 by the flow, t2, mask, found) go to OUT.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import cv2
 import ladder_scene
 import numpy as np
 import torch
-from ladder_scene import SIZE, change_f1, network_of, rows_of, trained
+from ladder_scene import OFF, SIZE, change_f1, network_of, rows_of, trained
 from machine import machine
 from tables import markdown, spread
 from torch import Tensor
@@ -61,16 +62,17 @@ def scores(network: torch.nn.Module, names: list[str], batch: Batch) -> dict[str
 
 
 def second_stage(
-    state: Mapping[str, Tensor], source: Batch, target: Batch, args: argparse.Namespace, seed: int
-) -> torch.nn.Module:
-    """The student after semi-supervised training."""
+    state: Mapping[str, Tensor], source: Batch, target: Batch, args: argparse.Namespace, seed: int,
+    weights: Mapping[str, Any] = {}, *, teacher: bool = False,
+) -> torch.nn.Module:  # fmt: skip
+    """The student (or the teacher) after semi-supervised training; `weights` of losses or 1."""
     torch.manual_seed(seed)
-    method = Scene(**network_of(args), lambda1=args.lambda1)
+    method = Scene(**network_of(args), lambda1=args.lambda1, **weights)
     method.network.load_state_dict(state)
     assert method.teacher is not None
     method.teacher.load_state_dict(method.network.decoder.state_dict())
     trained(method, {"train": source, "target": target}, args.steps, args.lr, seed)
-    return method.network
+    return method.teacher_network() if teacher else method.network
 
 
 @torch.inference_mode()
@@ -116,6 +118,10 @@ def main() -> None:
         start.load_state_dict(state)
         stages = {
             "synthetic alone": start,
+            "and more of these": second_stage(state, source, unlabelled, args, seed, OFF),
+            "and other pairs, teacher of L_unsup": second_stage(
+                state, source, unlabelled, args, seed, {"distill_weight": 0.0}, teacher=True
+            ),
             "and other pairs": second_stage(state, source, unlabelled, args, seed),
             "and these pairs, unseen masks": second_stage(
                 state, source, {"image": labelled["image"]}, args, seed
@@ -126,7 +132,9 @@ def main() -> None:
             found.setdefault(stage, []).append(line)
             print(json.dumps({"seed": seed, "stage": stage, **line}), flush=True)
             if seed == args.seeds[0]:
-                sheet(network, labelled, args.out / f"{stage.split(',')[0].replace(' ', '_')}.png")
+                sheet(
+                    network, labelled, args.out / f"{stage.replace(',', '').replace(' ', '_')}.png"
+                )
     rows = [
         [stage, *(spread([line[view] for line in lines]) for view in VIEWS)]
         for stage, lines in found.items()

@@ -27,6 +27,7 @@ from rscd.geo.grid import (
 from rscd.geo.labels import Values, coding_in, one_band
 from rscd.geo.onto import BandReader, opened
 from rscd.geo.pictures import is_picture
+from rscd.geo.reviewed import REJECTED
 from rscd.geo.settings import raster_border
 from rscd.geo.source import Source, inspect
 from rscd.geo.tiles import Box
@@ -103,7 +104,14 @@ def polygons_on(role: str, path: str | Path, grid: GeoBox) -> Reader:
         GridMismatchError: a CRS on one side only.
     """
     bounds = bounds_of(grid)
-    kept = _lists_kept(role, path)
+    table = read_layer(path, f"polygons in {role}", columns=["kind", "status"])
+    kept = _lists_kept(table)
+    if "status" in table.columns and (rejected := int((table["status"] == REJECTED).sum())):
+        log.warning(
+            "%s %s: %d of %d polygons were rejected in a review and count as change all the same; "
+            "leave them out to measure what the review left (ogr2ogr -where \"status <> '%s'\")",
+            *(role, path, rejected, len(table), REJECTED),
+        )
     polygons = Polygons(str(path), role=role, whole=True, id_field="kind" if kept else None)
     layer = polygons.within(bounds, crs_of(grid))
     if layer.ids is not None:
@@ -121,9 +129,8 @@ def polygons_on(role: str, path: str | Path, grid: GeoBox) -> Reader:
     return lambda box: layer.read(cut(grid, box))
 
 
-def _lists_kept(role: str, path: str | Path) -> bool:
+def _lists_kept(table: Any) -> bool:
     """Whether a layer is one of events, some of which are objects that stayed."""
-    table = read_layer(path, f"polygons in {role}", columns=["kind"])
     if "kind" not in table.columns:
         return False
     kinds = set(table["kind"])

@@ -34,7 +34,7 @@ from rscd.geo.bands import (
     units_text,
     usable_pixels,
 )
-from rscd.geo.grid import apply, cut, footprint_px, gdal_crs, pixels_within, shape_hw
+from rscd.geo.grid import apply, crs_name, cut, footprint_px, gdal_crs, pixels_within, shape_hw
 from rscd.geo.pictures import PICTURE
 from rscd.geo.remote import check_heedful, expect, look, persistently
 from rscd.geo.settings import input_files, is_item, raster_border, unplaced
@@ -362,6 +362,11 @@ def _grid_of(date: str, path: str, dataset: Any) -> GeoBox:
             fault="degenerate-transform",
         )
     crs = None if dataset.crs is None else CRS.from_wkt(dataset.crs.to_wkt())
+    if crs is not None and crs.is_geocentric:
+        raise SceneError(
+            f"expected a geographic or projected CRS in {date} {path}, found the geocentric "
+            f"{crs_name(crs)}; warp it to another (gdalwarp -t_srs)"
+        )
     transform = PICTURE if identity and crs is None else dataset.transform
     return GeoBox((dataset.height, dataset.width), transform, crs)
 

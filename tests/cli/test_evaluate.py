@@ -288,6 +288,21 @@ def test_objects_that_stayed_are_no_change(
         assert "1 of 3 polygons are of the kind kept and no change" in err
 
 
+def test_rejected_polygons_count_and_are_said(
+    tmp_path: Path, write_tif: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    house = shapely.box(500_000, 4_999_900, 500_050, 4_999_950)
+    truth = write_tif(tmp_path / "truth.tif", np.zeros((80, 100), np.uint8))
+    for words, said in ((["accepted", "rejected"], True), (["accepted", "unsure"], False)):
+        layer = tmp_path / f"{words[1]}.gpkg"
+        table = {"status": words, "geometry": [house, house]}
+        geopandas.GeoDataFrame(table, crs="EPSG:32633").to_file(layer)
+        code, out, err = run(capsys, layer, truth, "--json")
+        assert code == 0
+        assert json.loads(out)["confusion"]["fp"] == 25
+        assert ("1 of 2 polygons were rejected in a review and count as change" in err) == said
+
+
 def test_another_column_kind_means_nothing(
     tmp_path: Path, write_tif: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

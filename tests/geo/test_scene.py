@@ -1005,3 +1005,9 @@ def test_what_lies_outside_the_pixels_looked_at_does_not_matter(
         ]
         close_handles()
     assert np.array_equal(*found)
+
+
+def test_a_geocentric_crs_is_refused(write_tif: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_tif(tmp_path / "t.tif", noise(), crs="EPSG:4936", transform=UTM)
+    with pytest.raises(SceneError, match=r"found the geocentric EPSG:4936; warp it to another"):
+        ScenePair.open(path, path)
