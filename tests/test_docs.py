@@ -159,6 +159,10 @@ MASKS = {
 }
 STAGES = {
     "synthetic alone": "synthetic pairs only",
+    "and more of these": "60 steps more of these (`L_sup`)",
+    "and other pairs, teacher of L_unsup": (
+        "60 steps with six other unlabelled pairs, teacher of `L_unsup`"
+    ),
     "and other pairs": "60 steps more with six other unlabelled pairs",
     "and these pairs, unseen masks": "60 steps more with these very pairs, masks unseen",
 }
